@@ -1,0 +1,177 @@
+package caddymodule
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/store"
+)
+
+const (
+	// openTimeout bounds the opening of a store at start.
+	openTimeout = 10 * time.Second
+	// retryEvery is how often an unreachable store is tried again.
+	retryEvery = time.Second
+	// ringEvery is how often replicas read the key ring.
+	ringEvery = time.Minute
+	// staleAfter is the age of the revocation feed from which the log speaks of it.
+	staleAfter = 10 * time.Second
+)
+
+// App opens what the directives of one configuration use and keeps it fresh:
+// the revocation feed and the key rings. It has no settings and no syntax of its
+// own; the directives reach it by name.
+type App struct {
+	log    *zap.Logger
+	mu     sync.Mutex
+	sites  []*site
+	cancel context.CancelFunc
+	loops  sync.WaitGroup
+}
+
+// CaddyModule returns the Caddy module information.
+func (*App) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "wx_auth", New: func() caddy.Module { return new(App) }}
+}
+
+// Provision sets up the app. It only reads.
+func (a *App) Provision(ctx caddy.Context) error {
+	a.log = ctx.Logger()
+	return nil
+}
+
+// add tells the app of a directive.
+func (a *App) add(s *site) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.sites = append(a.sites, s)
+}
+
+// Start opens the stores. What only the operator can mend fails the
+// configuration, and the former one stays; a store that does not answer is
+// tried again until it does.
+func (a *App) Start() error {
+	ctx, cancel := context.WithCancel(context.Background())
+	a.cancel = cancel
+	feeds, rings := make(map[*shared]bool), make(map[ringKey]bool)
+	for _, s := range a.sites {
+		if err := s.openFor(ctx, openTimeout); err != nil {
+			if !errors.Is(err, store.ErrUnavailable) {
+				cancel()
+				a.loops.Wait()
+				return fmt.Errorf("wx_auth: %w", err)
+			}
+			a.log.Error("the store does not answer; logins and tokens wait for it", zap.Error(err))
+		}
+		firstOfStore := !feeds[s.shared]
+		feeds[s.shared] = true
+		firstOfRing := s.ring != nil && !rings[s.ringKey]
+		if firstOfRing {
+			rings[s.ringKey] = true
+		}
+		a.loops.Go(func() { a.keepFresh(ctx, s, firstOfStore, firstOfRing) })
+	}
+	return nil
+}
+
+// Stop ends what Start began. The store stays open as long as anybody uses it.
+func (a *App) Stop() error {
+	if a.cancel != nil {
+		a.cancel()
+	}
+	a.loops.Wait()
+	return nil
+}
+
+// keepFresh opens the site, if that is still to do, and then reads the feed and
+// the key ring again and again.
+func (a *App) keepFresh(ctx context.Context, s *site, feed, ring bool) {
+	for s.live.Load() == nil {
+		err := s.openFor(ctx, openTimeout)
+		if err == nil {
+			a.log.Info("the store answers")
+			break
+		}
+		if !sleep(ctx, retryEvery) {
+			return
+		}
+	}
+	var wg sync.WaitGroup
+	if feed {
+		wg.Go(func() { s.shared.feed.Run(ctx, s.store, time.Now, a.reporter(s)) })
+		wg.Go(func() { a.keepHouse(ctx, s) })
+	}
+	if ring {
+		wg.Go(func() {
+			for sleep(ctx, ringEvery) {
+				if err := s.loadRing(ctx); err != nil && ctx.Err() == nil {
+					a.log.Error("reading the key ring", zap.Error(err))
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// reporter logs when the feed grows old and when it is fresh again.
+func (a *App) reporter(s *site) func(error) {
+	stale := false
+	return func(err error) {
+		age := s.shared.feed.Age(time.Now())
+		switch {
+		case err != nil && !stale && age > staleAfter:
+			stale = true
+			a.log.Error("revocations from other replicas cannot be read; tokens keep working until they expire",
+				zap.Duration("age", age), zap.Error(err))
+		case err == nil && stale:
+			stale = false
+			a.log.Info("revocations are read again")
+		}
+	}
+}
+
+// purgeEvery is how often expired rows are looked for, purgeBatch how many go
+// in one transaction.
+const (
+	purgeEvery = time.Minute
+	purgeBatch = 500
+)
+
+// keepHouse deletes what has expired, in small batches.
+func (a *App) keepHouse(ctx context.Context, s *site) {
+	for sleep(ctx, purgeEvery) {
+		for {
+			n, err := s.store.Purge(ctx, time.Now(), purgeBatch)
+			if err != nil && ctx.Err() == nil {
+				a.log.Warn("deleting expired rows", zap.Error(err))
+			}
+			if err != nil || n < purgeBatch {
+				break
+			}
+		}
+	}
+}
+
+// sleep waits; false if ctx ended first.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}
+
+// Interface guards
+var (
+	_ caddy.App         = (*App)(nil)
+	_ caddy.Provisioner = (*App)(nil)
+)

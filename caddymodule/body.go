@@ -1,0 +1,136 @@
+package caddymodule
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"strings"
+	"time"
+	"unicode/utf8"
+)
+
+const (
+	// maxBody bounds the bodies that our endpoints read.
+	maxBody = 4 << 10
+	// bodyTimeout is how long a body may take to arrive.
+	bodyTimeout = 10 * time.Second
+)
+
+// readJSON reads a flat JSON object from the request's body into fields, by
+// exact member name: each is a *string or a *bool. Members that are not asked
+// for are ignored; duplicates, wrong types and trailing data are refused. A nil
+// problem means that all is well.
+func readJSON(w http.ResponseWriter, r *http.Request, fields map[string]any) *problem {
+	if !isJSON(r.Header) {
+		return newProblem(codeMediaType)
+	}
+	body, p := readBody(w, r)
+	if p != nil {
+		return p
+	}
+	if err := decodeObject(body, fields); err != nil {
+		return invalid("The body is not what this endpoint takes: " + err.Error() + ".")
+	}
+	return nil
+}
+
+func isJSON(h http.Header) bool {
+	if len(h["Content-Type"]) != 1 {
+		return false
+	}
+	mt, params, err := mime.ParseMediaType(h.Get("Content-Type"))
+	if err != nil || mt != "application/json" {
+		return false
+	}
+	cs, given := params["charset"]
+	return !given || strings.EqualFold(cs, "utf-8")
+}
+
+func readBody(w http.ResponseWriter, r *http.Request) ([]byte, *problem) {
+	if r.ContentLength > maxBody {
+		return nil, newProblem(codeTooLarge)
+	}
+	if len(r.Header["Content-Encoding"]) > 0 {
+		return nil, newProblem(codeMediaType)
+	}
+	rc := http.NewResponseController(w)
+	if rc.SetReadDeadline(time.Now().Add(bodyTimeout)) == nil {
+		defer func() { _ = rc.SetReadDeadline(time.Time{}) }()
+	}
+	body, err := io.ReadAll(io.LimitReader(r.Body, maxBody+1))
+	switch {
+	case len(body) > maxBody:
+		return nil, newProblem(codeTooLarge)
+	case err != nil:
+		var tooLarge *http.MaxBytesError
+		if errors.As(err, &tooLarge) {
+			return nil, newProblem(codeTooLarge)
+		}
+		return nil, invalid("The body did not arrive whole.")
+	}
+	return body, nil
+}
+
+// decodeObject decodes a flat JSON object. Its errors quote nothing that the
+// client sent but the names of the members asked for.
+func decodeObject(body []byte, fields map[string]any) error {
+	if len(bytes.TrimSpace(body)) == 0 {
+		return errors.New("it is empty")
+	}
+	if !utf8.Valid(body) {
+		return errors.New("it is not UTF-8")
+	}
+	if !json.Valid(body) {
+		return errors.New("it is not one JSON value")
+	}
+	d := json.NewDecoder(bytes.NewReader(body))
+	if open, err := d.Token(); err != nil || open != json.Delim('{') {
+		return errors.New("it is not a JSON object")
+	}
+	seen := make(map[string]bool)
+	for d.More() {
+		t, err := d.Token()
+		name, ok := t.(string)
+		if err != nil || !ok {
+			return errors.New("it is not a JSON object")
+		}
+		if seen[name] {
+			return errors.New("a member occurs twice")
+		}
+		seen[name] = true
+		var raw json.RawMessage
+		if err := d.Decode(&raw); err != nil {
+			return errors.New("it is not a JSON object")
+		}
+		if err := setField(fields[name], name, raw); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func setField(field any, name string, raw json.RawMessage) error {
+	switch f := field.(type) {
+	case nil: // not asked for
+		return nil
+	case *string:
+		if raw[0] != '"' {
+			return fmt.Errorf("%s must be a string", name)
+		}
+		if err := json.Unmarshal(raw, f); err != nil {
+			return fmt.Errorf("%s must be a string", name)
+		}
+		if *f == "" {
+			return fmt.Errorf("%s is empty: leave it out or fill it", name)
+		}
+	case *bool:
+		if err := json.Unmarshal(raw, f); err != nil || raw[0] == 'n' {
+			return fmt.Errorf("%s must be true or false", name)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,122 @@
+package caddymodule
+
+import (
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/gate"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/token"
+)
+
+// call is a request to one of our endpoints.
+type call struct {
+	w    http.ResponseWriter
+	r    *http.Request
+	site *site
+	live *live
+	now  time.Time
+	id   string // the last segment of /sessions/{id}
+}
+
+// endpoint is what one path under the prefix does.
+type endpoint struct {
+	methods []string // nil: any
+	serve   func(*call) error
+	closed  bool // works without the store, too
+}
+
+// endpoints by their path under the prefix.
+var endpoints = map[string]endpoint{
+	"":           {methods: []string{http.MethodPost}, serve: (*call).login},
+	"/refresh":   {methods: []string{http.MethodPost}, serve: (*call).refresh},
+	"/logout":    {methods: []string{http.MethodPost}, serve: (*call).logout},
+	"/me":        {methods: []string{http.MethodGet}, serve: (*call).me},
+	"/sessions":  {methods: []string{http.MethodGet}, serve: (*call).listSessions},
+	"/sessions/": {methods: []string{http.MethodDelete}, serve: (*call).endSession},
+	"/verify":    {serve: (*call).verify},
+	"/jwks.json": {methods: []string{http.MethodGet}, serve: (*call).jwks},
+	"/health":    {methods: []string{http.MethodGet, http.MethodHead}, serve: (*call).health, closed: true},
+}
+
+// underPrefix returns what follows our prefix in the path as it was sent, and
+// whether the path is under it. No other spelling of the prefix is ours.
+func (s *site) underPrefix(r *http.Request) (string, bool) {
+	if r.URL.Opaque != "" {
+		return "", false
+	}
+	path := r.URL.Path
+	if !strings.HasPrefix(path, s.set.Endpoints) || r.URL.EscapedPath() != path {
+		return "", false
+	}
+	rest := path[len(s.set.Endpoints):]
+	return rest, rest == "" || rest[0] == '/'
+}
+
+// serveEndpoint answers a request under our prefix; the upstream never sees it.
+func (s *site) serveEndpoint(w http.ResponseWriter, r *http.Request, rest string) error {
+	c := &call{w: w, r: r, site: s, now: time.Now()}
+	e, ok := c.find(rest)
+	if !ok {
+		return newProblem(codeNotFound).write(w, r)
+	}
+	if e.methods != nil && !allowed(e.methods, r.Method) {
+		p := newProblem(codeMethodNotAllowed)
+		p.allow = strings.Join(e.methods, ", ")
+		return p.write(w, r)
+	}
+	c.live = s.ready(r.Context())
+	if c.live == nil && !e.closed {
+		return newProblem(string(login.StoreUnavailable)).withRenewFor(rest).write(w, r)
+	}
+	return e.serve(c)
+}
+
+// find returns the endpoint of a path under the prefix. One trailing slash is
+// accepted.
+func (c *call) find(rest string) (endpoint, bool) {
+	rest = strings.TrimSuffix(rest, "/")
+	if id, ok := strings.CutPrefix(rest, "/sessions/"); ok {
+		c.id = id
+		return endpoints["/sessions/"], id != "" && !strings.Contains(id, "/")
+	}
+	e, ok := endpoints[rest]
+	return e, ok
+}
+
+func allowed(methods []string, method string) bool {
+	for _, m := range methods {
+		if m == method {
+			return true
+		}
+	}
+	return false
+}
+
+// withRenewFor shows an empty renew if the endpoint is the login's: send the
+// same again.
+func (p *problem) withRenewFor(rest string) *problem {
+	if strings.Trim(rest, "/") == "" {
+		return p.withRenew(nil)
+	}
+	return p
+}
+
+// caller returns what the request's token says, or the refusal.
+func (c *call) caller() (*token.Claims, *problem) {
+	claims, refusal := c.site.gate.Authenticate(c.r, c.now)
+	if refusal != nil {
+		return nil, refused(refusal)
+	}
+	return claims, nil
+}
+
+// refused turns a refusal of the gate's into a problem.
+func refused(r *gate.Refusal) *problem {
+	p := &problem{Status: r.Status, Code: r.Code, Detail: r.Detail, challenge: r.Challenge}
+	if r.Status == http.StatusMethodNotAllowed {
+		p.allow = r.Allow
+	}
+	return p
+}

@@ -1,0 +1,207 @@
+package caddymodule
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
+)
+
+// login takes the mini program's codes and answers a token: the phone login,
+// or without phoneCode the silent one.
+func (c *call) login() error {
+	if tooEarly(c.r) {
+		return newProblem(codeTooEarly).write(c.w, c.r)
+	}
+	req, p := c.loginRequest()
+	if p != nil {
+		if p.Status == http.StatusBadRequest {
+			p = p.withRenew(nil)
+		}
+		return p.write(c.w, c.r)
+	}
+	limit := c.limit()
+	if p := limit.refusal(); p != nil {
+		return p.write(c.w, c.r)
+	}
+	steps := new(steps)
+	res, err := c.live.chain.Login(context.WithValue(c.r.Context(), stepsKey{}, steps), req)
+	c.logLogin(req, res, err, steps)
+	if err != nil {
+		var le *login.Error
+		if !errors.As(err, &le) {
+			le = &login.Error{Code: login.WeChatTimeout} // the client hung up, or it took a minute
+		}
+		if le.Refused {
+			limit.count()
+		}
+		return loginProblem(le).write(c.w, c.r)
+	}
+	out := c.pair(res.Session, res.Token, res.RefreshToken)
+	out.UserInfo = userInfo(res.User)
+	return answer(c.w, c.r, http.StatusOK, "application/json", out)
+}
+
+// loginProblem is what the client is told of a login that did not succeed.
+func loginProblem(e *login.Error) *problem {
+	p := newProblem(string(e.Code))
+	p.retryAfter = e.RetryAfter
+	switch p.Status {
+	case http.StatusBadRequest, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		p = p.withRenew(e.Renew)
+	}
+	return p
+}
+
+func (c *call) loginRequest() (login.Request, *problem) {
+	req := login.Request{UserAgent: c.r.UserAgent(), Address: clientIP(c.r)}
+	var appid string
+	p := readJSON(c.w, c.r, map[string]any{"code": &req.Code, "phoneCode": &req.PhoneCode, "appid": &appid})
+	if p != nil {
+		return req, p
+	}
+	if req.Code == "" {
+		return req, invalid("code is missing: send what wx.login gave.")
+	}
+	app, p := c.site.app(appid, c.r)
+	req.App = app
+	return req, p
+}
+
+// app chooses the mini program that the codes belong to: the one named in the
+// body, else the one that the Referer hints at, else the only one.
+func (s *site) app(appid string, r *http.Request) (wechat.App, *problem) {
+	if appid != "" {
+		if a, ok := s.apps[appid]; ok {
+			return a, nil
+		}
+		return wechat.App{}, invalid("appid names a mini program that is not served here.")
+	}
+	if rest, ok := strings.CutPrefix(r.Referer(), "https://servicewechat.com/"); ok {
+		hint, _, _ := strings.Cut(rest, "/")
+		if a, ok := s.apps[hint]; ok {
+			return a, nil
+		}
+	}
+	if len(s.apps) > 1 {
+		return wechat.App{}, invalid("appid is missing: several mini programs are served here.")
+	}
+	for _, a := range s.apps {
+		return a, nil
+	}
+	return wechat.App{}, newProblem(string(login.Misconfigured))
+}
+
+// userInfo is what an answer tells of a user. Our members win over what the
+// directory adds.
+func userInfo(u user.User) map[string]any {
+	info := make(map[string]any, len(u.Info)+5)
+	for k, v := range u.Info {
+		info[k] = v
+	}
+	info["id"] = u.ID
+	info["isNew"] = u.New
+	delete(info, "phoneNumber")
+	delete(info, "purePhoneNumber")
+	delete(info, "countryCode")
+	if !u.Phone.IsZero() {
+		info["phoneNumber"] = u.Phone.E164()
+		info["purePhoneNumber"] = u.Phone.National
+		info["countryCode"] = u.Phone.Country
+	}
+	return info
+}
+
+// loginLimit is login_rate as it applies to one request.
+type loginLimit struct {
+	c    *call
+	addr netip.Addr
+	off  bool
+}
+
+// limit finds out whom to count. Where the peer is a proxy's kind of address
+// and Caddy trusts no proxies, everybody seems to be one client: no limit then.
+func (c *call) limit() *loginLimit {
+	l := &loginLimit{c: c, off: c.site.set.LoginRate.Count == 0}
+	if l.off {
+		return l
+	}
+	if !trustsProxies(c.r) && private(peer(c.r)) {
+		c.site.warnNoProxies()
+		l.off = true
+		return l
+	}
+	l.addr, _ = netip.ParseAddr(clientIP(c.r))
+	return l
+}
+
+func (l *loginLimit) refusal() *problem {
+	if l.off {
+		return nil
+	}
+	rate := l.c.site.set.LoginRate
+	wait := l.c.site.shared.logins.Limiter.Wait(rate, l.addr, l.c.now)
+	if wait <= 0 {
+		return nil
+	}
+	p := newProblem(string(login.RateLimited))
+	p.retryAfter = wait
+	left, reset := l.c.site.shared.logins.Limiter.Remaining(rate, l.addr, l.c.now)
+	h := l.c.w.Header()
+	h.Set("RateLimit-Policy", fmt.Sprintf(`"login";q=%d;w=%d`, rate.Count, int(rate.Per.Seconds())))
+	h.Set("RateLimit", fmt.Sprintf(`"login";r=%d;t=%d`, left, int(reset.Seconds())+1))
+	return p
+}
+
+func (l *loginLimit) count() {
+	if !l.off {
+		l.c.site.shared.logins.Limiter.Refused(l.c.site.set.LoginRate, l.addr, l.c.now)
+	}
+}
+
+// tooEarly reports whether the request came as TLS early data, which anyone
+// who recorded it can send again.
+func tooEarly(r *http.Request) bool { return r.TLS != nil && !r.TLS.HandshakeComplete }
+
+// clientIP is the client's address as Caddy knows it: a header counts only from
+// a proxy that Caddy was told to trust.
+func clientIP(r *http.Request) string {
+	ip, _ := caddyhttp.GetVar(r.Context(), caddyhttp.ClientIPVarKey).(string)
+	return ip
+}
+
+func peer(r *http.Request) netip.Addr {
+	ap, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil {
+		return netip.Addr{}
+	}
+	return ap.Addr().Unmap()
+}
+
+// private reports whether an address is of the kind that proxies have. A unix
+// socket, which has none, is too.
+func private(a netip.Addr) bool {
+	return !a.IsValid() || a.IsLoopback() || a.IsPrivate() || a.IsLinkLocalUnicast()
+}
+
+func trustsProxies(r *http.Request) bool {
+	srv, ok := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+	return ok && srv.TrustedProxiesRaw != nil
+}
+
+// warnNoProxies says once for each configuration that login_rate is off.
+func (s *site) warnNoProxies() {
+	if s.warned.CompareAndSwap(false, true) {
+		s.log.Warn("login_rate is off: logins come from a loopback, private or link-local address and Caddy trusts no proxy, so all clients look like one",
+			zap.String("remedy", "behind a load balancer set trusted_proxies in the global options: servers { trusted_proxies static private_ranges }"))
+	}
+}

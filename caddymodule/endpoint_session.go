@@ -1,0 +1,243 @@
+package caddymodule
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/token"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
+)
+
+var (
+	errDisabled  = errors.New("user disabled")
+	errDirectory = errors.New("directory unavailable")
+)
+
+// pair is the answer of a login and of a refresh.
+type pair struct {
+	Token            string         `json:"token"`
+	TokenType        string         `json:"tokenType"`
+	ExpiresIn        int64          `json:"expiresIn"`        // seconds
+	RefreshToken     string         `json:"refreshToken"`     //
+	RefreshExpiresIn int64          `json:"refreshExpiresIn"` // seconds
+	UserInfo         map[string]any `json:"userInfo,omitempty"`
+}
+
+func (c *call) pair(s session.Session, accessToken, refreshToken string) pair {
+	return pair{
+		Token: accessToken, TokenType: "Bearer",
+		ExpiresIn:    int64(c.live.minter.Lifetime.Seconds()),
+		RefreshToken: refreshToken, RefreshExpiresIn: max(0, int64(s.ExpiresAt.Sub(c.now).Seconds())),
+	}
+}
+
+// refresh takes a refresh token and answers the next pair.
+func (c *call) refresh() error {
+	if tooEarly(c.r) {
+		return newProblem(codeTooEarly).write(c.w, c.r)
+	}
+	var shown string
+	if p := readJSON(c.w, c.r, map[string]any{"refreshToken": &shown}); p != nil {
+		return p.write(c.w, c.r)
+	}
+	if shown == "" {
+		return invalid("refreshToken is missing.").write(c.w, c.r)
+	}
+	// As with a login: who hangs up after the counter has advanced finds the
+	// answer with the same token again.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.r.Context()), 15*time.Second)
+	defer cancel()
+	var u user.User
+	s, next, err := c.live.sessions.Refresh(ctx, shown, c.now, func(ctx context.Context, s session.Session) (err error) {
+		u, err = c.welcome(ctx, s)
+		return err
+	})
+	if err != nil {
+		return c.refreshRefused(ctx, s, err).write(c.w, c.r)
+	}
+	accessToken, err := c.live.minter.Mint(s, u, c.now)
+	if err != nil {
+		c.site.log.Error("minting a token", zap.Error(err))
+		return newProblem(string(login.Misconfigured)).write(c.w, c.r)
+	}
+	return answer(c.w, c.r, http.StatusOK, "application/json", c.pair(s, accessToken, next))
+}
+
+// welcome asks the directory whether the session's user may go on.
+func (c *call) welcome(ctx context.Context, s session.Session) (user.User, error) {
+	u, err := c.site.directory.Check(ctx, s.UserID)
+	switch {
+	case errors.Is(err, user.ErrUnknown), err == nil && u.Disabled:
+		if _, err := c.live.sessions.EndUser(ctx, s.UserID, c.now); err != nil {
+			return u, err
+		}
+		return u, errDisabled
+	case err != nil:
+		return u, errors.Join(errDirectory, err)
+	}
+	return u, nil
+}
+
+func (c *call) refreshRefused(ctx context.Context, s session.Session, err error) *problem {
+	switch {
+	case errors.Is(err, session.ErrRefreshInvalid):
+		return newProblem(codeRefreshInvalid)
+	case errors.Is(err, session.ErrEnded):
+		return newProblem(codeSessionEnded)
+	case errors.Is(err, session.ErrReuse):
+		c.site.log.Warn("a refresh token was shown again after two or more had followed it: it may have been stolen; the session was ended",
+			zap.String("session", s.ID), zap.String("user", s.UserID))
+		c.site.emit(ctx, "wx_auth_reuse_detected", map[string]any{"user": s.UserID, "session": s.ID, "appid": s.AppID})
+		return newProblem(codeReuseDetected)
+	case errors.Is(err, errDisabled):
+		return newProblem(string(login.UserDisabled))
+	case errors.Is(err, errDirectory):
+		c.site.log.Error("refreshing: the user directory does not answer", zap.Error(err))
+		return newProblem(string(login.DirectoryUnavailable))
+	}
+	c.site.log.Error("refreshing", zap.Error(err))
+	return newProblem(string(login.StoreUnavailable))
+}
+
+// logout ends the session that is shown, by token, refresh token or both, or
+// all sessions of its user. What has ended already is no error; an expired
+// token of ours will do.
+func (c *call) logout() error {
+	var shown string
+	var all bool
+	if c.r.ContentLength != 0 {
+		if p := readJSON(c.w, c.r, map[string]any{"refreshToken": &shown, "all": &all}); p != nil {
+			return p.write(c.w, c.r)
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.r.Context()), 15*time.Second)
+	defer cancel()
+	sessions := make(map[string]string) // id -> user
+	claims, refusal := c.site.gate.AuthenticateExpired(c.r, c.now)
+	switch {
+	case refusal == nil:
+		sessions[claims.SessionID] = claims.Subject
+	case shown == "" || refusal.Status != http.StatusUnauthorized:
+		return refused(refusal).write(c.w, c.r)
+	}
+	if shown != "" {
+		s, err := c.live.sessions.Shown(ctx, shown)
+		switch {
+		case err == nil:
+			sessions[s.ID] = s.UserID
+		case errors.Is(err, session.ErrEnded):
+			if s.ID != "" && all {
+				sessions[s.ID] = s.UserID
+			}
+		case errors.Is(err, session.ErrRefreshInvalid):
+			if claims == nil {
+				return newProblem(codeRefreshInvalid).write(c.w, c.r)
+			}
+		default:
+			return c.storeFailed("logging out", err).write(c.w, c.r)
+		}
+	}
+	for id, userID := range sessions {
+		if err := c.end(ctx, id, userID, all); err != nil {
+			return c.storeFailed("logging out", err).write(c.w, c.r)
+		}
+	}
+	return answer(c.w, c.r, http.StatusNoContent, "", nil)
+}
+
+// end ends a session, or all of its user's. A write that failed is an error,
+// so that nobody is told of a logout that did not happen.
+func (c *call) end(ctx context.Context, id, userID string, all bool) error {
+	if !all {
+		ended, err := c.live.sessions.End(ctx, id, c.now)
+		if err == nil && ended {
+			c.site.emit(ctx, "wx_auth_revoked", map[string]any{"user": userID, "sessions": []string{id}})
+		}
+		return err
+	}
+	ids, err := c.live.sessions.EndUser(ctx, userID, c.now)
+	if err == nil && len(ids) > 0 {
+		c.site.emit(ctx, "wx_auth_revoked", map[string]any{"user": userID, "sessions": ids})
+	}
+	return err
+}
+
+// device is a session as its user sees it.
+type device struct {
+	ID          string    `json:"id"`
+	Current     bool      `json:"current"`
+	AppID       string    `json:"appid"`
+	CreatedAt   time.Time `json:"createdAt"`
+	RefreshedAt time.Time `json:"refreshedAt"`
+	UserAgent   string    `json:"userAgent"`
+	Address     string    `json:"address"`
+}
+
+// listSessions lists the caller's sessions at this issuer, newest first.
+func (c *call) listSessions() error {
+	claims, p := c.caller()
+	if p != nil {
+		return p.write(c.w, c.r)
+	}
+	ss, err := c.ofCaller(claims)
+	if err != nil {
+		return c.storeFailed("listing sessions", err).write(c.w, c.r)
+	}
+	devices := make([]device, 0, len(ss))
+	for _, s := range ss {
+		devices = append(devices, device{
+			ID: s.ID, Current: s.ID == claims.SessionID, AppID: s.AppID,
+			CreatedAt: s.CreatedAt.UTC(), RefreshedAt: s.RefreshedAt.UTC(),
+			UserAgent: s.UserAgent, Address: s.Address,
+		})
+	}
+	return answer(c.w, c.r, http.StatusOK, "application/json", map[string]any{"sessions": devices})
+}
+
+// endSession ends one of the caller's sessions. Somebody else's is as good as
+// none: 404.
+func (c *call) endSession() error {
+	claims, p := c.caller()
+	if p != nil {
+		return p.write(c.w, c.r)
+	}
+	ss, err := c.ofCaller(claims)
+	if err != nil {
+		return c.storeFailed("ending a session", err).write(c.w, c.r)
+	}
+	for _, s := range ss {
+		if s.ID != c.id {
+			continue
+		}
+		if err := c.end(c.r.Context(), s.ID, s.UserID, false); err != nil {
+			return c.storeFailed("ending a session", err).write(c.w, c.r)
+		}
+		return answer(c.w, c.r, http.StatusNoContent, "", nil)
+	}
+	p = newProblem(codeNotFound)
+	p.Detail = "You have no such session."
+	return p.write(c.w, c.r)
+}
+
+func (c *call) ofCaller(claims *token.Claims) ([]session.Session, error) {
+	all, err := c.live.sessions.Store.UserSessions(c.r.Context(), claims.Subject, c.now)
+	ours := all[:0]
+	for _, s := range all {
+		if s.Issuer == c.live.sessions.Issuer {
+			ours = append(ours, s)
+		}
+	}
+	return ours, err
+}
+
+// storeFailed logs a failure of the store and returns what the client is told.
+func (c *call) storeFailed(doing string, err error) *problem {
+	c.site.log.Error(doing, zap.Error(err))
+	return newProblem(string(login.StoreUnavailable))
+}

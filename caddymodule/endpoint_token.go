@@ -1,0 +1,73 @@
+package caddymodule
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"time"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
+)
+
+// me answers the caller's user.
+func (c *call) me() error {
+	claims, p := c.caller()
+	if p != nil {
+		return p.write(c.w, c.r)
+	}
+	u, err := c.site.directory.Check(c.r.Context(), claims.Subject)
+	switch {
+	case errors.Is(err, user.ErrUnknown):
+		p := newProblem(codeSessionEnded)
+		p.Detail = "This user does not exist any more."
+		return p.write(c.w, c.r)
+	case err != nil:
+		c.storeFailed("looking up a user", err)
+		return newProblem(string(login.DirectoryUnavailable)).write(c.w, c.r)
+	case u.Disabled:
+		return newProblem(string(login.UserDisabled)).write(c.w, c.r)
+	}
+	return answer(c.w, c.r, http.StatusOK, "application/json", userInfo(u))
+}
+
+// verify decides on the token alone, for proxies that guard other services. The
+// identity is in the answer's headers, so it keeps out of the access log.
+func (c *call) verify() error {
+	caddyhttp.SetVar(c.r.Context(), caddyhttp.LogSkipVar, true)
+	claims, p := c.caller()
+	if p != nil {
+		// The proxies that ask know 2xx, 401 and 403; all else is a fault to them.
+		if p.Status == http.StatusBadRequest {
+			p.Status = http.StatusUnauthorized
+		}
+		return p.write(c.w, c.r)
+	}
+	c.site.gate.SetIdentity(c.w.Header(), claims)
+	return answer(c.w, c.r, http.StatusNoContent, "", nil)
+}
+
+// jwks answers the public keys, for backends that verify tokens themselves.
+func (c *call) jwks() error {
+	body := c.site.keys().JWKS()
+	h := c.w.Header()
+	h.Set("Cache-Control", "max-age=300")
+	h.Set("Content-Type", "application/json")
+	h.Set("X-Content-Type-Options", "nosniff")
+	c.w.WriteHeader(http.StatusOK)
+	_, _ = c.w.Write(body)
+	return nil
+}
+
+// health answers whether logins and tokens work here.
+func (c *call) health() error {
+	ctx, cancel := context.WithTimeout(c.r.Context(), 2*time.Second)
+	defer cancel()
+	if c.live == nil || c.site.store.Ping(ctx) != nil {
+		c.w.Header().Set("Retry-After", "2")
+		return answer(c.w, c.r, http.StatusServiceUnavailable, "", nil)
+	}
+	return answer(c.w, c.r, http.StatusOK, "", nil)
+}

@@ -1,0 +1,93 @@
+package caddymodule
+
+import (
+	"net/http"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/gate"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/token"
+)
+
+// passedVar marks a request that a wx_auth has dealt with.
+const passedVar = "wx_auth.passed"
+
+// ServeHTTP is the way of a request: what a client must not say is removed;
+// our endpoints are served; all else goes on by the gate's rules.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	s := h.site
+	if caddyhttp.GetVar(r.Context(), passedVar) != nil {
+		// The second one would remove what the first has set.
+		s.log.Error("a request reached a second wx_auth: put one on each way, and let paths differ by public, optional and the matcher")
+		return newProblem(string(login.Misconfigured)).as(http.StatusInternalServerError).write(w, r)
+	}
+	caddyhttp.SetVar(r.Context(), passedVar, true)
+
+	r = s.gate.Prepare(r)
+	if r.Method == http.MethodTrace {
+		return refused(gate.NoTrace).write(w, r)
+	}
+	if rest, ours := s.underPrefix(r); ours {
+		return s.serveEndpoint(w, r, rest)
+	}
+	s.ready(r.Context())
+	v := s.gate.Enter(r, h.protects, time.Now())
+	if v.Refusal != nil {
+		return refused(v.Refusal).write(w, r)
+	}
+	if v.Claims == nil {
+		return next.ServeHTTP(w, r)
+	}
+	setPlaceholders(r, v.Claims)
+	if upgrades(r) {
+		ctx, release := s.shared.revoked.Watch(r.Context(), v.Claims.SessionID, v.Claims.Expires.Add(s.set.Token.Leeway))
+		defer release()
+		r = r.WithContext(ctx)
+	}
+	return next.ServeHTTP(w, r)
+}
+
+// protects asks the directive's matcher.
+func (h *Handler) protects(r *http.Request) (bool, error) {
+	if len(h.matcher) == 0 {
+		return true, nil
+	}
+	return h.matcher.MatchWithError(r)
+}
+
+// upgrades reports whether the connection becomes something else than HTTP
+// requests: a WebSocket, over HTTP/1.1 or by extended CONNECT.
+func upgrades(r *http.Request) bool {
+	return r.Method == http.MethodConnect || r.Header.Get("Upgrade") != "" || r.Header[":protocol"] != nil
+}
+
+// setPlaceholders makes the caller's identity known to the directives that
+// follow.
+func setPlaceholders(r *http.Request, c *token.Claims) {
+	repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	if !ok {
+		return
+	}
+	repl.Set("http.auth.user.id", c.Subject)
+	repl.Set("http.auth.user.openid", c.OpenID)
+	repl.Set("http.auth.user.appid", c.AppID)
+	repl.Set("http.auth.user.unionid", c.UnionID)
+	repl.Set("http.auth.user.session", c.SessionID)
+	repl.Set("http.auth.user.phone", c.Phone)
+}
+
+// as changes the problem's status.
+func (p *problem) as(status int) *problem {
+	p.Status = status
+	return p
+}
+
+// Interface guards
+var (
+	_ caddy.Provisioner           = (*Handler)(nil)
+	_ caddy.CleanerUpper          = (*Handler)(nil)
+	_ caddyhttp.MiddlewareHandler = (*Handler)(nil)
+)

@@ -1,0 +1,131 @@
+package login
+
+import (
+	"errors"
+	"time"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
+)
+
+// Code is the stable, machine-readable reason of a login that did not succeed.
+// Clients decide on it; it never changes its meaning.
+type Code string
+
+// The codes of a login.
+const (
+	InvalidRequest       Code = "invalid_request"
+	LoginCodeInvalid     Code = "login_code_invalid"
+	PhoneCodeInvalid     Code = "phone_code_invalid"
+	PhoneRequired        Code = "phone_required"
+	RegistrationClosed   Code = "registration_closed"
+	UserDisabled         Code = "user_disabled"
+	UserBlocked          Code = "user_blocked"
+	NewOpenIDDenied      Code = "new_openid_denied"
+	RateLimited          Code = "rate_limited"
+	WeChatUnavailable    Code = "wechat_unavailable"
+	WeChatError          Code = "wechat_error"
+	WeChatTimeout        Code = "wechat_timeout"
+	Misconfigured        Code = "misconfigured"
+	DirectoryUnavailable Code = "directory_unavailable"
+	StoreUnavailable     Code = "store_unavailable"
+)
+
+// Error is a login that did not succeed.
+type Error struct {
+	// Code says why, to the client.
+	Code Code
+	// Renew names the codes that the client must fetch anew before it tries
+	// again: "code", "phoneCode", both or none. None means: send the same again.
+	Renew []string
+	// RetryAfter is how long to wait before the next try; zero: no need to.
+	RetryAfter time.Duration
+	// Refused reports that WeChat refused a code of the client's, which is what
+	// the limit on failed logins counts. A code that got lost between WeChat and
+	// us is not the client's fault and does not count.
+	Refused bool
+	// Cause is for the operator's log. It holds no code, token or secret.
+	Cause error
+}
+
+func (e *Error) Error() string {
+	if e.Cause == nil {
+		return string(e.Code)
+	}
+	return string(e.Code) + ": " + e.Cause.Error()
+}
+
+// Unwrap returns the cause.
+func (e *Error) Unwrap() error { return e.Cause }
+
+// refuse returns the error for code, telling the client to renew codes.
+func refuse(code Code, cause error, renew ...wechat.Renew) *Error {
+	e := &Error{Code: code, Cause: cause, Renew: []string{}}
+	for _, r := range renew {
+		e.Renew = append(e.Renew, string(r))
+	}
+	return e
+}
+
+// busyRetry is how long a client is asked to wait when the error does not say.
+const busyRetry = 2 * time.Second
+
+// fromStore turns an error of the store into a login's.
+func fromStore(err error) *Error {
+	e := refuse(StoreUnavailable, err)
+	e.RetryAfter = busyRetry
+	return e
+}
+
+// fromDirectory turns an error of the directory into a login's.
+func fromDirectory(err error) *Error {
+	switch {
+	case errors.Is(err, user.ErrUnknown):
+		return refuse(PhoneRequired, nil)
+	case errors.Is(err, user.ErrRegistrationClosed):
+		return refuse(RegistrationClosed, nil)
+	}
+	e := refuse(DirectoryUnavailable, err)
+	e.RetryAfter = busyRetry
+	return e
+}
+
+// fromWeChat turns what WeChat, or the way to it, said into a login's error.
+func fromWeChat(err error) *Error {
+	var we *wechat.Error
+	if !errors.As(err, &we) {
+		e := refuse(WeChatUnavailable, err)
+		e.RetryAfter = busyRetry
+		return e
+	}
+	e := refuse(codeOf(we.Kind), err, we.Renew...)
+	e.RetryAfter = we.RetryAfter
+	switch e.Code {
+	case LoginCodeInvalid, PhoneCodeInvalid:
+		e.Refused = !we.Unanswered
+	case WeChatUnavailable, Misconfigured:
+		if e.RetryAfter == 0 {
+			e.RetryAfter = busyRetry
+		}
+	}
+	return e
+}
+
+func codeOf(k wechat.Kind) Code {
+	switch k {
+	case wechat.KindLoginCode:
+		return LoginCodeInvalid
+	case wechat.KindPhoneCode, wechat.KindMismatch:
+		return PhoneCodeInvalid
+	case wechat.KindBlocked:
+		return UserBlocked
+	case wechat.KindBusy, wechat.KindQuota, wechat.KindUnreachable:
+		return WeChatUnavailable
+	case wechat.KindOperator, wechat.KindBug:
+		return Misconfigured
+	case wechat.KindTimeout:
+		return WeChatTimeout
+	default:
+		return WeChatError
+	}
+}

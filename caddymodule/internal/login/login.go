@@ -1,0 +1,396 @@
+// Package login runs WeChat's phone-login chain: from the mini program's two
+// codes to a user with a session and a token. It knows nothing of HTTP or of
+// the Caddyfile, and reaches the store only through the interface it declares.
+package login
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
+)
+
+// maxLogin bounds a whole login, which goes on when the client has hung up:
+// every call to WeChat at its slowest, with the retries that the rules allow.
+const maxLogin = 60 * time.Second
+
+// Request is what a mini program sends to log in.
+type Request struct {
+	// App is the mini program that the codes belong to.
+	App wechat.App
+	// Code is from wx.login, PhoneCode from the phone button. Without PhoneCode
+	// the login is silent: it succeeds for an openid or unionid that is known.
+	Code, PhoneCode string
+	// UserAgent and Address describe the device, for the user's list of sessions.
+	UserAgent, Address string
+}
+
+// Result is a login that succeeded.
+type Result struct {
+	User    user.User
+	Session session.Session
+	// Token is the access token; RefreshToken buys the next one.
+	Token, RefreshToken string
+	// Replayed reports that these codes had already opened this session.
+	Replayed bool
+	// Ended lists the sessions that ended because their openid lost its binding.
+	Ended []string
+}
+
+// Store is what a login needs to remember.
+type Store interface {
+	// Binding returns whom the openid is bound to in the app.
+	Binding(ctx context.Context, appid, openid string) (user.Binding, bool, error)
+	// BindingByUnionID returns, of the unionid's bindings in all apps, the one
+	// with the latest phone login.
+	BindingByUnionID(ctx context.Context, unionid string) (user.Binding, bool, error)
+	// UserBinding returns the newest openid of the user in the app.
+	UserBinding(ctx context.Context, appid, userID string) (user.Binding, bool, error)
+	// Settle binds the openid and opens the session in one transaction, and ends
+	// the sessions that the rule ends. user.ErrNewOpenID: the rule refuses.
+	Settle(ctx context.Context, b user.Binding, rule user.NewOpenID, s session.Session, until time.Time) (ended []string, err error)
+
+	// Keep stores a step's result, sealed, until expires; Kept reads it; Forget
+	// erases it.
+	Keep(ctx context.Context, key Key, value []byte, expires time.Time) error
+	Kept(ctx context.Context, key Key, now time.Time) (value []byte, ok bool, err error)
+	Forget(ctx context.Context, key Key) error
+}
+
+// WeChat is what a login asks of WeChat; *wechat.Client implements it.
+type WeChat interface {
+	Code2Session(ctx context.Context, app wechat.App, code string) (wechat.Session, error)
+	WarmToken(ctx context.Context, app wechat.App) error
+	PhoneNumber(ctx context.Context, app wechat.App, code, openid string) (wechat.PhoneNumber, error)
+}
+
+// State is what logins share over reloads. The zero value is ready to use.
+type State struct {
+	// Limiter counts refused logins.
+	Limiter Limiter
+
+	held    held
+	logins  flights[Result]
+	callers flights[caller]
+	phones  flights[user.Phone]
+}
+
+// Chain is a way to log in: the settings of one configuration and what all
+// share. All fields but Observe and Now are required.
+type Chain struct {
+	WeChat    WeChat
+	Directory user.Directory
+	Store     Store
+	Sessions  session.Sessions
+	State     *State
+
+	// Silent is for how long after its last phone login an openid may log in
+	// with its login code alone; zero: never.
+	Silent time.Duration
+	// NewOpenID is the rule for a known user's other openid in the same app.
+	NewOpenID user.NewOpenID
+	// Mint makes the access token.
+	Mint func(s session.Session, u user.User, now time.Time) (string, error)
+	// Hold keeps what the chain works with open until the returned function is
+	// called: a login outlives the request, and the configuration, it came with.
+	Hold func() (release func())
+	// Observe is told how long each step took. Optional.
+	Observe func(ctx context.Context, step string, took time.Duration, err error)
+	// Now is the clock; time.Now if nil.
+	Now func() time.Time
+}
+
+// Login takes a login from its codes to a token. The same codes sent again
+// meanwhile, or within a minute, get the same session. The error is an *Error,
+// or ctx's cause if the caller hung up: the login itself then goes on, so that
+// a second try finds its result.
+func (c *Chain) Login(ctx context.Context, r Request) (Result, error) {
+	k := keyOf("login", c.Sessions.Issuer, r.App.ID, r.Code, r.PhoneCode)
+	return c.State.logins.join(ctx, k, func(ctx context.Context) (Result, error) {
+		return c.run(ctx, r, k)
+	})
+}
+
+// run is the chain, in order.
+func (c *Chain) run(ctx context.Context, r Request, k Key) (Result, error) {
+	defer c.Hold()()
+	if r.PhoneCode == "" && c.Silent == 0 {
+		return Result{}, refuse(PhoneRequired, nil)
+	}
+	var again replayed
+	if _, err := c.kept(ctx, k, &again); err != nil {
+		return Result{}, fromStore(err)
+	}
+	who, err := c.identify(ctx, r, again)
+	if err != nil {
+		return Result{}, err
+	}
+	phone, err := c.phone(ctx, r, who)
+	if err != nil {
+		return Result{}, err
+	}
+	u, bound, err := c.admit(ctx, r, who, phone)
+	if err != nil {
+		return Result{}, err
+	}
+	res, err := c.open(ctx, r, k, u, bound, again)
+	if err != nil {
+		return Result{}, err
+	}
+	now := c.now()
+	if res.Token, err = c.Mint(res.Session, u, now); err != nil {
+		return Result{}, refuse(Misconfigured, fmt.Errorf("minting the token: %w", err))
+	}
+	res.RefreshToken = c.Sessions.Keys.RefreshToken(res.Session)
+	res.User = u
+	return res, nil
+}
+
+// identify learns who sent the login code.
+func (c *Chain) identify(ctx context.Context, r Request, again replayed) (caller, error) {
+	k := loginStep(r)
+	return c.State.callers.join(ctx, k, func(ctx context.Context) (caller, error) {
+		var who caller
+		switch ok, err := c.kept(ctx, k, &who); {
+		case err != nil:
+			return caller{}, fromStore(err)
+		case ok:
+			return who, nil
+		case again.SessionID != "":
+			return c.identifyAgain(ctx, again)
+		}
+		who, err := c.askCaller(ctx, r)
+		if err != nil {
+			return caller{}, err
+		}
+		// Whatever fails from here on, this code is not asked for again.
+		if err := c.keep(ctx, k, who, keepFor); err != nil {
+			return caller{}, fromStore(err)
+		}
+		return who, nil
+	})
+}
+
+// askCaller exchanges the login code. Where a phone code follows, the access
+// token is fetched beside it, so that the two do not add up.
+func (c *Chain) askCaller(ctx context.Context, r Request) (caller, error) {
+	var warm errgroup.Group
+	if r.PhoneCode != "" {
+		warm.Go(func() error {
+			return c.observed(ctx, "access_token", func() error { return c.WeChat.WarmToken(ctx, r.App) })
+		})
+	}
+	var s wechat.Session
+	err := c.observed(ctx, "jscode2session", func() (err error) {
+		s, err = c.WeChat.Code2Session(ctx, r.App, r.Code)
+		return err
+	})
+	// The phone step asks for the access token again and meets its error, if
+	// any: by then this code's result is kept.
+	_ = warm.Wait()
+	if err != nil {
+		return caller{}, fromWeChat(err)
+	}
+	return caller{OpenID: s.OpenID, UnionID: s.UnionID}, nil
+}
+
+// identifyAgain takes the caller from the session that these codes opened
+// within the last minute. A session that has ended meanwhile is not revived.
+func (c *Chain) identifyAgain(ctx context.Context, again replayed) (caller, error) {
+	s, err := c.Sessions.Store.Session(ctx, again.SessionID)
+	switch {
+	case errors.Is(err, session.ErrNotFound):
+		return caller{}, refuse(LoginCodeInvalid, nil, wechat.RenewCode)
+	case err != nil:
+		return caller{}, fromStore(err)
+	case !s.EndedAt.IsZero():
+		return caller{}, refuse(LoginCodeInvalid, nil, wechat.RenewCode)
+	}
+	return caller{OpenID: s.OpenID, UnionID: s.UnionID}, nil
+}
+
+// phone exchanges the phone code, which has been paid for: its result is kept
+// before anything else can fail. A silent login has none.
+//
+// Only the same caller is joined: somebody else's try with this phone code,
+// which WeChat refuses, must not become the owner's answer.
+func (c *Chain) phone(ctx context.Context, r Request, who caller) (user.Phone, error) {
+	if r.PhoneCode == "" {
+		return user.Phone{}, nil
+	}
+	k := phoneStep(r)
+	flight := keyOf("phone", r.App.ID, r.PhoneCode, who.OpenID)
+	return c.State.phones.join(ctx, flight, func(ctx context.Context) (user.Phone, error) {
+		var own owned
+		switch ok, err := c.kept(ctx, k, &own); {
+		case err != nil:
+			return user.Phone{}, fromStore(err)
+		case ok && own.OpenID != who.OpenID:
+			e := refuse(PhoneCodeInvalid, nil, wechat.RenewCode, wechat.RenewPhoneCode)
+			e.Refused = true
+			return user.Phone{}, e
+		case ok:
+			return own.Phone, nil
+		}
+		p, err := c.askPhone(ctx, r, who)
+		if err != nil {
+			return user.Phone{}, err
+		}
+		if err := c.keep(ctx, k, owned{OpenID: who.OpenID, Phone: p}, keepFor); err != nil {
+			return user.Phone{}, fromStore(err)
+		}
+		return p, nil
+	})
+}
+
+func (c *Chain) askPhone(ctx context.Context, r Request, who caller) (user.Phone, error) {
+	var number wechat.PhoneNumber
+	err := c.observed(ctx, "getuserphonenumber", func() (err error) {
+		number, err = c.WeChat.PhoneNumber(ctx, r.App, r.PhoneCode, who.OpenID)
+		return err
+	})
+	if err != nil {
+		return user.Phone{}, fromWeChat(err)
+	}
+	p, err := user.ParsePhone(number.CountryCode, number.PurePhoneNumber)
+	if err != nil {
+		return user.Phone{}, refuse(WeChatError, err, wechat.RenewPhoneCode)
+	}
+	return p, nil
+}
+
+// admit asks the directory who this is. Our own binding goes first, then the
+// unionid's; the directory is given both what is bound and the number.
+func (c *Chain) admit(ctx context.Context, r Request, who caller, phone user.Phone) (user.User, user.Binding, error) {
+	known, err := c.known(ctx, r.App.ID, who)
+	if err != nil {
+		return user.User{}, user.Binding{}, err
+	}
+	now := c.now()
+	if phone.IsZero() && known.UserID != "" && now.Sub(known.PhoneAt) > c.Silent {
+		return user.User{}, user.Binding{}, refuse(PhoneRequired, nil)
+	}
+	var u user.User
+	err = c.observed(ctx, "directory", func() error {
+		u, err = c.Directory.Login(ctx, user.Login{
+			AppID: r.App.ID, OpenID: who.OpenID, UnionID: who.UnionID,
+			Phone: phone, UserID: known.UserID,
+		})
+		return err
+	})
+	if err != nil {
+		return user.User{}, user.Binding{}, fromDirectory(err)
+	}
+	if u.Disabled {
+		if _, err := c.Sessions.EndUser(ctx, u.ID, now); err != nil {
+			return user.User{}, user.Binding{}, fromStore(err)
+		}
+		return user.User{}, user.Binding{}, refuse(UserDisabled, nil)
+	}
+	b := user.Binding{AppID: r.App.ID, OpenID: who.OpenID, UnionID: who.UnionID, UserID: u.ID, PhoneAt: now}
+	if phone.IsZero() && u.ID == known.UserID {
+		b.PhoneAt = known.PhoneAt // a silent login does not prolong itself
+	}
+	return u, b, nil
+}
+
+// known returns the binding of the caller's openid in this app, or else one of
+// their unionid in another. The unionid counts only where the user has no
+// openid in this app yet: if they have another, that one replaced this caller,
+// whose number somebody else may hold by now.
+func (c *Chain) known(ctx context.Context, appid string, who caller) (user.Binding, error) {
+	b, ok, err := c.Store.Binding(ctx, appid, who.OpenID)
+	if err != nil {
+		return user.Binding{}, fromStore(err)
+	}
+	if ok || who.UnionID == "" {
+		return b, nil
+	}
+	b, ok, err = c.Store.BindingByUnionID(ctx, who.UnionID)
+	if err != nil {
+		return user.Binding{}, fromStore(err)
+	}
+	if !ok {
+		return user.Binding{}, nil
+	}
+	_, taken, err := c.Store.UserBinding(ctx, appid, b.UserID)
+	if err != nil {
+		return user.Binding{}, fromStore(err)
+	}
+	if taken {
+		return user.Binding{}, nil
+	}
+	return b, nil
+}
+
+// open binds the openid and opens the session in one transaction, or finds the
+// session that these codes have opened already.
+func (c *Chain) open(ctx context.Context, r Request, k Key, u user.User, b user.Binding, again replayed) (Result, error) {
+	now := c.now()
+	if again.SessionID != "" {
+		s, err := c.Sessions.Store.Session(ctx, again.SessionID)
+		switch {
+		case errors.Is(err, session.ErrNotFound): // named, but never opened
+		case err != nil:
+			return Result{}, fromStore(err)
+		case !s.EndedAt.IsZero():
+			return Result{}, refuse(LoginCodeInvalid, nil, wechat.RenewCode)
+		case s.UserID == u.ID:
+			return Result{Session: s, Replayed: true}, nil
+		}
+	}
+	s := session.New(session.Session{
+		UserID: u.ID, Issuer: c.Sessions.Issuer, AppID: b.AppID, OpenID: b.OpenID, UnionID: b.UnionID,
+		UserAgent: r.UserAgent, Address: r.Address,
+	}, c.Sessions.Settings, now)
+	// Named before it is opened: should the answer get lost, the same codes find it.
+	if err := c.keep(ctx, k, replayed{s.ID}, replayFor); err != nil {
+		return Result{}, fromStore(err)
+	}
+	until := c.Sessions.Settings.Until(now)
+	var ended []string
+	err := c.observed(ctx, "session", func() (err error) {
+		ended, err = c.Store.Settle(ctx, b, c.NewOpenID, s, until)
+		return err
+	})
+	if errors.Is(err, user.ErrNewOpenID) {
+		return Result{}, refuse(NewOpenIDDenied, nil)
+	}
+	if err != nil {
+		return Result{}, fromStore(err)
+	}
+	for _, id := range ended {
+		c.Sessions.Revoked.Add(id, until)
+	}
+	// The login code has bought its session: from here on only the same pair
+	// finds it, and only while the session lives.
+	if err := c.forget(ctx, loginStep(r)); err != nil {
+		return Result{}, fromStore(err)
+	}
+	return Result{Session: s, Ended: ended}, nil
+}
+
+func (c *Chain) observed(ctx context.Context, step string, do func() error) error {
+	start := time.Now()
+	err := do()
+	if c.Observe != nil {
+		c.Observe(ctx, step, time.Since(start), err)
+	}
+	return err
+}
+
+func (c *Chain) now() time.Time {
+	if c.Now != nil {
+		return c.Now()
+	}
+	return time.Now()
+}
+
+func loginStep(r Request) Key { return keyOf("code", r.App.ID, r.Code) }
+func phoneStep(r Request) Key { return keyOf("phone", r.App.ID, r.PhoneCode) }

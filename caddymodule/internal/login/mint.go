@@ -1,0 +1,57 @@
+package login
+
+import (
+	"maps"
+	"time"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/token"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
+)
+
+// Minter makes the access tokens of one issuer, at login and at refresh.
+type Minter struct {
+	// Keys returns the key set in force.
+	Keys func() *token.KeySet
+	Seal token.Sealer
+	// Type is the header's typ: "at+jwt" or "JWT".
+	Type     string
+	Issuer   string
+	Audience []string
+	// Lifetime is how long a token is good.
+	Lifetime time.Duration
+	// Plain names what goes into the token for all to read: "phone_number", or
+	// a claim of the directory's.
+	Plain []string
+}
+
+// PhoneClaim is the name under which a phone number is put in plain (OpenID
+// Connect Core, section 5.1).
+const PhoneClaim = "phone_number"
+
+// Mint makes the access token of a session.
+func (m *Minter) Mint(s session.Session, u user.User, now time.Time) (string, error) {
+	c := token.Claims{
+		Issuer: m.Issuer, Subject: u.ID, Audience: m.Audience,
+		AppID: s.AppID, SessionID: s.ID, OpenID: s.OpenID, UnionID: s.UnionID,
+		IssuedAt: now, Expires: now.Add(m.Lifetime),
+		Extra: maps.Clone(u.Claims),
+	}
+	if !u.Phone.IsZero() {
+		c.Phone = u.Phone.E164()
+	}
+	for _, name := range m.Plain {
+		value, ok := u.Claims[name]
+		if name == PhoneClaim && c.Phone != "" {
+			value, ok = c.Phone, true
+		}
+		if !ok {
+			continue
+		}
+		if c.Plain == nil {
+			c.Plain = make(map[string]any, len(m.Plain))
+		}
+		c.Plain[name] = value
+	}
+	return token.Mint(m.Keys(), m.Type, m.Seal, c)
+}

@@ -1,0 +1,149 @@
+package session
+
+import (
+	"container/heap"
+	"context"
+	"sync"
+	"time"
+)
+
+// Watch is for a connection that was upgraded under a token: the context it
+// returns is cancelled when the session is revoked (its cause is then
+// ErrEnded) or when the token expires (ErrTokenExpired), the latter at the next
+// Tick. The connection must be closed by whoever serves it when the context is
+// cancelled. release must be called when the connection is done; it cancels
+// the context too.
+//
+// A connection costs no timer and no goroutine.
+func (r *Revoked) Watch(ctx context.Context, sessionID string, expires time.Time) (_ context.Context, release func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	c := &conn{id: key(sessionID), expires: expires.UnixMilli(), cancel: cancel}
+	r.watched.add(c)
+	// Only now: whoever revoked it before we were in the list did not see us.
+	if r.Contains(sessionID) {
+		r.watched.remove(c)
+		cancel(ErrEnded)
+	}
+	return ctx, func() {
+		r.watched.remove(c)
+		cancel(context.Canceled)
+	}
+}
+
+// Watching counts the connections that are watched.
+func (r *Revoked) Watching() int {
+	r.watched.mu.Lock()
+	defer r.watched.mu.Unlock()
+	return len(r.watched.byExpiry)
+}
+
+// watched are the connections, found by their session and by their expiry.
+type watched struct {
+	mu        sync.Mutex
+	bySession map[sid]*conn // the first of a list: a session may have several
+	byExpiry  connHeap
+}
+
+type conn struct {
+	id         sid
+	expires    int64 // milliseconds since 1970
+	cancel     context.CancelCauseFunc
+	prev, next *conn // those of the same session
+	at         int   // place in the heap; -1 once removed
+}
+
+func (w *watched) init() { w.bySession = make(map[sid]*conn) }
+
+func (w *watched) add(c *conn) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if first := w.bySession[c.id]; first != nil {
+		c.next, first.prev = first, c
+	}
+	w.bySession[c.id] = c
+	heap.Push(&w.byExpiry, c)
+}
+
+func (w *watched) remove(c *conn) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.unlink(c)
+}
+
+func (w *watched) unlink(c *conn) {
+	if c.at < 0 {
+		return
+	}
+	heap.Remove(&w.byExpiry, c.at)
+	if c.next != nil {
+		c.next.prev = c.prev
+	}
+	switch {
+	case c.prev != nil:
+		c.prev.next = c.next
+	case c.next != nil:
+		w.bySession[c.id] = c.next
+	default:
+		delete(w.bySession, c.id)
+	}
+	c.prev, c.next = nil, nil
+}
+
+// end cancels the connections of a session.
+func (w *watched) end(id sid, why error) {
+	w.mu.Lock()
+	var over []*conn
+	for c := w.bySession[id]; c != nil; c = w.bySession[id] {
+		w.unlink(c)
+		over = append(over, c)
+	}
+	w.mu.Unlock()
+	cancelAll(over, why)
+}
+
+// expire cancels the connections whose token has expired.
+func (w *watched) expire(now time.Time) {
+	w.mu.Lock()
+	var over []*conn
+	for len(w.byExpiry) > 0 && w.byExpiry[0].expires <= now.UnixMilli() {
+		c := w.byExpiry[0]
+		w.unlink(c)
+		over = append(over, c)
+	}
+	w.mu.Unlock()
+	cancelAll(over, ErrTokenExpired)
+}
+
+// cancelAll runs without the lock: what hangs on a context may take its time,
+// or release the watch.
+func cancelAll(cs []*conn, why error) {
+	for _, c := range cs {
+		c.cancel(why)
+	}
+}
+
+// connHeap has the connection whose token expires first at its top.
+type connHeap []*conn
+
+func (h connHeap) Len() int           { return len(h) }
+func (h connHeap) Less(i, j int) bool { return h[i].expires < h[j].expires }
+
+func (h connHeap) Swap(i, j int) {
+	h[i], h[j] = h[j], h[i]
+	h[i].at, h[j].at = i, j
+}
+
+func (h *connHeap) Push(x any) {
+	c := x.(*conn)
+	c.at = len(*h)
+	*h = append(*h, c)
+}
+
+func (h *connHeap) Pop() any {
+	last := len(*h) - 1
+	c := (*h)[last]
+	(*h)[last] = nil // or the connection would be kept alive
+	*h = (*h)[:last]
+	c.at = -1
+	return c
+}

@@ -1,0 +1,144 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"runtime"
+	"testing"
+	"time"
+)
+
+func TestRevokedSessionEndsItsConnections(t *testing.T) {
+	r := NewRevoked()
+	later := start.Add(time.Hour)
+	one, release1 := r.Watch(t.Context(), number(1), later)
+	two, release2 := r.Watch(t.Context(), number(1), later)
+	three, release3 := r.Watch(t.Context(), number(1), later)
+	other, release := r.Watch(t.Context(), number(2), later)
+	release2() // from the middle of the list
+	r.Add(number(1), later)
+	for _, ctx := range []context.Context{one, three} {
+		if !errors.Is(context.Cause(ctx), ErrEnded) {
+			t.Errorf("cause %v", context.Cause(ctx))
+		}
+	}
+	if !errors.Is(context.Cause(two), context.Canceled) {
+		t.Errorf("a released one: cause %v", context.Cause(two))
+	}
+	if other.Err() != nil || r.Watching() != 1 {
+		t.Error("another session's connection ended")
+	}
+	release1()
+	release3()
+	release3()
+	release()
+	release()
+	if r.Watching() != 0 || len(r.watched.bySession) != 0 {
+		t.Error("something is still watched")
+	}
+}
+
+func TestConnectionOfAnEndedSessionIsRefused(t *testing.T) {
+	r := NewRevoked()
+	r.Add(number(1), start.Add(time.Hour))
+	ctx, release := r.Watch(t.Context(), number(1), start.Add(time.Hour))
+	defer release()
+	if !errors.Is(context.Cause(ctx), ErrEnded) || r.Watching() != 0 {
+		t.Errorf("cause %v, %d watched", context.Cause(ctx), r.Watching())
+	}
+}
+
+func TestExpiredTokenEndsItsConnection(t *testing.T) {
+	r := NewRevoked()
+	var ctxs []context.Context
+	for i := range 100 { // not in order
+		ctx, release := r.Watch(t.Context(), number(i), start.Add(time.Duration(i*37%100)*time.Second))
+		defer release()
+		ctxs = append(ctxs, ctx)
+	}
+	for sec := range 100 {
+		r.Tick(start.Add(time.Duration(sec)*time.Second - time.Millisecond))
+		r.Tick(start.Add(time.Duration(sec) * time.Second))
+		for i, ctx := range ctxs {
+			if over := i*37%100 <= sec; over != (ctx.Err() != nil) {
+				t.Fatalf("second %d: the token of second %d is over: %v", sec, i*37%100, !over)
+			}
+		}
+	}
+	for _, ctx := range ctxs {
+		if !errors.Is(context.Cause(ctx), ErrTokenExpired) {
+			t.Errorf("cause %v", context.Cause(ctx))
+		}
+	}
+	if r.Watching() != 0 {
+		t.Error("something is still watched")
+	}
+}
+
+func TestReleaseInsideTheCancellation(t *testing.T) {
+	r := NewRevoked()
+	ctx, release := r.Watch(t.Context(), number(1), start)
+	done := make(chan struct{})
+	context.AfterFunc(ctx, func() { release(); close(done) })
+	r.Tick(start)
+	<-done
+}
+
+func TestWatchedConnectionIsSmall(t *testing.T) {
+	const n = 10_000
+	r := NewRevoked()
+	parents := make([]context.Context, n)
+	for i := range parents { // as every request has its own
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		parents[i] = ctx
+	}
+	ids := make([]string, n)
+	for i := range ids {
+		ids[i] = number(i)
+	}
+	routines := runtime.NumGoroutine()
+	before := heapInUse()
+	releases := make([]func(), n)
+	for i := range releases {
+		_, releases[i] = r.Watch(parents[i], ids[i], start.Add(time.Hour))
+	}
+	each := (heapInUse() - before) / n
+	t.Logf("%d bytes each", each)
+	if each > 1024 {
+		t.Errorf("%d bytes each", each)
+	}
+	if now := runtime.NumGoroutine(); now > routines {
+		t.Errorf("%d goroutines more", now-routines)
+	}
+	for _, release := range releases {
+		release()
+	}
+	if r.Watching() != 0 {
+		t.Error("something is still watched")
+	}
+}
+
+// All ten thousand end in the same second.
+func BenchmarkTickThatEndsTenThousand(b *testing.B) {
+	for b.Loop() {
+		b.StopTimer()
+		r := NewRevoked()
+		for i := range 10_000 {
+			r.Watch(context.Background(), number(i), start)
+		}
+		b.StartTimer()
+		r.Tick(start)
+	}
+}
+
+// A tick that finds nothing, with ten thousand open.
+func BenchmarkTickIdle(b *testing.B) {
+	r := NewRevoked()
+	for i := range 10_000 {
+		r.Watch(context.Background(), number(i), start.Add(time.Hour))
+	}
+	for b.Loop() {
+		r.Tick(start)
+	}
+}

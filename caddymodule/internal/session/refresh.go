@@ -1,0 +1,95 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// maxRaces is how often a refresh that others overtook judges again. Who is
+// overtaken by the same token is answered the second time.
+const maxRaces = 8
+
+// errRaces is what is left when the store keeps refusing an advance that its
+// own answer calls for.
+var errRaces = errors.New("overtaken too often")
+
+// Refresh takes a refresh token and returns its session and the refresh token
+// to answer with. By how the counter shown stands to the session's:
+//
+//	the same             the counter advances
+//	one behind, in grace the answer was lost, or two asked at once: the same
+//	                     refresh token as then, nothing advances
+//	one behind, later    the session is ended: ErrEnded
+//	further behind       the session is ended: ErrReuse
+//	ahead                the store lost a write: accepted, it goes on from there
+//
+// welcome is asked whether the user may go on, before anything advances; its
+// error is returned as it is. With ErrEnded and ErrReuse comes the session, if
+// the store still has it. Any error but these, ErrRefreshInvalid and welcome's
+// is the store's: the same token may be shown again.
+func (ss Sessions) Refresh(ctx context.Context, refreshToken string, now time.Time, welcome func(context.Context, Session) error) (Session, string, error) {
+	shown, ok := ss.Keys.open(refreshToken)
+	if !ok {
+		return Session{}, "", ErrRefreshInvalid
+	}
+	now = stored(now)
+	welcomed := false
+	for range maxRaces {
+		s, err := ss.read(ctx, shown.id)
+		if err != nil {
+			return Session{}, "", err
+		}
+		// The settings in force count too, so that shorter ones work at once.
+		if ss.ended(s) || !now.Before(s.ExpiresAt) || !now.Before(ss.Settings.expires(s.CreatedAt, s.RefreshedAt)) {
+			return s, "", ErrEnded
+		}
+		verdict := ss.judge(shown, s, now)
+		if verdict != nil {
+			if _, err := ss.End(ctx, s.ID, now); err != nil {
+				return Session{}, "", err
+			}
+			return s, "", verdict
+		}
+		if !welcomed {
+			if err := welcome(ctx, s); err != nil {
+				return Session{}, "", err
+			}
+			welcomed = true
+			if shown.counter < s.Counter {
+				continue // to see whether it ended while the directory was asked
+			}
+		}
+		if shown.counter < s.Counter {
+			return s, ss.Keys.RefreshToken(s), nil
+		}
+		from, to := s.Counter, shown.counter+1
+		expires := ss.Settings.expires(s.CreatedAt, now)
+		advanced, err := ss.Store.Advance(ctx, s.ID, from, to, now, expires)
+		if err != nil {
+			return Session{}, "", fmt.Errorf("refreshing session %s: %w", s.ID, err)
+		}
+		if advanced {
+			s.Counter, s.AdvancedAt, s.RefreshedAt, s.ExpiresAt = to, now, now, expires
+			return s, ss.Keys.RefreshToken(s), nil
+		}
+	}
+	return Session{}, "", fmt.Errorf("refreshing session %s: %w", shown.id, errRaces)
+}
+
+// judge says why the session must end; nil if it goes on.
+func (ss Sessions) judge(shown shownToken, s Session, now time.Time) error {
+	switch {
+	case shown.counter >= s.Counter:
+		return nil
+	case shown.counter+1 < s.Counter:
+		return ErrReuse
+	}
+	// The advance may lie ahead of us, by another replica's clock; but not by
+	// any amount, or a clock that was set back would extend the grace by that.
+	if since := now.Sub(s.AdvancedAt); since > ss.Settings.Grace || since < -ss.Settings.Grace {
+		return ErrEnded
+	}
+	return nil
+}

@@ -1,0 +1,139 @@
+package session
+
+import (
+	"bytes"
+	"encoding/base64"
+	"fmt"
+	"strings"
+	"testing"
+)
+
+func TestRefreshTokenOpensAsWritten(t *testing.T) {
+	k := testKeys(t)
+	s := opened()
+	for _, counter := range []uint64{0, 1, 255, 1 << 40, maxCounter} {
+		s.Counter = counter
+		token := k.RefreshToken(s)
+		if token != k.RefreshToken(s) {
+			t.Error("the same counter gave two tokens")
+		}
+		got, ok := k.open(token)
+		if !ok || got.id.String() != s.ID || got.counter != counter {
+			t.Errorf("counter %d: got %v %d %v", counter, got.id, got.counter, ok)
+		}
+	}
+}
+
+func TestRefreshTokenKeysRotate(t *testing.T) {
+	s := opened()
+	older, both, newer := testKeys(t, secret(1)), testKeys(t, secret(2), secret(1)), testKeys(t, secret(2))
+	if _, ok := both.open(older.RefreshToken(s)); !ok {
+		t.Error("the old key is not accepted")
+	}
+	if both.RefreshToken(s) != newer.RefreshToken(s) {
+		t.Error("the old key signs")
+	}
+	if _, ok := newer.open(older.RefreshToken(s)); ok {
+		t.Error("a key that is gone is accepted")
+	}
+	if _, ok := (Keys{}).open(newer.RefreshToken(s)); ok || (Keys{}).RefreshToken(s) != "" {
+		t.Error("no key is a key")
+	}
+	for _, bad := range [][][]byte{{}, {nil}, {secret(1)[:31]}, {secret(1), secret(1)[:16]}} {
+		if _, err := NewKeys(bad...); err == nil {
+			t.Errorf("keys of %d bytes were taken", len(bytes.Join(bad, nil)))
+		}
+	}
+}
+
+func TestKeysAreNotPrinted(t *testing.T) {
+	k := testKeys(t, []byte("a secret of thirty-two bytes ...."))
+	for _, verb := range []string{"%v", "%+v", "%#v", "%s"} {
+		for _, x := range []any{k, &k, Sessions{Keys: k}} {
+			out := fmt.Sprintf(verb, x)
+			if strings.Contains(out, "a secret") || strings.Contains(out, "97 32 115") || strings.Contains(out, "0x61, 0x20, 0x73") {
+				t.Errorf("%s prints the key: %s", verb, out)
+			}
+		}
+	}
+}
+
+func TestEveryBitOfARefreshTokenCounts(t *testing.T) {
+	k := testKeys(t)
+	token := k.RefreshToken(opened())
+	raw, err := base64.RawURLEncoding.DecodeString(token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range len(raw) * 8 {
+		flipped := bytes.Clone(raw)
+		flipped[i/8] ^= 1 << (i % 8)
+		if _, ok := k.open(base64.RawURLEncoding.EncodeToString(flipped)); ok {
+			t.Errorf("bit %d does not matter", i)
+		}
+	}
+	for n := range raw {
+		if _, ok := k.open(base64.RawURLEncoding.EncodeToString(raw[:n])); ok {
+			t.Errorf("%d bytes are enough", n)
+		}
+	}
+}
+
+func TestRefreshTokenHasOneSpelling(t *testing.T) {
+	k := testKeys(t)
+	token := k.RefreshToken(opened())
+	// Four bits of the last character are unused.
+	last := strings.IndexByte(alphabet, token[len(token)-1])
+	spellings := map[string]string{
+		"padding":       token + "==",
+		"line break":    token[:40] + "\n" + token[40:],
+		"line breaks":   token[:len(token)-2] + "\r\n",
+		"space":         token + " ",
+		"leading space": " " + token,
+		"spare bits":    token[:len(token)-1] + string(alphabet[last|1]),
+		"longer":        token + "A",
+		"shorter":       token[:len(token)-1],
+		"twice":         token + token,
+		"NUL":           token + "\x00",
+	}
+	for name, s := range spellings {
+		if _, ok := k.open(s); ok {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+	// In standard base64 wherever that differs.
+	for counter := range uint64(64) {
+		s := opened()
+		s.Counter = counter
+		token := k.RefreshToken(s)
+		if std := strings.NewReplacer("-", "+", "_", "/").Replace(token); std != token {
+			if _, ok := k.open(std); ok {
+				t.Error("standard base64: accepted")
+			}
+		}
+	}
+}
+
+const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+
+func FuzzRefreshToken(f *testing.F) {
+	k := testKeys(f)
+	s := opened()
+	token := k.RefreshToken(s)
+	f.Add(token)
+	f.Add("")
+	f.Add(token + "=")
+	f.Add(token[:41] + "\n" + token[42:])
+	f.Add(strings.Repeat("A", refreshLen))
+	f.Add(testKeys(f, secret(2)).RefreshToken(s))
+	f.Fuzz(func(t *testing.T, shown string) {
+		got, ok := k.open(shown)
+		if !ok {
+			return
+		}
+		// Whatever opens is what we would write.
+		if again := k.RefreshToken(Session{ID: got.id.String(), Counter: got.counter}); again != shown {
+			t.Errorf("%q opened, but we write %q", shown, again)
+		}
+	})
+}

@@ -1,0 +1,179 @@
+package session
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"runtime"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+)
+
+// number is the i-th of many ids that look random.
+func number(i int) string {
+	var b [8]byte
+	binary.BigEndian.PutUint64(b[:], uint64(i))
+	sum := sha256.Sum256(b[:])
+	return sid(sum[:16]).String()
+}
+
+// ticks is one sweep over everything.
+func ticks(r *Revoked, now time.Time) {
+	for range shards {
+		r.Tick(now)
+	}
+}
+
+func TestRevokedAtOnce(t *testing.T) {
+	r := NewRevoked()
+	until := start.Add(time.Hour)
+	for _, id := range []string{number(1), "a name that somebody else gave", ""} {
+		if r.Contains(id) {
+			t.Errorf("%q: revoked already", id)
+		}
+		r.Add(id, until)
+		r.Add(id, until)
+		if !r.Contains(id) {
+			t.Errorf("%q: not revoked", id)
+		}
+	}
+	if r.Len() != 3 || r.Contains(number(2)) || r.Contains("another") {
+		t.Error("more is revoked than should be")
+	}
+}
+
+func TestRevocationsAreDroppedWhenNoTokenIsLeft(t *testing.T) {
+	r := NewRevoked()
+	r.Add(number(1), start.Add(time.Hour))
+	r.Add(number(2), start.Add(2*time.Hour))
+	r.Add(number(2), start.Add(time.Hour)) // does not shorten it
+	r.Add(number(3), start.Add(-time.Hour))
+	r.Add(number(4), time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC))
+	r.Add(number(5), time.Time{})
+	ticks(r, start.Add(time.Hour))
+	for i, want := range []bool{1: true, 2: true, 3: false, 4: true, 5: false} {
+		if i > 0 && r.Contains(number(i)) != want {
+			t.Errorf("%d an hour later: revoked is %v", i, !want)
+		}
+	}
+	ticks(r, start.Add(time.Hour+2*time.Second))
+	if r.Contains(number(1)) || !r.Contains(number(2)) {
+		t.Error("the wrong one was dropped")
+	}
+	ticks(r, start.Add(3*time.Hour))
+	if r.Contains(number(2)) || r.Len() != 1 {
+		t.Error("kept for longer than needed")
+	}
+}
+
+func TestRevocationOutlivesEveryToken(t *testing.T) {
+	for _, life := range []time.Duration{time.Minute, time.Hour, 24 * time.Hour, 100 * time.Hour} {
+		until := Settings{TokenLife: life}.Until(start)
+		// Minted on a clock that is a minute ahead, judged on one a minute behind.
+		if last := start.Add(time.Minute + life + time.Minute); until.Before(last) {
+			t.Errorf("a token of %v lives until %v, its revocation until %v", life, last, until)
+		}
+		// Another site's token, which lives for a day.
+		if until.Before(start.Add(24 * time.Hour)) {
+			t.Errorf("%v: forgotten before a day is over", life)
+		}
+	}
+}
+
+func TestContainsAllocatesNothing(t *testing.T) {
+	r := NewRevoked()
+	in, out := number(1), number(2)
+	r.Add(in, start)
+	if n := testing.AllocsPerRun(1000, func() {
+		if !r.Contains(in) || r.Contains(out) {
+			t.Error("wrong answer")
+		}
+	}); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
+
+func TestAMillionRevocationsFitIn45MiB(t *testing.T) {
+	before := heapInUse()
+	r := NewRevoked()
+	for i := range 1_000_000 {
+		r.Add(number(i), start.Add(time.Hour))
+	}
+	if full := heapInUse() - before; full > 45<<20 {
+		t.Errorf("%d MiB", full>>20)
+	} else {
+		t.Logf("%.1f MiB", float64(full)/(1<<20))
+	}
+	ticks(r, start.Add(2*time.Hour))
+	if empty := heapInUse() - before; r.Len() != 0 || empty > 1<<20 {
+		t.Errorf("after their end %d are left, in %d KiB", r.Len(), empty>>10)
+	}
+	runtime.KeepAlive(r)
+}
+
+func heapInUse() int64 {
+	runtime.GC()
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
+}
+
+func TestRevokedUnderLoad(t *testing.T) {
+	r := NewRevoked()
+	var wg sync.WaitGroup
+	for g := range 8 {
+		wg.Go(func() {
+			for i := range 500 {
+				id := number(g*500 + i)
+				r.Add(id, start.Add(time.Hour))
+				if !r.Contains(id) {
+					t.Error("not revoked at once")
+				}
+				_, release := r.Watch(t.Context(), number(i), start)
+				r.Tick(start)
+				release()
+			}
+		})
+	}
+	wg.Wait()
+	if r.Len() != 4000 || r.Watching() != 0 {
+		t.Errorf("%d revoked, %d watched", r.Len(), r.Watching())
+	}
+}
+
+func BenchmarkContains(b *testing.B) {
+	for _, n := range []int{0, 1000, 1_000_000} {
+		b.Run(strconv.Itoa(n), func(b *testing.B) {
+			r := NewRevoked()
+			ids := make([]string, 1<<14) // half of them revoked, if any are
+			for i := range n {
+				r.Add(number(i), start)
+			}
+			for i := range ids {
+				if ids[i] = number(i * 61 % (n + 1)); i%2 == 0 {
+					ids[i] = number(-i - 1)
+				}
+			}
+			b.ReportAllocs()
+			b.ResetTimer()
+			b.RunParallel(func(pb *testing.PB) {
+				for i := 0; pb.Next(); i++ {
+					r.Contains(ids[i%len(ids)])
+				}
+			})
+		})
+	}
+}
+
+func BenchmarkAdd(b *testing.B) {
+	r := NewRevoked()
+	ids := make([]string, 1<<16)
+	for i := range ids {
+		ids[i] = number(i)
+	}
+	for i := 0; b.Loop(); i++ {
+		r.Add(ids[i%len(ids)], start)
+	}
+}

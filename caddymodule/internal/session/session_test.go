@@ -1,0 +1,95 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+)
+
+func TestShown(t *testing.T) {
+	s := opened()
+	s.Counter = 5
+	m := newMemory(s)
+	ss := desk(t, m)
+	for counter := range uint64(8) {
+		if got, err := ss.Shown(t.Context(), at(ss.Keys, s, counter)); err != nil || got != s {
+			t.Errorf("counter %d: got %v", counter, err)
+		}
+	}
+	m.reads = 0
+	if _, err := ss.Shown(t.Context(), at(testKeys(t, secret(9)), s, 5)); !errors.Is(err, ErrRefreshInvalid) || m.reads != 0 {
+		t.Errorf("another key: got %v after %d reads", err, m.reads)
+	}
+	other := ss
+	other.Issuer = "other"
+	if _, err := other.Shown(t.Context(), at(ss.Keys, s, 5)); !errors.Is(err, ErrRefreshInvalid) {
+		t.Errorf("another issuer: got %v", err)
+	}
+	if _, err := ss.End(t.Context(), s.ID, start); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := ss.Shown(t.Context(), at(ss.Keys, s, 5)); !errors.Is(err, ErrEnded) || got.UserID != "u1" {
+		t.Errorf("ended: got %+v, %v", got, err)
+	}
+	if len(m.feed) != 1 {
+		t.Error("looking changed something")
+	}
+}
+
+func TestEndingAUserEndsTheirSessionsOnly(t *testing.T) {
+	a, b, c := opened(), opened(), opened()
+	c.UserID = "u2"
+	m := newMemory(a, b, c)
+	ss := desk(t, m)
+	ids, err := ss.EndUser(t.Context(), "u1", start)
+	if err != nil || len(ids) != 2 {
+		t.Fatal(ids, err)
+	}
+	if !ss.Revoked.Contains(a.ID) || !ss.Revoked.Contains(b.ID) || ss.Revoked.Contains(c.ID) {
+		t.Error("the wrong sessions are revoked")
+	}
+	// Again, and one by one: no error, nothing new.
+	if ids, err := ss.EndUser(t.Context(), "u1", start); err != nil || len(ids) != 0 {
+		t.Error(ids, err)
+	}
+	if ended, err := ss.End(t.Context(), a.ID, start); err != nil || ended {
+		t.Error(ended, err)
+	}
+}
+
+func TestFailedWritesAreNoSuccess(t *testing.T) {
+	for _, counter := range []uint64{5, 4, 1} { // advance, too late, stolen
+		s := opened()
+		s.Counter = 5
+		m := newMemory(s)
+		ss := desk(t, m)
+		ss.Store = readOnly{m}
+		got, token, err := ss.Refresh(t.Context(), at(ss.Keys, s, counter), start.Add(time.Hour), welcome)
+		if !errors.Is(err, errAway) || errors.Is(err, ErrEnded) || errors.Is(err, ErrReuse) || token != "" || got != (Session{}) {
+			t.Errorf("counter %d: got %v", counter, err)
+		}
+		if _, err := ss.End(t.Context(), s.ID, start); !errors.Is(err, errAway) {
+			t.Errorf("ending: got %v", err)
+		}
+		if _, err := ss.EndUser(t.Context(), s.UserID, start); !errors.Is(err, errAway) {
+			t.Errorf("ending the user's: got %v", err)
+		}
+		if ss.Revoked.Len() != 0 {
+			t.Error("revoked here and nowhere else")
+		}
+	}
+}
+
+// readOnly is a store whose writes fail.
+type readOnly struct{ *memory }
+
+func (readOnly) Advance(context.Context, string, uint64, uint64, time.Time, time.Time) (bool, error) {
+	return false, errAway
+}
+func (readOnly) End(context.Context, string, time.Time, time.Time) (bool, error) {
+	return false, errAway
+}
+func (readOnly) EndUser(context.Context, string, time.Time, time.Time) ([]string, error) {
+	return nil, errAway
+}

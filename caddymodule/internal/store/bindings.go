@@ -1,0 +1,158 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
+)
+
+const bindingColumns = `appid, openid, unionid, user_id, phone_at`
+
+func scanBinding(row interface{ Scan(...any) error }) (b user.Binding, err error) {
+	var phoneAt int64
+	err = row.Scan(&b.AppID, &b.OpenID, &b.UnionID, &b.UserID, &phoneAt)
+	b.PhoneAt = fromMillis(phoneAt)
+	return b, err
+}
+
+// Binding tells whom an openid is bound to.
+func (s *Store) Binding(ctx context.Context, appid, openid string) (user.Binding, bool, error) {
+	return s.binding(ctx, `WHERE appid = ? AND openid = ?`, appid, openid)
+}
+
+// BindingByUnionID tells whom a unionid is bound to in any app: of several
+// bindings the one with the latest phone login. No unionid is bound to nobody.
+func (s *Store) BindingByUnionID(ctx context.Context, unionid string) (user.Binding, bool, error) {
+	if unionid == "" {
+		return user.Binding{}, false, nil
+	}
+	return s.binding(ctx, `WHERE unionid = ? ORDER BY phone_at DESC, bound_at DESC, appid LIMIT 1`, unionid)
+}
+
+// UserBinding is the newest openid of a user in an app.
+func (s *Store) UserBinding(ctx context.Context, appid, userID string) (user.Binding, bool, error) {
+	return s.binding(ctx, `WHERE user_id = ? AND appid = ? ORDER BY bound_at DESC, phone_at DESC, openid LIMIT 1`, userID, appid)
+}
+
+func (s *Store) binding(ctx context.Context, which string, args ...any) (b user.Binding, found bool, err error) {
+	err = s.read(ctx, "reading a binding", func(t *tx) (err error) {
+		b, found, err = findBinding(t, which, args...)
+		return err
+	})
+	return b, found && err == nil, err
+}
+
+func findBinding(t *tx, which string, args ...any) (user.Binding, bool, error) {
+	b, err := scanBinding(t.row(`SELECT `+bindingColumns+` FROM {bindings} `+which, args...))
+	if errors.Is(err, sql.ErrNoRows) {
+		return user.Binding{}, false, nil
+	}
+	return b, err == nil, err
+}
+
+// Settle ends a login: it binds the openid to its user and opens the session,
+// in one transaction. An openid bound to another user moves.
+//
+// If the user has another openid in this app, the rule decides. user.Deny:
+// user.ErrNewOpenID, and nothing is written (an openid that is bound to the
+// user already is not new). user.Keep: both stay. user.Replace: the other
+// openid's binding goes; so do the bindings of this user in other apps that
+// share its unionid, unless that is b's too, since they are the same WeChat
+// account; and the sessions of all these openids end, with revocations until
+// the given time. ended are their ids.
+func (s *Store) Settle(ctx context.Context, b user.Binding, rule user.NewOpenID, opened session.Session, until time.Time) (ended []string, err error) {
+	if !rule.Valid() {
+		return nil, fmt.Errorf("unknown rule %q for a new openid", rule)
+	}
+	now := opened.CreatedAt
+	err = s.write(ctx, "settling a login", func(t *tx) error {
+		ended = nil
+		before, bound, err := findBinding(t, `WHERE appid = ? AND openid = ? {lock}`, b.AppID, b.OpenID)
+		if err != nil {
+			return err
+		}
+		same := bound && before.UserID == b.UserID
+		others, err := findBindings(t, `WHERE user_id = ? AND appid = ? AND openid <> ? {lock}`, b.UserID, b.AppID, b.OpenID)
+		if err != nil {
+			return err
+		}
+		switch {
+		case len(others) > 0 && rule == user.Deny && !same:
+			return user.ErrNewOpenID
+		case rule == user.Replace:
+			if ended, err = dropBindings(t, others, b.UnionID, now, until); err != nil {
+				return err
+			}
+		}
+		if err := bind(t, b, before, same, now); err != nil {
+			return err
+		}
+		return insertSession(t, opened)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return ended, nil
+}
+
+// bind writes b over what was bound before; same says that it was the same
+// user's: then what was known stays known.
+func bind(t *tx, b, before user.Binding, same bool, now time.Time) error {
+	if same {
+		if b.UnionID == "" {
+			b.UnionID = before.UnionID
+		}
+		if b.PhoneAt.Before(before.PhoneAt) {
+			b.PhoneAt = before.PhoneAt
+		}
+		_, err := t.exec(`UPDATE {bindings} SET unionid = ?, phone_at = ? WHERE appid = ? AND openid = ?`,
+			b.UnionID, millis(b.PhoneAt), b.AppID, b.OpenID)
+		return err
+	}
+	_, err := t.exec(`INSERT INTO {bindings} (appid, openid, unionid, user_id, phone_at, bound_at) VALUES (?, ?, ?, ?, ?, ?)
+		ON CONFLICT (appid, openid) DO UPDATE SET
+			unionid = excluded.unionid, user_id = excluded.user_id, phone_at = excluded.phone_at, bound_at = excluded.bound_at`,
+		b.AppID, b.OpenID, b.UnionID, b.UserID, millis(b.PhoneAt), millis(now))
+	return err
+}
+
+// dropBindings removes bindings, with those that the same WeChat accounts have
+// to the same user in other apps, and ends their sessions. keep is the unionid
+// whose bindings in other apps stay.
+func dropBindings(t *tx, bindings []user.Binding, keep string, now, until time.Time) (ended []string, err error) {
+	for _, b := range bindings {
+		gone := []user.Binding{b}
+		if b.UnionID != "" && b.UnionID != keep {
+			elsewhere, err := findBindings(t, `WHERE user_id = ? AND unionid = ? AND appid <> ? {lock}`, b.UserID, b.UnionID, b.AppID)
+			if err != nil {
+				return nil, err
+			}
+			gone = append(gone, elsewhere...)
+		}
+		for _, b := range gone {
+			if _, err := t.exec(`DELETE FROM {bindings} WHERE appid = ? AND openid = ? AND user_id = ?`, b.AppID, b.OpenID, b.UserID); err != nil {
+				return nil, err
+			}
+			ids, err := endSessions(t, now, until, `user_id = ? AND appid = ? AND openid = ?`, b.UserID, b.AppID, b.OpenID)
+			if err != nil {
+				return nil, err
+			}
+			ended = append(ended, ids...)
+		}
+	}
+	return ended, nil
+}
+
+func findBindings(t *tx, which string, args ...any) (list []user.Binding, err error) {
+	err = t.each(func(r *sql.Rows) error {
+		b, err := scanBinding(r)
+		list = append(list, b)
+		return err
+	}, `SELECT `+bindingColumns+` FROM {bindings} `+which, args...)
+	return list, err
+}

@@ -1,0 +1,73 @@
+package store
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+// KeyFile is where the generated encryption key of an SQLite store lies:
+// beside the database, so that who copies one copies both.
+func (db *DB) KeyFile() string { return db.path + ".key" }
+
+// readKeyFile loads the generated key. A file that is not there is
+// fs.ErrNotExist.
+func readKeyFile(path string) (*Keys, error) {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	if err != nil {
+		return nil, fileError(err)
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, 1024))
+	if err != nil {
+		return nil, fileError(err)
+	}
+	keys, err := ParseKeys(string(text))
+	if err != nil {
+		return nil, permanent{fmt.Errorf("key file %s: %w", path, err)}
+	}
+	return keys, nil
+}
+
+// createKeyFile makes a new key, on disk before it is used. The file appears
+// whole or not at all, and never in the place of another one.
+func createKeyFile(path string) (*Keys, error) {
+	text := generateKey()
+	keys, err := ParseKeys(text)
+	if err != nil {
+		return nil, err
+	}
+	dir := filepath.Dir(path)
+	// CreateTemp's files are readable by their owner alone.
+	f, err := os.CreateTemp(dir, filepath.Base(path)+"-*")
+	if err != nil {
+		return nil, fileError(err)
+	}
+	defer os.Remove(f.Name())
+	_, err = f.WriteString(text + "\n")
+	err = errors.Join(err, f.Sync(), f.Close())
+	if err != nil {
+		return nil, fileError(err)
+	}
+	// Unlike a rename, a link does not overwrite. Where the file system has no
+	// links, the database's lock, which the caller holds, must do.
+	err = os.Link(f.Name(), path)
+	if err != nil && !errors.Is(err, fs.ErrExist) {
+		if _, there := os.Lstat(path); errors.Is(there, fs.ErrNotExist) {
+			err = os.Rename(f.Name(), path)
+		}
+	}
+	if errors.Is(err, fs.ErrExist) {
+		return readKeyFile(path)
+	}
+	if err != nil {
+		return nil, fileError(err)
+	}
+	return keys, syncDir(dir)
+}

@@ -1,0 +1,169 @@
+package store
+
+import (
+	"context"
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// The migrations, in the order of their names. What is released is never
+// edited: a change is a new file.
+//
+//go:embed migrations/*.sql
+var migrationFiles embed.FS
+
+// migrations are the statements of each version: those of version 1 first.
+var migrations = func() (all [][]string) {
+	names, err := fs.Glob(migrationFiles, "migrations/*.sql") // sorted
+	if err != nil {
+		panic(err)
+	}
+	for _, name := range names {
+		text, err := migrationFiles.ReadFile(name)
+		if err != nil {
+			panic(err)
+		}
+		all = append(all, slices.DeleteFunc(strings.SplitAfter(string(text), ";\n"), func(s string) bool { return strings.TrimSpace(s) == "" }))
+	}
+	return all
+}()
+
+const versionName = "schema_version"
+
+// version is that of the schema; 0 if there is none.
+func (db *DB) version(t *tx) (int, error) {
+	var n int
+	if err := t.row(db.dialect.hasTable, db.opts.Prefix+"meta").Scan(&n); err != nil || n == 0 {
+		return 0, err
+	}
+	var text []byte
+	if err := t.row(`SELECT value FROM {meta} WHERE name = ?`, versionName).Scan(&text); err != nil {
+		return 0, err
+	}
+	n, err := strconv.Atoi(string(text))
+	if err != nil {
+		return 0, permanent{fmt.Errorf("%w: its version is not a number", ErrSchema)}
+	}
+	return n, nil
+}
+
+// acceptable refuses versions that cannot be worked with or migrated.
+func (db *DB) acceptable(version int) error {
+	latest := len(migrations)
+	switch {
+	case version > latest:
+		return permanent{fmt.Errorf("%w: it has version %d and this build knows %d: it was written by a newer caddy-wx-auth, which has to be used from then on", ErrSchema, version, latest)}
+	case version == latest || db.opts.Migrate:
+		return nil
+	case version == 0:
+		return permanent{fmt.Errorf("%w: the tables %s… are missing and migrate is off: create them with what `caddy wx-auth schema` prints", ErrSchema, db.opts.Prefix)}
+	}
+	return permanent{fmt.Errorf("%w: it has version %d, this build needs %d, and migrate is off", ErrSchema, version, latest)}
+}
+
+// prepare brings the tables up to date, or verifies them where that is not
+// ours to do.
+func (db *DB) prepare(ctx context.Context, p *pools) error {
+	asking := &tx{ctx: ctx, db: db, q: p.write}
+	version, err := db.version(asking)
+	if err != nil {
+		return err
+	}
+	for version < len(migrations) {
+		if err := db.acceptable(version); err != nil {
+			return err
+		}
+		err := db.transaction(ctx, p.write, func(t *tx) error {
+			// Another process may have been faster.
+			if version, err = db.version(t); err != nil || version >= len(migrations) {
+				return err
+			}
+			for _, statement := range migrations[version] {
+				if _, err := t.exec(statement); err != nil {
+					return fmt.Errorf("migrating the schema to version %d: %w", version+1, err)
+				}
+			}
+			version++
+			return setVersion(t, version)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	if err := db.acceptable(version); err != nil {
+		return err
+	}
+	if !db.opts.Migrate {
+		if err := verify(asking); err != nil {
+			return err
+		}
+	}
+	db.ready.Store(true)
+	return nil
+}
+
+func setVersion(t *tx, version int) error {
+	_, err := t.exec(`INSERT INTO {meta} (name, value) VALUES (?, ?)
+		ON CONFLICT (name) DO UPDATE SET value = excluded.value`, versionName, []byte(strconv.Itoa(version)))
+	return err
+}
+
+// columns are those that every table must have.
+var columns = map[string]string{
+	"meta":          "name, value",
+	"users":         "id, phone, disabled, created_at",
+	"user_phones":   "phone_hash, key_id, user_id",
+	"bindings":      bindingColumns + ", bound_at",
+	"sessions":      sessionColumns,
+	"revocations":   "seq, session_id, until_at, recorded_at",
+	"signing_keys":  signingKeyColumns,
+	"kept_steps":    "step, value, expires_at",
+	"claimed_steps": "step, owner, lease_until",
+	"access_tokens": "name, token, expires_at, owner, lease_until",
+}
+
+// verify reads no row of every table.
+func verify(t *tx) error {
+	var missing []error
+	for _, name := range tableNames {
+		err := t.each(nil, `SELECT `+columns[name]+` FROM {`+name+`} WHERE 1 = 0`)
+		if err != nil {
+			if t.db.dialect.temporary(err) || t.ctx.Err() != nil {
+				return err
+			}
+			missing = append(missing, fmt.Errorf("%s%s: %w", t.db.opts.Prefix, name, err))
+		}
+	}
+	if len(missing) > 0 {
+		return permanent{fmt.Errorf("%w: create the tables with what `caddy wx-auth schema` prints: %w", ErrSchema, errors.Join(missing...))}
+	}
+	return nil
+}
+
+// Schema is the SQL that creates the tables for a kind of database ("sqlite"),
+// for those who set migrate off.
+func Schema(kind, prefix string) (string, error) {
+	if kind != sqlite.name {
+		return "", fmt.Errorf("unknown kind of database %q: use sqlite", kind)
+	}
+	if prefix == "" {
+		prefix = defaultPrefix
+	}
+	if !prefixForm.MatchString(prefix) {
+		return "", fmt.Errorf("table prefix %q: use up to 31 lower-case letters, digits and underscores", prefix)
+	}
+	d := sqlite
+	var b strings.Builder
+	for _, statements := range migrations {
+		for _, s := range statements {
+			b.WriteString(d.replacer(prefix).Replace(s))
+		}
+	}
+	fmt.Fprintf(&b, d.replacer(prefix).Replace("\nINSERT INTO {meta} (name, value) VALUES ('%s', x'%x');\n"), versionName, strconv.Itoa(len(migrations)))
+	return b.String(), nil
+}

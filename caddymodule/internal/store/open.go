@@ -1,0 +1,179 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"io/fs"
+	"sync/atomic"
+	"time"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/token"
+)
+
+// Store is a database seen with the keys of one configuration. It implements
+// the interfaces session.Store, token.KeyStore and login.Store.
+//
+// Every method opens the store first if that is not done. A method's error
+// that is [ErrUnavailable] may pass by itself.
+type Store struct {
+	db         *DB
+	configured *Keys // nil: generated, beside the file
+
+	keys   atomic.Pointer[Keys] // those in use; nil until the store is open
+	failed atomic.Pointer[failure]
+}
+
+var (
+	_ session.Store  = (*Store)(nil)
+	_ token.KeyStore = (*Store)(nil)
+)
+
+// failure is how the last try to open on the way of a request ended.
+type failure struct {
+	err error
+	at  time.Time
+}
+
+// openPause is how long a failure to open answers further requests, so that a
+// thousand of them do not each try in turn.
+const openPause = time.Second
+
+// With is the store as a configuration with these keys sees it. Without keys
+// (nil) an SQLite store generates its key, beside the file, and keeps it there;
+// other databases need keys.
+func (db *DB) With(keys *Keys) *Store {
+	return &Store{db: db, configured: keys}
+}
+
+// Open opens the store: checks that the keys are those of the database (and
+// that nothing is written with others), brings the tables up to date, and
+// generates the key where none is configured. It does nothing if that is done.
+// Callers at the same time wait for one of them. An error that is not
+// [ErrUnavailable] is permanent.
+func (s *Store) Open(ctx context.Context) error {
+	if s.keys.Load() != nil && s.db.ready.Load() {
+		return nil
+	}
+	return s.db.opened(ctx, s.open)
+}
+
+func (s *Store) open(ctx context.Context, p *pools) error {
+	asking := &tx{ctx: ctx, db: s.db, q: p.write}
+	version, err := s.db.version(asking)
+	if err != nil {
+		return err
+	}
+	if err := s.db.acceptable(version); err != nil {
+		return err
+	}
+	var keys *Keys
+	if version > 0 {
+		if keys, err = s.agree(asking, false); err != nil {
+			return err
+		}
+	} else if s.configured == nil && s.db.dialect != sqlite {
+		return permanent{errors.New("encryption_key is missing: with " + s.db.dialect.name + " there is no place for a generated one")}
+	}
+	if err := s.db.prepare(ctx, p); err != nil {
+		return err
+	}
+	if keys == nil {
+		err := s.db.transaction(ctx, p.write, func(t *tx) (err error) {
+			keys, err = s.agree(t, true)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	s.keys.Store(keys)
+	return nil
+}
+
+const keyCheckName, keyCheckText = "key_check", "caddy-wx-auth"
+
+var keyCheckPlace = place{"meta", "value", keyCheckName}
+
+// agree makes sure that keys and database belong together. Where the database
+// has no key check value yet, it is given one (and the key file made) if found
+// is a transaction that may create; otherwise there are no keys, nil.
+func (s *Store) agree(t *tx, create bool) (*Keys, error) {
+	var check []byte
+	err := t.row(`SELECT value FROM {meta} WHERE name = ?`, keyCheckName).Scan(&check)
+	found := err == nil
+	if err != nil && !errors.Is(err, sql.ErrNoRows) {
+		return nil, err
+	}
+	if !found && !create {
+		return nil, nil
+	}
+	keys := s.configured
+	if keys == nil {
+		if s.db.dialect != sqlite {
+			return nil, permanent{errors.New("encryption_key is missing")}
+		}
+		keys, err = readKeyFile(s.db.KeyFile())
+		if errors.Is(err, fs.ErrNotExist) {
+			if found {
+				return nil, permanent{fmt.Errorf("%w: the database was sealed with a key that is not here: "+
+					"the key file %s is missing; restore it, or set the encryption_key that was used", ErrKey, s.db.KeyFile())}
+			}
+			keys, err = createKeyFile(s.db.KeyFile())
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	if !found {
+		_, err := t.exec(`INSERT INTO {meta} (name, value) VALUES (?, ?)`, keyCheckName, keys.seal(keyCheckPlace, []byte(keyCheckText)))
+		return keys, err
+	}
+	if text, err := keys.open(keyCheckPlace, check); err != nil || string(text) != keyCheckText {
+		which := "encryption_key"
+		if s.configured == nil {
+			which = "key file " + s.db.KeyFile()
+		}
+		return nil, permanent{fmt.Errorf("%w: the database was sealed with another key than the %s holds; nothing was changed", ErrKey, which)}
+	}
+	return keys, nil
+}
+
+// Secrets are the keys in use, configured or generated, for the tokens that are
+// made with them. It opens the store.
+func (s *Store) Secrets(ctx context.Context) (*Keys, error) {
+	if err := s.Open(ctx); err != nil {
+		return nil, err
+	}
+	return s.keys.Load(), nil
+}
+
+// Ping asks the database whether it answers.
+func (s *Store) Ping(ctx context.Context) error {
+	return s.read(ctx, "asking", func(t *tx) error {
+		var one int
+		return t.row(`SELECT 1`).Scan(&one)
+	})
+}
+
+// use gives the connections, and opens the store if nobody did.
+func (s *Store) use(ctx context.Context) (*pools, error) {
+	if s.keys.Load() == nil {
+		now := s.db.opts.Now()
+		if f := s.failed.Load(); f != nil && now.Sub(f.at) < openPause && !now.Before(f.at) {
+			return nil, f.err
+		}
+		if err := s.Open(ctx); err != nil {
+			if !errors.Is(err, context.Canceled) {
+				s.failed.Store(&failure{err, s.db.opts.Now()})
+			}
+			return nil, err
+		}
+	}
+	if p := s.db.pools.Load(); p != nil {
+		return p, nil
+	}
+	return nil, fmt.Errorf("%s: %w: closed", s.db.url, ErrUnavailable)
+}

@@ -1,0 +1,160 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+)
+
+// A queue gathers the writes that arrive while the disk is busy with earlier
+// ones into one transaction. A durable commit costs a wait for the disk, and
+// SQLite lets one writer in at a time: without this, a hundred logins a moment
+// apart wait for a few hundred such waits in turn.
+//
+// Each write keeps a transaction's promise: it happens as a whole or not at
+// all, is on disk when its caller hears of it, and one that fails takes none of
+// the others with it.
+type queue struct {
+	pool *sql.DB
+
+	mu      sync.Mutex
+	waiting []*pendingWrite
+	running bool
+	closed  bool
+	runs    sync.WaitGroup
+}
+
+type pendingWrite struct {
+	change func(*tx) error
+	begun  bool // guarded by queue.mu
+	done   chan error
+}
+
+const (
+	// batchSize bounds how much one commit carries, and so how long its first
+	// write waits for the others' statements.
+	batchSize = 64
+
+	// batchTimeout bounds a batch that has begun. It is longer than the wait
+	// for another process's lock (busyTimeout).
+	batchTimeout = 10 * time.Second
+)
+
+// write runs change in a transaction that it may share with others. When ctx
+// ends before it has begun, it does not happen; once begun it is seen through,
+// since an interrupted statement would take the whole batch with it.
+func (q *queue) write(ctx context.Context, db *DB, change func(*tx) error) error {
+	w := &pendingWrite{change: change, done: make(chan error, 1)}
+	q.mu.Lock()
+	if q.closed {
+		q.mu.Unlock()
+		return fmt.Errorf("%w: closed", ErrUnavailable)
+	}
+	q.waiting = append(q.waiting, w)
+	if !q.running {
+		q.running = true
+		q.runs.Add(1)
+		go q.run(db)
+	}
+	q.mu.Unlock()
+
+	select {
+	case err := <-w.done:
+		return err
+	case <-ctx.Done():
+	}
+	q.mu.Lock()
+	begun := w.begun
+	if !begun {
+		for i, other := range q.waiting {
+			if other == w {
+				q.waiting = append(q.waiting[:i], q.waiting[i+1:]...)
+				break
+			}
+		}
+	}
+	q.mu.Unlock()
+	if !begun {
+		return ctx.Err()
+	}
+	return <-w.done
+}
+
+// close refuses further writes and waits for those that wait.
+func (q *queue) close() {
+	q.mu.Lock()
+	q.closed = true
+	q.mu.Unlock()
+	q.runs.Wait()
+}
+
+// run works until nothing waits any more.
+func (q *queue) run(db *DB) {
+	defer q.runs.Done()
+	for {
+		q.mu.Lock()
+		n := min(len(q.waiting), batchSize)
+		if n == 0 {
+			q.running = false
+			q.mu.Unlock()
+			return
+		}
+		batch := q.waiting[:n:n]
+		q.waiting = q.waiting[n:]
+		for _, w := range batch {
+			w.begun = true
+		}
+		q.mu.Unlock()
+		q.commit(db, batch)
+	}
+}
+
+// commit runs a batch and tells every writer how it ended.
+func (q *queue) commit(db *DB, batch []*pendingWrite) {
+	results, err := q.together(db, batch)
+	if err != nil && len(batch) > 1 && !errors.Is(err, context.DeadlineExceeded) {
+		// The batch as a whole was undone; find out whose fault it was.
+		for _, w := range batch {
+			q.commit(db, []*pendingWrite{w})
+		}
+		return
+	}
+	for i, w := range batch {
+		if err != nil {
+			w.done <- err
+		} else {
+			w.done <- results[i]
+		}
+	}
+}
+
+// together runs the batch in one transaction, each write behind a savepoint of
+// its own. The error is that of the transaction: nothing of it happened.
+func (q *queue) together(db *DB, batch []*pendingWrite) (results []error, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), batchTimeout)
+	defer cancel()
+	if len(batch) == 1 {
+		return []error{nil}, db.transaction(ctx, q.pool, batch[0].change)
+	}
+	err = db.transaction(ctx, q.pool, func(t *tx) error {
+		results = make([]error, len(batch))
+		for i, w := range batch {
+			if _, err := t.exec(`SAVEPOINT one_write`); err != nil {
+				return err
+			}
+			if results[i] = w.change(t); results[i] != nil {
+				if _, err := t.exec(`ROLLBACK TO one_write`); err != nil {
+					return err
+				}
+			}
+			if _, err := t.exec(`RELEASE one_write`); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return results, err
+}

@@ -1,0 +1,189 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"math"
+	"strings"
+	"time"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
+)
+
+const sessionColumns = `id, user_id, issuer, appid, openid, unionid, created_at, refreshed_at,
+	counter, advanced_at, expires_at, ended_at, user_agent, address`
+
+func scanSession(row interface{ Scan(...any) error }) (s session.Session, err error) {
+	var created, refreshed, counter, advanced, expires, ended int64
+	err = row.Scan(&s.ID, &s.UserID, &s.Issuer, &s.AppID, &s.OpenID, &s.UnionID, &created, &refreshed,
+		&counter, &advanced, &expires, &ended, &s.UserAgent, &s.Address)
+	s.CreatedAt, s.RefreshedAt, s.AdvancedAt = fromMillis(created), fromMillis(refreshed), fromMillis(advanced)
+	s.ExpiresAt, s.EndedAt, s.Counter = fromMillis(expires), fromMillis(ended), uint64(counter)
+	return s, err
+}
+
+// insertSession opens a session.
+func insertSession(t *tx, s session.Session) error {
+	counter, err := counterColumn(s.Counter)
+	if err != nil {
+		return err
+	}
+	_, err = t.exec(`INSERT INTO {sessions} (`+sessionColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		s.ID, s.UserID, s.Issuer, s.AppID, s.OpenID, s.UnionID, millis(s.CreatedAt), millis(s.RefreshedAt),
+		counter, millis(s.AdvancedAt), millis(s.ExpiresAt), millis(s.EndedAt), clip(s.UserAgent), clip(s.Address))
+	return err
+}
+
+// Session reads a session; session.ErrNotFound if there is none.
+func (s *Store) Session(ctx context.Context, id string) (found session.Session, err error) {
+	err = s.read(ctx, "reading a session", func(t *tx) (err error) {
+		found, err = scanSession(t.row(`SELECT `+sessionColumns+` FROM {sessions} WHERE id = ?`, id))
+		if errors.Is(err, sql.ErrNoRows) {
+			return session.ErrNotFound
+		}
+		return err
+	})
+	return found, err
+}
+
+// Advance moves a live session's counter, if it is still at from.
+func (s *Store) Advance(ctx context.Context, id string, from, to uint64, now, expires time.Time) (advanced bool, err error) {
+	was, err := counterColumn(from)
+	if err != nil {
+		return false, err
+	}
+	is, err := counterColumn(to)
+	if err != nil {
+		return false, err
+	}
+	err = s.write(ctx, "advancing a session", func(t *tx) error {
+		n, err := t.exec(`UPDATE {sessions} SET counter = ?, advanced_at = ?, refreshed_at = ?, expires_at = ?
+			WHERE id = ? AND counter = ? AND ended_at = 0`,
+			is, millis(now), millis(now), millis(expires), id, was)
+		advanced = n == 1
+		return err
+	})
+	return advanced && err == nil, err
+}
+
+// End ends a session and writes its revocation. False: it had ended before, or
+// there is none.
+func (s *Store) End(ctx context.Context, id string, now, until time.Time) (bool, error) {
+	var ended []string
+	err := s.write(ctx, "ending a session", func(t *tx) (err error) {
+		ended, err = endSessions(t, now, until, `id = ?`, id)
+		return err
+	})
+	return len(ended) == 1 && err == nil, err
+}
+
+// EndUser ends each live session of a user, and tells which.
+func (s *Store) EndUser(ctx context.Context, userID string, now, until time.Time) (ended []string, err error) {
+	err = s.write(ctx, "ending a user's sessions", func(t *tx) (err error) {
+		ended, err = endSessions(t, now, until, `user_id = ?`, userID)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return ended, nil
+}
+
+// endSessions ends the live sessions that the condition finds and writes their
+// revocations. A session that has expired without having been ended counts as
+// live: a token of it may live on.
+func endSessions(t *tx, now, until time.Time, condition string, args ...any) ([]string, error) {
+	ids, err := t.strings(`SELECT id FROM {sessions} WHERE ended_at = 0 AND `+condition+` {lock}`, args...)
+	if err != nil {
+		return nil, err
+	}
+	for _, id := range ids {
+		if _, err := t.exec(`UPDATE {sessions} SET ended_at = ? WHERE id = ?`, millis(now), id); err != nil {
+			return nil, err
+		}
+		if _, err := t.exec(`INSERT INTO {revocations} (session_id, until_at, recorded_at) VALUES (?, ?, {now})`, id, millis(until)); err != nil {
+			return nil, err
+		}
+	}
+	return ids, nil
+}
+
+// maxListed bounds a user's list of sessions.
+const maxListed = 1000
+
+// UserSessions lists the user's live sessions, newest first, at most a thousand.
+func (s *Store) UserSessions(ctx context.Context, userID string, now time.Time) (list []session.Session, err error) {
+	err = s.read(ctx, "reading a user's sessions", func(t *tx) error {
+		return t.each(func(r *sql.Rows) error {
+			one, err := scanSession(r)
+			list = append(list, one)
+			return err
+		}, `SELECT `+sessionColumns+` FROM {sessions}
+			WHERE user_id = ? AND ended_at = 0 AND expires_at > ?
+			ORDER BY created_at DESC, id DESC LIMIT ?`, userID, millis(now), maxListed)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return list, nil
+}
+
+// Revocations reads the feed, in its order: whatever has a number over after,
+// and whatever was recorded within window by the database's clock.
+func (s *Store) Revocations(ctx context.Context, after int64, window time.Duration) (list []session.Revocation, err error) {
+	err = s.read(ctx, "reading the revocations", func(t *tx) error {
+		return t.each(func(r *sql.Rows) error {
+			var one session.Revocation
+			var until int64
+			if err := r.Scan(&one.Seq, &one.SessionID, &until); err != nil {
+				return err
+			}
+			one.Until = fromMillis(until)
+			list = append(list, one)
+			return nil
+			// Two selects, each by its index.
+		}, `SELECT seq, session_id, until_at FROM {revocations} WHERE seq > ?
+			UNION
+			SELECT seq, session_id, until_at FROM {revocations} WHERE recorded_at >= {now} - ?
+			ORDER BY seq`, after, window.Milliseconds())
+	})
+	if err != nil {
+		return nil, err
+	}
+	return list, nil
+}
+
+// counterColumn is a counter as SQL holds it.
+func counterColumn(n uint64) (int64, error) {
+	if n > math.MaxInt64 {
+		return 0, fmt.Errorf("session counter %d is out of range", n)
+	}
+	return int64(n), nil
+}
+
+// millis is a time as SQL holds it; the zero time is 0.
+func millis(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixMilli()
+}
+
+func fromMillis(ms int64) time.Time {
+	if ms == 0 {
+		return time.Time{}
+	}
+	return time.UnixMilli(ms).UTC()
+}
+
+// clip makes what a client sent fit a {text 512} column. PostgreSQL refuses
+// text that is not UTF-8 or holds NUL.
+func clip(s string) string {
+	const limit = 512
+	if len(s) > limit {
+		s = s[:limit]
+	}
+	return strings.ReplaceAll(strings.ToValidUTF8(s, ""), "\x00", "")
+}

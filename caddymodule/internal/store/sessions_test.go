@@ -1,0 +1,230 @@
+package store
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
+)
+
+func TestSessionIsReadAsItWasOpened(t *testing.T) {
+	onEach(t, func(t *testing.T, open database) {
+		s := started(t, open)
+		want, _ := settle(t, s, user.Binding{AppID: "wx1", OpenID: "o1", UserID: "u1"}, user.Replace, now.Add(123*time.Millisecond))
+		if got, err := s.Session(t.Context(), want.ID); err != nil || got != want {
+			t.Errorf("got  %+v, %v\nwant %+v", got, err, want)
+		}
+		if _, err := s.Session(t.Context(), "none"); err != session.ErrNotFound {
+			t.Errorf("an unknown session: %v", err)
+		}
+		// Ids are compared byte by byte.
+		if _, err := s.Session(t.Context(), strings.ToUpper(want.ID)); err != session.ErrNotFound {
+			t.Errorf("the id in capitals: %v", err)
+		}
+	})
+}
+
+func TestHostileUserAgentIsStoredHarmlessly(t *testing.T) {
+	onEach(t, func(t *testing.T, open database) {
+		s := started(t, open)
+		opened := newSession("u1", "wx1", "o1", now)
+		opened.UserAgent = "a\x00b\xff" + strings.Repeat("微", 1000)
+		if _, err := s.Settle(t.Context(), user.Binding{AppID: "wx1", OpenID: "o1", UserID: "u1"}, user.Replace, opened, now); err != nil {
+			t.Fatal(err)
+		}
+		got, err := s.Session(t.Context(), opened.ID)
+		if err != nil || !strings.HasPrefix(got.UserAgent, "ab微") || len(got.UserAgent) > 512 {
+			t.Errorf("%q, %v", got.UserAgent, err)
+		}
+	})
+}
+
+func TestAdvanceIsWonByOne(t *testing.T) {
+	onEach(t, func(t *testing.T, open database) {
+		a := started(t, open)
+		b := started(t, open)
+		opened, _ := settle(t, a, user.Binding{AppID: "wx1", OpenID: "o1", UserID: "u1"}, user.Replace, now)
+		at, expires := now.Add(time.Hour), now.Add(31*24*time.Hour)
+		var won atomic.Int32
+		var wg sync.WaitGroup
+		for i := range 50 {
+			s := a
+			if i%2 == 1 {
+				s = b
+			}
+			wg.Go(func() {
+				ok, err := s.Advance(t.Context(), opened.ID, 0, 1, at, expires)
+				if err != nil {
+					t.Error(err)
+				}
+				if ok {
+					won.Add(1)
+				}
+			})
+		}
+		wg.Wait()
+		got, err := a.Session(t.Context(), opened.ID)
+		if won.Load() != 1 || err != nil || got.Counter != 1 || !got.AdvancedAt.Equal(at) || !got.RefreshedAt.Equal(at) || !got.ExpiresAt.Equal(expires) {
+			t.Errorf("won %d times: %+v, %v", won.Load(), got, err)
+		}
+		// From ahead, as after a write that the database lost.
+		if ok, err := a.Advance(t.Context(), opened.ID, 1, 9, at, expires); !ok || err != nil {
+			t.Error(ok, err)
+		}
+		if ok, err := a.Advance(t.Context(), "none", 0, 1, at, expires); ok || err != nil {
+			t.Error(ok, err)
+		}
+		if _, err := a.Advance(t.Context(), opened.ID, 9, 1<<63, at, expires); err == nil {
+			t.Error("a counter that no column holds was taken")
+		}
+		if _, err := a.End(t.Context(), opened.ID, at, at); err != nil {
+			t.Fatal(err)
+		}
+		if ok, err := a.Advance(t.Context(), opened.ID, 9, 10, at, expires); ok || err != nil {
+			t.Error("an ended session advanced", err)
+		}
+	})
+}
+
+func TestEndWritesOneRevocation(t *testing.T) {
+	onEach(t, func(t *testing.T, open database) {
+		s := started(t, open)
+		opened, _ := settle(t, s, user.Binding{AppID: "wx1", OpenID: "o1", UserID: "u1"}, user.Replace, now)
+		until := now.Add(time.Hour)
+		var won atomic.Int32
+		var wg sync.WaitGroup
+		for range 20 {
+			wg.Go(func() {
+				if ended, err := s.End(t.Context(), opened.ID, now, until); err != nil {
+					t.Error(err)
+				} else if ended {
+					won.Add(1)
+				}
+			})
+		}
+		wg.Wait()
+		feed, err := s.Revocations(t.Context(), 0, 0)
+		if won.Load() != 1 || err != nil || len(feed) != 1 || feed[0].SessionID != opened.ID || !feed[0].Until.Equal(until) || feed[0].Seq < 1 {
+			t.Errorf("ended %d times: %+v, %v", won.Load(), feed, err)
+		}
+		if got, err := s.Session(t.Context(), opened.ID); err != nil || !got.EndedAt.Equal(now) {
+			t.Errorf("%+v, %v", got, err)
+		}
+		if ended, err := s.End(t.Context(), "none", now, until); ended || err != nil {
+			t.Error(ended, err)
+		}
+	})
+}
+
+func TestEndUserEndsAllTheirSessionsAndNoOthers(t *testing.T) {
+	onEach(t, func(t *testing.T, open database) {
+		s := started(t, open)
+		var want []string
+		for i, app := range []string{"wx1", "wx2", "wx3"} {
+			opened, _ := settle(t, s, user.Binding{AppID: app, OpenID: "o1", UserID: "u1"}, user.Replace, now.Add(time.Duration(i)*time.Second))
+			want = append([]string{opened.ID}, want...)
+		}
+		other, _ := settle(t, s, user.Binding{AppID: "wx1", OpenID: "o2", UserID: "u2"}, user.Replace, now)
+
+		list, err := s.UserSessions(t.Context(), "u1", now)
+		var listed []string
+		for _, one := range list {
+			listed = append(listed, one.ID)
+		}
+		if err != nil || !slices.Equal(listed, want) {
+			t.Errorf("listed %v, %v; want %v", listed, err, want)
+		}
+		if list, err := s.UserSessions(t.Context(), "u1", now.Add(settings.Idle+time.Second)); err != nil || len(list) != 1 {
+			t.Errorf("of three sessions two have expired: %v, %v", list, err)
+		}
+
+		ended, err := s.EndUser(t.Context(), "u1", now, now.Add(time.Hour))
+		slices.Sort(ended)
+		slices.Sort(want)
+		if err != nil || !slices.Equal(ended, want) {
+			t.Errorf("ended %v, %v; want %v", ended, err, want)
+		}
+		if again, err := s.EndUser(t.Context(), "u1", now, now); err != nil || len(again) != 0 {
+			t.Error(again, err)
+		}
+		if list, err := s.UserSessions(t.Context(), "u1", now); err != nil || len(list) != 0 {
+			t.Error(list, err)
+		}
+		if got, err := s.Session(t.Context(), other.ID); err != nil || !got.EndedAt.IsZero() {
+			t.Error("another user's session ended", err)
+		}
+	})
+}
+
+func TestFeedTellsWhatIsNewAndWhatIsYoung(t *testing.T) {
+	onEach(t, func(t *testing.T, open database) {
+		s := started(t, open)
+		for range 4 {
+			opened, _ := settle(t, s, user.Binding{AppID: "wx1", OpenID: "o1", UserID: "u1"}, user.Replace, now)
+			if _, err := s.End(t.Context(), opened.ID, now, now); err != nil {
+				t.Fatal(err)
+			}
+		}
+		all, err := s.Revocations(t.Context(), 0, 0)
+		if err != nil || len(all) != 4 || !slices.IsSortedFunc(all, func(a, b session.Revocation) int { return int(a.Seq - b.Seq) }) {
+			t.Fatalf("%+v, %v", all, err)
+		}
+		// Its clock is the database's own; two of the rows become old by it.
+		execute(t, s, `UPDATE {revocations} SET recorded_at = recorded_at - 3600000 WHERE seq <= ?`, all[1].Seq)
+		for _, c := range []struct {
+			after  int64
+			window time.Duration
+			want   int
+		}{{0, 0, 4}, {all[2].Seq, 0, 1}, {all[3].Seq, time.Minute, 2}, {all[3].Seq, 2 * time.Hour, 4}, {all[0].Seq, time.Minute, 3}, {1 << 40, -time.Minute, 0}} {
+			got, err := s.Revocations(t.Context(), c.after, c.window)
+			if err != nil || len(got) != c.want {
+				t.Errorf("after %d, %v: %+v, %v; want %d", c.after, c.window, got, err, c.want)
+			}
+		}
+	})
+}
+
+// A feed's number is never given twice, even after the newest rows are gone.
+func TestFeedNumbersOnlyGrow(t *testing.T) {
+	onEach(t, func(t *testing.T, open database) {
+		var last int64
+		for range 3 {
+			s := started(t, open)
+			opened, _ := settle(t, s, user.Binding{AppID: "wx1", OpenID: "o1", UserID: "u1"}, user.Replace, now)
+			if _, err := s.End(t.Context(), opened.ID, now, now); err != nil {
+				t.Fatal(err)
+			}
+			feed, err := s.Revocations(t.Context(), last, 0)
+			if err != nil || len(feed) != 1 || feed[0].Seq <= last {
+				t.Fatalf("after %d: %+v, %v", last, feed, err)
+			}
+			last = feed[0].Seq
+			if _, err := s.Purge(t.Context(), now.Add(400*24*time.Hour), 100); err != nil {
+				t.Fatal(err)
+			}
+			s.db.Close()
+		}
+	})
+}
+
+func TestUnavailableStoreIsNotMistakenForAnAnswer(t *testing.T) {
+	onEach(t, func(t *testing.T, open database) {
+		s := started(t, open)
+		s.db.Close()
+		if _, err := s.Session(t.Context(), "x"); !errors.Is(err, ErrUnavailable) || errors.Is(err, session.ErrNotFound) {
+			t.Error(err)
+		}
+		if ended, err := s.End(t.Context(), "x", now, now); ended || !errors.Is(err, ErrUnavailable) {
+			t.Error(ended, err)
+		}
+		if _, err := s.Users(true, settings).Login(t.Context(), user.Login{Phone: phone(t, "13800138000")}); !errors.Is(err, ErrUnavailable) {
+			t.Error(err)
+		}
+	})
+}

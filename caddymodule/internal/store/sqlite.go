@@ -1,0 +1,214 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	driver "modernc.org/sqlite"
+	codes "modernc.org/sqlite/lib"
+)
+
+var sqlite = &dialect{
+	name: "sqlite",
+	replaced: []string{
+		"{now}", "CAST(unixepoch('subsec') * 1000 AS INTEGER)",
+		"{lock}", "", // a writing transaction locks the whole database from its start
+		"{id 32}", "TEXT", "{id 64}", "TEXT", "{id 128}", "TEXT", "{text 512}", "TEXT",
+		"{int}", "INTEGER", "{bytes 32}", "BLOB", "{blob}", "BLOB",
+		"{serial}", "INTEGER PRIMARY KEY AUTOINCREMENT",
+		// STRICT: a value of the wrong type is an error, as it is elsewhere.
+		"{options}", "STRICT",
+	},
+	rewrite:   func(query string) string { return query },
+	open:      openSQLite,
+	hasTable:  `SELECT COUNT(*) FROM sqlite_schema WHERE type = 'table' AND name = ?`,
+	temporary: sqliteTemporary,
+	conflict:  func(err error) bool { return sqliteCode(err)&0xff == codes.SQLITE_BUSY },
+	duplicate: func(err error) bool {
+		c := sqliteCode(err)
+		return c == codes.SQLITE_CONSTRAINT_UNIQUE || c == codes.SQLITE_CONSTRAINT_PRIMARYKEY
+	},
+}
+
+const (
+	// busyTimeout is how long SQLite waits for another process's lock.
+	busyTimeout = 4 * time.Second
+
+	// readers is how many connections read beside the one that writes.
+	readers = 4
+)
+
+func openSQLite(ctx context.Context, db *DB) (*pools, error) {
+	path, err := filepath.Abs(db.path)
+	if err != nil {
+		return nil, err
+	}
+	if err := createSQLiteFile(path, db.opts.Migrate); err != nil {
+		return nil, err
+	}
+	write := sqliteConnections(path, 1, "_txlock=immediate", "_pragma=journal_mode(WAL)", "_pragma=synchronous(FULL)",
+		// Logs that grew in a burst shrink again.
+		"_pragma=journal_size_limit(16777216)")
+	mode, err := sqliteReady(ctx, write)
+	switch {
+	case err != nil:
+		write.Close()
+		return nil, sqliteOpenError(err)
+	case mode != "wal":
+		write.Close()
+		return nil, permanent{fmt.Errorf("journal mode %s instead of wal: keep the file on a local disk", mode)}
+	}
+	return &pools{
+		write: write,
+		read:  sqliteConnections(path, readers, "_query_only=1"),
+		queue: &queue{pool: write},
+	}, nil
+}
+
+// sqliteReady connects, tells the journal mode, and finds out whether the file
+// can be written.
+func sqliteReady(ctx context.Context, pool *sql.DB) (mode string, err error) {
+	for {
+		// Several processes that open a new file at once can find each other's
+		// lock here without SQLite waiting for it.
+		err = pool.QueryRowContext(ctx, `PRAGMA journal_mode`).Scan(&mode)
+		if sqliteCode(err)&0xff != codes.SQLITE_BUSY || ctx.Err() != nil {
+			break
+		}
+	}
+	if err != nil {
+		return "", err
+	}
+	t, err := pool.BeginTx(ctx, nil) // takes the write lock
+	if err != nil {
+		return "", err
+	}
+	return mode, t.Rollback()
+}
+
+// sqliteConnections is a pool of connections to the file at path, none of
+// which is open yet.
+func sqliteConnections(path string, max int, params ...string) *sql.DB {
+	path = filepath.ToSlash(path)
+	if !strings.HasPrefix(path, "/") {
+		path = "/" + path // C:/…
+	}
+	params = append(params, "_busy_timeout="+strconv.FormatInt(busyTimeout.Milliseconds(), 10), "_dqs=0", "_defensive=1")
+	dsn := "file://" + (&url.URL{Path: path}).EscapedPath() + "?" + strings.Join(params, "&")
+	// Open fails only for a driver that is not registered.
+	pool, _ := sql.Open("sqlite", dsn)
+	pool.SetMaxOpenConns(max)
+	pool.SetMaxIdleConns(max)
+	return pool
+}
+
+// createSQLiteFile makes the directory and an empty file, readable by nobody
+// else; SQLite gives its log and its shared memory the file's mode. A file that
+// is there is never opened here: closing it would drop the locks that SQLite
+// holds on it in this process.
+func createSQLiteFile(path string, create bool) error {
+	dir := filepath.Dir(path)
+	info, err := os.Stat(path)
+	switch {
+	case err == nil && info.IsDir():
+		return permanent{errors.New("is a directory; the address needs the path of a file")}
+	case err == nil:
+		return writableDir(dir)
+	case !errors.Is(err, fs.ErrNotExist):
+		return fileError(err)
+	case !create:
+		return permanent{fmt.Errorf("%w: the file does not exist, and migrate is off", ErrSchema)}
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fileError(err)
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		return nil // another process was faster
+	}
+	if err != nil {
+		return fileError(err)
+	}
+	if err := f.Close(); err != nil {
+		return fileError(err)
+	}
+	return syncDir(dir)
+}
+
+// writableDir finds out whether SQLite will be able to write its log beside the
+// file: its own error ("unable to open database file") would not say so.
+func writableDir(dir string) error {
+	f, err := os.CreateTemp(dir, ".wx-auth-*")
+	if err != nil {
+		return fileError(err)
+	}
+	f.Close()
+	return fileError(os.Remove(f.Name()))
+}
+
+// syncDir makes the names of new files in dir survive a power cut.
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return fileError(err)
+	}
+	defer d.Close()
+	if err := d.Sync(); err != nil && !errors.Is(err, errors.ErrUnsupported) && !errors.Is(err, syscall.EINVAL) {
+		return fileError(err)
+	}
+	return nil
+}
+
+// fileError tells errors that the operator must mend from those that may pass
+// (a full disk, too many open files).
+func fileError(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.EROFS),
+		errors.Is(err, syscall.ENOTDIR), errors.Is(err, syscall.EISDIR), errors.Is(err, syscall.ENAMETOOLONG):
+		return permanent{fmt.Errorf("%w (the store needs a directory that it may write to)", err)}
+	}
+	return fmt.Errorf("%w: %w", ErrUnavailable, err)
+}
+
+// sqliteCode is SQLite's extended result code; 0 if err is none of SQLite's.
+func sqliteCode(err error) int {
+	var e *driver.Error
+	if errors.As(err, &e) {
+		return e.Code()
+	}
+	return 0
+}
+
+func sqliteTemporary(err error) bool {
+	switch sqliteCode(err) & 0xff {
+	case codes.SQLITE_BUSY, codes.SQLITE_LOCKED, codes.SQLITE_IOERR, codes.SQLITE_FULL, codes.SQLITE_NOMEM,
+		codes.SQLITE_PROTOCOL, codes.SQLITE_INTERRUPT, codes.SQLITE_ABORT, codes.SQLITE_CANTOPEN, codes.SQLITE_READONLY:
+		return true
+	}
+	return false
+}
+
+// sqliteOpenError marks what trying again will not mend. Once the file is open,
+// a disk that turned read-only is taken for something that passes; before, it
+// is a mistake to be told.
+func sqliteOpenError(err error) error {
+	switch sqliteCode(err) & 0xff {
+	case codes.SQLITE_READONLY, codes.SQLITE_CANTOPEN, codes.SQLITE_PERM, codes.SQLITE_AUTH:
+		return permanent{fmt.Errorf("%w (the store needs a file and a directory that it may write to)", err)}
+	case codes.SQLITE_NOTADB, codes.SQLITE_CORRUPT:
+		return permanent{fmt.Errorf("%w (restore the file from a backup, or point the store elsewhere)", err)}
+	}
+	return err
+}

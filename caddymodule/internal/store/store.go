@@ -1,0 +1,193 @@
+// Package store keeps users, sessions, signing keys and the steps of logins in
+// SQL. It implements the small interfaces that the packages session, token,
+// login and user declare, and knows nothing of HTTP, of WeChat or of Caddy.
+//
+// A [DB] is one database; it lives as long as any configuration uses it, and
+// holds no secret but those of its connection. A [Store] is a DB seen with the
+// keys of one configuration. Neither does anything before its first use:
+// opening creates files, locks and migrates.
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+var (
+	// ErrUnavailable says that the database cannot be asked at the moment: it
+	// is locked, away, full, or slower than the deadline. Trying again later
+	// may help. Every other error of Open is permanent: only the operator can
+	// mend what it names.
+	ErrUnavailable = errors.New("store unavailable")
+
+	// ErrKey says that the database, or something in it, was sealed with an
+	// encryption key that is not configured.
+	ErrKey = errors.New("wrong encryption key")
+
+	// ErrSchema says that the tables are not those this build works with.
+	ErrSchema = errors.New("unusable schema")
+)
+
+// Options say how to use the database.
+type Options struct {
+	// Prefix starts the name of every table; default "wx_auth_".
+	Prefix string
+	// Migrate creates the tables and brings them up to date. Without it they
+	// must be there already.
+	Migrate bool
+	// Now is the clock, time.Now by default.
+	Now func() time.Time
+}
+
+// DB is one database. Its methods may be called from many goroutines at once.
+type DB struct {
+	url     string // as errors and logs may show it
+	path    string // of the SQLite file
+	dialect *dialect
+	opts    Options
+	tables  *strings.Replacer
+	queries sync.Map // the SQL as written here -> as the database takes it
+
+	opening chan struct{} // holds one element while somebody opens or closes
+	pools   atomic.Pointer[pools]
+	ready   atomic.Bool // the schema is as it must be
+	closed  bool        // guarded by opening
+}
+
+// pools are the connections to an open database.
+type pools struct {
+	write, read *sql.DB // the same one where a database takes several writers
+	queue       *queue  // nil where every write is a transaction of its own
+}
+
+const (
+	defaultPrefix = "wx_auth_"
+
+	// queryTimeout bounds whatever is asked without a deadline.
+	queryTimeout = 5 * time.Second
+)
+
+var prefixForm = regexp.MustCompile(`^[a-z_][a-z0-9_]{0,30}$`)
+
+// New parses the address of a database, sqlite:<path>, and does no more. An
+// error never holds the address of a database server, which may hold a
+// password.
+func New(address string, opts Options) (*DB, error) {
+	if opts.Prefix == "" {
+		opts.Prefix = defaultPrefix
+	}
+	if !prefixForm.MatchString(opts.Prefix) {
+		return nil, fmt.Errorf("table prefix %q: use up to 31 lower-case letters, digits and underscores", opts.Prefix)
+	}
+	if opts.Now == nil {
+		opts.Now = time.Now
+	}
+	scheme, rest, ok := strings.Cut(address, ":")
+	if !ok {
+		return nil, errors.New("the store's address must be sqlite:<path>")
+	}
+	switch scheme {
+	case "sqlite":
+	case "postgres", "postgresql", "mysql":
+		return nil, fmt.Errorf("%s is not in this build yet: use sqlite:<path>", scheme)
+	default:
+		return nil, fmt.Errorf("unknown kind of store %q: use sqlite:<path>", scheme)
+	}
+	path := strings.TrimPrefix(rest, "//")
+	switch {
+	case path == "" || strings.HasSuffix(path, "/") || strings.HasSuffix(path, string(filepath.Separator)):
+		return nil, errors.New("sqlite needs the path of a file: sqlite:<path>")
+	case path == ":memory:" || strings.HasPrefix(path, "file:"):
+		return nil, errors.New("sqlite needs the path of a file, so that users outlive a restart: sqlite:<path>")
+	case strings.ContainsAny(path, "?#\x00"):
+		return nil, errors.New("sqlite takes a path alone, without parameters: sqlite:<path>")
+	}
+	db := &DB{
+		url: "sqlite " + path, path: filepath.Clean(path), dialect: sqlite,
+		opts: opts, opening: make(chan struct{}, 1),
+	}
+	db.tables = db.dialect.replacer(opts.Prefix)
+	return db, nil
+}
+
+// String names the database for logs and errors, without credentials.
+func (db *DB) String() string { return db.url }
+
+// Open opens the database and brings its tables up to date, unless that is
+// done already. Callers at the same time wait for one of them. An error that
+// is not [ErrUnavailable] is permanent.
+//
+// Use [Store.Open] where there are keys: it checks them first, so that nothing
+// is written with a wrong one.
+func (db *DB) Open(ctx context.Context) error {
+	if db.ready.Load() {
+		return nil
+	}
+	return db.opened(ctx, func(ctx context.Context, p *pools) error { return db.prepare(ctx, p) })
+}
+
+// opened runs then with the open database, one caller at a time.
+func (db *DB) opened(ctx context.Context, then func(context.Context, *pools) error) error {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	select {
+	case db.opening <- struct{}{}:
+		defer func() { <-db.opening }()
+	case <-ctx.Done():
+		return db.wrap(ctx, "opening", ctx.Err())
+	}
+	if db.closed {
+		return fmt.Errorf("opening the store: %s: %w: closed", db.url, ErrUnavailable)
+	}
+	p := db.pools.Load()
+	if p == nil {
+		var err error
+		if p, err = db.dialect.open(ctx, db); err != nil {
+			return db.wrap(ctx, "opening", err)
+		}
+		db.pools.Store(p)
+	}
+	return db.wrap(ctx, "opening", then(ctx, p))
+}
+
+// Close closes the database for good, after the queries that are running.
+func (db *DB) Close() error {
+	db.opening <- struct{}{}
+	defer func() { <-db.opening }()
+	db.closed = true
+	db.ready.Store(false)
+	p := db.pools.Swap(nil)
+	if p == nil {
+		return nil
+	}
+	if p.queue != nil {
+		p.queue.close()
+	}
+	var err error
+	if p.read != p.write {
+		// SQLite folds its log into the file when the last connection closes:
+		// that must be the one that may write.
+		err = p.read.Close()
+	}
+	err = errors.Join(err, p.write.Close())
+	if err != nil {
+		return fmt.Errorf("closing the store: %s: %w", db.url, err)
+	}
+	return nil
+}
+
+// bounded gives ctx a deadline if it has none.
+func bounded(ctx context.Context) (context.Context, context.CancelFunc) {
+	if _, ok := ctx.Deadline(); ok {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(ctx, queryTimeout)
+}

@@ -1,0 +1,357 @@
+package store
+
+import (
+	"context"
+	"encoding/base64"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
+)
+
+// A database for a test: each call is another handle on the same one, as
+// another process has it.
+type database func(opts Options) *DB
+
+// kinds are the databases that the conformance tests run over; each makes an
+// empty one.
+var kinds = map[string]func(t *testing.T) database{
+	"sqlite": newSQLite,
+}
+
+func newSQLite(t *testing.T) database {
+	path := filepath.Join(t.TempDir(), "wx.db")
+	return func(opts Options) *DB {
+		db, err := New("sqlite:"+path, opts)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { db.Close() })
+		return db
+	}
+}
+
+// onEach runs a conformance test over every kind of database.
+func onEach(t *testing.T, test func(t *testing.T, open database)) {
+	for name, fresh := range kinds {
+		t.Run(name, func(t *testing.T) { test(t, fresh(t)) })
+	}
+}
+
+// now is when the tests happen.
+var now = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+
+// settings are those of the tests' sessions.
+var settings = session.Settings{Idle: 30 * 24 * time.Hour, Lifetime: 180 * 24 * time.Hour, Grace: time.Minute, TokenLife: time.Hour}
+
+// testKey is an encryption key that differs by its seed.
+func testKey(seed byte) string {
+	raw := make([]byte, 32)
+	for i := range raw {
+		raw[i] = seed + byte(i)
+	}
+	return base64.StdEncoding.EncodeToString(raw)
+}
+
+func testKeys(t *testing.T, newest byte, old ...byte) *Keys {
+	t.Helper()
+	var olds []string
+	for _, seed := range old {
+		olds = append(olds, testKey(seed))
+	}
+	k, err := ParseKeys(testKey(newest), olds...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
+var migrating = Options{Migrate: true, Now: func() time.Time { return now }}
+
+// started is an open store with the first test key.
+func started(t *testing.T, open database) *Store {
+	t.Helper()
+	s := open(migrating).With(testKeys(t, 1))
+	if err := s.Open(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func phone(t *testing.T, national string) user.Phone {
+	t.Helper()
+	p, err := user.ParsePhone("86", national)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// newSession is one that was opened at the given time.
+func newSession(userID, appid, openid string, at time.Time) session.Session {
+	return session.Session{
+		ID: newID(at), UserID: userID, Issuer: "wx-auth", AppID: appid, OpenID: openid,
+		CreatedAt: at, RefreshedAt: at, AdvancedAt: at, ExpiresAt: at.Add(settings.Idle),
+		UserAgent: "MicroMessenger/8.0", Address: "192.0.2.1",
+	}
+}
+
+// settle logs somebody in.
+func settle(t *testing.T, s *Store, b user.Binding, rule user.NewOpenID, at time.Time) (session.Session, []string) {
+	t.Helper()
+	opened := newSession(b.UserID, b.AppID, b.OpenID, at)
+	ended, err := s.Settle(t.Context(), b, rule, opened, settings.Until(at))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return opened, ended
+}
+
+// count asks the database directly.
+func count(t *testing.T, s *Store, query string, args ...any) (n int) {
+	t.Helper()
+	err := s.read(t.Context(), "counting", func(t *tx) error { return t.row(query, args...).Scan(&n) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+func execute(t *testing.T, s *Store, query string, args ...any) {
+	t.Helper()
+	if err := s.write(t.Context(), "changing", func(t *tx) error { _, err := t.exec(query, args...); return err }); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestNewRefusesWhatItCannotOpenAndSaysWhatToWrite(t *testing.T) {
+	for address, want := range map[string]string{
+		"":                                   "sqlite:<path>",
+		"wx.db":                              "sqlite:<path>",
+		"sqlite:":                            "needs the path",
+		"sqlite:dir/":                        "needs the path",
+		"sqlite::memory:":                    "outlive",
+		"sqlite:wx.db?mode=ro":               "without parameters",
+		"postgres://u:hunter2@db.example/wx": "not in this build yet",
+		"mysql://u:hunter2@db.example/wx":    "not in this build yet",
+		"redis://hunter2@x":                  "unknown kind",
+	} {
+		_, err := New(address, Options{})
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("New(%q): %v; want %q", address, err, want)
+		} else if strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("the error tells the password: %v", err)
+		}
+	}
+	for _, prefix := range []string{"X", "a b", "a;", "1a", strings.Repeat("a", 40), "ü"} {
+		if _, err := New("sqlite:x.db", Options{Prefix: prefix}); err == nil {
+			t.Errorf("prefix %q was taken", prefix)
+		}
+	}
+}
+
+func TestTwoStoresWithPrefixesShareADatabase(t *testing.T) {
+	onEach(t, func(t *testing.T, open database) {
+		a := open(Options{Migrate: true, Prefix: "a_"}).With(testKeys(t, 1))
+		b := open(Options{Migrate: true, Prefix: "b_"}).With(testKeys(t, 2))
+		key := [32]byte{1}
+		if err := a.Keep(t.Context(), key, []byte("a"), time.Now().Add(time.Hour)); err != nil {
+			t.Fatal(err)
+		}
+		if _, ok, err := b.Kept(t.Context(), key, time.Now()); ok || err != nil {
+			t.Fatal(ok, err)
+		}
+	})
+}
+
+func TestDataOutlivesClosing(t *testing.T) {
+	onEach(t, func(t *testing.T, open database) {
+		s := started(t, open)
+		created, err := s.Users(true, settings).Login(t.Context(), user.Login{AppID: "wx1", OpenID: "o1", Phone: phone(t, "13800138000")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		opened, _ := settle(t, s, user.Binding{AppID: "wx1", OpenID: "o1", UserID: created.ID, PhoneAt: now}, user.Replace, now)
+		if err := s.db.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Ping(t.Context()); err == nil {
+			t.Error("a closed store answers")
+		}
+
+		s = started(t, open)
+		if u, err := s.Users(true, settings).Check(t.Context(), created.ID); err != nil || u.Phone != created.Phone || u.New {
+			t.Errorf("the user came back as %+v, %v", u, err)
+		}
+		if got, err := s.Session(t.Context(), opened.ID); err != nil || got != opened {
+			t.Errorf("the session came back as %+v, %v", got, err)
+		}
+	})
+}
+
+func TestConcurrentOpenMigratesOnce(t *testing.T) {
+	onEach(t, func(t *testing.T, open database) {
+		keys := testKeys(t, 1)
+		var stores []*Store
+		for range 3 { // three processes, each with many that ask
+			s := open(migrating).With(keys)
+			stores = append(stores, s, s, s, s)
+		}
+		errs := make(chan error)
+		for _, s := range stores {
+			go func() { errs <- s.Open(context.Background()) }()
+		}
+		for range stores {
+			if err := <-errs; err != nil {
+				t.Error(err)
+			}
+		}
+		if n := count(t, stores[0], `SELECT COUNT(*) FROM {meta}`); n != 2 {
+			t.Errorf("%d rows in meta", n)
+		}
+	})
+}
+
+func TestWrongKeyIsRefusedAndNothingIsWritten(t *testing.T) {
+	onEach(t, func(t *testing.T, open database) {
+		s := started(t, open)
+		before := dump(t, s)
+		wrong := open(migrating).With(testKeys(t, 2))
+		err := wrong.Open(t.Context())
+		if !isPermanent(err, ErrKey) {
+			t.Fatalf("wrong key: %v", err)
+		}
+		if err := wrong.Keep(t.Context(), [32]byte{1}, []byte("x"), now.Add(time.Hour)); !isPermanent(err, ErrKey) {
+			t.Errorf("writing with a wrong key: %v", err)
+		}
+		if _, err := wrong.Secrets(t.Context()); !isPermanent(err, ErrKey) {
+			t.Errorf("a wrong key was handed out: %v", err)
+		}
+		if after := dump(t, s); after != before {
+			t.Errorf("written with a wrong key:\n%s\nbefore:\n%s", after, before)
+		}
+		// The same handle with the right key, as after a corrected reload.
+		if err := wrong.db.With(testKeys(t, 3, 1)).Open(t.Context()); err != nil {
+			t.Errorf("an old key that is right: %v", err)
+		}
+	})
+}
+
+func TestNewerSchemaIsRefused(t *testing.T) {
+	onEach(t, func(t *testing.T, open database) {
+		s := started(t, open)
+		execute(t, s, `UPDATE {meta} SET value = ? WHERE name = 'schema_version'`, []byte(fmt.Sprint(len(migrations)+1)))
+		for _, migrate := range []bool{true, false} {
+			err := open(Options{Migrate: migrate}).With(testKeys(t, 1)).Open(t.Context())
+			if !isPermanent(err, ErrSchema) || !strings.Contains(err.Error(), "newer") {
+				t.Errorf("migrate %v: %v", migrate, err)
+			}
+		}
+	})
+}
+
+func TestMigrateOffNeedsTheTablesAndVerifiesThem(t *testing.T) {
+	onEach(t, func(t *testing.T, open database) {
+		off := Options{Now: migrating.Now}
+		if err := open(off).With(testKeys(t, 1)).Open(t.Context()); !isPermanent(err, ErrSchema) {
+			t.Fatalf("no tables: %v", err)
+		}
+		s := started(t, open)
+		if err := open(off).With(testKeys(t, 1)).Open(t.Context()); err != nil {
+			t.Fatalf("all tables: %v", err)
+		}
+		execute(t, s, `ALTER TABLE {sessions} DROP COLUMN address`)
+		if err := open(off).With(testKeys(t, 1)).Open(t.Context()); !isPermanent(err, ErrSchema) || !strings.Contains(err.Error(), "sessions") {
+			t.Fatalf("a missing column: %v", err)
+		}
+	})
+}
+
+func TestPrintedSchemaIsWhatMigrateOffAccepts(t *testing.T) {
+	onEach(t, func(t *testing.T, open database) {
+		db := open(Options{Prefix: "own_"})
+		text, err := Schema(db.dialect.name, "own_")
+		if err != nil {
+			t.Fatal(err)
+		}
+		// Any handle will do to run it; it migrates under another prefix.
+		other := open(Options{Prefix: "other_", Migrate: true}).With(testKeys(t, 2))
+		execute(t, other, text)
+		if err := db.With(testKeys(t, 1)).Open(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+func TestCancelledAndLateCallersAreToldApart(t *testing.T) {
+	onEach(t, func(t *testing.T, open database) {
+		s := started(t, open)
+		cancelled, cancel := context.WithCancel(t.Context())
+		cancel()
+		late, cancel := context.WithDeadline(t.Context(), time.Now().Add(-time.Second))
+		defer cancel()
+		for name, ask := range map[string]func(context.Context) error{
+			"read":  func(ctx context.Context) error { _, err := s.Session(ctx, "x"); return err },
+			"write": func(ctx context.Context) error { return s.Forget(ctx, [32]byte{}) },
+		} {
+			if err := ask(cancelled); !isPermanent(err, context.Canceled) {
+				t.Errorf("%s, cancelled: %v", name, err)
+			}
+			if err := ask(late); !strings.Contains(fmt.Sprint(err), ErrUnavailable.Error()) {
+				t.Errorf("%s, late: %v", name, err)
+			}
+		}
+	})
+}
+
+func TestPurgeDeletesWhatIsOverInSmallBatchesAndNothingElse(t *testing.T) {
+	onEach(t, func(t *testing.T, open database) {
+		s := started(t, open)
+		for i := range 5 {
+			at := now.Add(-400*24*time.Hour + time.Duration(i)*time.Second)
+			opened, _ := settle(t, s, user.Binding{AppID: "wx1", OpenID: fmt.Sprint("o", i), UserID: "u"}, user.Keep, at)
+			if _, err := s.End(t.Context(), opened.ID, at, at.Add(time.Hour)); err != nil {
+				t.Fatal(err)
+			}
+			if err := s.Keep(t.Context(), [32]byte{byte(i)}, nil, at); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := s.Claim(t.Context(), [32]byte{byte(i)}, "me", at, at); err != nil {
+				t.Fatal(err)
+			}
+		}
+		alive, _ := settle(t, s, user.Binding{AppID: "wx1", OpenID: "o", UserID: "u"}, user.Keep, now)
+		if err := s.Keep(t.Context(), [32]byte{99}, []byte("new"), now.Add(time.Minute)); err != nil {
+			t.Fatal(err)
+		}
+		var each []int
+		for {
+			n, err := s.Purge(t.Context(), now, 2)
+			if err != nil {
+				t.Fatal(err)
+			}
+			each = append(each, n)
+			if n == 0 {
+				break
+			}
+		}
+		// Of five revocations the newest stays.
+		if want := []int{8, 8, 3, 0}; !slices.Equal(each, want) {
+			t.Errorf("purged %v; want %v", each, want)
+		}
+		if _, err := s.Session(t.Context(), alive.ID); err != nil {
+			t.Errorf("a live session was purged: %v", err)
+		}
+		if _, ok, err := s.Kept(t.Context(), [32]byte{99}, now); !ok || err != nil {
+			t.Errorf("a kept step was purged: %v", err)
+		}
+		if n := count(t, s, `SELECT COUNT(*) FROM {bindings}`); n != 6 {
+			t.Errorf("%d bindings left of 6", n)
+		}
+	})
+}

@@ -1,0 +1,187 @@
+package store
+
+import (
+	"context"
+	"crypto/rand"
+	"database/sql"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
+)
+
+// directory is the store's own user.Directory.
+type directory struct {
+	*Store
+	register bool
+	sessions session.Settings
+}
+
+// Users is the directory that lives in the store: whoever owns a phone number
+// is a user. Without register, unknown numbers do not become users. Erase ends
+// the user's sessions by these settings.
+func (s *Store) Users(register bool, sessions session.Settings) user.Directory {
+	return &directory{s, register, sessions}
+}
+
+// Login finds the owner of the phone number, or makes a user of them. A silent
+// login is that of the user whom the caller is bound to.
+func (d *directory) Login(ctx context.Context, l user.Login) (found user.User, err error) {
+	if l.Silent() {
+		return d.Check(ctx, l.UserID)
+	}
+	find := func(t *tx) (err error) {
+		found, err = d.byPhone(t, l.Phone)
+		return err
+	}
+	if err := d.read(ctx, "reading a user", find); !errors.Is(err, user.ErrUnknown) {
+		return found, err
+	}
+	if !d.register {
+		return user.User{}, user.ErrRegistrationClosed
+	}
+	err = d.write(ctx, "creating a user", func(t *tx) error {
+		// Another first login of this number may have been faster.
+		if err := find(t); !errors.Is(err, user.ErrUnknown) {
+			return err
+		}
+		found = user.User{ID: newID(d.db.opts.Now()), Phone: l.Phone, New: true, CreatedAt: d.db.opts.Now().UTC().Truncate(time.Millisecond)}
+		return d.insertUser(t, found)
+	})
+	if d.db.dialect.duplicate(err) {
+		// It was, and its transaction ran beside ours.
+		err = d.read(ctx, "reading a user", find)
+	}
+	if err != nil {
+		return user.User{}, err
+	}
+	return found, nil
+}
+
+// Check loads a user by id.
+func (d *directory) Check(ctx context.Context, id string) (found user.User, err error) {
+	if id == "" {
+		return user.User{}, user.ErrUnknown
+	}
+	err = d.read(ctx, "reading a user", func(t *tx) (err error) {
+		found, err = d.scanUser(t.row(`SELECT id, phone, disabled, created_at FROM {users} WHERE id = ?`, id))
+		return err
+	})
+	return found, err
+}
+
+// Erase deletes the user and their bindings and ends their sessions. The
+// sessions themselves stay until they are purged, so that their refresh tokens
+// are refused for what they are.
+func (d *directory) Erase(ctx context.Context, id string) error {
+	return d.write(ctx, "erasing a user", func(t *tx) error {
+		for _, statement := range []string{
+			`DELETE FROM {user_phones} WHERE user_id = ?`,
+			`DELETE FROM {users} WHERE id = ?`,
+			`DELETE FROM {bindings} WHERE user_id = ?`,
+		} {
+			if _, err := t.exec(statement, id); err != nil {
+				return err
+			}
+		}
+		now := d.db.opts.Now()
+		if _, err := endSessions(t, now, d.sessions.Until(now), `user_id = ?`, id); err != nil {
+			return err
+		}
+		_, err := t.exec(`UPDATE {sessions} SET user_agent = '', address = '' WHERE user_id = ?`, id)
+		return err
+	})
+}
+
+// SetDisabled says whether a user may log in and refresh. user.ErrUnknown:
+// there is no such user. It ends no session.
+func (s *Store) SetDisabled(ctx context.Context, id string, disabled bool) error {
+	return s.write(ctx, "disabling a user", func(t *tx) error {
+		n, err := t.exec(`UPDATE {users} SET disabled = ? WHERE id = ?`, flag(disabled), id)
+		if err == nil && n == 0 {
+			return user.ErrUnknown
+		}
+		return err
+	})
+}
+
+func phonePlace(userID string) place { return place{"users", "phone", userID} }
+
+// byPhone looks for the number's owner under each key, newest first.
+func (s *Store) byPhone(t *tx, p user.Phone) (user.User, error) {
+	for _, hash := range s.keys.Load().phoneHashes(p.E164()) {
+		found, err := s.scanUser(t.row(`SELECT u.id, u.phone, u.disabled, u.created_at
+			FROM {user_phones} p JOIN {users} u ON u.id = p.user_id WHERE p.phone_hash = ?`, hash))
+		if !errors.Is(err, user.ErrUnknown) {
+			return found, err
+		}
+	}
+	return user.User{}, user.ErrUnknown
+}
+
+// insertUser fails on the unique index when the number has an owner, under
+// whichever key.
+func (s *Store) insertUser(t *tx, u user.User) error {
+	keys := s.keys.Load()
+	sealed := keys.seal(phonePlace(u.ID), []byte(u.Phone.Country+" "+u.Phone.National))
+	if _, err := t.exec(`INSERT INTO {users} (id, phone, disabled, created_at) VALUES (?, ?, ?, ?)`,
+		u.ID, sealed, flag(u.Disabled), millis(u.CreatedAt)); err != nil {
+		return err
+	}
+	for i, hash := range keys.phoneHashes(u.Phone.E164()) {
+		if _, err := t.exec(`INSERT INTO {user_phones} (phone_hash, key_id, user_id) VALUES (?, ?, ?)`,
+			hash, keys.keys[i].id[:], u.ID); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Store) scanUser(row *sql.Row) (u user.User, err error) {
+	var sealed []byte
+	var disabled, created int64
+	err = row.Scan(&u.ID, &sealed, &disabled, &created)
+	if errors.Is(err, sql.ErrNoRows) {
+		return user.User{}, user.ErrUnknown
+	}
+	if err != nil {
+		return user.User{}, err
+	}
+	phone, err := s.keys.Load().open(phonePlace(u.ID), sealed)
+	if err != nil {
+		return user.User{}, err
+	}
+	var ok bool
+	if u.Phone.Country, u.Phone.National, ok = strings.Cut(string(phone), " "); !ok {
+		return user.User{}, fmt.Errorf("users.phone of user %s: %w", u.ID, user.ErrPhone)
+	}
+	u.Disabled, u.CreatedAt = disabled != 0, fromMillis(created)
+	return u, nil
+}
+
+// flag is a bool as SQL holds it.
+func flag(b bool) int64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// newID is a UUID of version 7 (RFC 9562): ids made later sort later, which
+// keeps the index of a growing table compact.
+func newID(now time.Time) string {
+	var b [16]byte
+	rand.Read(b[:]) // never fails
+	ms := uint64(now.UnixMilli())
+	for i := range 6 {
+		b[i] = byte(ms >> (40 - 8*i))
+	}
+	b[6] = b[6]&0x0f | 0x70
+	b[8] = b[8]&0x3f | 0x80
+	h := hex.EncodeToString(b[:])
+	return h[:8] + "-" + h[8:12] + "-" + h[12:16] + "-" + h[16:20] + "-" + h[20:]
+}

@@ -1,0 +1,140 @@
+package token
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/lestrrat-go/jwx/v2/jwk"
+)
+
+// KeySet is the keys in force: those that sign, each from its time on, and all
+// that verify. It never changes once it is made, and is safe for concurrent
+// use. A nil *KeySet holds no key.
+type KeySet struct {
+	members []member // in the order in which they are asked to sign
+	headers []header
+	jwks    []byte
+}
+
+// member is a key and the time in which it may sign.
+type member struct {
+	*key
+	from    time.Time // zero: always
+	retired time.Time // zero: not
+}
+
+// header is one of the constants that a token of ours can begin with.
+type header struct {
+	segment string // base64url, without the dot
+	typ     string
+	key     *key
+}
+
+// maxHeader is the longest first segment that is looked at.
+const maxHeader = 256
+
+func newKeySet(members []member) (*KeySet, error) {
+	ks := &KeySet{members: members}
+	set := jwk.NewSet()
+	for _, m := range members {
+		for _, typ := range []string{TypeAccessToken, TypeJWT} {
+			ks.headers = append(ks.headers, header{
+				segment: base64.RawURLEncoding.EncodeToString(headerJSON(m.alg, m.id, typ)), typ: typ, key: m.key})
+		}
+		if m.jwk == nil {
+			continue
+		}
+		if err := set.AddKey(m.jwk); err != nil {
+			return nil, fmt.Errorf("making the JWKS: %w", err)
+		}
+	}
+	var err error
+	if ks.jwks, err = json.Marshal(set); err != nil {
+		return nil, fmt.Errorf("making the JWKS: %w", err)
+	}
+	return ks, nil
+}
+
+func headerJSON(alg Algorithm, kid, typ string) []byte {
+	return []byte(`{"alg":"` + string(alg) + `","kid":"` + kid + `","typ":"` + typ + `"}`)
+}
+
+// Ours reports whether a token's first segment is one of the headers that we
+// write, of either type. Nothing else of the token is looked at.
+func (ks *KeySet) Ours(token string) bool {
+	dot := strings.IndexByte(token[:min(len(token), maxHeader)], '.')
+	return dot > 0 && ks.header(token[:dot]) != nil
+}
+
+func (ks *KeySet) header(segment string) *header {
+	if ks == nil {
+		return nil
+	}
+	for i := range ks.headers {
+		if ks.headers[i].segment == segment {
+			return &ks.headers[i]
+		}
+	}
+	return nil
+}
+
+// Stranger reports whether a token has a header of our shape that names a key
+// which ks does not hold: a reason to load the ring again, if the last load is
+// not quite recent.
+func (ks *KeySet) Stranger(token string) bool {
+	dot := strings.IndexByte(token[:min(len(token), maxHeader)], '.')
+	if dot <= 0 || ks.header(token[:dot]) != nil {
+		return false
+	}
+	var buf [maxHeader]byte
+	n, err := base64.RawURLEncoding.Strict().Decode(buf[:], []byte(token[:dot]))
+	if err != nil {
+		return false
+	}
+	rest, ok := strings.CutPrefix(string(buf[:n]), `{"alg":"`)
+	if !ok {
+		return false
+	}
+	alg, rest, _ := strings.Cut(rest, `","kid":"`)
+	kid, typ, _ := strings.Cut(rest, `","typ":"`)
+	return Algorithm(alg).known() && (len(kid) == 43 || len(kid) == 22) &&
+		!strings.ContainsAny(kid, `"\`) && (typ == TypeAccessToken+`"}` || typ == TypeJWT+`"}`)
+}
+
+// JWKS is the public keys as JSON (RFC 7517): no member of a private key, and
+// no key at all for HS256.
+func (ks *KeySet) JWKS() []byte {
+	if ks == nil {
+		return []byte(`{"keys":[]}`)
+	}
+	return append([]byte(nil), ks.jwks...)
+}
+
+// signer returns the key that signs at a time; nil if there is none.
+func (ks *KeySet) signer(at time.Time) *key {
+	if ks == nil {
+		return nil
+	}
+	var first *member
+	for i := range ks.members {
+		m := &ks.members[i]
+		if !m.retired.IsZero() && !at.Before(m.retired) {
+			continue
+		}
+		if !at.Before(m.from) {
+			return m.key
+		}
+		// All keys are still to come: the clock of whoever made the first one is
+		// ahead of ours.
+		if first == nil || m.from.Before(first.from) {
+			first = m
+		}
+	}
+	if first == nil {
+		return nil
+	}
+	return first.key
+}

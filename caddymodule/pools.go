@@ -1,0 +1,124 @@
+package caddymodule
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/store"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/token"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
+)
+
+// What must be one per process lives in these pools and survives reloads. It
+// holds state, never settings: secrets, times and loggers come with each call
+// from the configuration in force.
+var (
+	sharedPool = caddy.NewUsagePool() // sharedKey -> *shared
+	ringPool   = caddy.NewUsagePool() // ringKey   -> pooled[*token.Ring]
+	cachePool  = caddy.NewUsagePool() // string    -> pooled[*token.Cache]
+	wechatPool = caddy.NewUsagePool() // string    -> *wechatShared
+)
+
+// cacheEntries bounds the verified-token cache of one policy: about 30 MiB when
+// full.
+const cacheEntries = 100_000
+
+// sharedKey names a store: who has the same address and prefix has the same
+// users and sessions.
+type sharedKey struct {
+	url, prefix string
+	migrate     bool
+}
+
+// shared is what all who use one store share.
+type shared struct {
+	db      *store.DB
+	revoked *session.Revoked
+	feed    *session.Feed
+	logins  login.State
+}
+
+// Destruct closes the store when the last configuration, and the last login in
+// flight, has let go of it.
+func (s *shared) Destruct() error { return s.db.Close() }
+
+// holdShared returns the shared state for k; whoever holds it must let it go
+// with sharedPool.Delete(k).
+func holdShared(k sharedKey) (*shared, error) {
+	v, _, err := sharedPool.LoadOrNew(k, func() (caddy.Destructor, error) {
+		db, err := store.New(k.url, store.Options{Prefix: k.prefix, Migrate: k.migrate})
+		if err != nil {
+			return nil, err
+		}
+		revoked := session.NewRevoked()
+		return &shared{db: db, revoked: revoked, feed: session.NewFeed(revoked)}, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return v.(*shared), nil
+}
+
+// ringKey names a ring of generated keys.
+type ringKey struct {
+	store sharedKey
+	alg   token.Algorithm
+}
+
+// pooled lets a value that needs no cleaning up live in a pool.
+type pooled[T any] struct{ value T }
+
+// Destruct does nothing.
+func (pooled[T]) Destruct() error { return nil }
+
+func holdRing(k ringKey) *token.Ring {
+	return hold(ringPool, k, token.NewRing)
+}
+
+func holdCache(p token.Policy, store sharedKey) (string, *token.Cache) {
+	k := fmt.Sprintf("%q", append([]string{store.url, store.prefix, p.Issuer, p.Type, p.Leeway.String(),
+		strings.Join(p.Audience, "\x00")}, p.Apps...))
+	return k, hold(cachePool, k, func() *token.Cache { return token.NewCache(cacheEntries) })
+}
+
+func hold[T any](pool *caddy.UsagePool, k any, construct func() T) T {
+	v, _, _ := pool.LoadOrNew(k, func() (caddy.Destructor, error) { // which cannot fail
+		return pooled[T]{construct()}, nil
+	})
+	return v.(pooled[T]).value
+}
+
+// wechatShared is what all share who speak to the same WeChat in the same way:
+// the connections and the access tokens.
+type wechatShared struct {
+	transport *wechat.Transport
+	tokens    wechat.TokenSource
+}
+
+// Destruct closes the connections that are kept open.
+func (s *wechatShared) Destruct() error {
+	s.transport.Close()
+	return nil
+}
+
+func holdWeChat(set wechatSettings, store sharedKey) (string, *wechatShared) {
+	k := fmt.Sprintf("%q", append([]string{set.AccessToken, set.External, store.url, store.prefix}, set.APIs...))
+	v, _, _ := wechatPool.LoadOrNew(k, func() (caddy.Destructor, error) { // which cannot fail
+		return &wechatShared{transport: wechat.NewTransport(), tokens: newTokenSource(set)}, nil
+	})
+	return k, v.(*wechatShared)
+}
+
+func newTokenSource(set wechatSettings) wechat.TokenSource {
+	switch set.AccessToken {
+	case "classic":
+		return wechat.NewClassicToken()
+	case "external":
+		return wechat.NewExternalToken(set.External)
+	}
+	return wechat.NewStableToken()
+}

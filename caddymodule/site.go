@@ -1,0 +1,272 @@
+package caddymodule
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyevents"
+	"go.uber.org/zap"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/gate"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/store"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/token"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
+)
+
+// site is one directive at work: the settings of its configuration and what it
+// shares with others by way of the pools.
+type site struct {
+	set    settings
+	log    *zap.Logger
+	ctx    caddy.Context
+	events *caddyevents.App
+	warned atomic.Bool
+
+	apps      map[string]wechat.App
+	sharedKey sharedKey
+	shared    *shared
+	store     *store.Store
+	directory user.Directory
+	ringKey   ringKey
+	ring      *token.Ring // nil where the key is configured
+	cacheKey  string
+	cache     *token.Cache
+	wechatKey string
+	wechat    *wechatShared
+	gate      gate.Gate
+
+	opening chan struct{} // holds one element while somebody opens
+	live    atomic.Pointer[live]
+}
+
+// live is what a site can only have once its store is open, as it is made with
+// the store's keys.
+type live struct {
+	sessions session.Sessions
+	verifier *token.Verifier
+	minter   login.Minter
+	chain    login.Chain
+}
+
+// newSite takes hold of what a directive needs. It does no I/O.
+func newSite(ctx caddy.Context, log *zap.Logger, set settings) (*site, error) {
+	s := &site{
+		set: set, log: log, ctx: ctx,
+		apps:      make(map[string]wechat.App),
+		sharedKey: sharedKey{set.Store.URL, set.Store.TablePrefix, set.Store.Migrate},
+		opening:   make(chan struct{}, 1),
+	}
+	for _, a := range set.Apps {
+		s.apps[a.ID] = a
+	}
+	var err error
+	if s.shared, err = holdShared(s.sharedKey); err != nil {
+		return nil, err
+	}
+	s.store = s.shared.db.With(set.EncryptionKeys)
+	s.directory = s.store.Users(set.Register)
+	if set.Token.Static == nil {
+		s.ringKey = ringKey{s.sharedKey, set.Token.Algorithm}
+		s.ring = holdRing(s.ringKey)
+	}
+	s.cacheKey, s.cache = holdCache(s.policy(), s.sharedKey)
+	s.wechatKey, s.wechat = holdWeChat(set.WeChat, s.sharedKey)
+	s.gate = gate.Gate{
+		Headers: set.Headers, Public: set.Public, Optional: set.Optional,
+		ForwardToken: set.ForwardToken, Tokens: s,
+	}
+	return s, nil
+}
+
+// close lets go of what newSite took hold of.
+func (s *site) close() error {
+	if s.ring != nil {
+		_, _ = ringPool.Delete(s.ringKey)
+	}
+	_, _ = cachePool.Delete(s.cacheKey)
+	_, err := wechatPool.Delete(s.wechatKey)
+	_, err2 := sharedPool.Delete(s.sharedKey)
+	return errors.Join(err, err2)
+}
+
+// hold keeps the store and the connections open for work that outlives the
+// configuration.
+func (s *site) hold() (release func()) {
+	if _, err := holdShared(s.sharedKey); err != nil {
+		return func() {}
+	}
+	_, _ = holdWeChat(s.set.WeChat, s.sharedKey)
+	return func() {
+		_, _ = wechatPool.Delete(s.wechatKey)
+		_, _ = sharedPool.Delete(s.sharedKey)
+	}
+}
+
+func (s *site) policy() token.Policy {
+	ids := make([]string, 0, len(s.set.Apps))
+	for _, a := range s.set.Apps {
+		ids = append(ids, a.ID)
+	}
+	return token.Policy{
+		Issuer: s.set.Token.Issuer, Audience: s.set.Token.Audience, Apps: ids,
+		Leeway: s.set.Token.Leeway, Type: s.set.Token.Type,
+	}
+}
+
+// readyTimeout is how long a request waits for a store that is not open yet.
+const readyTimeout = 2 * time.Second
+
+// ready returns the site's live half. A request that comes before the store
+// was opened, as Caddy starts its apps in no fixed order, opens it; nil if that
+// does not work.
+func (s *site) ready(ctx context.Context) *live {
+	if l := s.live.Load(); l != nil {
+		return l
+	}
+	if err := s.openFor(ctx, readyTimeout); err != nil {
+		return nil
+	}
+	return s.live.Load()
+}
+
+// openFor opens what is not open yet, within a time.
+func (s *site) openFor(ctx context.Context, limit time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	select {
+	case s.opening <- struct{}{}:
+		defer func() { <-s.opening }()
+	case <-ctx.Done():
+		return fmt.Errorf("opening the store: %w: %w", store.ErrUnavailable, ctx.Err())
+	}
+	if s.live.Load() != nil {
+		return nil
+	}
+	keys, err := s.store.Keys(ctx)
+	if err != nil {
+		return err
+	}
+	if err := s.loadRing(ctx); err != nil {
+		return err
+	}
+	// Before the first token is accepted, all that are revoked must be known.
+	if !s.shared.feed.Loaded() {
+		if err := s.shared.feed.Poll(ctx, s.store, time.Now()); err != nil {
+			return err
+		}
+	}
+	l, err := s.assemble(keys)
+	if err != nil {
+		return err
+	}
+	s.live.Store(l)
+	return nil
+}
+
+func (s *site) loadRing(ctx context.Context) error {
+	if s.ring == nil {
+		return nil
+	}
+	t := s.set.Token
+	return s.ring.Load(ctx, s.store, token.RingSettings{
+		Algorithm: t.Algorithm, Rotate: t.Rotate, Lifetime: t.Lifetime, Leeway: t.Leeway,
+	}, time.Now())
+}
+
+// assemble makes the live half with the store's keys.
+func (s *site) assemble(keys *store.Keys) (*live, error) {
+	refresh, err := session.NewKeys(keys.RefreshMAC()...)
+	if err != nil {
+		return nil, err
+	}
+	seal, err := token.NewSeal(keys.ClaimSeal()...)
+	if err != nil {
+		return nil, err
+	}
+	policy, t := s.policy(), s.set.Token
+	l := &live{
+		verifier: token.NewVerifier(policy, seal, s.cache),
+		minter: login.Minter{
+			Keys: s.keys, Seal: seal, Type: t.Type, Issuer: t.Issuer, Audience: t.Audience,
+			Lifetime: t.Lifetime, Plain: t.Claims,
+		},
+		sessions: session.Sessions{
+			Store: s.store, Keys: refresh, Issuer: t.Issuer, Apps: policy.Apps, Revoked: s.shared.revoked,
+			Settings: session.Settings{
+				Idle: s.set.Session.Idle, Lifetime: s.set.Session.Lifetime, Grace: s.set.Session.Grace,
+				TokenLife: t.Lifetime + t.Leeway,
+			},
+		},
+	}
+	l.chain = login.Chain{
+		WeChat: &wechat.Client{
+			APIs: s.set.WeChat.APIs, Timeout: s.set.WeChat.Timeout, OmitOpenID: !s.set.WeChat.SendOpenID,
+			Tokens: s.wechat.tokens, Shared: s.store, Transport: s.wechat.transport, Log: s.logWeChat,
+		},
+		Directory: s.directory, Store: s.store, Sessions: l.sessions, State: &s.shared.logins,
+		Silent: s.set.Silent, NewOpenID: s.set.NewOpenID,
+		Mint: l.minter.Mint, Hold: s.hold, Observe: observeStep,
+	}
+	return l, nil
+}
+
+// logWeChat logs what went wrong with the access token in the background.
+func (s *site) logWeChat(e wechat.Event) {
+	fields := []zap.Field{zap.String("appid", e.AppID)}
+	var we *wechat.Error
+	if errors.As(e.Err, &we) {
+		fields = append(fields, wechatFields(we)...)
+	} else {
+		fields = append(fields, zap.Error(e.Err))
+	}
+	s.log.Warn("refreshing the access token ahead of its end", fields...)
+}
+
+// keys returns the key set in force; nil before the first load.
+func (s *site) keys() *token.KeySet {
+	if s.ring == nil {
+		return s.set.Token.Static
+	}
+	return s.ring.Keys()
+}
+
+// Ours implements [gate.Tokens]. As long as our keys are unknown, every token
+// may be ours.
+func (s *site) Ours(raw string) bool {
+	ks := s.keys()
+	return ks == nil || ks.Ours(raw)
+}
+
+// Verify implements [gate.Tokens]: the signature and the claims, and then
+// whether the session has ended.
+func (s *site) Verify(raw string, now time.Time) (*token.Claims, error) {
+	l := s.live.Load()
+	if l == nil {
+		return nil, gate.ErrUnavailable
+	}
+	c, err := l.verifier.Verify(s.keys(), raw, now)
+	if err != nil {
+		return nil, err
+	}
+	if s.shared.revoked.Contains(c.SessionID) {
+		return nil, gate.ErrRevoked
+	}
+	return c, nil
+}
+
+// VerifyExpired is Verify for logging out: a token that has expired, or whose
+// session has ended, is good.
+func (s *site) VerifyExpired(raw string, now time.Time) (*token.Claims, error) {
+	l := s.live.Load()
+	if l == nil {
+		return nil, gate.ErrUnavailable
+	}
+	return l.verifier.VerifyExpired(s.keys(), raw, now)
+}

@@ -1,0 +1,41 @@
+package wechat
+
+import (
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"io"
+)
+
+// App is a mini program and its secret. However it is printed or marshalled,
+// only the id shows.
+type App struct {
+	ID     string // appid, "wx" and 16 hexadecimal digits
+	Secret string // AppSecret
+}
+
+// String returns the appid.
+func (a App) String() string { return a.ID }
+
+// GoString returns the appid.
+func (a App) GoString() string { return fmt.Sprintf("wechat.App{ID:%q}", a.ID) }
+
+// Format prints the appid, whatever the verb: %d or %x would otherwise print the secret.
+func (a App) Format(f fmt.State, verb rune) {
+	if verb == 'v' && f.Flag('#') {
+		io.WriteString(f, a.GoString())
+		return
+	}
+	io.WriteString(f, a.ID)
+}
+
+// MarshalJSON writes {"id": appid}.
+func (a App) MarshalJSON() ([]byte, error) {
+	return json.Marshal(map[string]string{"id": a.ID})
+}
+
+// MarshalText writes the appid.
+func (a App) MarshalText() ([]byte, error) { return []byte(a.ID), nil }
+
+// fingerprint tells one secret from another without keeping either.
+func (a App) fingerprint() [sha256.Size]byte { return sha256.Sum256([]byte(a.Secret)) }

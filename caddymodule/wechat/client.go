@@ -1,0 +1,250 @@
+package wechat
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"net/url"
+	"slices"
+	"sync"
+	"time"
+)
+
+// DefaultAPI is WeChat's API. Further hosts for Client.APIs, for disaster
+// recovery and by region, are api2, sh.api, sz.api and hk.api under weixin.qq.com.
+const DefaultAPI = "https://api.weixin.qq.com"
+
+// DefaultTimeout is how long WeChat may take to answer one request.
+const DefaultTimeout = 5 * time.Second
+
+// phoneAge bounds how far the watermark of a phone number may be from our clock:
+// the code lives for five minutes, and the rest is for clocks that differ.
+const phoneAge = 10 * time.Minute
+
+// Client makes the calls of a phone login. The zero value works; fields must not
+// be changed after the first call. It is safe for use by several goroutines.
+type Client struct {
+	// APIs are the base URLs, in the order to try them. Default: DefaultAPI.
+	APIs []string
+	// Timeout bounds each request, of which a call makes a few at most.
+	// Default: DefaultTimeout.
+	Timeout time.Duration
+	// OmitOpenID leaves openid out of getuserphonenumber. WeChat then no longer
+	// checks that the phone code belongs to the user who logs in.
+	OmitOpenID bool
+	// Tokens is where access tokens come from. Default: a StableToken of this client's own.
+	Tokens TokenSource
+	// Shared is where replicas share classic tokens; nil: this process is the only one.
+	Shared SharedTokens
+	// Transport holds the connections. Default: one of this client's own.
+	Transport *Transport
+	// Now is the clock. Default: time.Now.
+	Now func() time.Time
+	// Log, if set, is told what went wrong in the background, where no call returns it.
+	Log func(Event)
+
+	once   sync.Once
+	jitter func() time.Duration // the wait before a retry after -1
+}
+
+// Event is something that went wrong in the background: an access token that
+// could not be refreshed ahead of its end, or not be shared.
+type Event struct {
+	AppID string
+	Err   error
+}
+
+// Session is WeChat's answer to a login code. WeChat's session_key is not kept.
+type Session struct {
+	OpenID  string // the user, in this app
+	UnionID string // the user, in all apps of one Open Platform account; often ""
+}
+
+// PhoneNumber is WeChat's answer to a phone code.
+type PhoneNumber struct {
+	PhoneNumber     string // bare for mainland numbers, "+852…" for others: for display only
+	PurePhoneNumber string // without the country code
+	CountryCode     string // "86"
+	Timestamp       time.Time
+}
+
+func (c *Client) init() {
+	c.once.Do(func() {
+		if len(c.APIs) == 0 {
+			c.APIs = []string{DefaultAPI}
+		}
+		if c.Timeout <= 0 {
+			c.Timeout = DefaultTimeout
+		}
+		if c.Tokens == nil {
+			c.Tokens = NewStableToken()
+		}
+		if c.Transport == nil {
+			c.Transport = NewTransport()
+		}
+		if c.Now == nil {
+			c.Now = time.Now
+		}
+		if c.jitter == nil {
+			c.jitter = busyJitter
+		}
+	})
+}
+
+// Code2Session exchanges a login code (wx.login) for the user's openid.
+// Errors are *Error.
+func (c *Client) Code2Session(ctx context.Context, app App, code string) (Session, error) {
+	c.init()
+	key := pauseKey{CallSession, app.ID, ""}
+	if e := c.Transport.paused(key, app, c.Now()); e != nil {
+		return Session{}, e
+	}
+	d := c.delivery(CallSession, RenewCode)
+	a, e := d.send(ctx, outgoing{
+		method: http.MethodGet,
+		path:   "/sns/jscode2session",
+		query: url.Values{"appid": {app.ID}, "secret": {app.Secret}, "js_code": {code},
+			"grant_type": {"authorization_code"}},
+	})
+	if e != nil {
+		c.Transport.pause(key, app, e, c.Now())
+		return Session{}, e
+	}
+	var s struct {
+		OpenID  string `json:"openid"`
+		UnionID string `json:"unionid"`
+	}
+	if err := json.Unmarshal(a.body, &s); err != nil || !printable(s.OpenID, 128) || s.UnionID != "" && !printable(s.UnionID, 128) {
+		return Session{}, d.nonsense("no usable openid in the answer")
+	}
+	return Session{OpenID: s.OpenID, UnionID: s.UnionID}, nil
+}
+
+// PhoneNumber exchanges a phone code (the phone button) for the number. openid
+// is the user that Code2Session named: WeChat refuses another user's phone code
+// (KindMismatch).
+//
+// If WeChat refuses the access token, it is dropped, fetched once for all who
+// wait, and the code sent once more. Errors are *Error, or wrap ErrSharedTokens.
+func (c *Client) PhoneNumber(ctx context.Context, app App, code, openid string) (PhoneNumber, error) {
+	c.init()
+	token, err := c.token(ctx, app)
+	if err != nil {
+		return PhoneNumber{}, err
+	}
+	request := struct {
+		Code   string `json:"code"`
+		OpenID string `json:"openid,omitempty"`
+	}{Code: code, OpenID: openid}
+	if c.OmitOpenID {
+		request.OpenID = ""
+	}
+	body, err := json.Marshal(request)
+	if err != nil {
+		return PhoneNumber{}, &Error{Call: CallPhone, Kind: KindBug, reason: "the request cannot be encoded"}
+	}
+	o := outgoing{method: http.MethodPost, path: "/wxa/business/getuserphonenumber",
+		query: url.Values{"access_token": {token}}, body: body}
+	d := c.delivery(CallPhone, RenewPhoneCode)
+	a, e := d.send(ctx, o)
+	if e != nil && accessTokenRefused(e.Code) {
+		c.Tokens.Drop(app.ID, token, c.Now())
+		next, err := c.token(ctx, app)
+		if err != nil {
+			return PhoneNumber{}, err
+		}
+		if next == token {
+			return PhoneNumber{}, e
+		}
+		o.query = url.Values{"access_token": {next}}
+		a, e = d.send(ctx, o)
+	}
+	if e != nil {
+		return PhoneNumber{}, e
+	}
+	return c.phoneNumber(app, a, d)
+}
+
+// phoneNumber reads the answer. The code is spent by now, so whatever is wrong
+// with it, only another code can help.
+func (c *Client) phoneNumber(app App, a answer, d *delivery) (PhoneNumber, error) {
+	var r struct {
+		Info *struct {
+			PhoneNumber     string       `json:"phoneNumber"`
+			PurePhoneNumber string       `json:"purePhoneNumber"`
+			CountryCode     stringOrInt  `json:"countryCode"`
+			Watermark       *phoneOrigin `json:"watermark"`
+		} `json:"phone_info"`
+	}
+	if err := json.Unmarshal(a.body, &r); err != nil || r.Info == nil || r.Info.Watermark == nil ||
+		!shortText(r.Info.PurePhoneNumber) || !shortText(string(r.Info.CountryCode)) {
+		return PhoneNumber{}, d.nonsense("no usable phone number in the answer")
+	}
+	at := time.Unix(int64(r.Info.Watermark.Timestamp), 0)
+	if r.Info.Watermark.AppID != app.ID {
+		return PhoneNumber{}, d.nonsense("the phone number is another app's")
+	}
+	if age := c.Now().Sub(at); age > phoneAge || age < -phoneAge {
+		e := d.nonsense("the phone number's time is more than ten minutes from ours")
+		e.Advice = "check this server's clock"
+		return PhoneNumber{}, e
+	}
+	return PhoneNumber{PhoneNumber: r.Info.PhoneNumber, PurePhoneNumber: r.Info.PurePhoneNumber,
+		CountryCode: string(r.Info.CountryCode), Timestamp: at}, nil
+}
+
+type phoneOrigin struct {
+	Timestamp intOrString `json:"timestamp"`
+	AppID     string      `json:"appid"`
+}
+
+// WarmToken sees to it that an access token is at hand. A login runs it beside
+// Code2Session, so that the phone code need not wait. Errors as PhoneNumber's.
+func (c *Client) WarmToken(ctx context.Context, app App) error {
+	c.init()
+	_, err := c.token(ctx, app)
+	return err
+}
+
+func (c *Client) token(ctx context.Context, app App) (string, error) {
+	return c.Tokens.Token(ctx, app, Fetcher{Fetch: c.fetchToken, Shared: c.Shared, Now: c.Now, Log: c.Log})
+}
+
+// fetchToken is the Fetch that token sources get.
+func (c *Client) fetchToken(ctx context.Context, app App, r TokenRequest) (AccessToken, error) {
+	key := pauseKey{CallToken, app.ID, r.Path + r.URL}
+	if e := c.Transport.paused(key, app, c.Now()); e != nil {
+		return AccessToken{}, e
+	}
+	// Counted from before the request: what the way back takes is life lost.
+	asked := c.Now()
+	d := c.delivery(CallToken, "")
+	a, e := d.send(ctx, outgoing{method: r.Method, path: r.Path, absolute: r.URL, query: r.Query, body: r.Body, bare: r.URL != ""})
+	if e == nil {
+		token, life := a.bare, bareTokenLife
+		if token == "" {
+			token, life = readToken(a.body)
+			if life == 0 && r.URL != "" {
+				life = bareTokenLife
+			}
+		}
+		if printable(token, 1024) && life > 0 {
+			return AccessToken{Token: token, Fetched: asked, Expires: asked.Add(min(life, maxTokenLife))}, nil
+		}
+		e = d.nonsense("no usable access token in the answer")
+	}
+	if r.URL != "" && e.Status >= 400 && e.Status < 500 {
+		e.Kind, e.RetryAfter = KindOperator, operatorPause
+		e.Advice = "the external access token source refuses us: check its URL"
+	}
+	c.Transport.pause(key, app, e, c.Now())
+	return AccessToken{}, e
+}
+
+// shortText reports whether s can be (part of) a phone number: not empty, not long.
+func shortText(s string) bool { return s != "" && len(s) <= 32 }
+
+// printable reports whether s is visible ASCII, 1 to limit characters.
+func printable(s string, limit int) bool {
+	return s != "" && len(s) <= limit && !slices.ContainsFunc([]byte(s), func(b byte) bool { return b <= ' ' || b > '~' })
+}

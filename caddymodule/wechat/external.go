@@ -1,0 +1,35 @@
+package wechat
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+	"strings"
+)
+
+// ExternalToken takes access tokens from a central token service: a GET to a URL
+// that answers WeChat's JSON ({"access_token", "expires_in"}) or the bare token.
+// A token without a stated life is asked for again after a minute.
+type ExternalToken struct {
+	tokens
+	url string
+}
+
+// NewExternalToken returns a source for the service at url, in which "{appid}"
+// stands for the app's id. The URL is a name of the resource, not a setting: one
+// source belongs to one URL.
+func NewExternalToken(url string) *ExternalToken { return &ExternalToken{url: url} }
+
+// Token implements TokenSource.
+func (s *ExternalToken) Token(ctx context.Context, app App, f Fetcher) (string, error) {
+	return s.token(ctx, app, f, neverLate, func(ctx context.Context, _ string) (AccessToken, error) {
+		u := strings.ReplaceAll(s.url, "{appid}", url.QueryEscape(app.ID))
+		return f.Fetch(ctx, app, TokenRequest{Method: http.MethodGet, URL: u})
+	})
+}
+
+// String does not show the URL, which may hold a key.
+func (s *ExternalToken) String() string { return "external access token" }
+
+// GoString does not show the URL.
+func (s *ExternalToken) GoString() string { return s.String() }

@@ -1,0 +1,28 @@
+package wechat
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+)
+
+// StableToken fetches access tokens by cgi-bin/stable_token, which gives
+// everyone the same token: replicas need not agree on anything. It never forces
+// a refresh, as that would end the token that everybody else holds.
+type StableToken struct{ tokens }
+
+// NewStableToken returns a source that remembers nothing yet.
+func NewStableToken() *StableToken { return new(StableToken) }
+
+// Token implements TokenSource.
+func (s *StableToken) Token(ctx context.Context, app App, f Fetcher) (string, error) {
+	return s.token(ctx, app, f, neverLate, func(ctx context.Context, _ string) (AccessToken, error) {
+		body, err := json.Marshal(map[string]any{
+			"grant_type": "client_credential", "appid": app.ID, "secret": app.Secret, "force_refresh": false,
+		})
+		if err != nil {
+			return AccessToken{}, &Error{Call: CallToken, Kind: KindBug, reason: "the request cannot be encoded"}
+		}
+		return f.Fetch(ctx, app, TokenRequest{Method: http.MethodPost, Path: "/cgi-bin/stable_token", Body: body})
+	})
+}

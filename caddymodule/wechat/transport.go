@@ -1,0 +1,240 @@
+package wechat
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"net/url"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	maxBody = 64 << 10
+	// A host that cannot be reached is asked last for this long.
+	hostRest = 30 * time.Second
+)
+
+// Transport holds what outlives a Client: the connections to WeChat, which API
+// hosts could not be reached of late, and which calls are paused. It holds no
+// settings. It speaks HTTP/1.1, follows no redirect, and honours HTTPS_PROXY,
+// HTTP_PROXY and NO_PROXY.
+//
+// It never sends a request twice by itself. net/http does that when a
+// kept-alive connection turns out dead, for a request that it takes for
+// replayable: a GET without a body, or any request whose GetBody is set
+// (Request.isReplayable). So every request here has a body without GetBody, and
+// a GET has one that is empty (see emptyBody).
+type Transport struct {
+	http *http.Transport
+
+	mu      sync.Mutex
+	resting map[string]time.Time // API base URL → when to ask it first again
+	pauses  map[pauseKey]pause
+}
+
+// NewTransport returns a Transport without connections.
+func NewTransport() *Transport {
+	dialer := &net.Dialer{KeepAlive: 30 * time.Second}
+	protocols := new(http.Protocols)
+	// HTTP/2 would bring rules of its own for sending a request again.
+	protocols.SetHTTP1(true)
+	return &Transport{
+		http: &http.Transport{
+			Proxy: http.ProxyFromEnvironment,
+			DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+				conn, err := dialer.DialContext(ctx, network, addr)
+				if err != nil {
+					return nil, err
+				}
+				return &countedConn{Conn: conn}, nil
+			},
+			Protocols:              protocols,
+			TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
+			TLSHandshakeTimeout:    10 * time.Second,
+			MaxIdleConns:           128,
+			MaxIdleConnsPerHost:    64,
+			IdleConnTimeout:        45 * time.Second,
+			MaxResponseHeaderBytes: maxBody,
+			DisableCompression:     true,
+		},
+		resting: make(map[string]time.Time),
+		pauses:  make(map[pauseKey]pause),
+	}
+}
+
+// Close closes the idle connections. Calls in flight end as they will.
+func (t *Transport) Close() { t.http.CloseIdleConnections() }
+
+// order returns the hosts to try, those that could not be reached of late last.
+func (t *Transport) order(hosts []string, now time.Time) []string {
+	if len(hosts) < 2 {
+		return hosts
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	first, last := make([]string, 0, len(hosts)), []string(nil)
+	for _, h := range hosts {
+		if now.Before(t.resting[h]) {
+			last = append(last, h)
+		} else {
+			first = append(first, h)
+		}
+	}
+	return append(first, last...)
+}
+
+// rest has the host asked last for a while.
+func (t *Transport) rest(host string, now time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.resting[host] = now.Add(hostRest)
+}
+
+// outgoing is a request, whatever host it goes to.
+type outgoing struct {
+	method   string
+	path     string // on an API host
+	absolute string // instead of path: a URL of the operator's
+	query    url.Values
+	body     []byte
+	bare     bool // the answer may be a token as it is, without JSON
+}
+
+// exchange makes one HTTP request and reads its answer, all within timeout.
+func (t *Transport) exchange(ctx context.Context, timeout time.Duration, base string, call Call, o outgoing) (answer, *failure) {
+	u, err := url.Parse(base)
+	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+		return answer{}, &failure{err: &Error{Call: call, Kind: KindOperator, reason: "the URL to ask is not an http or https URL",
+			Advice: "check the URLs set for WeChat's API and for the external access token"}}
+	}
+	if o.absolute == "" {
+		u = u.JoinPath(o.path)
+		u.RawQuery = o.query.Encode()
+	}
+	f := &failure{err: &Error{Call: call, Host: u.Host}}
+
+	sending := &sending{}
+	asked, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	asked = httptrace.WithClientTrace(asked, &httptrace.ClientTrace{GotConn: sending.gotConn})
+
+	r, err := http.NewRequestWithContext(asked, o.method, u.String(), nil)
+	if err != nil {
+		f.err.Kind, f.err.reason = KindBug, "the request cannot be made"
+		return answer{}, f
+	}
+	r.Header.Set("User-Agent", "caddy-wx-auth")
+	if u.User != nil { // net/http does this in Client only
+		password, _ := u.User.Password()
+		r.SetBasicAuth(u.User.Username(), password)
+	}
+	if o.body == nil {
+		r.Body = emptyBody{}
+		r.TransferEncoding = []string{"identity"}
+	} else {
+		// Set here, as http.NewRequest would set GetBody too.
+		r.Body = io.NopCloser(bytes.NewReader(o.body))
+		r.ContentLength = int64(len(o.body))
+		r.Header.Set("Content-Type", "application/json")
+	}
+
+	response, err := t.http.RoundTrip(r)
+	if err != nil {
+		f.sent, f.reused = sending.sent(asked.Err() != nil), sending.reused()
+		f.explain(ctx, asked, err)
+		return answer{}, f
+	}
+	defer response.Body.Close()
+	f.sent = true
+	if response.StatusCode != http.StatusOK {
+		f.err.Kind, f.err.Status = KindBadAnswer, response.StatusCode
+		return answer{}, f
+	}
+	body, err := io.ReadAll(io.LimitReader(response.Body, maxBody+1))
+	if err != nil {
+		f.explainBody(ctx, asked, err)
+		return answer{}, f
+	}
+	if len(body) > maxBody {
+		f.err.Kind, f.err.reason = KindBadAnswer, "the answer is longer than 64 KiB"
+		return answer{}, f
+	}
+	a, ok := readAnswer(body, o.bare)
+	if !ok {
+		f.err.Kind, f.err.reason = KindBadAnswer, "the answer is not WeChat's JSON"
+		return answer{}, f
+	}
+	a.host = u.Host
+	return a, nil
+}
+
+// emptyBody is a body with nothing in it, which is not http.NoBody: to net/http
+// a GET with it is a request that may not be repeated. With the transfer
+// encoding "identity", net/http writes neither a body nor a header about it.
+// (Without, it probes the body for 200 ms at most, and a busy machine
+// may then send a chunked request.)
+type emptyBody struct{}
+
+func (emptyBody) Read([]byte) (int, error) { return 0, io.EOF }
+func (emptyBody) Close() error             { return nil }
+
+// countedConn counts the writes to a connection, so that it can be told whether
+// a failed request had left us.
+type countedConn struct {
+	net.Conn
+	writes atomic.Int64
+}
+
+func (c *countedConn) Write(p []byte) (int, error) {
+	c.writes.Add(1)
+	return c.Conn.Write(p)
+}
+
+// sending follows one request to its connection.
+type sending struct {
+	mu      sync.Mutex
+	got     bool
+	again   bool // the connection had served a request before
+	conn    *countedConn
+	written int64 // its writes before this request
+}
+
+func (s *sending) gotConn(info httptrace.GotConnInfo) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.got, s.again = true, info.Reused
+	conn := info.Conn
+	for {
+		switch c := conn.(type) {
+		case *countedConn:
+			s.conn, s.written = c, c.writes.Load()
+			return
+		case interface{ NetConn() net.Conn }: // TLS
+			conn = c.NetConn()
+		default:
+			return
+		}
+	}
+}
+
+// sent reports whether any byte of the request may have left. If the request
+// was broken off by its context, net/http may be writing it still, so that any
+// connection counts. (Over TLS the closing alert counts as a byte; to take a
+// code for sent that was not is the harmless mistake.)
+func (s *sending) sent(brokenOff bool) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.got && (brokenOff || s.conn == nil || s.conn.writes.Load() != s.written)
+}
+
+func (s *sending) reused() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.again
+}

@@ -1,0 +1,156 @@
+package wechattest
+
+import (
+	"encoding/base64"
+	"strings"
+	"time"
+)
+
+const (
+	tokenSeconds   = 7200
+	classicOverlap = 5 * time.Minute  // both classic tokens work for so long at most
+	forcedPause    = 30 * time.Second // between two forced refreshes
+	forcedDaily    = 20
+)
+
+// forced is the quota of stable_token with force_refresh; it is no call of its
+// own.
+const forced Call = "stable_token forced"
+
+// accessToken is one token. A killed one answers 40001, one past its end 42001.
+type accessToken struct {
+	value  string
+	appid  string
+	ends   time.Time
+	killed bool
+	// superseded: its end came early, by a newer classic token; past it the
+	// token is not expired but "not latest".
+	superseded bool
+}
+
+// tokenPair is the newest token of one kind and the one before it, which may
+// still work for a while. Stable and classic tokens of an app are two pairs:
+// neither kind disturbs the other.
+type tokenPair struct{ current, previous *accessToken }
+
+func (p *tokenPair) replace(t *accessToken) {
+	p.previous.kill()
+	p.previous, p.current = p.current, t
+}
+
+func (p *tokenPair) kill() {
+	p.current.kill()
+	p.previous.kill()
+	*p = tokenPair{}
+}
+
+func (t *accessToken) kill() {
+	if t != nil {
+		t.killed = true
+	}
+}
+
+func (a *appState) tokenLife() time.Duration {
+	if a.TokenSeconds > 0 {
+		return time.Duration(a.TokenSeconds) * time.Second
+	}
+	return tokenSeconds * time.Second
+}
+
+func (s *Simulator) newToken(app *appState) *accessToken {
+	// As long as WeChat reserves for it, so that a shorter buffer is found out.
+	value := "80_" + base64.RawURLEncoding.EncodeToString(randomBytes(384))[:509]
+	t := &accessToken{value: value, appid: app.ID, ends: s.now().Add(app.tokenLife())}
+	s.tokens[value] = t
+	s.keepSecret(value)
+	return t
+}
+
+// stableToken answers the app's stable token, rotating it if little of its
+// life remains. The former one works on to its own end.
+func (s *Simulator) stableToken(app *appState) *accessToken {
+	lead := app.tokenLife() / 24
+	if t := app.stable.current; t == nil || t.ends.Sub(s.now()) <= lead {
+		app.stable.replace(s.newToken(app))
+	}
+	return app.stable.current
+}
+
+// forcedToken replaces the app's stable token and kills it for all who hold
+// it.
+func (s *Simulator) forcedToken(app *appState) (*accessToken, int) {
+	now := s.now()
+	if !app.lastForced.IsZero() && now.Sub(app.lastForced) < forcedPause {
+		return nil, 45011
+	}
+	day := quota{forced, 24 * time.Hour}
+	if app.usedIn(day, now) >= forcedDaily {
+		return nil, 45009
+	}
+	app.used[day].calls++
+	app.lastForced = now
+	app.stable.kill()
+	app.stable.current = s.newToken(app)
+	return app.stable.current, 0
+}
+
+// classicToken makes a new classic token. The one before works five minutes
+// more at most, the one before that no longer.
+func (s *Simulator) classicToken(app *appState) *accessToken {
+	if t := app.classic.current; t != nil {
+		if end := s.now().Add(classicOverlap); end.Before(t.ends) {
+			t.ends = end
+			t.superseded = true
+		}
+	}
+	app.classic.replace(s.newToken(app))
+	return app.classic.current
+}
+
+// tokenApp says whose access token it is, or answers an errcode.
+func (s *Simulator) tokenApp(value string) (*appState, int) {
+	t := s.tokens[value]
+	switch {
+	case !strings.HasPrefix(value, "80_") || len(value) != 512:
+		return nil, 40014
+	case t == nil, t.killed:
+		return nil, 40001
+	case !s.now().Before(t.ends):
+		if t.superseded {
+			return nil, 40001
+		}
+		return nil, 42001
+	}
+	return s.apps[t.appid], 0
+}
+
+// RevokeTokens kills all access tokens of an app, as when its secret was
+// reset. Clients learn it from 40001; the next token call makes a new one.
+func (s *Simulator) RevokeTokens(appid string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	app, err := s.app(appid)
+	if err != nil {
+		return err
+	}
+	app.stable.kill()
+	app.classic.kill()
+	return nil
+}
+
+// RotateTokens does what another program with the same credentials may do at
+// any time: it replaces the stable token as force_refresh would (at once) and
+// the classic token as cgi-bin/token would (with the overlap). No quota is
+// charged.
+func (s *Simulator) RotateTokens(appid string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	app, err := s.app(appid)
+	if err != nil {
+		return err
+	}
+	app.stable.kill()
+	app.stable.current = s.newToken(app)
+	s.classicToken(app)
+	return nil
+}
