@@ -43,7 +43,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	}
 	setPlaceholders(r, v.Claims)
 	if upgrades(r) {
-		ctx, release := s.shared.revoked.Watch(r.Context(), v.Claims.SessionID, v.Claims.Expires.Add(s.set.Token.Leeway))
+		ctx, release := s.shared.revoked.Watch(r.Context(), v.Claims.SessionID, v.Claims.Expires)
 		defer release()
 		r = r.WithContext(ctx)
 	}

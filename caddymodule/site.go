@@ -71,7 +71,7 @@ func newSite(ctx caddy.Context, log *zap.Logger, set settings) (*site, error) {
 		return nil, err
 	}
 	s.store = s.shared.db.With(set.EncryptionKeys)
-	s.directory = s.store.Users(set.Register)
+	s.directory = s.store.Users(set.Register, s.sessionSettings())
 	if set.Token.Static == nil {
 		s.ringKey = ringKey{s.sharedKey, set.Token.Algorithm}
 		s.ring = holdRing(s.ringKey)
@@ -120,6 +120,13 @@ func (s *site) policy() token.Policy {
 	}
 }
 
+func (s *site) sessionSettings() session.Settings {
+	return session.Settings{
+		Idle: s.set.Session.Idle, Lifetime: s.set.Session.Lifetime, Grace: s.set.Session.Grace,
+		TokenLife: s.set.Token.Lifetime + s.set.Token.Leeway,
+	}
+}
+
 // readyTimeout is how long a request waits for a store that is not open yet.
 const readyTimeout = 2 * time.Second
 
@@ -149,7 +156,7 @@ func (s *site) openFor(ctx context.Context, limit time.Duration) error {
 	if s.live.Load() != nil {
 		return nil
 	}
-	keys, err := s.store.Keys(ctx)
+	keys, err := s.store.Secrets(ctx)
 	if err != nil {
 		return err
 	}
@@ -199,10 +206,7 @@ func (s *site) assemble(keys *store.Keys) (*live, error) {
 		},
 		sessions: session.Sessions{
 			Store: s.store, Keys: refresh, Issuer: t.Issuer, Apps: policy.Apps, Revoked: s.shared.revoked,
-			Settings: session.Settings{
-				Idle: s.set.Session.Idle, Lifetime: s.set.Session.Lifetime, Grace: s.set.Session.Grace,
-				TokenLife: t.Lifetime + t.Leeway,
-			},
+			Settings: s.sessionSettings(),
 		},
 	}
 	l.chain = login.Chain{

@@ -123,7 +123,7 @@ func codeOf(k wechat.Kind) Code {
 		return WeChatUnavailable
 	case wechat.KindOperator, wechat.KindBug:
 		return Misconfigured
-	case wechat.KindTimeout:
+	case wechat.KindTimeout, wechat.KindCanceled:
 		return WeChatTimeout
 	default:
 		return WeChatError

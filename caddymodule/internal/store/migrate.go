@@ -124,7 +124,7 @@ var columns = map[string]string{
 	"signing_keys":  signingKeyColumns,
 	"kept_steps":    "step, value, expires_at",
 	"claimed_steps": "step, owner, lease_until",
-	"access_tokens": "name, token, expires_at, owner, lease_until",
+	"access_tokens": "appid, token, fetched_at, expires_at, owner, lease_until",
 }
 
 // verify reads no row of every table.

@@ -47,6 +47,9 @@ const (
 // ends before it has begun, it does not happen; once begun it is seen through,
 // since an interrupted statement would take the whole batch with it.
 func (q *queue) write(ctx context.Context, db *DB, change func(*tx) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	w := &pendingWrite{change: change, done: make(chan error, 1)}
 	q.mu.Lock()
 	if q.closed {

@@ -270,7 +270,7 @@ func TestLargeTablesAreReadByIndex(t *testing.T) {
 		`SELECT id FROM {sessions} WHERE ended_at = 0 AND user_id = 'x'`,
 		`SELECT id FROM {sessions} WHERE ended_at = 0 AND user_id = 'x' AND appid = 'x' AND openid = 'x'`,
 		`SELECT id FROM {sessions} WHERE expires_at < 1 ORDER BY expires_at LIMIT 1`,
-		`SELECT seq FROM {revocations} WHERE seq > 1 UNION SELECT seq FROM {revocations} WHERE recorded_at >= {now} - 1`,
+		`SELECT seq FROM {revocations} WHERE seq > 1 UNION ALL SELECT seq FROM {revocations} WHERE recorded_at >= {now} - 1`,
 		`SELECT u.id FROM {user_phones} p JOIN {users} u ON u.id = p.user_id WHERE p.phone_hash = x'00'`,
 		`SELECT ` + bindingColumns + ` FROM {bindings} WHERE appid = 'x' AND openid = 'x'`,
 		`SELECT ` + bindingColumns + ` FROM {bindings} WHERE unionid = 'x' ORDER BY phone_at DESC, bound_at DESC, appid LIMIT 1`,

@@ -1,10 +1,175 @@
 package token
 
-// Cache remembers tokens that were found good. It is safe for concurrent use.
-type Cache struct{}
+import (
+	"crypto/sha256"
+	"hash/maphash"
+	"sync"
+	"sync/atomic"
+	"time"
+)
 
-// NewCache makes a cache of at most so many tokens.
-func NewCache(entries int) *Cache { return &Cache{} }
+// Cache remembers tokens that were found good, so that a token is verified once
+// and then looked up. It is safe for concurrent use; looking up takes no lock
+// and allocates nothing.
+//
+// An entry's key is the SHA-256 of the whole token. Before that is computed, a
+// fast keyed hash of the signature finds the few entries that it could be: a
+// token that is not in the cache, such as a forged one, costs no SHA-256.
+type Cache struct {
+	seed     maphash.Seed
+	perShard int
+	shards   [cacheShards]cacheShard
+}
+
+const cacheShards = 16
+
+// cacheShard is a part of the cache with a lock for its writers.
+type cacheShard struct {
+	table atomic.Pointer[cacheTable]
+	mu    sync.Mutex
+	_     [48]byte // keeps shards on cache lines of their own
+}
+
+// cacheTable is what a shard holds under one key set and one policy. Whoever
+// asks under another one finds nothing in it.
+type cacheTable struct {
+	owner   cacheOwner
+	buckets []atomic.Pointer[cacheEntry] // chains; a power of two
+	ring    []*cacheEntry                // all entries, in CLOCK's order
+	hand    int
+}
+
+type cacheOwner struct {
+	keys   *KeySet
+	policy [sha256.Size]byte
+}
+
+type cacheEntry struct {
+	next   atomic.Pointer[cacheEntry]
+	hash   uint64
+	sum    [sha256.Size]byte
+	used   atomic.Bool // looked up since the hand passed
+	claims Claims
+}
+
+// NewCache makes a cache of at most so many tokens; none if entries is not
+// positive. A token takes about half a KiB, more with many claims of the
+// directory's.
+func NewCache(entries int) *Cache {
+	return &Cache{seed: maphash.MakeSeed(), perShard: max(0, (entries+cacheShards-1)/cacheShards)}
+}
 
 // Len is the number of tokens in the cache.
-func (c *Cache) Len() int { return 0 }
+func (c *Cache) Len() int {
+	n := 0
+	for i := range c.shards {
+		s := &c.shards[i]
+		s.mu.Lock()
+		if t := s.table.Load(); t != nil {
+			n += len(t.ring)
+		}
+		s.mu.Unlock()
+	}
+	return n
+}
+
+func (c *Cache) hash(signature string) (uint64, *cacheShard) {
+	h := maphash.String(c.seed, signature)
+	return h, &c.shards[h>>32%cacheShards]
+}
+
+// get returns what a token says that was found good under owner; nil if there
+// is none. The token may have expired since.
+func (c *Cache) get(owner *cacheOwner, raw, signature string) *Claims {
+	hash, shard := c.hash(signature)
+	t := shard.table.Load()
+	if t == nil || t.owner != *owner {
+		return nil
+	}
+	var sum [sha256.Size]byte
+	summed := false
+	for e := t.bucket(hash).Load(); e != nil; e = e.next.Load() {
+		if e.hash != hash {
+			continue
+		}
+		if !summed {
+			sum, summed = sumString(raw), true
+		}
+		if e.sum == sum {
+			// Written only if it changes: all cores read this entry.
+			if !e.used.Load() {
+				e.used.Store(true)
+			}
+			return &e.claims
+		}
+	}
+	return nil
+}
+
+// put remembers a token that was found good, and returns its claims as they are
+// shared from now on.
+func (c *Cache) put(owner *cacheOwner, raw, signature string, claims *Claims, now time.Time) *Claims {
+	if c.perShard == 0 {
+		return claims
+	}
+	hash, shard := c.hash(signature)
+	e := &cacheEntry{hash: hash, sum: sumString(raw), claims: *claims}
+
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	t := shard.table.Load()
+	if t == nil || t.owner != *owner {
+		t = newCacheTable(owner, c.perShard)
+		shard.table.Store(t)
+	}
+	head := t.bucket(hash)
+	for other := head.Load(); other != nil; other = other.next.Load() {
+		if other.hash == hash && other.sum == e.sum {
+			return &other.claims
+		}
+	}
+	if len(t.ring) < c.perShard {
+		t.ring = append(t.ring, e)
+	} else {
+		at := t.victim(now)
+		t.remove(t.ring[at])
+		t.ring[at] = e
+	}
+	e.next.Store(head.Load())
+	head.Store(e)
+	return &e.claims
+}
+
+func newCacheTable(owner *cacheOwner, entries int) *cacheTable {
+	buckets := 1
+	for buckets < entries {
+		buckets *= 2
+	}
+	return &cacheTable{owner: *owner, buckets: make([]atomic.Pointer[cacheEntry], buckets)}
+}
+
+func (t *cacheTable) bucket(hash uint64) *atomic.Pointer[cacheEntry] {
+	return &t.buckets[hash&uint64(len(t.buckets)-1)]
+}
+
+// victim finds the entry that makes room: one that has expired, or that nobody
+// looked up since the hand last passed.
+func (t *cacheTable) victim(now time.Time) int {
+	for {
+		at := t.hand
+		t.hand = (t.hand + 1) % len(t.ring)
+		if e := t.ring[at]; !e.used.Swap(false) || !e.claims.Expires.After(now) {
+			return at
+		}
+	}
+}
+
+// remove takes an entry out of its chain. Its own next stays as it is, for
+// those who are just reading there.
+func (t *cacheTable) remove(e *cacheEntry) {
+	link := t.bucket(e.hash)
+	for link.Load() != e {
+		link = &link.Load().next
+	}
+	link.Store(e.next.Load())
+}

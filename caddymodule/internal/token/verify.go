@@ -1,6 +1,15 @@
 package token
 
-import "time"
+import (
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/binary"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+	"unsafe"
+)
 
 // Policy is what a directive asks of a token beside a good signature.
 type Policy struct {
@@ -11,22 +20,205 @@ type Policy struct {
 	Type     string        // typ must equal it; empty: TypeAccessToken
 }
 
+// digest is different for any two policies that are.
+func (p *Policy) digest() [sha256.Size]byte {
+	b := appendAAD(nil, p.Issuer, p.Type)
+	for _, list := range [][]string{p.Audience, p.Apps} {
+		b = binary.BigEndian.AppendUint32(b, uint32(len(list)))
+		b = appendAAD(b, list...)
+	}
+	return sha256.Sum256(binary.BigEndian.AppendUint64(b, uint64(p.Leeway)))
+}
+
 // Verifier checks tokens against one policy. It is safe for concurrent use.
-type Verifier struct{}
+type Verifier struct {
+	policy Policy
+	digest [sha256.Size]byte
+	seal   Sealer
+	cache  *Cache
+}
 
 // NewVerifier makes a verifier. seal opens the claim "wx"; cache, which may be
 // nil, remembers the tokens found good. A cache is for one policy: it outlives
-// a reload that leaves the policy as it was, and is emptied by one that does not.
-func NewVerifier(p Policy, seal Sealer, cache *Cache) *Verifier { return nil }
+// a reload that leaves the policy as it was, and is emptied by one that does
+// not. Verifiers of equal policies can share one.
+func NewVerifier(p Policy, seal Sealer, cache *Cache) *Verifier {
+	if p.Type == "" {
+		p.Type = TypeAccessToken
+	}
+	p.Audience, p.Apps = slices.Clone(p.Audience), slices.Clone(p.Apps)
+	return &Verifier{policy: p, digest: p.digest(), seal: seal, cache: cache}
+}
 
 // Verify checks a token and returns what it says, or [ErrInvalid], or
 // [ErrExpired] if nothing but its age is wrong. ks may be nil: then no token is
 // good. Whether the session has ended is the caller's to ask.
+//
+// For ES256 there is a second good signature to each one, which anybody can
+// compute (s and n−s). Such a token is accepted: it says the same, and ends with
+// the same session. Nothing may take a token's text for the name of anything.
 func (v *Verifier) Verify(ks *KeySet, raw string, now time.Time) (*Claims, error) {
-	return nil, ErrInvalid
+	c, err := v.verify(ks, raw, now)
+	if err != nil {
+		return nil, err
+	}
+	// On every look-up, not only when the token was verified.
+	if !c.Expires.After(now.Add(-v.policy.Leeway)) {
+		return nil, ErrExpired
+	}
+	return c, nil
 }
 
 // VerifyExpired is Verify for logging out: a token that has expired is good.
 func (v *Verifier) VerifyExpired(ks *KeySet, raw string, now time.Time) (*Claims, error) {
-	return nil, ErrInvalid
+	return v.verify(ks, raw, now)
+}
+
+// verify checks all but exp, the cheap things first: what is not a token of
+// ours is refused before any cryptography.
+func (v *Verifier) verify(ks *KeySet, raw string, now time.Time) (*Claims, error) {
+	if len(raw) > MaxSize {
+		return nil, ErrInvalid
+	}
+	dot := strings.IndexByte(raw[:min(len(raw), maxHeader)], '.')
+	if dot <= 0 {
+		return nil, ErrInvalid
+	}
+	h := ks.header(raw[:dot])
+	if h == nil || h.typ != v.policy.Type {
+		return nil, ErrInvalid
+	}
+	// The signature's length is known, so the second dot's place is, too. A
+	// third one would be no base64url.
+	signed := len(raw) - base64.RawURLEncoding.EncodedLen(h.key.sigSize) - 1
+	if signed <= dot+1 || raw[signed] != '.' {
+		return nil, ErrInvalid
+	}
+	signature := raw[signed+1:]
+	if v.cache == nil {
+		return v.check(h.key, raw, dot, signed, now)
+	}
+	owner := cacheOwner{keys: ks, policy: v.digest}
+	if c := v.cache.get(&owner, raw, signature); c != nil {
+		return c, nil
+	}
+	c, err := v.check(h.key, raw, dot, signed, now)
+	if err != nil || !c.Expires.After(now.Add(-v.policy.Leeway)) {
+		return c, err
+	}
+	return v.cache.put(&owner, raw, signature, c, now), nil
+}
+
+// scratch is the memory that checking a token takes.
+type scratch struct {
+	raw, decoded [MaxSize]byte
+	aad          []byte
+	claims       rawClaims
+}
+
+var scratches = sync.Pool{New: func() any { return new(scratch) }}
+
+// check looks at everything behind the header.
+func (v *Verifier) check(k *key, raw string, dot, signed int, now time.Time) (*Claims, error) {
+	b := scratches.Get().(*scratch)
+	defer scratches.Put(b)
+	n := copy(b.raw[:], raw)
+	signature, ok := decodeSegment(b.decoded[:], b.raw[signed+1:n])
+	if !ok {
+		return nil, ErrInvalid
+	}
+	payload, ok := decodeSegment(b.decoded[len(signature):], b.raw[dot+1:signed])
+	if !ok {
+		return nil, ErrInvalid
+	}
+	if len(signature) != k.sigSize || k.verifier.Verify(b.raw[:signed], signature, k.public) != nil {
+		return nil, ErrInvalid
+	}
+	b.claims = rawClaims{}
+	if err := b.claims.decode(payload); err != nil {
+		return nil, ErrInvalid
+	}
+	return v.judge(b, now)
+}
+
+// decodeSegment decodes base64url in its one canonical form: no padding, no
+// bits set behind the last byte, nothing skipped.
+func decodeSegment(dst, src []byte) ([]byte, bool) {
+	n, err := strictBase64.Decode(dst, src)
+	// The decoder skips line breaks; then there are fewer bytes than expected.
+	return dst[:n], err == nil && n == strictBase64.DecodedLen(len(src))
+}
+
+var strictBase64 = base64.RawURLEncoding.Strict()
+
+// judge compares the claims with the policy, opens the sealed one, and copies
+// what stays, as small as it can be: it may stay in the cache.
+func (v *Verifier) judge(b *scratch, now time.Time) (*Claims, error) {
+	r, p := &b.claims, &v.policy
+	latest := now.Add(p.Leeway).Unix()
+	if string(r.text[claimIssuer]) != p.Issuer || r.issuedAt > latest || r.notBefore > latest {
+		return nil, ErrInvalid
+	}
+	app := index(p.Apps, r.text[claimAppID])
+	if app < 0 || !slices.ContainsFunc(r.audience, func(a []byte) bool { return index(p.Audience, a) >= 0 }) {
+		return nil, ErrInvalid
+	}
+	c := &Claims{Issuer: p.Issuer, AppID: p.Apps[app], Audience: p.Audience, Plain: r.plain,
+		IssuedAt: time.Unix(r.issuedAt, 0).UTC(), Expires: time.Unix(r.expires, 0).UTC()}
+	if !slices.EqualFunc(r.audience, p.Audience, func(a []byte, s string) bool { return string(a) == s }) {
+		c.Audience = make([]string, len(r.audience))
+		for i, a := range r.audience {
+			c.Audience[i] = string(a)
+		}
+	}
+	if r.has(claimSealed) {
+		sealed, ok := decodeSegment(r.text[claimSealed], slices.Clone(r.text[claimSealed]))
+		if !ok || v.seal == nil {
+			return nil, ErrInvalid
+		}
+		b.aad = appendAAD(b.aad[:0], r.text[claimIssuer], r.text[claimSubject], r.text[claimSessionID])
+		plain, err := v.seal.Open(b.aad, sealed)
+		if err != nil {
+			return nil, ErrInvalid
+		}
+		if c.Phone, c.Extra, err = decodeSealed(plain); err != nil {
+			return nil, ErrInvalid
+		}
+	}
+	// One piece of memory for all strings.
+	var text strings.Builder
+	fields := [...]struct {
+		to    *string
+		claim int
+	}{{&c.Subject, claimSubject}, {&c.SessionID, claimSessionID}, {&c.ID, claimID},
+		{&c.OpenID, claimOpenID}, {&c.UnionID, claimUnionID}}
+	size := len(c.Phone)
+	for _, f := range fields {
+		size += len(r.text[f.claim])
+	}
+	text.Grow(size)
+	for _, f := range fields {
+		text.Write(r.text[f.claim])
+	}
+	text.WriteString(c.Phone)
+	all := text.String()
+	for _, f := range fields {
+		*f.to, all = all[:len(r.text[f.claim])], all[len(r.text[f.claim]):]
+	}
+	c.Phone = all
+	return c, nil
+}
+
+func index(list []string, s []byte) int {
+	for i := range list {
+		if list[i] == string(s) {
+			return i
+		}
+	}
+	return -1
+}
+
+// sumString hashes a string without copying it.
+func sumString(s string) [sha256.Size]byte {
+	return sha256.Sum256(unsafe.Slice(unsafe.StringData(s), len(s)))
 }

@@ -3,6 +3,7 @@ package wechattest
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"sync"
@@ -50,7 +51,7 @@ type Simulator struct {
 	tokens     map[string]*accessToken
 	faults     []*Fault
 	counts     map[Call]*Count
-	secrets    []string
+	secrets    map[string]struct{}
 }
 
 // New makes a simulator. It panics if one of the apps is not valid, as that is
@@ -63,6 +64,8 @@ func New(opts Options) *Simulator {
 		phones: make(map[string]*PhoneCode),
 		tokens: make(map[string]*accessToken),
 		counts: make(map[Call]*Count),
+
+		secrets: make(map[string]struct{}),
 	}
 	if s.clock == nil {
 		s.clock = time.Now
@@ -95,15 +98,13 @@ func (s *Simulator) now() time.Time { return s.clock().Add(s.offset) }
 
 // Secrets are all the values this simulator knows that must never stand in a
 // log, an error or a metric: app secrets, codes, access tokens, session keys
-// and phone numbers. A test searches the output of a program for them.
+// and phone numbers, sorted. A test searches the output of a program for them.
 func (s *Simulator) Secrets() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return slices.Clone(s.secrets)
+	return slices.Sorted(maps.Keys(s.secrets))
 }
 
 func (s *Simulator) keepSecret(v string) {
-	if v != "" && !slices.Contains(s.secrets, v) {
-		s.secrets = append(s.secrets, v)
-	}
+	s.secrets[v] = struct{}{}
 }

@@ -95,8 +95,9 @@ CREATE INDEX {prefix}claimed_steps_lease ON {claimed_steps} (lease_until);
 
 -- WeChat's access tokens, where replicas must share one.
 CREATE TABLE {access_tokens} (
-	name        {id 128} NOT NULL PRIMARY KEY,
+	appid       {id 64}  NOT NULL PRIMARY KEY,
 	token       {blob}   NOT NULL, -- sealed; empty: none yet
+	fetched_at  {int}    NOT NULL,
 	expires_at  {int}    NOT NULL,
 	owner       {id 128} NOT NULL, -- who is fetching the next one
 	lease_until {int}    NOT NULL

@@ -1,0 +1,453 @@
+package login_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/store"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
+)
+
+// fakeWeChat answers codes of the form "person/phone" and counts the calls. A
+// code that was answered is used, as WeChat's are.
+type fakeWeChat struct {
+	mu       sync.Mutex
+	used     map[string]bool
+	sessions int
+	phones   int
+	union    bool // tell unionids
+	fail     error
+	gate     chan struct{} // if set, phone calls wait for it
+}
+
+func (f *fakeWeChat) Code2Session(_ context.Context, app wechat.App, code string) (wechat.Session, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.sessions++
+	if f.used[code] {
+		return wechat.Session{}, &wechat.Error{Call: wechat.CallSession, Kind: wechat.KindLoginCode, Code: 40163, Renew: []wechat.Renew{wechat.RenewCode}}
+	}
+	f.used[code] = true
+	person, _, _ := strings.Cut(code, "/")
+	s := wechat.Session{OpenID: person + "@" + app.ID}
+	if f.union {
+		s.UnionID = "union-" + person
+	}
+	return s, nil
+}
+
+func (f *fakeWeChat) WarmToken(context.Context, wechat.App) error { return nil }
+
+func (f *fakeWeChat) PhoneNumber(_ context.Context, app wechat.App, code, openid string) (wechat.PhoneNumber, error) {
+	if f.gate != nil {
+		<-f.gate
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.phones++
+	if f.fail != nil {
+		return wechat.PhoneNumber{}, f.fail
+	}
+	parts := strings.Split(code, "/") // person/number/n
+	if parts[0]+"@"+app.ID != openid {
+		return wechat.PhoneNumber{}, &wechat.Error{Call: wechat.CallPhone, Kind: wechat.KindMismatch, Code: 40003, Renew: []wechat.Renew{wechat.RenewCode, wechat.RenewPhoneCode}}
+	}
+	if f.used["p"+code] {
+		return wechat.PhoneNumber{}, &wechat.Error{Call: wechat.CallPhone, Kind: wechat.KindPhoneCode, Code: 40029, Renew: []wechat.Renew{wechat.RenewPhoneCode}}
+	}
+	f.used["p"+code] = true
+	return wechat.PhoneNumber{PurePhoneNumber: parts[1], CountryCode: "86"}, nil
+}
+
+// faultyStore fails on demand, before it does anything.
+type faultyStore struct {
+	*store.Store
+	failing atomic.Bool
+}
+
+var errStore = errors.New("the disk is gone")
+
+func (f *faultyStore) Keep(ctx context.Context, k login.Key, v []byte, expires time.Time) error {
+	if f.failing.Load() {
+		return errStore
+	}
+	return f.Store.Keep(ctx, k, v, expires)
+}
+
+func (f *faultyStore) Settle(ctx context.Context, b user.Binding, rule user.NewOpenID, s session.Session, until time.Time) ([]string, error) {
+	if f.failing.Load() {
+		return nil, errStore
+	}
+	return f.Store.Settle(ctx, b, rule, s, until)
+}
+
+type house struct {
+	*login.Chain
+	wechat *fakeWeChat
+	store  *faultyStore
+	clock  atomic.Int64
+	n      atomic.Int64
+}
+
+func newHouse(t *testing.T) *house {
+	t.Helper()
+	h := &house{wechat: &fakeWeChat{used: make(map[string]bool)}}
+	h.clock.Store(time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC).UnixNano())
+	now := func() time.Time { return time.Unix(0, h.clock.Load()).UTC() }
+	db, err := store.New("sqlite:"+filepath.Join(t.TempDir(), "wx.db"), store.Options{Migrate: true, Now: now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = db.Close() })
+	h.store = &faultyStore{Store: db.With(nil)}
+	secrets, err := h.store.Secrets(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys, err := session.NewKeys(secrets.RefreshMAC()...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	set := session.Settings{Idle: 30 * 24 * time.Hour, Lifetime: 180 * 24 * time.Hour, Grace: time.Minute, TokenLife: time.Hour}
+	h.Chain = &login.Chain{
+		WeChat: h.wechat, Directory: h.store.Users(true, set), Store: h.store, State: new(login.State),
+		Sessions: session.Sessions{
+			Store: h.store, Keys: keys, Settings: set, Issuer: "wx-auth", Apps: []string{"wxA", "wxB"}, Revoked: session.NewRevoked(),
+		},
+		Silent: 90 * 24 * time.Hour, NewOpenID: user.Replace,
+		Mint: func(s session.Session, _ user.User, _ time.Time) (string, error) { return "token of " + s.ID, nil },
+		Hold: func() func() { return func() {} },
+		Now:  now,
+	}
+	return h
+}
+
+func (h *house) pass(d time.Duration) { h.clock.Add(int64(d)) }
+
+// code makes a fresh login code of a person, phoneCode one of their number.
+func (h *house) code(person string) string { return fmt.Sprintf("%s/%d", person, h.n.Add(1)) }
+func (h *house) phoneCode(person, number string) string {
+	return fmt.Sprintf("%s/%s/%d", person, number, h.n.Add(1))
+}
+
+func (h *house) login(t *testing.T, app, code, phoneCode string) login.Result {
+	t.Helper()
+	res, err := h.Login(t.Context(), login.Request{App: wechat.App{ID: app}, Code: code, PhoneCode: phoneCode})
+	if err != nil {
+		t.Fatalf("login of %q, %q: %v", code, phoneCode, err)
+	}
+	return res
+}
+
+func (h *house) refused(t *testing.T, app, code, phoneCode string, want login.Code, renew ...string) {
+	t.Helper()
+	_, err := h.Login(t.Context(), login.Request{App: wechat.App{ID: app}, Code: code, PhoneCode: phoneCode})
+	var le *login.Error
+	if !errors.As(err, &le) {
+		t.Fatalf("login of %q, %q: %v, want %s", code, phoneCode, err, want)
+	}
+	if le.Code != want || !slices.Equal(le.Renew, renew) {
+		t.Fatalf("login of %q, %q: %s, renew %v (%v); want %s, renew %v", code, phoneCode, le.Code, le.Renew, err, want, renew)
+	}
+}
+
+const number, otherNumber = "13800138000", "13900139000"
+
+func TestLoginFindsOrCreatesTheOwnerOfTheNumber(t *testing.T) {
+	h := newHouse(t)
+	first := h.login(t, "wxA", h.code("ann"), h.phoneCode("ann", number))
+	if !first.User.New || first.User.Phone.E164() != "+86"+number {
+		t.Errorf("first login: %+v", first.User)
+	}
+	second := h.login(t, "wxB", h.code("ann"), h.phoneCode("ann", number))
+	if second.User.New || second.User.ID != first.User.ID {
+		t.Errorf("the same number in another app is another user: %+v", second.User)
+	}
+	if second.Session.ID == first.Session.ID {
+		t.Error("two logins share a session")
+	}
+}
+
+func TestParallelLoginsWithOnePairAreOne(t *testing.T) {
+	h := newHouse(t)
+	h.wechat.gate = make(chan struct{})
+	code, phoneCode := h.code("ann"), h.phoneCode("ann", number)
+	var wg sync.WaitGroup
+	answers := make([]login.Result, 100)
+	for i := range answers {
+		wg.Go(func() { answers[i] = h.login(t, "wxA", code, phoneCode) })
+	}
+	close(h.wechat.gate)
+	wg.Wait()
+	if h.wechat.sessions != 1 || h.wechat.phones != 1 {
+		t.Errorf("WeChat was asked %d and %d times", h.wechat.sessions, h.wechat.phones)
+	}
+	for _, a := range answers {
+		if a.Session.ID != answers[0].Session.ID || a.User.ID != answers[0].User.ID || a.RefreshToken != answers[0].RefreshToken {
+			t.Fatalf("different answers: %+v and %+v", a, answers[0])
+		}
+	}
+}
+
+func TestSamePairWithinAMinuteIsTheSameSession(t *testing.T) {
+	h := newHouse(t)
+	code, phoneCode := h.code("ann"), h.phoneCode("ann", number)
+	first := h.login(t, "wxA", code, phoneCode)
+	h.pass(59 * time.Second)
+	again := h.login(t, "wxA", code, phoneCode)
+	if again.Session.ID != first.Session.ID || again.RefreshToken != first.RefreshToken || !again.Replayed {
+		t.Errorf("the same pair after 59 s opened another session")
+	}
+	h.pass(2 * time.Second)
+	h.refused(t, "wxA", code, phoneCode, login.LoginCodeInvalid, "code")
+	if h.wechat.phones != 1 {
+		t.Errorf("the phone code was exchanged %d times", h.wechat.phones)
+	}
+}
+
+func TestEndedSessionIsNotRevivedByItsCodes(t *testing.T) {
+	h := newHouse(t)
+	code, phoneCode := h.code("ann"), h.phoneCode("ann", number)
+	first := h.login(t, "wxA", code, phoneCode)
+	if _, err := h.Sessions.End(t.Context(), first.Session.ID, h.Now()); err != nil {
+		t.Fatal(err)
+	}
+	h.refused(t, "wxA", code, phoneCode, login.LoginCodeInvalid, "code")
+}
+
+func TestLostAnswerIsFoundWithANewLoginCode(t *testing.T) {
+	h := newHouse(t)
+	phoneCode := h.phoneCode("ann", number)
+	first := h.login(t, "wxA", h.code("ann"), phoneCode)
+	second := h.login(t, "wxA", h.code("ann"), phoneCode)
+	if second.User.ID != first.User.ID || h.wechat.phones != 1 {
+		t.Errorf("phone exchanges: %d", h.wechat.phones)
+	}
+	h.pass(5*time.Minute + time.Second)
+	h.refused(t, "wxA", h.code("ann"), phoneCode, login.PhoneCodeInvalid, "phoneCode")
+}
+
+func TestSomebodyElsesPhoneCodeIsRefused(t *testing.T) {
+	h := newHouse(t)
+	phoneCode := h.phoneCode("ann", number)
+	h.refused(t, "wxA", h.code("eve"), phoneCode, login.PhoneCodeInvalid, "code", "phoneCode") // before
+	h.login(t, "wxA", h.code("ann"), phoneCode)
+	h.refused(t, "wxA", h.code("eve"), phoneCode, login.PhoneCodeInvalid, "code", "phoneCode") // after
+}
+
+func TestBadLoginCodeSparesThePhoneCode(t *testing.T) {
+	h := newHouse(t)
+	spent, phoneCode := h.code("ann"), h.phoneCode("ann", number)
+	h.login(t, "wxA", spent, h.phoneCode("ann", number))
+	h.pass(2 * time.Minute)
+	h.refused(t, "wxA", spent, phoneCode, login.LoginCodeInvalid, "code")
+	h.login(t, "wxA", h.code("ann"), phoneCode)
+}
+
+func TestStoreFailureAfterTheExchangeLosesNoCode(t *testing.T) {
+	h := newHouse(t)
+	h.wechat.gate = make(chan struct{})
+	code, phoneCode := h.code("ann"), h.phoneCode("ann", number)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		h.refused(t, "wxA", code, phoneCode, login.StoreUnavailable)
+	}()
+	h.wechat.gate <- struct{}{} // the phone call has begun: the login code is kept by now
+	h.store.failing.Store(true)
+	<-done
+	h.wechat.gate = nil
+	h.refused(t, "wxA", code, phoneCode, login.StoreUnavailable)
+	h.store.failing.Store(false)
+	h.login(t, "wxA", code, phoneCode)
+	if h.wechat.sessions != 1 || h.wechat.phones != 1 {
+		t.Errorf("WeChat was asked %d and %d times", h.wechat.sessions, h.wechat.phones)
+	}
+}
+
+func TestLoginGoesOnWhenTheClientHangsUp(t *testing.T) {
+	h := newHouse(t)
+	h.wechat.gate = make(chan struct{})
+	code, phoneCode := h.code("ann"), h.phoneCode("ann", number)
+	ctx, hangUp := context.WithCancel(t.Context())
+	go func() { h.wechat.gate <- struct{}{} }()
+	hangUp()
+	if _, err := h.Login(ctx, login.Request{App: wechat.App{ID: "wxA"}, Code: code, PhoneCode: phoneCode}); !errors.Is(err, context.Canceled) {
+		t.Fatalf("the caller who hung up got %v", err)
+	}
+	res := h.login(t, "wxA", code, phoneCode)
+	if h.wechat.phones != 1 || res.User.ID == "" {
+		t.Errorf("phone exchanges: %d", h.wechat.phones)
+	}
+}
+
+func TestSilentLogin(t *testing.T) {
+	h := newHouse(t)
+	code := h.code("ann")
+	h.refused(t, "wxA", code, "", login.PhoneRequired)
+	first := h.login(t, "wxA", code, h.phoneCode("ann", number)) // the same login code still serves
+	silent := h.login(t, "wxA", h.code("ann"), "")
+	if silent.User.ID != first.User.ID || silent.User.New {
+		t.Errorf("silent login: %+v", silent.User)
+	}
+	h.pass(89 * 24 * time.Hour)
+	h.login(t, "wxA", h.code("ann"), "")
+	h.pass(2 * 24 * time.Hour) // a silent login does not prolong itself
+	h.refused(t, "wxA", h.code("ann"), "", login.PhoneRequired)
+	h.Silent = 0
+	asked := h.wechat.sessions
+	h.refused(t, "wxA", h.code("ann"), "", login.PhoneRequired)
+	if h.wechat.sessions != asked {
+		t.Error("silent_login off asks WeChat")
+	}
+}
+
+func TestSilentLoginByUnionID(t *testing.T) {
+	h := newHouse(t)
+	h.wechat.union = true
+	first := h.login(t, "wxA", h.code("ann"), h.phoneCode("ann", number))
+	other := h.login(t, "wxB", h.code("ann"), "")
+	if other.User.ID != first.User.ID {
+		t.Errorf("the same unionid is another user: %s", other.User.ID)
+	}
+}
+
+// The story of a recycled number: Ann gives hers back, Bob gets it. Bob's login
+// takes the account over, and Ann is out, in every app.
+func TestRecycledNumberReplace(t *testing.T) {
+	h := newHouse(t)
+	h.wechat.union = true
+	ann := h.login(t, "wxA", h.code("ann"), h.phoneCode("ann", number))
+	annB := h.login(t, "wxB", h.code("ann"), "")
+	bob := h.login(t, "wxA", h.code("bob"), h.phoneCode("bob", number))
+	if bob.User.ID != ann.User.ID {
+		t.Errorf("the number's user is another one: %s", bob.User.ID)
+	}
+	if !slices.Contains(bob.Ended, ann.Session.ID) || !h.Sessions.Revoked.Contains(ann.Session.ID) {
+		t.Error("Ann's session in the same app goes on")
+	}
+	if !slices.Contains(bob.Ended, annB.Session.ID) {
+		t.Error("Ann's session in the other app goes on")
+	}
+	for _, app := range []string{"wxA", "wxB"} {
+		h.refused(t, app, h.code("ann"), "", login.PhoneRequired)
+	}
+	h.login(t, "wxA", h.code("bob"), "")
+}
+
+func TestRecycledNumberKeep(t *testing.T) {
+	h := newHouse(t)
+	h.NewOpenID = user.Keep
+	ann := h.login(t, "wxA", h.code("ann"), h.phoneCode("ann", number))
+	bob := h.login(t, "wxA", h.code("bob"), h.phoneCode("bob", number))
+	if bob.User.ID != ann.User.ID || len(bob.Ended) != 0 {
+		t.Errorf("bob is %s, ended %v", bob.User.ID, bob.Ended)
+	}
+	if res := h.login(t, "wxA", h.code("ann"), ""); res.User.ID != ann.User.ID {
+		t.Error("Ann's openid lost its binding")
+	}
+}
+
+func TestRecycledNumberDeny(t *testing.T) {
+	h := newHouse(t)
+	h.NewOpenID = user.Deny
+	ann := h.login(t, "wxA", h.code("ann"), h.phoneCode("ann", number))
+	h.refused(t, "wxA", h.code("bob"), h.phoneCode("bob", number), login.NewOpenIDDenied)
+	if h.Sessions.Revoked.Contains(ann.Session.ID) {
+		t.Error("Ann's session ended")
+	}
+	h.login(t, "wxA", h.code("ann"), h.phoneCode("ann", number))
+}
+
+// The story of a changed number: Ann gets a new one. To change her user's
+// number would let a number that is somebody else's take her account over, so
+// she becomes a new user.
+func TestUnknownNumberOfABoundOpenIDIsANewUser(t *testing.T) {
+	h := newHouse(t)
+	ann := h.login(t, "wxA", h.code("ann"), h.phoneCode("ann", number))
+	moved := h.login(t, "wxA", h.code("ann"), h.phoneCode("ann", otherNumber))
+	if moved.User.ID == ann.User.ID || !moved.User.New {
+		t.Errorf("the new number is %s, new %v", moved.User.ID, moved.User.New)
+	}
+	if silent := h.login(t, "wxA", h.code("ann"), ""); silent.User.ID != moved.User.ID {
+		t.Error("the openid still belongs to the former user")
+	}
+}
+
+func TestDisabledUserIsRefusedAndTheirSessionsEnd(t *testing.T) {
+	h := newHouse(t)
+	ann := h.login(t, "wxA", h.code("ann"), h.phoneCode("ann", number))
+	if err := h.store.SetDisabled(t.Context(), ann.User.ID, true); err != nil {
+		t.Fatal(err)
+	}
+	h.refused(t, "wxA", h.code("ann"), "", login.UserDisabled)
+	if !h.Sessions.Revoked.Contains(ann.Session.ID) {
+		t.Error("the disabled user's session goes on")
+	}
+}
+
+func TestRegistrationClosed(t *testing.T) {
+	h := newHouse(t)
+	h.Directory = h.store.Users(false, h.Sessions.Settings)
+	h.refused(t, "wxA", h.code("ann"), h.phoneCode("ann", number), login.RegistrationClosed)
+}
+
+func TestHundredFirstLoginsOfOneNumberMakeOneUser(t *testing.T) {
+	h := newHouse(t)
+	ids := make([]string, 100)
+	var created atomic.Int64
+	var wg sync.WaitGroup
+	for i := range ids {
+		wg.Go(func() {
+			res := h.login(t, "wxA", h.code("ann"), h.phoneCode("ann", number))
+			ids[i] = res.User.ID
+			if res.User.New {
+				created.Add(1)
+			}
+		})
+	}
+	wg.Wait()
+	if slices.Sort(ids); ids[0] != ids[99] || created.Load() != 1 {
+		t.Errorf("%d users were created", created.Load())
+	}
+}
+
+func TestWeChatsFailuresReachTheClient(t *testing.T) {
+	for _, tc := range []struct {
+		err   *wechat.Error
+		want  login.Code
+		renew []string
+	}{
+		{&wechat.Error{Kind: wechat.KindPhoneCode, Renew: []wechat.Renew{wechat.RenewPhoneCode}}, login.PhoneCodeInvalid, []string{"phoneCode"}},
+		{&wechat.Error{Kind: wechat.KindMismatch, Renew: []wechat.Renew{wechat.RenewCode, wechat.RenewPhoneCode}}, login.PhoneCodeInvalid, []string{"code", "phoneCode"}},
+		{&wechat.Error{Kind: wechat.KindBlocked}, login.UserBlocked, nil},
+		{&wechat.Error{Kind: wechat.KindBusy}, login.WeChatUnavailable, nil},
+		{&wechat.Error{Kind: wechat.KindQuota}, login.WeChatUnavailable, nil},
+		{&wechat.Error{Kind: wechat.KindUnreachable}, login.WeChatUnavailable, nil},
+		{&wechat.Error{Kind: wechat.KindOperator}, login.Misconfigured, nil},
+		{&wechat.Error{Kind: wechat.KindBug}, login.Misconfigured, nil},
+		{&wechat.Error{Kind: wechat.KindTimeout}, login.WeChatTimeout, nil},
+		{&wechat.Error{Kind: wechat.KindBadAnswer, Unanswered: true, Renew: []wechat.Renew{wechat.RenewPhoneCode}}, login.WeChatError, []string{"phoneCode"}},
+	} {
+		h := newHouse(t)
+		h.wechat.fail = tc.err
+		code, phoneCode := h.code("ann"), h.phoneCode("ann", number)
+		h.refused(t, "wxA", code, phoneCode, tc.want, tc.renew...)
+		h.wechat.fail = nil
+		h.login(t, "wxA", code, phoneCode) // the login code was kept
+		if h.wechat.sessions != 1 {
+			t.Errorf("%s: the login code was exchanged %d times", tc.want, h.wechat.sessions)
+		}
+	}
+}

@@ -1,0 +1,71 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"time"
+)
+
+// What follows is where replicas share WeChat's classic access tokens. The
+// methods are those of wechat.SharedTokens, with the token's parts one by one:
+// this package knows nothing of wechat.
+
+func accessTokenPlace(appid string) place { return place{"access_tokens", "token", appid} }
+
+// LoadToken returns the access token kept for an app, when it was fetched and
+// when it expires; false if there is none.
+func (s *Store) LoadToken(ctx context.Context, appid string) (value string, fetched, expires time.Time, ok bool, err error) {
+	err = s.read(ctx, "reading an access token", func(t *tx) error {
+		var sealed []byte
+		var fetchedAt, expiresAt int64
+		err := t.row(`SELECT token, fetched_at, expires_at FROM {access_tokens} WHERE appid = ?`, appid).Scan(&sealed, &fetchedAt, &expiresAt)
+		if errors.Is(err, sql.ErrNoRows) || err == nil && len(sealed) == 0 {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		opened, err := s.keys.Load().open(accessTokenPlace(appid), sealed)
+		if err != nil {
+			return err
+		}
+		value, fetched, expires, ok = string(opened), fromMillis(fetchedAt), fromMillis(expiresAt), true
+		return nil
+	})
+	return value, fetched, expires, ok, err
+}
+
+// StoreToken keeps an access token, sealed, in place of the one before.
+func (s *Store) StoreToken(ctx context.Context, appid, value string, fetched, expires time.Time) error {
+	return s.write(ctx, "storing an access token", func(t *tx) error {
+		_, err := t.exec(`INSERT INTO {access_tokens} (appid, token, fetched_at, expires_at, owner, lease_until) VALUES (?, ?, ?, ?, '', 0)
+			ON CONFLICT (appid) DO UPDATE SET token = excluded.token, fetched_at = excluded.fetched_at, expires_at = excluded.expires_at`,
+			appid, s.keys.Load().seal(accessTokenPlace(appid), []byte(value)), millis(fetched), millis(expires))
+		return err
+	})
+}
+
+// LeaseToken gives owner the right to fetch the app's next access token until
+// until. False: another owner's lease is still good at now.
+func (s *Store) LeaseToken(ctx context.Context, appid, owner string, now, until time.Time) (leased bool, err error) {
+	err = s.write(ctx, "leasing an access token", func(t *tx) error {
+		n, err := t.exec(`UPDATE {access_tokens} SET owner = ?, lease_until = ? WHERE appid = ? AND (owner = ? OR lease_until <= ?)`,
+			owner, millis(until), appid, owner, millis(now))
+		if err == nil && n == 0 {
+			n, err = t.exec(`INSERT OR IGNORE INTO {access_tokens} (appid, token, fetched_at, expires_at, owner, lease_until) VALUES (?, ?, 0, 0, ?, ?)`,
+				appid, []byte{}, owner, millis(until))
+		}
+		leased = n == 1
+		return err
+	})
+	return leased && err == nil, err
+}
+
+// ReleaseToken gives owner's lease back; another's is left alone.
+func (s *Store) ReleaseToken(ctx context.Context, appid, owner string) error {
+	return s.write(ctx, "releasing an access token", func(t *tx) error {
+		_, err := t.exec(`UPDATE {access_tokens} SET owner = '', lease_until = 0 WHERE appid = ? AND owner = ?`, appid, owner)
+		return err
+	})
+}

@@ -1,0 +1,160 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+)
+
+// holdWriter keeps the only writing connection busy until release, with a
+// batch that has begun, so that whatever is written meanwhile gathers.
+func holdWriter(t *testing.T, s *Store) (release func()) {
+	t.Helper()
+	p := s.db.pools.Load()
+	conn, err := p.write.Conn(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := make(chan error, 1)
+	go func() { first <- s.Forget(context.Background(), [32]byte{}) }()
+	waitFor(t, "the first write to begin", func() bool {
+		p.queue.mu.Lock()
+		defer p.queue.mu.Unlock()
+		return p.queue.running && len(p.queue.waiting) == 0
+	})
+	return func() {
+		conn.Close()
+		if err := <-first; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func waitFor(t *testing.T, what string, is func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(5 * time.Second); !is(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("waited in vain for " + what)
+		}
+	}
+}
+
+func (q *queue) length() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.waiting)
+}
+
+func TestOneBadWriteLeavesItsBatchAlone(t *testing.T) {
+	s := started(t, newSQLite(t))
+	q := s.db.pools.Load().queue
+	release := holdWriter(t, s)
+	mine := errors.New("mine")
+	const writes = 30
+	errs := make([]error, writes)
+	var wg sync.WaitGroup
+	for i := range writes {
+		wg.Go(func() {
+			errs[i] = s.write(context.Background(), "testing", func(tx *tx) error {
+				if _, err := tx.exec(`INSERT INTO {meta} (name, value) VALUES (?, x'00')`, fmt.Sprint("w", i)); err != nil {
+					return err
+				}
+				switch i % 3 {
+				case 1:
+					return mine
+				case 2:
+					_, err := tx.exec(`INSERT INTO {meta} (name, value) VALUES (?, x'00')`, keyCheckName) // is there already
+					return err
+				}
+				return nil
+			})
+		})
+	}
+	waitFor(t, "a batch", func() bool { return q.length() == writes })
+	release()
+	wg.Wait()
+	for i, err := range errs {
+		switch {
+		case i%3 == 0 && err != nil, i%3 == 1 && !errors.Is(err, mine), i%3 == 2 && !s.db.dialect.duplicate(err):
+			t.Errorf("write %d: %v", i, err)
+		}
+	}
+	if n := count(t, s, `SELECT COUNT(*) FROM {meta} WHERE name LIKE 'w%'`); n != writes/3 {
+		t.Errorf("%d writes are there of %d", n, writes/3)
+	}
+}
+
+func TestWriteGivenUpBeforeItBeginsDoesNotHappen(t *testing.T) {
+	s := started(t, newSQLite(t))
+	q := s.db.pools.Load().queue
+	release := holdWriter(t, s)
+	ctx, cancel := context.WithCancel(t.Context())
+	second := make(chan error)
+	go func() { second <- s.Keep(ctx, [32]byte{1}, nil, now.Add(time.Hour)) }()
+	waitFor(t, "the second write to wait", func() bool { return q.length() == 1 })
+	cancel()
+	if err := <-second; !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	release()
+	if _, ok, err := s.Kept(t.Context(), [32]byte{1}, now); ok || err != nil {
+		t.Error("it happened", err)
+	}
+}
+
+func TestCloseSeesWritesThrough(t *testing.T) {
+	open := newSQLite(t)
+	s := started(t, open)
+	q := s.db.pools.Load().queue
+	release := holdWriter(t, s)
+	const writes = 10
+	errs := make(chan error, writes)
+	for i := range writes {
+		go func() {
+			errs <- s.Keep(context.Background(), [32]byte{byte(i)}, nil, now.Add(time.Hour))
+		}()
+	}
+	waitFor(t, "the writes", func() bool { return q.length() == writes })
+	closed := make(chan error)
+	go func() { closed <- s.db.Close() }()
+	waitFor(t, "closing to begin", func() bool { return s.db.pools.Load() == nil })
+	release()
+	if err := <-closed; err != nil {
+		t.Fatal(err)
+	}
+	stored := 0
+	for range writes {
+		if err := <-errs; err == nil {
+			stored++
+		} else if !errors.Is(err, ErrUnavailable) {
+			t.Error(err)
+		}
+	}
+	if n := count(t, started(t, open), `SELECT COUNT(*) FROM {kept_steps}`); n != stored || stored == 0 {
+		t.Errorf("%d writes were reported as done, %d are there", stored, n)
+	}
+}
+
+func BenchmarkDurableWrites(b *testing.B) {
+	for _, writers := range []int{1, 16, 128} {
+		b.Run(fmt.Sprint(writers), func(b *testing.B) {
+			db, err := New("sqlite:"+b.TempDir()+"/wx.db", Options{Migrate: true})
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer db.Close()
+			s := db.With(nil)
+			b.SetParallelism(writers)
+			b.RunParallel(func(pb *testing.PB) {
+				for pb.Next() {
+					if err := s.Keep(context.Background(), [32]byte([]byte(newID(time.Now()))[:32]), []byte("value"), now); err != nil {
+						b.Error(err)
+					}
+				}
+			})
+		})
+	}
+}

@@ -1,0 +1,206 @@
+package token
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/sha256"
+	"fmt"
+	"math/big"
+	"runtime"
+	"strings"
+	"testing"
+)
+
+// BenchmarkVerifyMiss is a verification without a cache, beside the standard
+// library's bare check of the same signature.
+func BenchmarkVerifyMiss(b *testing.B) {
+	for _, alg := range algorithms {
+		ks := testKeys()[alg]
+		raw := mustMint(b, ks, testClaims())
+		dot := strings.LastIndexByte(raw, '.')
+		sig := make([]byte, 1024)
+		sig, _ = decodeSegment(sig, []byte(raw[dot+1:]))
+		signed := []byte(raw[:dot])
+		b.Run(string(alg)+"/bare", func(b *testing.B) {
+			for b.Loop() {
+				if !bareVerify(ks.members[0].public, signed, sig) {
+					b.Fatal("bad signature")
+				}
+			}
+		})
+		b.Run(string(alg)+"/ours", func(b *testing.B) {
+			v := NewVerifier(testPolicy(), testSeal(b), nil)
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := v.Verify(ks, raw, t0); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+func bareVerify(public any, signed, sig []byte) bool {
+	sum := sha256.Sum256(signed)
+	switch k := public.(type) {
+	case *ecdsa.PublicKey:
+		return ecdsa.Verify(k, sum[:], new(big.Int).SetBytes(sig[:32]), new(big.Int).SetBytes(sig[32:]))
+	case ed25519.PublicKey:
+		return ed25519.Verify(k, signed, sig)
+	case *rsa.PublicKey:
+		return rsa.VerifyPKCS1v15(k, crypto.SHA256, sum[:], sig) == nil
+	case []byte:
+		m := hmac.New(sha256.New, k)
+		m.Write(signed)
+		return hmac.Equal(m.Sum(nil), sig)
+	}
+	return false
+}
+
+// BenchmarkMint is beside the standard library's bare signature.
+func BenchmarkMint(b *testing.B) {
+	for _, alg := range algorithms {
+		ks := testKeys()[alg]
+		raw := mustMint(b, ks, testClaims())
+		signed := []byte(raw[:strings.LastIndexByte(raw, '.')])
+		b.Run(string(alg)+"/bare", func(b *testing.B) {
+			for b.Loop() {
+				bareSign(b, ks.members[0].private, signed)
+			}
+		})
+		b.Run(string(alg)+"/ours", func(b *testing.B) {
+			seal, c := testSeal(b), testClaims()
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := Mint(ks, "", seal, c); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+func bareSign(b *testing.B, private any, signed []byte) {
+	sum := sha256.Sum256(signed)
+	var err error
+	switch k := private.(type) {
+	case stableECDSA:
+		_, err = ecdsa.SignASN1(rand.Reader, k.PrivateKey, sum[:])
+	case ed25519.PrivateKey:
+		ed25519.Sign(k, signed)
+	case *rsa.PrivateKey:
+		_, err = rsa.SignPKCS1v15(rand.Reader, k, crypto.SHA256, sum[:])
+	case []byte:
+		m := hmac.New(sha256.New, k)
+		m.Write(signed)
+		m.Sum(nil)
+	}
+	if err != nil {
+		b.Fatal(err)
+	}
+}
+
+// manyTokens are tokens of distinct users, signed with the quickest algorithm.
+func manyTokens(b *testing.B, ks *KeySet, n int) []string {
+	raws := make([]string, n)
+	seal, c := testSeal(b), testClaims()
+	for i := range raws {
+		c.Subject = fmt.Sprintf("0197f0a4-7f7c-7c43-8a9a-%012d", i)
+		c.SessionID = fmt.Sprintf("0197f0a4-7f7c-7c43-8a9b-%012d", i)
+		c.ID = fmt.Sprintf("0197f0a4-7f7c-7c43-8a9c-%012d", i)
+		var err error
+		if raws[i], err = Mint(ks, "", seal, c); err != nil {
+			b.Fatal(err)
+		}
+	}
+	return raws
+}
+
+// BenchmarkVerifyHit looks tokens up in turn; run it with -cpu 1,2.
+func BenchmarkVerifyHit(b *testing.B) {
+	for _, alg := range []Algorithm{ES256, HS256} {
+		for _, n := range []int{1, 1000, 20_000, 100_000} {
+			if alg == ES256 && n > 1000 {
+				continue
+			}
+			b.Run(fmt.Sprintf("%s/%d", alg, n), func(b *testing.B) {
+				ks := testKeys()[alg]
+				raws := manyTokens(b, ks, n)
+				v := NewVerifier(testPolicy(), testSeal(b), NewCache(2*n+cacheShards*8))
+				for _, raw := range raws {
+					if _, err := v.Verify(ks, raw, t0); err != nil {
+						b.Fatal(err)
+					}
+				}
+				runtime.GC()
+				b.ReportAllocs()
+				b.ResetTimer()
+				b.RunParallel(func(pb *testing.PB) {
+					for i := 0; pb.Next(); i++ {
+						if _, err := v.Verify(ks, raws[i%n], t0); err != nil {
+							b.Error(err)
+							return
+						}
+					}
+				})
+			})
+		}
+	}
+}
+
+// BenchmarkReject is what garbage costs.
+func BenchmarkReject(b *testing.B) {
+	ks := testKeys()[ES256]
+	raw := mustMint(b, ks, testClaims())
+	dot := strings.IndexByte(raw, '.')
+	for name, bad := range map[string]string{
+		"header":           "x" + raw,
+		"no dots":          strings.Repeat("A", 600),
+		"dots":             strings.Repeat(".", 8000),
+		"short":            raw[:len(raw)-1],
+		"base64 signature": raw[:len(raw)-10] + "!" + raw[len(raw)-9:],
+		"base64 payload":   raw[:dot+100] + "!" + raw[dot+101:],
+		"1 MB":             strings.Repeat("A", 1<<20),
+		"signature":        raw[:dot+100] + "ABCD" + raw[dot+104:],
+	} {
+		b.Run(name, func(b *testing.B) {
+			v := NewVerifier(testPolicy(), testSeal(b), NewCache(1000))
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := v.Verify(ks, bad, t0); err != ErrInvalid {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// BenchmarkCacheMemory reports what a cached token takes, all included.
+func BenchmarkCacheMemory(b *testing.B) {
+	const n = 100_000
+	ks := testKeys()[HS256]
+	raws := manyTokens(b, ks, n)
+	for b.Loop() {
+		var before, after runtime.MemStats
+		cache := NewCache(n)
+		v := NewVerifier(testPolicy(), testSeal(b), cache)
+		runtime.GC()
+		runtime.ReadMemStats(&before)
+		for _, raw := range raws {
+			if _, err := v.Verify(ks, raw, t0); err != nil {
+				b.Fatal(err)
+			}
+		}
+		runtime.GC()
+		runtime.GC() // the pools' memory goes at the second one
+		runtime.ReadMemStats(&after)
+		b.ReportMetric(float64(after.HeapAlloc-before.HeapAlloc)/float64(cache.Len()), "B/token")
+		b.ReportMetric(float64(cache.Len()), "tokens")
+		b.ReportMetric(float64(after.HeapAlloc-before.HeapAlloc)/(1<<20), "MiB")
+		runtime.KeepAlive(v)
+	}
+}

@@ -1,0 +1,189 @@
+package wechattest
+
+import (
+	"bytes"
+	"context"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+)
+
+const (
+	oversizedBody = 10 << 20
+	// An endless body comes fast at first, to find a client that reads without
+	// a bound; then it trickles, to find one that waits without a bound, and
+	// not to eat the machine.
+	endlessFast = 64 << 20
+	endlessTick = 50 * time.Millisecond
+
+	edgePage = "<html>\r\n<head><title>502 Bad Gateway</title></head>\r\n<body>\r\n<center><h1>502 Bad Gateway</h1></center>\r\n<hr><center>nginx</center>\r\n</body>\r\n</html>\r\n"
+	htmlPage = "<!DOCTYPE html>\n<html><head><meta charset=\"utf-8\"><title>Login to the network</title></head><body><p>{\"errcode\":0}</p></body></html>\n"
+)
+
+// serveFault answers a call that a fault strikes. carry carries the call out;
+// it is called once at most.
+func (s *Simulator) serveFault(w http.ResponseWriter, r *http.Request, call Call, f *Fault, carry func() reply) {
+	if f.Kind == Delay && !f.Late {
+		if !f.wait(r.Context()) {
+			s.ended(call, "gone")
+			return
+		}
+		answer := carry()
+		s.ended(call, answer.outcome)
+		answer.write(w)
+		return
+	}
+	answer, outcome := reply{contentType: typeJSON, body: []byte(`{"errcode":0,"errmsg":"ok"}`)}, string(f.Kind)
+	if f.Late {
+		answer = carry()
+		outcome += " late"
+		if f.Kind != Delay && f.Kind != Dirty {
+			s.lost(answer)
+		}
+	}
+	s.ended(call, outcome)
+	if !f.wait(r.Context()) {
+		s.lost(answer)
+		return
+	}
+	s.strike(w, r, call, f, answer)
+}
+
+// lost notes that the answer's phone code was exchanged for nothing.
+func (s *Simulator) lost(answer reply) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if answer.phone != nil {
+		answer.phone.Lost = true
+	}
+}
+
+// wait says whether the client is still there afterwards.
+func (f *Fault) wait(client context.Context) bool {
+	if f.Delay > 0 {
+		timer := time.NewTimer(f.Delay)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+		case <-client.Done():
+		}
+	}
+	if f.Hold != nil {
+		select {
+		case <-f.Hold:
+		case <-client.Done():
+		}
+	}
+	return client.Err() == nil
+}
+
+func (s *Simulator) strike(w http.ResponseWriter, r *http.Request, call Call, f *Fault, answer reply) {
+	switch f.Kind {
+	case Delay:
+		answer.write(w)
+	case Reset:
+		hangUp(w, true)
+	case Close:
+		hangUp(w, false)
+	case Status:
+		w.Header().Set("Content-Type", "text/html")
+		w.WriteHeader(orDefault(f.Status, http.StatusBadGateway))
+		w.Write([]byte(edgePage))
+	case HTML:
+		reply{contentType: "text/html; charset=utf-8", body: []byte(htmlPage)}.write(w)
+	case Empty:
+		reply{contentType: typeText}.write(w)
+	case Truncated:
+		answer.body = answer.body[:len(answer.body)/2]
+		answer.write(w)
+	case Cut:
+		w.Header().Set("Content-Type", answer.contentType)
+		w.Header().Set("Content-Length", strconv.Itoa(len(answer.body)))
+		w.Write(answer.body[:len(answer.body)/2])
+		http.NewResponseController(w).Flush()
+		panic(http.ErrAbortHandler)
+	case Dirty:
+		// As seen: a byte-order mark before, stray control characters after it
+		// and behind.
+		answer.body = bytes.Join([][]byte{[]byte("\ufeff\x00"), answer.body, []byte("\x1f\x00\r\n")}, nil)
+		answer.write(w)
+	case Oversized:
+		// Valid to its last byte, so that only a bound refuses it.
+		answer.body = append(answer.body[:len(answer.body):len(answer.body)], bytes.Repeat([]byte(" "), oversizedBody)...)
+		answer.write(w)
+	case Endless:
+		endless(w, r.Context())
+	case Redirect:
+		location := f.Location
+		if location == "" {
+			location = "/redirected"
+		}
+		w.Header().Set("Location", location)
+		w.WriteHeader(orDefault(f.Status, http.StatusFound))
+	case Errcode:
+		s.strikeErrcode(w, call, f)
+	}
+}
+
+func (s *Simulator) strikeErrcode(w http.ResponseWriter, call Call, f *Fault) {
+	req := &request{call: call}
+	s.mu.Lock()
+	answer := s.failWith(req, nil, f.Errcode, f.Errmsg)
+	if f.Errmsg == "" && f.Errcode == 40164 {
+		answer = s.failWith(req, nil, 40164, "invalid ip 192.0.2.1 ipv6 ::ffff:192.0.2.1, not in whitelist, rid: "+s.rid())
+	} else if f.Errmsg == "" {
+		answer = s.fail(req, nil, f.Errcode)
+	}
+	s.mu.Unlock()
+	answer.write(w)
+}
+
+// hangUp ends the connection without an answer. Where the connection is not
+// ours to take (HTTP/2), the stream is reset.
+func hangUp(w http.ResponseWriter, reset bool) {
+	conn, _, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		panic(http.ErrAbortHandler)
+	}
+	defer conn.Close()
+	raw := conn
+	if over, ok := raw.(interface{ NetConn() net.Conn }); ok { // TLS
+		raw = over.NetConn()
+	}
+	if tcp, ok := raw.(*net.TCPConn); ok && reset {
+		tcp.SetLinger(0) // close sends RST
+	}
+}
+
+func endless(w http.ResponseWriter, client context.Context) {
+	flush := http.NewResponseController(w).Flush
+	w.Header().Set("Content-Type", typeJSON)
+	if _, err := w.Write([]byte(`{"errcode":0,"errmsg":"`)); err != nil {
+		return
+	}
+	piece := []byte(strings.Repeat("o", 32<<10))
+	for sent := 0; client.Err() == nil; sent += len(piece) {
+		if sent >= endlessFast {
+			piece = piece[:1]
+			select {
+			case <-client.Done():
+			case <-time.After(endlessTick):
+			}
+		}
+		if _, err := w.Write(piece); err != nil {
+			return
+		}
+		if err := flush(); err != nil {
+			return
+		}
+	}
+}
+
+func orDefault(status, fallback int) int {
+	if status == 0 {
+		return fallback
+	}
+	return status
+}

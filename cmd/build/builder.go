@@ -1,0 +1,104 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+)
+
+// builder has the members of xcaddy's Builder that its command line can carry;
+// names and meaning are xcaddy's.
+type builder struct {
+	CaddyVersion string        `json:"caddy_version"`
+	Plugins      []dependency  `json:"plugins"`
+	Replacements []replacement `json:"replacements"`
+}
+
+// dependency is a plugin: the import path of its package and, if not the newest,
+// its module's version.
+type dependency struct {
+	PackagePath string `json:"module_path"`
+	Version     string `json:"version"`
+}
+
+// replacement is a replace directive for the go.mod of the build.
+type replacement struct {
+	Old string `json:"old"`
+	New string `json:"new"`
+}
+
+// readBuilder reads xcaddy.json. A member that would have no effect is an error,
+// so that nobody believes it has one.
+func readBuilder(path string) (builder, error) {
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return builder{}, err
+	}
+	b, err := parseBuilder(raw)
+	if err != nil {
+		return builder{}, fmt.Errorf("%s: %w", path, err)
+	}
+	return b, nil
+}
+
+func parseBuilder(raw []byte) (builder, error) {
+	var b builder
+	dec := json.NewDecoder(bytes.NewReader(raw))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&b); err != nil {
+		if strings.Contains(err.Error(), "unknown field") {
+			return builder{}, fmt.Errorf("%w: caddy_version, plugins (module_path, version) and replacements (old, new) can be given; for the rest set xcaddy's environment variables", err)
+		}
+		return builder{}, err
+	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return builder{}, errors.New("more than one JSON value")
+	}
+	if b.CaddyVersion == "" {
+		return builder{}, errors.New("caddy_version is missing: without it xcaddy takes whatever Caddy is newest")
+	}
+	if len(b.Plugins) == 0 {
+		return builder{}, errors.New("plugins is empty: the result would be a plain Caddy")
+	}
+	for i, p := range b.Plugins {
+		if p.PackagePath == "" {
+			return builder{}, fmt.Errorf("plugins[%d]: module_path is missing", i)
+		}
+	}
+	for i, r := range b.Replacements {
+		if r.Old == "" || r.New == "" {
+			return builder{}, fmt.Errorf("replacements[%d]: old and new are both needed", i)
+		}
+	}
+	return b, nil
+}
+
+// arguments is b as xcaddy's command line. A replacement is of a module, a plugin
+// is a package: so the working tree comes in as a replacement of its module, not
+// as `--with package=directory`, which would replace a module by the package's
+// name. A plugin of the tree that names a version is taken from there instead.
+func (b builder) arguments(tree module, output string) []string {
+	args := []string{"build", b.CaddyVersion, "--output", output}
+	local := false
+	for _, p := range b.Plugins {
+		with := p.PackagePath
+		if p.Version != "" {
+			with += "@" + p.Version
+		} else if p.PackagePath == tree.Path || strings.HasPrefix(p.PackagePath, tree.Path+"/") {
+			local = true
+		}
+		args = append(args, "--with", with)
+	}
+	for _, r := range b.Replacements {
+		args = append(args, "--replace", r.Old+"="+r.New)
+		local = local && r.Old != tree.Path
+	}
+	if local {
+		args = append(args, "--replace", tree.Path+"="+tree.Dir)
+	}
+	return args
+}

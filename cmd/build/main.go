@@ -1,0 +1,96 @@
+// Command build makes the Caddy that xcaddy.json describes, with this working
+// tree as the plugin's source:
+//
+//	go run ./cmd/build -o caddy
+//
+// It runs a pinned xcaddy by `go run`, so xcaddy is in nobody's go.mod. Flags and
+// tags are xcaddy's own. What xcaddy takes from its environment
+// (XCADDY_GO_BUILD_FLAGS, XCADDY_RACE_DETECTOR, …) passes through.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// xcaddy is the package that is run, at the version this file's arguments were
+// written for.
+const xcaddy = "github.com/caddyserver/xcaddy/cmd/xcaddy@v0.4.5"
+
+func main() {
+	output := flag.String("o", "caddy", "the `file` to write")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, flag.Args(), *output); err != nil {
+		fmt.Fprintln(os.Stderr, "build:", err)
+		stop()
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, rest []string, output string) error {
+	if len(rest) > 0 {
+		return fmt.Errorf("unexpected argument %q: the only flag is -o <file>", rest[0])
+	}
+	if output == "" {
+		return errors.New("-o needs a file name")
+	}
+	output, err := filepath.Abs(output)
+	if err != nil {
+		return fmt.Errorf("-o: %w", err)
+	}
+	if info, err := os.Stat(output); err == nil && info.IsDir() {
+		return fmt.Errorf("-o: %s is a directory", output)
+	}
+	tree, err := workingTree(ctx)
+	if err != nil {
+		return err
+	}
+	b, err := readBuilder(filepath.Join(tree.Dir, "xcaddy.json"))
+	if err != nil {
+		return err
+	}
+
+	cmd := exec.CommandContext(ctx, "go", append([]string{"run", xcaddy}, b.arguments(tree, output)...)...)
+	cmd.Dir = tree.Dir
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	// xcaddy removes its temporary folder on an interrupt, not when it is killed.
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	cmd.WaitDelay = 20 * time.Second
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("%s: %w", xcaddy, err)
+	}
+	return nil
+}
+
+// module is where a Go module's source lies.
+type module struct{ Path, Dir string }
+
+// workingTree asks the go command for the module that the current directory
+// belongs to.
+func workingTree(ctx context.Context) (module, error) {
+	cmd := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Path}}\t{{.Dir}}")
+	cmd.Env = append(os.Environ(), "GOWORK=off")
+	out, err := cmd.Output()
+	if exit := new(exec.ExitError); errors.As(err, &exit) {
+		return module{}, fmt.Errorf("finding the module of this directory: %s", strings.TrimSpace(string(exit.Stderr)))
+	}
+	if err != nil {
+		return module{}, fmt.Errorf("finding the module of this directory: %w", err)
+	}
+	path, dir, _ := strings.Cut(strings.TrimSpace(string(out)), "\t")
+	if dir == "" {
+		return module{}, errors.New("not inside a Go module: run this in the plugin's working tree")
+	}
+	return module{Path: path, Dir: dir}, nil
+}
