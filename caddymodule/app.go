@@ -24,30 +24,44 @@ const (
 	staleAfter = 10 * time.Second
 )
 
-// App opens what the directives of one configuration use and keeps it fresh:
+// Background opens what the directives of one configuration use and keeps it fresh:
 // the revocation feed and the key rings. It has no settings and no syntax of its
 // own; the directives reach it by name.
-type App struct {
-	log    *zap.Logger
-	mu     sync.Mutex
-	sites  []*site
-	cancel context.CancelFunc
-	loops  sync.WaitGroup
+type Background struct {
+	log     *zap.Logger
+	metrics *metrics
+	mu      sync.Mutex
+	sites   []*site
+	cancel  context.CancelFunc
+	loops   sync.WaitGroup
 }
 
 // CaddyModule returns the Caddy module information.
-func (*App) CaddyModule() caddy.ModuleInfo {
-	return caddy.ModuleInfo{ID: "wx_auth", New: func() caddy.Module { return new(App) }}
+func (*Background) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "wx_auth", New: func() caddy.Module { return new(Background) }}
 }
 
 // Provision sets up the app. It only reads.
-func (a *App) Provision(ctx caddy.Context) error {
+func (a *Background) Provision(ctx caddy.Context) error {
 	a.log = ctx.Logger()
-	return nil
+	var err error
+	a.metrics, err = newMetrics(ctx.GetMetricsRegistry(), a.feedAge)
+	return err
+}
+
+// feedAge is the age of the oldest revocation feed in use.
+func (a *Background) feedAge(now time.Time) time.Duration {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var age time.Duration
+	for _, s := range a.sites {
+		age = max(age, s.shared.feed.Age(now))
+	}
+	return age
 }
 
 // add tells the app of a directive.
-func (a *App) add(s *site) {
+func (a *Background) add(s *site) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.sites = append(a.sites, s)
@@ -56,7 +70,7 @@ func (a *App) add(s *site) {
 // Start opens the stores. What only the operator can mend fails the
 // configuration, and the former one stays; a store that does not answer is
 // tried again until it does.
-func (a *App) Start() error {
+func (a *Background) Start() error {
 	ctx, cancel := context.WithCancel(context.Background())
 	a.cancel = cancel
 	feeds, rings := make(map[*shared]bool), make(map[ringKey]bool)
@@ -81,7 +95,7 @@ func (a *App) Start() error {
 }
 
 // Stop ends what Start began. The store stays open as long as anybody uses it.
-func (a *App) Stop() error {
+func (a *Background) Stop() error {
 	if a.cancel != nil {
 		a.cancel()
 	}
@@ -91,7 +105,7 @@ func (a *App) Stop() error {
 
 // keepFresh opens the site, if that is still to do, and then reads the feed and
 // the key ring again and again.
-func (a *App) keepFresh(ctx context.Context, s *site, feed, ring bool) {
+func (a *Background) keepFresh(ctx context.Context, s *site, feed, ring bool) {
 	for s.live.Load() == nil {
 		err := s.openFor(ctx, openTimeout)
 		if err == nil {
@@ -120,7 +134,7 @@ func (a *App) keepFresh(ctx context.Context, s *site, feed, ring bool) {
 }
 
 // reporter logs when the feed grows old and when it is fresh again.
-func (a *App) reporter(s *site) func(error) {
+func (a *Background) reporter(s *site) func(error) {
 	stale := false
 	return func(err error) {
 		age := s.shared.feed.Age(time.Now())
@@ -144,7 +158,7 @@ const (
 )
 
 // keepHouse deletes what has expired, in small batches.
-func (a *App) keepHouse(ctx context.Context, s *site) {
+func (a *Background) keepHouse(ctx context.Context, s *site) {
 	for sleep(ctx, purgeEvery) {
 		for {
 			n, err := s.store.Purge(ctx, time.Now(), purgeBatch)
@@ -172,6 +186,6 @@ func sleep(ctx context.Context, d time.Duration) bool {
 
 // Interface guards
 var (
-	_ caddy.App         = (*App)(nil)
-	_ caddy.Provisioner = (*App)(nil)
+	_ caddy.App         = (*Background)(nil)
+	_ caddy.Provisioner = (*Background)(nil)
 )

@@ -1,9 +1,12 @@
 package caddymodule
 
 import (
+	"fmt"
 	"net/http"
 	"strings"
 	"time"
+
+	"go.uber.org/zap"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/gate"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
@@ -70,7 +73,20 @@ func (s *site) serveEndpoint(w http.ResponseWriter, r *http.Request, rest string
 	if c.live == nil && !e.closed {
 		return newProblem(string(login.StoreUnavailable)).withRenewFor(rest).write(w, r)
 	}
-	return e.serve(c)
+	return c.guarded(e.serve)
+}
+
+// guarded turns a panic of an endpoint's into a 500 without details. The log
+// has the stack, but not the panic's own words: those may be a client's.
+func (c *call) guarded(serve func(*call) error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			c.site.metrics.panics.Inc()
+			c.site.log.Error("panic in an endpoint", zap.String("kind", fmt.Sprintf("%T", p)), zap.Stack("stack"))
+			err = newProblem(codeInternal).write(c.w, c.r)
+		}
+	}()
+	return serve(c)
 }
 
 // find returns the endpoint of a path under the prefix. One trailing slash is
@@ -105,18 +121,29 @@ func (p *problem) withRenewFor(rest string) *problem {
 
 // caller returns what the request's token says, or the refusal.
 func (c *call) caller() (*token.Claims, *problem) {
-	claims, refusal := c.site.gate.Authenticate(c.r, c.now)
-	if refusal != nil {
-		return nil, refused(refusal)
+	v := c.site.gate.Authenticate(c.r, c.now)
+	if v.Refusal != nil {
+		return nil, refused(v.Refusal)
 	}
-	return claims, nil
+	return v.Claims, nil
+}
+
+// formerCaller is caller for logging out: a token that has expired, or whose
+// session has ended, still says whose it is.
+func (c *call) formerCaller() (*token.Claims, *problem) {
+	cred := gate.ParseCredential(c.r.Header)
+	if cred.Kind == gate.Bearer && !cred.Malformed {
+		if claims, err := c.live.verifier.VerifyExpired(c.site.keys(), cred.Token, c.now); err == nil {
+			return claims, nil
+		}
+	}
+	return c.caller()
 }
 
 // refused turns a refusal of the gate's into a problem.
 func refused(r *gate.Refusal) *problem {
-	p := &problem{Status: r.Status, Code: r.Code, Detail: r.Detail, challenge: r.Challenge}
-	if r.Status == http.StatusMethodNotAllowed {
-		p.allow = r.Allow
+	return &problem{
+		Status: r.Status, Code: r.Code, Detail: r.Detail,
+		challenge: r.Challenge, allow: r.Allow, retryAfter: r.RetryAfter,
 	}
-	return p
 }

@@ -41,11 +41,13 @@ func (c *call) login() error {
 		if !errors.As(err, &le) {
 			le = &login.Error{Code: login.WeChatTimeout} // the client hung up, or it took a minute
 		}
+		c.site.metrics.logins.WithLabelValues(string(le.Code)).Inc()
 		if le.Refused {
 			limit.count()
 		}
 		return loginProblem(le).write(c.w, c.r)
 	}
+	c.site.metrics.logins.WithLabelValues("ok").Inc()
 	out := c.pair(res.Session, res.Token, res.RefreshToken)
 	out.UserInfo = userInfo(res.User)
 	return answer(c.w, c.r, http.StatusOK, "application/json", out)

@@ -59,8 +59,11 @@ func (c *call) refresh() error {
 		return err
 	})
 	if err != nil {
-		return c.refreshRefused(ctx, s, err).write(c.w, c.r)
+		p := c.refreshRefused(ctx, s, err)
+		c.site.metrics.refreshes.WithLabelValues(p.Code).Inc()
+		return p.write(c.w, c.r)
 	}
+	c.site.metrics.refreshes.WithLabelValues("ok").Inc()
 	accessToken, err := c.live.minter.Mint(s, u, c.now)
 	if err != nil {
 		c.site.log.Error("minting a token", zap.Error(err))
@@ -119,12 +122,12 @@ func (c *call) logout() error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.r.Context()), 15*time.Second)
 	defer cancel()
 	sessions := make(map[string]string) // id -> user
-	claims, refusal := c.site.gate.AuthenticateExpired(c.r, c.now)
+	claims, p := c.formerCaller()
 	switch {
-	case refusal == nil:
+	case p == nil:
 		sessions[claims.SessionID] = claims.Subject
-	case shown == "" || refusal.Status != http.StatusUnauthorized:
-		return refused(refusal).write(c.w, c.r)
+	case shown == "" || p.Status != http.StatusUnauthorized:
+		return p.write(c.w, c.r)
 	}
 	if shown != "" {
 		s, err := c.live.sessions.Shown(ctx, shown)

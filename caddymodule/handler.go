@@ -7,7 +7,6 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
-	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/gate"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/token"
 )
@@ -27,15 +26,13 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	caddyhttp.SetVar(r.Context(), passedVar, true)
 
 	r = s.gate.Prepare(r)
-	if r.Method == http.MethodTrace {
-		return refused(gate.NoTrace).write(w, r)
-	}
-	if rest, ours := s.underPrefix(r); ours {
+	if rest, ours := s.underPrefix(r); ours && r.Method != http.MethodTrace {
 		return s.serveEndpoint(w, r, rest)
 	}
 	s.ready(r.Context())
 	v := s.gate.Enter(r, h.protects, time.Now())
 	if v.Refusal != nil {
+		s.metrics.refusals.WithLabelValues(v.Refusal.Code).Inc()
 		return refused(v.Refusal).write(w, r)
 	}
 	if v.Claims == nil {

@@ -23,11 +23,12 @@ import (
 // site is one directive at work: the settings of its configuration and what it
 // shares with others by way of the pools.
 type site struct {
-	set    settings
-	log    *zap.Logger
-	ctx    caddy.Context
-	events *caddyevents.App
-	warned atomic.Bool
+	set     settings
+	log     *zap.Logger
+	ctx     caddy.Context
+	events  *caddyevents.App
+	metrics *metrics
+	warned  atomic.Bool
 
 	apps      map[string]wechat.App
 	sharedKey sharedKey
@@ -40,7 +41,9 @@ type site struct {
 	cache     *token.Cache
 	wechatKey string
 	wechat    *wechatShared
-	gate      gate.Gate
+	gate      *gate.Gate
+
+	strangerAt atomic.Int64 // when a token with an unknown key was last looked into
 
 	opening chan struct{} // holds one element while somebody opens
 	live    atomic.Pointer[live]
@@ -67,6 +70,12 @@ func newSite(ctx caddy.Context, log *zap.Logger, set settings) (*site, error) {
 		s.apps[a.ID] = a
 	}
 	var err error
+	s.gate, err = gate.New(gate.Settings{
+		Headers: set.Headers, Public: set.Public, Optional: set.Optional, ForwardToken: set.ForwardToken,
+	}, s)
+	if err != nil {
+		return nil, err
+	}
 	if s.shared, err = holdShared(s.sharedKey); err != nil {
 		return nil, err
 	}
@@ -78,10 +87,6 @@ func newSite(ctx caddy.Context, log *zap.Logger, set settings) (*site, error) {
 	}
 	s.cacheKey, s.cache = holdCache(s.policy(), s.sharedKey)
 	s.wechatKey, s.wechat = holdWeChat(set.WeChat, s.sharedKey)
-	s.gate = gate.Gate{
-		Headers: set.Headers, Public: set.Public, Optional: set.Optional,
-		ForwardToken: set.ForwardToken, Tokens: s,
-	}
 	return s, nil
 }
 
@@ -202,7 +207,7 @@ func (s *site) assemble(keys *store.Keys) (*live, error) {
 		verifier: token.NewVerifier(policy, seal, s.cache),
 		minter: login.Minter{
 			Keys: s.keys, Seal: seal, Type: t.Type, Issuer: t.Issuer, Audience: t.Audience,
-			Lifetime: t.Lifetime, Plain: t.Claims,
+			Lifetime: t.Lifetime, Plain: t.Claims, Check: s.gate.CheckValues,
 		},
 		sessions: session.Sessions{
 			Store: s.store, Keys: refresh, Issuer: t.Issuer, Apps: policy.Apps, Revoked: s.shared.revoked,
@@ -212,7 +217,7 @@ func (s *site) assemble(keys *store.Keys) (*live, error) {
 	l.chain = login.Chain{
 		WeChat: &wechat.Client{
 			APIs: s.set.WeChat.APIs, Timeout: s.set.WeChat.Timeout, OmitOpenID: !s.set.WeChat.SendOpenID,
-			Tokens: s.wechat.tokens, Shared: s.store, Transport: s.wechat.transport, Log: s.logWeChat,
+			Tokens: s.wechat.tokens, Shared: sharedTokens{s.store}, Transport: s.wechat.transport, Log: s.logWeChat,
 		},
 		Directory: s.directory, Store: s.store, Sessions: l.sessions, State: &s.shared.logins,
 		Silent: s.set.Silent, NewOpenID: s.set.NewOpenID,
@@ -255,8 +260,12 @@ func (s *site) Verify(raw string, now time.Time) (*token.Claims, error) {
 	if l == nil {
 		return nil, gate.ErrUnavailable
 	}
-	c, err := l.verifier.Verify(s.keys(), raw, now)
+	ks := s.keys()
+	c, err := l.verifier.Verify(ks, raw, now)
 	if err != nil {
+		if s.ring != nil && ks.Stranger(raw) {
+			s.readRingSoon(now)
+		}
 		return nil, err
 	}
 	if s.shared.revoked.Contains(c.SessionID) {
@@ -265,12 +274,24 @@ func (s *site) Verify(raw string, now time.Time) (*token.Claims, error) {
 	return c, nil
 }
 
-// VerifyExpired is Verify for logging out: a token that has expired, or whose
-// session has ended, is good.
-func (s *site) VerifyExpired(raw string, now time.Time) (*token.Claims, error) {
-	l := s.live.Load()
-	if l == nil {
-		return nil, gate.ErrUnavailable
+// strangerEvery is how often a token with an unknown key makes us read the key
+// ring before its time.
+const strangerEvery = 10 * time.Second
+
+// readRingSoon reads the key ring in the background: another replica may have
+// made a key that is not known here.
+func (s *site) readRingSoon(now time.Time) {
+	last := s.strangerAt.Load()
+	if now.UnixNano()-last < int64(strangerEvery) || !s.strangerAt.CompareAndSwap(last, now.UnixNano()) {
+		return
 	}
-	return l.verifier.VerifyExpired(s.keys(), raw, now)
+	release := s.hold()
+	go func() {
+		defer release()
+		ctx, cancel := context.WithTimeout(context.Background(), openTimeout)
+		defer cancel()
+		if err := s.loadRing(ctx); err != nil {
+			s.log.Warn("reading the key ring", zap.Error(err))
+		}
+	}()
 }

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path"
+	"slices"
 	"strings"
 )
 
@@ -77,28 +79,47 @@ func parseBuilder(raw []byte) (builder, error) {
 	return b, nil
 }
 
-// arguments is b as xcaddy's command line. A replacement is of a module, a plugin
-// is a package: so the working tree comes in as a replacement of its module, not
-// as `--with package=directory`, which would replace a module by the package's
-// name. A plugin of the tree that names a version is taken from there instead.
-func (b builder) arguments(tree module, output string) []string {
+// treeVersion is the version under which the working tree enters the build.
+const treeVersion = "v0.0.0"
+
+// arguments is b as xcaddy's command line. Plugins of the tree's module are taken
+// from the tree unless they name a version.
+//
+// A replacement is of a module, a plugin is a package in it: `--with
+// package=directory` would replace a module of the package's name, which does not
+// exist. And the plain `--with package --replace module=directory` makes `go get`
+// ask the module proxy which versions there are of the module, and of one with the
+// package's name, though the source is here; a proxy that answers with anything but
+// "not found" ends the build. So the module is named at a version and replaced at
+// it, and what a longer path could be is replaced by empty, a module without
+// packages.
+func (b builder) arguments(tree module, empty, output string) []string {
 	args := []string{"build", b.CaddyVersion, "--output", output}
-	local := false
+	var replaced []string
+	replace := func(old, with string) {
+		if arg := old + "=" + with; !slices.Contains(replaced, arg) {
+			replaced = append(replaced, arg)
+		}
+	}
 	for _, p := range b.Plugins {
+		if p.Version == "" && (p.PackagePath == tree.Path || strings.HasPrefix(p.PackagePath, tree.Path+"/")) {
+			p.Version = treeVersion
+			replace(tree.Path+"@"+treeVersion, tree.Dir)
+			for longer := p.PackagePath; longer != tree.Path; longer = path.Dir(longer) {
+				replace(longer+"@"+treeVersion, empty)
+			}
+		}
 		with := p.PackagePath
 		if p.Version != "" {
 			with += "@" + p.Version
-		} else if p.PackagePath == tree.Path || strings.HasPrefix(p.PackagePath, tree.Path+"/") {
-			local = true
 		}
 		args = append(args, "--with", with)
 	}
 	for _, r := range b.Replacements {
-		args = append(args, "--replace", r.Old+"="+r.New)
-		local = local && r.Old != tree.Path
+		replace(r.Old, r.New)
 	}
-	if local {
-		args = append(args, "--replace", tree.Path+"="+tree.Dir)
+	for _, r := range replaced {
+		args = append(args, "--replace", r)
 	}
 	return args
 }

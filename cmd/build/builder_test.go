@@ -67,20 +67,20 @@ func TestWorkingTreeReplacesItsModule(t *testing.T) {
 		b    builder
 		want string
 	}{
-		{"a package of the tree", builder{Plugins: []dependency{{PackagePath: "example.com/m/caddymodule"}}},
-			"--with example.com/m/caddymodule --replace example.com/m=/src/m"},
+		{"a package of the tree", builder{Plugins: []dependency{{PackagePath: "example.com/m/a/b"}}},
+			"--with example.com/m/a/b@v0.0.0 --replace example.com/m@v0.0.0=/src/m --replace example.com/m/a/b@v0.0.0=/empty --replace example.com/m/a@v0.0.0=/empty"},
 		{"the tree's top package", builder{Plugins: []dependency{{PackagePath: "example.com/m"}}},
-			"--with example.com/m --replace example.com/m=/src/m"},
-		{"a released version", builder{Plugins: []dependency{{"example.com/m/caddymodule", "v0.1.0"}}},
-			"--with example.com/m/caddymodule@v0.1.0"},
-		{"somebody else's plugin beside it", builder{Plugins: []dependency{{PackagePath: "example.com/m/caddymodule"}, {"example.com/mm", "v1.2.3"}}},
-			"--with example.com/m/caddymodule --with example.com/mm@v1.2.3 --replace example.com/m=/src/m"},
-		{"the file's own replacement wins", builder{Plugins: []dependency{{PackagePath: "example.com/m/caddymodule"}}, Replacements: []replacement{{"example.com/m", "../fork"}}},
-			"--with example.com/m/caddymodule --replace example.com/m=../fork"},
+			"--with example.com/m@v0.0.0 --replace example.com/m@v0.0.0=/src/m"},
+		{"a released version", builder{Plugins: []dependency{{"example.com/m/a", "v0.1.0"}}},
+			"--with example.com/m/a@v0.1.0"},
+		{"somebody else's plugins beside it", builder{Plugins: []dependency{{PackagePath: "example.com/m"}, {PackagePath: "example.com/mm"}, {"example.com/n", "v1.2.3"}}},
+			"--with example.com/m@v0.0.0 --with example.com/mm --with example.com/n@v1.2.3 --replace example.com/m@v0.0.0=/src/m"},
+		{"the file's own replacements", builder{Plugins: []dependency{{PackagePath: "example.com/n"}}, Replacements: []replacement{{"example.com/n", "../n"}}},
+			"--with example.com/n --replace example.com/n=../n"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			tc.b.CaddyVersion = "v2.1.0"
-			got := strings.Join(tc.b.arguments(tree, "/out/caddy"), " ")
+			got := strings.Join(tc.b.arguments(tree, "/empty", "/out/caddy"), " ")
 			if want := "build v2.1.0 --output /out/caddy " + tc.want; got != want {
 				t.Errorf("got  %s\nwant %s", got, want)
 			}

@@ -61,7 +61,16 @@ func run(ctx context.Context, rest []string, output string) error {
 		return err
 	}
 
-	cmd := exec.CommandContext(ctx, "go", append([]string{"run", xcaddy}, b.arguments(tree, output)...)...)
+	empty, err := os.MkdirTemp("", "caddy-wx-auth-build-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(empty)
+	if err := os.WriteFile(filepath.Join(empty, "go.mod"), []byte("module empty\n"), 0o644); err != nil {
+		return err
+	}
+
+	cmd := exec.CommandContext(ctx, "go", append([]string{"run", xcaddy}, b.arguments(tree, empty, output)...)...)
 	cmd.Dir = tree.Dir
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	// xcaddy removes its temporary folder on an interrupt, not when it is killed.

@@ -23,6 +23,8 @@ type Minter struct {
 	// Plain names what goes into the token for all to read: "phone_number", or
 	// a claim of the directory's.
 	Plain []string
+	// Check refuses claims that no identity header can carry.
+	Check func(*token.Claims) error
 }
 
 // PhoneClaim is the name under which a phone number is put in plain (OpenID
@@ -52,6 +54,9 @@ func (m *Minter) Mint(s session.Session, u user.User, now time.Time) (string, er
 			c.Plain = make(map[string]any, len(m.Plain))
 		}
 		c.Plain[name] = value
+	}
+	if err := m.Check(&c); err != nil {
+		return "", err
 	}
 	return token.Mint(m.Keys(), m.Type, m.Seal, c)
 }

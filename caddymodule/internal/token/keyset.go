@@ -90,11 +90,11 @@ func (ks *KeySet) Stranger(token string) bool {
 		return false
 	}
 	var buf [maxHeader]byte
-	n, err := base64.RawURLEncoding.Strict().Decode(buf[:], []byte(token[:dot]))
-	if err != nil {
+	decoded, ok := decodeSegment(buf[:], []byte(token[:dot]))
+	if !ok {
 		return false
 	}
-	rest, ok := strings.CutPrefix(string(buf[:n]), `{"alg":"`)
+	rest, ok := strings.CutPrefix(string(decoded), `{"alg":"`)
 	if !ok {
 		return false
 	}

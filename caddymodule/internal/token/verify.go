@@ -145,8 +145,9 @@ func (v *Verifier) check(k *key, raw string, dot, signed int, now time.Time) (*C
 // bits set behind the last byte, nothing skipped.
 func decodeSegment(dst, src []byte) ([]byte, bool) {
 	n, err := strictBase64.Decode(dst, src)
-	// The decoder skips line breaks; then there are fewer bytes than expected.
-	return dst[:n], err == nil && n == strictBase64.DecodedLen(len(src))
+	// The decoder skips line breaks. Then there are fewer bytes than so many
+	// characters make, or the characters are one more than can be.
+	return dst[:n], err == nil && n == strictBase64.DecodedLen(len(src)) && len(src)%4 != 1
 }
 
 var strictBase64 = base64.RawURLEncoding.Strict()

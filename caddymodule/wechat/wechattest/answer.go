@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strconv"
+	"strings"
 )
 
 // What WeChat labels its answers with: jscode2session as text, the others as
@@ -83,8 +84,11 @@ func (s *Simulator) fail(req *request, app *appState, code int) reply {
 	case code == 40029 && req.call == PhoneNumber, code == 47001:
 		msg += fmt.Sprintf(" hint: [%s]", hex.EncodeToString(randomBytes(7)))
 	case code == 40164:
-		ip := app.sees(req.remote)
-		msg = fmt.Sprintf("invalid ip %s ipv6 ::ffff:%s, not in whitelist,", ip, ip)
+		ip := req.remote.String()
+		if app != nil {
+			ip = app.sees(req.remote)
+		}
+		msg = fmt.Sprintf("invalid ip %s ipv6 %s, not in whitelist,", ip, asIPv6(ip))
 	case code == 43002 && req.method != "":
 		msg = "require " + req.method + " method"
 	}
@@ -116,4 +120,12 @@ func (s *Simulator) good(req *request, outcome string, value any) reply {
 func (s *Simulator) rid() string {
 	r := randomBytes(8)
 	return fmt.Sprintf("%08x-%08x-%08x", uint32(s.now().Unix()), binary.BigEndian.Uint32(r), binary.BigEndian.Uint32(r[4:]))
+}
+
+// asIPv6 writes an IPv4 address as WeChat does beside it.
+func asIPv6(ip string) string {
+	if strings.Contains(ip, ":") {
+		return ip
+	}
+	return "::ffff:" + ip
 }

@@ -68,12 +68,6 @@ type App struct {
 	MinuteQuota map[Call]int `json:"minute_quota"`
 }
 
-// The quotas WeChat publishes.
-var (
-	publishedDaily  = map[Call]int{StableToken: 500_000, ClassicToken: 2_000}
-	publishedMinute = map[Call]int{StableToken: 10_000}
-)
-
 // appState is an app and what WeChat remembers about it.
 type appState struct {
 	App
@@ -81,18 +75,6 @@ type appState struct {
 	classic    tokenPair
 	lastForced time.Time
 	used       map[quota]*usage
-}
-
-// quota is one of an app's limits.
-type quota struct {
-	call   Call
-	window time.Duration
-}
-
-// usage is how often a limited call was made in the window that began last.
-type usage struct {
-	window int64
-	calls  int
 }
 
 // AddApp registers an app. An app with that id is replaced; its codes, tokens
@@ -191,45 +173,6 @@ func parsePrefix(s string) (netip.Prefix, error) {
 		return netip.Prefix{}, fmt.Errorf("%q is neither an address nor a prefix", s)
 	}
 	return netip.PrefixFrom(ip.Unmap(), ip.Unmap().BitLen()), nil
-}
-
-// chinaDay moves Unix time so that a day's boundary is midnight in China.
-const chinaDay = 8 * time.Hour
-
-// spend counts one call against the app's quotas. It answers 0, or the errcode
-// of the quota that is used up.
-func (a *appState) spend(call Call, now time.Time) int {
-	day, minute := quota{call, 24 * time.Hour}, quota{call, time.Minute}
-	if limit, ok := limitOf(call, a.DailyQuota, publishedDaily); ok && a.usedIn(day, now) >= limit {
-		return 45009
-	}
-	if limit, ok := limitOf(call, a.MinuteQuota, publishedMinute); ok && a.usedIn(minute, now) >= limit {
-		return 45011
-	}
-	a.used[day].calls++
-	a.used[minute].calls++
-	return 0
-}
-
-func limitOf(call Call, own, published map[Call]int) (int, bool) {
-	if limit, ok := own[call]; ok {
-		return limit, true
-	}
-	limit, ok := published[call]
-	return limit, ok
-}
-
-func (a *appState) usedIn(q quota, now time.Time) int {
-	window := now.Add(chinaDay).Unix() / int64(q.window/time.Second)
-	u := a.used[q]
-	if u == nil {
-		u = &usage{}
-		a.used[q] = u
-	}
-	if u.window != window {
-		u.window, u.calls = window, 0
-	}
-	return u.calls
 }
 
 // openID is what the app calls the user: 28 characters, always the same for

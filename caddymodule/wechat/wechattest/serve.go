@@ -76,9 +76,8 @@ func (s *Simulator) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		defer s.mu.Unlock()
 		return end.carry(s, req)
 	}
-	fault := s.takeFault(end.call)
-	if fault != nil {
-		s.serveFault(w, r, end.call, fault, carry)
+	if fault := s.takeFault(end.call); fault != nil {
+		s.serveFault(w, r, req, fault, carry)
 		return
 	}
 	answer := carry()

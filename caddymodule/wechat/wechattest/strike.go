@@ -24,14 +24,14 @@ const (
 
 // serveFault answers a call that a fault strikes. carry carries the call out;
 // it is called once at most.
-func (s *Simulator) serveFault(w http.ResponseWriter, r *http.Request, call Call, f *Fault, carry func() reply) {
+func (s *Simulator) serveFault(w http.ResponseWriter, r *http.Request, req *request, f *Fault, carry func() reply) {
 	if f.Kind == Delay && !f.Late {
 		if !f.wait(r.Context()) {
-			s.ended(call, "gone")
+			s.ended(req.call, "gone")
 			return
 		}
 		answer := carry()
-		s.ended(call, answer.outcome)
+		s.ended(req.call, answer.outcome)
 		answer.write(w)
 		return
 	}
@@ -43,12 +43,12 @@ func (s *Simulator) serveFault(w http.ResponseWriter, r *http.Request, call Call
 			s.lost(answer)
 		}
 	}
-	s.ended(call, outcome)
+	s.ended(req.call, outcome)
 	if !f.wait(r.Context()) {
 		s.lost(answer)
 		return
 	}
-	s.strike(w, r, call, f, answer)
+	s.strike(w, r, req, f, answer)
 }
 
 // lost notes that the answer's phone code was exchanged for nothing.
@@ -79,7 +79,7 @@ func (f *Fault) wait(client context.Context) bool {
 	return client.Err() == nil
 }
 
-func (s *Simulator) strike(w http.ResponseWriter, r *http.Request, call Call, f *Fault, answer reply) {
+func (s *Simulator) strike(w http.ResponseWriter, r *http.Request, req *request, f *Fault, answer reply) {
 	switch f.Kind {
 	case Delay:
 		answer.write(w)
@@ -123,21 +123,18 @@ func (s *Simulator) strike(w http.ResponseWriter, r *http.Request, call Call, f 
 		w.Header().Set("Location", location)
 		w.WriteHeader(orDefault(f.Status, http.StatusFound))
 	case Errcode:
-		s.strikeErrcode(w, call, f)
+		s.errcodeOf(req, f).write(w)
 	}
 }
 
-func (s *Simulator) strikeErrcode(w http.ResponseWriter, call Call, f *Fault) {
-	req := &request{call: call}
+// errcodeOf is the answer of an Errcode fault.
+func (s *Simulator) errcodeOf(req *request, f *Fault) reply {
 	s.mu.Lock()
-	answer := s.failWith(req, nil, f.Errcode, f.Errmsg)
-	if f.Errmsg == "" && f.Errcode == 40164 {
-		answer = s.failWith(req, nil, 40164, "invalid ip 192.0.2.1 ipv6 ::ffff:192.0.2.1, not in whitelist, rid: "+s.rid())
-	} else if f.Errmsg == "" {
-		answer = s.fail(req, nil, f.Errcode)
+	defer s.mu.Unlock()
+	if f.Errmsg != "" {
+		return s.failWith(req, nil, f.Errcode, f.Errmsg)
 	}
-	s.mu.Unlock()
-	answer.write(w)
+	return s.fail(req, nil, f.Errcode)
 }
 
 // hangUp ends the connection without an answer. Where the connection is not

@@ -83,11 +83,11 @@ func (s *Simulator) forcedToken(app *appState) (*accessToken, int) {
 	if !app.lastForced.IsZero() && now.Sub(app.lastForced) < forcedPause {
 		return nil, 45011
 	}
-	day := quota{forced, 24 * time.Hour}
-	if app.usedIn(day, now) >= forcedDaily {
+	today := app.usage(quota{forced, 24 * time.Hour}, now)
+	if today.calls >= forcedDaily {
 		return nil, 45009
 	}
-	app.used[day].calls++
+	today.calls++
 	app.lastForced = now
 	app.stable.kill()
 	app.stable.current = s.newToken(app)

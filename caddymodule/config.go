@@ -1,0 +1,212 @@
+package caddymodule
+
+import (
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+)
+
+// Handler logs WeChat mini program users in by their phone number and lets
+// through, with the caller's identity in headers, only requests that carry one
+// of its tokens.
+//
+// Ids, secrets, URLs, keys and names may contain the placeholders {env.NAME}
+// and {file./absolute/path}. They are replaced once, when the configuration is
+// loaded; an empty one is an error. The configuration that Caddy shows keeps
+// the placeholders, so write secrets as placeholders.
+//
+// One wx_auth belongs on each way that a request can take: a request that
+// reaches a second one is answered with status 500.
+type Handler struct {
+	// Which requests need a token; all, if there is no matcher. The endpoints
+	// are served, and identity headers from outside removed, on every request
+	// that reaches this handler, whatever the matcher says.
+	MatcherRaw caddy.ModuleMap `json:"match,omitempty" caddy:"namespace=http.matchers"`
+
+	// The mini programs that log in here. At least one.
+	Apps []App `json:"apps,omitempty"`
+
+	// The path under which the endpoints live: POST to it is the login. No
+	// request under it reaches the upstream. Default: /auth/wx
+	Endpoints string `json:"endpoints,omitempty"`
+
+	// Requests that need no token. They carry no identity either.
+	Public []Rule `json:"public,omitempty"`
+
+	// Paths that take the caller's identity from a token if there is one, and
+	// are anonymous if there is none. A path is exact, or ends in /* for all
+	// below it.
+	Optional []string `json:"optional,omitempty"`
+
+	// Where users, sessions and keys are kept.
+	Store *Store `json:"store,omitempty"`
+
+	// The keys that seal personal data at rest and in tokens, each 32 bytes in
+	// base64. The first seals, the others still open what they sealed. Required
+	// with postgres and mysql; with sqlite, one is generated beside the file.
+	EncryptionKeys []string `json:"encryption_keys,omitempty"`
+
+	// Whether an unknown phone number becomes a user. Default: true
+	Register *bool `json:"register,omitempty"`
+
+	// Logins with wx.login's code alone, by those who are known.
+	SilentLogin *SilentLogin `json:"silent_login,omitempty"`
+
+	// What happens when a known phone number arrives with another openid of the
+	// same app: "replace" (default) binds the new one and ends the sessions of
+	// the former, "keep" binds both, "deny" refuses the login.
+	OnNewOpenID string `json:"on_new_openid,omitempty"`
+
+	// The tokens that are given to callers.
+	Token *Token `json:"token,omitempty"`
+
+	// How long a login lasts.
+	Session *Session `json:"session,omitempty"`
+
+	// The headers that tell the upstream who is calling. Default: X-WX-USER-ID,
+	// X-WX-OPENID, X-WX-APPID, X-WX-UNIONID and X-WX-PHONE. Once given, only
+	// those given are set.
+	Identity []Identity `json:"identity,omitempty"`
+
+	// Whether the upstream gets to see our token in Authorization. By default
+	// it is removed.
+	ForwardToken bool `json:"forward_token,omitempty"`
+
+	// How many logins WeChat may refuse to one client address, an IPv6 address
+	// being counted by its /64. Default: 30 a minute
+	LoginRate *Rate `json:"login_rate,omitempty"`
+
+	// How WeChat's servers are called.
+	WeChat *WeChat `json:"wechat,omitempty"`
+
+	matcher caddyhttp.MatcherSet
+	site    *site
+}
+
+// App is a mini program.
+type App struct {
+	// Its appid, as WeChat's console shows it.
+	ID string `json:"appid,omitempty"`
+
+	// Its AppSecret. Write it as a placeholder: {env.WX_SECRET}
+	Secret string `json:"secret,omitempty"`
+}
+
+// Rule names requests by method and path.
+type Rule struct {
+	// The methods. Default: GET and HEAD
+	Methods []string `json:"methods,omitempty"`
+
+	// The paths: exact ones, or with /* at the end for all below. Case counts.
+	Paths []string `json:"paths,omitempty"`
+}
+
+// Store is the database of users, sessions and keys.
+type Store struct {
+	// sqlite:<path>, postgres://… or mysql://…. Default: an SQLite file in
+	// Caddy's data directory.
+	URL string `json:"url,omitempty"`
+
+	// Whether tables are created and brought up to date. Default: true
+	Migrate *bool `json:"migrate,omitempty"`
+
+	// What the name of each table starts with. Default: wx_auth_
+	TablePrefix string `json:"table_prefix,omitempty"`
+}
+
+// SilentLogin is about logins without a phone code.
+type SilentLogin struct {
+	// Whether every login needs a phone code.
+	Off bool `json:"off,omitempty"`
+
+	// For how long after the last login with a phone code others do without.
+	// Default: 90d
+	MaxAge caddy.Duration `json:"max_age,omitempty"`
+}
+
+// Token is about the tokens (JWTs) that callers are given.
+type Token struct {
+	// Who issues them (iss). Sites with the same issuer and the same store
+	// accept each other's tokens. Default: wx-auth
+	Issuer string `json:"issuer,omitempty"`
+
+	// Whom they are for (aud). Default: the issuer
+	Audience []string `json:"audience,omitempty"`
+
+	// ES256 (default), EdDSA, RS256 or HS256.
+	Algorithm string `json:"algorithm,omitempty"`
+
+	// The key that signs: a private key in PEM or as a JWK, or for HS256 a
+	// secret of at least 32 bytes, taken as written. Write it as a placeholder.
+	// Default: generated, kept in the store and rotated.
+	Key string `json:"key,omitempty"`
+
+	// How long a generated key signs before the next one does. Default: 90d
+	Rotate caddy.Duration `json:"rotate,omitempty"`
+
+	// How long a token is good. Default: 1h
+	Lifetime caddy.Duration `json:"lifetime,omitempty"`
+
+	// How far the clocks of those who issue and accept may differ. Default: 10s
+	Leeway caddy.Duration `json:"leeway,omitempty"`
+
+	// The type in the header (typ): at+jwt (default), or JWT for verifiers that
+	// know no other.
+	Type string `json:"type,omitempty"`
+
+	// What else is put into the token where everybody who has it can read it:
+	// phone_number, and claims that the directory gives.
+	Claims []string `json:"claims,omitempty"`
+}
+
+// Session is about how long a login lasts.
+type Session struct {
+	// How long without a refresh. Default: 30d
+	Idle caddy.Duration `json:"idle,omitempty"`
+
+	// How long at all. Default: 180d
+	Lifetime caddy.Duration `json:"lifetime,omitempty"`
+
+	// How long a refresh token may be shown again after its answer was lost.
+	// Default: 60s
+	Grace caddy.Duration `json:"grace,omitempty"`
+}
+
+// Identity is a header that tells the upstream something about the caller.
+type Identity struct {
+	// Its name, without "_" and ".".
+	Header string `json:"header,omitempty"`
+
+	// What it holds: id, openid, appid, unionid, phone, session, or
+	// claims.<name> for what the directory said of the user.
+	Field string `json:"field,omitempty"`
+}
+
+// Rate is a number in a time.
+type Rate struct {
+	// How many.
+	Count int `json:"count,omitempty"`
+
+	// In what time.
+	Per caddy.Duration `json:"per,omitempty"`
+}
+
+// WeChat is about the calls to WeChat's servers.
+type WeChat struct {
+	// Base URLs: the first is used, the others when it cannot be reached.
+	// Default: https://api.weixin.qq.com
+	API []string `json:"api,omitempty"`
+
+	// Where the access token comes from: "stable" (default), "classic", which
+	// ends the former token at each fetch, or "external", a service of yours.
+	AccessToken string `json:"access_token,omitempty"`
+
+	// The URL of that service; {appid} in it stands for the app's id.
+	AccessTokenURL string `json:"access_token_url,omitempty"`
+
+	// Whether WeChat is told whose the phone code must be. Without it a phone
+	// code of somebody else is accepted. Default: true
+	SendOpenID *bool `json:"send_openid,omitempty"`
+
+	// How long WeChat may take to answer one request. Default: 5s
+	Timeout caddy.Duration `json:"timeout,omitempty"`
+}

@@ -1,0 +1,303 @@
+package gate
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/textproto"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/token"
+)
+
+// MaxValue is the longest value of an identity header, in bytes as it is sent.
+const MaxValue = 1 << 10
+
+// ErrValue is the error of [CheckValues] for a value that no header can carry.
+var ErrValue = errors.New("the value does not fit in an identity header")
+
+// Header is one identity header: its name, and the field of the token that it
+// holds: id, openid, appid, unionid, phone, session, or claims.<name> for what
+// the directory said of the user.
+type Header struct {
+	Name  string `json:"name"`
+	Field string `json:"field"`
+}
+
+// DefaultHeaders returns the headers set where none are configured, named as
+// WeChat Cloud Hosting names them.
+func DefaultHeaders() []Header {
+	return []Header{
+		{"X-WX-USER-ID", "id"},
+		{"X-WX-OPENID", "openid"},
+		{"X-WX-APPID", "appid"},
+		{"X-WX-UNIONID", "unionid"},
+		{"X-WX-PHONE", "phone"},
+	}
+}
+
+// ParseHeader reads the arguments of identity. The error says what to write
+// instead.
+func ParseHeader(name, field string) (Header, error) {
+	h := Header{Name: name, Field: field}
+	if err := h.check(); err != nil {
+		return Header{}, err
+	}
+	return h, nil
+}
+
+func (h Header) check() error {
+	if err := checkName(h.Name); err != nil {
+		return fmt.Errorf("identity %s: %w", h.Name, err)
+	}
+	if _, ok := fieldOf(h.Field); !ok {
+		return fmt.Errorf("identity %s: there is no field %q; write id, openid, appid, unionid, phone, session or claims.<name>", h.Name, h.Field)
+	}
+	return nil
+}
+
+func checkName(name string) error {
+	if name == "" {
+		return errors.New("the header has no name; write: identity X-User-ID id")
+	}
+	if strings.ContainsAny(name, "_.") {
+		return fmt.Errorf("Caddy drops headers with \"_\" or \".\" in their name; write %s", //nolint:staticcheck // a name
+			strings.NewReplacer("_", "-", ".", "-").Replace(name))
+	}
+	for i := range len(name) {
+		c := name[i]
+		if (c < 'A' || c > 'Z') && (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' {
+			return errors.New("a header's name is made of letters, digits and \"-\"; write: identity X-User-ID id")
+		}
+	}
+	if len(name) > 64 {
+		return errors.New("the header's name is longer than 64 characters")
+	}
+	lower := strings.ToLower(name)
+	if slices.Contains(reservedNames, lower) ||
+		slices.ContainsFunc(reservedPrefixes, func(p string) bool { return strings.HasPrefix(lower, p) }) {
+		return errors.New("this header has a meaning of its own in HTTP, and would be taken from every request; " +
+			"choose another name, such as X-User-ID")
+	}
+	return nil
+}
+
+// reservedNames and reservedPrefixes are headers that cannot be identity
+// headers: those that frame or route a message, those that proxies delete or
+// set ("close" and "upgrade" are what Connection may still name), and those
+// that clients, upstreams and this gate need for what they mean. An identity
+// header is taken from every request.
+var (
+	reservedNames = []string{
+		"accept", "age", "allow", "alt-svc", "authorization", "cache-control", "close", "connection", "cookie",
+		"date", "dnt", "early-data", "expect", "forwarded", "from", "host", "http2-settings", "incremental", "keep-alive",
+		"last-event-id", "link", "location", "max-forwards", "origin", "pragma", "prefer", "priority", "range", "referer",
+		"server", "set-cookie", "te", "trailer", "transfer-encoding", "upgrade", "upgrade-insecure-requests",
+		"user-agent", "vary", "via", "www-authenticate", "x-http-method", "x-http-method-override",
+		"x-method-override", "x-real-ip", "x-requested-with", "x-request-id",
+	}
+	reservedPrefixes = []string{"accept-", "access-control-", "content-", "if-", "proxy-", "sec-", "x-forwarded-"}
+)
+
+// field gets a value of the claims.
+type field struct {
+	get   func(*token.Claims) string // nil: a claim of the directory
+	claim string
+}
+
+func fieldOf(name string) (field, bool) {
+	switch name {
+	case "id":
+		return field{get: func(c *token.Claims) string { return c.Subject }}, true
+	case "openid":
+		return field{get: func(c *token.Claims) string { return c.OpenID }}, true
+	case "appid":
+		return field{get: func(c *token.Claims) string { return c.AppID }}, true
+	case "unionid":
+		return field{get: func(c *token.Claims) string { return c.UnionID }}, true
+	case "phone":
+		return field{get: func(c *token.Claims) string { return c.Phone }}, true
+	case "session":
+		return field{get: func(c *token.Claims) string { return c.SessionID }}, true
+	}
+	claim, ok := strings.CutPrefix(name, "claims.")
+	return field{claim: claim}, ok && claim != ""
+}
+
+// identityHeader is a Header made ready.
+type identityHeader struct {
+	key string // as net/http writes it
+	field
+}
+
+// compileHeaders checks the headers and returns them ready for use, with those
+// of their names, folded, that ownPrefix does not cover.
+func compileHeaders(headers []Header) (ready []identityHeader, others []string, err error) {
+	var seen []string
+	for _, h := range headers {
+		if err := h.check(); err != nil {
+			return nil, nil, err
+		}
+		name := strings.ToLower(h.Name)
+		if slices.Contains(seen, name) {
+			return nil, nil, fmt.Errorf("identity %s: the header is set twice; keep one of the two", h.Name)
+		}
+		seen = append(seen, name)
+		if !strings.HasPrefix(name, ownPrefix) {
+			others = append(others, name)
+		}
+		f, _ := fieldOf(h.Field)
+		ready = append(ready, identityHeader{key: textproto.CanonicalMIMEHeaderKey(h.Name), field: f})
+	}
+	return ready, others, nil
+}
+
+// SetIdentity sets the identity headers of c in h, which may be a request's or
+// (for forward auth) an answer's. Where c has no value, the header is not set:
+// of a request, [Gate.Prepare] has removed the client's before.
+func (g *Gate) SetIdentity(h http.Header, c *token.Claims) {
+	// Who comes after us changes values in place, and claims are shared by all
+	// requests with the same token: each request has slices of its own, cut
+	// from one array so that they cost one allocation.
+	values := make([]string, len(g.headers))
+	for i := range g.headers {
+		v := g.headers[i].value(c)
+		if v == "" {
+			continue
+		}
+		values[i] = v
+		h[g.headers[i].key] = values[i : i+1 : i+1]
+	}
+}
+
+// CheckValues reports, before a token with claims c is minted, a value that an
+// identity header cannot carry: one longer than [MaxValue], or one that is not
+// a string, a number, a bool, or a list of these. The error wraps [ErrValue] and
+// does not hold the value.
+func (g *Gate) CheckValues(c *token.Claims) error {
+	for _, h := range g.headers {
+		if h.get == nil {
+			if v := h.find(c); !carriable(v) {
+				return fmt.Errorf("claim %q for header %s: objects and lists in lists have no form there: %w", h.claim, h.key, ErrValue)
+			}
+		}
+		if n := len(h.value(c)); n > MaxValue {
+			return fmt.Errorf("header %s: %d bytes, of at most %d: %w", h.key, n, MaxValue, ErrValue)
+		}
+	}
+	return nil
+}
+
+// find returns the claim of the directory that f names, nil if there is none.
+func (f *field) find(c *token.Claims) any {
+	if v, ok := c.Extra[f.claim]; ok {
+		return v
+	}
+	return c.Plain[f.claim]
+}
+
+// value returns the value of f in c as a header carries it; "" if c has none.
+func (f *field) value(c *token.Claims) string {
+	if f.get != nil {
+		return encode(f.get(c), false)
+	}
+	switch v := f.find(c).(type) {
+	case []any:
+		return join(v)
+	case []string:
+		items := make([]any, len(v))
+		for i := range v {
+			items[i] = v[i]
+		}
+		return join(items)
+	default:
+		s, _ := text(v)
+		return encode(s, false)
+	}
+}
+
+// join writes a list. A comma within an item is encoded, so that an item cannot
+// pass for two: a role must not bring another.
+func join(items []any) string {
+	if len(items) == 1 {
+		s, _ := text(items[0])
+		return encode(s, true)
+	}
+	var b strings.Builder
+	for i, item := range items {
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		s, _ := text(item)
+		b.WriteString(encode(s, true))
+	}
+	return b.String()
+}
+
+func carriable(v any) bool {
+	switch v := v.(type) {
+	case []any:
+		return !slices.ContainsFunc(v, func(item any) bool { _, ok := text(item); return !ok })
+	case []string:
+		return true
+	default:
+		_, ok := text(v)
+		return ok
+	}
+}
+
+// text returns a single value as text; ok is false for what has none.
+func text(v any) (s string, ok bool) {
+	switch v := v.(type) {
+	case nil:
+		return "", true
+	case string:
+		return v, true
+	case json.Number:
+		return v.String(), true
+	case bool:
+		return strconv.FormatBool(v), true
+	case float64:
+		return strconv.FormatFloat(v, 'f', -1, 64), true
+	case int:
+		return strconv.Itoa(v), true
+	case int64:
+		return strconv.FormatInt(v, 10), true
+	case uint64:
+		return strconv.FormatUint(v, 10), true
+	}
+	return "", false
+}
+
+// encode percent-encodes the bytes of s that are not visible ASCII, and "%"
+// itself: so decoding once always gives what the token says, and a name of
+// "%E4%BD%A0" does not arrive as another's "你". Of a list's item the comma is
+// encoded too.
+func encode(s string, item bool) string {
+	n := 0
+	for i := range len(s) {
+		if hidden(s[i], item) {
+			n++
+		}
+	}
+	if n == 0 {
+		return s
+	}
+	const digits = "0123456789ABCDEF"
+	b := make([]byte, 0, len(s)+2*n)
+	for i := range len(s) {
+		if c := s[i]; hidden(c, item) {
+			b = append(b, '%', digits[c>>4], digits[c&15])
+		} else {
+			b = append(b, c)
+		}
+	}
+	return string(b)
+}
+
+func hidden(c byte, item bool) bool {
+	return c <= ' ' || c >= 0x7f || c == '%' || (item && c == ',')
+}

@@ -1,0 +1,96 @@
+package gate
+
+import (
+	"errors"
+	"net/http"
+	"time"
+)
+
+// The codes of the refusals. They are part of the HTTP API.
+const (
+	CodeInvalidRequest   = "invalid_request"    // 400: two credentials
+	CodeTokenMissing     = "token_missing"      // 401: no Authorization
+	CodeTokenInvalid     = "token_invalid"      // 401: a bad token, or an Authorization that is not ours
+	CodeTokenExpired     = "token_expired"      // 401: good but for its age
+	CodeTokenRevoked     = "token_revoked"      // 401: its session has ended
+	CodeMethodNotAllowed = "method_not_allowed" // 405: TRACE
+	CodeStoreUnavailable = "store_unavailable"  // 503: the keys or the revocations are not loaded yet
+)
+
+var (
+	// ErrRevoked is the error of [Tokens].Verify for a token that is good but
+	// whose session has ended.
+	ErrRevoked = errors.New("the token's session has ended")
+	// ErrUnavailable is the error of [Tokens].Verify while it cannot decide:
+	// the keys or the revocations have not been loaded yet.
+	ErrUnavailable = errors.New("tokens cannot be verified yet")
+)
+
+// retryAfter is how long a client waits after a 503: about as long as one
+// attempt at reaching the store.
+const retryAfter = 2 * time.Second
+
+// The challenges of RFC 6750, section 3. A request without any credential gets
+// no error code, as the RFC asks.
+const (
+	challengeMissing = `Bearer realm="wx-auth"`
+	challengeRequest = `Bearer realm="wx-auth", error="invalid_request", error_description="show one credential, once"`
+	challengeInvalid = `Bearer realm="wx-auth", error="invalid_token", error_description="the token is not valid"`
+	challengeExpired = `Bearer realm="wx-auth", error="invalid_token", error_description="the token has expired"`
+	challengeRevoked = `Bearer realm="wx-auth", error="invalid_token", error_description="the session has ended"`
+)
+
+// allowed is the Allow header that a 405 must carry (RFC 9110, section
+// 15.5.6): every method but TRACE and CONNECT may be fine with the upstream.
+const allowed = "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"
+
+// Refusal is the answer to a request that does not go on.
+type Refusal struct {
+	Status     int           // HTTP status
+	Code       string        // one of the codes of this package
+	Detail     string        // a sentence for the client's developer
+	Challenge  string        // the WWW-Authenticate header; empty: none
+	Allow      string        // the Allow header; empty: none
+	RetryAfter time.Duration // the Retry-After header; 0: none
+}
+
+// refuse returns the refusal for a code.
+func refuse(code string) *Refusal {
+	switch code {
+	case CodeInvalidRequest:
+		return &Refusal{
+			Status: http.StatusBadRequest, Code: code, Challenge: challengeRequest,
+			Detail: "The request shows more than one credential. Send one Authorization header with one token.",
+		}
+	case CodeTokenMissing:
+		return &Refusal{
+			Status: http.StatusUnauthorized, Code: code, Challenge: challengeMissing,
+			Detail: "This needs a token: send it as \"Authorization: Bearer <token>\".",
+		}
+	case CodeTokenExpired:
+		return &Refusal{
+			Status: http.StatusUnauthorized, Code: code, Challenge: challengeExpired,
+			Detail: "The token has expired. Refresh it; if that fails, log in silently.",
+		}
+	case CodeTokenRevoked:
+		return &Refusal{
+			Status: http.StatusUnauthorized, Code: code, Challenge: challengeRevoked,
+			Detail: "The token's session has ended. Log in silently.",
+		}
+	case CodeMethodNotAllowed:
+		return &Refusal{
+			Status: http.StatusMethodNotAllowed, Code: code, Allow: allowed,
+			Detail: "TRACE is not allowed: its answer would show what the gateway adds to a request.",
+		}
+	case CodeStoreUnavailable:
+		return &Refusal{
+			Status: http.StatusServiceUnavailable, Code: code, RetryAfter: retryAfter,
+			Detail: "The gateway cannot verify tokens yet. Try again after Retry-After.",
+		}
+	default:
+		return &Refusal{
+			Status: http.StatusUnauthorized, Code: CodeTokenInvalid, Challenge: challengeInvalid,
+			Detail: "The token is not valid. Refresh it; if that fails, log in silently.",
+		}
+	}
+}

@@ -1,0 +1,44 @@
+package caddymodule
+
+import (
+	"errors"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// metrics are what an operator watches, in Caddy's own metrics endpoint. No
+// label holds anything of a client's.
+type metrics struct {
+	logins    *prometheus.CounterVec // outcome: "ok" or the code of the refusal
+	refreshes *prometheus.CounterVec // outcome: "ok" or the code of the refusal
+	refusals  *prometheus.CounterVec // code: why a request was not let through
+	panics    prometheus.Counter
+}
+
+// newMetrics registers the metrics of one configuration. feedAge is asked for
+// the age of the revocation feed, of the oldest one if there are several.
+func newMetrics(reg prometheus.Registerer, feedAge func(now time.Time) time.Duration) (*metrics, error) {
+	m := &metrics{
+		logins: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: "wx_auth", Name: "logins_total", Help: "Logins by outcome.",
+		}, []string{"outcome"}),
+		refreshes: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: "wx_auth", Name: "refreshes_total", Help: "Refreshes by outcome.",
+		}, []string{"outcome"}),
+		refusals: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: "wx_auth", Name: "refusals_total", Help: "Requests not let through, by reason.",
+		}, []string{"code"}),
+		panics: prometheus.NewCounter(prometheus.CounterOpts{
+			Namespace: "wx_auth", Name: "panics_total", Help: "Requests that ended in a panic of the gateway's own endpoints.",
+		}),
+	}
+	age := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Namespace: "wx_auth", Name: "revocation_feed_age_seconds", Help: "Time since revocations of other replicas were last read.",
+	}, func() float64 { return feedAge(time.Now()).Seconds() })
+	var err error
+	for _, c := range []prometheus.Collector{m.logins, m.refreshes, m.refusals, m.panics, age} {
+		err = errors.Join(err, reg.Register(c))
+	}
+	return m, err
+}

@@ -1,0 +1,52 @@
+package caddymodule
+
+import (
+	"fmt"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyevents"
+)
+
+// Provision checks the configuration and takes hold of what it shares with
+// others. It only reads: validating a configuration beside a running instance
+// creates, locks and migrates nothing.
+func (h *Handler) Provision(ctx caddy.Context) error {
+	set, err := h.settings()
+	if err != nil {
+		return err
+	}
+	if h.MatcherRaw != nil {
+		loaded, err := ctx.LoadModule(h, "MatcherRaw")
+		if err != nil {
+			return fmt.Errorf("loading the matcher: %w", err)
+		}
+		for _, m := range loaded.(map[string]any) {
+			h.matcher = append(h.matcher, m)
+		}
+	}
+	app, err := ctx.App("wx_auth")
+	if err != nil {
+		return err
+	}
+	events, err := ctx.App("events")
+	if err != nil {
+		return fmt.Errorf("loading the events app: %w", err)
+	}
+	if h.site, err = newSite(ctx, ctx.Logger(), set); err != nil {
+		return err
+	}
+	h.site.events = events.(*caddyevents.App)
+	h.site.metrics = app.(*Background).metrics
+	app.(*Background).add(h.site)
+	return nil
+}
+
+// Cleanup lets go of what Provision took hold of.
+func (h *Handler) Cleanup() error {
+	if h.site == nil {
+		return nil
+	}
+	err := h.site.close()
+	h.site = nil
+	return err
+}

@@ -1,0 +1,70 @@
+package caddymodule
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
+)
+
+// appidForm is how WeChat writes an appid. Other words are let through, as
+// simulators use them, but a secret of this form was mixed up with the appid.
+var (
+	appidForm = regexp.MustCompile(`^wx[0-9a-f]{16}$`)
+	wordForm  = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
+)
+
+// resolveApps is about the mini programs.
+func (s *settings) resolveApps(h *Handler, look lookup) error {
+	if len(h.Apps) == 0 {
+		return misset("app", errors.New("there is no mini program: write `wx_auth <appid> <secret>`, such as `wx_auth {env.WX_APPID} {env.WX_SECRET}`; "+
+			"if you wrote {$NAME}, that variable was empty when the Caddyfile was read"))
+	}
+	first := make(map[string]int)
+	for i, a := range h.Apps {
+		if a.ID == "" || a.Secret == "" {
+			return missetAt("app", i, errors.New("both the appid and its secret are needed: app <appid> <secret>"))
+		}
+		// Two that are written alike are one app, whatever the placeholder holds.
+		if _, repeated := first[a.ID]; repeated {
+			return missetAt("app", i, fmt.Errorf("the appid %s is given twice: keep one of them", a.ID))
+		}
+		first[a.ID] = i
+		id, known, err := look(a.ID, syntax{})
+		if err != nil {
+			return missetAt("app", i, fmt.Errorf("the appid: %w", err))
+		}
+		if known {
+			if !wordForm.MatchString(id) {
+				return missetAt("app", i, fmt.Errorf("%q is no appid: it is \"wx\" and 16 hexadecimal digits, as WeChat's console shows it", id))
+			}
+			if j, repeated := first[id]; repeated && j != i {
+				return missetAt("app", i, fmt.Errorf("the appid %s is given twice: keep one of them", id))
+			}
+			first[id] = i
+		}
+		secret, known, err := look(a.Secret, syntax{})
+		if err != nil {
+			return missetAt("app", i, fmt.Errorf("the secret: %w", err))
+		}
+		if known {
+			if err := checkSecret(secret); err != nil {
+				return missetAt("app", i, err)
+			}
+		}
+		s.Apps = append(s.Apps, wechat.App{ID: id, Secret: secret})
+	}
+	return nil
+}
+
+func checkSecret(secret string) error {
+	switch {
+	case appidForm.MatchString(secret):
+		return errors.New("the secret looks like an appid: write the appid first, then the secret")
+	case strings.ContainsFunc(secret, func(c rune) bool { return c <= ' ' || c > '~' }):
+		return errors.New("the secret holds a space, a line break or another character that no AppSecret has: copy it again from WeChat's console")
+	}
+	return nil
+}

@@ -1,0 +1,213 @@
+package caddymodule
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/token"
+)
+
+const (
+	defaultIssuer          = "wx-auth"
+	defaultRotate          = 90 * day
+	defaultLifetime        = time.Hour
+	defaultLeeway          = 10 * time.Second
+	defaultIdle            = 30 * day
+	defaultSessionLifetime = 180 * day
+	defaultGrace           = time.Minute
+
+	// leastRotate leaves time for the ten minutes in which a new key is known
+	// but does not sign.
+	leastRotate = time.Hour
+	// mostTime bounds what cannot be meant: a hundred years.
+	mostTime = 100 * 365 * day
+	// mostAudiences is how many a token can carry.
+	mostAudiences = 32
+)
+
+// resolveToken is about the block token.
+func (s *settings) resolveToken(h *Handler, look lookup) error {
+	set := Token{}
+	if h.Token != nil {
+		set = *h.Token
+	}
+	t := &s.Token
+	if err := t.resolveNames(set, look); err != nil {
+		return err
+	}
+	var err error
+	if t.Algorithm, err = algorithm(set.Algorithm); err != nil {
+		return misset("token algorithm", err)
+	}
+	if err := t.resolveKey(set, look); err != nil {
+		return err
+	}
+	if t.Rotate, err = span(set.Rotate, defaultRotate); err != nil {
+		return misset("token rotate", err)
+	}
+	if t.Rotate < leastRotate {
+		return misset("token rotate", fmt.Errorf("%s is too short for a key to be known everywhere before it signs: use 1h or more, such as 90d", t.Rotate))
+	}
+	if t.Lifetime, err = span(set.Lifetime, defaultLifetime); err == nil {
+		err = wholeSeconds(t.Lifetime)
+	}
+	if err != nil {
+		return misset("token lifetime", err)
+	}
+	if t.Leeway, err = span(set.Leeway, min(defaultLeeway, t.Lifetime)); err == nil {
+		err = wholeSeconds(t.Leeway)
+	}
+	if err != nil {
+		return misset("token leeway", err)
+	}
+	if t.Leeway > t.Lifetime {
+		return misset("token leeway", fmt.Errorf("%s is more than the token's lifetime of %s: use a few seconds, such as 10s", t.Leeway, t.Lifetime))
+	}
+	return nil
+}
+
+// resolveNames is about what tokens name: issuer, audience, type and claims.
+func (t *tokenSettings) resolveNames(set Token, look lookup) error {
+	t.Issuer = defaultIssuer
+	if set.Issuer != "" {
+		name, known, err := look(set.Issuer, syntax{})
+		if err == nil && known {
+			err = checkName(name)
+		}
+		if err != nil {
+			return misset("token issuer", err)
+		}
+		t.Issuer = name
+	}
+	t.Audience = []string{t.Issuer}
+	if len(set.Audience) > 0 {
+		t.Audience = nil
+	}
+	for _, raw := range set.Audience {
+		name, known, err := look(raw, syntax{})
+		if err == nil && known {
+			err = checkName(name)
+		}
+		if err == nil && slices.Contains(t.Audience, name) {
+			err = fmt.Errorf("%q is given twice: keep one of them", name)
+		}
+		if err == nil && len(t.Audience) == mostAudiences {
+			err = fmt.Errorf("at most %d audiences fit into a token", mostAudiences)
+		}
+		if err != nil {
+			return misset("token audience", err)
+		}
+		t.Audience = append(t.Audience, name)
+	}
+	switch set.Type {
+	case "":
+		t.Type = token.TypeAccessToken
+	case token.TypeAccessToken, token.TypeJWT:
+		t.Type = set.Type
+	default:
+		return misset("token type", fmt.Errorf("unknown type %q: use at+jwt or JWT", set.Type))
+	}
+	for i, name := range set.Claims {
+		err := noPlaceholder(name)
+		switch {
+		case err != nil:
+		case token.Reserved(name):
+			err = fmt.Errorf("%q has a meaning of its own in the token and cannot be set: choose another name in your directory", name)
+		case slices.Contains(set.Claims[:i], name):
+			err = fmt.Errorf("%q is given twice: keep one of them", name)
+		default:
+			err = checkName(name)
+		}
+		if err != nil {
+			return misset("token claims", err)
+		}
+	}
+	t.Claims = slices.Clone(set.Claims)
+	return nil
+}
+
+func checkName(name string) error {
+	if name == "" || len(name) > 256 || strings.ContainsFunc(name, func(c rune) bool { return c <= ' ' || c > '~' }) {
+		return fmt.Errorf("%q is no name: use 1 to 256 visible ASCII characters", name)
+	}
+	return nil
+}
+
+func algorithm(name string) (token.Algorithm, error) {
+	if err := noPlaceholder(name); err != nil {
+		return "", err
+	}
+	return token.ParseAlgorithm(name)
+}
+
+// resolveKey is about a key that is configured instead of generated.
+func (t *tokenSettings) resolveKey(set Token, look lookup) error {
+	if set.Key == "" {
+		return nil
+	}
+	if set.Rotate != 0 {
+		return misset("token rotate", errors.New("only generated keys are rotated: remove rotate or key"))
+	}
+	material, known, err := look(set.Key, syntax{lax: true})
+	if err == nil && known {
+		t.Static, err = token.StaticKeys(material, t.Algorithm)
+	}
+	return misset("token key", err)
+}
+
+// resolveSession is about the block session, which must fit the tokens.
+func (s *settings) resolveSession(h *Handler, _ lookup) error {
+	set := Session{}
+	if h.Session != nil {
+		set = *h.Session
+	}
+	var err error
+	t := &s.Session
+	if t.Lifetime, err = span(set.Lifetime, defaultSessionLifetime); err != nil {
+		return misset("session lifetime", err)
+	}
+	if t.Idle, err = span(set.Idle, min(defaultIdle, t.Lifetime)); err != nil {
+		return misset("session idle", err)
+	}
+	if t.Grace, err = span(set.Grace, min(defaultGrace, t.Idle)); err != nil {
+		return misset("session grace", err)
+	}
+	switch {
+	case t.Idle > t.Lifetime:
+		return misset("session idle", fmt.Errorf("%s is more than the session's lifetime of %s: lower idle or raise lifetime", t.Idle, t.Lifetime))
+	case s.Token.Lifetime > t.Lifetime:
+		return misset("token lifetime", fmt.Errorf("%s is more than the session's lifetime of %s: lower one or raise the other", s.Token.Lifetime, t.Lifetime))
+	case s.Token.Lifetime > t.Idle:
+		return misset("token lifetime", fmt.Errorf("%s is more than the session's idle time of %s: who refreshes when the token expires would come too late", s.Token.Lifetime, t.Idle))
+	case t.Grace > t.Idle:
+		return misset("session grace", fmt.Errorf("%s is more than the session's idle time of %s: use a minute or so, such as 60s", t.Grace, t.Idle))
+	}
+	return nil
+}
+
+// span is a duration, or its default.
+func span(set caddy.Duration, otherwise time.Duration) (time.Duration, error) {
+	d := time.Duration(set)
+	switch {
+	case d == 0:
+		return otherwise, nil
+	case d < 0:
+		return 0, fmt.Errorf("%s is less than nothing: use a time such as %s", d, otherwise)
+	case d > mostTime:
+		return 0, fmt.Errorf("%s is more than a hundred years: use a time such as %s", d, otherwise)
+	}
+	return d, nil
+}
+
+// wholeSeconds: a token's times have no fractions.
+func wholeSeconds(d time.Duration) error {
+	if d%time.Second != 0 {
+		return fmt.Errorf("%s is not in whole seconds, as a token's times are: use 1s, 2s, …", d)
+	}
+	return nil
+}

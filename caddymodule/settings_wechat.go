@@ -1,0 +1,148 @@
+package caddymodule
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
+)
+
+// The ways to an access token.
+const (
+	accessStable   = "stable"
+	accessClassic  = "classic"
+	accessExternal = "external"
+)
+
+const (
+	leastTimeout = 100 * time.Millisecond
+	// mostTimeout is what a person with a phone in their hand waits at most, and
+	// leaves a login time for its second tries.
+	mostTimeout = 30 * time.Second
+)
+
+// resolveWeChat is about the block wechat.
+func (s *settings) resolveWeChat(h *Handler, look lookup) error {
+	set := WeChat{}
+	if h.WeChat != nil {
+		set = *h.WeChat
+	}
+	w := &s.WeChat
+	w.SendOpenID = set.SendOpenID == nil || *set.SendOpenID
+	for _, raw := range set.API {
+		api, known, err := look(raw, syntax{})
+		if err == nil && known {
+			api, err = checkAPI(api)
+		}
+		if err == nil && slices.Contains(w.APIs, api) {
+			err = fmt.Errorf("%s is given twice: keep one of them", raw)
+		}
+		if err != nil {
+			return misset("wechat api", err)
+		}
+		w.APIs = append(w.APIs, api)
+	}
+	if len(w.APIs) == 0 {
+		w.APIs = []string{wechat.DefaultAPI}
+	}
+	if err := w.resolveAccessToken(set, len(h.Apps), look); err != nil {
+		return misset("wechat access_token", err)
+	}
+	w.Timeout = wechat.DefaultTimeout
+	if set.Timeout != 0 {
+		w.Timeout = time.Duration(set.Timeout)
+	}
+	if w.Timeout < leastTimeout || w.Timeout > mostTimeout {
+		return misset("wechat timeout", fmt.Errorf("%s is out of range: use 100ms to 30s, such as 5s", w.Timeout))
+	}
+	return nil
+}
+
+func (w *wechatSettings) resolveAccessToken(set WeChat, apps int, look lookup) error {
+	w.AccessToken = accessStable
+	if set.AccessToken != "" {
+		w.AccessToken = set.AccessToken
+	}
+	switch w.AccessToken {
+	case accessStable, accessClassic:
+		if set.AccessTokenURL != "" {
+			return fmt.Errorf("%s takes no URL: remove it, or use external <url>", w.AccessToken)
+		}
+		return nil
+	case accessExternal:
+	default:
+		return fmt.Errorf("unknown source %q: use stable, classic or external <url>", w.AccessToken)
+	}
+	if set.AccessTokenURL == "" {
+		return errors.New("the URL of your token service is missing: access_token external <url>")
+	}
+	if apps > 1 && !strings.Contains(set.AccessTokenURL, "{appid}") {
+		return errors.New("each app has its own access token: put {appid} into the URL, where the app's id is to be")
+	}
+	raw, known, err := look(set.AccessTokenURL, syntax{own: "appid"})
+	if err != nil || !known {
+		return err
+	}
+	u, err := parseURL(strings.ReplaceAll(raw, "{appid}", "appid"))
+	if err != nil {
+		return err
+	}
+	if u.Scheme == "http" && !inside(u.Hostname()) {
+		return errors.New("over http everybody on the way could read the access token: use https for a host that is not in your own network")
+	}
+	w.External = raw
+	return nil
+}
+
+// checkAPI returns the base URL without a slash at its end.
+func checkAPI(raw string) (string, error) {
+	u, err := parseURL(raw)
+	if err != nil {
+		return "", err
+	}
+	if u.Scheme == "http" && !loopback(u.Hostname()) {
+		return "", errors.New("over http the AppSecret would travel in clear: use https; http is for a simulator on this machine, such as http://127.0.0.1:9000")
+	}
+	if u.RawQuery != "" || u.ForceQuery {
+		return "", errors.New("a base URL has no query: use a URL such as " + wechat.DefaultAPI)
+	}
+	return strings.TrimRight(raw, "/"), nil
+}
+
+// parseURL takes URLs that can be fetched. Errors do not hold them, as they may
+// hold a key.
+func parseURL(raw string) (*url.URL, error) {
+	u, err := url.Parse(raw)
+	switch {
+	case err != nil || u.Opaque != "" || u.Host == "" || u.Hostname() == "" || (u.Scheme != "http" && u.Scheme != "https"):
+		return nil, errors.New("this is no http or https URL: write it whole, such as " + wechat.DefaultAPI)
+	case u.User != nil:
+		return nil, errors.New("a URL with a user name or password cannot be used: it would show in logs")
+	case strings.Contains(raw, "#"):
+		return nil, errors.New("a URL with a fragment cannot be used: remove what begins with #")
+	}
+	return u, nil
+}
+
+func loopback(host string) bool {
+	addr, err := netip.ParseAddr(host)
+	if err != nil {
+		return strings.EqualFold(host, "localhost")
+	}
+	return addr.Unmap().IsLoopback()
+}
+
+// inside reports whether a host is by its name in a network of one's own.
+func inside(host string) bool {
+	if addr, err := netip.ParseAddr(host); err == nil {
+		addr = addr.Unmap()
+		return addr.IsLoopback() || addr.IsPrivate() || addr.IsLinkLocalUnicast()
+	}
+	host = strings.ToLower(host)
+	return !strings.Contains(host, ".") || strings.HasSuffix(host, ".internal") || strings.HasSuffix(host, ".local")
+}
