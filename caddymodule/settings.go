@@ -96,7 +96,11 @@ type place struct {
 
 // Error is the setting's name and what to write instead.
 func (e *settingError) Error() string {
-	return e.place.name + ": " + e.err.Error()
+	text := e.err.Error()
+	if strings.HasPrefix(text, e.place.name) {
+		return text // whoever checked it has named it
+	}
+	return e.place.name + ": " + text
 }
 
 // Unwrap returns the cause.
@@ -111,10 +115,10 @@ func missetAt(name string, index int, err error) error {
 	return &settingError{place{name, index}, err}
 }
 
-// resolveSettings works out what a configuration means, with the environment
-// and the files of this machine. It does no other I/O. Errors name the setting
-// and what to write instead, and hold no secret.
-func resolveSettings(h *Handler) (settings, error) { return resolve(h, atProvision) }
+// settings works out what a configuration means, with the environment and the
+// files of this machine. It does no other I/O. Errors name the setting and what
+// to write instead, and hold no secret.
+func (h *Handler) settings() (settings, error) { return resolve(h, atProvision) }
 
 // resolve does this with any lookup. Where a value is not known, what depends
 // on it is neither checked nor set.
@@ -235,6 +239,9 @@ func (s *settings) resolveLogin(h *Handler, _ lookup) error {
 		}
 	}
 	if h.OnNewOpenID != "" {
+		if err := noPlaceholder(h.OnNewOpenID); err != nil {
+			return misset("on_new_openid", err)
+		}
 		s.NewOpenID = user.NewOpenID(h.OnNewOpenID)
 		if !s.NewOpenID.Valid() {
 			return misset("on_new_openid", fmt.Errorf("unknown rule %q: use replace, keep or deny", h.OnNewOpenID))

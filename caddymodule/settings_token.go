@@ -104,6 +104,9 @@ func (t *tokenSettings) resolveNames(set Token, look lookup) error {
 		}
 		t.Audience = append(t.Audience, name)
 	}
+	if err := noPlaceholder(set.Type); err != nil {
+		return misset("token type", err)
+	}
 	switch set.Type {
 	case "":
 		t.Type = token.TypeAccessToken

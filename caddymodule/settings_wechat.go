@@ -68,6 +68,9 @@ func (w *wechatSettings) resolveAccessToken(set WeChat, apps int, look lookup) e
 	if set.AccessToken != "" {
 		w.AccessToken = set.AccessToken
 	}
+	if err := noPlaceholder(w.AccessToken); err != nil {
+		return err
+	}
 	switch w.AccessToken {
 	case accessStable, accessClassic:
 		if set.AccessTokenURL != "" {

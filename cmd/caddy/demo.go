@@ -47,6 +47,7 @@ Nothing outside a temporary directory is written, and WeChat is not called.`,
 const (
 	demoAppID  = "wx0123456789abcdef"
 	demoSecret = "0123456789abcdef0123456789abcdef"
+	demoUser   = "li-lei"
 	demoPhone  = "13800138000"
 )
 

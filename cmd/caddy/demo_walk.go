@@ -31,7 +31,7 @@ func (d *demo) walk(ctx context.Context) error {
 	}
 
 	d.say("\n2. The user taps the phone button; the mini program sends both codes to POST /auth/wx")
-	codes, err := d.sim.Mint(demoAppID, "", wechattest.Phone{Number: demoPhone})
+	codes, err := d.sim.Mint(demoAppID, demoUser, wechattest.Phone{Number: demoPhone})
 	if err != nil {
 		return err
 	}
@@ -55,7 +55,7 @@ func (d *demo) walk(ctx context.Context) error {
 	}
 
 	d.say("\n4. The next start of the mini program: a silent login, with wx.login's code alone")
-	codes, err = d.sim.MintLogin(demoAppID, demoPhone)
+	codes, err = d.sim.MintLogin(demoAppID, demoUser)
 	if err != nil {
 		return err
 	}

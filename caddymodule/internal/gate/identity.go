@@ -64,7 +64,7 @@ func checkName(name string) error {
 		return errors.New("the header has no name; write: identity X-User-ID id")
 	}
 	if strings.ContainsAny(name, "_.") {
-		return fmt.Errorf("Caddy drops headers with \"_\" or \".\" in their name; write %s", //nolint:staticcheck // a name
+		return fmt.Errorf("a header with \"_\" or \".\" in its name is dropped by Caddy; write %s",
 			strings.NewReplacer("_", "-", ".", "-").Replace(name))
 	}
 	for i := range len(name) {

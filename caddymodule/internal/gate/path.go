@@ -94,9 +94,9 @@ func escape(s string) (n int, space bool) {
 		char[size] = c
 		size++
 	}
-	// RuneError of width 1 is what is overlong, a surrogate, or cut short; the
-	// character U+FFFD itself has width 3.
-	if _, width := utf8.DecodeRune(char[:size]); width != size {
+	// What is overlong, a surrogate or cut short decodes with width 1; no
+	// character beyond ASCII does.
+	if _, width := utf8.DecodeRune(char[:size]); width == 1 || width != size {
 		return 0, false
 	}
 	return 3 * size, false

@@ -142,10 +142,10 @@ func isMethod(s string) bool {
 type access byte
 
 const (
-	protected  access = iota // needs a token
-	public                   // needs none, gets no identity
-	optional                 // needs none, gets the identity of the token it has
-	unmatched                // no rule names it: the matcher decides
+	protected access = iota // needs a token
+	public                  // needs none, gets no identity
+	optional                // needs none, gets the identity of the token it has
+	unmatched               // no rule names it: the matcher decides
 )
 
 // rules finds the rule for a request.

@@ -251,7 +251,7 @@ func payloads(t testing.TB) (good, bad map[string]string) {
 		"audience list":          with(t, `"aud":"wx-auth"`, `"aud":["other","wx-auth"]`),
 		"escapes":                with(t, `"sub":"u1"`, `"s\u0075b":"\u00e9\ud83d\ude00\"\\\/\b\f\n\r\t"`),
 		"unicode":                with(t, `"sub":"u1"`, `"sub":"é漢😀"`),
-		"further claims":         with(t, `{`, `{"scope":"a b","roles":["x",{"y":null}],"n":-1.5e3,"t":true,"f":false,"e":{},"l":[],"":""},`[:0]+`{"scope":"a b","roles":["x",{"y":null}],"n":-1.5e3,"t":true,"f":false,"e":{},"l":[],"":"",`),
+		"further claims":         with(t, `{`, `{"scope":"a b","roles":["x",{"y":null}],"n":-1.5e3,"t":true,"f":false,"e":{},"l":[],"":"",`),
 		"deep enough":            with(t, `{`, `{"d":`+strings.Repeat("[", 15)+strings.Repeat("]", 15)+`,`),
 		"long":                   with(t, `{`, `{"d":"`+long+`",`),
 		"no jti":                 with(t, `"jti":"j1",`, ``),

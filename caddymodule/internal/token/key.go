@@ -139,9 +139,6 @@ func checkRSA(k *rsa.PrivateKey) error {
 	if k.E < 3 || k.E%2 == 0 {
 		return fmt.Errorf("an RSA key with the public exponent %d is broken: %s", k.E, generate)
 	}
-	if len(k.Primes) < 2 {
-		return fmt.Errorf("the RSA key lacks its primes (p and q): export it with them, or make one: %s", generate)
-	}
 	if err := k.Validate(); err != nil {
 		return fmt.Errorf("the RSA key is broken: its numbers do not belong together: %s", generate)
 	}

@@ -122,6 +122,9 @@ func parseJWK(data []byte, object map[string]any, alg Algorithm) (*key, error) {
 	if alg != HS256 && object["d"] == nil {
 		return nil, errPublic
 	}
+	if alg == RS256 && (object["p"] == nil || object["q"] == nil) {
+		return nil, errors.New("the JWK lacks the RSA key's primes (p and q): export it with them")
+	}
 	parsed, err := jwk.ParseKey(data)
 	if err != nil {
 		return nil, errors.New("the JWK cannot be read: are all its members there, in base64url?")

@@ -100,7 +100,7 @@ func TestStaticKeys(t *testing.T) {
 		"one byte":               {strings.Repeat("a", 64), HS256, "openssl rand"},
 		"secret for ES256":       {secret, ES256, "private key"},
 		"short secret, JWK":      {`{"kty":"oct","k":"AAECAwQF"}`, HS256, "too short"},
-		"no secret, JWK":         {`{"kty":"oct","k":""}`, HS256, "JWK"},
+		"no secret, JWK":         {`{"kty":"oct","k":""}`, HS256, "too short"},
 		"one byte, JWK":          {`{"kty":"oct","k":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"}`, HS256, "repeats"},
 		"public PEM as secret":   {pubPEM, HS256, "not a key in PEM"},
 		"private PEM as secret":  {ecPEM, HS256, "not a key in PEM"},
@@ -135,28 +135,21 @@ func TestStaticKeys(t *testing.T) {
 		"JWK for another alg":    {edit(t, ecJWK, map[string]any{"alg": nil}), RS256, "kty"},
 		"JWK crv":                {edit(t, ecJWK, map[string]any{"crv": "P-384"}), ES256, "crv"},
 		"JWK X25519":             {edit(t, edJWK, map[string]any{"crv": "X25519"}), EdDSA, "crv"},
-		"JWK y":                  {edit(t, ecJWK, map[string]any{"y": b64(strings.Repeat("\x01", 32))}), ES256, ""},
+		"JWK y":                  {edit(t, ecJWK, map[string]any{"y": b64(strings.Repeat("\x01", 32))}), ES256, "belong together"},
 		"JWK other d":            {edit(t, ecJWK, map[string]any{"d": b64(strings.Repeat("\x01", 32))}), ES256, "belong together"},
 		"JWK other x, Ed25519":   {edit(t, edJWK, map[string]any{"x": b64(string(edPub))}), EdDSA, "belong together"},
-		"JWK no primes":          {edit(t, rsaJWK, map[string]any{"p": nil, "q": nil, "dp": nil, "dq": nil, "qi": nil}), RS256, "JWK"},
-		"JWK e=1":                {edit(t, rsaJWK, map[string]any{"e": "AQ"}), RS256, ""},
-		"JWK e even":             {edit(t, rsaJWK, map[string]any{"e": "AQAA"}), RS256, ""},
-		"JWK other e":            {edit(t, rsaJWK, map[string]any{"e": "Aw"}), RS256, ""},
-		"JWK other n":            {edit(t, rsaJWK, map[string]any{"n": b64(new(big.Int).Add(big2048.N, big.NewInt(2)).String())}), RS256, ""},
+		"JWK no primes":          {edit(t, rsaJWK, map[string]any{"p": nil, "q": nil, "dp": nil, "dq": nil, "qi": nil}), RS256, "primes"},
+		"JWK e=1":                {edit(t, rsaJWK, map[string]any{"e": "AQ"}), RS256, "exponent 1"},
+		"JWK e even":             {edit(t, rsaJWK, map[string]any{"e": "AQAA"}), RS256, "exponent 65536"},
+		"JWK other e":            {edit(t, rsaJWK, map[string]any{"e": "Aw"}), RS256, "belong together"},
+		"JWK other n":            {edit(t, rsaJWK, map[string]any{"n": b64(new(big.Int).Add(big2048.N, big.NewInt(2)).String())}), RS256, "belong together"},
 		"JWK twice a member":     {strings.Replace(string(ecJWK), "{", `{"kty":"EC",`, 1), ES256, "duplicate"},
 		"JWK trailing":           {string(ecJWK) + "{}", ES256, "trailing"},
-		"JWK d null":             {edit(t, ecJWK, map[string]any{"d": "null"})[:0] + strings.Replace(edit(t, ecJWK, map[string]any{"d": "DDD"}), `"DDD"`, `null`, 1), ES256, "public key"},
+		"JWK d null":             {strings.Replace(edit(t, ecJWK, map[string]any{"d": "DDD"}), `"DDD"`, `null`, 1), ES256, "public key"},
 		"JWK d no base64":        {edit(t, ecJWK, map[string]any{"d": "!!!"}), ES256, "JWK"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			ks, err := StaticKeys(c.material, c.alg)
-			// Where it is jwx or crypto/rsa that sees the mistake, any remedy will do.
-			if anyError := map[string]bool{"JWK y": true, "JWK e=1": true, "JWK e even": true, "JWK other e": true, "JWK other n": true}[name]; anyError {
-				if err == nil {
-					t.Fatal("accepted")
-				}
-				return
-			}
 			if c.remedy != "" {
 				if err == nil || !strings.Contains(err.Error(), c.remedy) {
 					t.Fatalf("got %v, want an error with %q", err, c.remedy)

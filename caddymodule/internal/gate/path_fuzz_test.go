@@ -1,0 +1,262 @@
+package gate
+
+import (
+	"net/http"
+	"net/url"
+	"path"
+	"strings"
+	"testing"
+)
+
+// upstream is a model of how a server finds a resource: what it makes of the
+// path on the wire, and whether it takes names in any case for one. Each server
+// is modelled at its most obliging.
+type upstream struct {
+	name     string
+	resource func(wire string) string
+	anyCase  bool
+	// trims is true where dots and spaces at the end of a name do not count.
+	trims bool
+}
+
+// decode undoes %XX wherever it stands, as lenient servers do, and leaves what
+// is not an escape.
+func decode(s string) string {
+	var b strings.Builder
+	for i := 0; i < len(s); {
+		if c, ok := unhexLenient(s[i:]); ok {
+			b.WriteByte(c)
+			i += 3
+			continue
+		}
+		b.WriteByte(s[i])
+		i++
+	}
+	return b.String()
+}
+
+func unhexLenient(s string) (byte, bool) {
+	if len(s) < 3 {
+		return 0, false
+	}
+	d, err := url.PathUnescape(s[:3])
+	if err != nil || len(d) != 1 || s[0] != '%' {
+		return 0, false
+	}
+	return d[0], true
+}
+
+// cutAt cuts s at the first of chars.
+func cutAt(s, chars string) string {
+	if i := strings.IndexAny(s, chars); i >= 0 {
+		return s[:i]
+	}
+	return s
+}
+
+// keepSlash is path.Clean that keeps a "/" at the end.
+func keepSlash(p string) string {
+	c := path.Clean("/" + p)
+	if strings.HasSuffix(p, "/") && c != "/" {
+		c += "/"
+	}
+	return c
+}
+
+func eachSegment(p string, f func(string) string) string {
+	segments := strings.Split(p, "/")
+	for i := range segments {
+		segments[i] = f(segments[i])
+	}
+	return strings.Join(segments, "/")
+}
+
+func withoutParameters(p string) string {
+	return eachSegment(p, func(s string) string { return cutAt(s, ";") })
+}
+
+func trimmed(p string) string {
+	return eachSegment(p, func(s string) string {
+		if t := strings.TrimRight(s, ". "); t != "" || s == "" {
+			return t
+		}
+		return s // all dots and spaces: for path.Clean to see
+	})
+}
+
+// overlong reads the two-byte forms of ASCII that old decoders accepted.
+func overlong(s string) string {
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		if i+1 < len(s) && (s[i] == 0xc0 || s[i] == 0xc1) && s[i+1]&0xc0 == 0x80 {
+			b.WriteByte(s[i]<<6 | s[i+1]&0x3f)
+			i++
+			continue
+		}
+		b.WriteByte(s[i])
+	}
+	return b.String()
+}
+
+var upstreams = []upstream{
+	{name: "literal", resource: func(p string) string { return p }},
+	{name: "Go, path.Clean after decoding", resource: func(p string) string { return keepSlash(decode(p)) }},
+	{name: "Go, path.Clean before decoding", resource: func(p string) string { return decode(keepSlash(p)) }},
+	{name: "decoded twice", resource: func(p string) string { return keepSlash(decode(decode(p))) }},
+	{name: "decoded thrice", resource: func(p string) string { return keepSlash(decode(decode(decode(p)))) }},
+	{name: "decoded, cleaned, decoded, cleaned", resource: func(p string) string { return keepSlash(decode(keepSlash(decode(p)))) }},
+	{name: "Tomcat, parameters cut before decoding", resource: func(p string) string { return keepSlash(decode(withoutParameters(p))) }},
+	{name: "parameters cut after decoding", resource: func(p string) string { return keepSlash(withoutParameters(decode(p))) }},
+	{name: "cut at ?, # or NUL after decoding", resource: func(p string) string { return keepSlash(cutAt(decode(p), "?#\x00")) }},
+	{name: "cut at ?, #, NUL or a line break after two decodings", resource: func(p string) string {
+		return keepSlash(cutAt(decode(decode(p)), "?#\x00\r\n"))
+	}},
+	{name: "nginx, merge_slashes", resource: func(p string) string {
+		p = decode(p)
+		for strings.Contains(p, "//") {
+			p = strings.ReplaceAll(p, "//", "/")
+		}
+		return keepSlash(p)
+	}},
+	{name: "overlong UTF-8", resource: func(p string) string { return keepSlash(overlong(decode(p))) }},
+	{name: "high bit dropped", resource: func(p string) string {
+		// A decoder that sees overlong sequences only; whole characters keep their bits.
+		return keepSlash(strings.ToValidUTF8(decode(p), "."))
+	}},
+	{name: "IIS, backslash and case", anyCase: true, resource: func(p string) string {
+		return keepSlash(strings.ReplaceAll(decode(p), `\`, "/"))
+	}},
+	{name: "IIS, backslash after two decodings", anyCase: true, resource: func(p string) string {
+		return keepSlash(strings.ReplaceAll(decode(decode(p)), `\`, "/"))
+	}},
+	{name: "Windows, dots and spaces at the end of names", anyCase: true, trims: true, resource: func(p string) string {
+		return keepSlash(trimmed(strings.ReplaceAll(decode(p), `\`, "/")))
+	}},
+	{name: "Windows, streams", anyCase: true, trims: true, resource: func(p string) string {
+		return keepSlash(trimmed(eachSegment(strings.ReplaceAll(decode(p), `\`, "/"), func(s string) string {
+			if i := strings.Index(s, "::$"); i > 0 {
+				return s[:i]
+			}
+			return s
+		})))
+	}},
+	{name: "spaces within dots", resource: func(p string) string {
+		return keepSlash(eachSegment(decode(p), func(s string) string {
+			if t := strings.ReplaceAll(s, " ", ""); strings.Trim(t, ".") == "" {
+				return t
+			}
+			return s
+		}))
+	}},
+	{name: "three dots go up", resource: func(p string) string {
+		return keepSlash(eachSegment(decode(p), func(s string) string {
+			if len(s) > 2 && strings.Trim(s, ".") == "" {
+				return ".."
+			}
+			return s
+		}))
+	}},
+}
+
+// open are the rules of the fuzz test; everything else is protected.
+var open = must(compileRules(
+	[]Rule{{Path: "/pub/*"}, {Path: "/health"}, {Path: "/Deep/in/*"}, {Path: "/"}},
+	[]Rule{{Path: "/opt/*"}, {Path: "/pub/mine"}},
+))
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
+// isOpen reports whether the rules open a resource, as a server that takes
+// names in any case sees them.
+func isOpen(resource string, anyCase bool) bool {
+	rs := open
+	if anyCase {
+		resource = strings.ToLower(resource)
+		rs = nil
+		for _, r := range open {
+			r.path = strings.ToLower(r.path)
+			rs = append(rs, r)
+		}
+	}
+	return rs.find(http.MethodGet, resource) != unmatched
+}
+
+// underAdmin is a matcher that protects /admin and all below it, in any case,
+// as Caddy's path matcher does.
+func underAdmin(resource string) bool {
+	resource = strings.ToLower(resource)
+	return resource == "/admin" || strings.HasPrefix(resource, "/admin/")
+}
+
+// FuzzCanonical holds the rule that no upstream finds a protected resource
+// under a path that goes on without a token.
+func FuzzCanonical(f *testing.F) {
+	for _, target := range []string{
+		"/", "/health", "/pub/x", "/opt/%E4%BD%A0", "/Deep/in/a", "/pub/../admin", "/pub/..;/admin", "/pub/%2e%2e/admin",
+		"/pub/%252e%252e/admin", "/pub/..%5cadmin", `/pub\..\admin`, "/pub/.%20./admin", "/pub//../../admin",
+		"/pub/%c0%ae%c0%ae/admin", "/health;/../admin", "/health%00", "/health%3fx", "/pub/...", "/pub/..%20/admin",
+		"http://h/pub/x", "http:pub/x", "/ADMIN/x", "/admin", "/pub/x::$DATA", "/pub/%2fadmin", "/pub/%ef%bc%8e", "*", "//admin",
+	} {
+		f.Add(target)
+	}
+	f.Fuzz(func(t *testing.T, target string) {
+		u, err := url.ParseRequestURI(target)
+		if err != nil {
+			return
+		}
+		wire, ok := Path(&http.Request{URL: u})
+		if !ok {
+			return
+		}
+		if sent := u.RequestURI(); cutAt(sent, "?") != wire {
+			t.Fatalf("%q: judged %q, sent %q", target, wire, sent)
+		}
+		if decode(wire) != u.Path {
+			t.Fatalf("%q: judged %q, compared %q", target, wire, u.Path)
+		}
+		opened := open.find(http.MethodGet, u.Path) != unmatched
+		for _, up := range upstreams {
+			resource := up.resource(wire)
+			if opened && !isOpen(resource, up.anyCase) {
+				t.Errorf("%q goes on without a token; %s serves %q", target, up.name, resource)
+			}
+			// A matcher that names what to protect cannot name what Windows
+			// drops at the end of names; rules that name what is open can.
+			if !up.trims && !underAdmin(u.Path) && underAdmin(resource) {
+				t.Errorf("%q is outside the matcher; %s serves %q", target, up.name, resource)
+			}
+		}
+	})
+}
+
+// FuzzCredential holds that a credential is taken as a token only if it is one
+// token and nothing else.
+func FuzzCredential(f *testing.F) {
+	for _, v := range []string{
+		"", "Bearer a.b.c", "bearer  a.b.c", "Bearer\ta.b.c", "Bearer a.b.c,Bearer d.e.f", "Basic eA==, Bearer a.b.c",
+		`Digest username="a, Bearer b", realm="c"`, "Bearer", "a.b.c", "Bearer a b", `Digest a="\", Bearer x`, ",Bearer a", "Bearer ,",
+	} {
+		f.Add(v)
+	}
+	f.Fuzz(func(t *testing.T, value string) {
+		c := ParseCredential(http.Header{"Authorization": {value}})
+		if (c.Token != "") != (c.Kind == Bearer) {
+			t.Fatalf("%q: %+v", value, c)
+		}
+		if c.Kind != Bearer {
+			return
+		}
+		if strings.ContainsAny(c.Token, " \t,") {
+			t.Errorf("%q: the token is %q", value, c.Token)
+		}
+		fields := strings.Fields(strings.Trim(value, " \t"))
+		if !c.Malformed && (len(fields) == 0 || !strings.EqualFold(fields[0], "bearer") || !strings.HasSuffix(strings.Trim(value, " \t"), " "+c.Token)) {
+			t.Errorf("%q: %+v", value, c)
+		}
+	})
+}

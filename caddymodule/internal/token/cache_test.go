@@ -1,0 +1,258 @@
+package token
+
+import (
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+)
+
+// tokens mints n tokens of distinct sessions.
+func tokens(t testing.TB, ks *KeySet, n int) []string {
+	t.Helper()
+	raws := make([]string, n)
+	for i := range raws {
+		c := testClaims()
+		c.SessionID = fmt.Sprint("s", i)
+		raws[i] = mustMint(t, ks, c)
+	}
+	return raws
+}
+
+func TestHitsAllocateNothing(t *testing.T) {
+	for _, alg := range algorithms {
+		ks := testKeys()[alg]
+		raw := mustMint(t, ks, testClaims())
+		v := NewVerifier(testPolicy(), testSeal(t), NewCache(10))
+		first, err := v.Verify(ks, raw, t0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := testing.AllocsPerRun(100, func() {
+			if c, err := v.Verify(ks, raw, t0); err != nil || c != first {
+				t.Fatal("no hit")
+			}
+		}); n != 0 {
+			t.Errorf("%s: %v allocations", alg, n)
+		}
+	}
+}
+
+func TestGarbageAllocatesNothing(t *testing.T) {
+	ks := testKeys()[ES256]
+	raw := mustMint(t, ks, testClaims())
+	v := NewVerifier(testPolicy(), testSeal(t), NewCache(10))
+	for _, bad := range []string{"", "x" + raw, raw[:len(raw)-1], raw[:200] + "!" + raw[201:], raw[:len(raw)-9] + "\n" + raw[len(raw)-8:]} {
+		if n := testing.AllocsPerRun(100, func() {
+			if _, err := v.Verify(ks, bad, t0); err != ErrInvalid {
+				t.Fatal(err)
+			}
+		}); n > 0.1 { // the pool may have to fill again
+			t.Errorf("%q: %v allocations", bad, n)
+		}
+	}
+}
+
+func TestExpiryIsCheckedOnEveryHit(t *testing.T) {
+	ks := testKeys()[HS256]
+	v := NewVerifier(testPolicy(), testSeal(t), NewCache(10))
+	raw := mustMint(t, ks, testClaims())
+	for _, c := range []struct {
+		at   time.Duration
+		want error
+	}{{0, nil}, {time.Hour + 10*time.Second - 1, nil}, {time.Hour + 10*time.Second, ErrExpired}, {2 * time.Hour, ErrExpired}, {0, nil}} {
+		if _, err := v.Verify(ks, raw, t0.Add(c.at)); err != c.want {
+			t.Errorf("after %s: %v, want %v", c.at, err, c.want)
+		}
+	}
+	if _, err := v.VerifyExpired(ks, raw, t0.Add(2*time.Hour)); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestExpiredTokensAreNotCached(t *testing.T) {
+	ks, cache := testKeys()[HS256], NewCache(10)
+	v := NewVerifier(testPolicy(), testSeal(t), cache)
+	raw := mustMint(t, ks, testClaims())
+	if _, err := v.Verify(ks, raw, t0.Add(2*time.Hour)); err != ErrExpired {
+		t.Error(err)
+	}
+	if _, err := v.VerifyExpired(ks, raw, t0.Add(2*time.Hour)); err != nil {
+		t.Error(err)
+	}
+	if cache.Len() != 0 {
+		t.Error("it is in the cache")
+	}
+}
+
+func TestCacheIsBounded(t *testing.T) {
+	ks := testKeys()[HS256]
+	for _, size := range []int{1, 16, 100, 1000} {
+		cache := NewCache(size)
+		v := NewVerifier(testPolicy(), testSeal(t), cache)
+		for _, raw := range tokens(t, ks, 3000) {
+			if _, err := v.Verify(ks, raw, t0); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if n := cache.Len(); n > max(size, cacheShards)+cacheShards || n < size*9/10 {
+			t.Errorf("%d tokens in a cache of %d", n, size)
+		}
+		chained := 0
+		for i := range cache.shards {
+			table := cache.shards[i].table.Load()
+			if table == nil {
+				continue
+			}
+			for j := range table.buckets {
+				for e := table.buckets[j].Load(); e != nil; e = e.next.Load() {
+					chained++
+				}
+			}
+		}
+		if chained != cache.Len() {
+			t.Errorf("%d tokens can be found, of %d", chained, cache.Len())
+		}
+	}
+	none := NewCache(0)
+	v := NewVerifier(testPolicy(), testSeal(t), none)
+	if _, err := v.Verify(ks, mustMint(t, ks, testClaims()), t0); err != nil || none.Len() != 0 {
+		t.Errorf("%v, %d tokens in a cache of none", err, none.Len())
+	}
+}
+
+func TestBadTokensNeverEvictGoodOnes(t *testing.T) {
+	ks := testKeys()[HS256]
+	cache := NewCache(64)
+	v := NewVerifier(testPolicy(), testSeal(t), cache)
+	good := tokens(t, ks, 32)
+	claims := make([]*Claims, len(good))
+	for i, raw := range good {
+		claims[i], _ = v.Verify(ks, raw, t0)
+	}
+	for i := range 10_000 {
+		bad := []byte(good[i%len(good)])
+		at := 120 + i%(len(bad)-120)
+		if bad[at] == 'A' {
+			bad[at] = 'B'
+		} else {
+			bad[at] = 'A'
+		}
+		// The last character of a signature has bits that count for nothing.
+		if _, err := v.Verify(ks, string(bad), t0); err != ErrInvalid {
+			t.Fatal(err)
+		}
+	}
+	for i, raw := range good {
+		if c, err := v.Verify(ks, raw, t0); err != nil || c != claims[i] {
+			t.Errorf("token %d was evicted: %v", i, err)
+		}
+	}
+}
+
+func TestTokensInUseStay(t *testing.T) {
+	ks := testKeys()[HS256]
+	v := NewVerifier(testPolicy(), testSeal(t), NewCache(320))
+	raws := tokens(t, ks, 4000)
+	hot := raws[:20]
+	claims := make([]*Claims, len(hot))
+	for i, raw := range hot {
+		claims[i], _ = v.Verify(ks, raw, t0)
+	}
+	for i, raw := range raws[20:] { // each seen once, beside those that are in use
+		v.Verify(ks, raw, t0)
+		v.Verify(ks, hot[i%len(hot)], t0)
+	}
+	stayed := 0
+	for i, raw := range hot {
+		if c, _ := v.Verify(ks, raw, t0); c == claims[i] {
+			stayed++
+		}
+	}
+	if stayed < len(hot)*3/4 {
+		t.Errorf("%d of %d tokens in use stayed", stayed, len(hot))
+	}
+}
+
+func TestExpiredEntriesMakeRoomFirst(t *testing.T) {
+	table := &cacheTable{}
+	for i := range 8 {
+		e := &cacheEntry{claims: Claims{Expires: t0.Add(time.Hour)}}
+		if i == 5 {
+			e.claims.Expires = t0
+		}
+		e.used.Store(true)
+		table.ring = append(table.ring, e)
+	}
+	if at := table.victim(t0); at != 5 {
+		t.Errorf("entry %d makes room", at)
+	}
+}
+
+func TestOtherKeysOrPolicyFindNothing(t *testing.T) {
+	a := testKeys()[HS256]
+	b, err := newKeySet(a.members) // as a load that changed something
+	if err != nil {
+		t.Fatal(err)
+	}
+	cache := NewCache(100)
+	raw := mustMint(t, a, testClaims())
+	p := testPolicy()
+	v := NewVerifier(p, testSeal(t), cache)
+	first, _ := v.Verify(a, raw, t0)
+	if same, _ := NewVerifier(testPolicy(), testSeal(t), cache).Verify(a, raw, t0); same != first {
+		t.Error("an equal policy does not find it: a reload empties the cache")
+	}
+	if other, err := v.Verify(b, raw, t0); err != nil || other == first {
+		t.Errorf("found with other keys: %v", err)
+	}
+	for name, change := range map[string]func(*Policy){
+		"issuer":    func(p *Policy) { p.Issuer = "other" },
+		"audiences": func(p *Policy) { p.Audience = []string{"other"} },
+		"apps":      func(p *Policy) { p.Apps = p.Apps[1:] },
+	} {
+		v.Verify(a, raw, t0)
+		p := testPolicy()
+		change(&p)
+		if _, err := NewVerifier(p, testSeal(t), cache).Verify(a, raw, t0); err != ErrInvalid {
+			t.Errorf("with other %s: %v", name, err)
+		}
+	}
+	digests := map[[32]byte]bool{}
+	for _, p := range []Policy{{}, {Issuer: "a"}, {Type: "a"}, {Audience: []string{"a"}}, {Apps: []string{"a"}}, {Audience: []string{"a", "b"}},
+		{Audience: []string{"ab"}}, {Audience: []string{"a"}, Apps: []string{"b"}}, {Audience: []string{""}}, {Leeway: 1}} {
+		digests[p.digest()] = true
+	}
+	if len(digests) != 10 {
+		t.Error("two policies are taken for one")
+	}
+}
+
+func TestCacheUnderContention(t *testing.T) {
+	a := testKeys()[HS256]
+	b, err := newKeySet(a.members)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cache := NewCache(200)
+	v := NewVerifier(testPolicy(), testSeal(t), cache)
+	raws := tokens(t, a, 400)
+	var wg sync.WaitGroup
+	for g := range 8 {
+		wg.Go(func() {
+			for i := range 4000 {
+				ks := a
+				if g == 7 && i%100 == 0 {
+					ks = b
+				}
+				n := (i*(g+1) + g) % len(raws)
+				c, err := v.Verify(ks, raws[n], t0)
+				if err != nil || c.SessionID != fmt.Sprint("s", n) {
+					t.Errorf("token %d: %+v, %v", n, c, err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+}

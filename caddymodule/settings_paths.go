@@ -1,0 +1,91 @@
+package caddymodule
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/gate"
+)
+
+// prefixForm keeps to characters that no one escapes, as the prefix is compared
+// with the path as it was sent.
+var prefixForm = regexp.MustCompile(`^(/[A-Za-z0-9._~-]+)+$`)
+
+// resolvePaths is about endpoints, public and optional.
+func (s *settings) resolvePaths(h *Handler, _ lookup) error {
+	if h.Endpoints != "" {
+		if err := checkPrefix(h.Endpoints); err != nil {
+			return misset("endpoints", err)
+		}
+		s.Endpoints = h.Endpoints
+	}
+	for i, r := range h.Public {
+		err := pathsOnly("public", r.Paths)
+		if err == nil {
+			var rules []gate.Rule
+			rules, err = gate.ParsePublic(append(append([]string(nil), r.Methods...), r.Paths...))
+			s.Public = append(s.Public, rules...)
+		}
+		if err != nil {
+			return missetAt("public", i, err)
+		}
+	}
+	for i, path := range h.Optional {
+		rules, err := gate.ParseOptional([]string{path})
+		if err == nil {
+			s.Optional = append(s.Optional, rules...)
+			_, err = gate.New(gate.Settings{Public: s.Public, Optional: s.Optional}, nil)
+		}
+		if err != nil {
+			return missetAt("optional", i, err)
+		}
+	}
+	return nil
+}
+
+func checkPrefix(prefix string) error {
+	if err := noPlaceholder(prefix); err != nil {
+		return err
+	}
+	switch {
+	case prefix == "/":
+		return errors.New("/ would leave no path to the upstream: use a prefix of its own, such as /auth/wx")
+	case !strings.HasPrefix(prefix, "/"):
+		return fmt.Errorf("%q is no path: begin it with a slash, such as /auth/wx", prefix)
+	case strings.HasSuffix(prefix, "/*"), strings.HasSuffix(prefix, "/"):
+		return fmt.Errorf("write the prefix without its end: %s", strings.TrimRight(prefix, "/*"))
+	case !prefixForm.MatchString(prefix) || !gate.Canonical(prefix):
+		return fmt.Errorf("%s can be read in more than one way: use letters, digits, - and _ between single slashes, such as /auth/wx", prefix)
+	}
+	return nil
+}
+
+// pathsOnly refuses among a rule's paths what would be taken for a method.
+func pathsOnly(what string, paths []string) error {
+	for _, p := range paths {
+		if p != "" && p[0] != '/' && p[0] != '*' {
+			return fmt.Errorf("%s: %q is no path: paths begin with a slash, methods stand before them", what, p)
+		}
+	}
+	return nil
+}
+
+// resolveIdentity is about the headers that the upstream gets.
+func (s *settings) resolveIdentity(h *Handler, _ lookup) error {
+	if len(h.Identity) == 0 {
+		s.Headers = gate.DefaultHeaders()
+	}
+	for i, id := range h.Identity {
+		header, err := gate.ParseHeader(id.Header, id.Field)
+		if err == nil {
+			s.Headers = append(s.Headers, header)
+			_, err = gate.New(gate.Settings{Headers: s.Headers}, nil)
+		}
+		if err != nil {
+			return missetAt("identity", i, err)
+		}
+	}
+	return nil
+}

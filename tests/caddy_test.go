@@ -1,0 +1,297 @@
+package tests
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+const (
+	startTime   = 30 * time.Second // until a Caddyfile is in force
+	stopTime    = 20 * time.Second // from SIGTERM to the end
+	commandTime = 60 * time.Second // of one `caddy …` command; reload waits for connections
+)
+
+// Caddy is the built binary with a home of its own. It listens where the Caddyfile
+// says; for its site address use {$ADDR}, a free port of 127.0.0.1:
+//
+//	http://{$ADDR} {
+//		…
+//	}
+//
+// Its admin endpoint is a socket in Home unless the Caddyfile says otherwise.
+type Caddy struct {
+	Home string // HOME; Caddy's data directory is DataDir
+	Addr string // value of {$ADDR}; the same after a restart
+	Log  Log    // standard output and error of all runs
+
+	t       testing.TB
+	binary  string
+	env     []string
+	file    string // the last Caddyfile given to Start or Reload
+	cmd     *exec.Cmd
+	exited  chan struct{} // closed when cmd has ended
+	exitErr error         // valid then
+}
+
+// NewCaddy prepares a Caddy; env are further variables ("WX_APPID=wx…"). Nothing
+// else of this process's environment is passed on but PATH. When the test ends, the
+// process is stopped and the test fails if it panicked or had a data race.
+func NewCaddy(t testing.TB, env ...string) *Caddy {
+	t.Helper()
+	bin := binary(t)
+	// Not t.TempDir: with the test's name in it the path may be too long for a socket.
+	home, err := os.MkdirTemp(scratch, "caddy-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &Caddy{Home: home, Addr: freeAddress(t), t: t, binary: bin}
+	c.env = append([]string{
+		"PATH=" + os.Getenv("PATH"),
+		"HOME=" + home,
+		"XDG_DATA_HOME=" + filepath.Join(home, "data"),
+		"XDG_CONFIG_HOME=" + filepath.Join(home, "config"),
+		"CADDY_ADMIN=unix/" + c.adminSocket(),
+		"ADDR=" + c.Addr,
+		"GORACE=halt_on_error=0",
+	}, env...)
+	t.Cleanup(c.end)
+	return c
+}
+
+// StartCaddy is NewCaddy and Start.
+func StartCaddy(t testing.TB, caddyfile string, env ...string) *Caddy {
+	t.Helper()
+	c := NewCaddy(t, env...)
+	c.Start(caddyfile)
+	return c
+}
+
+func (c *Caddy) adminSocket() string { return filepath.Join(c.Home, "admin.sock") }
+
+// DataDir is where this Caddy keeps its data.
+func (c *Caddy) DataDir() string { return filepath.Join(c.Home, "data", "caddy") }
+
+// URL is http://Addr.
+func (c *Caddy) URL() string { return "http://" + c.Addr }
+
+// Start runs Caddy with that Caddyfile and waits until it serves; the test ends if
+// it does not.
+func (c *Caddy) Start(caddyfile string) {
+	c.t.Helper()
+	if err := c.TryStart(caddyfile); err != nil {
+		c.t.Fatalf("starting caddy: %v\n%s", err, c.Log.tail())
+	}
+}
+
+// Restart runs Caddy again with the last Caddyfile, in the same home, on the same
+// address.
+func (c *Caddy) Restart() {
+	c.t.Helper()
+	c.Start(c.file)
+}
+
+// TryStart is Start for a Caddyfile that may be refused.
+func (c *Caddy) TryStart(caddyfile string) error {
+	if c.Running() {
+		return errors.New("it runs already")
+	}
+	// As `caddy start` does it: Caddy connects here when the configuration is in force.
+	ready, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	defer ready.Close()
+	config, err := c.write("Caddyfile", caddyfile)
+	if err != nil {
+		return err
+	}
+	c.file = caddyfile
+	cmd := exec.Command(c.binary, "run", "--config", config, "--adapter", "caddyfile", "--pingback", ready.Addr().String())
+	cmd.Dir, cmd.Env, cmd.SysProcAttr = c.Home, c.env, childAttributes()
+	cmd.Stdin = strings.NewReader("ready")
+	cmd.Stdout, cmd.Stderr = &c.Log, &c.Log
+	cmd.WaitDelay = 5 * time.Second
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	exited := make(chan struct{})
+	c.cmd, c.exited = cmd, exited
+	go func() {
+		c.exitErr = cmd.Wait()
+		close(exited)
+	}()
+
+	connected := make(chan error, 1)
+	go func() {
+		conn, err := ready.Accept()
+		if err == nil {
+			conn.Close()
+		}
+		connected <- err
+	}()
+	select {
+	case err := <-connected:
+		return err
+	case <-exited:
+		return fmt.Errorf("it ended: %v", c.exitErr)
+	case <-time.After(startTime):
+		c.Kill9()
+		return fmt.Errorf("not ready after %s", startTime)
+	}
+}
+
+// Running says whether the process is alive.
+func (c *Caddy) Running() bool {
+	if c.cmd == nil {
+		return false
+	}
+	select {
+	case <-c.exited:
+		return false
+	default:
+		return true
+	}
+}
+
+// Reload does `caddy reload` with that Caddyfile and returns when the new
+// configuration is in force; the error carries what the command printed.
+func (c *Caddy) Reload(caddyfile string) error {
+	config, err := c.write("Caddyfile", caddyfile)
+	if err != nil {
+		return err
+	}
+	out, err := c.Command("reload", "--config", config, "--adapter", "caddyfile", "--force")
+	if err != nil {
+		return fmt.Errorf("caddy reload: %w\n%s", err, out)
+	}
+	c.file = caddyfile
+	return nil
+}
+
+// Validate does `caddy validate` in the same home, beside the running process if
+// there is one.
+func (c *Caddy) Validate(caddyfile string) error {
+	config, err := c.write("Caddyfile.validate", caddyfile)
+	if err != nil {
+		return err
+	}
+	out, err := c.Command("validate", "--config", config, "--adapter", "caddyfile")
+	if err != nil {
+		return fmt.Errorf("caddy validate: %w\n%s", err, out)
+	}
+	return nil
+}
+
+// Command runs `caddy args…` with this Caddy's environment and returns what it
+// printed.
+func (c *Caddy) Command(args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), commandTime)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, c.binary, args...)
+	cmd.Dir, cmd.Env, cmd.SysProcAttr = c.Home, c.env, childAttributes()
+	cmd.WaitDelay = 5 * time.Second
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+// Admin does a GET on the admin endpoint, as in Admin("/config/").
+func (c *Caddy) Admin(path string) (string, error) {
+	client := http.Client{
+		Timeout: 10 * time.Second,
+		Transport: &http.Transport{
+			DisableKeepAlives: true,
+			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+				return new(net.Dialer).DialContext(ctx, "unix", c.adminSocket())
+			},
+		},
+	}
+	resp, err := client.Get("http://127.0.0.1" + path)
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, 8<<20))
+	if err == nil && resp.StatusCode != http.StatusOK {
+		err = errors.New(resp.Status)
+	}
+	return string(body), err
+}
+
+// Stop sends SIGTERM and waits for the end; it must come in time and cleanly.
+func (c *Caddy) Stop() {
+	c.t.Helper()
+	if !c.Running() {
+		return
+	}
+	if err := c.cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		c.t.Errorf("stopping caddy: %v", err)
+	}
+	select {
+	case <-c.exited:
+		if c.exitErr != nil {
+			c.t.Errorf("caddy ended with %v", c.exitErr)
+		}
+	case <-time.After(stopTime):
+		c.t.Errorf("caddy was still there %s after SIGTERM", stopTime)
+		c.Kill9()
+	}
+}
+
+// Kill9 ends the process as a power cut would.
+func (c *Caddy) Kill9() {
+	if !c.Running() {
+		return
+	}
+	_ = c.cmd.Process.Kill()
+	<-c.exited
+}
+
+// end is the test's cleanup.
+func (c *Caddy) end() {
+	c.Stop()
+	for _, bad := range []string{"WARNING: DATA RACE", "panic: ", "panic serving"} {
+		if strings.Contains(c.Log.String(), bad) {
+			c.t.Errorf("%q in the log", bad)
+		}
+	}
+	if c.t.Failed() {
+		c.t.Logf("log of caddy in %s:\n%s", c.Home, c.Log.tail())
+	}
+	if err := os.RemoveAll(c.Home); err != nil {
+		c.t.Error(err)
+	}
+}
+
+// Setenv changes a variable for the next start, reload or command.
+func (c *Caddy) Setenv(name, value string) {
+	c.env = slices.DeleteFunc(c.env, func(v string) bool { return strings.HasPrefix(v, name+"=") })
+	c.env = append(c.env, name+"="+value)
+}
+
+func (c *Caddy) write(name, text string) (string, error) {
+	path := filepath.Join(c.Home, name)
+	return path, os.WriteFile(path, []byte(text), 0o600)
+}
+
+// freeAddress is an address of 127.0.0.1 where nobody listens.
+func freeAddress(t testing.TB) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	return ln.Addr().String()
+}

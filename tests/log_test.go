@@ -1,0 +1,68 @@
+package tests
+
+import (
+	"bytes"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// Log is everything that a process has written, over all its restarts. It can be
+// read while the process writes.
+type Log struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (l *Log) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Write(p)
+}
+
+// String is the log so far.
+func (l *Log) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.String()
+}
+
+// Lines are the lines that contain all of the given texts.
+func (l *Log) Lines(texts ...string) []string {
+	var found []string
+next:
+	for line := range strings.Lines(l.String()) {
+		for _, text := range texts {
+			if !strings.Contains(line, text) {
+				continue next
+			}
+		}
+		found = append(found, strings.TrimSuffix(line, "\n"))
+	}
+	return found
+}
+
+// Wait waits for a line that contains all of the given texts and returns the first
+// such line.
+func (l *Log) Wait(t testing.TB, within time.Duration, texts ...string) string {
+	t.Helper()
+	for deadline := time.Now().Add(within); ; time.Sleep(5 * time.Millisecond) {
+		if lines := l.Lines(texts...); len(lines) > 0 {
+			return lines[0]
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("no line with %q in the log after %s", texts, within)
+		}
+	}
+}
+
+// tail is the end of the log, for the report of a test that failed.
+func (l *Log) tail() string {
+	const most = 16 << 10
+	s := l.String()
+	if len(s) > most {
+		s = "…" + s[len(s)-most:]
+	}
+	return s
+}
