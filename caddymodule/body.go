@@ -72,6 +72,7 @@ func readBody(w http.ResponseWriter, r *http.Request) ([]byte, *problem) {
 		}
 		return nil, invalid("The body did not arrive whole.")
 	}
+	r.Body = http.NoBody // read to its end: the connection may stay
 	return body, nil
 }
 

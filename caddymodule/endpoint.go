@@ -81,6 +81,9 @@ func (s *site) serveEndpoint(w http.ResponseWriter, r *http.Request, rest string
 func (c *call) guarded(serve func(*call) error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
+			if p == http.ErrAbortHandler {
+				panic(p) // net/http's own way to end a connection
+			}
 			c.site.metrics.panics.Inc()
 			c.site.log.Error("panic in an endpoint", zap.String("kind", fmt.Sprintf("%T", p)), zap.Stack("stack"))
 			err = newProblem(codeInternal).write(c.w, c.r)

@@ -162,7 +162,7 @@ func answer(w http.ResponseWriter, r *http.Request, status int, contentType stri
 // body to come: to read it would make the refusal wait for it, and to keep the
 // connection would take what follows in it for the next request.
 func closeUnread(w http.ResponseWriter, r *http.Request) {
-	if r.ProtoMajor == 1 && r.ContentLength != 0 && r.Body != nil && r.Body != http.NoBody {
+	if r.ProtoMajor == 1 && r.Body != nil && r.Body != http.NoBody {
 		w.Header().Set("Connection", "close")
 	}
 }

@@ -25,7 +25,7 @@ func NewWeChat(t testing.TB) *WeChat {
 	return &WeChat{Simulator: sim, URL: "http://" + serve(t, sim)}
 }
 
-// Tap plays a tap on the phone button by the owner of that number (+86): both codes
+// Tap plays a tap on the phone button by the owner of that +86 number: both codes
 // of a phone login.
 func (w *WeChat) Tap(t testing.TB, number string) wechattest.Codes {
 	t.Helper()
@@ -36,10 +36,10 @@ func (w *WeChat) Tap(t testing.TB, number string) wechattest.Codes {
 	return codes
 }
 
-// Open plays wx.login on the phone of the owner of that number: a login code alone.
+// Open plays wx.login on the same phone: a login code alone.
 func (w *WeChat) Open(t testing.TB, number string) wechattest.Codes {
 	t.Helper()
-	codes, err := w.MintLogin(AppID, number)
+	codes, err := w.MintLogin(AppID, "+86"+number)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -167,7 +167,7 @@ func TestOurAddressIsInNoString(t *testing.T) {
 	for errmsg, want := range map[string]string{
 		"access clientip is not registered requestIP: 1.2.3.4, hint": "1.2.3.4",
 		"invalid ip 2408:4003:1::5, not in whitelist":                "2408:4003:1::5",
-		"not in whitelist":                                           "",
+		"not in whitelist": "",
 	} {
 		if got := firstAddress(errmsg); got != want {
 			t.Errorf("%q: %q, want %q", errmsg, got, want)

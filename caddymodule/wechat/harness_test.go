@@ -69,6 +69,9 @@ type api struct {
 func newAPI(t *testing.T) *api {
 	a := &api{counts: make(map[string]int), answer: make(map[string]http.HandlerFunc)}
 	a.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		// Only with the body read does the server notice a client that hangs up.
+		body, _ := io.ReadAll(r.Body)
+		r.Body = io.NopCloser(bytes.NewReader(body))
 		a.mu.Lock()
 		a.counts[r.URL.Path]++
 		h := a.answer[r.URL.Path]

@@ -119,8 +119,7 @@ var upstreams = []upstream{
 		return keepSlash(p)
 	}},
 	{name: "overlong UTF-8", resource: func(p string) string { return keepSlash(overlong(decode(p))) }},
-	{name: "high bit dropped", resource: func(p string) string {
-		// A decoder that sees overlong sequences only; whole characters keep their bits.
+	{name: "a dot for what is no UTF-8", resource: func(p string) string {
 		return keepSlash(strings.ToValidUTF8(decode(p), "."))
 	}},
 	{name: "IIS, backslash and case", anyCase: true, resource: func(p string) string {

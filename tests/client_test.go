@@ -1,0 +1,272 @@
+package tests
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+const (
+	answerTime = 30 * time.Second // of one request by Client
+	rawTime    = 10 * time.Second // of one request by Raw
+)
+
+// Client is the mini program: it speaks to one gateway. It may be used by many
+// goroutines; what went wrong on the way is in the [Answer].
+type Client struct {
+	Base string // http://host:port
+	HTTP *http.Client
+}
+
+// NewClient makes a client of the gateway at base. It follows no redirects.
+func NewClient(t testing.TB, base string) *Client {
+	t.Helper()
+	transport := &http.Transport{DisableCompression: true, MaxIdleConnsPerHost: 100}
+	t.Cleanup(transport.CloseIdleConnections)
+	return &Client{Base: base, HTTP: &http.Client{
+		Transport:     transport,
+		Timeout:       answerTime,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}}
+}
+
+// Client makes a client of this Caddy.
+func (c *Caddy) Client() *Client { return NewClient(c.t, c.URL()) }
+
+// Answer is what came back. Err is a failure of the exchange itself; Status is 0
+// then.
+type Answer struct {
+	Status int
+	Header http.Header
+	Body   string
+	Err    error
+}
+
+// Do sends a request. A body that is a string goes as it is, any other but nil as
+// JSON, both with the JSON content type unless headers ("Name: value") name one. A
+// header given as "Name:" is left out of the request.
+func (c *Client) Do(method, path string, body any, headers ...string) Answer {
+	var text string
+	switch b := body.(type) {
+	case nil:
+	case string:
+		text = b
+	default:
+		raw, err := json.Marshal(body)
+		if err != nil {
+			return Answer{Err: err}
+		}
+		text = string(raw)
+	}
+	r, err := http.NewRequest(method, c.Base+path, strings.NewReader(text))
+	if err != nil {
+		return Answer{Err: err}
+	}
+	if body != nil {
+		r.Header.Set("Content-Type", "application/json")
+	}
+	for _, h := range headers {
+		name, value, _ := strings.Cut(h, ":")
+		r.Header.Del(name)
+		if value = strings.TrimSpace(value); value != "" {
+			r.Header.Set(name, value)
+		}
+	}
+	resp, err := c.HTTP.Do(r)
+	if err != nil {
+		return Answer{Err: err}
+	}
+	return readAnswer(resp)
+}
+
+// Get is a GET, with the token unless that is empty.
+func (c *Client) Get(path, token string, headers ...string) Answer {
+	return c.Do(http.MethodGet, path, nil, append(bearer(token), headers...)...)
+}
+
+// Login is a phone login.
+func (c *Client) Login(code, phoneCode string) Answer {
+	return c.Do(http.MethodPost, "/auth/wx", map[string]string{"code": code, "phoneCode": phoneCode})
+}
+
+// Silent is a login with wx.login's code alone.
+func (c *Client) Silent(code string) Answer {
+	return c.Do(http.MethodPost, "/auth/wx", map[string]string{"code": code})
+}
+
+// Refresh asks for the next pair.
+func (c *Client) Refresh(refreshToken string) Answer {
+	return c.Do(http.MethodPost, "/auth/wx/refresh", map[string]string{"refreshToken": refreshToken})
+}
+
+// Logout ends the session of the token, of the refresh token or of both; an empty
+// one is not sent. all ends every session of the user.
+func (c *Client) Logout(token, refreshToken string, all bool) Answer {
+	var body any
+	if members := map[string]any{}; refreshToken != "" || all {
+		if refreshToken != "" {
+			members["refreshToken"] = refreshToken
+		}
+		if all {
+			members["all"] = true
+		}
+		body = members
+	}
+	return c.Do(http.MethodPost, "/auth/wx/logout", body, bearer(token)...)
+}
+
+// Me asks who the token's user is.
+func (c *Client) Me(token string) Answer { return c.Get("/auth/wx/me", token) }
+
+func bearer(token string) []string {
+	if token == "" {
+		return nil
+	}
+	return []string{"Authorization: Bearer " + token}
+}
+
+// Pair is the answer to a login; to a refresh without UserInfo.
+type Pair struct {
+	Token            string    `json:"token"`
+	TokenType        string    `json:"tokenType"`
+	ExpiresIn        int       `json:"expiresIn"`
+	RefreshToken     string    `json:"refreshToken"`
+	RefreshExpiresIn int       `json:"refreshExpiresIn"`
+	UserInfo         *UserInfo `json:"userInfo"`
+}
+
+// UserInfo is the user as a login and /auth/wx/me show it.
+type UserInfo struct {
+	ID              string `json:"id"`
+	PhoneNumber     string `json:"phoneNumber"`
+	PurePhoneNumber string `json:"purePhoneNumber"`
+	CountryCode     string `json:"countryCode"`
+	IsNew           bool   `json:"isNew"`
+}
+
+// Problem is an error's body. Renew is nil if there is no such member.
+type Problem struct {
+	Title     string   `json:"title"`
+	Status    int      `json:"status"`
+	Detail    string   `json:"detail"`
+	Code      string   `json:"code"`
+	RequestID string   `json:"requestId"`
+	Renew     []string `json:"renew"`
+}
+
+// Pair is the pair that a good login or refresh answers; the test ends if it is not
+// one.
+func (a Answer) Pair(t testing.TB) Pair {
+	t.Helper()
+	a.Want(t, http.StatusOK)
+	var p Pair
+	a.decode(t, "application/json", &p)
+	if p.Token == "" || p.RefreshToken == "" {
+		t.Fatalf("no pair in %s", a.Body)
+	}
+	return p
+}
+
+// UserInfo is the body of a good answer of /auth/wx/me.
+func (a Answer) UserInfo(t testing.TB) UserInfo {
+	t.Helper()
+	a.Want(t, http.StatusOK)
+	var u UserInfo
+	a.decode(t, "application/json", &u)
+	return u
+}
+
+// Seen is the request that the upstream got, out of its usual answer.
+func (a Answer) Seen(t testing.TB) Seen {
+	t.Helper()
+	a.Want(t, http.StatusOK)
+	var s Seen
+	a.decode(t, "application/json", &s)
+	return s
+}
+
+// Problem is the body of an error; the test ends if it is none.
+func (a Answer) Problem(t testing.TB) Problem {
+	t.Helper()
+	if a.Err != nil {
+		t.Fatal(a.Err)
+	}
+	var p Problem
+	a.decode(t, "application/problem+json", &p)
+	if p.Status != a.Status {
+		t.Errorf("status %d in the body of a %d", p.Status, a.Status)
+	}
+	return p
+}
+
+// Want ends the test if the status is another.
+func (a Answer) Want(t testing.TB, status int) {
+	t.Helper()
+	if a.Err != nil {
+		t.Fatal(a.Err)
+	}
+	if a.Status != status {
+		t.Fatalf("status %d, want %d: %s", a.Status, status, a.Body)
+	}
+}
+
+// WantProblem fails the test if the answer is not that error; renew is compared if
+// it is not nil.
+func (a Answer) WantProblem(t testing.TB, status int, code string, renew []string) {
+	t.Helper()
+	p := a.Problem(t)
+	if a.Status != status || p.Code != code {
+		t.Errorf("%d %s, want %d %s: %s", a.Status, p.Code, status, code, a.Body)
+	}
+	if renew != nil && (p.Renew == nil || !slices.Equal(p.Renew, renew)) {
+		t.Errorf("renew %q, want %q: %s", p.Renew, renew, a.Body)
+	}
+}
+
+func (a Answer) decode(t testing.TB, contentType string, v any) {
+	t.Helper()
+	if got, _, _ := strings.Cut(a.Header.Get("Content-Type"), ";"); got != contentType {
+		t.Fatalf("content type %q, want %s: %s", got, contentType, a.Body)
+	}
+	if err := json.Unmarshal([]byte(a.Body), v); err != nil {
+		t.Fatalf("%v in %s", err, a.Body)
+	}
+}
+
+// Raw sends the bytes of a request, line ends and all, over a connection of its own
+// and reads one answer; for what net/http would refuse to send.
+func Raw(addr, request string) Answer {
+	conn, err := net.DialTimeout("tcp", addr, rawTime)
+	if err != nil {
+		return Answer{Err: err}
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(rawTime)); err != nil {
+		return Answer{Err: err}
+	}
+	if _, err := io.WriteString(conn, request); err != nil {
+		return Answer{Err: err}
+	}
+	method, _, _ := strings.Cut(request, " ")
+	resp, err := http.ReadResponse(bufio.NewReader(conn), &http.Request{Method: method})
+	if err != nil {
+		return Answer{Err: fmt.Errorf("reading the answer: %w", err)}
+	}
+	return readAnswer(resp)
+}
+
+func readAnswer(resp *http.Response) Answer {
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, 8<<20))
+	if err != nil {
+		return Answer{Err: fmt.Errorf("reading the answer: %w", err)}
+	}
+	return Answer{Status: resp.StatusCode, Header: resp.Header, Body: string(body)}
+}
