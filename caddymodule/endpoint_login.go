@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net/http"
 	"net/netip"
 	"strings"
+	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
@@ -125,9 +127,9 @@ func userInfo(u user.User) map[string]any {
 
 // loginLimit is login_rate as it applies to one request.
 type loginLimit struct {
-	c    *call
-	addr netip.Addr
-	off  bool
+	c   *call
+	who netip.Prefix
+	off bool
 }
 
 // limit finds out whom to count. Where the peer is a proxy's kind of address
@@ -142,7 +144,8 @@ func (c *call) limit() *loginLimit {
 		l.off = true
 		return l
 	}
-	l.addr, _ = netip.ParseAddr(clientIP(c.r))
+	addr, _ := netip.ParseAddr(clientIP(c.r))
+	l.who = login.Subscriber(addr)
 	return l
 }
 
@@ -151,22 +154,27 @@ func (l *loginLimit) refusal() *problem {
 		return nil
 	}
 	rate := l.c.site.set.LoginRate
-	wait := l.c.site.shared.logins.Limiter.Wait(rate, l.addr, l.c.now)
+	wait := l.c.site.shared.logins.Refused.Wait(rate, l.who, l.c.now)
 	if wait <= 0 {
 		return nil
 	}
+	left, reset := l.c.site.shared.logins.Refused.Remaining(rate, l.who, l.c.now)
+	return limited("login", rate, wait, left, reset)
+}
+
+// limited is the answer to who must wait, with the RateLimit header fields
+// (draft-ietf-httpapi-ratelimit-headers).
+func limited(policy string, rate login.Rate, wait time.Duration, left int, reset time.Duration) *problem {
 	p := newProblem(string(login.RateLimited))
 	p.retryAfter = wait
-	left, reset := l.c.site.shared.logins.Limiter.Remaining(rate, l.addr, l.c.now)
-	h := l.c.w.Header()
-	h.Set("RateLimit-Policy", fmt.Sprintf(`"login";q=%d;w=%d`, rate.Count, int(rate.Per.Seconds())))
-	h.Set("RateLimit", fmt.Sprintf(`"login";r=%d;t=%d`, left, int(reset.Seconds())+1))
+	p.rateLimit = fmt.Sprintf(`"%s";r=%d;t=%d`, policy, left, int(math.Ceil(reset.Seconds())))
+	p.rateLimitPolicy = fmt.Sprintf(`"%s";q=%d;w=%d`, policy, rate.Count, int(rate.Per.Seconds()))
 	return p
 }
 
 func (l *loginLimit) count() {
 	if !l.off {
-		l.c.site.shared.logins.Limiter.Refused(l.c.site.set.LoginRate, l.addr, l.c.now)
+		l.c.site.shared.logins.Refused.Count(l.c.site.set.LoginRate, l.who, l.c.now)
 	}
 }
 

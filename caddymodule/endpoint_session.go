@@ -14,6 +14,28 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
+// refreshRate is how often a session may be refreshed. The repeats of one token
+// whose answer was lost do not count.
+var refreshRate = login.Rate{Count: 10, Per: time.Minute}
+
+// tooMany is the error of a refresh beyond the rate.
+type tooMany struct {
+	wait, reset time.Duration
+	left        int
+}
+
+func (tooMany) Error() string { return "too many refreshes" }
+
+// allowRefresh counts a refresh that would advance.
+func (s *site) allowRefresh(sessionID string, now time.Time) error {
+	limiter := &s.shared.logins.Refreshes
+	if wait := limiter.Take(refreshRate, sessionID, now); wait > 0 {
+		left, reset := limiter.Remaining(refreshRate, sessionID, now)
+		return tooMany{wait: wait, reset: reset, left: left}
+	}
+	return nil
+}
+
 var (
 	errDisabled  = errors.New("user disabled")
 	errDirectory = errors.New("directory unavailable")
@@ -88,7 +110,10 @@ func (c *call) welcome(ctx context.Context, s session.Session) (user.User, error
 }
 
 func (c *call) refreshRefused(ctx context.Context, s session.Session, err error) *problem {
+	var much tooMany
 	switch {
+	case errors.As(err, &much):
+		return limited("refresh", refreshRate, much.wait, much.left, much.reset)
 	case errors.Is(err, session.ErrRefreshInvalid):
 		return newProblem(codeRefreshInvalid)
 	case errors.Is(err, session.ErrEnded):

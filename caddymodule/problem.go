@@ -26,6 +26,8 @@ type problem struct {
 	retryAfter time.Duration
 	challenge  string
 	allow      string
+
+	rateLimit, rateLimitPolicy string
 }
 
 // The codes that are not a login's own.
@@ -56,7 +58,7 @@ var outcomes = map[string]outcome{
 	string(login.UserDisabled):         {403, "This user is disabled."},
 	string(login.UserBlocked):          {403, "WeChat's risk control blocks this user."},
 	string(login.NewOpenIDDenied):      {403, "This phone number already belongs to another WeChat user of this mini program."},
-	string(login.RateLimited):          {429, "Too many refused logins from this address. Wait as long as Retry-After says."},
+	string(login.RateLimited):          {429, "Too many tries. Wait as long as Retry-After says."},
 	string(login.WeChatUnavailable):    {503, "WeChat does not take logins right now. Try again after Retry-After."},
 	string(login.WeChatError):          {502, "WeChat gave an answer that makes no sense. Renew what renew names and try again."},
 	string(login.WeChatTimeout):        {504, "WeChat did not answer in time. Renew what renew names and try again."},
@@ -129,6 +131,10 @@ func (p *problem) write(w http.ResponseWriter, r *http.Request) error {
 	} else if p.Status == http.StatusServiceUnavailable || p.Status == http.StatusTooManyRequests {
 		h.Set("Retry-After", "2")
 	}
+	if p.rateLimit != "" {
+		h.Set("RateLimit", p.rateLimit)
+		h.Set("RateLimit-Policy", p.rateLimitPolicy)
+	}
 	closeUnread(w, r)
 	return answer(w, r, p.Status, "application/problem+json", p)
 }
@@ -162,7 +168,7 @@ func answer(w http.ResponseWriter, r *http.Request, status int, contentType stri
 // body to come: to read it would make the refusal wait for it, and to keep the
 // connection would take what follows in it for the next request.
 func closeUnread(w http.ResponseWriter, r *http.Request) {
-	if r.ProtoMajor == 1 && r.Body != nil && r.Body != http.NoBody {
+	if r.ProtoMajor == 1 && r.ContentLength != 0 && r.Body != nil && r.Body != http.NoBody {
 		w.Header().Set("Connection", "close")
 	}
 }

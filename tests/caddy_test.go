@@ -24,13 +24,8 @@ const (
 )
 
 // Caddy is the built binary with a home of its own. It listens where the Caddyfile
-// says; for its site address use {$ADDR}, a free port of 127.0.0.1:
-//
-//	http://{$ADDR} {
-//		…
-//	}
-//
-// Its admin endpoint is a socket in Home unless the Caddyfile says otherwise.
+// says: at {$ADDR}, a free port of 127.0.0.1, if that comes from [site]. Its admin
+// endpoint is a socket in Home.
 type Caddy struct {
 	Home string // HOME; Caddy's data directory is DataDir
 	Addr string // value of {$ADDR}; the same after a restart
@@ -283,6 +278,13 @@ func (c *Caddy) Setenv(name, value string) {
 func (c *Caddy) write(name, text string) (string, error) {
 	path := filepath.Join(c.Home, name)
 	return path, os.WriteFile(path, []byte(text), 0o600)
+}
+
+// site is a Caddyfile with one site at {$ADDR}, logging at DEBUG. Options are further
+// global ones. Without default_bind Caddy would listen on every address of the
+// machine.
+func site(directives string, options ...string) string {
+	return "{\n\tdebug\n\tdefault_bind 127.0.0.1\n" + strings.Join(options, "\n") + "\n}\nhttp://{$ADDR} {\n" + directives + "\n}\n"
 }
 
 // freeAddress is an address of 127.0.0.1 where nobody listens.

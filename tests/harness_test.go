@@ -11,14 +11,10 @@ import (
 // These try the harness itself on a plain Caddy, so that a test that fails speaks of
 // the gateway.
 
-const plainProxy = `{
-	debug
-}
-http://{$ADDR} {
-	respond /hello "{$GREETING}"
-	reverse_proxy {$UPSTREAM}
-}
-`
+var (
+	plainProxy = site("respond /hello {$GREETING}\nreverse_proxy {$UPSTREAM}")
+	mistake    = site("no_such_directive")
+)
 
 func TestBinaryStartsReloadsAndStops(t *testing.T) {
 	up := NewUpstream(t)
@@ -43,8 +39,7 @@ func TestBinaryStartsReloadsAndStops(t *testing.T) {
 	if err := c.Validate(plainProxy); err != nil {
 		t.Fatal(err)
 	}
-	const wrong = "http://{$ADDR} {\n\tno_such_directive\n}\n"
-	for name, err := range map[string]error{"reload": c.Reload(wrong), "validate": c.Validate(wrong)} {
+	for name, err := range map[string]error{"reload": c.Reload(mistake), "validate": c.Validate(mistake)} {
 		if err == nil || !strings.Contains(err.Error(), "no_such_directive") {
 			t.Errorf("%s of a wrong Caddyfile: %v", name, err)
 		}
@@ -69,7 +64,7 @@ func TestBinaryStartsReloadsAndStops(t *testing.T) {
 
 func TestBinarySaysWhyItDoesNotStart(t *testing.T) {
 	c := NewCaddy(t)
-	if err := c.TryStart("http://{$ADDR} {\n\tno_such_directive\n}\n"); err == nil {
+	if err := c.TryStart(mistake); err == nil {
 		t.Fatal("it started")
 	}
 	c.Log.Wait(t, time.Second, "no_such_directive")
@@ -86,7 +81,7 @@ func TestUpstreamShowsWhatReachedIt(t *testing.T) {
 	if seen.Method != "POST" || seen.URI != "/a/b?c=d" || seen.Header.Get("X-Shown") != "yes" || seen.Body != `{"n":1}` {
 		t.Errorf("seen %+v", seen)
 	}
-	a := Raw(c.Addr, "POST /raw HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nTrailer: X-Late\r\n\r\n3\r\nabc\r\n0\r\nX-Late: t\r\n\r\n")
+	a := Raw(c.Addr, "POST /raw HTTP/1.1\r\nHost: "+c.Addr+"\r\nTransfer-Encoding: chunked\r\nTrailer: X-Late\r\n\r\n3\r\nabc\r\n0\r\nX-Late: t\r\n\r\n")
 	a.Want(t, http.StatusOK)
 	if last := up.Last(t); last.Path != "/raw" || last.Body != "abc" || last.Trailer.Get("X-Late") != "t" {
 		t.Errorf("seen %+v", last)

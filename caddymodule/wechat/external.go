@@ -2,6 +2,7 @@ package wechat
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"net/url"
 	"strings"
@@ -28,8 +29,5 @@ func (s *ExternalToken) Token(ctx context.Context, app App, f Fetcher) (string, 
 	})
 }
 
-// String does not show the URL, which may hold a key.
-func (s *ExternalToken) String() string { return "external access token" }
-
-// GoString does not show the URL.
-func (s *ExternalToken) GoString() string { return s.String() }
+// Format prints nothing of the tokens, nor the URL, which may hold a key.
+func (s *ExternalToken) Format(f fmt.State, verb rune) { s.tokens.Format(f, verb) }

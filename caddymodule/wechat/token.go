@@ -94,6 +94,9 @@ type tokens struct {
 	apps map[string]*slot
 }
 
+// Format prints nothing of the tokens: %s and %x go through every pointer.
+func (t *tokens) Format(f fmt.State, _ rune) { io.WriteString(f, "(access tokens)") }
+
 // slot is an app's access token and the fetch under way.
 type slot struct {
 	mu     sync.Mutex

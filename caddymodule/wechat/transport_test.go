@@ -40,7 +40,7 @@ func TestRequestsOnTheWire(t *testing.T) {
 	}
 	want := []struct{ line, header, body string }{
 		{"GET " + sessionPath + "?appid=" + testApp.ID + "&grant_type=authorization_code&js_code=" + loginCode + "%26secret%3Dx%23y+z&secret=" + testApp.Secret + " HTTP/1.1", "", ""},
-		{"POST " + stablePath + " HTTP/1.1", "Content-Length: 111", `{"appid":"` + testApp.ID + `","force_refresh":false,"grant_type":"client_credential","secret":"` + testApp.Secret + `"}`},
+		{"POST " + stablePath + " HTTP/1.1", "Content-Length: 116", `{"appid":"` + testApp.ID + `","force_refresh":false,"grant_type":"client_credential","secret":"` + testApp.Secret + `"}`},
 		{"POST " + phonePath + "?access_token=TOKEN-1%26x%3Dy HTTP/1.1", "Content-Length: 69", `{"code":"` + phoneCode + `","openid":"` + testOpenID + `"}`},
 		{"GET " + classicPath + "?appid=" + testApp.ID + "&grant_type=client_credential&secret=" + testApp.Secret + " HTTP/1.1", "", ""},
 	}
@@ -212,6 +212,9 @@ func TestSecretsDoNotPrint(t *testing.T) {
 	for _, v := range []any{testApp, &testApp, []App{testApp}, a, &a, map[string]any{"t": a}, e, c.Tokens, struct{ A App }{testApp}} {
 		noSecret(t, v)
 	}
+	if strings.Contains(fmt.Sprintf("%v %s %x %#v", e, e, e, e), "key=") {
+		t.Error("the external source shows its URL")
+	}
 	if got := fmt.Sprintf("%v %s %q %d %x", testApp, testApp, testApp, testApp, testApp); strings.Contains(got, "SECRET") {
 		t.Error(got)
 	}
@@ -228,4 +231,5 @@ func TestSecretsDoNotPrint(t *testing.T) {
 		t.Fatal(err)
 	}
 	noSecret(t, c.Tokens)
+	noSecret(t, c)
 }

@@ -6,53 +6,68 @@ import (
 	"time"
 )
 
-// maxAddresses bounds the memory of a Limiter: about 5 MiB when full.
-const maxAddresses = 1 << 16
+// maxCounted bounds the memory of a Limiter: about 5 MiB when full.
+const maxCounted = 1 << 16
 
-// Rate is how many refused logins a client address may have in a time.
+// Rate is how many of something there may be in a time.
 type Rate struct {
 	Count int
 	Per   time.Duration
 }
 
-// Limiter counts refused logins by client address, an IPv6 address by its /64,
-// which is what one subscriber gets. It lives over reloads; the rate comes with
-// each call. The zero value is ready to use.
+// Limiter counts what there may be only so much of, by who does it. It lives
+// over reloads; the rate comes with each call. The zero value is ready to use.
 //
-// It keeps one time stamp an address (the generic cell rate algorithm): the
-// moment at which all refusals so far are forgiven.
-type Limiter struct {
+// It keeps one time stamp for each (the generic cell rate algorithm): the
+// moment at which all so far is forgiven.
+type Limiter[K comparable] struct {
 	mu       sync.Mutex
-	forgiven map[netip.Prefix]time.Time
+	forgiven map[K]time.Time
 }
 
-// Wait returns how long the client at addr must wait before its next login;
-// zero: not at all.
-func (l *Limiter) Wait(r Rate, addr netip.Addr, now time.Time) time.Duration {
+// Wait returns how long k must wait before its next; zero or less: not at all.
+func (l *Limiter[K]) Wait(r Rate, k K, now time.Time) time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.forgiven[subscriber(addr)].Sub(now.Add(r.Per - r.each()))
+	return l.wait(r, k, now)
 }
 
-// Remaining returns how many refusals the client at addr has left, and after
-// what time all are forgiven.
-func (l *Limiter) Remaining(r Rate, addr netip.Addr, now time.Time) (int, time.Duration) {
+func (l *Limiter[K]) wait(r Rate, k K, now time.Time) time.Duration {
+	return l.forgiven[k].Sub(now.Add(r.Per - r.each()))
+}
+
+// Take counts one more of k's, unless it must wait: then it returns how long.
+func (l *Limiter[K]) Take(r Rate, k K, now time.Time) time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	reset := max(0, l.forgiven[subscriber(addr)].Sub(now))
+	if wait := l.wait(r, k, now); wait > 0 {
+		return wait
+	}
+	l.count(r, k, now)
+	return 0
+}
+
+// Remaining returns how many k has left, and after what time all is forgiven.
+func (l *Limiter[K]) Remaining(r Rate, k K, now time.Time) (int, time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	reset := max(0, l.forgiven[k].Sub(now))
 	return max(0, int((r.Per-reset)/r.each())), reset
 }
 
-// Refused counts a refused login of the client at addr.
-func (l *Limiter) Refused(r Rate, addr netip.Addr, now time.Time) {
+// Count counts one more of k's.
+func (l *Limiter[K]) Count(r Rate, k K, now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.count(r, k, now)
+}
+
+func (l *Limiter[K]) count(r Rate, k K, now time.Time) {
 	if l.forgiven == nil {
-		l.forgiven = make(map[netip.Prefix]time.Time)
+		l.forgiven = make(map[K]time.Time)
 	}
-	k := subscriber(addr)
 	t, known := l.forgiven[k]
-	if !known && len(l.forgiven) >= maxAddresses {
+	if !known && len(l.forgiven) >= maxCounted {
 		l.makeRoom(now)
 	}
 	if t.Before(now) {
@@ -61,16 +76,16 @@ func (l *Limiter) Refused(r Rate, addr netip.Addr, now time.Time) {
 	l.forgiven[k] = t.Add(r.each())
 }
 
-// makeRoom drops what is forgiven and, under a flood from very many addresses,
-// some of the rest: an eighth, so that the next call need not sweep again.
-func (l *Limiter) makeRoom(now time.Time) {
+// makeRoom drops what is forgiven and, under a flood from very many, some of
+// the rest: an eighth, so that the next call need not sweep again.
+func (l *Limiter[K]) makeRoom(now time.Time) {
 	for k, t := range l.forgiven {
 		if !t.After(now) {
 			delete(l.forgiven, k)
 		}
 	}
 	for k := range l.forgiven {
-		if len(l.forgiven) < maxAddresses-maxAddresses/8 {
+		if len(l.forgiven) < maxCounted-maxCounted/8 {
 			return
 		}
 		delete(l.forgiven, k)
@@ -79,14 +94,16 @@ func (l *Limiter) makeRoom(now time.Time) {
 
 func (r Rate) each() time.Duration { return r.Per / time.Duration(max(1, r.Count)) }
 
-func subscriber(addr netip.Addr) netip.Prefix {
+// Subscriber is the network that one client may have: its IPv4 address, or the
+// /64 of an IPv6 address. All unknown addresses are one.
+func Subscriber(addr netip.Addr) netip.Prefix {
 	addr = addr.Unmap().WithZone("")
 	bits := 32
 	if addr.Is6() {
 		bits = 64
 	}
 	p, err := addr.Prefix(bits)
-	if err != nil { // the zero Addr: all unknown clients are one
+	if err != nil {
 		return netip.Prefix{}
 	}
 	return p

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -72,8 +73,12 @@ type WeChat interface {
 
 // State is what logins share over reloads. The zero value is ready to use.
 type State struct {
-	// Limiter counts refused logins.
-	Limiter Limiter
+	// Refused counts the logins that WeChat refused, by client; Refreshes the
+	// refreshes, by session.
+	Refused   Limiter[netip.Prefix]
+	Refreshes Limiter[string]
+
+	sessions, numbers valve // before jscode2session and getuserphonenumber
 
 	held    held
 	logins  flights[Result]
@@ -187,15 +192,17 @@ func (c *Chain) askCaller(ctx context.Context, r Request) (caller, error) {
 		})
 	}
 	var s wechat.Session
-	err := c.observed(ctx, "jscode2session", func() (err error) {
-		s, err = c.WeChat.Code2Session(ctx, r.App, r.Code)
-		return err
+	err := c.observed(ctx, "jscode2session", func() error {
+		return c.State.sessions.do(ctx, r.App.ID, c.now, func() (err error) {
+			s, err = c.WeChat.Code2Session(ctx, r.App, r.Code)
+			return err
+		})
 	})
 	// The phone step asks for the access token again and meets its error, if
 	// any: by then this code's result is kept.
 	_ = warm.Wait()
 	if err != nil {
-		return caller{}, fromWeChat(err)
+		return caller{}, err
 	}
 	return caller{OpenID: s.OpenID, UnionID: s.UnionID}, nil
 }
@@ -251,12 +258,14 @@ func (c *Chain) phone(ctx context.Context, r Request, who caller) (user.Phone, e
 
 func (c *Chain) askPhone(ctx context.Context, r Request, who caller) (user.Phone, error) {
 	var number wechat.PhoneNumber
-	err := c.observed(ctx, "getuserphonenumber", func() (err error) {
-		number, err = c.WeChat.PhoneNumber(ctx, r.App, r.PhoneCode, who.OpenID)
-		return err
+	err := c.observed(ctx, "getuserphonenumber", func() error {
+		return c.State.numbers.do(ctx, r.App.ID, c.now, func() (err error) {
+			number, err = c.WeChat.PhoneNumber(ctx, r.App, r.PhoneCode, who.OpenID)
+			return err
+		})
 	})
 	if err != nil {
-		return user.Phone{}, fromWeChat(err)
+		return user.Phone{}, err
 	}
 	p, err := user.ParsePhone(number.CountryCode, number.PurePhoneNumber)
 	if err != nil {

@@ -27,8 +27,8 @@ var errRaces = errors.New("overtaken too often")
 //
 // welcome is asked whether the user may go on, before anything advances; its
 // error is returned as it is. With ErrEnded and ErrReuse comes the session, if
-// the store still has it. Any error but these, ErrRefreshInvalid and welcome's
-// is the store's: the same token may be shown again.
+// the store still has it. Any error but these, ErrRefreshInvalid, welcome's and
+// Allow's is the store's: the same token may be shown again.
 func (ss Sessions) Refresh(ctx context.Context, refreshToken string, now time.Time, welcome func(context.Context, Session) error) (Session, string, error) {
 	shown, ok := ss.Keys.open(refreshToken)
 	if !ok {
@@ -63,6 +63,11 @@ func (ss Sessions) Refresh(ctx context.Context, refreshToken string, now time.Ti
 		}
 		if shown.counter < s.Counter {
 			return s, ss.Keys.RefreshToken(s), nil
+		}
+		if ss.Allow != nil {
+			if err := ss.Allow(s.ID, now); err != nil {
+				return Session{}, "", err
+			}
 		}
 		from, to := s.Counter, shown.counter+1
 		expires := ss.Settings.expires(s.CreatedAt, now)

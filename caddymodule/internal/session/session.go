@@ -141,7 +141,7 @@ func (set Settings) expires(created, refreshed time.Time) time.Time {
 }
 
 // Sessions acts on the sessions of a store by the rules of one configuration.
-// All fields are required.
+// All fields but Allow are required.
 type Sessions struct {
 	Store    Store
 	Keys     Keys
@@ -152,6 +152,9 @@ type Sessions struct {
 	// Revoked is told of every session that is ended here, at once; the other
 	// replicas learn it from the feed.
 	Revoked *Revoked
+	// Allow is asked before a counter advances; its error is returned as it is,
+	// and nothing advances. Optional: nil allows all.
+	Allow func(sessionID string, now time.Time) error
 }
 
 // Shown returns the session that a refresh token belongs to, whichever of its

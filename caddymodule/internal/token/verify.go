@@ -77,36 +77,52 @@ func (v *Verifier) VerifyExpired(ks *KeySet, raw string, now time.Time) (*Claims
 // verify checks all but exp, the cheap things first: what is not a token of
 // ours is refused before any cryptography.
 func (v *Verifier) verify(ks *KeySet, raw string, now time.Time) (*Claims, error) {
-	if len(raw) > MaxSize {
+	h, p, ok := ks.split(raw)
+	if !ok || h.typ != v.policy.Type {
 		return nil, ErrInvalid
 	}
-	dot := strings.IndexByte(raw[:min(len(raw), maxHeader)], '.')
-	if dot <= 0 {
-		return nil, ErrInvalid
-	}
-	h := ks.header(raw[:dot])
-	if h == nil || h.typ != v.policy.Type {
-		return nil, ErrInvalid
-	}
-	// The signature's length is known, so the second dot's place is, too. A
-	// third one would be no base64url.
-	signed := len(raw) - base64.RawURLEncoding.EncodedLen(h.key.sigSize) - 1
-	if signed <= dot+1 || raw[signed] != '.' {
-		return nil, ErrInvalid
-	}
-	signature := raw[signed+1:]
 	if v.cache == nil {
-		return v.check(h.key, raw, dot, signed, now)
+		return v.check(h.key, p, now)
 	}
 	owner := cacheOwner{keys: ks, policy: v.digest}
-	if c := v.cache.get(&owner, raw, signature); c != nil {
+	if c := v.cache.get(&owner, raw, p.signature()); c != nil {
 		return c, nil
 	}
-	c, err := v.check(h.key, raw, dot, signed, now)
+	c, err := v.check(h.key, p, now)
 	if err != nil || !c.Expires.After(now.Add(-v.policy.Leeway)) {
 		return c, err
 	}
-	return v.cache.put(&owner, raw, signature, c, now), nil
+	return v.cache.put(&owner, raw, p.signature(), c, now), nil
+}
+
+// parts is a token and the places of its two dots.
+type parts struct {
+	raw           string
+	first, second int
+}
+
+func (p parts) signature() string { return p.raw[p.second+1:] }
+
+// split finds the key that a token's header names, and the token's parts.
+func (ks *KeySet) split(raw string) (*header, parts, bool) {
+	if len(raw) > MaxSize {
+		return nil, parts{}, false
+	}
+	first := strings.IndexByte(raw[:min(len(raw), maxHeader)], '.')
+	if first <= 0 {
+		return nil, parts{}, false
+	}
+	h := ks.header(raw[:first])
+	if h == nil {
+		return nil, parts{}, false
+	}
+	// The signature's length is known, so the second dot's place is, too. A
+	// third one would be no base64url.
+	second := len(raw) - base64.RawURLEncoding.EncodedLen(h.key.sigSize) - 1
+	if second <= first || raw[second] != '.' {
+		return nil, parts{}, false
+	}
+	return h, parts{raw, first, second}, true
 }
 
 // scratch is the memory that checking a token takes.
@@ -119,19 +135,11 @@ type scratch struct {
 var scratches = sync.Pool{New: func() any { return new(scratch) }}
 
 // check looks at everything behind the header.
-func (v *Verifier) check(k *key, raw string, dot, signed int, now time.Time) (*Claims, error) {
+func (v *Verifier) check(k *key, p parts, now time.Time) (*Claims, error) {
 	b := scratches.Get().(*scratch)
 	defer scratches.Put(b)
-	n := copy(b.raw[:], raw)
-	signature, ok := decodeSegment(b.decoded[:], b.raw[signed+1:n])
+	payload, ok := b.open(k, p)
 	if !ok {
-		return nil, ErrInvalid
-	}
-	payload, ok := decodeSegment(b.decoded[len(signature):], b.raw[dot+1:signed])
-	if !ok {
-		return nil, ErrInvalid
-	}
-	if len(signature) != k.sigSize || k.verifier.Verify(b.raw[:signed], signature, k.public) != nil {
 		return nil, ErrInvalid
 	}
 	b.claims = rawClaims{}
@@ -139,6 +147,20 @@ func (v *Verifier) check(k *key, raw string, dot, signed int, now time.Time) (*C
 		return nil, ErrInvalid
 	}
 	return v.judge(b, now)
+}
+
+// open decodes a token's payload if the signature is good.
+func (b *scratch) open(k *key, p parts) ([]byte, bool) {
+	raw := b.raw[:copy(b.raw[:], p.raw)]
+	signature, ok := decodeSegment(b.decoded[:], raw[p.second+1:])
+	if !ok || len(signature) != k.sigSize {
+		return nil, false
+	}
+	payload, ok := decodeSegment(b.decoded[len(signature):], raw[p.first+1:p.second])
+	if !ok {
+		return nil, false
+	}
+	return payload, k.verifier.Verify(raw[:p.second], signature, k.public) == nil
 }
 
 // decodeSegment decodes base64url in its one canonical form: no padding, no

@@ -1,0 +1,170 @@
+package tests
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const (
+	house  = "github.com/wx-auth/caddy-wx-auth/"
+	plugin = "caddymodule"
+	double = "caddymodule/wechat/wechattest"
+)
+
+// rooms are the packages of this module, each with those of the module that its code
+// may import; ARCHITECTURE.md draws them. A package that is not here has no place
+// yet.
+var rooms = map[string][]string{
+	"caddymodule/user":             {},
+	"caddymodule/wechat":           {},
+	"caddymodule/internal/token":   {},
+	"caddymodule/internal/session": {},
+	"caddymodule/internal/gate":    {"caddymodule/internal/token"},
+	"caddymodule/internal/login":   {"caddymodule/user", "caddymodule/wechat", "caddymodule/internal/session", "caddymodule/internal/token"},
+	"caddymodule/internal/store":   {"caddymodule/user", "caddymodule/internal/session", "caddymodule/internal/token"},
+	plugin: {"caddymodule/user", "caddymodule/wechat", "caddymodule/internal/gate", "caddymodule/internal/login",
+		"caddymodule/internal/session", "caddymodule/internal/store", "caddymodule/internal/token"},
+	double:      {}, // a second reading of WeChat's documentation, not of our client
+	"cmd/build": {},
+	"cmd/caddy": {plugin, double},
+	"tests":     {double},
+}
+
+var (
+	caddyRooms = []string{plugin, "cmd/caddy", "tests"} // may import Caddy
+	jwxRooms   = []string{"caddymodule/internal/token"} // may import jwx
+)
+
+// goPackage is what is read here of the go command's output.
+type goPackage struct {
+	ImportPath                         string
+	Imports, TestImports, XTestImports []string
+}
+
+func (p goPackage) room() string { return strings.TrimPrefix(p.ImportPath, house) }
+
+func listPackages(t *testing.T) []goPackage {
+	t.Helper()
+	dec := json.NewDecoder(bytes.NewReader(goList(t, "-json=ImportPath,Imports,TestImports,XTestImports", "./...")))
+	var packages []goPackage
+	for {
+		var p goPackage
+		if err := dec.Decode(&p); errors.Is(err, io.EOF) {
+			return packages
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		packages = append(packages, p)
+	}
+}
+
+func goList(t *testing.T, args ...string) []byte {
+	t.Helper()
+	cmd := exec.Command("go", append([]string{"list"}, args...)...)
+	cmd.Dir = ".."
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("go list: %v\n%s", err, &stderr)
+	}
+	return out
+}
+
+func TestNoPackageImportsUpwards(t *testing.T) {
+	packages := listPackages(t)
+	for _, p := range packages {
+		allowed, ok := rooms[p.room()]
+		if !ok {
+			t.Errorf("%s has no place in the house: give it one in rooms and in ARCHITECTURE.md", p.room())
+			continue
+		}
+		for _, path := range p.Imports {
+			if room, ours := strings.CutPrefix(path, house); ours && !slices.Contains(allowed, room) {
+				t.Errorf("%s imports %s", p.room(), room)
+			}
+		}
+		// A test may bring rooms together, but not from above.
+		for _, path := range slices.Concat(p.TestImports, p.XTestImports) {
+			room, ours := strings.CutPrefix(path, house)
+			if ours && room != p.room() && slices.Contains(caddyRooms, room) && !slices.Contains(caddyRooms, p.room()) {
+				t.Errorf("a test of %s imports %s", p.room(), room)
+			}
+		}
+	}
+	for room := range rooms {
+		if !slices.ContainsFunc(packages, func(p goPackage) bool { return p.room() == room }) {
+			t.Errorf("%s is in rooms but not in the module", room)
+		}
+	}
+}
+
+func TestCaddyAndJWXStayInTheirRooms(t *testing.T) {
+	for _, p := range listPackages(t) {
+		for _, path := range slices.Concat(p.Imports, p.TestImports, p.XTestImports) {
+			if strings.HasPrefix(path, "github.com/caddyserver/") && !slices.Contains(caddyRooms, p.room()) {
+				t.Errorf("%s imports %s", p.room(), path)
+			}
+		}
+		// Tests may use jwx as a second opinion on our tokens.
+		for _, path := range p.Imports {
+			if strings.HasPrefix(path, "github.com/lestrrat-go/jwx/") && !slices.Contains(jwxRooms, p.room()) {
+				t.Errorf("%s imports %s", p.room(), path)
+			}
+		}
+	}
+}
+
+func TestSimulatorIsNotInAUsersBuild(t *testing.T) {
+	deps := strings.Fields(string(goList(t, "-deps", "./"+plugin)))
+	if !slices.Contains(deps, house+"caddymodule/wechat") {
+		t.Fatalf("the plugin does not even need wechat: %d packages", len(deps))
+	}
+	if slices.Contains(deps, house+double) {
+		t.Errorf("%s is linked into %s", double, plugin)
+	}
+}
+
+func TestNothingIsLeftToDo(t *testing.T) {
+	mark := regexp.MustCompile(`\b(TO` + `DO|FIX` + `ME)\b`)
+	read := 0
+	err := filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() && (d.Name() == ".git" || d.Name() == "node_modules") {
+			return filepath.SkipDir
+		}
+		info, err := d.Info()
+		if err != nil || !info.Mode().IsRegular() || info.Size() > 1<<20 || d.Name() == "go.sum" {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		if err != nil || bytes.IndexByte(text, 0) >= 0 {
+			return err
+		}
+		read++
+		for i, line := range strings.Split(string(text), "\n") {
+			if found := mark.FindString(line); found != "" {
+				t.Errorf("%s:%d has a %s", path, i+1, found)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if read < 10 {
+		t.Errorf("only %d files were read", read)
+	}
+}
