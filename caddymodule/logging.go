@@ -78,6 +78,9 @@ func (c *call) logLogin(req login.Request, res login.Result, err error, st *step
 	var we *wechat.Error
 	if errors.As(err, &we) {
 		fields = append(fields, wechatFields(we)...)
+		if we.Repeated {
+			level = zapcore.InfoLevel // it was said before; one error is enough
+		}
 	} else if le != nil && le.Cause != nil {
 		fields = append(fields, zap.NamedError("cause", le.Cause))
 	}

@@ -147,7 +147,7 @@ func (s *settings) resolveStore(h *Handler, look lookup) error {
 	s.Store = storeSettings{TablePrefix: set.TablePrefix, Migrate: set.Migrate == nil || *set.Migrate}
 	if set.TablePrefix == "" {
 		s.Store.TablePrefix = defaultTablePrefix
-	} else if err := noPlaceholder(set.TablePrefix); err != nil {
+	} else if err := checkTablePrefix(set.TablePrefix); err != nil {
 		return misset("store table_prefix", err)
 	}
 	if set.URL == "" {
@@ -173,6 +173,15 @@ func (s *settings) resolveStore(h *Handler, look lookup) error {
 		}
 	}
 	return s.resolveKeys(h, look)
+}
+
+// checkTablePrefix asks the store, whatever database it is for.
+func checkTablePrefix(prefix string) error {
+	if err := noPlaceholder(prefix); err != nil {
+		return err
+	}
+	_, err := store.New("sqlite:/any", store.Options{Prefix: prefix})
+	return err
 }
 
 // oneSpelling makes the path of an SQLite file absolute: what is shared by all

@@ -22,7 +22,7 @@ func (s *settings) resolvePaths(h *Handler, _ lookup) error {
 		s.Endpoints = h.Endpoints
 	}
 	for i, r := range h.Public {
-		err := pathsOnly("public", r.Paths)
+		err := pathsOnly(r)
 		if err == nil {
 			var rules []gate.Rule
 			rules, err = gate.ParsePublic(append(append([]string(nil), r.Methods...), r.Paths...))
@@ -33,7 +33,11 @@ func (s *settings) resolvePaths(h *Handler, _ lookup) error {
 		}
 	}
 	for i, path := range h.Optional {
-		rules, err := gate.ParseOptional([]string{path})
+		var rules []gate.Rule
+		err := noPlaceholder(path)
+		if err == nil {
+			rules, err = gate.ParseOptional([]string{path})
+		}
 		if err == nil {
 			s.Optional = append(s.Optional, rules...)
 			_, err = gate.New(gate.Settings{Public: s.Public, Optional: s.Optional}, nil)
@@ -50,8 +54,8 @@ func checkPrefix(prefix string) error {
 		return err
 	}
 	switch {
-	case prefix == "/":
-		return errors.New("/ would leave no path to the upstream: use a prefix of its own, such as /auth/wx")
+	case strings.Trim(prefix, "/*") == "":
+		return errors.New("it would leave no path to the upstream: use a prefix of its own, such as /auth/wx")
 	case !strings.HasPrefix(prefix, "/"):
 		return fmt.Errorf("%q is no path: begin it with a slash, such as /auth/wx", prefix)
 	case strings.HasSuffix(prefix, "/*"), strings.HasSuffix(prefix, "/"):
@@ -62,11 +66,18 @@ func checkPrefix(prefix string) error {
 	return nil
 }
 
-// pathsOnly refuses among a rule's paths what would be taken for a method.
-func pathsOnly(what string, paths []string) error {
-	for _, p := range paths {
+// pathsOnly refuses placeholders, and among a rule's paths what would be taken
+// for a method.
+func pathsOnly(r Rule) error {
+	if err := noPlaceholder(strings.Join(r.Methods, " ")); err != nil {
+		return err
+	}
+	for _, p := range r.Paths {
+		if err := noPlaceholder(p); err != nil {
+			return err
+		}
 		if p != "" && p[0] != '/' && p[0] != '*' {
-			return fmt.Errorf("%s: %q is no path: paths begin with a slash, methods stand before them", what, p)
+			return fmt.Errorf("%q is no path: paths begin with a slash, methods stand before them", p)
 		}
 	}
 	return nil
@@ -78,7 +89,11 @@ func (s *settings) resolveIdentity(h *Handler, _ lookup) error {
 		s.Headers = gate.DefaultHeaders()
 	}
 	for i, id := range h.Identity {
-		header, err := gate.ParseHeader(id.Header, id.Field)
+		var header gate.Header
+		err := noPlaceholder(id.Header + " " + id.Field)
+		if err == nil {
+			header, err = gate.ParseHeader(id.Header, id.Field)
+		}
 		if err == nil {
 			s.Headers = append(s.Headers, header)
 			_, err = gate.New(gate.Settings{Headers: s.Headers}, nil)

@@ -51,7 +51,7 @@ func (s *settings) resolveToken(h *Handler, look lookup) error {
 		return misset("token rotate", err)
 	}
 	if t.Rotate < leastRotate {
-		return misset("token rotate", fmt.Errorf("%s is too short for a key to be known everywhere before it signs: use 1h or more, such as 90d", t.Rotate))
+		return misset("token rotate", fmt.Errorf("%s is too short for a key to be known everywhere before it signs: use 1h or more, such as 90d", written(t.Rotate)))
 	}
 	if t.Lifetime, err = span(set.Lifetime, defaultLifetime); err == nil {
 		err = wholeSeconds(t.Lifetime)
@@ -66,7 +66,7 @@ func (s *settings) resolveToken(h *Handler, look lookup) error {
 		return misset("token leeway", err)
 	}
 	if t.Leeway > t.Lifetime {
-		return misset("token leeway", fmt.Errorf("%s is more than the token's lifetime of %s: use a few seconds, such as 10s", t.Leeway, t.Lifetime))
+		return misset("token leeway", fmt.Errorf("%s is more than the token's lifetime of %s: use a few seconds, such as 2s", written(t.Leeway), written(t.Lifetime)))
 	}
 	return nil
 }
@@ -182,13 +182,22 @@ func (s *settings) resolveSession(h *Handler, _ lookup) error {
 	}
 	switch {
 	case t.Idle > t.Lifetime:
-		return misset("session idle", fmt.Errorf("%s is more than the session's lifetime of %s: lower idle or raise lifetime", t.Idle, t.Lifetime))
-	case s.Token.Lifetime > t.Lifetime:
-		return misset("token lifetime", fmt.Errorf("%s is more than the session's lifetime of %s: lower one or raise the other", s.Token.Lifetime, t.Lifetime))
-	case s.Token.Lifetime > t.Idle:
-		return misset("token lifetime", fmt.Errorf("%s is more than the session's idle time of %s: who refreshes when the token expires would come too late", s.Token.Lifetime, t.Idle))
+		return misset("session idle", fmt.Errorf("%s is more than the session's lifetime of %s: lower idle or raise lifetime", written(t.Idle), written(t.Lifetime)))
 	case t.Grace > t.Idle:
-		return misset("session grace", fmt.Errorf("%s is more than the session's idle time of %s: use a minute or so, such as 60s", t.Grace, t.Idle))
+		return misset("session grace", fmt.Errorf("%s is more than the session's idle time of %s: use a minute or so, such as 60s", written(t.Grace), written(t.Idle)))
+	}
+	// Whoever refreshes when the token expires must not come too late; idle is
+	// never over lifetime.
+	if s.Token.Lifetime > t.Idle {
+		line := "token lifetime"
+		if h.Token == nil || h.Token.Lifetime == 0 { // then it is the other one that was written
+			line = "session idle"
+			if set.Idle == 0 {
+				line = "session lifetime"
+			}
+		}
+		return misset(line, fmt.Errorf("tokens that are good for %s outlive a session that ends after %s without a refresh: lower the token's lifetime or raise the session's times",
+			written(s.Token.Lifetime), written(t.Idle)))
 	}
 	return nil
 }
@@ -200,9 +209,9 @@ func span(set caddy.Duration, otherwise time.Duration) (time.Duration, error) {
 	case d == 0:
 		return otherwise, nil
 	case d < 0:
-		return 0, fmt.Errorf("%s is less than nothing: use a time such as %s", d, otherwise)
+		return 0, fmt.Errorf("%s is less than nothing: use a time such as %s", written(d), written(otherwise))
 	case d > mostTime:
-		return 0, fmt.Errorf("%s is more than a hundred years: use a time such as %s", d, otherwise)
+		return 0, fmt.Errorf("%s is more than a hundred years: use a time such as %s", written(d), written(otherwise))
 	}
 	return d, nil
 }
@@ -210,7 +219,22 @@ func span(set caddy.Duration, otherwise time.Duration) (time.Duration, error) {
 // wholeSeconds: a token's times have no fractions.
 func wholeSeconds(d time.Duration) error {
 	if d%time.Second != 0 {
-		return fmt.Errorf("%s is not in whole seconds, as a token's times are: use 1s, 2s, …", d)
+		return fmt.Errorf("%s is not in whole seconds, as a token's times are: use 1s, 2s, …", written(d))
 	}
 	return nil
+}
+
+// written is a duration as it is written in a Caddyfile: 30d, not 720h0m0s.
+func written(d time.Duration) string {
+	if d != 0 && d%day == 0 {
+		return fmt.Sprintf("%dd", d/day)
+	}
+	text := d.String()
+	if strings.HasSuffix(text, "m0s") {
+		text = strings.TrimSuffix(text, "0s")
+	}
+	if strings.HasSuffix(text, "h0m") {
+		text = strings.TrimSuffix(text, "0m")
+	}
+	return text
 }

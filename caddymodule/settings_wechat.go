@@ -58,7 +58,7 @@ func (s *settings) resolveWeChat(h *Handler, look lookup) error {
 		w.Timeout = time.Duration(set.Timeout)
 	}
 	if w.Timeout < leastTimeout || w.Timeout > mostTimeout {
-		return misset("wechat timeout", fmt.Errorf("%s is out of range: use 100ms to 30s, such as 5s", w.Timeout))
+		return misset("wechat timeout", fmt.Errorf("%s is out of range: use 100ms to 30s, such as 5s", written(w.Timeout)))
 	}
 	return nil
 }

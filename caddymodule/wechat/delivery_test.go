@@ -129,7 +129,7 @@ func TestLostThenUsedEndsAsTheFirstTryDid(t *testing.T) {
 			w.Header().Set("Content-Length", "500")
 			io.WriteString(w, `{"openid":`)
 		}, KindBadAnswer, 0},
-		{"redirect", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/elsewhere", 302) }, KindBadAnswer, 302},
+		{"redirect", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/elsewhere", http.StatusFound) }, KindBadAnswer, http.StatusFound},
 		{"204", func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(204) }, KindBadAnswer, 204},
 	}
 	a := newAPI(t)

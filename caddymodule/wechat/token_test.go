@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -348,108 +347,6 @@ func TestLossesAreCountedOverBothTokens(t *testing.T) {
 	}
 }
 
-func TestOperatorsErrorPausesFetches(t *testing.T) {
-	for code, rest := range map[int]time.Duration{40001: 45 * time.Second, 40013: 45 * time.Second, 40125: 45 * time.Second, 40243: 45 * time.Second,
-		40164: 45 * time.Second, 61004: 45 * time.Second, 89503: 45 * time.Second, 89506: 24 * time.Hour, 89507: time.Hour, 50002: 45 * time.Second,
-		45009: 10 * time.Minute, 45011: time.Minute} {
-		t.Run(fmt.Sprint(code), func(t *testing.T) {
-			a, clock := newAPI(t), newClock()
-			c := newClient(t, clock, a.URL)
-			a.on(stablePath, says(fails(code)))
-			if e := failed(t, ask(c, CallToken)); e.Code != code || e.Repeated || e.RetryAfter != rest {
-				t.Errorf("got %#v, repeated %v, retry %v", e, e.Repeated, e.RetryAfter)
-			}
-			a.on(stablePath, a.nextToken)
-			clock.add(rest - time.Second)
-			for range 10 {
-				if e := failed(t, ask(c, CallPhone)); e.Code != code || e.Call != CallToken || !e.Repeated || e.RetryAfter != time.Second || !renewIs(e) {
-					t.Errorf("got %#v, repeated %v, retry %v", e, e.Repeated, e.RetryAfter)
-				}
-			}
-			if n := a.count(stablePath); n != 1 {
-				t.Errorf("%d fetches", n)
-			}
-			clock.add(time.Second)
-			if err := ask(c, CallToken); err != nil {
-				t.Error(err)
-			}
-		})
-	}
-}
-
-func TestChangedSecretEndsThePauseAtOnce(t *testing.T) {
-	a := newAPI(t)
-	c := newClient(t, newClock(), a.URL)
-	a.on(stablePath, says(fails(40125)))
-	failed(t, ask(c, CallToken))
-	a.on(stablePath, a.nextToken)
-	// The next config's client, on the same transport and source.
-	c2 := &Client{APIs: c.APIs, Tokens: c.Tokens, Transport: c.Transport, Now: c.Now}
-	if err := c2.WarmToken(context.Background(), App{testApp.ID, "another secret"}); err != nil {
-		t.Error(err)
-	}
-}
-
-func TestWaiterWithTheNewSecretDoesNotFailWithTheOldOne(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s := newSource(func(n int, app App) (string, time.Duration, error) {
-			if app == testApp {
-				return "", 0, &Error{Call: CallToken, Kind: KindOperator, Code: 40125}
-			}
-			return numbered(n, app)
-		})
-		s.gate = make(chan struct{})
-		src := NewStableToken()
-		done := make(chan error, 1)
-		go func() { _, err := src.Token(context.Background(), testApp, s.fetcher()); done <- err }()
-		synctest.Wait()
-		changed := make(chan error, 1)
-		go func() {
-			_, err := src.Token(context.Background(), App{testApp.ID, "another secret"}, s.fetcher())
-			changed <- err
-		}()
-		synctest.Wait()
-		close(s.gate)
-		if err := <-changed; err != nil {
-			t.Error(err)
-		}
-		if err := <-done; err == nil {
-			t.Error("the old secret worked")
-		}
-	})
-}
-
-func TestLoginCodesAreNotSentWithARefusedSecret(t *testing.T) {
-	a, clock := newAPI(t), newClock()
-	c := newClient(t, clock, a.URL)
-	for code, pauses := range map[int]bool{40125: true, 40164: true, 89507: true, 40013: false, 45011: false, 40226: false, 48001: false} {
-		clock.add(48 * time.Hour)
-		a.on(sessionPath, says(fails(code)))
-		before := a.count(sessionPath)
-		failed(t, ask(c, CallSession))
-		if e := failed(t, ask(c, CallSession)); e.Repeated != pauses || (a.count(sessionPath)-before == 1) != pauses {
-			t.Errorf("%d: %#v after %d", code, e, a.count(sessionPath)-before)
-		}
-	}
-}
-
-func TestFailureThatIsNobodysMistakeDoesNotPause(t *testing.T) {
-	a := newAPI(t)
-	c := newClient(t, newClock(), a.URL)
-	for _, h := range []http.HandlerFunc{says(fails(-1)), says("<html>"), func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(502) }, says("{}"),
-		says(`{"access_token":"","expires_in":7200}`), says(`{"access_token":"TOKEN-1","expires_in":0}`), says(`{"access_token":"TOKEN 1","expires_in":9}`),
-		says(`{"access_token":"TOKEN-1","expires_in":-5}`), says(`{"access_token":"` + strings.Repeat("x", 1025) + `","expires_in":7200}`)} {
-		a.on(stablePath, h)
-		if e := failed(t, ask(c, CallToken)); !e.Kind.WeChat() || e.Repeated || e.Unanswered || !renewIs(e) {
-			t.Errorf("got %#v", e)
-		}
-	}
-	a.on(stablePath, says(string(vectors(t)["stable_token_ok_remaining"])))
-	if err := ask(c, CallToken); err != nil {
-		t.Error(err)
-	}
-}
-
 func TestAppsHaveTokensOfTheirOwn(t *testing.T) {
 	s := newSource(func(n int, app App) (string, time.Duration, error) { return "TOKEN-" + app.ID, time.Hour, nil })
 	src := NewStableToken()
@@ -462,72 +359,6 @@ func TestAppsHaveTokensOfTheirOwn(t *testing.T) {
 	}
 	if s.n.Load() != 2 {
 		t.Errorf("%d fetches", s.n.Load())
-	}
-}
-
-func TestExternalToken(t *testing.T) {
-	a := newAPI(t)
-	tests := []struct {
-		name, body string
-		life       time.Duration // 0: refused
-	}{
-		{"WeChat's JSON", `{"access_token":"TOKEN-ext","expires_in":7200}`, 2 * time.Hour},
-		{"seconds as a string", `{"access_token":"TOKEN-ext","expires_in":"600"}`, 10 * time.Minute},
-		{"too long a life", `{"access_token":"TOKEN-ext","expires_in":9000000000000000000}`, 2 * time.Hour},
-		{"no life", `{"access_token":"TOKEN-ext"}`, time.Minute},
-		{"bare", "TOKEN-ext\n", time.Minute},
-		{"bare in quotes", `"TOKEN-ext"`, time.Minute},
-		{"html", "<html></html>", 0},
-		{"words", "not found", 0},
-		{"empty", "", 0},
-		{"an errcode", fails(40013), 0},
-		{"other JSON", `{"token":"TOKEN-ext"}`, 0},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			var query, user string
-			a.on("/central", func(w http.ResponseWriter, r *http.Request) {
-				query = r.URL.RawQuery
-				user, _, _ = r.BasicAuth()
-				io.WriteString(w, tt.body)
-			})
-			clock := newClock()
-			c := newClient(t, clock, "http://unused.invalid")
-			c.Tokens = NewExternalToken(strings.Replace(a.URL, "://", "://me:pw@", 1) + "/central?key=K&app={appid}")
-			got, err := c.token(context.Background(), testApp)
-			if query != "key=K&app="+testApp.ID || user != "me" {
-				t.Errorf("asked for %q as %q", query, user)
-			}
-			if tt.life == 0 {
-				failed(t, err)
-				return
-			}
-			if err != nil || got != "TOKEN-ext" {
-				t.Fatalf("%q %v", got, err)
-			}
-			before := a.count("/central")
-			clock.add(tt.life * 5 / 6 * 99 / 100)
-			c.token(context.Background(), testApp)
-			if a.count("/central") != before {
-				t.Error("asked again too early")
-			}
-			clock.add(tt.life)
-			c.token(context.Background(), testApp)
-			if a.count("/central") != before+1 {
-				t.Error("not asked again")
-			}
-		})
-	}
-	for status, kind := range map[int]Kind{401: KindOperator, 404: KindOperator, 302: KindBadAnswer, 500: KindBadAnswer} {
-		a.on("/central", func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(status) })
-		c := newClient(t, newClock())
-		c.Tokens = NewExternalToken(a.URL + "/central")
-		if e := failed(t, ask(c, CallToken)); e.Kind != kind || e.Status != status {
-			t.Errorf("%d: %#v", status, e)
-		}
-		if e := failed(t, ask(c, CallToken)); e.Repeated != (kind == KindOperator) {
-			t.Errorf("%d: %#v", status, e)
-		}
 	}
 }
 

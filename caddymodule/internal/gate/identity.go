@@ -226,15 +226,16 @@ func join(items []any) string {
 		s, _ := text(items[0])
 		return encode(s, true)
 	}
-	var b strings.Builder
+	var buf [256]byte // what fits is on the stack until it is a string
+	b := buf[:0]
 	for i, item := range items {
 		if i > 0 {
-			b.WriteByte(',')
+			b = append(b, ',')
 		}
 		s, _ := text(item)
-		b.WriteString(encode(s, true))
+		b = appendEncoded(b, s, true)
 	}
-	return b.String()
+	return string(b)
 }
 
 func carriable(v any) bool {
@@ -277,17 +278,19 @@ func text(v any) (s string, ok bool) {
 // "%E4%BD%A0" does not arrive as another's "你". Of a list's item the comma is
 // encoded too.
 func encode(s string, item bool) string {
-	n := 0
+	clean := true
 	for i := range len(s) {
-		if hidden(s[i], item) {
-			n++
-		}
+		clean = clean && !hidden(s[i], item)
 	}
-	if n == 0 {
+	if clean {
 		return s
 	}
+	var buf [256]byte
+	return string(appendEncoded(buf[:0], s, item))
+}
+
+func appendEncoded(b []byte, s string, item bool) []byte {
 	const digits = "0123456789ABCDEF"
-	b := make([]byte, 0, len(s)+2*n)
 	for i := range len(s) {
 		if c := s[i]; hidden(c, item) {
 			b = append(b, '%', digits[c>>4], digits[c&15])
@@ -295,7 +298,7 @@ func encode(s string, item bool) string {
 			b = append(b, c)
 		}
 	}
-	return string(b)
+	return b
 }
 
 func hidden(c byte, item bool) bool {

@@ -92,6 +92,9 @@ func fromDirectory(err error) *Error {
 
 // fromWeChat turns what WeChat, or the way to it, said into a login's error.
 func fromWeChat(err error) *Error {
+	if errors.Is(err, wechat.ErrSharedTokens) {
+		return fromStore(err)
+	}
 	var we *wechat.Error
 	if !errors.As(err, &we) {
 		e := refuse(WeChatUnavailable, err)

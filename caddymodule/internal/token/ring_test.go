@@ -224,7 +224,7 @@ func TestChangedAlgorithm(t *testing.T) {
 func TestTwoAlgorithmsInOneStore(t *testing.T) {
 	st, a, b := &memoryStore{}, NewRing(), NewRing()
 	setB := ringSettings
-	setB.Algorithm, setB.Rotate = RS256, 30*24*time.Hour
+	setB.Algorithm, setB.Rotate = HS256, 30*24*time.Hour
 	for now := t0; now.Before(t0.Add(200 * 24 * time.Hour)); now = now.Add(12 * time.Hour) {
 		ksA, ksB := load(t, a, st, ringSettings, now), load(t, b, st, setB, now)
 		if now.Sub(t0) < publishAhead {
@@ -233,7 +233,7 @@ func TestTwoAlgorithmsInOneStore(t *testing.T) {
 		if alg := ksA.signer(now).alg; alg != ES256 {
 			t.Fatalf("%s: A signs with %s", now, alg)
 		}
-		if alg := ksB.signer(now).alg; alg != RS256 {
+		if alg := ksB.signer(now).alg; alg != HS256 {
 			t.Fatalf("%s: B signs with %s", now, alg)
 		}
 	}
@@ -275,7 +275,7 @@ func TestRemovedKeyIsReplacedAtOnce(t *testing.T) {
 // it does not know, and no good token is refused, however quick the rotation.
 func TestRotationEverySecondsLosesNoToken(t *testing.T) {
 	st, a, b := &memoryStore{}, NewRing(), NewRing()
-	set := RingSettings{Algorithm: ES256, Rotate: 30 * time.Second, Lifetime: 5 * time.Minute, Leeway: 10 * time.Second}
+	set := RingSettings{Algorithm: EdDSA, Rotate: 30 * time.Second, Lifetime: 5 * time.Minute, Leeway: 10 * time.Second}
 	type minted struct {
 		raw string
 		at  time.Time

@@ -1,0 +1,100 @@
+package gate
+
+import (
+	"io"
+	"net/http"
+	"reflect"
+	"strings"
+	"testing"
+)
+
+func TestIdentityHeadersOfClientsAreRemovedInEverySpelling(t *testing.T) {
+	g := newGate(t, Settings{Headers: []Header{{"X-User-ID", "id"}, {"Remote-User", "openid"}, {"X-WX-Phone", "phone"}}}, nil)
+	for _, name := range []string{
+		"X-WX-USER-ID", "x-wx-user-id", "X_WX_USER_ID", "X.WX.USER.ID", "x-wx_user.id", "X_wx-User-Id", "X-Wx-Anything", "x_wx_", "X-WX-",
+		"X!WX!USER!ID", "X~wx|phone", // one to servers that make "_" of whatever is no letter
+		"X-User-ID", "x-user-id", "X_User_ID", "X.USER.ID", "x-user_id", "X'User'Id",
+		"Remote-User", "REMOTE_USER", "remote.user",
+	} {
+		h := http.Header{name: {"forged", ""}, http.CanonicalHeaderKey(name): {"forged"}, "Accept": {"*/*"}}
+		g.Prepare(&http.Request{Header: h})
+		if !reflect.DeepEqual(h, http.Header{"Accept": {"*/*"}}) {
+			t.Errorf("%s: %v is left", name, h)
+		}
+	}
+}
+
+func TestOtherHeadersAreLeft(t *testing.T) {
+	g := newGate(t, Settings{Headers: []Header{{"X-User-ID", "id"}}}, nil)
+	h := http.Header{
+		"X-Wxx": {"a"}, "X-W": {"a"}, "Xwx-User": {"a"}, "X-User-Id2": {"a"}, "X-User": {"a"}, "Remote-User": {"a"}, "Ax-Wx-B": {"a"},
+		"Te": {"trailers"}, "Upgrade": {"websocket"}, "Connection": {"keep-alive, Upgrade"}, "X-Forwarded-For": {"10.0.0.1"}, ":protocol": {"websocket"},
+	}
+	want := h.Clone()
+	want["Connection"] = []string{"keep-alive, Upgrade"}
+	g.Prepare(&http.Request{Header: h})
+	if !reflect.DeepEqual(h, want) {
+		t.Errorf("got %v", h)
+	}
+}
+
+func TestConnectionNamesNothingButTheConnection(t *testing.T) {
+	g := newGate(t, Settings{}, nil)
+	for _, c := range []struct{ lines, want []string }{
+		{[]string{"keep-alive"}, []string{"keep-alive"}},
+		{[]string{"Upgrade"}, []string{"Upgrade"}},
+		{[]string{"close"}, []string{"close"}},
+		{[]string{"X-WX-USER-ID"}, nil},
+		{[]string{""}, nil},
+		{[]string{"Upgrade, X-WX-USER-ID"}, []string{"Upgrade"}},
+		{[]string{"x-wx-user-id,\tUPGRADE ,authorization"}, []string{"UPGRADE"}},
+		{[]string{"keep-alive, X-Forwarded-For", "Authorization", "Upgrade,,close"}, []string{"keep-alive", "Upgrade, close"}},
+		{[]string{"upgrade\x0b", "xupgrade", "upgrade x-wx-phone", "upgrade;x"}, nil},
+	} {
+		h := http.Header{"Connection": c.lines, "Proxy-Connection": {"X-WX-PHONE"}}
+		g.Prepare(&http.Request{Header: h})
+		if got := h["Connection"]; !reflect.DeepEqual(got, c.want) {
+			t.Errorf("got %q, want %q", got, c.want)
+		}
+		if _, ok := h["Proxy-Connection"]; ok {
+			t.Error("Proxy-Connection is left")
+		}
+	}
+}
+
+func TestTrailersAreCutOff(t *testing.T) {
+	g := newGate(t, Settings{}, nil)
+	for _, c := range []struct {
+		name   string
+		r      http.Request
+		copied bool
+	}{
+		{"no body", http.Request{ProtoMajor: 1}, false},
+		{"NoBody", http.Request{ProtoMajor: 1, Body: http.NoBody}, false},
+		{"HTTP/2 without a body", http.Request{ProtoMajor: 2, Body: io.NopCloser(strings.NewReader(""))}, false},
+		{"announced", http.Request{ProtoMajor: 1, Trailer: http.Header{"X-Wx-Phone": nil}}, true},
+		{"announced, HTTP/2 without a body", http.Request{ProtoMajor: 2, Body: io.NopCloser(strings.NewReader("")), Trailer: http.Header{}}, true},
+		{"chunked", http.Request{ProtoMajor: 1, ContentLength: -1, Body: io.NopCloser(strings.NewReader("a"))}, true},
+		{"HTTP/2", http.Request{ProtoMajor: 2, ContentLength: -1, Body: io.NopCloser(strings.NewReader("a"))}, true},
+		{"HTTP/3", http.Request{ProtoMajor: 3, Body: io.NopCloser(strings.NewReader(""))}, true},
+		{"fixed length", http.Request{ProtoMajor: 1, ContentLength: 1, Body: io.NopCloser(strings.NewReader("a"))}, true},
+	} {
+		c.r.Header = http.Header{"Trailer": {"X-WX-Phone"}}
+		got := g.Prepare(&c.r)
+		if got.Trailer != nil || got.Header.Get("Trailer") != "" {
+			t.Errorf("%s: %v, %v", c.name, got.Trailer, got.Header)
+		}
+		if copied := got != &c.r; copied != c.copied {
+			t.Errorf("%s: copied = %v", c.name, copied)
+		}
+		// What the server does at the end of the body must not show.
+		c.r.Trailer = http.Header{"X-Wx-Phone": {"forged"}}
+		if c.copied && got.Trailer != nil {
+			t.Errorf("%s: %v", c.name, got.Trailer)
+		}
+		got.Header.Set("X-Seen", "by error handlers")
+		if c.r.Header.Get("X-Seen") == "" {
+			t.Errorf("%s: the headers are a copy", c.name)
+		}
+	}
+}
