@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -127,7 +126,7 @@ func startCaddy(path string, env map[string]string) error {
 	if err != nil {
 		return err
 	}
-	global := "{\n\tadmin off\n\tpersist_config off\n\tlog {\n\t\tlevel WARN\n\t}\n}\n"
+	global := "{\n\tadmin off\n\tpersist_config off\n\tdefault_bind 127.0.0.1\n\tlog {\n\t\tlevel WARN\n\t}\n}\n"
 	adapted, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(global+string(text)), map[string]any{"filename": path})
 	if err != nil {
 		return fmt.Errorf("adapting %s: %w", path, err)
@@ -151,7 +150,7 @@ func findConfig(path string) (string, error) {
 			return p, nil
 		}
 		if dir == filepath.Dir(dir) {
-			return "", errors.New(name + " is not here: run the demo in the repository, or name the file with --config")
+			return "", fmt.Errorf("no %s here or above: run the demo in the repository, or name the file with --config", name)
 		}
 		dir = filepath.Dir(dir)
 	}

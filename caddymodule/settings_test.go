@@ -1,0 +1,354 @@
+package caddymodule
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/gate"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/token"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
+)
+
+func oneApp() []App { return []App{{ID: "wx0123456789abcdef", Secret: "s3cret"}} }
+
+func TestSettingsDefaults(t *testing.T) {
+	t.Setenv("XDG_DATA_HOME", "/data")
+	got, err := (&Handler{Apps: oneApp()}).settings()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := settings{
+		Apps:      []wechat.App{{ID: "wx0123456789abcdef", Secret: "s3cret"}},
+		Endpoints: "/auth/wx",
+		Store:     storeSettings{URL: "sqlite:/data/caddy/wx_auth/wx_auth.db", TablePrefix: "wx_auth_", Migrate: true},
+		Register:  true, Silent: 90 * day, NewOpenID: user.Replace,
+		Token: tokenSettings{
+			Issuer: "wx-auth", Audience: []string{"wx-auth"}, Algorithm: token.ES256,
+			Rotate: 90 * day, Lifetime: time.Hour, Leeway: 10 * time.Second, Type: "at+jwt",
+		},
+		Session:   sessionSettings{Idle: 30 * day, Lifetime: 180 * day, Grace: time.Minute},
+		Headers:   gate.DefaultHeaders(),
+		LoginRate: login.Rate{Count: 30, Per: time.Minute},
+		WeChat: wechatSettings{
+			APIs: []string{"https://api.weixin.qq.com"}, AccessToken: "stable", SendOpenID: true, Timeout: 5 * time.Second,
+		},
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+}
+
+func TestSettingsFromWholeDirective(t *testing.T) {
+	key := base64.StdEncoding.EncodeToString([]byte("0123456789abcdefghijklmnopqrstuv"))
+	for name, value := range map[string]string{
+		"A": "wx0123456789abcdef", "S": "s3cret", "A2": "wx1123456789abcdef", "KEY": key, "ISSUER": "https://api.example.com", "TOKENS": "k3y",
+	} {
+		t.Setenv("WXT_"+name, value)
+	}
+	secret := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(secret, []byte("s3cret2\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	got := mustParse(t, `wx_auth {env.WXT_A} {env.WXT_S} {
+		app {env.WXT_A2} {file.`+secret+`}
+		endpoints /login
+		public POST /hooks/*
+		optional /a /b/*
+		store sqlite:/srv/../srv/x.db {
+			migrate off
+		}
+		encryption_key {env.WXT_KEY}
+		register off
+		silent_login off
+		on_new_openid deny
+		token {
+			issuer {env.WXT_ISSUER}
+			audience {env.WXT_ISSUER}/v2 other
+			algorithm EdDSA
+			lifetime 30m
+		}
+		session {
+			idle 7d
+		}
+		identity X-User-ID id
+		forward_token
+		login_rate 5/h
+		wechat {
+			api http://localhost:9000/ https://api.weixin.qq.com
+			access_token external http://tokens:8080/{appid}?key={env.WXT_TOKENS}
+			send_openid off
+			timeout 2s
+		}
+	}`)
+	set, err := got.settings()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if set.EncryptionKeys == nil {
+		t.Error("no encryption keys")
+	}
+	set.EncryptionKeys = nil
+	want := settings{
+		Apps:      []wechat.App{{ID: "wx0123456789abcdef", Secret: "s3cret"}, {ID: "wx1123456789abcdef", Secret: "s3cret2"}},
+		Endpoints: "/login",
+		Public:    []gate.Rule{{Methods: []string{"POST"}, Path: "/hooks/*"}},
+		Optional:  []gate.Rule{{Path: "/a"}, {Path: "/b/*"}},
+		Store:     storeSettings{URL: "sqlite:/srv/x.db", TablePrefix: "wx_auth_"},
+		NewOpenID: user.Deny,
+		Token: tokenSettings{
+			Issuer: "https://api.example.com", Audience: []string{"https://api.example.com/v2", "other"}, Algorithm: token.EdDSA,
+			Rotate: 90 * day, Lifetime: 30 * time.Minute, Leeway: 10 * time.Second, Type: "at+jwt",
+		},
+		Session:      sessionSettings{Idle: 7 * day, Lifetime: 180 * day, Grace: time.Minute},
+		Headers:      []gate.Header{{Name: "X-User-ID", Field: "id"}},
+		ForwardToken: true,
+		LoginRate:    login.Rate{Count: 5, Per: time.Hour},
+		WeChat: wechatSettings{
+			APIs:        []string{"http://localhost:9000", "https://api.weixin.qq.com"},
+			AccessToken: "external", External: "http://tokens:8080/{appid}?key=k3y", Timeout: 2 * time.Second,
+		},
+	}
+	if !reflect.DeepEqual(set, want) {
+		t.Errorf("got  %+v\nwant %+v", set, want)
+	}
+}
+
+// Defaults give way to what is written, so that short times can be written one
+// at a time.
+func TestSettingsDefaultsFitTheTimesGiven(t *testing.T) {
+	set, err := (&Handler{
+		Apps:    oneApp(),
+		Token:   &Token{Lifetime: caddy.Duration(2 * time.Second)},
+		Session: &Session{Lifetime: caddy.Duration(20 * time.Second)},
+	}).settings()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if set.Token.Leeway != 2*time.Second || set.Session.Idle != 20*time.Second || set.Session.Grace != 20*time.Second {
+		t.Errorf("got %+v %+v", set.Token, set.Session)
+	}
+}
+
+func TestSettingsRefuseAtProvision(t *testing.T) {
+	empty := filepath.Join(t.TempDir(), "empty")
+	if err := os.WriteFile(empty, []byte("\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("WXT_EMPTY", "")
+	t.Setenv("WXT_BLANK", " ")
+	t.Setenv("WXT_SHORT", "short-hs256-secret")
+	t.Setenv("WXT_SPACE", "se cret")
+	t.Setenv("WXT_APPID", "wx0123456789abcdef")
+	t.Setenv("WXT_HTTP", "http://api.weixin.qq.com")
+	t.Setenv("WXT_PG", "postgres://wx:pa55word@db/wx")
+	t.Setenv("WXT_KEY", "bm90IDMyIGJ5dGVz")
+	t.Setenv("WXT_WORDS", "two words")
+	d := func(d time.Duration) caddy.Duration { return caddy.Duration(d) }
+
+	for name, c := range map[string]struct {
+		h    Handler
+		want string // in the error
+	}{
+		"missing variable":   {Handler{Apps: []App{{"wx0123456789abcdef", "{env.WXT_MISSING}"}}}, "app: the secret: {env.WXT_MISSING} is empty: set the environment variable WXT_MISSING"},
+		"empty variable":     {Handler{Apps: []App{{"{env.WXT_EMPTY}", "s"}}}, "app: the appid: {env.WXT_EMPTY} is empty: set the environment variable WXT_EMPTY"},
+		"blank variable":     {Handler{Apps: []App{{"{env.WXT_BLANK}", "s"}}}, "{env.WXT_BLANK} is empty"},
+		"missing file":       {Handler{Apps: []App{{"wx0123456789abcdef", "{file./nowhere/secret}"}}}, "{file./nowhere/secret} is empty: the file must exist"},
+		"empty file":         {Handler{Apps: []App{{"wx0123456789abcdef", "{file." + empty + "}"}}}, "is empty: the file must exist"},
+		"unread placeholder": {Handler{Apps: []App{{"{$WX_APPID}", "s"}}}, "{$WX_APPID} cannot be used here"},
+		"no secret":          {Handler{Apps: []App{{ID: "wx0123456789abcdef"}}}, "both the appid and its secret are needed"},
+		"no app":             {Handler{}, "there is no mini program"},
+		"secret with space":  {Handler{Apps: []App{{"wx0123456789abcdef", "{env.WXT_SPACE}"}}}, "copy it again"},
+		"same app twice":     {Handler{Apps: []App{{"wx0123456789abcdef", "s"}, {"{env.WXT_APPID}", "s"}}}, "the appid wx0123456789abcdef is given twice"},
+		"short HS256 secret": {Handler{Apps: oneApp(), Token: &Token{Algorithm: "HS256", Key: "{env.WXT_SHORT}"}}, "token key: an HS256 secret of 18 bytes is too short"},
+		"key without value":  {Handler{Apps: oneApp(), Token: &Token{Algorithm: "HS256", Key: "{env.WXT_EMPTY}"}}, "token key: {env.WXT_EMPTY} is empty"},
+		"issuer":             {Handler{Apps: oneApp(), Token: &Token{Issuer: "{env.WXT_WORDS}"}}, "token issuer: \"two words\" is no name"},
+		"encryption key":     {Handler{Apps: oneApp(), EncryptionKeys: []string{"{env.WXT_KEY}"}}, "encryption_key: the encryption key: use 32 bytes in base64"},
+		"no encryption key":  {Handler{Apps: oneApp(), Store: &Store{URL: "{env.WXT_PG}"}}, "store: postgres needs encryption_key"},
+		"api over http":      {Handler{Apps: oneApp(), WeChat: &WeChat{API: []string{"{env.WXT_HTTP}"}}}, "wechat api: over http the AppSecret would travel in clear"},
+		"negative lifetime":  {Handler{Apps: oneApp(), Token: &Token{Lifetime: d(-time.Hour)}}, "token lifetime: -1h is less than nothing"},
+		"endless rotate":     {Handler{Apps: oneApp(), Token: &Token{Rotate: d(200 * 365 * day)}}, "token rotate: 73000d is more than a hundred years"},
+		"negative idle":      {Handler{Apps: oneApp(), Session: &Session{Idle: d(-1)}}, "session idle: "},
+		"negative grace":     {Handler{Apps: oneApp(), Session: &Session{Grace: d(-1)}}, "session grace: "},
+		"negative leeway":    {Handler{Apps: oneApp(), Token: &Token{Leeway: d(-1)}}, "token leeway: "},
+		"negative timeout":   {Handler{Apps: oneApp(), WeChat: &WeChat{Timeout: d(-1)}}, "wechat timeout: "},
+		"negative max age":   {Handler{Apps: oneApp(), SilentLogin: &SilentLogin{MaxAge: d(-1)}}, "silent_login: "},
+		"off with an age":    {Handler{Apps: oneApp(), SilentLogin: &SilentLogin{Off: true, MaxAge: d(day)}}, "silent_login: it is off and has a max age"},
+		"rate of nothing":    {Handler{Apps: oneApp(), LoginRate: &Rate{Per: d(time.Minute)}}, "login_rate: use a number"},
+		"rate without time":  {Handler{Apps: oneApp(), LoginRate: &Rate{Count: 3}}, "login_rate: use a number"},
+		"rule without path":  {Handler{Apps: oneApp(), Public: []Rule{{Methods: []string{"GET"}}}}, "public names methods but no path"},
+		"method as a path":   {Handler{Apps: oneApp(), Public: []Rule{{Paths: []string{"POST", "/x"}}}}, `public: "POST" is no path`},
+		"url for stable":     {Handler{Apps: oneApp(), WeChat: &WeChat{AccessTokenURL: "https://x.example.com"}}, "wechat access_token: stable takes no URL"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := c.h.settings()
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Fatalf("got %v, want %q", err, c.want)
+			}
+			for _, secret := range []string{"s3cret", "pa55word", "short-hs256", "se cret", "bm90IDMy"} {
+				if strings.Contains(err.Error(), secret) {
+					t.Errorf("the error holds a secret: %v", err)
+				}
+			}
+		})
+	}
+}
+
+// What a key is made of is the token package's to judge; that it is asked, with
+// the material as written, is ours.
+func TestTokenKeys(t *testing.T) {
+	t.Setenv("GODEBUG", "rsa1024min=0") // to make a key that is too weak
+	weak, err := rsa.GenerateKey(rand.Reader, 1024)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ec, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	file := func(name string, key any) string {
+		der, err := x509.MarshalPKCS8PrivateKey(key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return "{file." + path + "}"
+	}
+	t.Setenv("WXT_JWK", `{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo","d":"nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A"}`)
+	for name, c := range map[string]struct {
+		set  Token
+		want string // in the error; empty: none
+	}{
+		"PEM in a file":           {Token{Key: file("ec.pem", ec)}, ""},
+		"weak RSA":                {Token{Algorithm: "RS256", Key: file("rsa.pem", weak)}, "2048"},
+		"JWK":                     {Token{Algorithm: "EdDSA", Key: "{env.WXT_JWK}"}, ""},
+		"another algorithm's":     {Token{Algorithm: "RS256", Key: "{env.WXT_JWK}"}, "token key: "},
+		"secret with braces":      {Token{Algorithm: "HS256", Key: `a {b} \{c} {} of thirty-two bytes and more`}, ""},
+		"secret in a placeholder": {Token{Algorithm: "HS256", Key: "{vault.key-of-thirty-two-bytes-and-more}"}, "cannot be used here"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			set, err := (&Handler{Apps: oneApp(), Token: &c.set}).settings()
+			switch {
+			case c.want == "" && (err != nil || set.Token.Static == nil):
+				t.Errorf("got %v, keys %v", err, set.Token.Static)
+			case c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)):
+				t.Errorf("got %v, want %q", err, c.want)
+			}
+		})
+	}
+}
+
+func TestPlaceholdersKeepEveryOtherByte(t *testing.T) {
+	t.Setenv("WXT_V", "{env.WXT_OTHER}")
+	for raw, want := range map[string]string{
+		`a\{env.WXT_V}b`:      `a\{env.WXT_OTHER}b`,
+		`{env.WXT_V}{`:        `{env.WXT_OTHER}{`,
+		`{"k":"{env.WXT_V}"}`: `{"k":"{env.WXT_OTHER}"}`,
+		`plain`:               `plain`,
+	} {
+		got, known, err := atProvision(raw, syntax{lax: true})
+		if err != nil || !known || got != want {
+			t.Errorf("%s: got %s, %v, %v", raw, got, known, err)
+		}
+	}
+}
+
+func TestOneDatabaseHasOneURL(t *testing.T) {
+	wd, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := "sqlite:" + filepath.Join(wd, "x.db")
+	for _, url := range []string{"sqlite:x.db", "sqlite:./x.db", "sqlite:a/../x.db", "sqlite://x.db", want, "sqlite://" + filepath.Join(wd, "x.db")} {
+		set, err := (&Handler{Apps: oneApp(), Store: &Store{URL: url}}).settings()
+		if err != nil || set.Store.URL != want {
+			t.Errorf("%s: got %s, %v", url, set.Store.URL, err)
+		}
+	}
+}
+
+// Caddy shows the exported fields of a running configuration in /config/, in
+// autosave.json and in traces.
+func TestSecretsStayOutOfTheConfigurationThatCaddyShows(t *testing.T) {
+	t.Setenv("XDG_DATA_HOME", t.TempDir())
+	key := base64.StdEncoding.EncodeToString([]byte("an encryption key of 32 bytes!!!"))
+	secrets := map[string]string{
+		"WXT_SECRET": "appsecret-value", "WXT_KEY": key, "WXT_HS": "an-hs256-secret-of-32-bytes-or-more", "WXT_TOKENS": "k3y-of-the-token-service",
+	}
+	for name, value := range secrets {
+		t.Setenv(name, value)
+	}
+	raw := mustParse(t, `wx_auth wx0123456789abcdef {env.WXT_SECRET} {
+		encryption_key {env.WXT_KEY}
+		token {
+			algorithm HS256
+			key {env.WXT_HS}
+		}
+		wechat {
+			access_token external https://tokens.example.com/?key={env.WXT_TOKENS}
+		}
+	}`)
+	before, err := json.Marshal(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, err := caddy.ProvisionContext(&caddy.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	loaded, err := ctx.LoadModuleByID("http.handlers.wx_auth", before)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer loaded.(*Handler).Cleanup()
+	after, err := json.Marshal(loaded)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(after) != string(before) {
+		t.Errorf("provisioning changed the configuration:\n%s\n%s", before, after)
+	}
+	for name, value := range secrets {
+		if !strings.Contains(string(after), "{env."+name+"}") || strings.Contains(string(after), value) {
+			t.Errorf("%s is shown, or its placeholder is gone: %s", name, after)
+		}
+	}
+	// What a careless log line would print of the apps.
+	set, err := loaded.(*Handler).settings()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if text := fmt.Sprintf("%+v %#v %s", set.Apps, set.Apps, set.EncryptionKeys); strings.Contains(text, "appsecret") || strings.Contains(text, key) {
+		t.Errorf("secrets print: %s", text)
+	}
+}
+
+func mustParse(t *testing.T, directive string) *Handler {
+	t.Helper()
+	h := new(Handler)
+	if err := h.UnmarshalCaddyfile(caddyfile.NewTestDispenser(directive)); err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
