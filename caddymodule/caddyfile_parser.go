@@ -160,6 +160,22 @@ func duration(into *caddy.Duration) func([]string) error {
 	}
 }
 
+// durationOrZero takes a time that may be none.
+func durationOrZero(into **caddy.Duration) func([]string) error {
+	return func(args []string) error {
+		var d time.Duration
+		if args[0] != "0" && args[0] != "0s" {
+			var err error
+			if d, err = parseDuration(args[0]); err != nil {
+				return err
+			}
+		}
+		set := caddy.Duration(d)
+		*into = &set
+		return nil
+	}
+}
+
 func parseDuration(text string) (time.Duration, error) {
 	if err := noPlaceholder(text); err != nil {
 		return 0, err

@@ -107,7 +107,7 @@ func (p *parser) tokenBlock() subdirective {
 			{name: "key", usage: "<PEM, JWK or HS256 secret>", least: 1, most: 1, set: text(&t.Key)},
 			{name: "rotate", usage: "<duration>", least: 1, most: 1, set: duration(&t.Rotate)},
 			{name: "lifetime", usage: "<duration>", least: 1, most: 1, set: duration(&t.Lifetime)},
-			{name: "leeway", usage: "<duration>", least: 1, most: 1, set: duration(&t.Leeway)},
+			{name: "leeway", usage: "<duration>", least: 1, most: 1, set: durationOrZero(&t.Leeway)},
 			{name: "type", usage: "at+jwt|JWT", least: 1, most: 1, set: text(&t.Type)},
 			{name: "claims", usage: "<name>...", least: 1, most: -1, set: list(&t.Claims)},
 		},

@@ -143,11 +143,13 @@ type Token struct {
 	// How long a generated key signs before the next one does. Default: 90d
 	Rotate caddy.Duration `json:"rotate,omitempty"`
 
-	// How long a token is good. Default: 1h
+	// How long a token is good; it never outlives its session. Default: 1h, but
+	// never more than the session's idle time
 	Lifetime caddy.Duration `json:"lifetime,omitempty"`
 
-	// How far the clocks of those who issue and accept may differ. Default: 10s
-	Leeway caddy.Duration `json:"leeway,omitempty"`
+	// How far the clocks of those who issue and accept may differ. Default: 10s,
+	// but never more than the lifetime
+	Leeway *caddy.Duration `json:"leeway,omitempty"`
 
 	// The type in the header (typ): at+jwt (default), or JWT for verifiers that
 	// know no other.

@@ -54,7 +54,7 @@ type pair struct {
 func (c *call) pair(s session.Session, accessToken, refreshToken string) pair {
 	return pair{
 		Token: accessToken, TokenType: "Bearer",
-		ExpiresIn:    int64(c.live.minter.Lifetime.Seconds()),
+		ExpiresIn:    max(0, int64(c.live.minter.Expires(s, c.now).Sub(c.now).Seconds())),
 		RefreshToken: refreshToken, RefreshExpiresIn: max(0, int64(s.ExpiresAt.Sub(c.now).Seconds())),
 	}
 }

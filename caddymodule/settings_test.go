@@ -187,7 +187,7 @@ func TestSettingsRefuseAtProvision(t *testing.T) {
 		"endless rotate":     {Handler{Apps: oneApp(), Token: &Token{Rotate: d(200 * 365 * day)}}, "token rotate: 73000d is more than a hundred years"},
 		"negative idle":      {Handler{Apps: oneApp(), Session: &Session{Idle: d(-1)}}, "session idle: "},
 		"negative grace":     {Handler{Apps: oneApp(), Session: &Session{Grace: d(-1)}}, "session grace: "},
-		"negative leeway":    {Handler{Apps: oneApp(), Token: &Token{Leeway: d(-1)}}, "token leeway: "},
+		"negative leeway":    {Handler{Apps: oneApp(), Token: &Token{Leeway: new(d(-1))}}, "token leeway: "},
 		"negative timeout":   {Handler{Apps: oneApp(), WeChat: &WeChat{Timeout: d(-1)}}, "wechat timeout: "},
 		"negative max age":   {Handler{Apps: oneApp(), SilentLogin: &SilentLogin{MaxAge: d(-1)}}, "silent_login: "},
 		"off with an age":    {Handler{Apps: oneApp(), SilentLogin: &SilentLogin{Off: true, MaxAge: d(day)}}, "silent_login: it is off and has a max age"},

@@ -59,8 +59,11 @@ func (s *settings) resolveToken(h *Handler, look lookup) error {
 	if err != nil {
 		return misset("token lifetime", err)
 	}
-	if t.Leeway, err = span(set.Leeway, min(defaultLeeway, t.Lifetime)); err == nil {
-		err = wholeSeconds(t.Leeway)
+	t.Leeway = min(defaultLeeway, t.Lifetime)
+	if set.Leeway != nil {
+		if t.Leeway, err = span(*set.Leeway, 0); err == nil {
+			err = wholeSeconds(t.Leeway)
+		}
 	}
 	if err != nil {
 		return misset("token leeway", err)
@@ -189,14 +192,14 @@ func (s *settings) resolveSession(h *Handler, _ lookup) error {
 	// Whoever refreshes when the token expires must not come too late; idle is
 	// never over lifetime.
 	if s.Token.Lifetime > t.Idle {
-		line := "token lifetime"
-		if h.Token == nil || h.Token.Lifetime == 0 { // then it is the other one that was written
-			line = "session idle"
-			if set.Idle == 0 {
-				line = "session lifetime"
+		if h.Token == nil || h.Token.Lifetime == 0 {
+			s.Token.Lifetime = max(time.Second, t.Idle.Truncate(time.Second))
+			if h.Token == nil || h.Token.Leeway == nil {
+				s.Token.Leeway = min(s.Token.Leeway, s.Token.Lifetime)
 			}
+			return nil
 		}
-		return misset(line, fmt.Errorf("tokens that are good for %s outlive a session that ends after %s without a refresh: lower the token's lifetime or raise the session's times",
+		return misset("token lifetime", fmt.Errorf("tokens that are good for %s outlive a session that ends after %s without a refresh: lower the token's lifetime or raise the session's times",
 			written(s.Token.Lifetime), written(t.Idle)))
 	}
 	return nil

@@ -246,11 +246,14 @@ func (s *site) keys() *token.KeySet {
 	return s.ring.Keys()
 }
 
-// Ours implements [gate.Tokens]. As long as our keys are unknown, every token
-// may be ours.
+// Ours implements [gate.Tokens]. As long as our keys are not loaded, a header
+// of the form of ours will do: our tokens must not reach an upstream then, nor
+// another system's be taken away.
 func (s *site) Ours(raw string) bool {
-	ks := s.keys()
-	return ks == nil || ks.Ours(raw)
+	if ks := s.keys(); ks != nil {
+		return ks.Ours(raw)
+	}
+	return new(token.KeySet).Stranger(raw)
 }
 
 // Verify implements [gate.Tokens]: the signature and the claims, and then

@@ -12,7 +12,7 @@ import (
 // Tokens verifies tokens.
 type Tokens interface {
 	// Ours reports whether a token begins with a header that we write. While
-	// no keys are loaded it reports false.
+	// no keys are loaded, a header of the form of ours will do.
 	Ours(token string) bool
 	// Verify returns what a good token says; callers do not change it. The
 	// errors are [token.ErrExpired], [ErrRevoked], and [ErrUnavailable] while it

@@ -33,63 +33,63 @@ func Path(r *http.Request) (escaped string, canonical bool) {
 //     sub-delimiters, or of valid UTF-8 beyond ASCII: all else would be read
 //     differently after one decoding more, or is needed by nobody;
 //   - no empty segment but the last;
-//   - no segment of dots and spaces only ("." and ".." are resolved by all,
-//     ". ." and "..%20" by some).
+//   - no segment that ends in a dot or a space: "." and ".." are resolved by
+//     all, ". ." and "..%20" by some, and Windows takes "admin." for "admin";
+//   - no ":$", by which NTFS reaches a name another way
+//     ("admin::$INDEX_ALLOCATION").
 func Canonical(escaped string) bool {
 	if escaped == "" || escaped[0] != '/' {
 		return false
 	}
-	start, blank := true, true // of the segment so far: empty; dots and spaces only
+	// Of the segment so far: nothing yet; what it must not end in; its last
+	// character was a colon.
+	start, trimmed, colon := true, true, false
 	for i := 1; i < len(escaped); {
-		c := escaped[i]
+		n, char := 1, escaped[i]
 		switch {
-		case c == '/':
-			if blank { // or empty
+		case char == '/':
+			if trimmed { // or empty
 				return false
 			}
-			start, blank = true, true
+			start, trimmed, colon = true, true, false
 			i++
 			continue
-		case c == '.':
-			i++
-		case c == '%':
-			n, space := escape(escaped[i:])
-			if n == 0 {
+		case char == '%':
+			if n, char = escape(escaped[i:]); n == 0 {
 				return false
 			}
-			blank = blank && space
-			i += n
-		case plain[c]:
-			blank = false
-			i++
-		default:
+		case char != '.' && !plain[char]:
 			return false
 		}
-		start = false
+		if colon && char == '$' {
+			return false
+		}
+		start, trimmed, colon = false, char == '.' || char == ' ', char == ':'
+		i += n
 	}
-	return start || !blank
+	return start || !trimmed
 }
 
 // escape returns the length of the escape, or of the run of escapes that is one
-// character, at the beginning of s, and whether it is a space; 0 if a
-// canonical path does not hold it.
-func escape(s string) (n int, space bool) {
+// character, at the beginning of s, and its first byte; 0 if a canonical path
+// does not hold it.
+func escape(s string) (n int, first byte) {
 	c, ok := unhex(s)
 	if !ok {
-		return 0, false
+		return 0, 0
 	}
 	if c < utf8.RuneSelf {
 		if !escapable[c] {
-			return 0, false
+			return 0, 0
 		}
-		return 3, c == ' '
+		return 3, c
 	}
 	char := [utf8.UTFMax]byte{c}
 	size := 1
 	for size < utf8.UTFMax && !utf8.FullRune(char[:size]) {
 		c, ok := unhex(s[3*size:])
 		if !ok {
-			return 0, false
+			return 0, 0
 		}
 		char[size] = c
 		size++
@@ -97,9 +97,9 @@ func escape(s string) (n int, space bool) {
 	// What is overlong, a surrogate or cut short decodes with width 1; no
 	// character beyond ASCII does.
 	if _, width := utf8.DecodeRune(char[:size]); width == 1 || width != size {
-		return 0, false
+		return 0, 0
 	}
-	return 3 * size, false
+	return 3 * size, c
 }
 
 // unhex returns the byte that the %XX at the beginning of s stands for.

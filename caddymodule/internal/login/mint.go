@@ -31,12 +31,22 @@ type Minter struct {
 // Connect Core, section 5.1).
 const PhoneClaim = "phone_number"
 
+// Expires is when a token of the session that is minted now expires: a token
+// does not outlive its session.
+func (m *Minter) Expires(s session.Session, now time.Time) time.Time {
+	e := now.Add(m.Lifetime)
+	if !s.ExpiresAt.IsZero() && s.ExpiresAt.Before(e) {
+		return s.ExpiresAt
+	}
+	return e
+}
+
 // Mint makes the access token of a session.
 func (m *Minter) Mint(s session.Session, u user.User, now time.Time) (string, error) {
 	c := token.Claims{
 		Issuer: m.Issuer, Subject: u.ID, Audience: m.Audience,
 		AppID: s.AppID, SessionID: s.ID, OpenID: s.OpenID, UnionID: s.UnionID,
-		IssuedAt: now, Expires: now.Add(m.Lifetime),
+		IssuedAt: now, Expires: m.Expires(s, now),
 		Extra: maps.Clone(u.Claims),
 	}
 	if !u.Phone.IsZero() {

@@ -121,9 +121,13 @@ func TestDegenerateECDSASignaturesAreRefused(t *testing.T) {
 	signed := b64(goodHeader(ks)) + "." + b64(goodPayload)
 	n := elliptic.P256().Params().N
 	p := elliptic.P256().Params().P
+	point, err := k.public.(*ecdsa.PublicKey).Bytes()
+	if err != nil {
+		t.Fatal(err)
+	}
 	values := []*big.Int{new(big.Int), big.NewInt(1), new(big.Int).Sub(n, big.NewInt(1)), n, new(big.Int).Add(n, big.NewInt(1)),
 		p, new(big.Int).Sub(p, big.NewInt(1)), new(big.Int).Sub(new(big.Int).Lsh(big.NewInt(1), 256), big.NewInt(1)),
-		k.public.(*ecdsa.PublicKey).X}
+		new(big.Int).SetBytes(point[1:33])}
 	for _, r := range values {
 		for _, s := range values {
 			var sig [64]byte

@@ -54,7 +54,8 @@ const (
 )
 
 // Ring is the generated keys of a store for one algorithm that signs, kept over
-// reloads. It is safe for concurrent use.
+// reloads. Sites that share a store and sign with different algorithms have a
+// ring each. It is safe for concurrent use.
 type Ring struct {
 	mu       sync.Mutex // one Load at a time
 	loaded   []loadedKey
@@ -145,14 +146,23 @@ func (r *Ring) publish(live []StoredKey) error {
 	if r.keys.Load() != nil && slices.Equal(loaded, r.loaded) {
 		return nil
 	}
+	known := make(map[string]*key)
+	if ks := r.keys.Load(); ks != nil {
+		for _, m := range ks.members {
+			known[m.id] = m.key
+		}
+	}
 	members := make([]member, len(live))
 	for i, k := range live {
-		parsed, err := parseKey(string(k.Private), k.Algorithm)
-		if err != nil {
-			return fmt.Errorf("the %s key %s in the store: %w", k.Algorithm, k.ID, err)
+		parsed := known[k.ID]
+		if parsed == nil {
+			var err error
+			if parsed, err = parseKey(string(k.Private), k.Algorithm); err != nil {
+				return fmt.Errorf("the %s key %s in the store: %w", k.Algorithm, k.ID, err)
+			}
 		}
-		if parsed.id != k.ID {
-			return fmt.Errorf("the %s key %s in the store has another key's id", k.Algorithm, k.ID)
+		if parsed.id != k.ID || parsed.alg != k.Algorithm {
+			return fmt.Errorf("the %s key %s in the store is another key", k.Algorithm, k.ID)
 		}
 		members[i] = member{key: parsed, from: k.SignsFrom, retired: k.RetiredAt}
 	}

@@ -1,12 +1,15 @@
 package token
 
 import (
+	"bytes"
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/hmac"
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"hash"
+	"sync"
 )
 
 // Sealer encrypts what neither the client nor a log may read, bound to aad,
@@ -25,26 +28,36 @@ func NewSeal(keys ...[]byte) (Sealer, error) {
 	}
 	s := make(seal, len(keys))
 	for i, k := range keys {
-		if len(k) != len(s[i]) {
-			return nil, fmt.Errorf("a seal's key has %d bytes, not %d", len(s[i]), len(k))
+		if len(k) != sealKeySize {
+			return nil, fmt.Errorf("a seal's key has %d bytes, not %d", sealKeySize, len(k))
 		}
-		copy(s[i][:], k)
+		k = bytes.Clone(k)
+		s[i].New = func() any { return &derivation{mac: hmac.New(sha256.New, k)} }
 	}
 	return s, nil
 }
 
-type seal [][32]byte
+const sealKeySize = 32
+
+// seal has a pool of derivations for each key.
+type seal []sync.Pool
+
+// derivation makes the key for one aad, which names a session. GCM's random
+// nonces are safe for 2^32 messages under one key: a large site mints as many
+// within weeks, a session never does.
+type derivation struct {
+	mac hash.Hash
+	key [sealKeySize]byte
+}
 
 var errSeal = errors.New("the seal does not open")
 
-// gcm derives the key from the aad, which names a session. GCM's random nonces
-// are safe for 2^32 messages under one key: a large site mints as many within
-// weeks, a session never does.
-func gcm(key *[32]byte, aad []byte) (cipher.AEAD, error) {
-	m := hmac.New(sha256.New, key[:])
-	m.Write(aad)
-	var derived [32]byte
-	block, err := aes.NewCipher(m.Sum(derived[:0]))
+func (s seal) gcm(i int, aad []byte) (cipher.AEAD, error) {
+	d := s[i].Get().(*derivation)
+	defer s[i].Put(d)
+	d.mac.Reset()
+	d.mac.Write(aad)
+	block, err := aes.NewCipher(d.mac.Sum(d.key[:0]))
 	if err != nil {
 		return nil, err
 	}
@@ -52,7 +65,7 @@ func gcm(key *[32]byte, aad []byte) (cipher.AEAD, error) {
 }
 
 func (s seal) Seal(aad, plain []byte) ([]byte, error) {
-	g, err := gcm(&s[0], aad)
+	g, err := s.gcm(0, aad)
 	if err != nil {
 		return nil, err
 	}
@@ -61,7 +74,7 @@ func (s seal) Seal(aad, plain []byte) ([]byte, error) {
 
 func (s seal) Open(aad, sealed []byte) ([]byte, error) {
 	for i := range s {
-		g, err := gcm(&s[i], aad)
+		g, err := s.gcm(i, aad)
 		if err != nil {
 			return nil, err
 		}

@@ -127,9 +127,9 @@ func (ks *KeySet) split(raw string) (*header, parts, bool) {
 
 // scratch is the memory that checking a token takes.
 type scratch struct {
-	raw, decoded [MaxSize]byte
-	aad          []byte
-	claims       rawClaims
+	raw, decoded, sealed [MaxSize]byte
+	aad                  []byte
+	claims               rawClaims
 }
 
 var scratches = sync.Pool{New: func() any { return new(scratch) }}
@@ -195,7 +195,7 @@ func (v *Verifier) judge(b *scratch, now time.Time) (*Claims, error) {
 		}
 	}
 	if r.has(claimSealed) {
-		sealed, ok := decodeSegment(r.text[claimSealed], slices.Clone(r.text[claimSealed]))
+		sealed, ok := decodeSegment(b.sealed[:], r.text[claimSealed])
 		if !ok || v.seal == nil {
 			return nil, ErrInvalid
 		}

@@ -16,6 +16,7 @@ func TestMintedTokenSaysWhatItWasGiven(t *testing.T) {
 			t.Run(string(alg)+" "+typ, func(t *testing.T) {
 				ks, c := testKeys()[alg], testClaims()
 				c.Audience = []string{"api", "wx-auth"}
+				c.OpenID = "o\"\\\n\x01é漢😀<&>"
 				c.Extra = map[string]any{"roles": []any{"admin", "<\"é\\u2028>"}, "level": 3, "none": nil}
 				c.Plain = map[string]any{"phone_number": "+8613800138000", "tenant": map[string]any{"id": 12.5}}
 				raw, err := Mint(ks, typ, testSeal(t), c)
