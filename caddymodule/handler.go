@@ -61,19 +61,33 @@ func upgrades(r *http.Request) bool {
 	return r.Method == http.MethodConnect || r.Header.Get("Upgrade") != "" || r.Header[":protocol"] != nil
 }
 
+// placeholders are the fields of the caller's identity that the directives that
+// follow can use, by what stands behind {http.auth.user.
+var placeholders = map[string]func(*token.Claims) string{
+	"http.auth.user.id":      func(c *token.Claims) string { return c.Subject },
+	"http.auth.user.openid":  func(c *token.Claims) string { return c.OpenID },
+	"http.auth.user.appid":   func(c *token.Claims) string { return c.AppID },
+	"http.auth.user.unionid": func(c *token.Claims) string { return c.UnionID },
+	"http.auth.user.session": func(c *token.Claims) string { return c.SessionID },
+	"http.auth.user.phone":   func(c *token.Claims) string { return c.Phone },
+}
+
 // setPlaceholders makes the caller's identity known to the directives that
-// follow.
+// follow. The values are looked up when they are asked for, which most requests
+// never do; what another handler has set under these names before goes.
 func setPlaceholders(r *http.Request, c *token.Claims) {
 	repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	if !ok {
 		return
 	}
-	repl.Set("http.auth.user.id", c.Subject)
-	repl.Set("http.auth.user.openid", c.OpenID)
-	repl.Set("http.auth.user.appid", c.AppID)
-	repl.Set("http.auth.user.unionid", c.UnionID)
-	repl.Set("http.auth.user.session", c.SessionID)
-	repl.Set("http.auth.user.phone", c.Phone)
+	repl.DeleteByPrefix("http.auth.user.")
+	repl.Map(func(key string) (any, bool) {
+		field, ok := placeholders[key]
+		if !ok {
+			return nil, false
+		}
+		return field(c), true
+	})
 }
 
 // as changes the problem's status.

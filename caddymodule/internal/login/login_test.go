@@ -28,6 +28,7 @@ type fakeWeChat struct {
 	phones   int
 	union    bool // tell unionids
 	fail     error
+	entered  chan struct{} // if set, told of each phone call
 	gate     chan struct{} // if set, phone calls wait for it
 }
 
@@ -50,6 +51,9 @@ func (f *fakeWeChat) Code2Session(_ context.Context, app wechat.App, code string
 func (f *fakeWeChat) WarmToken(context.Context, wechat.App) error { return nil }
 
 func (f *fakeWeChat) PhoneNumber(_ context.Context, app wechat.App, code, openid string) (wechat.PhoneNumber, error) {
+	if f.entered != nil {
+		f.entered <- struct{}{}
+	}
 	if f.gate != nil {
 		<-f.gate
 	}
@@ -257,17 +261,17 @@ func TestBadLoginCodeSparesThePhoneCode(t *testing.T) {
 
 func TestStoreFailureAfterTheExchangeLosesNoCode(t *testing.T) {
 	h := newHouse(t)
-	h.wechat.gate = make(chan struct{})
+	h.wechat.entered, h.wechat.gate = make(chan struct{}, 1), make(chan struct{})
 	code, phoneCode := h.code("ann"), h.phoneCode("ann", number)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		h.refused(t, "wxA", code, phoneCode, login.StoreUnavailable)
 	}()
-	h.wechat.gate <- struct{}{} // the phone call has begun: the login code is kept by now
+	<-h.wechat.entered // the login code is kept by now
 	h.store.failing.Store(true)
+	close(h.wechat.gate)
 	<-done
-	h.wechat.gate = nil
 	h.refused(t, "wxA", code, phoneCode, login.StoreUnavailable)
 	h.store.failing.Store(false)
 	h.login(t, "wxA", code, phoneCode)
