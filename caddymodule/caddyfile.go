@@ -40,6 +40,8 @@ import (
 //	        grace    <duration>
 //	    }
 //	    identity       <header> <field>
+//	    credential     cookie|query [<name>]
+//	    credential     websocket_protocol
 //	    forward_token
 //	    login_rate     <number>/s|m|h|d
 //	    wechat {
@@ -50,7 +52,7 @@ import (
 //	    }
 //	}
 //
-// app, public, optional and identity may be given more than once.
+// app, public, optional, identity and credential may be given more than once.
 func parseCaddyfile(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error) {
 	if !h.Next() {
 		return nil, h.ArgErr()

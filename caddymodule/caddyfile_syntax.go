@@ -80,6 +80,20 @@ func (p *parser) subdirectives() []subdirective {
 				return nil
 			},
 		},
+		{
+			name: "credential", usage: "cookie|query|websocket_protocol [<name>]", least: 1, most: 2,
+			count: func() int { return len(h.Credentials) },
+			set: func(args []string) error {
+				c := Credential{Source: args[0]}
+				if len(args) == 2 {
+					if c.Name = args[1]; c.Name == "" {
+						return errEmpty
+					}
+				}
+				h.Credentials = append(h.Credentials, c)
+				return nil
+			},
+		},
 		{name: "forward_token", set: func([]string) error {
 			h.ForwardToken = true
 			return nil

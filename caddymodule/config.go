@@ -67,6 +67,10 @@ type Handler struct {
 	// those given are set.
 	Identity []Identity `json:"identity,omitempty"`
 
+	// Where a token may stand beside Authorization: a cookie, a query parameter,
+	// a WebSocket's sub-protocol. Default: nowhere else
+	Credentials []Credential `json:"credentials,omitempty"`
+
 	// Whether the upstream gets to see our token in Authorization. By default
 	// it is removed.
 	ForwardToken bool `json:"forward_token,omitempty"`
@@ -181,6 +185,20 @@ type Identity struct {
 	// What it holds: id, openid, appid, unionid, phone, session, or
 	// claims.<name> for what the directory said of the user.
 	Field string `json:"field,omitempty"`
+}
+
+// Credential is a place where a token may stand. It is removed from there before
+// the upstream. A request with two tokens is refused.
+type Credential struct {
+	// "cookie": login and refresh set it, logout clears it; requests that may
+	// change something, and WebSockets, must come from the same site.
+	// "query": a query parameter, of WebSocket requests only.
+	// "websocket_protocol": Sec-WebSocket-Protocol: bearer, <token>
+	Source string `json:"source,omitempty"`
+
+	// The name of the cookie, which starts with __Host-, or of the parameter.
+	// Default: __Host-wx-auth, access_token
+	Name string `json:"name,omitempty"`
 }
 
 // Rate is a number in a time.

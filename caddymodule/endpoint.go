@@ -134,8 +134,8 @@ func (c *call) caller() (*token.Claims, *problem) {
 // formerCaller is caller for logging out: a token that has expired, or whose
 // session has ended, still says whose it is.
 func (c *call) formerCaller() (*token.Claims, *problem) {
-	cred := gate.ParseCredential(c.r.Header)
-	if cred.Kind == gate.Bearer && !cred.Malformed {
+	cred, refusal := c.site.gate.Shown(c.r)
+	if refusal == nil && cred.Kind == gate.Bearer && !cred.Malformed {
 		if claims, err := c.live.verifier.VerifyExpired(c.site.keys(), cred.Token, c.now); err == nil {
 			return claims, nil
 		}

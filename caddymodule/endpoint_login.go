@@ -52,7 +52,7 @@ func (c *call) login() error {
 	c.site.metrics.logins.WithLabelValues("ok").Inc()
 	out := c.pair(res.Session, res.Token, res.RefreshToken)
 	out.UserInfo = userInfo(res.User)
-	return answer(c.w, c.r, http.StatusOK, "application/json", out)
+	return c.answerPair(out)
 }
 
 // loginProblem is what the client is told of a login that did not succeed.
@@ -132,14 +132,14 @@ type loginLimit struct {
 	off bool
 }
 
-// limit finds out whom to count. Where the peer is a proxy's kind of address
-// and Caddy trusts no proxies, everybody seems to be one client: no limit then.
+// limit finds out whom to count. Where the peer has a proxy's kind of address
+// and Caddy does not trust it, everybody seems to be one client: no limit then.
 func (c *call) limit() *loginLimit {
 	l := &loginLimit{c: c, off: c.site.set.LoginRate.Count == 0}
 	if l.off {
 		return l
 	}
-	if !trustsProxies(c.r) && private(peer(c.r)) {
+	if private(peer(c.r)) && !trustedProxy(c.r) {
 		c.site.warnNoProxies()
 		l.off = true
 		return l
@@ -197,21 +197,27 @@ func peer(r *http.Request) netip.Addr {
 	return ap.Addr().Unmap()
 }
 
+// carrierNAT is where some clouds' load balancers come from (RFC 6598).
+var carrierNAT = netip.MustParsePrefix("100.64.0.0/10")
+
 // private reports whether an address is of the kind that proxies have. A unix
 // socket, which has none, is too.
 func private(a netip.Addr) bool {
-	return !a.IsValid() || a.IsLoopback() || a.IsPrivate() || a.IsLinkLocalUnicast()
+	return !a.IsValid() || a.IsLoopback() || a.IsPrivate() || a.IsLinkLocalUnicast() || carrierNAT.Contains(a)
 }
 
-func trustsProxies(r *http.Request) bool {
-	srv, ok := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
-	return ok && srv.TrustedProxiesRaw != nil
+// trustedProxy reports whether Caddy takes the peer for one of its trusted
+// proxies. (Whether it has any is not to be seen: Caddy forgets a server's
+// TrustedProxiesRaw once it is loaded.)
+func trustedProxy(r *http.Request) bool {
+	trusted, _ := caddyhttp.GetVar(r.Context(), caddyhttp.TrustedProxyVarKey).(bool)
+	return trusted
 }
 
 // warnNoProxies says once for each configuration that login_rate is off.
 func (s *site) warnNoProxies() {
 	if s.warned.CompareAndSwap(false, true) {
-		s.log.Warn("login_rate is off: logins come from a loopback, private or link-local address and Caddy trusts no proxy, so all clients look like one",
+		s.log.Warn("login_rate is off: logins come from a loopback, private or link-local address that is none of Caddy's trusted proxies, so all clients look like one",
 			zap.String("remedy", "behind a load balancer set trusted_proxies in the global options: servers { trusted_proxies static private_ranges }"))
 	}
 }

@@ -59,6 +59,26 @@ func (c *call) pair(s session.Session, accessToken, refreshToken string) pair {
 	}
 }
 
+// answerPair answers a pair; where a cookie is a source, the token is in it too.
+func (c *call) answerPair(p pair) error {
+	c.setCookie(p.Token, int(p.ExpiresIn))
+	return answer(c.w, c.r, http.StatusOK, "application/json", p)
+}
+
+// setCookie sets the cookie for so many seconds, and clears it for none.
+func (c *call) setCookie(value string, seconds int) {
+	name := c.site.set.Sources.Cookie
+	if name == "" {
+		return
+	}
+	if seconds <= 0 {
+		value, seconds = "", -1
+	}
+	http.SetCookie(c.w, &http.Cookie{
+		Name: name, Value: value, Path: "/", MaxAge: seconds, Secure: true, HttpOnly: true, SameSite: http.SameSiteLaxMode,
+	})
+}
+
 // refresh takes a refresh token and answers the next pair.
 func (c *call) refresh() error {
 	if tooEarly(c.r) {
@@ -91,7 +111,7 @@ func (c *call) refresh() error {
 		c.site.log.Error("minting a token", zap.Error(err))
 		return newProblem(string(login.Misconfigured)).write(c.w, c.r)
 	}
-	return answer(c.w, c.r, http.StatusOK, "application/json", c.pair(s, accessToken, next))
+	return c.answerPair(c.pair(s, accessToken, next))
 }
 
 // welcome asks the directory whether the session's user may go on.
@@ -176,6 +196,7 @@ func (c *call) logout() error {
 			return c.storeFailed("logging out", err).write(c.w, c.r)
 		}
 	}
+	c.setCookie("", 0)
 	return answer(c.w, c.r, http.StatusNoContent, "", nil)
 }
 

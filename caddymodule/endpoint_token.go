@@ -37,15 +37,21 @@ func (c *call) me() error {
 // identity is in the answer's headers, so it keeps out of the access log.
 func (c *call) verify() error {
 	caddyhttp.SetVar(c.r.Context(), caddyhttp.LogSkipVar, true)
-	claims, p := c.caller()
-	if p != nil {
+	// A cookie counts by the method that the proxy was asked for, of which only
+	// the proxy can tell; where it does not, the request may change something. It
+	// is no way round the token: a client that makes it up has the cookie itself.
+	asked := *c.r
+	asked.Method = c.r.Header.Get("X-Forwarded-Method")
+	v := c.site.gate.Authenticate(&asked, c.now)
+	if v.Refusal != nil {
+		p := refused(v.Refusal)
 		// The proxies that ask know 2xx, 401 and 403; all else is a fault to them.
 		if p.Status == http.StatusBadRequest {
 			p.Status = http.StatusUnauthorized
 		}
 		return p.write(c.w, c.r)
 	}
-	c.site.gate.SetIdentity(c.w.Header(), claims)
+	c.site.gate.SetIdentity(c.w.Header(), v.Claims)
 	return answer(c.w, c.r, http.StatusNoContent, "", nil)
 }
 

@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"context"
 	"net/http"
 	"time"
 
@@ -30,21 +31,36 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		return s.serveEndpoint(w, r, rest)
 	}
 	s.ready(r.Context())
+	query := r.URL.RawQuery
 	v := s.gate.Enter(r, h.protects, time.Now())
 	if v.Refusal != nil {
 		s.metrics.refusals.WithLabelValues(v.Refusal.Code).Inc()
 		return refused(v.Refusal).write(w, r)
+	}
+	if r.URL.RawQuery != query {
+		r = hideQuery(r)
 	}
 	if v.Claims == nil {
 		return next.ServeHTTP(w, r)
 	}
 	setPlaceholders(r, v.Claims)
 	if upgrades(r) {
-		ctx, release := s.shared.revoked.Watch(r.Context(), v.Claims.SessionID, v.Claims.Expires)
-		defer release()
-		r = r.WithContext(ctx)
+		return s.serveUpgrade(w, r, v.Claims, next)
 	}
 	return next.ServeHTTP(w, r)
+}
+
+// hideQuery makes the request as it is now the original one, too: FastCGI and
+// rewrites pass that on, and it has the token that was taken from the query.
+func hideQuery(r *http.Request) *http.Request {
+	original, ok := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request)
+	if !ok || original.URL == nil {
+		return r
+	}
+	u := *original.URL
+	u.RawQuery = r.URL.RawQuery
+	original.URL, original.RequestURI = &u, u.RequestURI()
+	return r.WithContext(context.WithValue(r.Context(), caddyhttp.OriginalRequestCtxKey, original))
 }
 
 // protects asks the directive's matcher.
@@ -53,12 +69,6 @@ func (h *Handler) protects(r *http.Request) (bool, error) {
 		return true, nil
 	}
 	return h.matcher.MatchWithError(r)
-}
-
-// upgrades reports whether the connection becomes something else than HTTP
-// requests: a WebSocket, over HTTP/1.1 or by extended CONNECT.
-func upgrades(r *http.Request) bool {
-	return r.Method == http.MethodConnect || r.Header.Get("Upgrade") != "" || r.Header[":protocol"] != nil
 }
 
 // placeholders are the fields of the caller's identity that the directives that

@@ -43,8 +43,12 @@ type shared struct {
 }
 
 // Destruct closes the store when the last configuration, and the last login in
-// flight, has let go of it.
-func (s *shared) Destruct() error { return s.db.Close() }
+// flight, has let go of it. Connections that were opened under its tokens end:
+// nobody would learn of a logout any more.
+func (s *shared) Destruct() error {
+	s.revoked.Close()
+	return s.db.Close()
+}
 
 // holdShared returns the shared state for k; whoever holds it must let it go
 // with sharedPool.Delete(k).

@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"bytes"
 	"encoding/json"
 	"math"
 	"net/http"
@@ -15,14 +16,13 @@ import (
 // problem is an error as clients get it: RFC 9457's application/problem+json.
 // Renew is present in the answers of a login only.
 type problem struct {
-	Title     string   `json:"title"`
-	Status    int      `json:"status"`
-	Detail    string   `json:"detail"`
-	Code      string   `json:"code"`
-	RequestID string   `json:"requestId"`
-	Renew     []string `json:"renew,omitempty"`
+	Title     string    `json:"title"`
+	Status    int       `json:"status"`
+	Detail    string    `json:"detail"`
+	Code      string    `json:"code"`
+	RequestID string    `json:"requestId"`
+	Renew     *[]string `json:"renew,omitempty"`
 
-	renewShown bool
 	retryAfter time.Duration
 	challenge  string
 	allow      string
@@ -94,24 +94,11 @@ func invalid(detail string) *problem {
 
 // withRenew says which codes to fetch anew; none means: send the same again.
 func (p *problem) withRenew(codes []string) *problem {
-	p.Renew, p.renewShown = codes, true
+	if codes == nil {
+		codes = []string{}
+	}
+	p.Renew = &codes
 	return p
-}
-
-// MarshalJSON shows an empty renew where one belongs.
-func (p *problem) MarshalJSON() ([]byte, error) {
-	type plain problem
-	if !p.renewShown {
-		return json.Marshal((*plain)(p))
-	}
-	renew := p.Renew
-	if renew == nil {
-		renew = []string{}
-	}
-	return json.Marshal(struct {
-		*plain
-		Renew []string `json:"renew"`
-	}{(*plain)(p), renew})
 }
 
 // write answers the request with the problem. It returns nil: the request has
@@ -149,11 +136,13 @@ func answer(w http.ResponseWriter, r *http.Request, status int, contentType stri
 		w.WriteHeader(status)
 		return nil
 	}
-	body, err := json.Marshal(v)
-	if err != nil {
+	var text bytes.Buffer
+	enc := json.NewEncoder(&text)
+	enc.SetEscapeHTML(false) // it is read by programs and their developers
+	if err := enc.Encode(v); err != nil {
 		return err
 	}
-	body = append(body, '\n')
+	body := text.Bytes()
 	h.Set("Content-Type", contentType)
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Content-Length", strconv.Itoa(len(body)))

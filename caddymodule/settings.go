@@ -37,6 +37,7 @@ type settings struct {
 	Session      sessionSettings
 	Headers      []gate.Header
 	ForwardToken bool
+	Sources      gate.Sources
 	LoginRate    login.Rate
 	WeChat       wechatSettings
 }
@@ -129,7 +130,7 @@ func resolve(h *Handler, look lookup) (settings, error) {
 	}
 	for _, part := range []func(*Handler, lookup) error{
 		s.resolveApps, s.resolvePaths, s.resolveStore, s.resolveLogin,
-		s.resolveToken, s.resolveSession, s.resolveIdentity, s.resolveWeChat,
+		s.resolveToken, s.resolveSession, s.resolveIdentity, s.resolveCredentials, s.resolveWeChat,
 	} {
 		if err := part(h, look); err != nil {
 			return settings{}, err

@@ -104,3 +104,17 @@ func (s *settings) resolveIdentity(h *Handler, _ lookup) error {
 	}
 	return nil
 }
+
+// resolveCredentials is about where a token may stand beside Authorization.
+func (s *settings) resolveCredentials(h *Handler, _ lookup) error {
+	for i, c := range h.Credentials {
+		err := noPlaceholder(c.Source + " " + c.Name)
+		if err == nil {
+			err = s.Sources.ParseSource(c.Source, c.Name)
+		}
+		if err != nil {
+			return missetAt("credential", i, err)
+		}
+	}
+	return nil
+}

@@ -10,6 +10,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/gate"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
@@ -71,7 +72,7 @@ func newSite(ctx caddy.Context, log *zap.Logger, set settings) (*site, error) {
 	}
 	var err error
 	s.gate, err = gate.New(gate.Settings{
-		Headers: set.Headers, Public: set.Public, Optional: set.Optional, ForwardToken: set.ForwardToken,
+		Headers: set.Headers, Public: set.Public, Optional: set.Optional, ForwardToken: set.ForwardToken, Sources: set.Sources,
 	}, s)
 	if err != nil {
 		return nil, err
@@ -226,16 +227,22 @@ func (s *site) assemble(keys *store.Keys) (*live, error) {
 	return l, nil
 }
 
-// logWeChat logs what went wrong with the access token in the background.
+// logWeChat logs what went wrong with the access token in the background. A
+// mistake of the operator's stops the calls for a while, in which the logins
+// that fail of it are no errors any more: this line is the one.
 func (s *site) logWeChat(e wechat.Event) {
 	fields := []zap.Field{zap.String("appid", e.AppID)}
+	level := zapcore.WarnLevel
 	var we *wechat.Error
 	if errors.As(e.Err, &we) {
 		fields = append(fields, wechatFields(we)...)
+		if we.Kind.Operator() {
+			level = zapcore.ErrorLevel
+		}
 	} else {
 		fields = append(fields, zap.Error(e.Err))
 	}
-	s.log.Warn("refreshing the access token ahead of its end", fields...)
+	s.log.Log(level, "fetching the access token", fields...)
 }
 
 // keys returns the key set in force; nil before the first load.

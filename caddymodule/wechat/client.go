@@ -3,6 +3,7 @@ package wechat
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"net/url"
 	"slices"
@@ -48,7 +49,7 @@ type Client struct {
 }
 
 // Event is something that went wrong in the background: an access token that
-// could not be refreshed ahead of its end, or not be shared.
+// could not be fetched ahead of its use or of its end, or not be shared.
 type Event struct {
 	AppID string
 	Err   error
@@ -199,10 +200,16 @@ type phoneOrigin struct {
 }
 
 // WarmToken sees to it that an access token is at hand. A login runs it beside
-// Code2Session, so that the phone code need not wait. Errors as PhoneNumber's.
+// Code2Session, so that the phone code need not wait. Errors as PhoneNumber's;
+// nobody needs to look at them: those that pause the calls, which all others
+// then get as repeated, are told to Log.
 func (c *Client) WarmToken(ctx context.Context, app App) error {
 	c.init()
 	_, err := c.token(ctx, app)
+	var e *Error
+	if errors.As(err, &e) && !e.Repeated && (e.Kind == KindOperator || e.Kind == KindQuota) && c.Log != nil {
+		c.Log(Event{AppID: app.ID, Err: e})
+	}
 	return err
 }
 

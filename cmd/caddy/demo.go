@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -126,12 +127,42 @@ func startCaddy(path string, env map[string]string) error {
 	if err != nil {
 		return err
 	}
-	global := "{\n\tadmin off\n\tpersist_config off\n\tdefault_bind 127.0.0.1\n\tlog {\n\t\tlevel WARN\n\t}\n}\n"
-	adapted, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(global+string(text)), map[string]any{"filename": path})
+	adapted, _, err := caddyconfig.GetAdapter("caddyfile").Adapt(text, map[string]any{"filename": path})
 	if err != nil {
 		return fmt.Errorf("adapting %s: %w", path, err)
 	}
+	if adapted, err = keptApart(adapted); err != nil {
+		return err
+	}
 	return caddy.Load(adapted, true)
+}
+
+// keptApart changes a configuration so that it is reachable from this machine
+// only, has no admin endpoint, is not saved, and logs errors only.
+func keptApart(config []byte) ([]byte, error) {
+	var c map[string]any
+	if err := json.Unmarshal(config, &c); err != nil {
+		return nil, err
+	}
+	for _, server := range object(c, "apps", "http", "servers") {
+		listen, _ := server.(map[string]any)["listen"].([]any)
+		for i, address := range listen {
+			if port, ok := strings.CutPrefix(fmt.Sprint(address), ":"); ok {
+				listen[i] = net.JoinHostPort("127.0.0.1", port)
+			}
+		}
+	}
+	c["admin"] = map[string]any{"disabled": true, "config": map[string]any{"persist": false}}
+	c["logging"] = map[string]any{"logs": map[string]any{"default": map[string]any{"level": "ERROR"}}}
+	return json.Marshal(c)
+}
+
+// object returns the object at a path in v; nil if there is none.
+func object(v map[string]any, path ...string) map[string]any {
+	for _, name := range path {
+		v, _ = v[name].(map[string]any)
+	}
+	return v
 }
 
 // findConfig looks for the shipped Caddyfile here and in the directories above.

@@ -3,6 +3,7 @@ package gate
 import (
 	"errors"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -26,9 +27,10 @@ type Settings struct {
 	Headers  []Header // identity headers; nil: [DefaultHeaders]
 	Public   []Rule   // need no token
 	Optional []Rule   // need no token, get the identity of the token they have
-	// ForwardToken leaves a good token of ours in the request. A bad one is
-	// removed all the same.
+	// ForwardToken leaves a good token of ours in Authorization. A bad one is
+	// removed all the same, as is any in the other sources.
 	ForwardToken bool
+	Sources      Sources // where a token may stand beside Authorization
 }
 
 // Gate decides which requests go on, and with whose identity. It does not
@@ -38,6 +40,7 @@ type Gate struct {
 	otherNames   []string // of headers, in lower case, those without ownPrefix
 	rules        rules
 	forwardToken bool
+	sources      Sources
 	tokens       Tokens
 }
 
@@ -55,7 +58,7 @@ func New(s Settings, tokens Tokens) (*Gate, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Gate{headers: headers, otherNames: others, rules: rs, forwardToken: s.ForwardToken, tokens: tokens}, nil
+	return &Gate{headers: headers, otherNames: others, rules: rs, forwardToken: s.ForwardToken, sources: s.Sources, tokens: tokens}, nil
 }
 
 // Verdict is what becomes of a request.
@@ -77,18 +80,24 @@ func (g *Gate) Enter(r *http.Request, protect func(*http.Request) (bool, error),
 	if strings.EqualFold(r.Method, http.MethodTrace) {
 		return Verdict{Refusal: refuse(CodeMethodNotAllowed)}
 	}
-	cred := ParseCredential(r.Header)
-	if cred.Kind == Conflicting {
+	var buf [4]shown
+	all := g.shown(buf[:0], r, true)
+	if slices.ContainsFunc(all, conflicting) {
 		return Verdict{Refusal: refuse(CodeInvalidRequest)}
 	}
 	var v Verdict
-	switch g.access(r, cred, protect) {
-	case public:
-		g.passPublic(r, cred, now)
-	case optional:
-		v = g.passOptional(cred, now)
+	access := g.access(r, len(all) > 0, protect)
+	switch {
+	case access == public:
+		v = g.passPublic(r, all, now)
+	case len(all) > 1:
+		// Two credentials, even if they are equal: nothing must depend on which
+		// of them is looked at, here or behind.
+		return Verdict{Refusal: refuse(CodeInvalidRequest)}
+	case access == optional:
+		v = g.passOptional(r, one(all), now)
 	default:
-		v = g.authenticate(cred, now)
+		v = g.authenticate(r, one(all), now)
 	}
 	if v.Refusal != nil {
 		return v
@@ -97,21 +106,57 @@ func (g *Gate) Enter(r *http.Request, protect func(*http.Request) (bool, error),
 		dropMethodOverrides(r.Header)
 		return v
 	}
-	if !g.forwardToken {
-		delete(r.Header, "Authorization")
+	switch from := all[0].from; {
+	case from == fromHeader && g.forwardToken:
+	case from == fromCookie:
+		// Whether it may be forged was decided by the method it has.
+		dropMethodOverrides(r.Header)
+		fallthrough
+	default:
+		g.drop(r, from)
 	}
 	g.SetIdentity(r.Header, v.Claims)
 	return v
 }
 
 // Authenticate decides on the token of a request alone, as for a protected
-// path, and leaves the request as it is.
+// path, and leaves the request as it is. It is for our endpoints, where nothing
+// is upgraded: of the other sources it knows the cookie.
 func (g *Gate) Authenticate(r *http.Request, now time.Time) Verdict {
-	return g.authenticate(ParseCredential(r.Header), now)
+	cred, refusal := g.Shown(r)
+	if refusal != nil {
+		return Verdict{Refusal: refusal}
+	}
+	return g.verify(cred, now)
+}
+
+// Shown returns the one credential of a request to our endpoints, or why it
+// cannot count.
+func (g *Gate) Shown(r *http.Request) (Credential, *Refusal) {
+	var buf [4]shown
+	all := g.shown(buf[:0], r, false)
+	if len(all) > 1 || slices.ContainsFunc(all, conflicting) {
+		return Credential{}, refuse(CodeInvalidRequest)
+	}
+	cred := one(all)
+	if cred.from == fromCookie && mayBeForged(r) {
+		return Credential{}, refuse(CodeCrossSite)
+	}
+	return cred.Credential, nil
+}
+
+func conflicting(s shown) bool { return s.Kind == Conflicting }
+
+// one is the only credential of a list that has one at most.
+func one(all []shown) shown {
+	if len(all) == 0 {
+		return shown{}
+	}
+	return all[0]
 }
 
 // access returns whether a request needs a token.
-func (g *Gate) access(r *http.Request, cred Credential, protect func(*http.Request) (bool, error)) access {
+func (g *Gate) access(r *http.Request, credential bool, protect func(*http.Request) (bool, error)) access {
 	if _, canonical := Path(r); !canonical {
 		return protected
 	}
@@ -124,7 +169,7 @@ func (g *Gate) access(r *http.Request, cred Credential, protect func(*http.Reque
 			return public
 		}
 	}
-	if cred.Kind == None && isPreflight(r) {
+	if !credential && isPreflight(r) {
 		return public
 	}
 	return protected
@@ -139,28 +184,37 @@ func isPreflight(r *http.Request) bool {
 }
 
 // passPublic lets a request on without an identity. A token of ours is removed,
-// unless it is good and the upstream is to have it; an Authorization that is not
-// ours is none of our business.
-func (g *Gate) passPublic(r *http.Request, cred Credential, now time.Time) {
-	if cred.Kind != Bearer || !g.tokens.Ours(cred.Token) {
-		return
-	}
-	if g.forwardToken && !cred.Malformed {
-		if _, err := g.tokens.Verify(cred.Token, now); err == nil {
-			return
+// unless it is good and the upstream is to have it; what is not ours is none of
+// our business. Two of ours are refused here too.
+func (g *Gate) passPublic(r *http.Request, all []shown, now time.Time) Verdict {
+	ours := all[:0]
+	for _, s := range all {
+		if s.Kind == Bearer && g.tokens.Ours(s.Token) {
+			ours = append(ours, s)
 		}
 	}
-	delete(r.Header, "Authorization")
+	if len(ours) > 1 {
+		return Verdict{Refusal: refuse(CodeInvalidRequest)}
+	}
+	for _, s := range ours {
+		if s.from == fromHeader && g.forwardToken && !s.Malformed {
+			if _, err := g.tokens.Verify(s.Token, now); err == nil {
+				continue
+			}
+		}
+		g.drop(r, s.from)
+	}
+	return Verdict{}
 }
 
 // passOptional lets a request on with the identity of its token, or anonymously
 // if it shows none of ours. A bad token of ours is refused: its user would
 // otherwise be a stranger all of a sudden, and the client not know why.
-func (g *Gate) passOptional(cred Credential, now time.Time) Verdict {
+func (g *Gate) passOptional(r *http.Request, cred shown, now time.Time) Verdict {
 	if cred.Kind != Bearer {
 		return Verdict{}
 	}
-	v := g.authenticate(cred, now)
+	v := g.authenticate(r, cred, now)
 	// A token that cannot be verified yet may be ours, so that is said first.
 	if v.Refusal != nil && v.Refusal.Status == http.StatusUnauthorized && !g.tokens.Ours(cred.Token) {
 		return Verdict{}
@@ -169,7 +223,15 @@ func (g *Gate) passOptional(cred Credential, now time.Time) Verdict {
 }
 
 // authenticate decides where a token is needed.
-func (g *Gate) authenticate(cred Credential, now time.Time) Verdict {
+func (g *Gate) authenticate(r *http.Request, cred shown, now time.Time) Verdict {
+	if cred.from == fromCookie && mayBeForged(r) {
+		return Verdict{Refusal: refuse(CodeCrossSite)}
+	}
+	return g.verify(cred.Credential, now)
+}
+
+// verify decides on a credential.
+func (g *Gate) verify(cred Credential, now time.Time) Verdict {
 	switch cred.Kind {
 	case None:
 		return Verdict{Refusal: refuse(CodeTokenMissing)}

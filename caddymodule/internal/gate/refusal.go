@@ -13,6 +13,7 @@ const (
 	CodeTokenInvalid     = "token_invalid"      // 401: a bad token, or an Authorization that is not ours
 	CodeTokenExpired     = "token_expired"      // 401: good but for its age
 	CodeTokenRevoked     = "token_revoked"      // 401: its session has ended
+	CodeCrossSite        = "cookie_cross_site"  // 401: a cookie that another site's page may have sent
 	CodeMethodNotAllowed = "method_not_allowed" // 405: TRACE
 	CodeStoreUnavailable = "store_unavailable"  // 503: the keys or the revocations are not loaded yet
 )
@@ -60,7 +61,7 @@ func refuse(code string) *Refusal {
 	case CodeInvalidRequest:
 		return &Refusal{
 			Status: http.StatusBadRequest, Code: code, Challenge: challengeRequest,
-			Detail: "The request shows more than one credential. Send one Authorization header with one token.",
+			Detail: "The request shows more than one credential. Send one token, in one place.",
 		}
 	case CodeTokenMissing:
 		return &Refusal{
@@ -76,6 +77,12 @@ func refuse(code string) *Refusal {
 		return &Refusal{
 			Status: http.StatusUnauthorized, Code: code, Challenge: challengeRevoked,
 			Detail: "The token's session has ended. Log in silently.",
+		}
+	case CodeCrossSite:
+		return &Refusal{
+			Status: http.StatusUnauthorized, Code: code, Challenge: challengeMissing,
+			Detail: "The cookie does not count in this request, as a page of another site may have sent it: " +
+				"send Sec-Fetch-Site same-origin or same-site, or this site's Origin, as browsers do; or send the token in Authorization.",
 		}
 	case CodeMethodNotAllowed:
 		return &Refusal{

@@ -40,7 +40,7 @@ type Error struct {
 	Renew []string
 	// RetryAfter is how long to wait before the next try; zero: no need to.
 	RetryAfter time.Duration
-	// Refused reports that WeChat refused a code of the client's, which is what
+	// Refused reports that WeChat refused the client or a code of its, which is what
 	// the limit on failed logins counts. A code that got lost between WeChat and
 	// us is not the client's fault and does not count.
 	Refused bool
@@ -104,9 +104,11 @@ func fromWeChat(err error) *Error {
 	e := refuse(codeOf(we.Kind), err, we.Renew...)
 	e.RetryAfter = we.RetryAfter
 	switch e.Code {
-	case LoginCodeInvalid, PhoneCodeInvalid:
+	case LoginCodeInvalid, PhoneCodeInvalid, UserBlocked:
 		e.Refused = !we.Unanswered
 	case WeChatUnavailable, Misconfigured:
+		// 40013 may be our appid, or a code of another mini program.
+		e.Refused = we.Kind == wechat.KindOperator && len(we.Renew) > 0 && !we.Unanswered
 		if e.RetryAfter == 0 {
 			e.RetryAfter = busyRetry
 		}

@@ -3,6 +3,7 @@ package login
 import (
 	"context"
 	"fmt"
+	"runtime/debug"
 	"sync"
 )
 
@@ -22,8 +23,9 @@ type flight[T any] struct {
 
 // join runs do for the first caller with this key and gives its outcome to all
 // who come meanwhile. do goes on when callers hang up: its context carries
-// their values, not their end.
-func (f *flights[T]) join(ctx context.Context, k Key, do func(context.Context) (T, error)) (T, error) {
+// their values, not their end. hold is called before join returns, while the
+// caller still holds what do works with, and its release when do is done.
+func (f *flights[T]) join(ctx context.Context, k Key, hold func() (release func()), do func(context.Context) (T, error)) (T, error) {
 	f.mu.Lock()
 	if f.byID == nil {
 		f.byID = make(map[Key]*flight[T])
@@ -32,7 +34,11 @@ func (f *flights[T]) join(ctx context.Context, k Key, do func(context.Context) (
 	if !joined {
 		fl = &flight[T]{done: make(chan struct{})}
 		f.byID[k] = fl
-		go f.run(context.WithoutCancel(ctx), k, fl, do)
+		release := hold()
+		go func() {
+			defer release()
+			f.run(context.WithoutCancel(ctx), k, fl, do)
+		}()
 	}
 	f.mu.Unlock()
 
@@ -47,10 +53,9 @@ func (f *flights[T]) join(ctx context.Context, k Key, do func(context.Context) (
 func (f *flights[T]) run(ctx context.Context, k Key, fl *flight[T], do func(context.Context) (T, error)) {
 	ctx, cancel := context.WithTimeout(ctx, maxLogin)
 	defer func() {
-		// A panic here would end the process, as no server recovers it. What it
-		// says may hold what a client sent: only its type is told.
+		// A panic here would end the process, as no server recovers it.
 		if p := recover(); p != nil {
-			fl.err = fmt.Errorf("panic in a login: %T", p)
+			fl.err = panicked(p)
 		}
 		cancel()
 		f.mu.Lock()
@@ -60,3 +65,15 @@ func (f *flights[T]) run(ctx context.Context, k Key, fl *flight[T], do func(cont
 	}()
 	fl.result, fl.err = do(ctx)
 }
+
+// Panic is the error of a login that panicked. What the panic said may hold
+// what a client sent: only its type is told.
+type Panic struct {
+	Kind  string
+	Stack string
+}
+
+func (p *Panic) Error() string { return "panic in a login: " + p.Kind }
+
+// panicked is for the function that recovers: its stack is still the panic's.
+func panicked(p any) *Panic { return &Panic{Kind: fmt.Sprintf("%T", p), Stack: string(debug.Stack())} }

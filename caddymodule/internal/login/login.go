@@ -87,7 +87,7 @@ type State struct {
 }
 
 // Chain is a way to log in: the settings of one configuration and what all
-// share. All fields but Observe and Now are required.
+// share. All fields but Observe, Settled and Now are required.
 type Chain struct {
 	WeChat    WeChat
 	Directory user.Directory
@@ -107,24 +107,39 @@ type Chain struct {
 	Hold func() (release func())
 	// Observe is told how long each step took. Optional.
 	Observe func(ctx context.Context, step string, took time.Duration, err error)
+	// Settled is told how each login ended: once, however many asked for it, and
+	// also if all of them have hung up. ctx carries the values of the first. The
+	// error is an *Error or a *Panic. Optional.
+	Settled func(ctx context.Context, r Request, res Result, err error)
 	// Now is the clock; time.Now if nil.
 	Now func() time.Time
 }
 
 // Login takes a login from its codes to a token. The same codes sent again
 // meanwhile, or within a minute, get the same session. The error is an *Error,
-// or ctx's cause if the caller hung up: the login itself then goes on, so that
-// a second try finds its result.
+// a *Panic, or ctx's cause if the caller hung up: the login itself then goes on,
+// so that a second try finds its result.
 func (c *Chain) Login(ctx context.Context, r Request) (Result, error) {
 	k := keyOf("login", c.Sessions.Issuer, r.App.ID, r.Code, r.PhoneCode)
-	return c.State.logins.join(ctx, k, func(ctx context.Context) (Result, error) {
-		return c.run(ctx, r, k)
+	return c.State.logins.join(ctx, k, c.Hold, func(ctx context.Context) (res Result, err error) {
+		defer func() {
+			if p := recover(); p != nil {
+				res, err = Result{}, panicked(p)
+			}
+			if c.Settled != nil {
+				c.Settled(ctx, r, res, err)
+			}
+		}()
+		if res, err = c.run(ctx, r, k); err != nil && errors.Is(err, ctx.Err()) && !errors.As(err, new(*Error)) {
+			// The time is up while a step is still under way: a second try joins it.
+			err = refuse(WeChatTimeout, err)
+		}
+		return res, err
 	})
 }
 
 // run is the chain, in order.
 func (c *Chain) run(ctx context.Context, r Request, k Key) (Result, error) {
-	defer c.Hold()()
 	if r.PhoneCode == "" && c.Silent == 0 {
 		return Result{}, refuse(PhoneRequired, nil)
 	}
@@ -158,17 +173,29 @@ func (c *Chain) run(ctx context.Context, r Request, k Key) (Result, error) {
 }
 
 // identify learns who sent the login code.
+//
+// Codes that have opened a session already do without WeChat, and alone: who
+// comes with this login code but another phone code must not learn from them
+// whose it was.
 func (c *Chain) identify(ctx context.Context, r Request, again replayed) (caller, error) {
 	k := loginStep(r)
-	return c.State.callers.join(ctx, k, func(ctx context.Context) (caller, error) {
+	if again.SessionID != "" {
 		var who caller
 		switch ok, err := c.kept(ctx, k, &who); {
 		case err != nil:
 			return caller{}, fromStore(err)
 		case ok:
 			return who, nil
-		case again.SessionID != "":
-			return c.identifyAgain(ctx, again)
+		}
+		return c.identifyAgain(ctx, again)
+	}
+	return c.State.callers.join(ctx, k, c.Hold, func(ctx context.Context) (caller, error) {
+		var who caller
+		switch ok, err := c.kept(ctx, k, &who); {
+		case err != nil:
+			return caller{}, fromStore(err)
+		case ok:
+			return who, nil
 		}
 		who, err := c.askCaller(ctx, r)
 		if err != nil {
@@ -216,7 +243,7 @@ func (c *Chain) identifyAgain(ctx context.Context, again replayed) (caller, erro
 		return caller{}, refuse(LoginCodeInvalid, nil, wechat.RenewCode)
 	case err != nil:
 		return caller{}, fromStore(err)
-	case !s.EndedAt.IsZero():
+	case c.over(s):
 		return caller{}, refuse(LoginCodeInvalid, nil, wechat.RenewCode)
 	}
 	return caller{OpenID: s.OpenID, UnionID: s.UnionID}, nil
@@ -233,7 +260,7 @@ func (c *Chain) phone(ctx context.Context, r Request, who caller) (user.Phone, e
 	}
 	k := phoneStep(r)
 	flight := keyOf("phone", r.App.ID, r.PhoneCode, who.OpenID)
-	return c.State.phones.join(ctx, flight, func(ctx context.Context) (user.Phone, error) {
+	return c.State.phones.join(ctx, flight, c.Hold, func(ctx context.Context) (user.Phone, error) {
 		var own owned
 		switch ok, err := c.kept(ctx, k, &own); {
 		case err != nil:
@@ -348,7 +375,7 @@ func (c *Chain) open(ctx context.Context, r Request, k Key, u user.User, b user.
 		case errors.Is(err, session.ErrNotFound): // named, but never opened
 		case err != nil:
 			return Result{}, fromStore(err)
-		case !s.EndedAt.IsZero():
+		case c.over(s):
 			return Result{}, refuse(LoginCodeInvalid, nil, wechat.RenewCode)
 		case s.UserID == u.ID:
 			return Result{Session: s, Replayed: true}, nil
@@ -383,6 +410,12 @@ func (c *Chain) open(ctx context.Context, r Request, k Key, u user.User, b user.
 		return Result{}, fromStore(err)
 	}
 	return Result{Session: s, Ended: ended}, nil
+}
+
+// over reports whether a session has ended: in the store, by what this process
+// has seen, or by its age.
+func (c *Chain) over(s session.Session) bool {
+	return !s.EndedAt.IsZero() || c.Sessions.Revoked.Contains(s.ID) || !c.now().Before(s.ExpiresAt)
 }
 
 func (c *Chain) observed(ctx context.Context, step string, do func() error) error {

@@ -17,6 +17,9 @@ const (
 	keepFor = 5 * time.Minute
 	// replayFor is how long the same pair of codes is answered with the same session.
 	replayFor = time.Minute
+	// keepTimeout is how long the store may take to keep a result. It counts from
+	// when there is one, whatever is left of the login's own time.
+	keepTimeout = 5 * time.Second
 	// maxHeld bounds the results held in memory while the store is away.
 	maxHeld = 4096
 )
@@ -129,6 +132,8 @@ func (c *Chain) keep(ctx context.Context, k Key, v any, d time.Duration) error {
 	}
 	now := c.now()
 	expires := now.Add(d)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), keepTimeout)
+	defer cancel()
 	if err := c.Store.Keep(ctx, k, value, expires); err != nil {
 		c.State.held.put(k, value, now, expires)
 		return err

@@ -18,9 +18,9 @@ import (
 func (r *Revoked) Watch(ctx context.Context, sessionID string, expires time.Time) (_ context.Context, release func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	c := &conn{id: key(sessionID), expires: expires.UnixMilli(), cancel: cancel}
-	r.watched.add(c)
+	added := r.watched.add(c)
 	// Only now: whoever revoked it before we were in the list did not see us.
-	if r.Contains(sessionID) {
+	if !added || r.Contains(sessionID) {
 		r.watched.remove(c)
 		cancel(ErrEnded)
 	}
@@ -28,6 +28,20 @@ func (r *Revoked) Watch(ctx context.Context, sessionID string, expires time.Time
 		r.watched.remove(c)
 		cancel(context.Canceled)
 	}
+}
+
+// Close ends every watched connection, and those that come later at once: it is
+// for when nobody calls Tick and Add any more, so that nobody else would.
+func (r *Revoked) Close() {
+	w := &r.watched
+	w.mu.Lock()
+	over := w.byExpiry
+	w.byExpiry, w.bySession, w.closed = nil, make(map[sid]*conn), true
+	for _, c := range over {
+		c.at, c.prev, c.next = -1, nil, nil
+	}
+	w.mu.Unlock()
+	cancelAll(over, ErrEnded)
 }
 
 // Watching counts the connections that are watched.
@@ -42,6 +56,7 @@ type watched struct {
 	mu        sync.Mutex
 	bySession map[sid]*conn // the first of a list: a session may have several
 	byExpiry  connHeap
+	closed    bool
 }
 
 type conn struct {
@@ -54,14 +69,20 @@ type conn struct {
 
 func (w *watched) init() { w.bySession = make(map[sid]*conn) }
 
-func (w *watched) add(c *conn) {
+// add reports false once nobody watches any more.
+func (w *watched) add(c *conn) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.closed {
+		c.at = -1
+		return false
+	}
 	if first := w.bySession[c.id]; first != nil {
 		c.next, first.prev = first, c
 	}
 	w.bySession[c.id] = c
 	heap.Push(&w.byExpiry, c)
+	return true
 }
 
 func (w *watched) remove(c *conn) {

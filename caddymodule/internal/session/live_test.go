@@ -142,3 +142,25 @@ func BenchmarkTickIdle(b *testing.B) {
 		r.Tick(start)
 	}
 }
+
+func TestConnectionsEndWhenNobodyWatchesThem(t *testing.T) {
+	r := NewRevoked()
+	later := start.Add(time.Hour)
+	one, release1 := r.Watch(t.Context(), number(1), later)
+	two, release2 := r.Watch(t.Context(), number(1), later)
+	r.Close()
+	late, release3 := r.Watch(t.Context(), number(2), later)
+	for _, ctx := range []context.Context{one, two, late} {
+		if !errors.Is(context.Cause(ctx), ErrEnded) {
+			t.Errorf("cause %v", context.Cause(ctx))
+		}
+	}
+	release1()
+	release2()
+	release3()
+	r.Add(number(1), later)
+	r.Tick(later)
+	if r.Watching() != 0 {
+		t.Error("something is still watched")
+	}
+}

@@ -1,0 +1,167 @@
+package login_test
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
+)
+
+type ctxKey struct{}
+
+// settled is what Chain.Settled was told.
+type settled struct {
+	from any
+	res  login.Result
+	err  error
+}
+
+func (h *house) record() <-chan settled {
+	told := make(chan settled, 200)
+	h.Settled = func(ctx context.Context, _ login.Request, res login.Result, err error) {
+		told <- settled{ctx.Value(ctxKey{}), res, err}
+	}
+	return told
+}
+
+func TestLoginIsSettledOnceForAllWhoJoin(t *testing.T) {
+	h := newHouse(t)
+	told := h.record()
+	h.wechat.gate = make(chan struct{})
+	code, phoneCode := h.code("ann"), h.phoneCode("ann", number)
+	var wg sync.WaitGroup
+	for range 20 {
+		wg.Go(func() { h.login(t, "wxA", code, phoneCode) })
+	}
+	time.Sleep(20 * time.Millisecond) // most of them join; who comes later is a replay
+	close(h.wechat.gate)
+	wg.Wait()
+	created := 0
+	for range len(told) {
+		if s := <-told; s.res.User.New && !s.res.Replayed {
+			created++
+		}
+	}
+	if created != 1 {
+		t.Errorf("%d logins say that they created the user", created)
+	}
+}
+
+// Who sends a wrong code and hangs up has been refused all the same: it counts
+// against the rate, and an operator's mistake reaches the log.
+func TestLoginIsSettledForWhoHangsUp(t *testing.T) {
+	h := newHouse(t)
+	told := h.record()
+	h.wechat.gate = make(chan struct{})
+	h.wechat.fail = &wechat.Error{Call: wechat.CallPhone, Kind: wechat.KindPhoneCode, Renew: []wechat.Renew{wechat.RenewPhoneCode}}
+	ctx, hangUp := context.WithCancel(context.WithValue(t.Context(), ctxKey{}, "ann's request"))
+	go func() {
+		time.Sleep(10 * time.Millisecond)
+		hangUp()
+		close(h.wechat.gate)
+	}()
+	if _, err := h.Login(ctx, login.Request{App: wechat.App{ID: "wxA"}, Code: h.code("ann"), PhoneCode: h.phoneCode("ann", number)}); !errors.Is(err, context.Canceled) {
+		t.Errorf("the caller who hung up got %v", err)
+	}
+	s := <-told
+	var le *login.Error
+	if !errors.As(s.err, &le) || !le.Refused || s.from != "ann's request" {
+		t.Errorf("settled: %+v", s)
+	}
+}
+
+func TestPanicInALoginIsOneOfItsOwn(t *testing.T) {
+	h := newHouse(t)
+	told := h.record()
+	h.Mint = nil
+	_, err := h.Login(t.Context(), login.Request{App: wechat.App{ID: "wxA"}, Code: h.code("ann"), PhoneCode: h.phoneCode("ann", number)})
+	var p *login.Panic
+	if !errors.As(err, &p) || p.Kind != "runtime.errorString" && p.Kind != "runtime.Error" && p.Stack == "" {
+		t.Errorf("error %T %v", err, err)
+	}
+	if s := <-told; !errors.As(s.err, &p) {
+		t.Errorf("settled: %v", s.err)
+	}
+}
+
+// Every step in flight holds what it works with, and none does afterwards.
+func TestLoginHoldsWhatItUsesFromItsStart(t *testing.T) {
+	h := newHouse(t)
+	var held, most atomic.Int64
+	h.Hold = func() func() {
+		most.Store(max(most.Load(), held.Add(1)))
+		return func() { held.Add(-1) }
+	}
+	h.wechat.gate = make(chan struct{})
+	ctx, hangUp := context.WithCancel(t.Context())
+	hangUp()
+	_, err := h.Login(ctx, login.Request{App: wechat.App{ID: "wxA"}, Code: h.code("ann"), PhoneCode: h.phoneCode("ann", number)})
+	if !errors.Is(err, context.Canceled) || held.Load() == 0 {
+		t.Errorf("%v; holds %d as the request ends", err, held.Load())
+	}
+	close(h.wechat.gate)
+	for deadline := time.Now().Add(5 * time.Second); held.Load() > 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d references are lost", held.Load())
+		}
+	}
+	if most.Load() < 2 {
+		t.Error("the steps hold nothing of their own")
+	}
+}
+
+func TestExpiredOrRevokedSessionIsNotRevivedByItsCodes(t *testing.T) {
+	h := newHouse(t)
+	h.Sessions.Settings.Idle = 30 * time.Second
+	code, phoneCode := h.code("ann"), h.phoneCode("ann", number)
+	h.login(t, "wxA", code, phoneCode)
+	h.pass(31 * time.Second)
+	h.refused(t, "wxA", code, phoneCode, login.LoginCodeInvalid, "code")
+
+	h.Sessions.Settings.Idle = time.Hour
+	code, phoneCode = h.code("ann"), h.phoneCode("ann", number)
+	res := h.login(t, "wxA", code, phoneCode)
+	h.Sessions.Revoked.Add(res.Session.ID, h.Now().Add(time.Hour)) // another replica's, or a lost write
+	h.refused(t, "wxA", code, phoneCode, login.LoginCodeInvalid, "code")
+}
+
+// A login code that has bought its session is of no use to who shows it without
+// its phone code, not even while its owner repeats the login.
+func TestReplayTellsNobodyElseWhoseCodeItWas(t *testing.T) {
+	h := newHouse(t)
+	code, phoneCode := h.code("ann"), h.phoneCode("ann", number)
+	h.login(t, "wxA", code, phoneCode)
+	var wg sync.WaitGroup
+	for range 20 {
+		wg.Go(func() { h.login(t, "wxA", code, phoneCode) })
+		wg.Go(func() { h.refused(t, "wxA", code, "", login.LoginCodeInvalid, "code") })
+	}
+	wg.Wait()
+}
+
+func TestWhoWeChatRefusesIsCounted(t *testing.T) {
+	for _, tc := range []struct {
+		err  *wechat.Error
+		want bool
+	}{
+		{&wechat.Error{Kind: wechat.KindPhoneCode, Renew: []wechat.Renew{wechat.RenewPhoneCode}}, true},
+		{&wechat.Error{Kind: wechat.KindBlocked}, true},
+		{&wechat.Error{Kind: wechat.KindOperator, Code: 40013, Renew: []wechat.Renew{wechat.RenewPhoneCode}}, true},
+		{&wechat.Error{Kind: wechat.KindOperator, Code: 40125}, false},
+		{&wechat.Error{Kind: wechat.KindTimeout, Unanswered: true, Renew: []wechat.Renew{wechat.RenewPhoneCode}}, false},
+		{&wechat.Error{Kind: wechat.KindBusy}, false},
+	} {
+		h := newHouse(t)
+		h.wechat.fail = tc.err
+		_, err := h.Login(t.Context(), login.Request{App: wechat.App{ID: "wxA"}, Code: h.code("ann"), PhoneCode: h.phoneCode("ann", number)})
+		var le *login.Error
+		if !errors.As(err, &le) || le.Refused != tc.want {
+			t.Errorf("%v: refused is %v", tc.err, le.Refused)
+		}
+	}
+}

@@ -1,0 +1,432 @@
+package tests
+
+import (
+	"encoding/json"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// device is a session as /auth/wx/sessions shows it.
+type device struct {
+	ID          string `json:"id"`
+	Current     bool   `json:"current"`
+	AppID       string `json:"appid"`
+	CreatedAt   string `json:"createdAt"`
+	RefreshedAt string `json:"refreshedAt"`
+	UserAgent   string `json:"userAgent"`
+	Address     string `json:"address"`
+}
+
+// sessions are the devices of the token's user.
+func (r *rig) sessions(t testing.TB, token string) []device {
+	t.Helper()
+	a := r.Get("/auth/wx/sessions", token)
+	a.Want(t, http.StatusOK)
+	wantMembers(t, a.Body, "sessions")
+	var list struct{ Sessions []device }
+	a.decode(t, "application/json", &list)
+	return list.Sessions
+}
+
+// wantEnded fails the test if the session of the pair is not over in every way.
+func (r *rig) wantEnded(t testing.TB, p Pair) {
+	t.Helper()
+	r.Get("/", p.Token).WantProblem(t, http.StatusUnauthorized, "token_revoked", nil)
+	r.Me(p.Token).WantProblem(t, http.StatusUnauthorized, "token_revoked", nil)
+	r.Refresh(p.RefreshToken).WantProblem(t, http.StatusUnauthorized, "session_ended", nil)
+}
+
+func (r *rig) wantAlive(t testing.TB, p Pair) {
+	t.Helper()
+	r.Get("/", p.Token).Want(t, http.StatusOK)
+}
+
+func TestRefresh(t *testing.T) {
+	r := newRig(t)
+	first := r.login(t, "13800138000")
+
+	a := r.Refresh(first.RefreshToken)
+	second := a.Pair(t)
+	wantMembers(t, a.Body, "token", "tokenType", "expiresIn", "refreshToken", "refreshExpiresIn")
+	if second.TokenType != "Bearer" || !about(second.ExpiresIn, 3600) || !about(second.RefreshExpiresIn, 30*24*3600) {
+		t.Errorf("token type or times: %s", a.Body)
+	}
+	if got := a.Header.Get("Cache-Control"); got != "no-store" {
+		t.Errorf("cache-control %q", got)
+	}
+	if second.RefreshToken == first.RefreshToken || second.Token == first.Token {
+		t.Error("the pair is not a new one")
+	}
+	if sessionOf(t, second.Token) != sessionOf(t, first.Token) {
+		t.Error("the session is another one")
+	}
+	seen := r.Get("/", second.Token).Seen(t)
+	seen.wantHeader(t, "X-WX-USER-ID", first.UserInfo.ID)
+	seen.wantHeader(t, "X-WX-PHONE", "+8613800138000")
+	r.wantAlive(t, first) // until it expires
+
+	// The answer was lost.
+	again := r.Refresh(first.RefreshToken).Pair(t)
+	if again.RefreshToken != second.RefreshToken {
+		t.Error("within the grace another refresh token came")
+	}
+	if again.Token == second.Token {
+		t.Error("the token was not minted anew")
+	}
+	r.wantAlive(t, again)
+	third := r.Refresh(again.RefreshToken).Pair(t)
+	if third.RefreshToken == second.RefreshToken {
+		t.Error("the refresh token did not advance")
+	}
+
+	// Two have followed the first one.
+	wantRefusal(t, r.Refresh(first.RefreshToken), http.StatusUnauthorized, "reuse_detected", nil)
+	r.wantEnded(t, third)
+	r.wantEnded(t, first)
+	r.caddy.Log.Wait(t, 5*time.Second, "stolen", sessionOf(t, first.Token))
+
+	for _, bad := range []string{"x", third.RefreshToken + "A", strings.ToUpper(third.RefreshToken), third.Token, first.RefreshToken[:80]} {
+		wantRefusal(t, r.Refresh(bad), http.StatusUnauthorized, "refresh_invalid", nil)
+	}
+}
+
+func TestRefreshTokenShownTooLateEndsTheSession(t *testing.T) {
+	const grace = time.Second
+	r := newRig(t, "session {\ngrace 1s\n}")
+	first := r.login(t, "13800138000")
+	start := time.Now()
+	second := r.Refresh(first.RefreshToken).Pair(t)
+	if again := r.Refresh(first.RefreshToken).Pair(t); again.RefreshToken != second.RefreshToken {
+		t.Error("within the grace another refresh token came")
+	}
+	var last Answer
+	await(t, 10*time.Second, "the grace ends", func() bool {
+		last = r.Refresh(first.RefreshToken)
+		return last.Status != http.StatusOK
+	})
+	if took := time.Since(start); took < grace {
+		t.Errorf("refused after %s", took)
+	}
+	wantRefusal(t, last, http.StatusUnauthorized, "session_ended", nil)
+	r.wantEnded(t, second)
+	if lines := r.caddy.Log.Lines("stolen"); len(lines) > 0 {
+		t.Errorf("an alarm: %s", lines)
+	}
+}
+
+func TestLogout(t *testing.T) {
+	r := newRig(t)
+	const number = "13800138000"
+	stranger := r.login(t, "13900139000")
+	pairs := func(n int) []Pair {
+		all := make([]Pair, n)
+		for i := range all {
+			all[i] = r.login(t, number)
+		}
+		return all
+	}
+	gone := func(t testing.TB, a Answer) {
+		t.Helper()
+		a.Want(t, http.StatusNoContent)
+		if a.Body != "" || a.Header.Get("Cache-Control") != "no-store" {
+			t.Errorf("body %q, cache-control %q", a.Body, a.Header.Get("Cache-Control"))
+		}
+	}
+	ways := []struct {
+		name string
+		out  func(Pair, bool) Answer
+	}{
+		{"token", func(p Pair, all bool) Answer { return r.Logout(p.Token, "", all) }},
+		{"refresh token", func(p Pair, all bool) Answer { return r.Logout("", p.RefreshToken, all) }},
+		{"both", func(p Pair, all bool) Answer { return r.Logout(p.Token, p.RefreshToken, all) }},
+	}
+	for _, way := range ways {
+		t.Run("this one by "+way.name, func(t *testing.T) {
+			p := pairs(2)
+			gone(t, way.out(p[0], false))
+			r.wantEnded(t, p[0])
+			r.wantAlive(t, p[1])
+			gone(t, way.out(p[0], false)) // has ended already
+			r.wantAlive(t, p[1])
+			r.wantAlive(t, stranger)
+		})
+		t.Run("all by "+way.name, func(t *testing.T) {
+			p := pairs(3)
+			gone(t, way.out(p[0], true))
+			for _, one := range p {
+				r.wantEnded(t, one)
+			}
+			r.wantAlive(t, stranger)
+			gone(t, way.out(p[0], true))
+		})
+	}
+	t.Run("an older refresh token", func(t *testing.T) {
+		p := pairs(1)[0]
+		next := r.Refresh(p.RefreshToken).Pair(t)
+		gone(t, r.Logout("", p.RefreshToken, false))
+		r.wantEnded(t, next)
+	})
+	t.Run("the token of one and the refresh token of another", func(t *testing.T) {
+		p := pairs(3)
+		gone(t, r.Logout(p[0].Token, p[1].RefreshToken, false))
+		r.wantEnded(t, p[0])
+		r.wantEnded(t, p[1])
+		r.wantAlive(t, p[2])
+	})
+	t.Run("nothing of ours", func(t *testing.T) {
+		p := pairs(1)[0]
+		wantRefusal(t, r.Logout("", "", false), http.StatusUnauthorized, "token_missing", nil)
+		wantRefusal(t, r.Logout("", "", true), http.StatusUnauthorized, "token_missing", nil)
+		wantRefusal(t, r.Logout("somebody.elses.token", "", false), http.StatusUnauthorized, "token_invalid", nil)
+		wantRefusal(t, r.Logout(p.Token[:len(p.Token)-4]+"AAAA", "", false), http.StatusUnauthorized, "token_invalid", nil)
+		wantRefusal(t, r.Logout("", p.RefreshToken[:len(p.RefreshToken)-4]+"AAAA", false), http.StatusUnauthorized, "refresh_invalid", nil)
+		if got := r.Logout("", "", false).Header.Get("WWW-Authenticate"); !strings.HasPrefix(got, "Bearer") {
+			t.Errorf("www-authenticate %q", got)
+		}
+		r.wantAlive(t, p)
+	})
+	r.wantAlive(t, stranger)
+	if hits := len(r.up.Requests()); hits != r.up.Hits() || slices.ContainsFunc(r.up.Requests(), func(s Seen) bool { return s.Path != "/" }) {
+		t.Error("something else than / reached the upstream")
+	}
+}
+
+func TestExpiredTokensLogOut(t *testing.T) {
+	r := newRig(t, "token {\nlifetime 1s\nleeway 0s\n}")
+	expired := func() Pair {
+		p := r.login(t, "13800138000")
+		if p.ExpiresIn > 1 {
+			t.Fatalf("expires in %d s", p.ExpiresIn)
+		}
+		await(t, 10*time.Second, "the token expires", func() bool {
+			return r.Get("/", p.Token).Status == http.StatusUnauthorized
+		})
+		wantRefusal(t, r.Get("/", p.Token), http.StatusUnauthorized, "token_expired", nil)
+		return p
+	}
+	p, other := expired(), r.login(t, "13800138000")
+	r.Logout(p.Token, "", false).Want(t, http.StatusNoContent)
+	wantRefusal(t, r.Refresh(p.RefreshToken), http.StatusUnauthorized, "session_ended", nil)
+	r.Logout(p.Token, "", false).Want(t, http.StatusNoContent) // has ended already
+	r.wantAlive(t, Pair{Token: r.Refresh(other.RefreshToken).Pair(t).Token})
+
+	p = expired()
+	r.Logout(p.Token, "", true).Want(t, http.StatusNoContent)
+	for _, one := range []Pair{p, other} {
+		wantRefusal(t, r.Refresh(one.RefreshToken), http.StatusUnauthorized, "session_ended", nil)
+	}
+}
+
+func TestMe(t *testing.T) {
+	r := newRig(t)
+	p := r.login(t, "13800138000")
+	a := r.Me(p.Token)
+	wantMembers(t, a.Body, "id", "phoneNumber", "purePhoneNumber", "countryCode", "isNew")
+	want := *p.UserInfo
+	want.IsNew = false
+	if got := a.UserInfo(t); got != want {
+		t.Errorf("user %+v, want %+v", got, want)
+	}
+	if got := a.Header.Get("Cache-Control"); got != "no-store" {
+		t.Errorf("cache-control %q", got)
+	}
+	wantRefusal(t, r.Me(""), http.StatusUnauthorized, "token_missing", nil)
+	wantRefusal(t, r.Me("a.b.c"), http.StatusUnauthorized, "token_invalid", nil)
+}
+
+func TestSessionsOfTheCaller(t *testing.T) {
+	r := newRig(t)
+	const number = "13800138000"
+	loginWith := func(userAgent string) Pair {
+		codes := r.wx.Tap(t, number)
+		return r.Do(http.MethodPost, "/auth/wx", map[string]string{"code": codes.Code, "phoneCode": codes.PhoneCode}, "User-Agent: "+userAgent).Pair(t)
+	}
+	start := time.Now().Add(-time.Second)
+	phone, tablet := loginWith("MicroMessenger/phone"), loginWith("MicroMessenger/tablet")
+	stranger := r.login(t, "13900139000")
+	tablet = r.Refresh(tablet.RefreshToken).Pair(t)
+
+	a := r.Get("/auth/wx/sessions", phone.Token)
+	a.Want(t, http.StatusOK)
+	var raw struct{ Sessions []json.RawMessage }
+	a.decode(t, "application/json", &raw)
+	for _, s := range raw.Sessions {
+		wantMembers(t, string(s), "id", "current", "appid", "createdAt", "refreshedAt", "userAgent", "address")
+	}
+	list := r.sessions(t, phone.Token)
+	if len(list) != 2 || list[0].ID != sessionOf(t, tablet.Token) || list[1].ID != sessionOf(t, phone.Token) {
+		t.Fatalf("sessions %+v", list)
+	}
+	for i, want := range []device{
+		{Current: false, UserAgent: "MicroMessenger/tablet"},
+		{Current: true, UserAgent: "MicroMessenger/phone"},
+	} {
+		got := list[i]
+		if got.Current != want.Current || got.UserAgent != want.UserAgent || got.AppID != AppID || got.Address != "127.0.0.1" {
+			t.Errorf("session %+v, want %+v", got, want)
+		}
+		created, err := time.Parse(time.RFC3339, got.CreatedAt)
+		refreshed, err2 := time.Parse(time.RFC3339, got.RefreshedAt)
+		if err != nil || err2 != nil || !strings.HasSuffix(got.CreatedAt, "Z") || !strings.HasSuffix(got.RefreshedAt, "Z") {
+			t.Errorf("times %s, %s", got.CreatedAt, got.RefreshedAt)
+		}
+		if created.Before(start) || created.After(time.Now()) || refreshed.After(created) == want.Current {
+			t.Errorf("created %s, refreshed %s", created, refreshed)
+		}
+	}
+
+	end := func(id, token string) Answer {
+		return r.Do(http.MethodDelete, "/auth/wx/sessions/"+id, nil, bearer(token)...)
+	}
+	for _, id := range []string{sessionOf(t, stranger.Token), "00000000-0000-7000-8000-000000000000", "nonsense"} {
+		wantRefusal(t, end(id, phone.Token), http.StatusNotFound, "not_found", nil)
+	}
+	r.wantAlive(t, stranger)
+	wantRefusal(t, end(sessionOf(t, tablet.Token), ""), http.StatusUnauthorized, "token_missing", nil)
+	wantRefusal(t, end(sessionOf(t, tablet.Token), stranger.Token), http.StatusNotFound, "not_found", nil)
+	r.wantAlive(t, tablet)
+
+	end(sessionOf(t, tablet.Token), phone.Token).Want(t, http.StatusNoContent)
+	r.wantEnded(t, tablet)
+	wantRefusal(t, end(sessionOf(t, tablet.Token), phone.Token), http.StatusNotFound, "not_found", nil)
+	if list := r.sessions(t, phone.Token); len(list) != 1 || list[0].ID != sessionOf(t, phone.Token) {
+		t.Errorf("sessions %+v", list)
+	}
+	end(sessionOf(t, phone.Token), phone.Token).Want(t, http.StatusNoContent)
+	r.wantEnded(t, phone)
+	wantRefusal(t, r.Get("/auth/wx/sessions", phone.Token), http.StatusUnauthorized, "token_revoked", nil)
+	wantRefusal(t, r.Get("/auth/wx/sessions", ""), http.StatusUnauthorized, "token_missing", nil)
+}
+
+func TestVerify(t *testing.T) {
+	r := newRigWith(t, rigSiteWith("log", "public /auth/wx/verify /open"))
+	codes := r.wx.Tap(t, "13800138000")
+	p := r.Login(codes.Code, codes.PhoneCode).Pair(t)
+
+	for _, method := range []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PURGE"} {
+		a := r.Do(method, "/auth/wx/verify", nil, "Authorization: Bearer "+p.Token, "X-WX-UNIONID: forged", "X-Forwarded-Uri: /open")
+		a.Want(t, http.StatusNoContent)
+		for name, want := range map[string]string{
+			"X-WX-USER-ID": p.UserInfo.ID, "X-WX-PHONE": "+8613800138000", "X-WX-OPENID": codes.OpenID, "X-WX-APPID": AppID,
+			"X-WX-UNIONID": "", "Cache-Control": "no-store",
+		} {
+			if got := a.Header.Get(name); got != want {
+				t.Errorf("%s: %s %q, want %q", method, name, got, want)
+			}
+		}
+	}
+	r.Get("/auth/wx/verify/", p.Token).Want(t, http.StatusNoContent)
+
+	refused := func(a Answer, code string) {
+		t.Helper()
+		wantRefusal(t, a, http.StatusUnauthorized, code, nil)
+		if a.Header.Get("X-WX-USER-ID") != "" || !strings.HasPrefix(a.Header.Get("WWW-Authenticate"), "Bearer") {
+			t.Errorf("headers of a refusal: %v", a.Header)
+		}
+	}
+	// It knows no public.
+	refused(r.Get("/auth/wx/verify", ""), "token_missing")
+	refused(r.Get("/auth/wx/verify", "", "X-Forwarded-Uri: /open"), "token_missing")
+	refused(r.Get("/auth/wx/verify", "a.b.c"), "token_invalid")
+	refused(r.Get("/auth/wx/verify", "", "Authorization: Basic eDp5"), "token_invalid")
+	r.Logout(p.Token, "", false).Want(t, http.StatusNoContent)
+	refused(r.Get("/auth/wx/verify", p.Token), "token_revoked")
+
+	r.Get("/open", "").Want(t, http.StatusOK)
+	r.caddy.Log.Wait(t, 5*time.Second, "http.log.access", `"uri":"/open"`) // the log is on, and is up to here
+	if lines := r.caddy.Log.Lines("http.log.access", "/auth/wx/verify"); len(lines) > 0 {
+		t.Errorf("in the access log: %s", lines[0])
+	}
+	if hits := r.up.Hits(); hits != 1 {
+		t.Errorf("%d requests reached the upstream", hits)
+	}
+}
+
+func TestEndpointsTakeTheirMethodsOnly(t *testing.T) {
+	r := newRig(t, "public /auth/*", "optional /else/*")
+	p := r.login(t, "13800138000")
+	asked := r.wx.asked()
+	hits := r.up.Hits()
+	all := []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
+	for path, allowed := range map[string][]string{
+		"":               {"POST"},
+		"/refresh":       {"POST"},
+		"/logout":        {"POST"},
+		"/me":            {"GET"},
+		"/sessions":      {"GET"},
+		"/sessions/some": {"DELETE"},
+		"/jwks.json":     {"GET"},
+		"/health":        {"GET", "HEAD"},
+	} {
+		for _, method := range all {
+			for _, slash := range []string{"", "/"} {
+				a := r.Do(method, "/auth/wx"+path+slash, nil, "Origin: https://example.com", "Access-Control-Request-Method: POST")
+				if a.Err != nil {
+					t.Fatal(a.Err)
+				}
+				if slices.Contains(allowed, method) {
+					if a.Status == http.StatusMethodNotAllowed || a.Status == http.StatusNotFound {
+						t.Errorf("%s %s%s: %d", method, path, slash, a.Status)
+					}
+					continue
+				}
+				if a.Status != http.StatusMethodNotAllowed || a.Header.Get("Allow") != strings.Join(allowed, ", ") {
+					t.Errorf("%s %s%s: %d, Allow %q", method, path, slash, a.Status, a.Header.Get("Allow"))
+				}
+				if method != "HEAD" {
+					wantRefusal(t, a, http.StatusMethodNotAllowed, "method_not_allowed", nil)
+				}
+			}
+		}
+	}
+	for _, path := range []string{"/nothing", "/me/x", "/sessions/a/b", "//", "/me//", "/jwks", "/push/" + AppID, "/service/revoke", "/Refresh"} {
+		for _, method := range []string{"GET", "POST", "OPTIONS"} {
+			wantRefusal(t, r.Do(method, "/auth/wx"+path, nil, bearer(p.Token)...), http.StatusNotFound, "not_found", nil)
+		}
+	}
+	if n := r.up.Hits() - hits; n != 0 {
+		t.Errorf("%d requests reached the upstream", n)
+	}
+	if n := r.wx.asked() - asked; n != 0 {
+		t.Errorf("WeChat was asked %d times", n)
+	}
+	// TRACE is nobody's.
+	for _, path := range []string{"/auth/wx/me", "/other"} {
+		wantRefusal(t, r.Do("TRACE", path, nil, bearer(p.Token)...), http.StatusMethodNotAllowed, "method_not_allowed", nil)
+	}
+
+	// No other spelling is ours: ordinary requests, which need a token.
+	r.reload(t, rigSite())
+	for _, path := range []string{"/auth/wxx", "/AUTH/wx/me", "//auth/wx/me", "/auth//wx/me", "/auth/w%78/me", "/auth%2fwx/me", "/auth/wx%2fme", "/x/../auth/wx/me"} {
+		wantRefusal(t, Raw(r.caddy.Addr, "GET "+path+" HTTP/1.1\r\nHost: "+r.caddy.Addr+"\r\n\r\n"), http.StatusUnauthorized, "token_missing", nil)
+		hits := r.up.Hits()
+		if a := Raw(r.caddy.Addr, "GET "+path+" HTTP/1.1\r\nHost: "+r.caddy.Addr+"\r\nAuthorization: Bearer "+p.Token+"\r\n\r\n"); a.Status != http.StatusOK || r.up.Hits() != hits+1 {
+			t.Errorf("%s with a token: %d %v", path, a.Status, a.Err)
+		}
+	}
+
+	r.reload(t, rigSite("endpoints /login"))
+	codes := r.wx.Tap(t, "13800138000")
+	moved := r.Do(http.MethodPost, "/login/", map[string]string{"code": codes.Code, "phoneCode": codes.PhoneCode}).Pair(t)
+	r.Get("/login/me", moved.Token).Want(t, http.StatusOK)
+	if seen := r.Get("/auth/wx/me", moved.Token).Seen(t); seen.Path != "/auth/wx/me" {
+		t.Errorf("seen %s", seen.Path)
+	}
+}
+
+func TestHealth(t *testing.T) {
+	r := newRig(t)
+	for _, method := range []string{"GET", "HEAD"} {
+		a := r.Do(method, "/auth/wx/health", nil)
+		a.Want(t, http.StatusOK)
+		if a.Body != "" || a.Header.Get("Cache-Control") != "no-store" {
+			t.Errorf("%s: body %q, cache-control %q", method, a.Body, a.Header.Get("Cache-Control"))
+		}
+	}
+	if r.up.Hits() != 0 || r.wx.asked() != 0 {
+		t.Error("the probe reached the upstream or WeChat")
+	}
+}
