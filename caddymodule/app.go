@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/store"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/token"
 )
 
 const (
@@ -32,6 +33,7 @@ type Background struct {
 	metrics *metrics
 	mu      sync.Mutex
 	sites   []*site
+	rings   map[ringKey]*token.RingSettings
 	cancel  context.CancelFunc
 	loops   sync.WaitGroup
 }
@@ -60,11 +62,28 @@ func (a *Background) feedAge(now time.Time) time.Duration {
 	return age
 }
 
-// add tells the app of a directive.
+// add tells the app of a directive, while the configuration is provisioned. Who
+// shares a ring of keys shares its settings: a retired key verifies for as long
+// as the longest-lived token of any of them.
 func (a *Background) add(s *site) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.sites = append(a.sites, s)
+	if s.ring == nil {
+		return
+	}
+	own := s.ringSettings()
+	all := a.rings[s.ringKey]
+	if all == nil {
+		all = &own
+		if a.rings == nil {
+			a.rings = make(map[ringKey]*token.RingSettings)
+		}
+		a.rings[s.ringKey] = all
+	}
+	all.Rotate = min(all.Rotate, own.Rotate)
+	all.Lifetime, all.Leeway = max(all.Lifetime, own.Lifetime), max(all.Leeway, own.Leeway)
+	s.ringSet = all
 }
 
 // Start opens the stores. What only the operator can mend fails the
@@ -73,9 +92,16 @@ func (a *Background) add(s *site) {
 func (a *Background) Start() error {
 	ctx, cancel := context.WithCancel(context.Background())
 	a.cancel = cancel
+	// Side by side: stores that do not answer must not hold a reload up in turn.
+	var opening sync.WaitGroup
+	opened := make([]error, len(a.sites))
+	for i, s := range a.sites {
+		opening.Go(func() { opened[i] = s.openFor(ctx, openTimeout) })
+	}
+	opening.Wait()
 	feeds, rings := make(map[*shared]bool), make(map[ringKey]bool)
-	for _, s := range a.sites {
-		if err := s.openFor(ctx, openTimeout); err != nil {
+	for i, s := range a.sites {
+		if err := opened[i]; err != nil {
 			if !errors.Is(err, store.ErrUnavailable) {
 				cancel()
 				a.loops.Wait()
@@ -106,11 +132,17 @@ func (a *Background) Stop() error {
 // keepFresh opens the site, if that is still to do, and then reads the feed and
 // the key ring again and again.
 func (a *Background) keepFresh(ctx context.Context, s *site, feed, ring bool) {
+	said := ""
 	for s.live.Load() == nil {
 		err := s.openFor(ctx, openTimeout)
 		if err == nil {
 			a.log.Info("the store answers")
 			break
+		}
+		// It may answer by now, and be of no use: a wrong key, an unusable schema.
+		if !errors.Is(err, store.ErrUnavailable) && ctx.Err() == nil && err.Error() != said {
+			said = err.Error()
+			a.log.Error("the store cannot be used; logins and tokens wait until that is mended", zap.Error(err))
 		}
 		if !sleep(ctx, retryEvery) {
 			return

@@ -32,6 +32,23 @@ func readJSON(w http.ResponseWriter, r *http.Request, fields map[string]any) *pr
 	if p != nil {
 		return p
 	}
+	return decode(body, fields)
+}
+
+// readOptionalJSON is readJSON where there need not be a body. Over HTTP/3, and
+// with chunks, only reading tells whether there is one.
+func readOptionalJSON(w http.ResponseWriter, r *http.Request, fields map[string]any) *problem {
+	if r.ContentLength > 0 || isJSON(r.Header) && r.ContentLength != 0 {
+		return readJSON(w, r, fields)
+	}
+	body, p := readBody(w, r)
+	if p == nil && len(body) > 0 {
+		p = newProblem(codeMediaType)
+	}
+	return p
+}
+
+func decode(body []byte, fields map[string]any) *problem {
 	if err := decodeObject(body, fields); err != nil {
 		return invalid("The body is not what this endpoint takes: " + err.Error() + ".")
 	}

@@ -35,28 +35,26 @@ func (c *call) login() error {
 	if p := limit.refusal(); p != nil {
 		return p.write(c.w, c.r)
 	}
-	steps := new(steps)
-	res, err := c.live.chain.Login(context.WithValue(c.r.Context(), stepsKey{}, steps), req)
-	c.logLogin(req, res, err, steps)
+	a := &attempt{request: requestID(c.r), limit: limit}
+	res, err := c.live.chain.Login(context.WithValue(c.r.Context(), attemptKey{}, a), req)
 	if err != nil {
-		var le *login.Error
-		if !errors.As(err, &le) {
-			le = &login.Error{Code: login.WeChatTimeout} // the client hung up, or it took a minute
-		}
-		c.site.metrics.logins.WithLabelValues(string(le.Code)).Inc()
-		if le.Refused {
-			limit.count()
-		}
-		return loginProblem(le).write(c.w, c.r)
+		return loginProblem(err).write(c.w, c.r)
 	}
-	c.site.metrics.logins.WithLabelValues("ok").Inc()
 	out := c.pair(res.Session, res.Token, res.RefreshToken)
 	out.UserInfo = userInfo(res.User)
 	return c.answerPair(out)
 }
 
 // loginProblem is what the client is told of a login that did not succeed.
-func loginProblem(e *login.Error) *problem {
+func loginProblem(err error) *problem {
+	var e *login.Error
+	switch {
+	case errors.As(err, &e):
+	case errors.As(err, new(*login.Panic)):
+		return newProblem(codeInternal)
+	default:
+		e = &login.Error{Code: login.WeChatTimeout} // the client has gone: nobody reads it
+	}
 	p := newProblem(string(e.Code))
 	p.retryAfter = e.RetryAfter
 	switch p.Status {
@@ -127,15 +125,16 @@ func userInfo(u user.User) map[string]any {
 
 // loginLimit is login_rate as it applies to one request.
 type loginLimit struct {
-	c   *call
-	who netip.Prefix
-	off bool
+	site *site
+	now  time.Time
+	who  netip.Prefix
+	off  bool
 }
 
 // limit finds out whom to count. Where the peer has a proxy's kind of address
 // and Caddy does not trust it, everybody seems to be one client: no limit then.
 func (c *call) limit() *loginLimit {
-	l := &loginLimit{c: c, off: c.site.set.LoginRate.Count == 0}
+	l := &loginLimit{site: c.site, now: c.now, off: c.site.set.LoginRate.Count == 0}
 	if l.off {
 		return l
 	}
@@ -153,12 +152,12 @@ func (l *loginLimit) refusal() *problem {
 	if l.off {
 		return nil
 	}
-	rate := l.c.site.set.LoginRate
-	wait := l.c.site.shared.logins.Refused.Wait(rate, l.who, l.c.now)
+	rate := l.site.set.LoginRate
+	wait := l.site.shared.logins.Refused.Wait(rate, l.who, l.now)
 	if wait <= 0 {
 		return nil
 	}
-	left, reset := l.c.site.shared.logins.Refused.Remaining(rate, l.who, l.c.now)
+	left, reset := l.site.shared.logins.Refused.Remaining(rate, l.who, l.now)
 	return limited("login", rate, wait, left, reset)
 }
 
@@ -174,13 +173,16 @@ func limited(policy string, rate login.Rate, wait time.Duration, left int, reset
 
 func (l *loginLimit) count() {
 	if !l.off {
-		l.c.site.shared.logins.Refused.Count(l.c.site.set.LoginRate, l.who, l.c.now)
+		l.site.shared.logins.Refused.Count(l.site.set.LoginRate, l.who, l.now)
 	}
 }
 
 // tooEarly reports whether the request came as TLS early data, which anyone
-// who recorded it can send again.
-func tooEarly(r *http.Request) bool { return r.TLS != nil && !r.TLS.HandshakeComplete }
+// who recorded it can send again: to us, or to a proxy before us, which then
+// says so (RFC 8470, section 5.1).
+func tooEarly(r *http.Request) bool {
+	return r.TLS != nil && !r.TLS.HandshakeComplete || r.Header.Get("Early-Data") == "1"
+}
 
 // clientIP is the client's address as Caddy knows it: a header counts only from
 // a proxy that Caddy was told to trust.

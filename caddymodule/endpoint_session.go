@@ -93,34 +93,53 @@ func (c *call) refresh() error {
 	}
 	// As with a login: who hangs up after the counter has advanced finds the
 	// answer with the same token again.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.r.Context()), 15*time.Second)
-	defer cancel()
+	ctx, done := c.seenThrough()
+	defer done()
 	var u user.User
 	s, next, err := c.live.sessions.Refresh(ctx, shown, c.now, func(ctx context.Context, s session.Session) (err error) {
 		u, err = c.welcome(ctx, s)
 		return err
 	})
 	if err != nil {
-		p := c.refreshRefused(ctx, s, err)
+		p := c.refreshRefused(s, err)
+		c.site.metrics.refreshes.WithLabelValues(p.Code).Inc()
+		return p.write(c.w, c.r)
+	}
+	accessToken, err := c.live.minter.Mint(s, u, c.now)
+	if err != nil {
+		c.site.log.Error("minting a token", zap.Error(err))
+		p := newProblem(string(login.Misconfigured))
 		c.site.metrics.refreshes.WithLabelValues(p.Code).Inc()
 		return p.write(c.w, c.r)
 	}
 	c.site.metrics.refreshes.WithLabelValues("ok").Inc()
-	accessToken, err := c.live.minter.Mint(s, u, c.now)
-	if err != nil {
-		c.site.log.Error("minting a token", zap.Error(err))
-		return newProblem(string(login.Misconfigured)).write(c.w, c.r)
-	}
 	return c.answerPair(c.pair(s, accessToken, next))
 }
 
-// welcome asks the directory whether the session's user may go on.
+// seenThrough is the context for what is done to its end although the client
+// hangs up, or the configuration is replaced meanwhile.
+func (c *call) seenThrough() (ctx context.Context, done func()) {
+	release := c.site.hold()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.r.Context()), 15*time.Second)
+	return ctx, func() {
+		cancel()
+		release()
+	}
+}
+
+// welcome asks the directory whether the session's user may go on. Somebody who
+// does not exist any more may come back as another: their session has ended, and
+// the client logs in anew.
 func (c *call) welcome(ctx context.Context, s session.Session) (user.User, error) {
 	u, err := c.site.directory.Check(ctx, s.UserID)
 	switch {
 	case errors.Is(err, user.ErrUnknown), err == nil && u.Disabled:
+		gone := err
 		if _, err := c.live.sessions.EndUser(ctx, s.UserID, c.now); err != nil {
 			return u, err
+		}
+		if gone != nil {
+			return u, session.ErrEnded
 		}
 		return u, errDisabled
 	case err != nil:
@@ -129,7 +148,7 @@ func (c *call) welcome(ctx context.Context, s session.Session) (user.User, error
 	return u, nil
 }
 
-func (c *call) refreshRefused(ctx context.Context, s session.Session, err error) *problem {
+func (c *call) refreshRefused(s session.Session, err error) *problem {
 	var much tooMany
 	switch {
 	case errors.As(err, &much):
@@ -141,7 +160,7 @@ func (c *call) refreshRefused(ctx context.Context, s session.Session, err error)
 	case errors.Is(err, session.ErrReuse):
 		c.site.log.Warn("a refresh token was shown again after two or more had followed it: it may have been stolen; the session was ended",
 			zap.String("session", s.ID), zap.String("user", s.UserID))
-		c.site.emit(ctx, "wx_auth_reuse_detected", map[string]any{"user": s.UserID, "session": s.ID, "appid": s.AppID})
+		c.site.emit(event{"wx_auth_reuse_detected", map[string]any{"user": s.UserID, "session": s.ID, "appid": s.AppID}})
 		return newProblem(codeReuseDetected)
 	case errors.Is(err, errDisabled):
 		return newProblem(string(login.UserDisabled))
@@ -159,13 +178,11 @@ func (c *call) refreshRefused(ctx context.Context, s session.Session, err error)
 func (c *call) logout() error {
 	var shown string
 	var all bool
-	if c.r.ContentLength != 0 {
-		if p := readJSON(c.w, c.r, map[string]any{"refreshToken": &shown, "all": &all}); p != nil {
-			return p.write(c.w, c.r)
-		}
+	if p := readOptionalJSON(c.w, c.r, map[string]any{"refreshToken": &shown, "all": &all}); p != nil {
+		return p.write(c.w, c.r)
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.r.Context()), 15*time.Second)
-	defer cancel()
+	ctx, done := c.seenThrough()
+	defer done()
 	sessions := make(map[string]string) // id -> user
 	claims, p := c.formerCaller()
 	switch {
@@ -206,13 +223,13 @@ func (c *call) end(ctx context.Context, id, userID string, all bool) error {
 	if !all {
 		ended, err := c.live.sessions.End(ctx, id, c.now)
 		if err == nil && ended {
-			c.site.emit(ctx, "wx_auth_revoked", map[string]any{"user": userID, "sessions": []string{id}})
+			c.site.emit(event{"wx_auth_revoked", map[string]any{"user": userID, "sessions": []string{id}}})
 		}
 		return err
 	}
 	ids, err := c.live.sessions.EndUser(ctx, userID, c.now)
 	if err == nil && len(ids) > 0 {
-		c.site.emit(ctx, "wx_auth_revoked", map[string]any{"user": userID, "sessions": ids})
+		c.site.emit(event{"wx_auth_revoked", map[string]any{"user": userID, "sessions": ids}})
 	}
 	return err
 }
@@ -260,11 +277,13 @@ func (c *call) endSession() error {
 	if err != nil {
 		return c.storeFailed("ending a session", err).write(c.w, c.r)
 	}
+	ctx, done := c.seenThrough()
+	defer done()
 	for _, s := range ss {
 		if s.ID != c.id {
 			continue
 		}
-		if err := c.end(c.r.Context(), s.ID, s.UserID, false); err != nil {
+		if err := c.end(ctx, s.ID, s.UserID, false); err != nil {
 			return c.storeFailed("ending a session", err).write(c.w, c.r)
 		}
 		return answer(c.w, c.r, http.StatusNoContent, "", nil)
@@ -286,7 +305,10 @@ func (c *call) ofCaller(claims *token.Claims) ([]session.Session, error) {
 }
 
 // storeFailed logs a failure of the store and returns what the client is told.
+// A client that hung up is no failure of the store's.
 func (c *call) storeFailed(doing string, err error) *problem {
-	c.site.log.Error(doing, zap.Error(err))
+	if c.r.Context().Err() == nil || !errors.Is(err, context.Canceled) {
+		c.site.log.Error(doing, zap.Error(err))
+	}
 	return newProblem(string(login.StoreUnavailable))
 }

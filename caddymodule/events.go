@@ -1,24 +1,46 @@
 package caddymodule
 
 import (
-	"context"
+	"fmt"
+
+	"go.uber.org/zap"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
 )
 
+// event is something that happened. Phone numbers in it are masked.
+type event struct {
+	name string
+	data map[string]any
+}
+
 // emit tells Caddy's events app, if there are handlers for events, what
-// happened. The answer is settled by then: a handler can change nothing of it.
-// Phone numbers are masked.
-func (s *site) emit(_ context.Context, name string, data map[string]any) {
+// happened, in this order. The answer is settled by then: a handler can change
+// nothing of it, nor hold it up.
+func (s *site) emit(events ...event) {
 	if s.events == nil {
 		return
 	}
-	data["issuer"] = s.set.Token.Issuer
-	go s.events.Emit(s.ctx, name, data)
+	go func() {
+		defer func() {
+			if p := recover(); p != nil { // no server recovers it here
+				s.log.Error("panic in a handler of events", zap.String("kind", fmt.Sprintf("%T", p)), zap.Stack("stack"))
+			}
+		}()
+		for _, e := range events {
+			e.data["issuer"] = s.set.Token.Issuer
+			s.events.Emit(s.ctx, e.name, e.data)
+		}
+	}()
 }
 
-func (c *call) emitLogin(res login.Result) {
-	ctx := c.r.Context()
+// emitLogin tells of a login that succeeded. Its codes sent again are no other
+// login.
+func (s *site) emitLogin(res login.Result) {
+	if res.Replayed {
+		return
+	}
+	var events []event
 	data := func() map[string]any {
 		d := map[string]any{"user": res.User.ID, "session": res.Session.ID, "appid": res.Session.AppID}
 		if !res.User.Phone.IsZero() {
@@ -26,13 +48,13 @@ func (c *call) emitLogin(res login.Result) {
 		}
 		return d
 	}
-	if res.User.New && !res.Replayed {
-		c.site.emit(ctx, "wx_auth_user_created", data())
+	if res.User.New {
+		events = append(events, event{"wx_auth_user_created", data()})
 	}
 	if len(res.Ended) > 0 {
 		d := data()
 		d["ended"] = res.Ended
-		c.site.emit(ctx, "wx_auth_phone_rebound", d)
+		events = append(events, event{"wx_auth_phone_rebound", d})
 	}
-	c.site.emit(ctx, "wx_auth_login", data())
+	s.emit(append(events, event{"wx_auth_login", data()})...)
 }

@@ -13,47 +13,72 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
 )
 
-// steps collects how long each step of one login took, for its line in the log.
-type steps struct {
-	mu     sync.Mutex
-	fields []zap.Field
+// attempt is what is known of a login beside its codes: who asked for it, and
+// how long each step took. It outlives the request.
+type attempt struct {
+	request string // its id
+	limit   *loginLimit
+
+	mu    sync.Mutex
+	steps []zap.Field
 }
 
-type stepsKey struct{}
+type attemptKey struct{}
 
 // observeStep is what the chain tells of a step. A login that others joined
 // writes its steps into the line of the one who started it.
 func observeStep(ctx context.Context, step string, took time.Duration, _ error) {
-	s, ok := ctx.Value(stepsKey{}).(*steps)
+	a, ok := ctx.Value(attemptKey{}).(*attempt)
 	if !ok {
 		return
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.fields = append(s.fields, zap.Duration(step, took))
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.steps = append(a.steps, zap.Duration(step, took))
 }
 
-func (s *steps) all() []zap.Field {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return append([]zap.Field(nil), s.fields...)
+// MarshalLogObject writes the steps' times.
+func (a *attempt) MarshalLogObject(enc zapcore.ObjectEncoder) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, f := range a.steps {
+		f.AddTo(enc)
+	}
+	return nil
+}
+
+// settled is what the chain tells of a login that has ended: one line in the
+// log, one count and its events for each, whoever joined it or hung up.
+func (s *site) settled(ctx context.Context, req login.Request, res login.Result, err error) {
+	a, ok := ctx.Value(attemptKey{}).(*attempt)
+	if !ok {
+		return
+	}
+	outcome := "ok"
+	var le *login.Error
+	switch {
+	case errors.As(err, &le):
+		outcome = string(le.Code)
+		if le.Refused {
+			a.limit.count()
+		}
+	case err != nil:
+		outcome = codeInternal
+		s.metrics.panics.Inc()
+	}
+	s.metrics.logins.WithLabelValues(outcome).Inc()
+	s.logLogin(req, res, err, a)
 }
 
 // logLogin writes the one line of a login: what came of it, who it was and how
 // long each step took. What is the operator's to mend is an error that says
 // what to do.
-func (c *call) logLogin(req login.Request, res login.Result, err error, st *steps) {
+func (s *site) logLogin(req login.Request, res login.Result, err error, a *attempt) {
 	kind := "phone"
 	if req.PhoneCode == "" {
 		kind = "silent"
 	}
-	fields := []zap.Field{zap.String("kind", kind), zap.String("appid", req.App.ID), zap.String("request", requestID(c.r))}
-	fields = append(fields, zap.Object("steps", zapcore.ObjectMarshalerFunc(func(enc zapcore.ObjectEncoder) error {
-		for _, f := range st.all() {
-			f.AddTo(enc)
-		}
-		return nil
-	})))
+	fields := []zap.Field{zap.String("kind", kind), zap.String("appid", req.App.ID), zap.String("request", a.request), zap.Object("steps", a)}
 	if err == nil {
 		fields = append(fields, zap.String("user", res.User.ID), zap.Bool("new", res.User.New), zap.String("session", res.Session.ID))
 		if !res.User.Phone.IsZero() {
@@ -62,29 +87,36 @@ func (c *call) logLogin(req login.Request, res login.Result, err error, st *step
 		if len(res.Ended) > 0 {
 			fields = append(fields, zap.Strings("ended", res.Ended))
 		}
-		c.site.log.Info("login", fields...)
-		c.emitLogin(res)
+		if res.Replayed {
+			fields = append(fields, zap.Bool("replayed", true))
+		}
+		s.log.Info("login", fields...)
+		s.emitLogin(res)
 		return
 	}
-	level := zapcore.InfoLevel
 	var le *login.Error
-	if errors.As(err, &le) {
-		level = severity(le.Code)
-		fields = append(fields, zap.String("code", string(le.Code)), zap.Strings("renew", le.Renew))
-		c.site.emit(c.r.Context(), "wx_auth_refused", map[string]any{"appid": req.App.ID, "code": string(le.Code), "kind": kind})
-	} else {
-		fields = append(fields, zap.String("code", "hung_up"))
+	if !errors.As(err, &le) {
+		fields = append(fields, zap.String("code", codeInternal), zap.NamedError("cause", err))
+		var p *login.Panic
+		if errors.As(err, &p) {
+			fields = append(fields, zap.String("stack", p.Stack))
+		}
+		s.log.Error("login failed", fields...)
+		return
 	}
+	level := severity(le.Code)
+	fields = append(fields, zap.String("code", string(le.Code)), zap.Strings("renew", le.Renew))
+	s.emit(event{"wx_auth_refused", map[string]any{"appid": req.App.ID, "code": string(le.Code), "kind": kind}})
 	var we *wechat.Error
 	if errors.As(err, &we) {
 		fields = append(fields, wechatFields(we)...)
 		if we.Repeated {
 			level = zapcore.InfoLevel // it was said before; one error is enough
 		}
-	} else if le != nil && le.Cause != nil {
+	} else if le.Cause != nil {
 		fields = append(fields, zap.NamedError("cause", le.Cause))
 	}
-	if ce := c.site.log.Check(level, "login refused"); ce != nil {
+	if ce := s.log.Check(level, "login refused"); ce != nil {
 		ce.Write(fields...)
 	}
 }

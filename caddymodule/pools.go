@@ -83,8 +83,8 @@ func holdRing(k ringKey) *token.Ring {
 	return hold(ringPool, k, token.NewRing)
 }
 
-func holdCache(p token.Policy, store sharedKey) (string, *token.Cache) {
-	k := fmt.Sprintf("%q", append([]string{store.url, store.prefix, p.Issuer, p.Type, p.Leeway.String(),
+func holdCache(p token.Policy, store sharedKey, keys string) (string, *token.Cache) {
+	k := fmt.Sprintf("%q", append([]string{store.url, store.prefix, keys, p.Issuer, p.Type, p.Leeway.String(),
 		strings.Join(p.Audience, "\x00")}, p.Apps...))
 	return k, hold(cachePool, k, func() *token.Cache { return token.NewCache(cacheEntries) })
 }

@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"math"
 	"net/http"
@@ -107,7 +108,10 @@ func (p *problem) write(w http.ResponseWriter, r *http.Request) error {
 	p.Title = http.StatusText(p.Status)
 	p.RequestID = requestID(r)
 	h := w.Header()
-	if p.challenge != "" {
+	if p.Status == http.StatusUnauthorized {
+		// Every 401 has a challenge (RFC 9110, section 15.5.2).
+		h.Set("WWW-Authenticate", cmp.Or(p.challenge, `Bearer realm="wx-auth"`))
+	} else if p.challenge != "" {
 		h.Set("WWW-Authenticate", p.challenge)
 	}
 	if p.allow != "" {
@@ -126,12 +130,11 @@ func (p *problem) write(w http.ResponseWriter, r *http.Request) error {
 	return answer(w, r, p.Status, "application/problem+json", p)
 }
 
-// answer writes v as JSON, or nothing but the status if v is nil.
+// answer writes v as JSON, or nothing but the status if v is nil. Nothing that it
+// writes may be kept, whatever a directive before us says of the whole site.
 func answer(w http.ResponseWriter, r *http.Request, status int, contentType string, v any) error {
 	h := w.Header()
-	if h.Get("Cache-Control") == "" {
-		h.Set("Cache-Control", "no-store")
-	}
+	h.Set("Cache-Control", "no-store")
 	if v == nil {
 		w.WriteHeader(status)
 		return nil

@@ -41,12 +41,11 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	return nil
 }
 
-// Cleanup lets go of what Provision took hold of.
+// Cleanup lets go of what Provision took hold of. A reload does not wait for the
+// requests under way: those that get here later still find the site.
 func (h *Handler) Cleanup() error {
 	if h.site == nil {
 		return nil
 	}
-	err := h.site.close()
-	h.site = nil
-	return err
+	return h.site.close()
 }

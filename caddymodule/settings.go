@@ -185,9 +185,13 @@ func checkTablePrefix(prefix string) error {
 	return err
 }
 
-// oneSpelling makes the path of an SQLite file absolute: what is shared by all
-// who use one file must be found by one name.
+// oneSpelling makes the path of an SQLite file absolute, and drops PostgreSQL's
+// longer scheme: what is shared by all who use one database must be found by one
+// name. Two names for one server are as good as two replicas.
 func oneSpelling(url string) (string, error) {
+	if rest, ok := strings.CutPrefix(url, "postgresql:"); ok {
+		return "postgres:" + rest, nil
+	}
 	path, ok := strings.CutPrefix(url, "sqlite:")
 	if !ok {
 		return url, nil

@@ -44,7 +44,9 @@ type site struct {
 	wechat    *wechatShared
 	gate      *gate.Gate
 
-	strangerAt atomic.Int64 // when a token with an unknown key was last looked into
+	strangerAt atomic.Int64        // when a token with an unknown key was last looked into
+	ringSet    *token.RingSettings // of all who share the ring; not changed after provisioning
+	away       atomic.Bool         // the store did not answer when a request needed it
 
 	opening chan struct{} // holds one element while somebody opens
 	live    atomic.Pointer[live]
@@ -86,9 +88,18 @@ func newSite(ctx caddy.Context, log *zap.Logger, set settings) (*site, error) {
 		s.ringKey = ringKey{s.sharedKey, set.Token.Algorithm}
 		s.ring = holdRing(s.ringKey)
 	}
-	s.cacheKey, s.cache = holdCache(s.policy(), s.sharedKey)
+	s.cacheKey, s.cache = holdCache(s.policy(), s.sharedKey, s.keysName())
 	s.wechatKey, s.wechat = holdWeChat(set.WeChat, s.sharedKey)
 	return s, nil
+}
+
+// keysName names the keys that sign here. Sites with different ones, though equal
+// in all else, would empty each other's cache of verified tokens all the time.
+func (s *site) keysName() string {
+	if s.ring == nil {
+		return fmt.Sprintf("%p", s.set.Token.Static)
+	}
+	return string(s.set.Token.Algorithm)
 }
 
 // close lets go of what newSite took hold of.
@@ -138,12 +149,16 @@ const readyTimeout = 2 * time.Second
 
 // ready returns the site's live half. A request that comes before the store
 // was opened, as Caddy starts its apps in no fixed order, opens it; nil if that
-// does not work.
+// does not work. The requests after it do not wait, be they public: opening is
+// then the background's, which tries again and again.
 func (s *site) ready(ctx context.Context) *live {
-	if l := s.live.Load(); l != nil {
+	if l := s.live.Load(); l != nil || s.away.Load() {
 		return l
 	}
 	if err := s.openFor(ctx, readyTimeout); err != nil {
+		if ctx.Err() == nil {
+			s.away.Store(true)
+		}
 		return nil
 	}
 	return s.live.Load()
@@ -172,6 +187,9 @@ func (s *site) openFor(ctx context.Context, limit time.Duration) error {
 	// Before the first token is accepted, all that are revoked must be known.
 	if !s.shared.feed.Loaded() {
 		if err := s.shared.feed.Poll(ctx, s.store, time.Now()); err != nil {
+			if ctx.Err() != nil { // also while it waited for another's poll
+				err = fmt.Errorf("%w: %w", store.ErrUnavailable, err)
+			}
 			return err
 		}
 	}
@@ -187,10 +205,13 @@ func (s *site) loadRing(ctx context.Context) error {
 	if s.ring == nil {
 		return nil
 	}
+	return s.ring.Load(ctx, s.store, *s.ringSet, time.Now())
+}
+
+// ringSettings are what this site alone would ask of its ring.
+func (s *site) ringSettings() token.RingSettings {
 	t := s.set.Token
-	return s.ring.Load(ctx, s.store, token.RingSettings{
-		Algorithm: t.Algorithm, Rotate: t.Rotate, Lifetime: t.Lifetime, Leeway: t.Leeway,
-	}, time.Now())
+	return token.RingSettings{Algorithm: t.Algorithm, Rotate: t.Rotate, Lifetime: t.Lifetime, Leeway: t.Leeway}
 }
 
 // assemble makes the live half with the store's keys.
@@ -222,7 +243,7 @@ func (s *site) assemble(keys *store.Keys) (*live, error) {
 		},
 		Directory: s.directory, Store: s.store, Sessions: l.sessions, State: &s.shared.logins,
 		Silent: s.set.Silent, NewOpenID: s.set.NewOpenID,
-		Mint: l.minter.Mint, Hold: s.hold, Observe: observeStep,
+		Mint: l.minter.Mint, Hold: s.hold, Observe: observeStep, Settled: s.settled,
 	}
 	return l, nil
 }
@@ -268,6 +289,9 @@ func (s *site) Ours(raw string) bool {
 func (s *site) Verify(raw string, now time.Time) (*token.Claims, error) {
 	l := s.live.Load()
 	if l == nil {
+		if !s.Ours(raw) {
+			return nil, token.ErrInvalid
+		}
 		return nil, gate.ErrUnavailable
 	}
 	ks := s.keys()

@@ -31,14 +31,25 @@ func (s *site) serveUpgrade(w http.ResponseWriter, r *http.Request, claims *toke
 	defer u.done()
 	if r.Method == http.MethodConnect {
 		// Over HTTP/2 and HTTP/3 nobody takes the connection: the stream is the
-		// connection. Deadlines in the past end its reading and its writing.
+		// connection. Deadlines in the past end its reading and its writing. They
+		// go to the server's own writer, as Caddy's around it is for one goroutine.
 		u.begin(func() {
-			rc, past := http.NewResponseController(w), time.Unix(1, 0)
+			rc, past := http.NewResponseController(innermost(w)), time.Unix(1, 0)
 			_ = rc.SetReadDeadline(past)
 			_ = rc.SetWriteDeadline(past)
 		})
 	}
 	return next.ServeHTTP(u, r.WithContext(ctx))
+}
+
+func innermost(w http.ResponseWriter) http.ResponseWriter {
+	for {
+		u, ok := w.(interface{ Unwrap() http.ResponseWriter })
+		if !ok {
+			return w
+		}
+		w = u.Unwrap()
+	}
 }
 
 // upgrade is the way of an answer that may become a connection.
@@ -56,12 +67,16 @@ type upgrade struct {
 // see that the context has ended.
 func (u *upgrade) begin(closeConn func()) {
 	watched, release := u.site.shared.revoked.Watch(u.ctx, u.claims.SessionID, u.claims.Expires)
+	ended := make(chan struct{})
 	stop := context.AfterFunc(watched, func() {
+		defer close(ended)
 		u.cancel(context.Cause(watched))
 		closeConn()
 	})
 	u.end = func() {
-		stop()
+		if !stop() {
+			<-ended // the server's writer must not be touched once the handler is done
+		}
 		release()
 	}
 }

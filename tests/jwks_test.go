@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/lestrrat-go/jwx/v2/jwa"
@@ -15,6 +16,7 @@ import (
 
 // What backends that verify tokens themselves rely on.
 func TestJWKSVerifiesTheTokens(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	for _, alg := range []struct {
 		name    string
@@ -26,7 +28,8 @@ func TestJWKSVerifiesTheTokens(t *testing.T) {
 	} {
 		t.Run(alg.name, func(t *testing.T) {
 			if alg.name != "ES256" { // which is the default
-				r.reload(t, rigSite("token {\nalgorithm "+alg.name+"\n}"))
+				// A store of its own: elsewhere the former key signs until the new one is known everywhere.
+				r.reload(t, rigSite("store sqlite:{env.HOME}/"+alg.name+".db", "token {\nalgorithm "+alg.name+"\n}"))
 			}
 			token := r.login(t, "13800138000").Token
 			r.Get("/", token).Want(t, http.StatusOK)
@@ -94,4 +97,29 @@ func TestJWKSVerifiesTheTokens(t *testing.T) {
 			t.Errorf("cache-control %q", got)
 		}
 	})
+}
+
+func TestNewAlgorithmIsPublishedBeforeItSigns(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	before := r.login(t, "13800138000").Token
+	r.reload(t, rigSite("token {\nalgorithm EdDSA\n}"))
+	r.Get("/", before).Want(t, http.StatusOK)
+	after := r.login(t, "13800138000").Token
+	if got, want := strings.Split(after, ".")[0], strings.Split(before, ".")[0]; got != want {
+		t.Errorf("a key signs that nobody has seen: %v", jwtPart(t, after, 0))
+	}
+	a := r.Get("/auth/wx/jwks.json", "")
+	set, err := jwk.ParseString(a.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var algorithms []string
+	for i := range set.Len() {
+		key, _ := set.Key(i)
+		algorithms = append(algorithms, key.Algorithm().String())
+	}
+	if slices.Sort(algorithms); !slices.Equal(algorithms, []string{"ES256", "EdDSA"}) {
+		t.Errorf("published are keys for %q", algorithms)
+	}
 }

@@ -440,11 +440,20 @@ func held(t testing.TB, w *WeChat, f wechattest.Fault) (release func()) {
 // waitUntil waits until ok.
 func waitUntil(t testing.TB, what string, ok func() bool) {
 	t.Helper()
+	if !waitFor(ok) {
+		t.Fatalf("waited in vain until %s", what)
+	}
+}
+
+// waitFor is waitUntil for a goroutine beside the test's own: it gives up after a
+// while.
+func waitFor(ok func() bool) bool {
 	for deadline := time.Now().Add(15 * time.Second); !ok(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("waited in vain until %s", what)
+			return false
 		}
 	}
+	return true
 }
 
 // atOnce does n things side by side.
@@ -468,9 +477,7 @@ func TestRevokedAccessTokenCostsOneFetch(t *testing.T) {
 	release := held(t, w, wechattest.Fault{Call: wechattest.Code2Session, Count: logins})
 	go func() {
 		// All of them have the token that is about to die.
-		for deadline := time.Now().Add(15 * time.Second); w.Count(wechattest.Code2Session).Total < logins+1 && time.Now().Before(deadline); {
-			time.Sleep(time.Millisecond)
-		}
+		waitFor(func() bool { return w.Count(wechattest.Code2Session).Total == logins+1 })
 		if err := w.RevokeTokens(AppID); err != nil {
 			t.Error(err)
 		}

@@ -83,7 +83,7 @@ type State struct {
 	held    held
 	logins  flights[Result]
 	callers flights[caller]
-	phones  flights[user.Phone]
+	phones  flights[owned]
 }
 
 // Chain is a way to log in: the settings of one configuration and what all
@@ -199,6 +199,10 @@ func (c *Chain) identify(ctx context.Context, r Request, again replayed) (caller
 		}
 		who, err := c.askCaller(ctx, r)
 		if err != nil {
+			// Used, perhaps, by another replica that had it at the same time.
+			if ok, _ := c.keptMeanwhile(ctx, err, k, &who); ok {
+				return who, nil
+			}
 			return caller{}, err
 		}
 		// Whatever fails from here on, this code is not asked for again.
@@ -252,35 +256,54 @@ func (c *Chain) identifyAgain(ctx context.Context, again replayed) (caller, erro
 // phone exchanges the phone code, which has been paid for: its result is kept
 // before anything else can fail. A silent login has none.
 //
-// Only the same caller is joined: somebody else's try with this phone code,
-// which WeChat refuses, must not become the owner's answer.
+// One phone code is exchanged by one login at a time. Somebody else's try with
+// it, which WeChat refuses, must not become the owner's answer, nor the owner's
+// theirs: who finds another's under way waits for its end and looks again.
 func (c *Chain) phone(ctx context.Context, r Request, who caller) (user.Phone, error) {
 	if r.PhoneCode == "" {
 		return user.Phone{}, nil
 	}
 	k := phoneStep(r)
-	flight := keyOf("phone", r.App.ID, r.PhoneCode, who.OpenID)
-	return c.State.phones.join(ctx, flight, c.Hold, func(ctx context.Context) (user.Phone, error) {
-		var own owned
-		switch ok, err := c.kept(ctx, k, &own); {
-		case err != nil:
-			return user.Phone{}, fromStore(err)
-		case ok && own.OpenID != who.OpenID:
-			e := refuse(PhoneCodeInvalid, nil, wechat.RenewCode, wechat.RenewPhoneCode)
-			e.Refused = true
-			return user.Phone{}, e
-		case ok:
-			return own.Phone, nil
+	for {
+		own, err := c.State.phones.join(ctx, k, c.Hold, func(ctx context.Context) (owned, error) {
+			return c.exchange(ctx, r, k, who)
+		})
+		if own.OpenID == who.OpenID || ctx.Err() != nil || errors.As(err, new(*Panic)) {
+			return own.Phone, err
 		}
-		p, err := c.askPhone(ctx, r, who)
-		if err != nil {
-			return user.Phone{}, err
+	}
+}
+
+// exchange is the phone step of one caller, whose openid is in the result also
+// where there is an error.
+func (c *Chain) exchange(ctx context.Context, r Request, k Key, who caller) (owned, error) {
+	var own owned
+	ok, err := c.kept(ctx, k, &own)
+	if err != nil {
+		return owned{OpenID: who.OpenID}, fromStore(err)
+	}
+	var p user.Phone
+	if !ok {
+		if p, err = c.askPhone(ctx, r, who); err != nil {
+			// As with the login code.
+			if ok, _ = c.keptMeanwhile(ctx, err, k, &own); !ok {
+				return owned{OpenID: who.OpenID}, err
+			}
 		}
-		if err := c.keep(ctx, k, owned{OpenID: who.OpenID, Phone: p}, keepFor); err != nil {
-			return user.Phone{}, fromStore(err)
-		}
-		return p, nil
-	})
+	}
+	switch {
+	case ok && own.OpenID != who.OpenID:
+		e := refuse(PhoneCodeInvalid, nil, wechat.RenewCode, wechat.RenewPhoneCode)
+		e.Refused = true
+		return owned{OpenID: who.OpenID}, e
+	case ok:
+		return own, nil
+	}
+	own = owned{OpenID: who.OpenID, Phone: p}
+	if err := c.keep(ctx, k, own, keepFor); err != nil {
+		return owned{OpenID: who.OpenID}, fromStore(err)
+	}
+	return own, nil
 }
 
 func (c *Chain) askPhone(ctx context.Context, r Request, who caller) (user.Phone, error) {

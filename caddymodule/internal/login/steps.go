@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -121,6 +122,16 @@ func (c *Chain) kept(ctx context.Context, k Key, v any) (bool, error) {
 		return false, fmt.Errorf("reading a kept step: %w", err)
 	}
 	return true, nil
+}
+
+// keptMeanwhile is kept for a step that WeChat has just refused, because its code
+// is used: whoever used it may have kept its result.
+func (c *Chain) keptMeanwhile(ctx context.Context, refusal error, k Key, v any) (bool, error) {
+	var e *Error
+	if !errors.As(refusal, &e) || len(e.Renew) == 0 {
+		return false, nil
+	}
+	return c.kept(ctx, k, v)
 }
 
 // keep stores a step's result. Should the store be away the result is held in

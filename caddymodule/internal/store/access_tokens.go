@@ -38,7 +38,7 @@ func (s *Store) LoadToken(ctx context.Context, appid string) (value string, fetc
 
 // StoreToken keeps an access token, sealed, in place of the one before.
 func (s *Store) StoreToken(ctx context.Context, appid, value string, fetched, expires time.Time) error {
-	return s.write(ctx, "storing an access token", func(t *tx) error {
+	return s.rewrite(ctx, "storing an access token", func(t *tx) error {
 		_, err := t.exec(`INSERT INTO {access_tokens} (appid, token, fetched_at, expires_at, owner, lease_until) VALUES (?, ?, ?, ?, '', 0)
 			ON CONFLICT (appid) DO UPDATE SET token = excluded.token, fetched_at = excluded.fetched_at, expires_at = excluded.expires_at`,
 			appid, s.keys.Load().seal(accessTokenPlace(appid), []byte(value)), millis(fetched), millis(expires))
@@ -49,7 +49,7 @@ func (s *Store) StoreToken(ctx context.Context, appid, value string, fetched, ex
 // LeaseToken gives owner the right to fetch the app's next access token until
 // until. False: another owner's lease is still good at now.
 func (s *Store) LeaseToken(ctx context.Context, appid, owner string, now, until time.Time) (leased bool, err error) {
-	err = s.write(ctx, "leasing an access token", func(t *tx) error {
+	err = s.rewrite(ctx, "leasing an access token", func(t *tx) error {
 		n, err := t.exec(`UPDATE {access_tokens} SET owner = ?, lease_until = ? WHERE appid = ? AND (owner = ? OR lease_until <= ?)`,
 			owner, millis(until), appid, owner, millis(now))
 		if err == nil && n == 0 {
@@ -64,7 +64,7 @@ func (s *Store) LeaseToken(ctx context.Context, appid, owner string, now, until 
 
 // ReleaseToken gives owner's lease back; another's is left alone.
 func (s *Store) ReleaseToken(ctx context.Context, appid, owner string) error {
-	return s.write(ctx, "releasing an access token", func(t *tx) error {
+	return s.rewrite(ctx, "releasing an access token", func(t *tx) error {
 		_, err := t.exec(`UPDATE {access_tokens} SET owner = '', lease_until = 0 WHERE appid = ? AND owner = ?`, appid, owner)
 		return err
 	})

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"time"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
@@ -72,6 +73,9 @@ func (s *Store) Settle(ctx context.Context, b user.Binding, rule user.NewOpenID,
 	now := opened.CreatedAt
 	err = s.write(ctx, "settling a login", func(t *tx) error {
 		ended = nil
+		if err := lockUser(t, b.UserID); err != nil {
+			return err
+		}
 		before, bound, err := findBinding(t, `WHERE appid = ? AND openid = ? {lock}`, b.AppID, b.OpenID)
 		if err != nil {
 			return err
@@ -98,6 +102,24 @@ func (s *Store) Settle(ctx context.Context, b user.Binding, rule user.NewOpenID,
 		return nil, err
 	}
 	return ended, nil
+}
+
+// userStripes is how many users can log in at the same moment, at most.
+const userStripes = 256
+
+// lockUser makes others who lock this user, and some more, wait until the
+// transaction ends. Two new openids of one user would otherwise not see each
+// other, and both stay.
+func lockUser(t *tx, id string) error {
+	if t.db.dialect.oneWriter {
+		return nil
+	}
+	h := fnv.New32a()
+	h.Write([]byte(id))
+	// Creates the row where it is missing, and locks it either way.
+	_, err := t.exec(`INSERT INTO {user_locks} (stripe) VALUES (?)
+		ON CONFLICT (stripe) DO UPDATE SET stripe = excluded.stripe`, h.Sum32()%userStripes)
+	return err
 }
 
 // bind writes b over what was bound before; same says that it was the same

@@ -2,6 +2,11 @@ package store
 
 import (
 	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"io"
+	"net"
 	"strings"
 )
 
@@ -26,35 +31,88 @@ import (
 type dialect struct {
 	name string
 
+	// parse takes the address apart, without I/O, and refuses what is no
+	// address of such a database. Its errors hold no part of a password.
+	parse func(db *DB, address string) error
+
 	// replaced are the words in braces, "{now}" and so on.
 	replaced []string
 
 	// rewrite adapts parameters, INSERT OR IGNORE and ON CONFLICT.
 	rewrite func(query string) string
 
+	// bytes is the format of a literal of bytes, for its hexadecimal digits.
+	bytes string
+
 	// open creates what must be there and connects. What the operator must mend
 	// is a permanent error.
 	open func(ctx context.Context, db *DB) (*pools, error)
 
+	// alone runs do while nobody else who calls alone with this prefix is at
+	// it, in this process or another. Where the database can undo changes of
+	// its schema, do is one transaction.
+	alone func(ctx context.Context, db *DB, p *pools, do func(*tx) error) error
+
 	// hasTable asks the database's catalogue whether the table is there.
 	hasTable string
+
+	// oneWriter: a writing transaction keeps all others out.
+	oneWriter bool
+
+	// deleteLimit: DELETE takes ORDER BY and LIMIT, and is slow without.
+	deleteLimit bool
+
+	// options are those of every transaction.
+	options *sql.TxOptions
 
 	// temporary reports whether the error is about the database's state
 	// (locked, away, full), not about the question.
 	temporary func(error) bool
 
-	// conflict reports whether a transaction lost against another one, and may
-	// be run again as a whole.
+	// conflict reports whether a transaction was undone because of another one,
+	// or could not begin at the moment, and may be run again as a whole.
 	conflict func(error) bool
+
+	// lost reports whether the connection is gone: what was asked last was done
+	// or not, and a transaction that had not come to its commit is undone.
+	lost func(error) bool
 
 	// duplicate reports whether a unique index refused a row.
 	duplicate func(error) bool
+
+	// denied reports whether the user lacks a permission.
+	denied func(error) bool
+
+	// done reports whether a change of the schema was refused because it had
+	// been made before. Only where such changes are no part of transactions;
+	// elsewhere nil.
+	done func(error) bool
+}
+
+// dialects are all there are, by the scheme of their address.
+var dialects = map[string]*dialect{
+	"sqlite": sqlite, "postgres": postgres, "postgresql": postgres, "mysql": mysql,
+}
+
+// connectionLost is what a broken connection looks like, whatever the driver.
+func connectionLost(err error) bool {
+	var n net.Error
+	return errors.As(err, &n) ||
+		errors.Is(err, driver.ErrBadConn) || errors.Is(err, sql.ErrConnDone) ||
+		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
+}
+
+// unsent reports whether the driver is sure that the server has not seen what was
+// asked.
+func unsent(err error) bool {
+	var pgx interface{ SafeToRetry() bool }
+	return errors.Is(err, driver.ErrBadConn) || errors.As(err, &pgx) && pgx.SafeToRetry()
 }
 
 // tableNames are all tables, in the order of their creation.
 var tableNames = []string{
 	"meta", "users", "user_phones", "bindings", "sessions", "revocations",
-	"signing_keys", "kept_steps", "claimed_steps", "access_tokens",
+	"signing_keys", "kept_steps", "claimed_steps", "access_tokens", "user_locks",
 }
 
 // replacer fills in table names and the dialect's words.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
@@ -22,9 +23,11 @@ var answers = []error{session.ErrNotFound, user.ErrUnknown, user.ErrNewOpenID}
 // wrap says what was being done, to which database, and whether the error may
 // go away by itself. Answers pass as they are.
 func (db *DB) wrap(ctx context.Context, doing string, err error) error {
-	switch {
-	case err == nil:
+	if err == nil {
 		return nil
+	}
+	err = db.redacted(err)
+	switch {
 	case slices.ContainsFunc(answers, func(a error) bool { return errors.Is(err, a) }):
 		return err
 	case errors.Is(err, ErrUnavailable), errors.Is(err, context.Canceled):
@@ -43,4 +46,40 @@ func (db *DB) wrap(ctx context.Context, doing string, err error) error {
 		return fmt.Errorf("%s the store: %s: %w: %w", doing, db.url, ErrUnavailable, err)
 	}
 	return fmt.Errorf("%s the store: %s: %w", doing, db.url, err)
+}
+
+// redacted keeps what is secret in a server's address out of an error's text.
+func (db *DB) redacted(err error) error {
+	text := err.Error()
+	clean := text
+	for _, secret := range db.secrets {
+		if secret != "" {
+			clean = strings.ReplaceAll(clean, secret, "*****")
+		}
+	}
+	if clean == text {
+		return err
+	}
+	var p permanent
+	if errors.As(err, &p) {
+		return permanent{redacted{clean, p.error}}
+	}
+	return redacted{clean, err}
+}
+
+// redacted is an error with another text.
+type redacted struct {
+	text string
+	err  error
+}
+
+func (e redacted) Error() string { return e.text }
+func (e redacted) Unwrap() error { return e.err }
+
+// unknown marks the error of a commit that was sent and not answered.
+type unknown struct{ error }
+
+func (e unknown) Unwrap() error { return e.error }
+func (e unknown) Error() string {
+	return "the connection broke while a change was committed, and it is not known whether it was done: " + e.error.Error()
 }

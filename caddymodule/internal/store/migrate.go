@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"database/sql"
 	"embed"
 	"errors"
 	"fmt"
@@ -42,10 +43,14 @@ func (db *DB) version(t *tx) (int, error) {
 		return 0, err
 	}
 	var text []byte
-	if err := t.row(`SELECT value FROM {meta} WHERE name = ?`, versionName).Scan(&text); err != nil {
+	err := t.row(`SELECT value FROM {meta} WHERE name = ?`, versionName).Scan(&text)
+	if errors.Is(err, sql.ErrNoRows) {
+		return 0, nil // a migration that was broken off, where one is no transaction
+	}
+	if err != nil {
 		return 0, err
 	}
-	n, err := strconv.Atoi(string(text))
+	n, err = strconv.Atoi(string(text))
 	if err != nil {
 		return 0, permanent{fmt.Errorf("%w: its version is not a number", ErrSchema)}
 	}
@@ -74,37 +79,52 @@ func (db *DB) prepare(ctx context.Context, p *pools) error {
 	if err != nil {
 		return err
 	}
+	changed := version < len(migrations)
 	for version < len(migrations) {
 		if err := db.acceptable(version); err != nil {
 			return err
 		}
-		err := db.transaction(ctx, p.write, func(t *tx) error {
+		err := db.dialect.alone(ctx, db, p, func(t *tx) error {
 			// Another process may have been faster.
 			if version, err = db.version(t); err != nil || version >= len(migrations) {
 				return err
 			}
-			for _, statement := range migrations[version] {
-				if _, err := t.exec(statement); err != nil {
-					return fmt.Errorf("migrating the schema to version %d: %w", version+1, err)
-				}
-			}
-			version++
-			return setVersion(t, version)
+			return db.migrate(t, version+1)
 		})
 		if err != nil {
 			return err
 		}
+		version++
+	}
+	if version, err = db.version(asking); err != nil {
+		return err
 	}
 	if err := db.acceptable(version); err != nil {
 		return err
 	}
-	if !db.opts.Migrate {
+	if changed || !db.opts.Migrate {
 		if err := verify(asking); err != nil {
 			return err
 		}
 	}
 	db.ready.Store(true)
 	return nil
+}
+
+// migrate takes the schema one version further.
+func (db *DB) migrate(t *tx, version int) error {
+	for _, statement := range migrations[version-1] {
+		_, err := t.exec(statement)
+		if err == nil || db.dialect.done != nil && db.dialect.done(err) {
+			continue
+		}
+		err = fmt.Errorf("migrating the schema to version %d: %w", version, err)
+		if db.dialect.denied(err) {
+			err = permanent{fmt.Errorf("%w (give the user the right to create tables and indexes, or create them with what `caddy wx-auth schema` prints and set migrate off)", err)}
+		}
+		return err
+	}
+	return setVersion(t, version)
 }
 
 func setVersion(t *tx, version int) error {
@@ -125,6 +145,7 @@ var columns = map[string]string{
 	"kept_steps":    "step, value, expires_at",
 	"claimed_steps": "step, owner, lease_until",
 	"access_tokens": "appid, token, fetched_at, expires_at, owner, lease_until",
+	"user_locks":    "stripe",
 }
 
 // verify reads no row of every table.
@@ -145,11 +166,12 @@ func verify(t *tx) error {
 	return nil
 }
 
-// Schema is the SQL that creates the tables for a kind of database ("sqlite"),
-// for those who set migrate off.
+// Schema is the SQL that creates the tables for a kind of database ("sqlite",
+// "postgres" or "mysql"), for those who set migrate off.
 func Schema(kind, prefix string) (string, error) {
-	if kind != sqlite.name {
-		return "", fmt.Errorf("unknown kind of database %q: use sqlite", kind)
+	d := dialects[kind]
+	if d == nil {
+		return "", fmt.Errorf("unknown kind of database %q: use sqlite, postgres or mysql", kind)
 	}
 	if prefix == "" {
 		prefix = defaultPrefix
@@ -157,13 +179,14 @@ func Schema(kind, prefix string) (string, error) {
 	if !prefixForm.MatchString(prefix) {
 		return "", fmt.Errorf("table prefix %q: use up to 31 lower-case letters, digits and underscores", prefix)
 	}
-	d := sqlite
 	var b strings.Builder
+	words := d.replacer(prefix)
 	for _, statements := range migrations {
 		for _, s := range statements {
-			b.WriteString(d.replacer(prefix).Replace(s))
+			b.WriteString(words.Replace(s))
 		}
 	}
-	fmt.Fprintf(&b, d.replacer(prefix).Replace("\nINSERT INTO {meta} (name, value) VALUES ('%s', x'%x');\n"), versionName, strconv.Itoa(len(migrations)))
+	version := fmt.Sprintf(d.bytes, strconv.Itoa(len(migrations)))
+	b.WriteString(words.Replace("\nINSERT INTO {meta} (name, value) VALUES ('" + versionName + "', " + version + ");\n"))
 	return b.String(), nil
 }

@@ -81,7 +81,7 @@ func (s *Store) open(ctx context.Context, p *pools) error {
 		return err
 	}
 	if keys == nil {
-		err := s.db.transaction(ctx, p.write, func(t *tx) (err error) {
+		err := s.db.dialect.alone(ctx, s.db, p, func(t *tx) (err error) {
 			keys, err = s.agree(t, true)
 			return err
 		})

@@ -9,23 +9,18 @@ import (
 // and a session that has just expired is still recognised.
 const purgeMargin = 24 * time.Hour
 
-// purges delete what is over, oldest first. The parameters are the time until
-// which and how many. Deleting by a list of keys is what all databases can do;
-// MySQL wants it wrapped once more.
+// purges are what is deleted: rows whose time is long over, oldest first.
 var purges = []struct {
-	query  string
-	margin time.Duration
+	table, key, time string
+	margin           time.Duration
+	spare            string // a condition for those that may go
 }{
-	{`DELETE FROM {kept_steps} WHERE step IN (SELECT step FROM (
-		SELECT step FROM {kept_steps} WHERE expires_at < ? ORDER BY expires_at LIMIT ?) AS old)`, 0},
-	{`DELETE FROM {claimed_steps} WHERE step IN (SELECT step FROM (
-		SELECT step FROM {claimed_steps} WHERE lease_until < ? ORDER BY lease_until LIMIT ?) AS old)`, purgeMargin},
-	{`DELETE FROM {sessions} WHERE id IN (SELECT id FROM (
-		SELECT id FROM {sessions} WHERE expires_at < ? ORDER BY expires_at LIMIT ?) AS old)`, purgeMargin},
+	{"{kept_steps}", "step", "expires_at", 0, ""},
+	{"{claimed_steps}", "step", "lease_until", purgeMargin, ""},
+	{"{sessions}", "id", "expires_at", purgeMargin, ""},
 	// The newest stays, so that no database hands its number out again: the
 	// replicas' cursors are past it.
-	{`DELETE FROM {revocations} WHERE seq IN (SELECT seq FROM (
-		SELECT seq FROM {revocations} WHERE until_at < ? AND seq < (SELECT MAX(seq) FROM {revocations}) ORDER BY until_at LIMIT ?) AS old)`, purgeMargin},
+	{"{revocations}", "seq", "until_at", purgeMargin, " AND seq < (SELECT newest FROM (SELECT MAX(seq) AS newest FROM {revocations}) AS r)"},
 }
 
 // Purge deletes rows that are over, at most limit of each kind, and tells how
@@ -33,15 +28,20 @@ var purges = []struct {
 // a short transaction of its own, so others get their turn.
 func (s *Store) Purge(ctx context.Context, now time.Time, limit int) (deleted int, err error) {
 	for _, p := range purges {
-		before := millis(now.Add(-p.margin))
-		err := s.write(ctx, "purging", func(t *tx) error {
-			n, err := t.exec(p.query, before, limit)
-			deleted += int(n)
+		old := ` FROM ` + p.table + ` WHERE ` + p.time + ` < ?` + p.spare + ` ORDER BY ` + p.time + ` LIMIT ?`
+		query := `DELETE` + old
+		if !s.db.dialect.deleteLimit {
+			query = `DELETE FROM ` + p.table + ` WHERE ` + p.key + ` IN (SELECT ` + p.key + old + `)`
+		}
+		var n int64
+		err := s.write(ctx, "purging", func(t *tx) (err error) {
+			n, err = t.exec(query, millis(now.Add(-p.margin)), limit)
 			return err
 		})
 		if err != nil {
 			return deleted, err
 		}
+		deleted += int(n)
 	}
 	return deleted, nil
 }

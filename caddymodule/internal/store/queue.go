@@ -140,9 +140,9 @@ func (q *queue) together(db *DB, batch []*pendingWrite) (results []error, err er
 	ctx, cancel := context.WithTimeout(context.Background(), batchTimeout)
 	defer cancel()
 	if len(batch) == 1 {
-		return []error{nil}, db.transaction(ctx, q.pool, batch[0].change)
+		return []error{nil}, db.transaction(ctx, q.pool, once, batch[0].change)
 	}
-	err = db.transaction(ctx, q.pool, func(t *tx) error {
+	err = db.transaction(ctx, q.pool, once, func(t *tx) error {
 		results = make([]error, len(batch))
 		for i, w := range batch {
 			if _, err := t.exec(`SAVEPOINT one_write`); err != nil {

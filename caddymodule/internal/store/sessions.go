@@ -42,8 +42,8 @@ func insertSession(t *tx, s session.Session) error {
 func (s *Store) Session(ctx context.Context, id string) (found session.Session, err error) {
 	err = s.read(ctx, "reading a session", func(t *tx) (err error) {
 		found, err = scanSession(t.row(`SELECT `+sessionColumns+` FROM {sessions} WHERE id = ?`, id))
-		if errors.Is(err, sql.ErrNoRows) {
-			return session.ErrNotFound
+		if errors.Is(err, sql.ErrNoRows) || err == nil && found.ID != id {
+			return session.ErrNotFound // to MySQL a blank at the end is nothing
 		}
 		return err
 	})
@@ -71,10 +71,10 @@ func (s *Store) Advance(ctx context.Context, id string, from, to uint64, now, ex
 }
 
 // End ends a session and writes its revocation. False: it had ended before, or
-// there is none.
+// there is none, or the connection broke while it ended.
 func (s *Store) End(ctx context.Context, id string, now, until time.Time) (bool, error) {
 	var ended []string
-	err := s.write(ctx, "ending a session", func(t *tx) (err error) {
+	err := s.rewrite(ctx, "ending a session", func(t *tx) (err error) {
 		ended, err = endSessions(t, now, until, `id = ?`, id)
 		return err
 	})
@@ -118,6 +118,7 @@ const maxListed = 1000
 // UserSessions lists the user's live sessions, newest first, at most a thousand.
 func (s *Store) UserSessions(ctx context.Context, userID string, now time.Time) (list []session.Session, err error) {
 	err = s.read(ctx, "reading a user's sessions", func(t *tx) error {
+		list = nil
 		return t.each(func(r *sql.Rows) error {
 			one, err := scanSession(r)
 			list = append(list, one)
@@ -136,6 +137,7 @@ func (s *Store) UserSessions(ctx context.Context, userID string, now time.Time) 
 // and whatever was recorded within window by the database's clock.
 func (s *Store) Revocations(ctx context.Context, after int64, window time.Duration) (list []session.Revocation, err error) {
 	err = s.read(ctx, "reading the revocations", func(t *tx) error {
+		list = nil
 		return t.each(func(r *sql.Rows) error {
 			var one session.Revocation
 			var until int64

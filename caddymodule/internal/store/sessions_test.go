@@ -27,6 +27,9 @@ func TestSessionIsReadAsItWasOpened(t *testing.T) {
 		if _, err := s.Session(t.Context(), strings.ToUpper(want.ID)); err != session.ErrNotFound {
 			t.Errorf("the id in capitals: %v", err)
 		}
+		if _, err := s.Session(t.Context(), want.ID+" "); err != session.ErrNotFound {
+			t.Errorf("the id and a blank: %v", err)
+		}
 	})
 }
 

@@ -15,6 +15,7 @@ func signingKeyPlace(id string) place { return place{"signing_keys", "private_ke
 // Keys reads all signing keys, by algorithm and generation.
 func (s *Store) Keys(ctx context.Context) (list []token.StoredKey, err error) {
 	err = s.read(ctx, "reading the signing keys", func(t *tx) error {
+		list = nil
 		return t.each(func(r *sql.Rows) error {
 			var k token.StoredKey
 			var sealed []byte
@@ -53,7 +54,7 @@ func (s *Store) AddKey(ctx context.Context, k token.StoredKey) (added bool, err 
 
 // RemoveKeys deletes signing keys. Unknown ids are no error.
 func (s *Store) RemoveKeys(ctx context.Context, ids []string) error {
-	return s.write(ctx, "removing signing keys", func(t *tx) error {
+	return s.rewrite(ctx, "removing signing keys", func(t *tx) error {
 		for _, id := range ids {
 			if _, err := t.exec(`DELETE FROM {signing_keys} WHERE id = ?`, id); err != nil {
 				return err

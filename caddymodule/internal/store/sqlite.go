@@ -19,7 +19,8 @@ import (
 )
 
 var sqlite = &dialect{
-	name: "sqlite",
+	name:  "sqlite",
+	parse: parseSQLite,
 	replaced: []string{
 		"{now}", "CAST(unixepoch('subsec') * 1000 AS INTEGER)",
 		"{lock}", "", // a writing transaction locks the whole database from its start
@@ -29,11 +30,19 @@ var sqlite = &dialect{
 		// STRICT: a value of the wrong type is an error, as it is elsewhere.
 		"{options}", "STRICT",
 	},
-	rewrite:   func(query string) string { return query },
-	open:      openSQLite,
+	rewrite: func(query string) string { return query },
+	bytes:   "x'%x'",
+	open:    openSQLite,
+	// A writing transaction keeps other processes out.
+	alone: func(ctx context.Context, db *DB, p *pools, do func(*tx) error) error {
+		return db.transaction(ctx, p.write, once, do)
+	},
+	oneWriter: true,
 	hasTable:  `SELECT COUNT(*) FROM sqlite_schema WHERE type = 'table' AND name = ?`,
 	temporary: sqliteTemporary,
 	conflict:  func(err error) bool { return sqliteCode(err)&0xff == codes.SQLITE_BUSY },
+	lost:      func(error) bool { return false },
+	denied:    func(error) bool { return false },
 	duplicate: func(err error) bool {
 		c := sqliteCode(err)
 		return c == codes.SQLITE_CONSTRAINT_UNIQUE || c == codes.SQLITE_CONSTRAINT_PRIMARYKEY
@@ -47,6 +56,21 @@ const (
 	// readers is how many connections read beside the one that writes.
 	readers = 4
 )
+
+// parseSQLite takes sqlite:<path>.
+func parseSQLite(db *DB, address string) error {
+	path := strings.TrimPrefix(strings.TrimPrefix(address, "sqlite:"), "//")
+	switch {
+	case path == "" || strings.HasSuffix(path, "/") || strings.HasSuffix(path, string(filepath.Separator)):
+		return errors.New("sqlite needs the path of a file: sqlite:<path>")
+	case path == ":memory:" || strings.HasPrefix(path, "file:"):
+		return errors.New("sqlite needs the path of a file, so that users outlive a restart: sqlite:<path>")
+	case strings.ContainsAny(path, "?#\x00"):
+		return errors.New("sqlite takes a path alone, without parameters: sqlite:<path>")
+	}
+	db.url, db.path = "sqlite "+path, filepath.Clean(path)
+	return nil
+}
 
 func openSQLite(ctx context.Context, db *DB) (*pools, error) {
 	path, err := filepath.Abs(db.path)

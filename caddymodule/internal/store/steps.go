@@ -20,7 +20,7 @@ func (s *Store) Keep(ctx context.Context, step [32]byte, value []byte, expires t
 	if len(value) > maxKept {
 		return fmt.Errorf("keeping a step: %d bytes are too many", len(value))
 	}
-	return s.write(ctx, "keeping a step", func(t *tx) error {
+	return s.rewrite(ctx, "keeping a step", func(t *tx) error {
 		_, err := t.exec(`INSERT INTO {kept_steps} (step, value, expires_at) VALUES (?, ?, ?)
 			ON CONFLICT (step) DO UPDATE SET value = excluded.value, expires_at = excluded.expires_at`,
 			step[:], s.keys.Load().seal(keptPlace(step), value), millis(expires))
@@ -49,7 +49,7 @@ func (s *Store) Kept(ctx context.Context, step [32]byte, now time.Time) (value [
 
 // Forget erases a kept step.
 func (s *Store) Forget(ctx context.Context, step [32]byte) error {
-	return s.write(ctx, "forgetting a step", func(t *tx) error {
+	return s.rewrite(ctx, "forgetting a step", func(t *tx) error {
 		_, err := t.exec(`DELETE FROM {kept_steps} WHERE step = ?`, step[:])
 		return err
 	})
@@ -58,7 +58,7 @@ func (s *Store) Forget(ctx context.Context, step [32]byte) error {
 // Claim marks a step as in flight by owner until lease; a claim of one's own is
 // prolonged. False: another owner's claim is live.
 func (s *Store) Claim(ctx context.Context, step [32]byte, owner string, now, lease time.Time) (claimed bool, err error) {
-	err = s.write(ctx, "claiming a step", func(t *tx) error {
+	err = s.rewrite(ctx, "claiming a step", func(t *tx) error {
 		n, err := t.exec(`UPDATE {claimed_steps} SET owner = ?, lease_until = ? WHERE step = ? AND (owner = ? OR lease_until <= ?)`,
 			owner, millis(lease), step[:], owner, millis(now))
 		if err == nil && n == 0 {
@@ -72,7 +72,7 @@ func (s *Store) Claim(ctx context.Context, step [32]byte, owner string, now, lea
 
 // Release ends a claim, if it is still owner's.
 func (s *Store) Release(ctx context.Context, step [32]byte, owner string) error {
-	return s.write(ctx, "releasing a step", func(t *tx) error {
+	return s.rewrite(ctx, "releasing a step", func(t *tx) error {
 		_, err := t.exec(`DELETE FROM {claimed_steps} WHERE step = ? AND owner = ?`, step[:], owner)
 		return err
 	})

@@ -13,7 +13,6 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"sync"
@@ -51,6 +50,8 @@ type Options struct {
 type DB struct {
 	url     string // as errors and logs may show it
 	path    string // of the SQLite file
+	server  any    // the address as the dialect of a database server reads it
+	secrets []string
 	dialect *dialect
 	opts    Options
 	tables  *strings.Replacer
@@ -73,13 +74,32 @@ const (
 
 	// queryTimeout bounds whatever is asked without a deadline.
 	queryTimeout = 5 * time.Second
+
+	// maxConnections bounds the pool of a database server, for each process;
+	// who finds all of them busy waits.
+	maxConnections = 20
+	// maxConnectionAge lets connections move on after a failover behind one
+	// name, and maxConnectionIdle gives back what a burst has opened.
+	maxConnectionAge  = 30 * time.Minute
+	maxConnectionIdle = 5 * time.Minute
+	// dialTimeout bounds one try to connect.
+	dialTimeout = 4 * time.Second
 )
+
+// bound sets the limits of a pool of connections to a server.
+func bound(pool *sql.DB) *sql.DB {
+	pool.SetMaxOpenConns(maxConnections)
+	pool.SetMaxIdleConns(maxConnections)
+	pool.SetConnMaxLifetime(maxConnectionAge)
+	pool.SetConnMaxIdleTime(maxConnectionIdle)
+	return pool
+}
 
 var prefixForm = regexp.MustCompile(`^[a-z_][a-z0-9_]{0,30}$`)
 
-// New parses the address of a database, sqlite:<path>, and does no more. An
-// error never holds the address of a database server, which may hold a
-// password.
+// New parses the address of a database, sqlite:<path>, postgres://… or
+// mysql://…, and does no more. An error never holds the address of a database
+// server, which may hold a password.
 func New(address string, opts Options) (*DB, error) {
 	if opts.Prefix == "" {
 		opts.Prefix = defaultPrefix
@@ -90,29 +110,18 @@ func New(address string, opts Options) (*DB, error) {
 	if opts.Now == nil {
 		opts.Now = time.Now
 	}
-	scheme, rest, ok := strings.Cut(address, ":")
+	const kinds = "sqlite:<path>, postgres://user:password@host/database or mysql://user:password@host/database"
+	scheme, _, ok := strings.Cut(address, ":")
 	if !ok {
-		return nil, errors.New("the store's address must be sqlite:<path>")
+		return nil, errors.New("the store's address must be " + kinds)
 	}
-	switch scheme {
-	case "sqlite":
-	case "postgres", "postgresql", "mysql":
-		return nil, fmt.Errorf("%s is not in this build yet: use sqlite:<path>", scheme)
-	default:
-		return nil, fmt.Errorf("unknown kind of store %q: use sqlite:<path>", scheme)
+	d := dialects[scheme]
+	if d == nil {
+		return nil, fmt.Errorf("unknown kind of store %q: use %s", scheme, kinds)
 	}
-	path := strings.TrimPrefix(rest, "//")
-	switch {
-	case path == "" || strings.HasSuffix(path, "/") || strings.HasSuffix(path, string(filepath.Separator)):
-		return nil, errors.New("sqlite needs the path of a file: sqlite:<path>")
-	case path == ":memory:" || strings.HasPrefix(path, "file:"):
-		return nil, errors.New("sqlite needs the path of a file, so that users outlive a restart: sqlite:<path>")
-	case strings.ContainsAny(path, "?#\x00"):
-		return nil, errors.New("sqlite takes a path alone, without parameters: sqlite:<path>")
-	}
-	db := &DB{
-		url: "sqlite " + path, path: filepath.Clean(path), dialect: sqlite,
-		opts: opts, opening: make(chan struct{}, 1),
+	db := &DB{dialect: d, opts: opts, opening: make(chan struct{}, 1)}
+	if err := d.parse(db, address); err != nil {
+		return nil, err
 	}
 	db.tables = db.dialect.replacer(opts.Prefix)
 	return db, nil

@@ -3,7 +3,11 @@ package store
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
+	"math/rand/v2"
+	"strings"
+	"time"
 )
 
 // tx asks the database, within a transaction or without. Its methods take SQL
@@ -18,10 +22,15 @@ type tx struct {
 	}
 }
 
+const insertOrIgnore = "INSERT OR IGNORE "
+
 // exec runs a statement and tells how many rows it found.
 func (t *tx) exec(query string, args ...any) (int64, error) {
 	r, err := t.q.ExecContext(t.ctx, t.db.sql(query), args...)
 	if err != nil {
+		if strings.HasPrefix(query, insertOrIgnore) && t.db.dialect.duplicate(err) {
+			return 0, nil // where the database has no such words, see mysql.go
+		}
 		return 0, err
 	}
 	return r.RowsAffected()
@@ -61,7 +70,10 @@ func (t *tx) strings(query string, args ...any) ([]string, error) {
 	return out, err
 }
 
-// read asks without a transaction. doing is for the error: "reading a session".
+// read asks. doing is for the error: "reading a session". ask may be run again
+// from its start. A database server is asked within a transaction, though one
+// statement needs none: proxies that split reads from writes send transactions
+// to the primary, and what is read here must not lag behind.
 func (s *Store) read(ctx context.Context, doing string, ask func(*tx) error) error {
 	ctx, cancel := bounded(ctx)
 	defer cancel()
@@ -69,13 +81,29 @@ func (s *Store) read(ctx context.Context, doing string, ask func(*tx) error) err
 	if err != nil {
 		return err
 	}
-	return s.db.wrap(ctx, doing+" in", ask(&tx{ctx: ctx, db: s.db, q: p.read}))
+	if p.queue != nil {
+		err = ask(&tx{ctx: ctx, db: s.db, q: p.read})
+	} else {
+		err = s.db.transaction(ctx, p.read, again, ask)
+	}
+	return s.db.wrap(ctx, doing+" in", err)
 }
 
 // write runs change in one transaction: all of it happens, or nothing. change
 // may be run again from its start when another transaction got in its way, and
-// on another goroutine than the caller's.
+// on another goroutine than the caller's. If the connection breaks during the
+// commit, it is not known what has happened, and the error is [ErrUnavailable].
 func (s *Store) write(ctx context.Context, doing string, change func(*tx) error) error {
+	return s.change(ctx, doing, once, change)
+}
+
+// rewrite is write for what may be done twice with the result of once: then a
+// commit that was not answered is made good by doing it again.
+func (s *Store) rewrite(ctx context.Context, doing string, change func(*tx) error) error {
+	return s.change(ctx, doing, again, change)
+}
+
+func (s *Store) change(ctx context.Context, doing string, may repeat, change func(*tx) error) error {
 	ctx, cancel := bounded(ctx)
 	defer cancel()
 	p, err := s.use(ctx)
@@ -85,27 +113,56 @@ func (s *Store) write(ctx context.Context, doing string, change func(*tx) error)
 	if p.queue != nil {
 		err = p.queue.write(ctx, s.db, change)
 	} else {
-		err = s.db.transaction(ctx, p.write, change)
+		err = s.db.transaction(ctx, p.write, may, change)
 	}
 	return s.db.wrap(ctx, doing+" in", err)
 }
 
-// transactionTries bounds how often a transaction that lost against another
-// one is run.
+// repeat says whether a transaction may be run once more when it may have
+// happened already.
+type repeat bool
+
+const (
+	once  repeat = false
+	again repeat = true
+)
+
+// transactionTries bounds how often a transaction is run that lost against
+// another one, or its connection.
 const transactionTries = 4
 
 // transaction runs change in a transaction of its own.
-func (db *DB) transaction(ctx context.Context, pool *sql.DB, change func(*tx) error) (err error) {
-	for range transactionTries {
-		if err = db.transactionOnce(ctx, pool, change); err == nil || ctx.Err() != nil || !db.dialect.conflict(err) {
+func (db *DB) transaction(ctx context.Context, pool *sql.DB, may repeat, change func(*tx) error) (err error) {
+	for try := range transactionTries {
+		if try > 0 && !db.dialect.oneWriter && !pause(ctx, try) {
 			return err
+		}
+		err = db.transactionOnce(ctx, pool, change)
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		var u unknown
+		switch {
+		case errors.As(err, &u):
+			if may != again {
+				return fmt.Errorf("%w: %w", ErrUnavailable, err)
+			}
+		case db.dialect.conflict(err), db.dialect.lost(err):
+			// Undone as a whole.
+		default:
+			return err
+		}
+		if db.dialect.lost(err) {
+			// A server that was restarted or lost its role has left more such
+			// connections behind.
+			dropIdle(pool)
 		}
 	}
 	return fmt.Errorf("%w: %w", ErrUnavailable, err)
 }
 
 func (db *DB) transactionOnce(ctx context.Context, pool *sql.DB, change func(*tx) error) error {
-	t, err := pool.BeginTx(ctx, nil)
+	t, err := pool.BeginTx(ctx, db.dialect.options)
 	if err != nil {
 		return err
 	}
@@ -113,5 +170,29 @@ func (db *DB) transactionOnce(ctx context.Context, pool *sql.DB, change func(*tx
 	if err := change(&tx{ctx: ctx, db: db, q: t}); err != nil {
 		return err
 	}
-	return t.Commit()
+	err = t.Commit()
+	if err != nil && db.dialect.lost(err) && !unsent(err) {
+		return unknown{err}
+	}
+	return err
+}
+
+// pause waits longer before each further try, and never as long as another
+// does; false if ctx ended first.
+func pause(ctx context.Context, try int) bool {
+	longest := 5 * time.Millisecond << (2 * try) // 20, 80, 320 ms
+	t := time.NewTimer(longest/4 + rand.N(longest*3/4))
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}
+
+// dropIdle closes the connections that nobody uses at the moment.
+func dropIdle(pool *sql.DB) {
+	pool.SetMaxIdleConns(-1)
+	pool.SetMaxIdleConns(maxConnections)
 }

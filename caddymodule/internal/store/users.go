@@ -69,6 +69,9 @@ func (d *directory) Check(ctx context.Context, id string) (found user.User, err 
 	}
 	err = d.read(ctx, "reading a user", func(t *tx) (err error) {
 		found, err = d.scanUser(t.row(`SELECT id, phone, disabled, created_at FROM {users} WHERE id = ?`, id))
+		if err == nil && found.ID != id {
+			return user.ErrUnknown // to MySQL a blank at the end is nothing
+		}
 		return err
 	})
 	return found, err
@@ -100,7 +103,7 @@ func (d *directory) Erase(ctx context.Context, id string) error {
 // SetDisabled says whether a user may log in and refresh. user.ErrUnknown:
 // there is no such user. It ends no session.
 func (s *Store) SetDisabled(ctx context.Context, id string, disabled bool) error {
-	return s.write(ctx, "disabling a user", func(t *tx) error {
+	return s.rewrite(ctx, "disabling a user", func(t *tx) error {
 		n, err := t.exec(`UPDATE {users} SET disabled = ? WHERE id = ?`, flag(disabled), id)
 		if err == nil && n == 0 {
 			return user.ErrUnknown

@@ -1,0 +1,76 @@
+package store
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"regexp"
+	"strings"
+)
+
+// serverAddress is the address of a database server, taken apart.
+type serverAddress struct {
+	authority      string // user, password and hosts, as written
+	user, password string
+	hosts          string // one host, or several with commas between, with ports
+	database       string
+	query          url.Values
+}
+
+var (
+	hostsForm    = regexp.MustCompile(`^(?:[A-Za-z0-9._%-]*|\[[0-9A-Fa-f:.%A-Za-z]+\])(?::[0-9]{1,5})?(?:,(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?)*$`)
+	databaseForm = regexp.MustCompile(`^[^/@:?#\x00-\x20]*$`)
+)
+
+// parseServer takes an address of this form apart by hand. net/url names the
+// whole address in its errors, and with it the password, and knows no list of
+// hosts. What has to be escaped in a password and is not makes a part of it look
+// like another part of the address, so nothing of the address is repeated here.
+func parseServer(db *DB, address, form string) (serverAddress, error) {
+	scheme, rest, _ := strings.Cut(address, ":")
+	fail := func(what string) (serverAddress, error) {
+		return serverAddress{}, fmt.Errorf("%s: %s: write %s, with what is special in the password percent-encoded (@ is %%40, / is %%2F, # is %%23, ? is %%3F, %% is %%25)", scheme, what, form)
+	}
+	rest, ok := strings.CutPrefix(rest, "//")
+	if !ok || strings.Contains(rest, "#") {
+		return fail("the address cannot be read")
+	}
+	rest, query, _ := strings.Cut(rest, "?")
+	authority, database, _ := strings.Cut(rest, "/")
+	a := serverAddress{authority: authority, hosts: authority}
+	if i := strings.LastIndexByte(authority, '@'); i >= 0 {
+		var err1, err2 error
+		user, password, _ := strings.Cut(authority[:i], ":")
+		a.user, err1 = url.PathUnescape(user)
+		a.password, err2 = url.PathUnescape(password)
+		a.hosts = authority[i+1:]
+		if errors.Join(err1, err2) != nil {
+			return fail("the user or the password cannot be read")
+		}
+		// Both spellings: one is in the address, the other in drivers' hands.
+		db.secrets = append(db.secrets, password, a.password)
+	}
+	var err error
+	if a.database, err = url.PathUnescape(database); err != nil || !hostsForm.MatchString(a.hosts) || !databaseForm.MatchString(a.database) {
+		return fail("the host or the database cannot be read")
+	}
+	if a.query, err = url.ParseQuery(query); err != nil {
+		return fail("the parameters cannot be read")
+	}
+	for name, values := range a.query {
+		if len(values) != 1 || !parameterForm.MatchString(name) {
+			return fail("the parameters cannot be read")
+		}
+	}
+	if scheme == "postgresql" {
+		scheme = "postgres"
+	}
+	where := a.hosts
+	if a.user != "" {
+		where = a.user + "@" + where
+	}
+	db.url = scheme + " " + where + "/" + a.database
+	return a, nil
+}
+
+var parameterForm = regexp.MustCompile(`^[a-zA-Z_][a-zA-Z0-9_.-]*$`)

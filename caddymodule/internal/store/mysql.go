@@ -1,0 +1,276 @@
+package store
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"regexp"
+	"strings"
+	"time"
+
+	client "github.com/go-sql-driver/mysql"
+)
+
+// mysql is MySQL from 5.7 on, and MariaDB.
+var mysql = &dialect{
+	name:  "mysql",
+	parse: parseMySQL,
+	replaced: []string{
+		// UTC: a local time occurs twice when the clocks are set back.
+		"{now}", "(TIMESTAMPDIFF(MICROSECOND, '1970-01-01 00:00:00', UTC_TIMESTAMP(3)) DIV 1000)",
+		"{lock}", "FOR UPDATE",
+		"{id 32}", mysqlText(32), "{id 64}", mysqlText(64), "{id 128}", mysqlText(128), "{text 512}", mysqlText(512),
+		"{int}", "BIGINT", "{bytes 32}", "VARBINARY(32)", "{blob}", "BLOB",
+		"{serial}", "BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY",
+		// The longest index is 1024 bytes, of two ids of 128 characters; a row in
+		// this format takes 3072.
+		"{options}", "ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
+	},
+	rewrite:     mysqlSQL,
+	bytes:       "x'%x'",
+	open:        openMySQL,
+	alone:       mysqlAlone,
+	hasTable:    `SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name = ?`,
+	deleteLimit: true,
+	temporary:   mysqlTemporary,
+	conflict: func(err error) bool {
+		switch mysqlNumber(err) {
+		case 1213, 1205, // deadlock (of Galera, at the commit too), waited too long for a lock
+			1020,             // MariaDB: a row has changed since the snapshot
+			1040, 1203, 1226: // too many connections
+			return true
+		}
+		return false
+	},
+	lost:      mysqlLost,
+	duplicate: func(err error) bool { n := mysqlNumber(err); return n == 1062 || n == 1586 },
+	denied: func(err error) bool {
+		n := mysqlNumber(err)
+		return n == 1044 || n == 1142 || n == 1227
+	},
+	// A table, a column or an index is there already, or is not there any more.
+	done: func(err error) bool {
+		switch mysqlNumber(err) {
+		case 1050, 1060, 1061, 1091:
+			return true
+		}
+		return false
+	},
+}
+
+func mysqlText(characters int) string {
+	return fmt.Sprintf("VARCHAR(%d) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin", characters)
+}
+
+// mysqlAddress is where the server is; the certificates that it must show are
+// read when it is opened.
+type mysqlAddress struct {
+	config *client.Config
+	ca     string // a file
+}
+
+const mysqlForm = "mysql://user:password@host:port/database"
+
+func parseMySQL(db *DB, address string) error {
+	a, err := parseServer(db, address, mysqlForm)
+	switch {
+	case err != nil:
+		return err
+	case a.database == "":
+		return errors.New("mysql needs the name of a database: " + mysqlForm)
+	case strings.Contains(a.hosts, ","):
+		return errors.New("mysql: one host, which leads to the primary: " + mysqlForm)
+	}
+	c := client.NewConfig()
+	c.User, c.Passwd, c.DBName = a.user, a.password, a.database
+	c.Net, c.Addr = "tcp", a.hosts
+	if a.hosts == "" {
+		c.Addr = "127.0.0.1"
+	}
+	if !portForm.MatchString(c.Addr) {
+		c.Addr = net.JoinHostPort(strings.Trim(c.Addr, "[]"), "3306")
+	}
+	server := &mysqlAddress{config: c}
+	for name := range a.query {
+		value := a.query.Get(name)
+		switch {
+		case name == "tls" && value == "true":
+			c.TLS = &tls.Config{ServerName: hostOf(c.Addr)}
+		case name == "tls" && value == "skip-verify":
+			c.TLS = &tls.Config{InsecureSkipVerify: true}
+		case name == "tls" && value == "preferred":
+			c.TLS, c.AllowFallbackToPlaintext = &tls.Config{InsecureSkipVerify: true}, true
+		case name == "tls" && value == "false":
+		case name == "tls":
+			return errors.New("mysql: tls is true, skip-verify, preferred or false")
+		case name == "tls_ca" && value != "":
+			server.ca = value
+		case name == "socket" && value != "":
+			c.Net, c.Addr = "unix", value
+		default:
+			return fmt.Errorf("mysql: unknown parameter %q: use tls, tls_ca (a file of certificates) or socket (a path)", name)
+		}
+	}
+	if server.ca != "" && (c.TLS == nil || c.TLS.InsecureSkipVerify) {
+		return errors.New("mysql: tls_ca needs tls=true")
+	}
+	c.Timeout = dialTimeout
+	c.ClientFoundRows = true // rows found, not rows changed
+	c.RejectReadOnly = true  // a former primary: connect anew
+	c.InterpolateParams = true
+	c.Logger = &client.NopLogger{}
+	c.Params = map[string]string{
+		// A value that does not fit is an error, as it is elsewhere.
+		"sql_mode": "'STRICT_ALL_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION'",
+		// What waits longer is not waited for any more; the server would not
+		// notice by itself that we gave up.
+		"innodb_lock_wait_timeout": "4", "lock_wait_timeout": "10",
+	}
+	db.server = server
+	return nil
+}
+
+var portForm = regexp.MustCompile(`:[0-9]+$`)
+
+func hostOf(addr string) string {
+	host, _, _ := net.SplitHostPort(addr)
+	return host
+}
+
+func openMySQL(ctx context.Context, db *DB) (*pools, error) {
+	address := db.server.(*mysqlAddress)
+	config := address.config.Clone()
+	if address.ca != "" {
+		pem, err := os.ReadFile(address.ca)
+		if err != nil {
+			return nil, permanent{fmt.Errorf("tls_ca: %w", err)}
+		}
+		config.TLS.RootCAs = x509.NewCertPool()
+		if !config.TLS.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, permanent{fmt.Errorf("tls_ca: %s holds no certificate in PEM", address.ca)}
+		}
+	}
+	connector, err := client.NewConnector(config)
+	if err != nil {
+		return nil, permanent{err}
+	}
+	pool := bound(sql.OpenDB(mysqlConnector{connector}))
+	if err := pool.PingContext(ctx); err != nil {
+		pool.Close()
+		if mysqlRefused(err) {
+			return nil, permanent{err}
+		}
+		return nil, err
+	}
+	return &pools{write: pool, read: pool}, nil
+}
+
+// mysqlAlone holds a lock that belongs to the connection, and ends with it. do
+// is no transaction: MySQL commits before and after every change of a table.
+func mysqlAlone(ctx context.Context, db *DB, p *pools, do func(*tx) error) error {
+	conn, err := p.write.Conn(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	t := &tx{ctx: ctx, db: db, q: conn}
+	wait := 1 + int(time.Until(deadline(ctx)).Seconds())
+	// Names of locks are the server's, not the database's.
+	const name = `CONCAT('wx_auth ', LEFT(SHA2(CONCAT(DATABASE(), ' ', ?), 256), 40))`
+	var got sql.NullInt64
+	if err := t.row(`SELECT GET_LOCK(`+name+`, ?)`, db.opts.Prefix, wait).Scan(&got); err != nil {
+		return err
+	}
+	if got.Int64 != 1 {
+		return fmt.Errorf("%w: another replica has been migrating the schema for %d s", ErrUnavailable, wait)
+	}
+	err = do(t)
+	var released sql.NullInt64
+	if e := t.row(`SELECT RELEASE_LOCK(`+name+`)`, db.opts.Prefix).Scan(&released); e != nil {
+		// It ends with the connection, then.
+		conn.Raw(func(any) error { return driver.ErrBadConn })
+	}
+	return err
+}
+
+func deadline(ctx context.Context) time.Time {
+	at, _ := ctx.Deadline() // bounded gave it one
+	return at
+}
+
+var excluded = regexp.MustCompile(`\bexcluded\.(\w+)`)
+
+// mysqlSQL says in MySQL's words what to do with a row that is there. Its INSERT
+// IGNORE would ignore more than that: values cut to fit, for one. So the error
+// is looked at instead.
+func mysqlSQL(query string) string {
+	if rest, ok := strings.CutPrefix(query, insertOrIgnore); ok {
+		return "INSERT " + rest
+	}
+	before, conflict, ok := strings.Cut(query, "ON CONFLICT (")
+	if !ok {
+		return query
+	}
+	_, set, _ := strings.Cut(conflict, "DO UPDATE SET")
+	return before + "ON DUPLICATE KEY UPDATE" + excluded.ReplaceAllString(set, "VALUES($1)")
+}
+
+// mysqlNumber is the server's error number; 0 if err is none of the server's.
+func mysqlNumber(err error) uint16 {
+	var e *client.MySQLError
+	if errors.As(err, &e) {
+		return e.Number
+	}
+	return 0
+}
+
+func mysqlTemporary(err error) bool {
+	switch mysqlNumber(err) {
+	case 0:
+		return mysqlLost(err)
+	case 1213, 1205, 1020, 1040, 1203, 1226, // as above
+		1021, 1114, 1030, 1026, // disk or table full, or not readable
+		1036, 1290, 1792, 1836, // read-only
+		1037, 1038, 1041, 1129, // out of memory; the host is blocked for a while
+		1047, 1180, 1317, 1969, 3024, 3100, 3101, 1461: // cluster not ready, interrupted, too slow
+		return true
+	}
+	return mysqlLost(err)
+}
+
+func mysqlLost(err error) bool {
+	switch mysqlNumber(err) {
+	case 0:
+		return !mysqlRefused(err) && (errors.Is(err, client.ErrInvalidConn) || connectionLost(err))
+	case 1053, 1077, 1079, 1080, 1152, 1158, 1159, 1160, 1161, 1184, 1927, 2006, 2013:
+		return true // shutting down, aborted, killed
+	}
+	return false
+}
+
+// mysqlRefused reports whether only the operator can mend why there is no
+// connection.
+func mysqlRefused(err error) bool {
+	switch mysqlNumber(err) {
+	case 0:
+	case 1044, 1045, 1049, 1130, 1131, 1132, 1133, 1227, 1251, 1396, 1524, 1698, 1820, 1862, 3118, 3159, 4151:
+		return true
+	default:
+		return false
+	}
+	for _, refused := range []error{
+		client.ErrNoTLS, client.ErrCleartextPassword, client.ErrNativePassword,
+		client.ErrOldPassword, client.ErrUnknownPlugin, client.ErrOldProtocol,
+	} {
+		if errors.Is(err, refused) {
+			return true
+		}
+	}
+	return certificateRefused(err)
+}

@@ -1,0 +1,122 @@
+package store
+
+import (
+	"context"
+	"database/sql/driver"
+)
+
+// mysqlConnector opens connections that keep their prepared statements. The
+// driver alone would prepare a statement for each use, which costs a way to the
+// server and back, and database/sql would take a second connection for it.
+type mysqlConnector struct{ driver.Connector }
+
+func (c mysqlConnector) Connect(ctx context.Context) (driver.Conn, error) {
+	conn, err := c.Connector.Connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	m := &mysqlConn{mysqlDriverConn: conn.(mysqlDriverConn), prepared: map[string]mysqlStmt{}}
+	// No gaps between rows are locked. The variable of that name differs between
+	// versions; this statement does not.
+	if _, err := m.mysqlDriverConn.ExecContext(ctx, "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED", nil); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return m, nil
+}
+
+// mysqlDriverConn is what the driver's connection can do.
+type mysqlDriverConn interface {
+	driver.Conn
+	driver.ConnBeginTx
+	driver.ConnPrepareContext
+	driver.ExecerContext
+	driver.QueryerContext
+	driver.NamedValueChecker
+	driver.Pinger
+	driver.SessionResetter
+	driver.Validator
+}
+
+type mysqlStmt interface {
+	driver.Stmt
+	driver.StmtExecContext
+	driver.StmtQueryContext
+}
+
+// mysqlConn is used by one goroutine at a time.
+type mysqlConn struct {
+	mysqlDriverConn
+	prepared map[string]mysqlStmt
+}
+
+// maxPrepared bounds the statements of a connection; the server has a bound for
+// all connections (max_prepared_stmt_count, by default 16382). There are fewer
+// different ones in this package.
+const maxPrepared = 64
+
+// statement is query prepared; nil where the server does not: then the driver
+// puts the parameters into the text, escaped.
+func (c *mysqlConn) statement(ctx context.Context, query string) (mysqlStmt, error) {
+	if s, ok := c.prepared[query]; ok {
+		return s, nil
+	}
+	if len(c.prepared) >= maxPrepared {
+		return nil, nil
+	}
+	prepared, err := c.PrepareContext(ctx, query)
+	if err != nil {
+		switch mysqlNumber(err) {
+		case 1461, 1295: // too many are prepared; this one cannot be
+			return nil, nil
+		}
+		return nil, err
+	}
+	s := prepared.(mysqlStmt)
+	c.prepared[query] = s
+	return s, nil
+}
+
+// forget closes a statement that the server knows no more, or not as it was:
+// the tables changed, or a proxy moved us to another server.
+func (c *mysqlConn) forget(query string, err error) (forgotten bool) {
+	switch mysqlNumber(err) {
+	case 1243, 1615:
+		c.prepared[query].Close()
+		delete(c.prepared, query)
+		return true
+	}
+	return false
+}
+
+func (c *mysqlConn) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
+	if len(args) > 0 {
+		s, err := c.statement(ctx, query)
+		if err != nil {
+			return nil, err
+		}
+		if s != nil {
+			r, err := s.ExecContext(ctx, args)
+			if err == nil || !c.forget(query, err) {
+				return r, err
+			}
+		}
+	}
+	return c.mysqlDriverConn.ExecContext(ctx, query, args)
+}
+
+func (c *mysqlConn) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
+	if len(args) > 0 {
+		s, err := c.statement(ctx, query)
+		if err != nil {
+			return nil, err
+		}
+		if s != nil {
+			r, err := s.QueryContext(ctx, args)
+			if err == nil || !c.forget(query, err) {
+				return r, err
+			}
+		}
+	}
+	return c.mysqlDriverConn.QueryContext(ctx, query, args)
+}

@@ -1,0 +1,253 @@
+package store
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/x509"
+	"database/sql"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/stdlib"
+)
+
+var postgres = &dialect{
+	name:  "postgres",
+	parse: parsePostgres,
+	replaced: []string{
+		// The clock now, not at the transaction's begin. In a SELECT of its own
+		// it is asked once, and comparisons with it use an index.
+		"{now}", "(SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT))",
+		"{lock}", "FOR UPDATE",
+		"{id 32}", `VARCHAR(32) COLLATE "C"`, "{id 64}", `VARCHAR(64) COLLATE "C"`, "{id 128}", `VARCHAR(128) COLLATE "C"`,
+		"{text 512}", "VARCHAR(512)",
+		"{int}", "BIGINT", "{bytes 32}", "BYTEA", "{blob}", "BYTEA",
+		"{serial}", "BIGSERIAL PRIMARY KEY",
+		"{options}", "",
+	},
+	rewrite: postgresSQL,
+	bytes:   `'\x%x'`,
+	open:    openPostgres,
+	alone: func(ctx context.Context, db *DB, p *pools, do func(*tx) error) error {
+		return db.transaction(ctx, p.write, once, func(t *tx) error {
+			// Ends with the transaction, so it holds behind a pooler too.
+			if _, err := t.exec(`SELECT pg_advisory_xact_lock(?)`, lockNumber(db.opts.Prefix)); err != nil {
+				return err
+			}
+			return do(t)
+		})
+	},
+	// As the search path finds it, since that is how it is used. to_regclass
+	// would remember that there was none from before the lock was ours.
+	hasTable:  `SELECT COUNT(*) FROM pg_catalog.pg_class WHERE relname = ? AND relkind IN ('r', 'p') AND pg_catalog.pg_table_is_visible(oid)`,
+	options:   &sql.TxOptions{Isolation: sql.LevelReadCommitted},
+	temporary: postgresTemporary,
+	conflict: func(err error) bool {
+		switch postgresCode(err) {
+		case "40001", "40P01", // serialization failure, deadlock
+			"55P03", // a lock not granted in time
+			"53300", // too many connections
+			"57P03": // starting up
+			return true
+		}
+		return false
+	},
+	lost:      postgresLost,
+	duplicate: func(err error) bool { return postgresCode(err) == "23505" },
+	denied: func(err error) bool {
+		code := postgresCode(err)
+		return code == "42501" || code == "3F000" // no schema that may be used
+	},
+}
+
+// postgresAddress is where the database is, and how to speak to it.
+type postgresAddress struct {
+	url      string
+	hosts    int
+	anyHost  bool // the address says itself which of several hosts it means
+	execMode bool // the address says itself how statements are prepared
+}
+
+const postgresForm = "postgres://user:password@host:port/database"
+
+// postgresFiles are the parameters whose files are not read before the
+// database is opened.
+var postgresFiles = []string{"sslrootcert", "sslcert", "sslkey", "passfile", "servicefile"}
+
+func parsePostgres(db *DB, address string) error {
+	a, err := parseServer(db, address, postgresForm)
+	if err != nil {
+		return err
+	}
+	if a.database == "" && a.query.Get("dbname") == "" {
+		return errors.New("postgres needs the name of a database: " + postgresForm)
+	}
+	switch a.query.Get("target_session_attrs") {
+	case "standby", "prefer-standby", "read-only":
+		return errors.New("postgres: target_session_attrs must not choose a standby: what is read must not lag behind; use read-write")
+	}
+	db.secrets = append(db.secrets, a.query.Get("password"), a.query.Get("sslpassword"))
+	if a.query.Get("application_name") == "" {
+		a.query.Set("application_name", "caddy-wx-auth")
+	}
+	rest := "/" + url.PathEscape(a.database) + "?"
+	server := &postgresAddress{
+		url:      "postgres://" + a.authority + rest + a.query.Encode(),
+		hosts:    strings.Count(a.hosts, ",") + 1,
+		anyHost:  a.query.Has("target_session_attrs"),
+		execMode: a.query.Has("default_query_exec_mode"),
+	}
+	for _, name := range postgresFiles {
+		a.query.Del(name)
+	}
+	if _, err := pgx.ParseConfig("postgres://" + a.authority + rest + a.query.Encode()); err != nil {
+		return db.redacted(fmt.Errorf("postgres: the address: %w", causeOf(err)))
+	}
+	db.server = server
+	return nil
+}
+
+// causeOf is what pgx says of an address, without the address.
+func causeOf(err error) error {
+	text := err.Error()
+	if i := strings.LastIndex(text, "`: "); i >= 0 {
+		text = text[i+len("`: "):]
+	}
+	return errors.New(text)
+}
+
+func openPostgres(ctx context.Context, db *DB) (*pools, error) {
+	address := db.server.(*postgresAddress)
+	config, err := pgx.ParseConfig(address.url)
+	if err != nil {
+		return nil, permanent{fmt.Errorf("the address: %w", causeOf(err))}
+	}
+	if config.ConnectTimeout == 0 || config.ConnectTimeout > dialTimeout {
+		config.ConnectTimeout = dialTimeout
+	}
+	if address.hosts > 1 && !address.anyHost {
+		config.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
+	}
+	pool := stdlib.OpenDB(*config)
+	direct, err := postgresDirect(ctx, pool)
+	if err != nil {
+		pool.Close()
+		if postgresRefused(err) {
+			return nil, permanent{err}
+		}
+		return nil, err
+	}
+	if !direct && !address.execMode {
+		// A pooler that hands out connections by transaction: a statement that
+		// is prepared on one server connection is unknown on the next. In this
+		// mode statements are prepared without a name, each time.
+		pool.Close()
+		config.DefaultQueryExecMode = pgx.QueryExecModeExec
+		pool = stdlib.OpenDB(*config)
+	}
+	bound(pool)
+	return &pools{write: pool, read: pool}, nil
+}
+
+// postgresDirect connects and finds out whether it speaks to PostgreSQL itself:
+// a pooler (PgBouncer and its like) makes up the process id that it greets with.
+func postgresDirect(ctx context.Context, pool *sql.DB) (direct bool, err error) {
+	conn, err := pool.Conn(ctx)
+	if err != nil {
+		return false, err
+	}
+	defer conn.Close()
+	err = conn.Raw(func(c any) error {
+		pg := c.(*stdlib.Conn).Conn()
+		var pid uint32
+		err := pg.QueryRow(ctx, "SELECT pg_backend_pid()", pgx.QueryExecModeSimpleProtocol).Scan(&pid)
+		direct = pid == pg.PgConn().PID()
+		return err
+	})
+	return direct, err
+}
+
+// postgresSQL numbers the parameters, and says INSERT OR IGNORE as PostgreSQL
+// does.
+func postgresSQL(query string) string {
+	rest, ignore := strings.CutPrefix(query, insertOrIgnore)
+	if ignore {
+		query = "INSERT " + rest + " ON CONFLICT DO NOTHING"
+	}
+	parts := strings.Split(query, "?")
+	var b strings.Builder
+	for i, part := range parts {
+		if i > 0 {
+			b.WriteString("$" + strconv.Itoa(i))
+		}
+		b.WriteString(part)
+	}
+	return b.String()
+}
+
+// lockNumber is the advisory lock of the tables with this prefix.
+func lockNumber(prefix string) int64 {
+	sum := sha256.Sum256([]byte("caddy-wx-auth " + prefix))
+	return int64(binary.BigEndian.Uint64(sum[:]))
+}
+
+// postgresCode is the SQLSTATE; empty if err is none of the server's.
+func postgresCode(err error) string {
+	var e *pgconn.PgError
+	if errors.As(err, &e) {
+		return e.Code
+	}
+	return ""
+}
+
+func postgresTemporary(err error) bool {
+	code := postgresCode(err)
+	if code == "" {
+		return postgresLost(err)
+	}
+	if code == "25006" { // read-only: a standby, after a failover
+		return true
+	}
+	// Connection, transaction rollback, resources, operator, system.
+	return slices.Contains([]string{"08", "40", "53", "57", "58"}, code[:2]) || code == "55P03"
+}
+
+func postgresLost(err error) bool {
+	switch code := postgresCode(err); {
+	case code == "":
+		var connect *pgconn.ConnectError
+		return !postgresRefused(err) && (connectionLost(err) || pgconn.SafeToRetry(err) || errors.As(err, &connect))
+	case code == "25006":
+		return true // the connection leads to the wrong server: away with it
+	default:
+		return code[:2] == "08" || code == "57P01" || code == "57P02" || code == "57P05"
+	}
+}
+
+// postgresRefused reports whether only the operator can mend why there is no
+// connection.
+func postgresRefused(err error) bool {
+	switch code := postgresCode(err); {
+	case code == "42501", code == "3D000", code == "3F000", strings.HasPrefix(code, "28"):
+		return true
+	case code != "":
+		return false
+	}
+	// With sslmode=prefer a server without TLS is asked again without it, and then
+	// it is the second answer that counts.
+	return certificateRefused(err) || strings.Contains(err.Error(), "server refused TLS connection") && !connectionLost(err)
+}
+
+func certificateRefused(err error) bool {
+	var authority x509.UnknownAuthorityError
+	var host x509.HostnameError
+	var invalid x509.CertificateInvalidError
+	return errors.As(err, &authority) || errors.As(err, &host) || errors.As(err, &invalid)
+}

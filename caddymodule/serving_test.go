@@ -1,0 +1,384 @@
+package caddymodule
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat/wechattest"
+)
+
+// serving is a configuration of one directive at work, without a listener.
+type serving struct {
+	t      *testing.T
+	wechat *wechattest.Simulator
+	server *caddyhttp.Server
+	h      *Handler
+	logs   *observer.ObservedLogs
+}
+
+const servedApp, servedSecret = "wx0123456789abcdef", "5ec2e7"
+
+// provision loads the directive as Caddy does, up to and without the start.
+// Further lines of it are given as more.
+func provision(t *testing.T, more ...string) (*serving, caddy.Context) {
+	t.Helper()
+	sim := wechattest.New(wechattest.Options{Apps: []wechattest.App{{ID: servedApp, Secret: servedSecret}}})
+	api := httptest.NewServer(sim)
+	t.Cleanup(api.Close)
+	directive := "wx_auth " + servedApp + " " + servedSecret + ` {
+		store sqlite:` + filepath.Join(t.TempDir(), "wx.db") + `
+		wechat {
+			api ` + api.URL + `
+		}
+		` + strings.Join(more, "\n") + `
+	}`
+	raw, err := json.Marshal(mustParse(t, directive))
+	if err != nil {
+		t.Fatal(err)
+	}
+	route := `{"handler": "wx_auth", ` + string(raw[1:])
+	var cfg caddy.Config
+	if err := json.Unmarshal([]byte(`{"admin": {"disabled": true}, "apps": {"http": {"servers": {"one": {
+		"listen": ["127.0.0.1:0"], "routes": [{"handle": [`+route+`]}]}}}}}`), &cfg); err != nil {
+		t.Fatal(err)
+	}
+	ctx, err := caddy.ProvisionContext(&cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	app, err := ctx.App("http")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &serving{t: t, wechat: sim, server: app.(*caddyhttp.App).Servers["one"]}
+	s.h = s.server.Routes[0].Handlers[0].(*Handler)
+	var core zapcore.Core
+	core, s.logs = observer.New(zapcore.DebugLevel)
+	s.h.site.log = zap.New(core)
+	return s, ctx
+}
+
+// serve is provision with the store open.
+func serve(t *testing.T, more ...string) *serving {
+	t.Helper()
+	s, _ := provision(t, more...)
+	if err := s.h.site.openFor(t.Context(), openTimeout); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.h.Cleanup() })
+	return s
+}
+
+var upstream = caddyhttp.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) error {
+	_, err := io.WriteString(w, "upstream")
+	return err
+})
+
+// do sends a request from a public address.
+func (s *serving) do(r *http.Request) *httptest.ResponseRecorder {
+	s.t.Helper()
+	w := httptest.NewRecorder()
+	w.Header().Set("Cache-Control", "public, max-age=3600") // what a header directive has set for the site
+	r.RemoteAddr = "203.0.113.7:1234"
+	if r.Body != nil && r.Header.Get("Content-Type") == "" && r.ContentLength > 0 {
+		r.Header.Set("Content-Type", "application/json")
+	}
+	r = caddyhttp.PrepareRequest(r, caddy.NewReplacer(), w, s.server)
+	caddyhttp.SetVar(r.Context(), caddyhttp.ClientIPVarKey, "203.0.113.7")
+	if err := s.h.ServeHTTP(w, r, upstream); err != nil {
+		s.t.Errorf("%s %s: %v", r.Method, r.URL, err)
+	}
+	return w
+}
+
+func (s *serving) post(path, body string) *httptest.ResponseRecorder {
+	s.t.Helper()
+	return s.do(httptest.NewRequest(http.MethodPost, path, strings.NewReader(body)))
+}
+
+func (s *serving) tap() wechattest.Codes {
+	s.t.Helper()
+	codes, err := s.wechat.Mint(servedApp, "", wechattest.Phone{Number: "13800138000"})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return codes
+}
+
+func loginBody(c wechattest.Codes) string {
+	raw, _ := json.Marshal(map[string]string{"code": c.Code, "phoneCode": c.PhoneCode})
+	return string(raw)
+}
+
+func (s *serving) login() (p pair) {
+	s.t.Helper()
+	w := s.post("/auth/wx", loginBody(s.tap()))
+	if err := json.Unmarshal(w.Body.Bytes(), &p); err != nil || w.Code != http.StatusOK {
+		s.t.Fatalf("login: %d %s", w.Code, w.Body)
+	}
+	return p
+}
+
+func eventually(t *testing.T, what string, is func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(5 * time.Second); !is(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("not within five seconds: " + what)
+		}
+	}
+}
+
+// Whatever a directive before us says of the whole site, nothing of ours may be
+// kept by anybody; and each 401 says how to do better.
+func TestAnswersAreNotKept(t *testing.T) {
+	s := serve(t)
+	p := s.login()
+	me := httptest.NewRequest(http.MethodGet, "/auth/wx/me", nil)
+	me.Header.Set("Authorization", "Bearer "+p.Token)
+	for name, w := range map[string]*httptest.ResponseRecorder{
+		"login":        s.post("/auth/wx", loginBody(s.tap())),
+		"me":           s.do(me),
+		"refused":      s.do(httptest.NewRequest(http.MethodGet, "/api", nil)),
+		"refresh":      s.post("/auth/wx/refresh", `{"refreshToken":"x"}`),
+		"health":       s.do(httptest.NewRequest(http.MethodGet, "/auth/wx/health", nil)),
+		"no endpoint":  s.do(httptest.NewRequest(http.MethodGet, "/auth/wx/none", nil)),
+		"wrong method": s.do(httptest.NewRequest(http.MethodGet, "/auth/wx", nil)),
+	} {
+		if got := w.Header()["Cache-Control"]; len(got) != 1 || got[0] != "no-store" {
+			t.Errorf("%s: Cache-Control %q", name, got)
+		}
+		if w.Code == http.StatusUnauthorized && w.Header().Get("WWW-Authenticate") == "" {
+			t.Errorf("%s: 401 without a challenge", name)
+		}
+	}
+}
+
+// Who hangs up at once has been refused all the same.
+func TestHangingUpIsNoWayRoundTheRate(t *testing.T) {
+	s := serve(t, "login_rate 3/m")
+	for i := range 3 {
+		r := httptest.NewRequest(http.MethodPost, "/auth/wx", strings.NewReader(`{"code":"guess`+string(rune('a'+i))+`"}`))
+		ctx, hangUp := context.WithCancel(t.Context())
+		hangUp()
+		s.do(r.WithContext(ctx))
+		eventually(t, "one line for each login", func() bool { return s.logs.FilterMessage("login refused").Len() == i+1 })
+	}
+	w := s.post("/auth/wx", `{"code":"guess"}`)
+	if w.Code != http.StatusTooManyRequests || w.Header().Get("Retry-After") == "" || w.Header().Get("RateLimit") == "" {
+		t.Errorf("after three refusals: %d %s", w.Code, w.Body)
+	}
+}
+
+// What only the operator can mend is said to them, be the client still there or not.
+func TestOperatorsMistakeIsLoggedAlthoughTheClientHungUp(t *testing.T) {
+	s := serve(t)
+	if err := s.wechat.AlterApp(servedApp, func(a *wechattest.App) { a.Secret = "another" }); err != nil {
+		t.Fatal(err)
+	}
+	r := httptest.NewRequest(http.MethodPost, "/auth/wx", strings.NewReader(loginBody(s.tap())))
+	ctx, hangUp := context.WithCancel(t.Context())
+	hangUp()
+	s.do(r.WithContext(ctx))
+	eventually(t, "an error in the log", func() bool {
+		return s.logs.FilterMessage("login refused").FilterLevelExact(zapcore.ErrorLevel).Len() == 1
+	})
+}
+
+func TestPanicInALoginIsAnErrorOfOurs(t *testing.T) {
+	s := serve(t)
+	s.h.site.live.Load().chain.Mint = nil
+	w := s.post("/auth/wx", loginBody(s.tap()))
+	if w.Code != http.StatusInternalServerError || !strings.Contains(w.Body.String(), codeInternal) {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+	if s.logs.FilterMessage("login failed").FilterLevelExact(zapcore.ErrorLevel).Len() != 1 {
+		t.Errorf("log: %+v", s.logs.All())
+	}
+}
+
+// A reload cleans the former configuration up at once, while its requests may
+// still be on their way through earlier handlers.
+func TestRequestThatArrivesAfterTheCleanup(t *testing.T) {
+	s, _ := provision(t, "public /open")
+	if err := s.h.site.openFor(t.Context(), openTimeout); err != nil {
+		t.Fatal(err)
+	}
+	p := s.login()
+	if err := s.h.Cleanup(); err != nil {
+		t.Fatal(err)
+	}
+	let := func() bool { _, held := sharedPool.References(s.h.site.sharedKey); return !held }
+	eventually(t, "the login lets go of the store", let)
+	if w := s.do(httptest.NewRequest(http.MethodGet, "/open", nil)); w.Code != http.StatusOK {
+		t.Errorf("public: %d", w.Code)
+	}
+	r := httptest.NewRequest(http.MethodGet, "/api", nil)
+	r.Header.Set("Authorization", "Bearer "+p.Token)
+	if w := s.do(r); w.Code != http.StatusOK {
+		t.Errorf("with a token: %d %s", w.Code, w.Body)
+	}
+	if w := s.post("/auth/wx/refresh", `{"refreshToken":"`+p.RefreshToken+`"}`); w.Code != http.StatusServiceUnavailable {
+		t.Errorf("refresh without a store: %d %s", w.Code, w.Body)
+	}
+	if !let() {
+		t.Error("a reference is left")
+	}
+}
+
+// Only one request waits for a store that is away; above all no public one does.
+func TestStoreThatIsAwayHoldsRequestsUpOnce(t *testing.T) {
+	s, _ := provision(t, "public /open")
+	t.Cleanup(func() { _ = s.h.Cleanup() })
+	s.h.site.opening <- struct{}{} // the background tries, for as long as this takes
+	s.do(httptest.NewRequest(http.MethodGet, "/open", nil))
+	start := time.Now()
+	if w := s.do(httptest.NewRequest(http.MethodGet, "/open", nil)); w.Code != http.StatusOK {
+		t.Errorf("public: %d", w.Code)
+	}
+	w := s.post("/auth/wx", `{"code":"c"}`)
+	if w.Code != http.StatusServiceUnavailable || w.Header().Get("Retry-After") == "" || !strings.Contains(w.Body.String(), `"renew":[]`) {
+		t.Errorf("login: %d %s", w.Code, w.Body)
+	}
+	// Another system's token is not ours, whatever else is missing.
+	r := httptest.NewRequest(http.MethodGet, "/api", nil)
+	r.Header.Set("Authorization", "Bearer another.systems.token")
+	if w := s.do(r); w.Code != http.StatusUnauthorized {
+		t.Errorf("another system's token: %d %s", w.Code, w.Body)
+	}
+	if took := time.Since(start); took > readyTimeout/2 {
+		t.Errorf("they waited for %s", took)
+	}
+	<-s.h.site.opening
+	if err := s.h.site.openFor(t.Context(), openTimeout); err != nil {
+		t.Fatal(err)
+	}
+	s.login()
+}
+
+// Over HTTP/3 a request without a body has no length.
+func TestLogoutWithoutABodyOfKnownLength(t *testing.T) {
+	s := serve(t)
+	for body, want := range map[string]int{"": 204, `{"all":true}`: 415, " ": 415} {
+		r := httptest.NewRequest(http.MethodPost, "/auth/wx/logout", io.NopCloser(strings.NewReader(body)))
+		r.ContentLength = -1
+		r.Header.Set("Authorization", "Bearer "+s.login().Token)
+		if w := s.do(r); w.Code != want {
+			t.Errorf("body %q: %d %s", body, w.Code, w.Body)
+		}
+	}
+	r := httptest.NewRequest(http.MethodPost, "/auth/wx/logout", io.NopCloser(strings.NewReader(`{"all":true}`)))
+	r.ContentLength = -1
+	r.Header.Set("Content-Type", "application/json")
+	r.Header.Set("Authorization", "Bearer "+s.login().Token)
+	if w := s.do(r); w.Code != http.StatusNoContent {
+		t.Errorf("a body of unknown length: %d %s", w.Code, w.Body)
+	}
+}
+
+// Who was erased may come back as another: their session has ended.
+func TestRefreshOfAUserWhoIsGone(t *testing.T) {
+	s := serve(t)
+	p := s.login()
+	id, _ := p.UserInfo["id"].(string)
+	db := s.h.site.store
+	if err := db.SetDisabled(t.Context(), id, true); err != nil {
+		t.Fatal(err)
+	}
+	w := s.post("/auth/wx/refresh", `{"refreshToken":"`+p.RefreshToken+`"}`)
+	if w.Code != http.StatusForbidden || !strings.Contains(w.Body.String(), "user_disabled") {
+		t.Errorf("disabled: %d %s", w.Code, w.Body)
+	}
+	if err := db.SetDisabled(t.Context(), id, false); err != nil {
+		t.Fatal(err)
+	}
+	p = s.login()
+	s.h.site.directory = gone{s.h.site.directory}
+	w = s.post("/auth/wx/refresh", `{"refreshToken":"`+p.RefreshToken+`"}`)
+	if w.Code != http.StatusUnauthorized || !strings.Contains(w.Body.String(), "session_ended") {
+		t.Errorf("gone: %d %s", w.Code, w.Body)
+	}
+	if !s.h.site.shared.revoked.Contains(sessionOf(s, p)) {
+		t.Error("the session goes on")
+	}
+}
+
+func sessionOf(s *serving, p pair) string {
+	c, err := s.h.site.live.Load().verifier.VerifyExpired(s.h.site.keys(), p.Token, time.Now())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return c.SessionID
+}
+
+// A proxy before us says what came as early data.
+func TestEarlyDataOfAProxy(t *testing.T) {
+	s := serve(t)
+	for _, path := range []string{"/auth/wx", "/auth/wx/refresh"} {
+		r := httptest.NewRequest(http.MethodPost, path, strings.NewReader(`{}`))
+		r.Header.Set("Early-Data", "1")
+		if w := s.do(r); w.Code != http.StatusTooEarly {
+			t.Errorf("%s: %d", path, w.Code)
+		}
+	}
+}
+
+// A client that hangs up is no failure of the store's.
+func TestHangingUpIsNoErrorInTheLog(t *testing.T) {
+	s := serve(t)
+	p := s.login()
+	ctx, hangUp := context.WithCancel(t.Context())
+	hangUp()
+	for _, path := range []string{"/auth/wx/me", "/auth/wx/sessions"} {
+		r := httptest.NewRequest(http.MethodGet, path, nil).WithContext(ctx)
+		r.Header.Set("Authorization", "Bearer "+p.Token)
+		s.do(r)
+	}
+	if errs := s.logs.FilterLevelExact(zapcore.ErrorLevel).All(); len(errs) > 0 {
+		t.Errorf("log: %+v", errs)
+	}
+}
+
+// Sites that share a ring of keys share its times; those that do not share keys
+// share no cache.
+func TestSitesThatShareKeys(t *testing.T) {
+	one, _ := provision(t, "token {\nlifetime 10m\nrotate 2h\n}")
+	t.Cleanup(func() { _ = one.h.Cleanup() })
+	a := new(Background)
+	first := *one.h.site.ringSet
+	a.add(one.h.site)
+	other := &site{set: one.h.site.set, ring: one.h.site.ring, ringKey: one.h.site.ringKey}
+	other.set.Token.Lifetime, other.set.Token.Rotate, other.set.Token.Leeway = 24*time.Hour, 90*day, time.Minute
+	a.add(other)
+	got := one.h.site.ringSet
+	if got != other.ringSet || got.Lifetime != 24*time.Hour || got.Leeway != time.Minute || got.Rotate != first.Rotate {
+		t.Errorf("settings %+v and %+v", got, other.ringSet)
+	}
+	names := make(map[string]bool)
+	for _, keys := range []string{"ES256", "EdDSA", "0xc000"} {
+		k, _ := holdCache(one.h.site.policy(), one.h.site.sharedKey, keys)
+		defer func() { _, _ = cachePool.Delete(k) }()
+		names[k] = true
+	}
+	if len(names) != 3 {
+		t.Errorf("%d caches for three sets of keys", len(names))
+	}
+}
+
+// gone is a directory that knows nobody any more.
+type gone struct{ user.Directory }
+
+func (gone) Check(context.Context, string) (user.User, error) { return user.User{}, user.ErrUnknown }

@@ -1,0 +1,481 @@
+package tests
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"net/textproto"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
+)
+
+// The attacks, by the classes of SECURITY.md, one file for each. They are written
+// byte by byte, as net/http would not send them, and what came through is read byte
+// by byte, as net/http would tidy it up.
+
+// field is a line of a message's head or trailer as it was written.
+type field struct{ name, value string }
+
+// wire is a request as it came over the wire to a wiretap.
+type wire struct {
+	line     string // the request line
+	fields   []field
+	trailers []field
+	body     string
+	broken   error // what was wrong with it; the rest is what came before that
+}
+
+// values are those of every line with that name, in this very spelling but for case.
+func (w wire) values(name string) []string {
+	var vs []string
+	for _, f := range w.fields {
+		if strings.EqualFold(f.name, name) {
+			vs = append(vs, f.value)
+		}
+	}
+	return vs
+}
+
+// wiretap is an upstream that keeps requests as they came, and answers 200.
+type wiretap struct {
+	addr string
+
+	mu   sync.Mutex
+	hits int
+	got  []wire
+}
+
+func newWiretap(t testing.TB) *wiretap {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := &wiretap{addr: ln.Addr().String()}
+	var mu sync.Mutex
+	var conns []net.Conn
+	var served sync.WaitGroup
+	served.Go(func() {
+		for {
+			conn, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			mu.Lock()
+			conns = append(conns, conn)
+			mu.Unlock()
+			served.Go(func() {
+				defer conn.Close()
+				for r := bufio.NewReader(conn); e.answer(conn, r); {
+				}
+			})
+		}
+	})
+	t.Cleanup(func() {
+		ln.Close()
+		mu.Lock()
+		for _, c := range conns {
+			c.Close()
+		}
+		mu.Unlock()
+		served.Wait()
+	})
+	return e
+}
+
+// answer reads one request and answers it. False: no more will come.
+func (e *wiretap) answer(conn net.Conn, r *bufio.Reader) bool {
+	if _, err := r.Peek(1); err != nil {
+		return false
+	}
+	e.mu.Lock()
+	e.hits++ // whatever it is going to be
+	e.mu.Unlock()
+	w := readWire(r)
+	e.mu.Lock()
+	e.got = append(e.got, w)
+	e.mu.Unlock()
+	if w.broken != nil {
+		_, _ = io.WriteString(conn, "HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+		return false
+	}
+	body := "upstream\n"
+	if strings.HasPrefix(w.line, "HEAD ") {
+		body = ""
+	}
+	_, err := fmt.Fprintf(conn, "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 9\r\n\r\n%s", body)
+	return err == nil
+}
+
+func readWire(r *bufio.Reader) (w wire) {
+	if w.line, w.broken = readLine(r); w.broken != nil {
+		return w
+	}
+	if w.fields, w.broken = readFields(r); w.broken != nil {
+		return w
+	}
+	switch codings, lengths := w.values("Transfer-Encoding"), w.values("Content-Length"); {
+	case len(codings) > 0 && len(lengths) > 0:
+		w.broken = errors.New("both a length and a coding")
+	case len(codings) == 1 && codings[0] == "chunked":
+		var body strings.Builder
+		_, w.broken = io.Copy(&body, httputil.NewChunkedReader(r))
+		w.body = body.String()
+		if w.broken == nil {
+			w.trailers, w.broken = readFields(r)
+		}
+	case len(codings) > 0:
+		w.broken = fmt.Errorf("codings %q", codings)
+	case len(lengths) == 1:
+		n, err := strconv.Atoi(lengths[0])
+		if err != nil {
+			w.broken = err
+			return w
+		}
+		body := make([]byte, n)
+		_, w.broken = io.ReadFull(r, body)
+		w.body = string(body)
+	case len(lengths) > 1:
+		w.broken = fmt.Errorf("lengths %q", lengths)
+	}
+	return w
+}
+
+func readLine(r *bufio.Reader) (string, error) {
+	line, err := r.ReadString('\n')
+	if err == nil && !strings.HasSuffix(line, "\r\n") {
+		err = fmt.Errorf("line end in %q", line)
+	}
+	return strings.TrimSuffix(line, "\r\n"), err
+}
+
+func readFields(r *bufio.Reader) (fields []field, err error) {
+	for {
+		line, err := readLine(r)
+		if err != nil || line == "" {
+			return fields, err
+		}
+		name, value, ok := strings.Cut(line, ":")
+		if !ok {
+			return fields, fmt.Errorf("field %q", line)
+		}
+		fields = append(fields, field{name, textproto.TrimString(value)})
+	}
+}
+
+// take returns what has come since the last take.
+func (e *wiretap) take() []wire {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	got := e.got
+	e.got, e.hits = nil, 0
+	return got
+}
+
+// fort is a gateway under attack: its upstream is a wiretap.
+type fort struct {
+	*Caddy
+	tap *wiretap
+	wx  *WeChat
+}
+
+// newFort starts a gateway with that Caddyfile, in which {$UPSTREAM} is the wiretap and
+// {$ADDR2} a second address.
+func newFort(t testing.TB, caddyfile string, env ...string) *fort {
+	t.Helper()
+	f := &fort{tap: newWiretap(t), wx: NewWeChat(t)}
+	f.Caddy = StartCaddy(t, caddyfile, append(f.wx.env(f.tap.addr), env...)...)
+	return f
+}
+
+// fortSite has every kind of path: /public/ and /healthz are public, /optional/ is
+// what it is called, /free/ is left out by the matcher. Options are wx_auth's;
+// globals are global ones.
+func fortSite(globals string, options ...string) string {
+	return site("@guarded not path /free/*\nwx_auth @guarded {env.WX_APPID} {env.WX_SECRET} {\n"+
+		"public /public/* /healthz\noptional /optional/*\nwechat {\napi {$WX_API}\n}\n"+strings.Join(options, "\n")+"\n}\n"+
+		"reverse_proxy {$UPSTREAM}", globals)
+}
+
+// login logs the owner of that number in.
+func (f *fort) login(t testing.TB, number string) Pair {
+	t.Helper()
+	codes := f.wx.Tap(t, number)
+	return f.Client().Login(codes.Code, codes.PhoneCode).Pair(t)
+}
+
+// message is a request with exactly those header lines, beside Host.
+func message(addr, method, target string, lines ...string) string {
+	return method + " " + target + " HTTP/1.1\r\nHost: " + addr + "\r\n" + strings.Join(append(lines, "", ""), "\r\n")
+}
+
+// fire sends a request and returns its answer, and what reached the upstream since
+// the last one.
+func (f *fort) fire(t testing.TB, raw string) (Answer, []wire) {
+	t.Helper()
+	a := Raw(f.Addr, raw)
+	if a.Err != nil {
+		t.Fatalf("%v\n%.300q", a.Err, raw)
+	}
+	if a.Status >= 500 {
+		t.Errorf("input causes a %d: %s\n%.300q", a.Status, a.Body, raw)
+	}
+	return a, f.tap.take()
+}
+
+// short is the beginning of a value, for a report.
+func short(v any) string { return fmt.Sprintf("%.600s", fmt.Sprintf("%+q", v)) }
+
+// refuses fires a request that must get that answer and not reach the upstream.
+func (f *fort) refuses(t testing.TB, want refusal, raw string) Answer {
+	t.Helper()
+	a, got := f.fire(t, raw)
+	if len(got) > 0 {
+		t.Errorf("reached the upstream: %s\n%.300q", short(got), raw)
+	}
+	if a.Status != want.status {
+		t.Errorf("status %d, want %d: %.300s\n%.300q", a.Status, want.status, a.Body, raw)
+	} else if want.code != "" {
+		a.WantProblem(t, want.status, want.code, nil)
+	}
+	return a
+}
+
+// passes fires a request that must reach the upstream, once and whole.
+func (f *fort) passes(t testing.TB, raw string) wire {
+	t.Helper()
+	a, got := f.fire(t, raw)
+	if a.Status != http.StatusOK || len(got) != 1 || got[0].broken != nil {
+		t.Fatalf("status %d, upstream %s: %.300s\n%.300q", a.Status, short(got), a.Body, raw)
+	}
+	return got[0]
+}
+
+// talk is all that came back over one connection.
+type talk struct {
+	answers []Answer
+	closed  bool          // by the gateway, after the last answer
+	first   time.Duration // until the first answer's head was there
+	rest    string        // bytes that are no answer
+}
+
+// quiet is how long nothing must come until a connection counts as left open.
+const quiet = 300 * time.Millisecond
+
+// converse sends bytes over one connection and reads answers until the gateway
+// closes it or falls silent. The methods are those of the requests, where an answer
+// depends on them.
+func converse(t testing.TB, addr, raw string, methods ...string) talk {
+	t.Helper()
+	conn, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	start := time.Now()
+	_ = conn.SetWriteDeadline(start.Add(rawTime))
+	_, _ = io.WriteString(conn, raw) // it may be closed before all is sent
+	var all talk
+	r := bufio.NewReader(conn)
+	for {
+		wait := quiet
+		if len(all.answers) == 0 {
+			wait = rawTime
+		}
+		_ = conn.SetReadDeadline(time.Now().Add(wait))
+		if _, err := r.Peek(1); err != nil {
+			var timeout net.Error
+			all.closed = !errors.As(err, &timeout) || !timeout.Timeout()
+			return all
+		}
+		if len(all.answers) == 0 {
+			all.first = time.Since(start)
+		}
+		method := "GET"
+		if len(all.answers) < len(methods) {
+			method = methods[len(all.answers)]
+		}
+		if head, _ := r.Peek(5); string(head) != "HTTP/" {
+			rest, _ := io.ReadAll(r)
+			all.rest, all.closed = string(rest), true
+			return all
+		}
+		_ = conn.SetReadDeadline(time.Now().Add(rawTime))
+		resp, err := http.ReadResponse(r, &http.Request{Method: method})
+		if err != nil {
+			t.Fatalf("reading an answer: %v", err)
+		}
+		all.answers = append(all.answers, readAnswer(resp))
+	}
+}
+
+func (c talk) statuses() []int {
+	var s []int
+	for _, a := range c.answers {
+		s = append(s, a.Status)
+	}
+	return s
+}
+
+// folded writes a header's name as CGI and its kin would see it.
+func folded(name string) string {
+	return strings.Map(func(c rune) rune {
+		switch {
+		case 'A' <= c && c <= 'Z':
+			return c + 'a' - 'A'
+		case 'a' <= c && c <= 'z', '0' <= c && c <= '9':
+			return c
+		}
+		return '-'
+	}, name)
+}
+
+// wantIdentity fails the test if the request has identity fields other than those:
+// names and values as they stand, each once. Further names of identity headers than
+// X-WX-* are own.
+func (w wire) wantIdentity(t testing.TB, want []field, own ...string) {
+	t.Helper()
+	var got []field
+	for _, f := range slices.Concat(w.fields, w.trailers) {
+		if name := folded(f.name); strings.HasPrefix(name, "x-wx-") || slices.Contains(own, name) {
+			got = append(got, f)
+		}
+	}
+	if len(w.trailers) > 0 || len(w.values("Trailer")) > 0 {
+		t.Errorf("trailers at the upstream: %q, announced %q", w.trailers, w.values("Trailer"))
+	}
+	byName := func(a, b field) int { return strings.Compare(a.name, b.name) }
+	slices.SortFunc(got, byName)
+	want = slices.SortedFunc(slices.Values(want), byName)
+	if !slices.Equal(got, want) {
+		t.Errorf("identity at the upstream: %q\nwant %q\nof %q", got, want, w.line)
+	}
+}
+
+// identity is what an upstream must get of a user of the simulator's, by default.
+func (f *fort) identity(t testing.TB, p Pair) []field {
+	t.Helper()
+	claims := jwtPart(t, p.Token, 1)
+	openid, _ := claims["openid"].(string)
+	id := []field{
+		{"X-Wx-User-Id", p.UserInfo.ID},
+		{"X-Wx-Openid", openid},
+		{"X-Wx-Appid", AppID},
+		{"X-Wx-Phone", p.UserInfo.PhoneNumber},
+	}
+	if unionid, ok := claims["unionid"].(string); ok {
+		t.Fatalf("this token was to lack a claim, and has unionid %q", unionid)
+	}
+	return id
+}
+
+// message2 is a request over HTTP/2, whose fields begin with the pseudo-header fields.
+type message2 struct {
+	fields   []field
+	data     []string // a DATA frame each; the stream goes on after the last if there are trailers
+	trailers []field
+}
+
+// get2 begins the fields of a request.
+func get2(addr, method, target string, fields ...field) []field {
+	return append([]field{{":method", method}, {":scheme", "http"}, {":authority", addr}, {":path", target}}, fields...)
+}
+
+// raw2 sends a request over a connection of its own: with prior knowledge, or over
+// TLS with a configuration. An answer without a status is a stream or a connection
+// that was ended, which Err says.
+func raw2(addr string, config *tls.Config, m message2) Answer {
+	conn, err := net.Dial("tcp", addr)
+	if err != nil {
+		return Answer{Err: err}
+	}
+	defer conn.Close()
+	if config != nil {
+		conn = tls.Client(conn, config)
+	}
+	_ = conn.SetDeadline(time.Now().Add(rawTime))
+	if _, err := io.WriteString(conn, http2.ClientPreface); err != nil {
+		return Answer{Err: err}
+	}
+	framer := http2.NewFramer(conn, conn)
+	framer.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
+	_ = framer.WriteSettings()
+	var block bytes.Buffer
+	enc := hpack.NewEncoder(&block)
+	encoded := func(fields []field) []byte {
+		block.Reset()
+		for _, f := range fields {
+			_ = enc.WriteField(hpack.HeaderField{Name: f.name, Value: f.value})
+		}
+		return bytes.Clone(block.Bytes())
+	}
+	headers := func(fields []field, last bool) {
+		b := encoded(fields)
+		const most = 16 << 10
+		first := b[:min(len(b), most)]
+		b = b[len(first):]
+		_ = framer.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: first, EndHeaders: len(b) == 0, EndStream: last})
+		for len(b) > 0 {
+			part := b[:min(len(b), most)]
+			b = b[len(part):]
+			_ = framer.WriteContinuation(1, len(b) == 0, part)
+		}
+	}
+	headers(m.fields, len(m.data) == 0 && m.trailers == nil)
+	for i, d := range m.data {
+		_ = framer.WriteData(1, i == len(m.data)-1 && m.trailers == nil, []byte(d))
+	}
+	if m.trailers != nil {
+		headers(m.trailers, true)
+	}
+	a := Answer{Header: http.Header{}}
+	for {
+		frame, err := framer.ReadFrame()
+		if err != nil {
+			a.Err = err
+			return a
+		}
+		switch frame := frame.(type) {
+		case *http2.MetaHeadersFrame:
+			for _, f := range frame.Fields {
+				if f.Name == ":status" {
+					a.Status, _ = strconv.Atoi(f.Value)
+				} else {
+					a.Header.Add(f.Name, f.Value)
+				}
+			}
+		case *http2.DataFrame:
+			a.Body += string(frame.Data())
+		case *http2.SettingsFrame:
+			if !frame.IsAck() {
+				_ = framer.WriteSettingsAck()
+			}
+		case *http2.RSTStreamFrame:
+			if a.Status == 0 {
+				a.Err = fmt.Errorf("the stream was ended: %s", frame.ErrCode)
+			}
+			return a
+		case *http2.GoAwayFrame:
+			if a.Status == 0 {
+				a.Err = fmt.Errorf("the connection was ended: %s", frame.ErrCode)
+			}
+			return a
+		}
+		if h := frame.Header(); h.StreamID == 1 && (h.Type == http2.FrameHeaders || h.Type == http2.FrameData) && h.Flags.Has(http2.FlagDataEndStream) {
+			return a
+		}
+	}
+}

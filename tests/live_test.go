@@ -1,0 +1,440 @@
+//lint:file-ignore SA1019 net/http's own client does not let :protocol through
+package tests
+
+import (
+	"bufio"
+	"context"
+	"crypto/sha1"
+	"crypto/tls"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/net/http2"
+)
+
+// soon is how fast a connection must end.
+const soon = time.Second
+
+// echoUpgrade upgrades what asks for it, and sends back what comes; /flood sends without
+// end instead. Its answer names the protocol that X-Protocol says.
+func echoUpgrade(w http.ResponseWriter, r *http.Request) {
+	if r.Header.Get("Upgrade") != "websocket" {
+		http.Error(w, "no upgrade", http.StatusBadRequest)
+		return
+	}
+	conn, rw, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		return
+	}
+	defer conn.Close()
+	sum := sha1.Sum([]byte(r.Header.Get("Sec-WebSocket-Key") + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
+	fmt.Fprintf(rw, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: %s\r\n",
+		base64.StdEncoding.EncodeToString(sum[:]))
+	if p := r.Header.Get("X-Protocol"); p != "" {
+		fmt.Fprintf(rw, "Sec-WebSocket-Protocol: %s\r\n", p)
+	}
+	fmt.Fprint(rw, "\r\n")
+	if rw.Flush() != nil {
+		return
+	}
+	if strings.HasSuffix(r.URL.Path, "/flood") {
+		for block := make([]byte, 64<<10); err == nil; {
+			_, err = conn.Write(block)
+		}
+		return
+	}
+	_, _ = io.Copy(conn, rw)
+}
+
+// socket is an upgraded connection. Frames are the ends' own business: what is
+// sent and echoed here is one byte that could be any of them.
+type socket struct {
+	io.ReadWriteCloser
+	r io.Reader
+}
+
+func (g *guard) open(t testing.TB, target string, lines ...string) *socket {
+	t.Helper()
+	conn, err := net.Dial("tcp", g.Addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: %s\r\n%s\r\n\r\n", target, g.Addr, strings.Join(upgradeWith(lines...), "\r\n"))
+	r := bufio.NewReader(conn)
+	resp, err := http.ReadResponse(r, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if resp.StatusCode != http.StatusSwitchingProtocols {
+		body, _ := io.ReadAll(resp.Body)
+		t.Fatalf("not upgraded: %s %s", resp.Status, body)
+	}
+	return &socket{conn, r}
+}
+
+// open2 is open by extended CONNECT over HTTP/2 without TLS.
+func (g *guard) open2(t testing.TB, target string, headers ...string) *socket {
+	t.Helper()
+	transport := &http2.Transport{AllowHTTP: true, DialTLSContext: func(ctx context.Context, network, addr string, _ *tls.Config) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, network, addr)
+	}}
+	pr, pw := io.Pipe()
+	r, err := http.NewRequest(http.MethodConnect, g.URL()+target, pr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header = http.Header{":protocol": {"websocket"}, "Sec-Websocket-Version": {"13"}}
+	for _, h := range headers {
+		name, value, _ := strings.Cut(h, ": ")
+		r.Header.Add(name, value)
+	}
+	resp, err := transport.RoundTrip(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		pw.Close()
+		resp.Body.Close()
+		transport.CloseIdleConnections()
+	})
+	if resp.StatusCode != http.StatusOK {
+		body, _ := io.ReadAll(resp.Body)
+		t.Fatalf("not upgraded: %s %s", resp.Status, body)
+	}
+	return &socket{struct {
+		io.Reader
+		io.Writer
+		io.Closer
+	}{resp.Body, pw, pw}, resp.Body}
+}
+
+// alive fails the test unless the socket echoes.
+func (s *socket) alive(t testing.TB) {
+	t.Helper()
+	done := make(chan error, 1)
+	go func() {
+		b := []byte{0}
+		_, err := s.Write([]byte{7})
+		if err == nil {
+			_, err = io.ReadFull(s.r, b)
+		}
+		if err == nil && b[0] != 7 {
+			err = errors.New("something else came back")
+		}
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		if err != nil {
+			t.Fatalf("the socket is dead: %v", err)
+		}
+	case <-time.After(5 * time.Second):
+		t.Fatal("the socket does not echo")
+	}
+}
+
+// ends waits for the end of the connection and returns when it came.
+func (s *socket) ends(t testing.TB, within time.Duration) time.Time {
+	t.Helper()
+	done := make(chan time.Time, 1)
+	go func() {
+		_, _ = io.Copy(io.Discard, s.r)
+		done <- time.Now()
+	}()
+	select {
+	case at := <-done:
+		return at
+	case <-time.After(within):
+		t.Fatalf("the connection is still there after %s", within)
+	}
+	return time.Time{}
+}
+
+// expiry is a token's exp.
+func expiry(t testing.TB, token string) time.Time {
+	t.Helper()
+	payload, err := base64.RawURLEncoding.DecodeString(strings.Split(token, ".")[1])
+	var claims struct{ Exp int64 }
+	if err == nil {
+		err = json.Unmarshal(payload, &claims)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return time.Unix(claims.Exp, 0)
+}
+
+// overHTTP runs a test with a WebSocket over each version of HTTP that has it.
+func overHTTP(t *testing.T, caddyfile string, test func(t *testing.T, g *guard, open func(target string, lines ...string) *socket)) {
+	t.Run("HTTP1", func(t *testing.T) {
+		g := newGuard(t, caddyfile)
+		g.up.SetHandler(http.HandlerFunc(echoUpgrade))
+		test(t, g, func(target string, lines ...string) *socket { t.Helper(); return g.open(t, target, lines...) })
+	})
+	t.Run("HTTP2", func(t *testing.T) {
+		g := newGuard(t, caddyfile, "GODEBUG=http2xconnect=1")
+		g.up.SetHandler(http.HandlerFunc(echoUpgrade))
+		test(t, g, func(target string, lines ...string) *socket { t.Helper(); return g.open2(t, target, lines...) })
+	})
+}
+
+func TestWebSocketEndsWithItsToken(t *testing.T) {
+	overHTTP(t, guardSite("token {\nlifetime 3s\nleeway 0s\n}", "credential query"), func(t *testing.T, g *guard, open func(string, ...string) *socket) {
+		token := g.login(t, "13800138000").Token
+		end := expiry(t, token)
+		first := open("/api/ws", "Authorization: Bearer "+token)
+		second := open("/optional/ws?a=b&access_token=" + token)
+		anonymous := open("/optional/ws")
+		public := open("/free/ws", "Authorization: Bearer "+token)
+		first.alive(t)
+		second.alive(t)
+		time.Sleep(time.Until(end.Add(-200 * time.Millisecond)))
+		first.alive(t)
+		for _, s := range []*socket{first, second} {
+			if late := s.ends(t, 3*time.Second).Sub(end); late > soon || late < 0 {
+				t.Errorf("ended %s after the token", late)
+			}
+		}
+		anonymous.alive(t) // nobody's token carries these
+		public.alive(t)
+	})
+}
+
+func TestWebSocketEndsWithItsSession(t *testing.T) {
+	overHTTP(t, guardSite(), func(t *testing.T, g *guard, open func(string, ...string) *socket) {
+		for _, c := range []struct {
+			name  string
+			all   bool
+			other bool // the user's other session ends too
+		}{{"logout", false, false}, {"log out all", true, true}} {
+			t.Run(c.name, func(t *testing.T) {
+				one, two, stranger := g.login(t, "13800138000"), g.login(t, "13800138000"), g.login(t, "13900139000")
+				var ending, staying []*socket
+				ending = append(ending, open("/api/ws", "Authorization: Bearer "+one.Token), open("/api/ws", "Authorization: Bearer "+one.Token))
+				other := open("/api/ws", "Authorization: Bearer "+two.Token)
+				if c.other {
+					ending = append(ending, other)
+				} else {
+					staying = append(staying, other)
+				}
+				staying = append(staying, open("/api/ws", "Authorization: Bearer "+stranger.Token))
+				for _, s := range append(ending, staying...) {
+					s.alive(t)
+				}
+				start := time.Now()
+				g.Client().Logout(one.Token, "", c.all).Want(t, http.StatusNoContent)
+				for _, s := range ending {
+					if late := s.ends(t, 3*time.Second).Sub(start); late > soon {
+						t.Errorf("ended %s after the logout", late)
+					}
+				}
+				for _, s := range staying {
+					s.alive(t)
+				}
+			})
+		}
+	})
+}
+
+// TestStalledWebSocketEndsToo: a proxy that waits for a client that neither reads
+// nor sends must be told.
+func TestStalledWebSocketEndsToo(t *testing.T) {
+	overHTTP(t, guardSite(), func(t *testing.T, g *guard, open func(string, ...string) *socket) {
+		pair := g.login(t, "13800138000")
+		open("/api/flood", "Authorization: Bearer "+pair.Token)
+		time.Sleep(300 * time.Millisecond) // until all buffers are full
+		if g.Log.Lines("connection closed") != nil {
+			t.Fatal("it has ended already")
+		}
+		g.Client().Logout(pair.Token, "", false).Want(t, http.StatusNoContent)
+		g.Log.Wait(t, soon, "connection closed")
+	})
+}
+
+func TestReloadKeepsTheWatch(t *testing.T) {
+	g := newGuard(t, guardSite("token {\nlifetime 6s\nleeway 0s\n}"))
+	g.up.SetHandler(http.HandlerFunc(echoUpgrade))
+	expiring := g.login(t, "13800138000")
+	end := expiry(t, expiring.Token)
+	byExpiry := g.open(t, "/api/ws", "Authorization: Bearer "+expiring.Token)
+	g.reload(t, guardSite("register off"))
+	pair := g.login(t, "13800138000")
+	byLogout := g.open(t, "/api/ws", "Authorization: Bearer "+pair.Token)
+	g.reload(t, guardSite("login_rate 40/m"))
+	g.reload(t, guardSite())
+	byExpiry.alive(t)
+	byLogout.alive(t)
+	start := time.Now()
+	g.Client().Logout(pair.Token, "", false).Want(t, http.StatusNoContent)
+	if late := byLogout.ends(t, 3*time.Second).Sub(start); late > soon {
+		t.Errorf("ended %s after the logout", late)
+	}
+	if late := byExpiry.ends(t, 10*time.Second).Sub(end); late > soon || late < 0 {
+		t.Errorf("ended %s after the token", late)
+	}
+}
+
+// TestWatchedConnectionsEndWithTheDirective: when no configuration has a wx_auth
+// with their store any more, nobody would end them.
+func TestWatchedConnectionsEndWithTheDirective(t *testing.T) {
+	g := newGuard(t, guardSite())
+	g.up.SetHandler(http.HandlerFunc(echoUpgrade))
+	s := g.open(t, "/api/ws", "Authorization: Bearer "+g.login(t, "13800138000").Token)
+	s.alive(t)
+	g.reload(t, site("reverse_proxy {$UPSTREAM} {\nstream_close_delay 1h\n}"))
+	s.ends(t, soon)
+}
+
+func TestAnswerNamesNoCredentialAsProtocol(t *testing.T) {
+	g := newGuard(t, guardSite("credential websocket_protocol"))
+	g.up.SetHandler(http.HandlerFunc(echoUpgrade))
+	token := g.login(t, "13800138000").Token
+	for _, c := range []struct{ offered, chosen, want string }{
+		{"bearer, " + token, "", ""},
+		{"bearer, " + token, "bearer", ""},
+		{"bearer, " + token, token, ""},
+		{"bearer, " + token + ", chat", "chat", "chat"},
+		{"chat, bearer, " + token, "bearer, chat", "chat"},
+	} {
+		a := g.ask("GET", "/api/ws", upgradeWith("Sec-WebSocket-Protocol: "+c.offered, "X-Protocol: "+c.chosen)...)
+		if a.Status != http.StatusSwitchingProtocols || a.Header.Get("Sec-WebSocket-Protocol") != c.want {
+			t.Errorf("chosen %.10q: %d, the answer says %q", c.chosen, a.Status, a.Header.Get("Sec-WebSocket-Protocol"))
+		}
+	}
+}
+
+// TestStreamsOutliveTheirToken: only what was upgraded ends with its token. Java's
+// client asks for h2c in every request and gets a plain answer.
+func TestStreamsOutliveTheirToken(t *testing.T) {
+	g := newGuard(t, guardSite("token {\nlifetime 2s\nleeway 0s\n}"))
+	const steps, step = 16, 250 * time.Millisecond
+	g.up.SetHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPost {
+			n, err := io.Copy(io.Discard, r.Body)
+			fmt.Fprintf(w, "%d %v", n, err)
+			return
+		}
+		if strings.HasSuffix(r.URL.Path, "/events") {
+			w.Header().Set("Content-Type", "text/event-stream")
+		}
+		for i := range steps {
+			fmt.Fprintf(w, "data: %d\n\n", i)
+			_ = http.NewResponseController(w).Flush()
+			time.Sleep(step)
+		}
+	}))
+	for name, headers := range map[string]http.Header{
+		"plain":             {},
+		"asking for an h2c": {"Connection": {"Upgrade, HTTP2-Settings"}, "Upgrade": {"h2c"}, "Http2-Settings": {"AAMAAABkAAQAAP__"}},
+		"asking for a socket that nobody gives": {"Connection": {"Upgrade"}, "Upgrade": {"websocket"},
+			"Sec-Websocket-Version": {"13"}, "Sec-Websocket-Key": {"dGhlIHNhbXBsZSBub25jZQ=="}},
+	} {
+		for _, path := range []string{"/api/events", "/api/download", "/api/upload"} {
+			t.Run(name+path, func(t *testing.T) {
+				t.Parallel()
+				token := g.login(t, "13800138000").Token
+				method, want := http.MethodGet, fmt.Sprintf("data: %d\n\n", steps-1)
+				var body io.Reader
+				if path == "/api/upload" {
+					method, want = http.MethodPost, fmt.Sprintf("%d <nil>", steps)
+					pr, pw := io.Pipe()
+					body = pr
+					go func() {
+						for range steps {
+							time.Sleep(step)
+							if _, err := pw.Write([]byte{1}); err != nil {
+								return
+							}
+						}
+						pw.Close()
+					}()
+				}
+				r, err := http.NewRequest(method, g.URL()+path, body)
+				if err != nil {
+					t.Fatal(err)
+				}
+				r.Header = headers.Clone()
+				r.Header.Set("Authorization", "Bearer "+token)
+				resp, err := g.Client().HTTP.Do(r)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if a := readAnswer(resp); a.Err != nil || a.Status != http.StatusOK || !strings.HasSuffix(a.Body, want) {
+					t.Errorf("cut: %d %v %q", a.Status, a.Err, a.Body)
+				}
+				if time.Now().Before(expiry(t, token).Add(soon)) {
+					t.Error("it ended before that showed anything")
+				}
+			})
+		}
+	}
+}
+
+// TestIdleWebSocketsCostNoTimers holds many sockets open and compares what the
+// process does then with what it does without: its time on the processor. How many
+// is set by WX_AUTH_TEST_SOCKETS; the default is small enough for any limit of
+// open files.
+func TestIdleWebSocketsCostNoTimers(t *testing.T) {
+	n := 1000
+	if v := os.Getenv("WX_AUTH_TEST_SOCKETS"); v != "" {
+		if _, err := fmt.Sscan(v, &n); err != nil {
+			t.Fatal(err)
+		}
+	}
+	g := newGuard(t, guardSite())
+	g.up.SetHandler(http.HandlerFunc(echoUpgrade))
+	pair := g.login(t, "13800138000")
+	busy := func() time.Duration {
+		start := processorTime(t, g.cmd.Process.Pid)
+		time.Sleep(2 * time.Second)
+		return processorTime(t, g.cmd.Process.Pid) - start
+	}
+	before := busy()
+	sockets := make([]*socket, n)
+	for i := range sockets {
+		sockets[i] = g.open(t, "/api/ws", "Authorization: Bearer "+pair.Token)
+	}
+	time.Sleep(time.Second) // what opening them has left to do
+	idle := busy()
+	t.Logf("on the processor in 2 s: %s without sockets, %s with %d", before, idle, n)
+	if idle-before > 200*time.Millisecond {
+		t.Errorf("%d idle sockets cost %s in 2 s", n, idle-before)
+	}
+	start := time.Now()
+	g.Client().Logout(pair.Token, "", false).Want(t, http.StatusNoContent)
+	for _, s := range sockets {
+		s.ends(t, 10*time.Second)
+	}
+	took := time.Since(start)
+	t.Logf("all %d ended %s after the logout", n, took)
+	if took > soon && !raceDetector {
+		t.Errorf("the last of %d sockets ended %s after the logout", n, took)
+	}
+}
+
+// processorTime is what a process has used of the processors so far, as Linux
+// counts it; elsewhere the test is left out.
+func processorTime(t testing.TB, pid int) time.Duration {
+	t.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		t.Skipf("left out: %v", err)
+	}
+	_, rest, _ := strings.Cut(string(text), ") ")
+	fields := strings.Fields(rest)
+	var user, system int64
+	if _, err := fmt.Sscan(fields[11]+" "+fields[12], &user, &system); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(user+system) * 10 * time.Millisecond // USER_HZ is 100
+}

@@ -1,0 +1,389 @@
+package tests
+
+import (
+	"bytes"
+	"context"
+	"database/sql"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	_ "modernc.org/sqlite" // to lock the store, and to look into it, as another process would
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat/wechattest"
+)
+
+// wantCalls checks how often WeChat was asked for a login code and for a phone code.
+func wantCalls(t *testing.T, w *WeChat, sessions, phones int) {
+	t.Helper()
+	if n := w.Count(wechattest.Code2Session).Total; n != sessions {
+		t.Errorf("jscode2session was called %d times, want %d", n, sessions)
+	}
+	if n := w.Count(wechattest.PhoneNumber).Total; n != phones {
+		t.Errorf("getuserphonenumber was called %d times, want %d", n, phones)
+	}
+}
+
+// patient is wxSite with time for a test to hold WeChat's answers.
+func patient() string {
+	return site("wx_auth {env.WX_APPID} {env.WX_SECRET} {\nwechat {\napi {$WX_API}\ntimeout 20s\n}\n}\nreverse_proxy {$UPSTREAM}")
+}
+
+func startPatient(t *testing.T, w *WeChat) *Caddy {
+	t.Helper()
+	return StartCaddy(t, patient(), w.env("127.0.0.1:1")...)
+}
+
+// abandon sends a login and hangs up when done says so.
+func abandon(t *testing.T, c *Caddy, codes wechattest.Codes, done func() bool) {
+	t.Helper()
+	body, err := json.Marshal(map[string]string{"code": codes.Code, "phoneCode": codes.PhoneCode})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, hangUp := context.WithCancel(context.Background())
+	defer hangUp()
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, c.URL()+"/auth/wx", bytes.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Content-Type", "application/json")
+	ended := make(chan error, 1)
+	go func() {
+		resp, err := c.Client().HTTP.Do(r)
+		if err == nil {
+			resp.Body.Close()
+		}
+		ended <- err
+	}()
+	waitUntil(t, "the login is where it is to be abandoned", done)
+	hangUp()
+	if err := <-ended; err == nil {
+		t.Fatal("the login was answered before its client could hang up")
+	}
+}
+
+func (w *WeChat) phoneOK() int { return w.Count(wechattest.PhoneNumber).Outcomes["ok"] }
+
+// exchanged says that WeChat has taken a phone code; a held answer counts as late.
+func (w *WeChat) exchanged() bool {
+	return slices.ContainsFunc(w.PhoneCodes(), func(p wechattest.PhoneCode) bool { return !p.Exchanged.IsZero() })
+}
+
+func TestAHundredLoginsWithOnePairAreOne(t *testing.T) {
+	t.Parallel()
+	w := NewWeChat(t)
+	c := startPatient(t, w)
+	client, codes := c.Client(), w.Tap(t, "13800138000")
+	release := held(t, w, wechattest.Fault{Call: wechattest.PhoneNumber})
+	answers := make([]Answer, 100)
+	go func() {
+		waitFor(func() bool { return w.Count(wechattest.PhoneNumber).Total > 0 })
+		time.Sleep(200 * time.Millisecond) // for most of them to arrive
+		release()
+	}()
+	atOnce(len(answers), func(i int) { answers[i] = client.Login(codes.Code, codes.PhoneCode) })
+	first := answers[0].Pair(t)
+	for _, a := range answers {
+		p := a.Pair(t)
+		if p.RefreshToken != first.RefreshToken || *p.UserInfo != *first.UserInfo {
+			t.Fatalf("two answers to one login:\n%s\n%s", answers[0].Body, a.Body)
+		}
+	}
+	wantCalls(t, w, 1, 1)
+	// And later, within the minute: the same session.
+	again := client.Login(codes.Code, codes.PhoneCode).Pair(t)
+	if again.RefreshToken != first.RefreshToken {
+		t.Error("a replayed login is another session")
+	}
+	wantCalls(t, w, 1, 1)
+	if list := client.Get("/auth/wx/sessions", again.Token); list.Status != 200 || bytes.Count([]byte(list.Body), []byte(`"id"`)) != 1 {
+		t.Errorf("sessions: %s", list.Body)
+	}
+}
+
+func TestConnectionDroppedAfterTheExchangeCostsNothing(t *testing.T) {
+	for name, early := range map[string]bool{"client repeats while the login goes on": true, "client repeats later": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := NewWeChat(t)
+			c := startPatient(t, w)
+			client, codes := c.Client(), w.Tap(t, "13800138000")
+			release := held(t, w, wechattest.Fault{Call: wechattest.PhoneNumber, Late: true})
+			abandon(t, c, codes, w.exchanged)
+			if early {
+				time.AfterFunc(300*time.Millisecond, release)
+			} else {
+				release()
+				waitUntil(t, "the abandoned login has opened its session", func() bool { return c.rows(t, "sessions") == 1 })
+			}
+			pair := client.Login(codes.Code, codes.PhoneCode).Pair(t)
+			if pair.UserInfo.PhoneNumber != "+8613800138000" {
+				t.Errorf("user %+v", pair.UserInfo)
+			}
+			wantCalls(t, w, 1, 1)
+			if n := c.rows(t, "sessions"); n != 1 {
+				t.Errorf("%d sessions of one login", n)
+			}
+			client.Me(pair.Token).Want(t, 200)
+		})
+	}
+}
+
+func TestNewLoginCodeWithAnExchangedPhoneCode(t *testing.T) {
+	for name, hangUp := range map[string]bool{"the answer got lost": true, "the answer came": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := NewWeChat(t)
+			c := startPatient(t, w)
+			client, codes := c.Client(), w.Tap(t, "13800138000")
+			if hangUp {
+				release := held(t, w, wechattest.Fault{Call: wechattest.PhoneNumber, Late: true})
+				abandon(t, c, codes, w.exchanged)
+				time.AfterFunc(300*time.Millisecond, release)
+			} else {
+				client.Login(codes.Code, codes.PhoneCode).Pair(t)
+			}
+			pair := client.Login(w.Open(t, "13800138000").Code, codes.PhoneCode).Pair(t)
+			if pair.UserInfo.PhoneNumber != "+8613800138000" {
+				t.Errorf("user %+v", pair.UserInfo)
+			}
+			wantCalls(t, w, 2, 1)
+			if n := c.rows(t, "users"); n != 1 {
+				t.Errorf("%d users", n)
+			}
+		})
+	}
+}
+
+func TestBadLoginCodeLeavesThePhoneCodeGood(t *testing.T) {
+	t.Parallel()
+	w := NewWeChat(t)
+	c := startPatient(t, w)
+	client, codes := c.Client(), w.Tap(t, "13800138000")
+	wantRefusal(t, client.Login("0"+codes.Code[1:]+"x", codes.PhoneCode), 400, "login_code_invalid", loginCode)
+	wantCalls(t, w, 1, 0)
+	client.Login(codes.Code, codes.PhoneCode).Pair(t)
+	wantCalls(t, w, 2, 1)
+
+	// A login code that has bought a session buys no other.
+	later := w.Tap(t, "13800138000")
+	wantRefusal(t, client.Login(codes.Code, later.PhoneCode), 400, "login_code_invalid", loginCode)
+	wantCalls(t, w, 3, 1)
+	client.Login(later.Code, later.PhoneCode).Pair(t)
+}
+
+func TestSomebodyElsesLoginCodeSpendsNothing(t *testing.T) {
+	t.Parallel()
+	w := NewWeChat(t)
+	c := startPatient(t, w)
+	client := c.Client()
+	owner, thief := w.Tap(t, "13800138000"), w.Tap(t, "13900139000")
+
+	// Before: WeChat itself refuses.
+	wantRefusal(t, client.Login(thief.Code, owner.PhoneCode), 400, "phone_code_invalid", bothCodes)
+	if w.exchanged() {
+		t.Error("the owner's phone code was spent for somebody else")
+	}
+	wantCalls(t, w, 1, 1)
+	if n := c.rows(t, "sessions"); n != 0 {
+		t.Errorf("%d sessions", n)
+	}
+
+	// The owner is not harmed.
+	pair := client.Login(owner.Code, owner.PhoneCode).Pair(t)
+	if pair.UserInfo.PhoneNumber != "+8613800138000" {
+		t.Errorf("user %+v", pair.UserInfo)
+	}
+	wantCalls(t, w, 2, 2)
+
+	// After: what was kept is the owner's alone, and WeChat is not asked again for the phone.
+	again := w.Open(t, "13900139000")
+	wantRefusal(t, client.Login(again.Code, owner.PhoneCode), 400, "phone_code_invalid", bothCodes)
+	wantCalls(t, w, 3, 2)
+	if s, u := c.rows(t, "sessions"), c.rows(t, "users"); s != 1 || u != 1 {
+		t.Errorf("%d sessions, %d users", s, u)
+	}
+
+	// What the thief's phone paid for is still theirs.
+	if p := client.Login(again.Code, thief.PhoneCode).Pair(t); p.UserInfo.PhoneNumber != "+8613900139000" || p.UserInfo.ID == pair.UserInfo.ID {
+		t.Errorf("user %+v", p.UserInfo)
+	}
+	wantCalls(t, w, 3, 3)
+	client.Me(pair.Token).Want(t, 200)
+}
+
+func TestOwnersAndAThiefsTryAtOnce(t *testing.T) {
+	t.Parallel()
+	w := NewWeChat(t)
+	c := startPatient(t, w)
+	client := c.Client()
+	owner, thief := w.Tap(t, "13800138000"), w.Open(t, "13900139000")
+	// The owner's exchange is under way when the thief's login gets there.
+	release := held(t, w, wechattest.Fault{Call: wechattest.PhoneNumber, Late: true})
+	answers := make([]Answer, 2)
+	atOnce(3, func(i int) {
+		switch i {
+		case 0:
+			answers[0] = client.Login(owner.Code, owner.PhoneCode)
+		case 1:
+			waitFor(w.exchanged)
+			answers[1] = client.Login(thief.Code, owner.PhoneCode)
+		case 2:
+			waitFor(func() bool { return w.Count(wechattest.Code2Session).Total == 2 })
+			time.Sleep(200 * time.Millisecond) // for the thief's to get as far as it can
+			release()
+		}
+	})
+	if p := answers[0].Pair(t); p.UserInfo.PhoneNumber != "+8613800138000" {
+		t.Errorf("user %+v", p.UserInfo)
+	}
+	wantRefusal(t, answers[1], 400, "phone_code_invalid", bothCodes)
+}
+
+// storeFile is the SQLite file of the default store.
+func (c *Caddy) storeFile() string { return filepath.Join(c.DataDir(), "wx_auth", "wx_auth.db") }
+
+// openStore opens the store as another process would.
+func (c *Caddy) openStore(t testing.TB) *sql.DB {
+	t.Helper()
+	db, err := sql.Open("sqlite", "file://"+c.storeFile()+"?_busy_timeout=5000&_txlock=immediate")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return db
+}
+
+// rows counts a table's rows.
+func (c *Caddy) rows(t testing.TB, table string) (n int) {
+	t.Helper()
+	db := c.openStore(t)
+	defer db.Close()
+	if err := db.QueryRow("SELECT COUNT(*) FROM wx_auth_" + table).Scan(&n); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// lock has another process write, and not end.
+func (c *Caddy) lock(t *testing.T) (unlock func()) {
+	t.Helper()
+	db := c.openStore(t)
+	tx, err := db.Begin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		if err := tx.Rollback(); err != nil {
+			t.Error(err)
+		}
+		db.Close()
+	}
+}
+
+func TestStoreGoneAfterTheExchange(t *testing.T) {
+	t.Parallel()
+	w := NewWeChat(t)
+	c := startPatient(t, w)
+	client := c.Client()
+	// Somebody whose token must go on working meanwhile.
+	other := w.Tap(t, "13700137000")
+	good := client.Login(other.Code, other.PhoneCode).Pair(t)
+	w.ResetCounts()
+
+	codes := w.Tap(t, "13800138000")
+	release := held(t, w, wechattest.Fault{Call: wechattest.PhoneNumber, Late: true})
+	answer := make(chan Answer, 1)
+	go func() { answer <- client.Login(codes.Code, codes.PhoneCode) }()
+	waitUntil(t, "the phone code is exchanged", func() bool { return w.Count(wechattest.PhoneNumber).Total == 1 })
+	unlock := c.lock(t)
+	release()
+	start := time.Now()
+	p := wantRefusal(t, <-answer, 503, "store_unavailable", nothing)
+	if took := time.Since(start); took > 15*time.Second {
+		t.Errorf("the refusal took %s", took)
+	}
+	if line := c.line(t, p.RequestID); line["level"] != "error" || line["cause"] == nil {
+		t.Errorf("the log's line: %v", line)
+	}
+	if me := client.Me(good.Token); me.Status != 200 {
+		t.Errorf("/me while the store cannot be written: %d %s", me.Status, me.Body)
+	}
+	unlock()
+	pair := client.Login(codes.Code, codes.PhoneCode).Pair(t)
+	if pair.UserInfo.PhoneNumber != "+8613800138000" {
+		t.Errorf("user %+v", pair.UserInfo)
+	}
+	wantCalls(t, w, 1, 1)
+	if n := c.rows(t, "sessions"); n != 2 {
+		t.Errorf("%d sessions, want the other's and this one", n)
+	}
+}
+
+func TestKilledAfterTheExchange(t *testing.T) {
+	t.Parallel()
+	w := NewWeChat(t)
+	c := startPatient(t, w)
+	db := c.openStore(t)
+	defer db.Close()
+	for i := range 4 {
+		t.Run(fmt.Sprint(i), func(t *testing.T) {
+			w.ResetCounts()
+			var before, kept int
+			if err := db.QueryRow("SELECT COUNT(*) FROM wx_auth_kept_steps").Scan(&before); err != nil {
+				t.Fatal(err)
+			}
+			codes := w.Tap(t, fmt.Sprintf("1380013800%d", i))
+			gone := make(chan struct{})
+			go func() {
+				defer close(gone)
+				c.Client().Login(codes.Code, codes.PhoneCode)
+			}()
+			// Both steps are stored; whether the session is too is a matter of luck, and
+			// must not matter.
+			for deadline := time.Now().Add(10 * time.Second); kept < before+2 && time.Now().Before(deadline); {
+				if err := db.QueryRow("SELECT COUNT(*) FROM wx_auth_kept_steps").Scan(&kept); err != nil {
+					t.Fatal(err)
+				}
+			}
+			c.Kill9()
+			<-gone
+			if kept < before+2 || w.phoneOK() != 1 {
+				t.Fatalf("%d steps kept, before %d; %v", kept, before, w.Counts())
+			}
+			c.Restart()
+			pair := c.Client().Login(codes.Code, codes.PhoneCode).Pair(t)
+			if pair.UserInfo.PurePhoneNumber != fmt.Sprintf("1380013800%d", i) {
+				t.Errorf("user %+v", pair.UserInfo)
+			}
+			wantCalls(t, w, 1, 1)
+		})
+	}
+}
+
+// The window that remains: from WeChat's taking the code to the commit of its answer
+// in our store, a round trip and one fsync. Then the client is told to renew the
+// phone code, and the login code is still good.
+func TestKilledBeforeTheAnswerIsStoredTellsWhatToRenew(t *testing.T) {
+	t.Parallel()
+	w := NewWeChat(t)
+	c := startPatient(t, w)
+	codes := w.Tap(t, "13800138000")
+	held(t, w, wechattest.Fault{Call: wechattest.PhoneNumber, Late: true})
+	gone := make(chan struct{})
+	go func() {
+		defer close(gone)
+		c.Client().Login(codes.Code, codes.PhoneCode)
+	}()
+	waitUntil(t, "WeChat has taken the phone code", w.exchanged)
+	c.Kill9()
+	<-gone
+	c.Restart()
+	wantRefusal(t, c.Client().Login(codes.Code, codes.PhoneCode), 400, "phone_code_invalid", phoneCode)
+	c.Client().Login(codes.Code, w.Tap(t, "13800138000").PhoneCode).Pair(t)
+	wantCalls(t, w, 1, 3)
+}
