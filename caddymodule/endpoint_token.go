@@ -46,7 +46,7 @@ func (c *call) verify() error {
 	if v.Refusal != nil {
 		p := refused(v.Refusal)
 		// The proxies that ask know 2xx, 401 and 403; all else is a fault to them.
-		if p.Status == http.StatusBadRequest {
+		if p.Status == http.StatusBadRequest || p.Status == http.StatusForbidden {
 			p.Status = http.StatusUnauthorized
 		}
 		return p.write(c.w, c.r)

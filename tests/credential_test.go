@@ -95,7 +95,7 @@ var (
 	tokenInvalid  = refusal{401, "token_invalid"}
 	tokenExpired  = refusal{401, "token_expired"}
 	tokenRevoked  = refusal{401, "token_revoked"}
-	crossSite     = refusal{401, "cookie_cross_site"}
+	crossSite     = refusal{403, "cookie_cross_site"}
 	kindsOfPaths  = []string{"/api/x", "/optional/x", "/public/x", "/free/x"}
 	foreignTokens = []string{"eyJhbGciOiJIUzI1NiJ9.e30.c2lnbmF0dXJl", "opaque", "x.y", "."}
 )

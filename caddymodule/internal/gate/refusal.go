@@ -13,7 +13,7 @@ const (
 	CodeTokenInvalid     = "token_invalid"      // 401: a bad token, or an Authorization that is not ours
 	CodeTokenExpired     = "token_expired"      // 401: good but for its age
 	CodeTokenRevoked     = "token_revoked"      // 401: its session has ended
-	CodeCrossSite        = "cookie_cross_site"  // 401: a cookie that another site's page may have sent
+	CodeCrossSite        = "cookie_cross_site"  // 403: a cookie that another site's page may have sent
 	CodeMethodNotAllowed = "method_not_allowed" // 405: TRACE
 	CodeStoreUnavailable = "store_unavailable"  // 503: the keys or the revocations are not loaded yet
 )
@@ -79,8 +79,9 @@ func refuse(code string) *Refusal {
 			Detail: "The token's session has ended. Log in silently.",
 		}
 	case CodeCrossSite:
+		// Not 401: to refresh or to log in anew would not help.
 		return &Refusal{
-			Status: http.StatusUnauthorized, Code: code, Challenge: challengeMissing,
+			Status: http.StatusForbidden, Code: code,
 			Detail: "The cookie does not count in this request, as a page of another site may have sent it: " +
 				"send Sec-Fetch-Site same-origin or same-site, or this site's Origin, as browsers do; or send the token in Authorization.",
 		}

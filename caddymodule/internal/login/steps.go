@@ -92,14 +92,11 @@ func (h *held) put(k Key, value []byte, now, expires time.Time) {
 	h.byID[k] = heldStep{value, expires}
 }
 
-func (h *held) get(k Key, now time.Time) ([]byte, bool) {
+func (h *held) get(k Key, now time.Time) (heldStep, bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	s, ok := h.byID[k]
-	if !ok || now.After(s.expires) {
-		return nil, false
-	}
-	return s.value, true
+	return s, ok && !now.After(s.expires)
 }
 
 func (h *held) drop(k Key) {
@@ -111,8 +108,15 @@ func (h *held) drop(k Key) {
 // kept reads the step's result into v.
 func (c *Chain) kept(ctx context.Context, k Key, v any) (bool, error) {
 	now := c.now()
-	value, ok := c.State.held.get(k, now)
-	if !ok {
+	var value []byte
+	if s, ok := c.State.held.get(k, now); ok {
+		// The store missed it: it belongs there, where every replica finds it.
+		if err := c.Store.Keep(ctx, k, s.value, s.expires); err != nil {
+			return false, err
+		}
+		c.State.held.drop(k)
+		value = s.value
+	} else {
 		var err error
 		if value, ok, err = c.Store.Kept(ctx, k, now); err != nil || !ok {
 			return false, err
