@@ -49,6 +49,11 @@ func (s *site) underPrefix(r *http.Request) (string, bool) {
 	if r.URL.Opaque != "" {
 		return "", false
 	}
+	switch r.URL.Scheme {
+	case "", "http", "https":
+	default: // "POST x:/auth/wx"
+		return "", false
+	}
 	path := r.URL.Path
 	if !strings.HasPrefix(path, s.set.Endpoints) || r.URL.EscapedPath() != path {
 		return "", false

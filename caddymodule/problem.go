@@ -156,13 +156,25 @@ func answer(w http.ResponseWriter, r *http.Request, status int, contentType stri
 	return nil
 }
 
+// unreadTime is how long the rest of a body that a refusal does not need may
+// still come in. Who is sending one gets to read the refusal that way: closed on
+// unread bytes, a connection is reset, and the answer lost.
+const unreadTime = 2 * time.Second
+
 // closeUnread ends the connection behind a refusal whose request still has a
 // body to come: to read it would make the refusal wait for it, and to keep the
-// connection would take what follows in it for the next request.
+// connection would take what follows in it for the next request. net/http waits
+// for the rest of a small body before it closes, without end; so there is one.
 func closeUnread(w http.ResponseWriter, r *http.Request) {
-	if r.ProtoMajor == 1 && r.ContentLength != 0 && r.Body != nil && r.Body != http.NoBody {
-		w.Header().Set("Connection", "close")
+	if r.ProtoMajor != 1 || r.ContentLength == 0 || r.Body == nil || r.Body == http.NoBody {
+		return
 	}
+	w.Header().Set("Connection", "close")
+	end := time.Now()
+	if r.Header.Get("Expect") == "" { // else none is being sent
+		end = end.Add(unreadTime)
+	}
+	_ = http.NewResponseController(w).SetReadDeadline(end)
 }
 
 // requestID returns the id that Caddy gives the request, which its logs can

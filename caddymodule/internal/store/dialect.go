@@ -102,13 +102,6 @@ func connectionLost(err error) bool {
 		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
 }
 
-// unsent reports whether the driver is sure that the server has not seen what was
-// asked.
-func unsent(err error) bool {
-	var pgx interface{ SafeToRetry() bool }
-	return errors.Is(err, driver.ErrBadConn) || errors.As(err, &pgx) && pgx.SafeToRetry()
-}
-
 // tableNames are all tables, in the order of their creation.
 var tableNames = []string{
 	"meta", "users", "user_phones", "bindings", "sessions", "revocations",

@@ -171,7 +171,9 @@ func (db *DB) transactionOnce(ctx context.Context, pool *sql.DB, change func(*tx
 		return err
 	}
 	err = t.Commit()
-	if err != nil && db.dialect.lost(err) && !unsent(err) {
+	if err != nil && db.dialect.lost(err) {
+		// Also when the driver says that it is safe to try again ("conn closed"):
+		// restarts under load showed commits that were done among these.
 		return unknown{err}
 	}
 	return err
