@@ -44,7 +44,8 @@ var endpoints = map[string]endpoint{
 }
 
 // underPrefix returns what follows our prefix in the path as it was sent, and
-// whether the path is under it. No other spelling of the prefix is ours.
+// whether the path is under it. No other spelling of the prefix is ours; what
+// follows it is, whatever that is: of an endpoint's name, too, there is one.
 func (s *site) underPrefix(r *http.Request) (string, bool) {
 	if r.URL.Opaque != "" {
 		return "", false
@@ -54,11 +55,10 @@ func (s *site) underPrefix(r *http.Request) (string, bool) {
 	default: // "POST x:/auth/wx"
 		return "", false
 	}
-	path := r.URL.Path
-	if !strings.HasPrefix(path, s.set.Endpoints) || r.URL.EscapedPath() != path {
+	rest, ok := strings.CutPrefix(r.URL.EscapedPath(), s.set.Endpoints)
+	if !ok {
 		return "", false
 	}
-	rest := path[len(s.set.Endpoints):]
 	return rest, rest == "" || rest[0] == '/'
 }
 

@@ -72,7 +72,7 @@ type pools struct {
 const (
 	defaultPrefix = "wx_auth_"
 
-	// queryTimeout bounds whatever is asked without a deadline.
+	// queryTimeout bounds whatever is asked.
 	queryTimeout = 5 * time.Second
 
 	// maxConnections bounds the pool of a database server, for each process;
@@ -193,7 +193,8 @@ func (db *DB) Close() error {
 	return nil
 }
 
-// bounded gives ctx a deadline if it has none.
+// bounded gives ctx a deadline if it has none: to open may take longer than a
+// query.
 func bounded(ctx context.Context) (context.Context, context.CancelFunc) {
 	if _, ok := ctx.Deadline(); ok {
 		return ctx, func() {}

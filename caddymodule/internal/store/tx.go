@@ -75,7 +75,7 @@ func (t *tx) strings(query string, args ...any) ([]string, error) {
 // statement needs none: proxies that split reads from writes send transactions
 // to the primary, and what is read here must not lag behind.
 func (s *Store) read(ctx context.Context, doing string, ask func(*tx) error) error {
-	ctx, cancel := bounded(ctx)
+	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
 	p, err := s.use(ctx)
 	if err != nil {
@@ -104,7 +104,7 @@ func (s *Store) rewrite(ctx context.Context, doing string, change func(*tx) erro
 }
 
 func (s *Store) change(ctx context.Context, doing string, may repeat, change func(*tx) error) error {
-	ctx, cancel := bounded(ctx)
+	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
 	p, err := s.use(ctx)
 	if err != nil {
