@@ -133,7 +133,9 @@ func TestAttackRefusalsAreSentAtOnce(t *testing.T) {
 			auth := "Authorization: Bearer " + f.login(t, "13800138000").Token
 			hidden := message(f.Addr, "GET", "/free/hidden") + message(f.Addr, "GET", "/api/hidden", auth)
 			json := "Content-Type: application/json"
-			t.Run("body to come", func(t *testing.T) {
+			func() {
+				var all sync.WaitGroup
+				defer all.Wait()
 				for _, r := range []struct {
 					name, raw string
 					want      refusal
@@ -156,34 +158,28 @@ func TestAttackRefusalsAreSentAtOnce(t *testing.T) {
 				} {
 					for _, expect := range []string{"", "Expect: 100-continue\r\n", "expect: 100-Continue\r\n"} {
 						raw := strings.Replace(r.raw, "Host:", expect+"Host:", 1)
-						t.Run(r.name+" "+expect, func(t *testing.T) {
-							t.Parallel()
-							start := time.Now()
+						name := strings.TrimSpace(r.name + " " + expect)
+						all.Go(func() {
 							c := converse(t, f.Addr, raw) // no body comes
-							if took := time.Since(start); expect != "" && took > time.Second {
-								t.Errorf("closed after %s", took)
-							}
 							if len(c.answers) != 1 || c.answers[0].Status != r.want.status {
-								t.Fatalf("answers %d, want %d", c.statuses(), r.want.status)
+								t.Errorf("%s: answers %d, want %d", name, c.statuses(), r.want.status)
+								return
 							}
 							c.answers[0].WantProblem(t, r.want.status, r.want.code, nil)
-							if c.first > time.Second {
-								t.Errorf("after %s", c.first)
-							}
-							if !c.closed {
-								t.Error("the connection goes on, though a body is to come")
+							if c.first > 5*time.Second || !c.closed {
+								t.Errorf("%s: answered after %s; closed: %v, though a body is to come", name, c.first, c.closed)
 							}
 							// Requests in the place of the body.
 							if c := converse(t, f.Addr, raw+hidden); len(c.answers) != 1 || !c.closed {
-								t.Errorf("answers %d, closed %v", c.statuses(), c.closed)
-							}
-							if got := f.tap.take(); len(got) > 0 {
-								t.Errorf("at the upstream: %s", short(got))
+								t.Errorf("%s: answers %d, closed %v", name, c.statuses(), c.closed)
 							}
 						})
 					}
 				}
-			})
+			}()
+			if got := f.tap.take(); len(got) > 0 {
+				t.Errorf("at the upstream: %s", short(got))
+			}
 			// Without a body to come the connection stays, and what follows stands for itself.
 			next := message(f.Addr, "GET", "/free/x")
 			c := converse(t, f.Addr, message(f.Addr, "GET", "/api/x")+next+message(f.Addr, "POST", "/api/x", "Content-Length: 0")+message(f.Addr, "GET", "/api/x", auth)+next)
@@ -199,7 +195,7 @@ func TestAttackRefusalsAreSentAtOnce(t *testing.T) {
 			if got := f.tap.take(); len(got) != 1 || got[0].body != "abc" {
 				t.Errorf("at the upstream: %s", short(got))
 			}
-			c = converse(t, f.Addr, message(f.Addr, "POST", "/free/x", "Expect: 200-ok", "Content-Length: 3"))
+			c = converse(t, f.Addr, message(f.Addr, "POST", "/free/x", "Expect: 200-ok", "Content-Length: 3")+"abc")
 			if len(c.answers) != 1 || c.answers[0].Status != http.StatusExpectationFailed || len(f.tap.take()) > 0 {
 				t.Errorf("another expectation: %d", c.statuses())
 			}
@@ -349,5 +345,104 @@ func TestAttackSlowBodies(t *testing.T) {
 	all.Wait()
 	if got := f.tap.take(); len(got) > 0 {
 		t.Errorf("at the upstream: %s", short(got))
+	}
+}
+
+// TestAttackHTTP2Fields sends over HTTP/2 what would be another message in HTTP/1.
+func TestAttackHTTP2Fields(t *testing.T) {
+	t.Parallel()
+	f := newFort(t, fortSite("servers {\nprotocols h1 h2 h2c\n}"))
+	pair := f.login(t, "13800138000")
+	identity, auth := f.identity(t, pair), field{"authorization", "Bearer " + pair.Token}
+	crlf := "x\r\nX-WX-USER-ID: " + forged + "\r\n\r\nGET /api/hidden HTTP/1.1\r\nHost: x\r\n\r\n"
+	without := func(name string, fields []field) []field {
+		return slices.DeleteFunc(fields, func(f field) bool { return f.name == name })
+	}
+	free := func(more ...field) message2 { return message2{fields: get2(f.Addr, "GET", "/free/x", more...)} }
+	path := func(target string) message2 { return message2{fields: get2(f.Addr, "GET", target)} }
+	method := func(m string) message2 { return message2{fields: get2(f.Addr, m, "/free/x")} }
+
+	for name, m := range map[string]message2{
+		"a line end in a value":         free(field{"x-custom", crlf}),
+		"LF in a value":                 free(field{"x-custom", "a\nx-wx-user-id: " + forged}),
+		"NUL in a value":                free(field{"x-custom", "a\x00"}),
+		"a line end in a name":          free(field{"x\r\nx-wx-user-id: " + forged + "\r\ny", "z"}),
+		"a colon in a name":             free(field{"x-wx-user-id: " + forged + "\r\ny", "z"}),
+		"a blank in a name":             free(field{"x-wx-user-id ", forged}),
+		"a name in capitals":            free(field{"X-WX-USER-ID", forged}),
+		"no name":                       free(field{"", forged}),
+		"Connection":                    free(field{"connection", "x-wx-user-id"}),
+		"Proxy-Connection":              free(field{"proxy-connection", "x-wx-user-id"}),
+		"Keep-Alive":                    free(field{"keep-alive", "x"}),
+		"Transfer-Encoding":             free(field{"transfer-encoding", "chunked"}),
+		"Upgrade":                       free(field{"upgrade", "websocket"}),
+		"TE":                            free(field{"te", "gzip"}),
+		"pseudo-header behind":          free(field{"x", "y"}, field{":path", "/api/hidden"}),
+		"two paths":                     {fields: append(get2(f.Addr, "GET", "/free/x"), field{":path", "/api/hidden"})},
+		"two methods":                   {fields: append(get2(f.Addr, "GET", "/free/x"), field{":method", "POST"})},
+		"unknown pseudo-header":         {fields: append(get2(f.Addr, "GET", "/free/x"), field{":x-wx-user-id", forged})},
+		"status":                        {fields: append(get2(f.Addr, "GET", "/free/x"), field{":status", "200"})},
+		"protocol of no CONNECT":        {fields: append(get2(f.Addr, "GET", "/free/x"), field{":protocol", "websocket"})},
+		"no path":                       {fields: without(":path", get2(f.Addr, "GET", "/free/x"))},
+		"no method":                     {fields: without(":method", get2(f.Addr, "GET", "/free/x"))},
+		"no scheme":                     {fields: without(":scheme", get2(f.Addr, "GET", "/free/x"))},
+		"an empty path":                 path(""),
+		"a path without a slash":        path("free/x"),
+		"a path with a line end":        path("/free/x HTTP/1.1\r\nx-wx-user-id: " + forged + "\r\n\r\nGET /api/hidden"),
+		"a path with a blank":           path("/free/x /api/hidden"),
+		"a path with NUL":               path("/free/x\x00"),
+		"a method with a line end":      method("GET /api/hidden HTTP/1.1\r\nx: y"),
+		"a method with a blank":         method("GET /api/hidden"),
+		"TRACE":                         method("TRACE"),
+		"a host with a line end":        {fields: get2(f.Addr+"\r\nx-wx-user-id: "+forged, "GET", "/free/x")},
+		"a longer content-length":       {fields: get2(f.Addr, "POST", "/free/x", field{"content-length", "9"}), data: []string{"abc"}},
+		"a shorter content-length":      {fields: get2(f.Addr, "POST", "/free/x", field{"content-length", "1"}), data: []string{"abcdefghi"}},
+		"two content-lengths":           {fields: get2(f.Addr, "POST", "/free/x", field{"content-length", "3"}, field{"content-length", "0"}), data: []string{"abc"}},
+		"a content-length that is none": {fields: get2(f.Addr, "POST", "/free/x", field{"content-length", "+3"}), data: []string{"abc"}},
+		"CONNECT":                       {fields: []field{{":method", "CONNECT"}, {":authority", "127.0.0.1:22"}}},
+		"CONNECT with a path":           {fields: get2(f.Addr, "CONNECT", "/free/x")},
+		"extended CONNECT":              {fields: append(get2(f.Addr, "CONNECT", "/api/x"), field{":protocol", "websocket"})},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := raw2(f.Addr, nil, m)
+			got := f.tap.take()
+			whole := slices.DeleteFunc(slices.Clone(got), func(w wire) bool { return w.broken != nil })
+			for _, w := range got {
+				w.wantIdentity(t, nil)
+				if strings.Contains(w.line, "hidden") || len(w.values("Host")) != 1 || w.values("Host")[0] != f.Addr {
+					t.Errorf("at the upstream: %s", short(w))
+				}
+			}
+			switch name {
+			case "two content-lengths": // the first counts, and is right
+				if a.Status != 200 || len(whole) != 1 || whole[0].body != "abc" || !slices.Equal(whole[0].values("Content-Length"), []string{"3"}) {
+					t.Errorf("%d, upstream %s", a.Status, short(got))
+				}
+				return
+			case "a method with a blank", "a longer content-length": // Caddy's proxy cannot send that
+				if a.Status != 502 {
+					t.Errorf("status %d", a.Status)
+				}
+			default:
+				if a.Status != 0 && a.Status != 400 && a.Status != 401 && a.Status != 405 {
+					t.Errorf("status %d", a.Status)
+				}
+			}
+			if len(whole) > 0 {
+				t.Errorf("at the upstream: %s", short(whole))
+			}
+		})
+	}
+	// The other way round: what is as it should be passes.
+	a := raw2(f.Addr, nil, message2{fields: get2(f.Addr, "POST", "/api/x", auth, field{"te", "trailers"}, field{"content-length", "3"}), data: []string{"abc"}})
+	if got := f.tap.take(); a.Status != 200 || len(got) != 1 {
+		t.Errorf("%d %v, upstream %s", a.Status, a.Err, short(got))
+	} else {
+		got[0].wantIdentity(t, identity)
+	}
+	for _, fields := range [][]field{get2(f.Addr, "POST", "/api/x"), get2(f.Addr, "GET", "/public/../api/x"), get2(f.Addr, "GET", "*"), get2(f.Addr, "POST", "/public/x")} {
+		if a := raw2(f.Addr, nil, message2{fields: fields}); a.Status != 401 && a.Status != 400 || len(f.tap.take()) > 0 {
+			t.Errorf("%q: %d %v", fields, a.Status, a.Err)
+		}
 	}
 }

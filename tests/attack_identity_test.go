@@ -218,8 +218,7 @@ func TestAttackIdentityInTrailers(t *testing.T) {
 		"@guarded not path /free/*\nwx_auth @guarded {env.WX_APPID} {env.WX_SECRET} {\n"+
 		"public POST /public/* /healthz\noptional /optional/*\nwechat {\napi {$WX_API}\n}\n}\nreverse_proxy {$UPSTREAM}\n}\n}\n"+
 		"http://{$ADDR} {\nimport guarded\n}\nhttps://{$ADDR2} {\ntls internal\nimport guarded\n}", "ADDR2="+freeAddress(t))
-	tlsAddr := f.env[slices.IndexFunc(f.env, func(v string) bool { return strings.HasPrefix(v, "ADDR2=") })][len("ADDR2="):]
-	f.Log.Wait(t, startTime, "certificate obtained successfully")
+	tlsAddr := f.addr2()
 	pair := f.login(t, "13800138000")
 	auth := "Bearer " + pair.Token
 	names := []string{"X-WX-USER-ID", "x-wx-phone", "X_WX_USER_ID", "X.WX.UNIONID", "X-Wx-Unionid", "Authorization", "X-Late"}
