@@ -240,7 +240,7 @@ func (f *fort) fire(t testing.TB, raw string) (Answer, []wire) {
 	if a.Err != nil {
 		t.Fatalf("%v\n%.300q", a.Err, raw)
 	}
-	if a.Status >= 500 && a.Status != http.StatusHTTPVersionNotSupported { // net/http's answer to "HTTP/3.0"
+	if a.Status >= 500 {
 		t.Errorf("input causes a %d: %s\n%.300q", a.Status, a.Body, raw)
 	}
 	return a, f.tap.take()
@@ -277,6 +277,7 @@ func (f *fort) passes(t testing.TB, raw string) wire {
 // talk is all that came back over one connection.
 type talk struct {
 	answers []Answer
+	said    bool          // in the last answer, that the connection would be closed
 	closed  bool          // by the gateway, after the last answer
 	first   time.Duration // until the first answer's head was there
 	rest    string        // bytes that are no answer
@@ -300,11 +301,10 @@ func converse(t testing.TB, addr, raw string, methods ...string) talk {
 	_ = conn.SetWriteDeadline(start.Add(rawTime))
 	_, _ = io.WriteString(conn, raw) // it may be closed before all is sent
 	var all talk
-	closing := false // as the last answer says
 	r := bufio.NewReader(conn)
 	for {
 		wait := quiet
-		if len(all.answers) == 0 || closing {
+		if len(all.answers) == 0 || all.said {
 			wait = rawTime
 		}
 		_ = conn.SetReadDeadline(time.Now().Add(wait))
@@ -333,7 +333,7 @@ func converse(t testing.TB, addr, raw string, methods ...string) talk {
 		}
 		body, _ := io.ReadAll(resp.Body) // a connection that is reset in the middle is closed
 		resp.Body.Close()
-		closing = resp.Close
+		all.said = resp.Close
 		all.answers = append(all.answers, Answer{Status: resp.StatusCode, Header: resp.Header, Body: string(body)})
 	}
 }
@@ -494,4 +494,10 @@ func raw2(addr string, config *tls.Config, m message2) Answer {
 			return a
 		}
 	}
+}
+
+// loggedSite is a site with access logs.
+func loggedSite(globals string) string {
+	return "{\ndefault_bind 127.0.0.1\n" + globals + "\n}\nhttp://{$ADDR} {\nlog\n@guarded not path /free/*\nwx_auth @guarded {env.WX_APPID} {env.WX_SECRET} {\n" +
+		"public /public/*\noptional /optional/*\nwechat {\napi {$WX_API}\n}\n}\nreverse_proxy {$UPSTREAM}\n}"
 }
