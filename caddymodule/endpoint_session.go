@@ -39,6 +39,7 @@ func (s *site) allowRefresh(sessionID string, now time.Time) error {
 var (
 	errDisabled  = errors.New("user disabled")
 	errDirectory = errors.New("directory unavailable")
+	errMint      = errors.New("no token can be minted")
 )
 
 // pair is the answer of a login and of a refresh.
@@ -145,6 +146,19 @@ func (c *call) welcome(ctx context.Context, s session.Session) (user.User, error
 	case err != nil:
 		return u, errors.Join(errDirectory, err)
 	}
+	if u.Phone.IsZero() { // the directory tells none: it is the one that WeChat has told
+		b, ok, err := c.site.store.Binding(ctx, s.AppID, s.OpenID)
+		if err != nil {
+			return u, err
+		}
+		if ok && b.UserID == u.ID {
+			u.Phone = b.Phone
+		}
+	}
+	// To see whether it can be minted: nothing may advance if it cannot.
+	if _, err := c.live.minter.Mint(s, u, c.now); err != nil {
+		return u, errors.Join(errMint, err)
+	}
 	return u, nil
 }
 
@@ -164,6 +178,9 @@ func (c *call) refreshRefused(s session.Session, err error) *problem {
 		return newProblem(codeReuseDetected)
 	case errors.Is(err, errDisabled):
 		return newProblem(string(login.UserDisabled))
+	case errors.Is(err, errMint), errors.Is(err, user.ErrMisconfigured):
+		c.site.log.Error("refreshing: what the user directory says cannot be used", zap.String("user", s.UserID), zap.Error(err))
+		return newProblem(string(login.Misconfigured))
 	case errors.Is(err, errDirectory):
 		c.site.log.Error("refreshing: the user directory does not answer", zap.Error(err))
 		return newProblem(string(login.DirectoryUnavailable))

@@ -24,11 +24,17 @@ func (c *call) me() error {
 		p := newProblem(codeSessionEnded)
 		p.Detail = "This user does not exist any more."
 		return p.write(c.w, c.r)
+	case errors.Is(err, user.ErrMisconfigured):
+		c.storeFailed("looking up a user", err)
+		return newProblem(string(login.Misconfigured)).write(c.w, c.r)
 	case err != nil:
 		c.storeFailed("looking up a user", err)
 		return newProblem(string(login.DirectoryUnavailable)).write(c.w, c.r)
 	case u.Disabled:
 		return newProblem(string(login.UserDisabled)).write(c.w, c.r)
+	}
+	if u.Phone.IsZero() { // the directory tells none
+		u.Phone, _ = user.ParsePhone("", claims.Phone)
 	}
 	return answer(c.w, c.r, http.StatusOK, "application/json", userInfo(u))
 }

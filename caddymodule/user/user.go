@@ -22,6 +22,11 @@ var (
 	// and that the rule is [Deny].
 	ErrNewOpenID = errors.New("the user has another openid in this app")
 
+	// ErrMisconfigured says that the directory cannot do its work until its
+	// operator has mended something: a wrong query, secret or address, or an
+	// answer that no user can have. The text says what; it goes into the log.
+	ErrMisconfigured = errors.New("the user directory needs mending")
+
 	// ErrPhone says that a phone number makes no sense. The number itself is
 	// never part of an error.
 	ErrPhone = errors.New("not a phone number")
@@ -47,6 +52,10 @@ type User struct {
 
 // Login is what a directory is asked at every login.
 type Login struct {
+	// ID is the same for every try of one login, and no other login's: a phone
+	// login is tried again with its phone code, a silent one with its login code.
+	// Visible ASCII, without ".".
+	ID string
 	// AppID is the mini program, OpenID the caller's id in it.
 	AppID, OpenID string
 	// UnionID is the caller's id over all apps of one owner; empty if WeChat
@@ -57,14 +66,20 @@ type Login struct {
 	// UserID is whom this openid, or else this unionid, is bound to; empty if
 	// nobody.
 	UserID string
+	// Rebound reports that Phone is another number than the one with which this
+	// openid, or else this unionid, last logged in: UserID has a new number, or
+	// somebody else has the account. It is not known, and false, where the
+	// directory itself tells numbers.
+	Rebound bool
 }
 
 // Silent reports whether the login came without a phone number.
 func (l Login) Silent() bool { return l.Phone.IsZero() }
 
 // Directory is where users live. All methods may be called at once from many
-// goroutines. Any error but those named below means that the directory could
-// not be asked: nothing is decided, and the caller may try again.
+// goroutines. Any error but [ErrMisconfigured] and those named below means that
+// the directory could not be asked: nothing is decided, and the caller may try
+// again. Errors are logged: no phone number belongs into them.
 type Directory interface {
 	// Login finds the user or, given a phone number, creates them. A silent
 	// login of somebody unknown is [ErrUnknown]; an unknown number where
@@ -88,6 +103,9 @@ type Binding struct {
 	// PhoneAt is when this openid last logged in with a phone number; zero if
 	// it never did.
 	PhoneAt time.Time
+	// Phone is the number of that login where the directory tells none; zero
+	// where it does.
+	Phone Phone
 }
 
 // NewOpenID says what happens when a known phone number arrives with another

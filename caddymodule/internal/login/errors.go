@@ -84,6 +84,8 @@ func fromDirectory(err error) *Error {
 		return refuse(PhoneRequired, nil)
 	case errors.Is(err, user.ErrRegistrationClosed):
 		return refuse(RegistrationClosed, nil)
+	case errors.Is(err, user.ErrMisconfigured):
+		return refuse(Misconfigured, err)
 	}
 	e := refuse(DirectoryUnavailable, err)
 	e.RetryAfter = busyRetry

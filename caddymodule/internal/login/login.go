@@ -5,6 +5,7 @@ package login
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -162,10 +163,6 @@ func (c *Chain) run(ctx context.Context, r Request, k Key) (Result, error) {
 	res, err := c.open(ctx, r, k, u, bound, again)
 	if err != nil {
 		return Result{}, err
-	}
-	now := c.now()
-	if res.Token, err = c.Mint(res.Session, u, now); err != nil {
-		return Result{}, refuse(Misconfigured, fmt.Errorf("minting the token: %w", err))
 	}
 	res.RefreshToken = c.Sessions.Keys.RefreshToken(res.Session)
 	res.User = u
@@ -338,8 +335,9 @@ func (c *Chain) admit(ctx context.Context, r Request, who caller, phone user.Pho
 	var u user.User
 	err = c.observed(ctx, "directory", func() error {
 		u, err = c.Directory.Login(ctx, user.Login{
-			AppID: r.App.ID, OpenID: who.OpenID, UnionID: who.UnionID,
+			ID: directoryID(c.Sessions.Issuer, r), AppID: r.App.ID, OpenID: who.OpenID, UnionID: who.UnionID,
 			Phone: phone, UserID: known.UserID,
+			Rebound: !phone.IsZero() && !known.Phone.IsZero() && phone != known.Phone,
 		})
 		return err
 	})
@@ -355,6 +353,10 @@ func (c *Chain) admit(ctx context.Context, r Request, who caller, phone user.Pho
 	b := user.Binding{AppID: r.App.ID, OpenID: who.OpenID, UnionID: who.UnionID, UserID: u.ID, PhoneAt: now}
 	if phone.IsZero() && u.ID == known.UserID {
 		b.PhoneAt = known.PhoneAt // a silent login does not prolong itself
+		phone = known.Phone
+	}
+	if u.Phone.IsZero() { // the directory tells none: it is the one that WeChat has told
+		u.Phone, b.Phone = phone, phone
 	}
 	return u, b, nil
 }
@@ -401,20 +403,26 @@ func (c *Chain) open(ctx context.Context, r Request, k Key, u user.User, b user.
 		case c.over(s):
 			return Result{}, refuse(LoginCodeInvalid, nil, wechat.RenewCode)
 		case s.UserID == u.ID:
-			return Result{Session: s, Replayed: true}, nil
+			token, err := c.mint(s, u, now)
+			return Result{Session: s, Token: token, Replayed: true}, err
 		}
 	}
 	s := session.New(session.Session{
 		UserID: u.ID, Issuer: c.Sessions.Issuer, AppID: b.AppID, OpenID: b.OpenID, UnionID: b.UnionID,
 		UserAgent: r.UserAgent, Address: r.Address,
 	}, c.Sessions.Settings, now)
+	// First: what cannot be in a token must not leave a session behind.
+	token, err := c.mint(s, u, now)
+	if err != nil {
+		return Result{}, err
+	}
 	// Named before it is opened: should the answer get lost, the same codes find it.
 	if err := c.keep(ctx, k, replayed{s.ID}, replayFor); err != nil {
 		return Result{}, fromStore(err)
 	}
 	until := c.Sessions.Settings.Until(now)
 	var ended []string
-	err := c.observed(ctx, "session", func() (err error) {
+	err = c.observed(ctx, "session", func() (err error) {
 		ended, err = c.Store.Settle(ctx, b, c.NewOpenID, s, until)
 		return err
 	})
@@ -432,7 +440,15 @@ func (c *Chain) open(ctx context.Context, r Request, k Key, u user.User, b user.
 	if err := c.forget(ctx, loginStep(r)); err != nil {
 		return Result{}, fromStore(err)
 	}
-	return Result{Session: s, Ended: ended}, nil
+	return Result{Session: s, Token: token, Ended: ended}, nil
+}
+
+func (c *Chain) mint(s session.Session, u user.User, now time.Time) (string, error) {
+	token, err := c.Mint(s, u, now)
+	if err != nil {
+		return "", refuse(Misconfigured, fmt.Errorf("minting the token: %w", err))
+	}
+	return token, nil
 }
 
 // over reports whether a session has ended: in the store, by what this process
@@ -459,3 +475,13 @@ func (c *Chain) now() time.Time {
 
 func loginStep(r Request) Key { return keyOf("code", r.App.ID, r.Code) }
 func phoneStep(r Request) Key { return keyOf("phone", r.App.ID, r.PhoneCode) }
+
+// directoryID names a login to the directory: the same for every try with the
+// phone code, which is paid for once, or of a silent login with the login code.
+func directoryID(issuer string, r Request) string {
+	k := keyOf("directory", issuer, r.App.ID, r.PhoneCode)
+	if r.PhoneCode == "" {
+		k = keyOf("directory", issuer, r.App.ID, "", r.Code)
+	}
+	return base64.RawURLEncoding.EncodeToString(k[:18])
+}

@@ -12,13 +12,28 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
-const bindingColumns = `appid, openid, unionid, user_id, phone_at`
+const bindingColumns = `appid, openid, unionid, user_id, phone_at, phone`
 
-func scanBinding(row interface{ Scan(...any) error }) (b user.Binding, err error) {
+func (s *Store) scanBinding(row interface{ Scan(...any) error }) (b user.Binding, err error) {
 	var phoneAt int64
-	err = row.Scan(&b.AppID, &b.OpenID, &b.UnionID, &b.UserID, &phoneAt)
+	var sealed []byte
+	if err = row.Scan(&b.AppID, &b.OpenID, &b.UnionID, &b.UserID, &phoneAt, &sealed); err != nil {
+		return b, err
+	}
 	b.PhoneAt = fromMillis(phoneAt)
+	if len(sealed) > 0 {
+		b.Phone, err = s.openPhone(bindingPhonePlace(b), sealed)
+		if errors.Is(err, ErrKey) {
+			return b, nil // a copy, which the next phone login brings back
+		}
+	}
 	return b, err
+}
+
+// bindingPhonePlace is for one user only: an openid that moves to another takes
+// no number along.
+func bindingPhonePlace(b user.Binding) place {
+	return place{"bindings", "phone", b.AppID + " " + b.OpenID + " " + b.UserID}
 }
 
 // Binding tells whom an openid is bound to.
@@ -42,14 +57,14 @@ func (s *Store) UserBinding(ctx context.Context, appid, userID string) (user.Bin
 
 func (s *Store) binding(ctx context.Context, which string, args ...any) (b user.Binding, found bool, err error) {
 	err = s.read(ctx, "reading a binding", func(t *tx) (err error) {
-		b, found, err = findBinding(t, which, args...)
+		b, found, err = s.findBinding(t, which, args...)
 		return err
 	})
 	return b, found && err == nil, err
 }
 
-func findBinding(t *tx, which string, args ...any) (user.Binding, bool, error) {
-	b, err := scanBinding(t.row(`SELECT `+bindingColumns+` FROM {bindings} `+which, args...))
+func (s *Store) findBinding(t *tx, which string, args ...any) (user.Binding, bool, error) {
+	b, err := s.scanBinding(t.row(`SELECT `+bindingColumns+` FROM {bindings} `+which, args...))
 	if errors.Is(err, sql.ErrNoRows) {
 		return user.Binding{}, false, nil
 	}
@@ -76,12 +91,12 @@ func (s *Store) Settle(ctx context.Context, b user.Binding, rule user.NewOpenID,
 		if err := lockUser(t, b.UserID); err != nil {
 			return err
 		}
-		before, bound, err := findBinding(t, `WHERE appid = ? AND openid = ? {lock}`, b.AppID, b.OpenID)
+		before, bound, err := s.findBinding(t, `WHERE appid = ? AND openid = ? {lock}`, b.AppID, b.OpenID)
 		if err != nil {
 			return err
 		}
 		same := bound && before.UserID == b.UserID
-		others, err := findBindings(t, `WHERE user_id = ? AND appid = ? AND openid <> ? {lock}`, b.UserID, b.AppID, b.OpenID)
+		others, err := s.findBindings(t, `WHERE user_id = ? AND appid = ? AND openid <> ? {lock}`, b.UserID, b.AppID, b.OpenID)
 		if err != nil {
 			return err
 		}
@@ -89,11 +104,11 @@ func (s *Store) Settle(ctx context.Context, b user.Binding, rule user.NewOpenID,
 		case len(others) > 0 && rule == user.Deny && !same:
 			return user.ErrNewOpenID
 		case rule == user.Replace:
-			if ended, err = dropBindings(t, others, b.UnionID, now, until); err != nil {
+			if ended, err = s.dropBindings(t, others, b.UnionID, now, until); err != nil {
 				return err
 			}
 		}
-		if err := bind(t, b, before, same, now); err != nil {
+		if err := s.bind(t, b, before, same, now); err != nil {
 			return err
 		}
 		return insertSession(t, opened)
@@ -124,33 +139,41 @@ func lockUser(t *tx, id string) error {
 
 // bind writes b over what was bound before; same says that it was the same
 // user's: then what was known stays known.
-func bind(t *tx, b, before user.Binding, same bool, now time.Time) error {
+func (s *Store) bind(t *tx, b, before user.Binding, same bool, now time.Time) error {
 	if same {
 		if b.UnionID == "" {
 			b.UnionID = before.UnionID
 		}
 		if b.PhoneAt.Before(before.PhoneAt) {
-			b.PhoneAt = before.PhoneAt
+			b.PhoneAt, b.Phone = before.PhoneAt, before.Phone
 		}
-		_, err := t.exec(`UPDATE {bindings} SET unionid = ?, phone_at = ? WHERE appid = ? AND openid = ?`,
-			b.UnionID, millis(b.PhoneAt), b.AppID, b.OpenID)
+		_, err := t.exec(`UPDATE {bindings} SET unionid = ?, phone_at = ?, phone = ? WHERE appid = ? AND openid = ?`,
+			b.UnionID, millis(b.PhoneAt), s.bindingPhone(b), b.AppID, b.OpenID)
 		return err
 	}
-	_, err := t.exec(`INSERT INTO {bindings} (appid, openid, unionid, user_id, phone_at, bound_at) VALUES (?, ?, ?, ?, ?, ?)
-		ON CONFLICT (appid, openid) DO UPDATE SET
-			unionid = excluded.unionid, user_id = excluded.user_id, phone_at = excluded.phone_at, bound_at = excluded.bound_at`,
-		b.AppID, b.OpenID, b.UnionID, b.UserID, millis(b.PhoneAt), millis(now))
+	_, err := t.exec(`INSERT INTO {bindings} (appid, openid, unionid, user_id, phone_at, phone, bound_at) VALUES (?, ?, ?, ?, ?, ?, ?)
+		ON CONFLICT (appid, openid) DO UPDATE SET unionid = excluded.unionid, user_id = excluded.user_id,
+			phone_at = excluded.phone_at, phone = excluded.phone, bound_at = excluded.bound_at`,
+		b.AppID, b.OpenID, b.UnionID, b.UserID, millis(b.PhoneAt), s.bindingPhone(b), millis(now))
 	return err
+}
+
+// bindingPhone is what the column holds: nil where the directory tells numbers.
+func (s *Store) bindingPhone(b user.Binding) []byte {
+	if b.Phone.IsZero() {
+		return nil
+	}
+	return s.sealPhone(bindingPhonePlace(b), b.Phone)
 }
 
 // dropBindings removes bindings, with those that the same WeChat accounts have
 // to the same user in other apps, and ends their sessions. keep is the unionid
 // whose bindings in other apps stay.
-func dropBindings(t *tx, bindings []user.Binding, keep string, now, until time.Time) (ended []string, err error) {
+func (s *Store) dropBindings(t *tx, bindings []user.Binding, keep string, now, until time.Time) (ended []string, err error) {
 	for _, b := range bindings {
 		gone := []user.Binding{b}
 		if b.UnionID != "" && b.UnionID != keep {
-			elsewhere, err := findBindings(t, `WHERE user_id = ? AND unionid = ? AND appid <> ? {lock}`, b.UserID, b.UnionID, b.AppID)
+			elsewhere, err := s.findBindings(t, `WHERE user_id = ? AND unionid = ? AND appid <> ? {lock}`, b.UserID, b.UnionID, b.AppID)
 			if err != nil {
 				return nil, err
 			}
@@ -170,9 +193,9 @@ func dropBindings(t *tx, bindings []user.Binding, keep string, now, until time.T
 	return ended, nil
 }
 
-func findBindings(t *tx, which string, args ...any) (list []user.Binding, err error) {
+func (s *Store) findBindings(t *tx, which string, args ...any) (list []user.Binding, err error) {
 	err = t.each(func(r *sql.Rows) error {
-		b, err := scanBinding(r)
+		b, err := s.scanBinding(r)
 		list = append(list, b)
 		return err
 	}, `SELECT `+bindingColumns+` FROM {bindings} `+which, args...)

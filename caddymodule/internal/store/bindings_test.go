@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"errors"
 	"slices"
 	"testing"
@@ -59,6 +60,36 @@ func TestSameOpenIDAgainForgetsNothing(t *testing.T) {
 		if live, err := s.Session(t.Context(), first.ID); err != nil || !live.EndedAt.IsZero() {
 			t.Error("the first session ended", err)
 		}
+	})
+}
+
+func TestBindingKeepsTheNumberOfTheLastPhoneLogin(t *testing.T) {
+	onEach(t, func(t *testing.T, open database) {
+		s := started(t, open)
+		want := func(number user.Phone) {
+			t.Helper()
+			if got, _, err := s.Binding(t.Context(), "wx1", "o1"); err != nil || got.Phone != number {
+				t.Errorf("%v, %v; want %v", got.Phone, err, number)
+			}
+		}
+		p1, p2 := phone(t, "13800138000"), phone(t, "13900139000")
+		b := user.Binding{AppID: "wx1", OpenID: "o1", UserID: "u1", PhoneAt: now, Phone: p1}
+		settle(t, s, b, user.Replace, now)
+		want(p1)
+		var raw []byte
+		err := s.read(t.Context(), "reading", func(tx *tx) error { return tx.row(`SELECT phone FROM {bindings}`).Scan(&raw) })
+		if err != nil || len(raw) == 0 || bytes.Contains(raw, []byte("13800138000")) {
+			t.Errorf("the number is not sealed: %q, %v", raw, err)
+		}
+		b.PhoneAt, b.Phone = now.Add(-time.Hour), p2
+		settle(t, s, b, user.Replace, now) // an older login that was slow
+		want(p1)
+		b.PhoneAt = now.Add(time.Hour)
+		settle(t, s, b, user.Replace, now)
+		want(p2)
+		b.UserID, b.Phone = "u2", user.Phone{}
+		settle(t, s, b, user.Replace, now)
+		want(user.Phone{})
 	})
 }
 

@@ -130,7 +130,7 @@ func (s *Store) byPhone(t *tx, p user.Phone) (user.User, error) {
 // whichever key.
 func (s *Store) insertUser(t *tx, u user.User) error {
 	keys := s.keys.Load()
-	sealed := keys.seal(phonePlace(u.ID), []byte(u.Phone.Country+" "+u.Phone.National))
+	sealed := s.sealPhone(phonePlace(u.ID), u.Phone)
 	if _, err := t.exec(`INSERT INTO {users} (id, phone, disabled, created_at) VALUES (?, ?, ?, ?)`,
 		u.ID, sealed, flag(u.Disabled), millis(u.CreatedAt)); err != nil {
 		return err
@@ -154,16 +154,27 @@ func (s *Store) scanUser(row *sql.Row) (u user.User, err error) {
 	if err != nil {
 		return user.User{}, err
 	}
-	phone, err := s.keys.Load().open(phonePlace(u.ID), sealed)
-	if err != nil {
+	if u.Phone, err = s.openPhone(phonePlace(u.ID), sealed); err != nil {
 		return user.User{}, err
-	}
-	var ok bool
-	if u.Phone.Country, u.Phone.National, ok = strings.Cut(string(phone), " "); !ok {
-		return user.User{}, fmt.Errorf("users.phone of user %s: %w", u.ID, user.ErrPhone)
 	}
 	u.Disabled, u.CreatedAt = disabled != 0, fromMillis(created)
 	return u, nil
+}
+
+func (s *Store) sealPhone(at place, p user.Phone) []byte {
+	return s.keys.Load().seal(at, []byte(p.Country+" "+p.National))
+}
+
+func (s *Store) openPhone(at place, sealed []byte) (p user.Phone, err error) {
+	text, err := s.keys.Load().open(at, sealed)
+	if err != nil {
+		return p, err
+	}
+	var ok bool
+	if p.Country, p.National, ok = strings.Cut(string(text), " "); !ok {
+		return p, fmt.Errorf("%s.%s: %w", at.table, at.column, user.ErrPhone)
+	}
+	return p, nil
 }
 
 // flag is a bool as SQL holds it.
