@@ -8,6 +8,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
 // TestAttackFloodOfGarbageTokens sends bad tokens from all sides while good ones are
@@ -19,7 +21,7 @@ func TestAttackFloodOfGarbageTokens(t *testing.T) {
 		users, uses     = 4, 100
 		attackers, each = 12, 100
 	)
-	var pairs []Pair
+	var pairs []rig.Pair
 	for i := range users {
 		pairs = append(pairs, f.login(t, fmt.Sprint(13800138000+i)))
 	}

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
 const forged = "f0rged"
@@ -217,7 +219,7 @@ func TestAttackIdentityInTrailers(t *testing.T) {
 		"(guarded) {\nhandle /bare/* {\nreverse_proxy {$UPSTREAM}\n}\nhandle {\n"+
 		"@guarded not path /free/*\nwx_auth @guarded {env.WX_APPID} {env.WX_SECRET} {\n"+
 		"public POST /public/* /healthz\noptional /optional/*\nwechat {\napi {$WX_API}\n}\n}\nreverse_proxy {$UPSTREAM}\n}\n}\n"+
-		"http://{$ADDR} {\nimport guarded\n}\nhttps://{$ADDR2} {\ntls internal\nimport guarded\n}", "ADDR2="+freeAddress(t))
+		"http://{$ADDR} {\nimport guarded\n}\nhttps://{$ADDR2} {\ntls internal\nimport guarded\n}", "ADDR2="+rig.FreeAddress(t))
 	tlsAddr := f.addr2()
 	pair := f.login(t, "13800138000")
 	auth := "Bearer " + pair.Token
@@ -381,7 +383,7 @@ func TestAttackOddValues(t *testing.T) {
 				f.refuses(t, tokenMissing, message(f.Addr, "GET", "/api/x", name+": "+c.value))
 			}
 			a := f.refuses(t, tokenInvalid, message(f.Addr, "GET", "/api/x", "Authorization: Token"+strings.NewReplacer(" ", "", ",", "", "\t", "").Replace(c.value)))
-			if strings.Contains(fmt.Sprint(a), Secret) || strings.Contains(a.Body, c.value) {
+			if strings.Contains(fmt.Sprint(a), rig.Secret) || strings.Contains(a.Body, c.value) {
 				t.Errorf("the answer holds what was sent, or more: %.300s", a.Body)
 			}
 		})
@@ -395,7 +397,7 @@ func TestAttackOddValues(t *testing.T) {
 	// What a login keeps of its client is shown as it was sent.
 	codes := f.wx.Tap(t, "13800138000")
 	f.Client().Do("POST", "/auth/wx", map[string]string{"code": codes.Code, "phoneCode": codes.PhoneCode}, "User-Agent: {env.WX_SECRET}").Pair(t)
-	if a := f.Client().Get("/auth/wx/sessions", pair.Token); !strings.Contains(a.Body, `"{env.WX_SECRET}"`) || strings.Contains(a.Body, Secret) {
+	if a := f.Client().Get("/auth/wx/sessions", pair.Token); !strings.Contains(a.Body, `"{env.WX_SECRET}"`) || strings.Contains(a.Body, rig.Secret) {
 		t.Errorf("sessions: %s", a.Body)
 	}
 }

@@ -9,7 +9,6 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
-	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -17,21 +16,9 @@ import (
 	"strings"
 	"testing"
 	"time"
-)
 
-// seen is all that a client sees of an answer, but for what is new in each.
-func (a Answer) seen(t testing.TB) string {
-	t.Helper()
-	h := maps.Clone(a.Header)
-	delete(h, "Date")
-	p := a.Problem(t)
-	if p.RequestID == "" {
-		t.Errorf("no request id: %s", a.Body)
-	}
-	body := strings.Replace(a.Body, p.RequestID, "ID", 1)
-	h["Content-Length"] = []string{fmt.Sprint(len(body))}
-	return fmt.Sprintln(a.Status, h, body)
-}
+	"github.com/wx-auth/caddy-wx-auth/tests/rig"
+)
 
 // TestAttackBadTokensLookAlike compares the whole answers to all kinds of bad tokens:
 // nobody learns from them how near a forgery came. That a token has expired, or its
@@ -62,7 +49,7 @@ func TestAttackBadTokensLookAlike(t *testing.T) {
 	for _, at := range []struct{ method, target string }{{"GET", "/api/x"}, {"POST", "/api/x"}, {"GET", "/auth/wx/me"}, {"GET", "/auth/wx/sessions"}, {"DELETE", "/auth/wx/sessions/x"}, {"GET", "/auth/wx/verify"}, {"POST", "/auth/wx/logout"}} {
 		t.Run(at.method+" "+at.target, func(t *testing.T) {
 			ask := func(token string) string {
-				return f.refuses(t, refusal{401, ""}, message(f.Addr, at.method, at.target, "Authorization: Bearer "+token, "Content-Length: 0")).seen(t)
+				return f.refuses(t, refusal{401, ""}, message(f.Addr, at.method, at.target, "Authorization: Bearer "+token, "Content-Length: 0")).Whole(t)
 			}
 			want := ask("x.y.z")
 			for _, part := range []string{"token_invalid", "Www-Authenticate", "invalid_token", "no-store"} {
@@ -94,7 +81,7 @@ func TestAttackBadTokensLookAlike(t *testing.T) {
 	for i, token := range []string{"x", pair.RefreshToken[:len(pair.RefreshToken)-3] + "AAA", pair.RefreshToken + "A", pair.Token, strings.Repeat("A", len(pair.RefreshToken)), "1." + pair.RefreshToken} {
 		a := f.Client().Refresh(token)
 		a.WantProblem(t, 401, "refresh_invalid", nil)
-		if got := a.seen(t); i == 0 {
+		if got := a.Whole(t); i == 0 {
 			want = got
 		} else if got != want {
 			t.Errorf("%.20s: answered\n%s, another\n%s", token, got, want)
@@ -123,7 +110,7 @@ func TestAttackProblemsHoldNoInternals(t *testing.T) {
 		login("/auth/wx", `{"code":"a","appid":"`+canaryText+`"}`), login("/auth/wx", `{"`+canaryText+`":1,"`+canaryText+`":2}`), login("/auth/wx", `{"code":"`+strings.Repeat("a", 5000)+`"}`), login("/auth/wx", `{"code":"{env.WX_SECRET}"}`), login("/auth/wx", `{"code":"\u0000' OR 1=1"}`),
 		login("/auth/wx/refresh", `{"refreshToken":"`+canaryText+`"}`), login("/auth/wx/refresh", `{}`), login("/auth/wx/logout", `{"refreshToken":"`+canaryText+`"}`), login("/auth/wx/logout", `{"all":"`+canaryText+`"}`), message(f.Addr, "POST", "/auth/wx", "Content-Type: text/"+canaryText, "Content-Length: 0"),
 	} {
-		a := Raw(f.Addr, raw)
+		a := rig.Raw(f.Addr, raw)
 		if a.Err != nil || a.Status < 400 || a.Status >= 500 {
 			t.Errorf("%.200q: %d %v %s", raw, a.Status, a.Err, a.Body)
 			continue
@@ -131,7 +118,7 @@ func TestAttackProblemsHoldNoInternals(t *testing.T) {
 		p := a.Problem(t)
 		codes[p.Code] = true
 		want := []string{"code", "detail", "requestId", "status", "title"}
-		if got := slices.DeleteFunc(members(t, a.Body), func(m string) bool { return m == "renew" }); !slices.Equal(got, want) {
+		if got := slices.DeleteFunc(rig.Members(t, a.Body), func(m string) bool { return m == "renew" }); !slices.Equal(got, want) {
 			t.Errorf("members %q", got)
 		}
 		for name := range a.Header {
@@ -140,7 +127,7 @@ func TestAttackProblemsHoldNoInternals(t *testing.T) {
 			}
 		}
 		all := strings.ToLower(fmt.Sprint(a))
-		for _, internal := range []string{canaryText, Secret, AppID, f.Home, f.echoAddr(), strings.TrimPrefix(f.wx.URL, "http://"), "sqlite", "sql:", ".go", "goroutine", "panic", "runtime", "/root", "/tmp", "jscode2session", "errcode", "40029", "ecdsa", "jwx", "jws", "illegal", "unexpected", "invalid character", "strconv", "env.", "13800138000"} {
+		for _, internal := range []string{canaryText, rig.Secret, rig.AppID, f.Home, f.echoAddr(), strings.TrimPrefix(f.wx.URL, "http://"), "sqlite", "sql:", ".go", "goroutine", "panic", "runtime", "/root", "/tmp", "jscode2session", "errcode", "40029", "ecdsa", "jwx", "jws", "illegal", "unexpected", "invalid character", "strconv", "env.", "13800138000"} {
 			if strings.Contains(all, strings.ToLower(internal)) {
 				t.Errorf("%q in the answer to %.100q: %v", internal, raw, a)
 			}
@@ -183,7 +170,7 @@ func TestAttackSecretsInWhatCaddyShows(t *testing.T) {
 	for name, secret := range map[string]struct{ token, alg string }{"PEM": {pemText, "ES256"}, "HS256": {hs256, "HS256"}} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			f := newFort(t, site("log\nwx_auth {env.WX_APPID} {env.WX_SECRET} {\nencryption_key {env.SEALING}\ntoken {\nalgorithm "+secret.alg+"\nkey {env.TOKEN_KEY}\n}\nwechat {\napi {$WX_API}\n}\n}\nreverse_proxy {$UPSTREAM}",
+			f := newFort(t, rig.Site("log\nwx_auth {env.WX_APPID} {env.WX_SECRET} {\nencryption_key {env.SEALING}\ntoken {\nalgorithm "+secret.alg+"\nkey {env.TOKEN_KEY}\n}\nwechat {\napi {$WX_API}\n}\n}\nreverse_proxy {$UPSTREAM}",
 				"log {\nlevel DEBUG\n}\nmetrics\nservers {\ntrace\n}"), "SEALING="+encryption, "TOKEN_KEY="+secret.token)
 			pair := f.login(t, "13800138000")
 			f.passes(t, message(f.Addr, "GET", "/api/x", "Authorization: Bearer "+pair.Token))
@@ -209,7 +196,7 @@ func TestAttackSecretsInWhatCaddyShows(t *testing.T) {
 			line := f.Log.Wait(t, 5*time.Second, `"logger":"http.log.trace","msg":"wx_auth"`) // the handler itself
 			f.Stop()
 			body := strings.Split(pemText, "\n")
-			secrets := []string{Secret, encryption, hs256, body[1], body[2], pair.Token, pair.RefreshToken, strings.Split(pair.Token, ".")[2], fmt.Sprintf("%x", private), fmt.Sprintf("%x", sealing),
+			secrets := []string{rig.Secret, encryption, hs256, body[1], body[2], pair.Token, pair.RefreshToken, strings.Split(pair.Token, ".")[2], fmt.Sprintf("%x", private), fmt.Sprintf("%x", sealing),
 				b64.EncodeToString(private), base64.StdEncoding.EncodeToString(private), base64.StdEncoding.EncodeToString([]byte(hs256)), b64.EncodeToString([]byte(hs256))}
 			for where, text := range map[string]string{"/config/": config, "/metrics": metrics, "autosave.json": string(autosave), "caddy adapt": adapted, "the log": f.Log.String(), "the JWKS": jwks.Body} {
 				if len(text) < 10 {

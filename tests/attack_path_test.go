@@ -4,6 +4,8 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+
+	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
 // climbs lead from an open directory to a protected path, for an upstream that
@@ -151,7 +153,7 @@ func TestAttackPathsAroundTheRules(t *testing.T) {
 // map onto them needs a token.
 func TestAttackPathsAroundTheMatcher(t *testing.T) {
 	t.Parallel()
-	f := newFort(t, site("wx_auth /admin/* {env.WX_APPID} {env.WX_SECRET} {\nwechat {\napi {$WX_API}\n}\n}\nreverse_proxy {$UPSTREAM}"))
+	f := newFort(t, rig.Site("wx_auth /admin/* {env.WX_APPID} {env.WX_SECRET} {\nwechat {\napi {$WX_API}\n}\n}\nreverse_proxy {$UPSTREAM}"))
 	targets := []string{
 		"/admin/x", "/ADMIN/x", "/Admin/x", "/%61dmin/x", "/adm%69n/x", "/%41DMIN/x", "/admin%2fx", "/admin%2Fx", "/admin%5cx", `/admin\x`, "//admin/x", "///admin/x", "/./admin/x", "/%2e/admin/x",
 		"/x/../admin/x", "/x/%2e%2e/admin/x", "/x/..%2fadmin/x", "/x%2f..%2fadmin/x", "/x/..;/admin/x", "/;/admin/x", "/admin;/x", "/admin;x=y/x", "/;x/admin/x", "/admin%3b/x", `/\admin/x`, `\admin/x`, `/x\..\admin\x`,

@@ -20,6 +20,8 @@ import (
 
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
+
+	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
 // The attacks, by the classes of SECURITY.md, one file for each. They are written
@@ -187,17 +189,17 @@ func (e *wiretap) take() []wire {
 
 // fort is a gateway under attack: its upstream is a wiretap.
 type fort struct {
-	*Caddy
+	*rig.Caddy
 	tap *wiretap
-	wx  *WeChat
+	wx  *rig.WeChat
 }
 
 // newFort starts a gateway with that Caddyfile, in which {$UPSTREAM} is the wiretap and
 // {$ADDR2} a second address.
 func newFort(t testing.TB, caddyfile string, env ...string) *fort {
 	t.Helper()
-	f := &fort{tap: newWiretap(t), wx: NewWeChat(t)}
-	f.Caddy = StartCaddy(t, caddyfile, append(f.wx.env(f.tap.addr), env...)...)
+	f := &fort{tap: newWiretap(t), wx: rig.NewWeChat(t)}
+	f.Caddy = rig.StartCaddy(t, caddyfile, append(f.wx.Environ(f.tap.addr), env...)...)
 	return f
 }
 
@@ -205,23 +207,16 @@ func newFort(t testing.TB, caddyfile string, env ...string) *fort {
 // what it is called, /free/ is left out by the matcher. Options are wx_auth's;
 // globals are global ones.
 func fortSite(globals string, options ...string) string {
-	return site("@guarded not path /free/*\nwx_auth @guarded {env.WX_APPID} {env.WX_SECRET} {\n"+
+	return rig.Site("@guarded not path /free/*\nwx_auth @guarded {env.WX_APPID} {env.WX_SECRET} {\n"+
 		"public /public/* /healthz\noptional /optional/*\nwechat {\napi {$WX_API}\n}\n"+strings.Join(options, "\n")+"\n}\n"+
 		"reverse_proxy {$UPSTREAM}", globals)
 }
 
 // addr2 is {$ADDR2}.
-func (f *fort) addr2() string {
-	for _, v := range f.env {
-		if addr, ok := strings.CutPrefix(v, "ADDR2="); ok {
-			return addr
-		}
-	}
-	return ""
-}
+func (f *fort) addr2() string { return f.Getenv("ADDR2") }
 
 // login logs the owner of that number in.
-func (f *fort) login(t testing.TB, number string) Pair {
+func (f *fort) login(t testing.TB, number string) rig.Pair {
 	t.Helper()
 	codes := f.wx.Tap(t, number)
 	return f.Client().Login(codes.Code, codes.PhoneCode).Pair(t)
@@ -234,9 +229,9 @@ func message(addr, method, target string, lines ...string) string {
 
 // fire sends a request and returns its answer, and what reached the upstream since
 // the last one.
-func (f *fort) fire(t testing.TB, raw string) (Answer, []wire) {
+func (f *fort) fire(t testing.TB, raw string) (rig.Answer, []wire) {
 	t.Helper()
-	a := Raw(f.Addr, raw)
+	a := rig.Raw(f.Addr, raw)
 	if a.Err != nil {
 		t.Fatalf("%v\n%.300q", a.Err, raw)
 	}
@@ -250,7 +245,7 @@ func (f *fort) fire(t testing.TB, raw string) (Answer, []wire) {
 func short(v any) string { return fmt.Sprintf("%.600s", fmt.Sprintf("%+q", v)) }
 
 // refuses fires a request that must get that answer and not reach the upstream.
-func (f *fort) refuses(t testing.TB, want refusal, raw string) Answer {
+func (f *fort) refuses(t testing.TB, want refusal, raw string) rig.Answer {
 	t.Helper()
 	a, got := f.fire(t, raw)
 	if len(got) > 0 {
@@ -276,7 +271,7 @@ func (f *fort) passes(t testing.TB, raw string) wire {
 
 // talk is all that came back over one connection.
 type talk struct {
-	answers []Answer
+	answers []rig.Answer
 	said    bool          // in the last answer, that the connection would be closed
 	closed  bool          // by the gateway, after the last answer
 	first   time.Duration // until the first answer's head was there
@@ -298,14 +293,14 @@ func converse(t testing.TB, addr, raw string, methods ...string) talk {
 	}
 	defer conn.Close()
 	start := time.Now()
-	_ = conn.SetWriteDeadline(start.Add(rawTime))
+	_ = conn.SetWriteDeadline(start.Add(rig.RawTime))
 	_, _ = io.WriteString(conn, raw) // it may be closed before all is sent
 	var all talk
 	r := bufio.NewReader(conn)
 	for {
 		wait := quiet
 		if len(all.answers) == 0 || all.said {
-			wait = rawTime
+			wait = rig.RawTime
 		}
 		_ = conn.SetReadDeadline(time.Now().Add(wait))
 		if _, err := r.Peek(1); err != nil {
@@ -325,7 +320,7 @@ func converse(t testing.TB, addr, raw string, methods ...string) talk {
 			all.rest, all.closed = string(rest), true
 			return all
 		}
-		_ = conn.SetReadDeadline(time.Now().Add(rawTime))
+		_ = conn.SetReadDeadline(time.Now().Add(rig.RawTime))
 		resp, err := http.ReadResponse(r, &http.Request{Method: method})
 		if err != nil {
 			t.Errorf("reading an answer: %v", err)
@@ -334,7 +329,7 @@ func converse(t testing.TB, addr, raw string, methods ...string) talk {
 		body, _ := io.ReadAll(resp.Body) // a connection that is reset in the middle is closed
 		resp.Body.Close()
 		all.said = resp.Close
-		all.answers = append(all.answers, Answer{Status: resp.StatusCode, Header: resp.Header, Body: string(body)})
+		all.answers = append(all.answers, rig.Answer{Status: resp.StatusCode, Header: resp.Header, Body: string(body)})
 	}
 }
 
@@ -382,14 +377,14 @@ func (w wire) wantIdentity(t testing.TB, want []field, own ...string) {
 }
 
 // identity is what an upstream must get of a user of the simulator's, by default.
-func (f *fort) identity(t testing.TB, p Pair) []field {
+func (f *fort) identity(t testing.TB, p rig.Pair) []field {
 	t.Helper()
-	claims := jwtPart(t, p.Token, 1)
+	claims := rig.JWTPart(t, p.Token, 1)
 	openid, _ := claims["openid"].(string)
 	id := []field{
 		{"X-Wx-User-Id", p.UserInfo.ID},
 		{"X-Wx-Openid", openid},
-		{"X-Wx-Appid", AppID},
+		{"X-Wx-Appid", rig.AppID},
 		{"X-Wx-Phone", p.UserInfo.PhoneNumber},
 	}
 	if unionid, ok := claims["unionid"].(string); ok {
@@ -413,18 +408,18 @@ func get2(addr, method, target string, fields ...field) []field {
 // raw2 sends a request over a connection of its own: with prior knowledge, or over
 // TLS with a configuration. An answer without a status is a stream or a connection
 // that was ended, which Err says.
-func raw2(addr string, config *tls.Config, m message2) Answer {
+func raw2(addr string, config *tls.Config, m message2) rig.Answer {
 	conn, err := net.Dial("tcp", addr)
 	if err != nil {
-		return Answer{Err: err}
+		return rig.Answer{Err: err}
 	}
 	defer conn.Close()
 	if config != nil {
 		conn = tls.Client(conn, config)
 	}
-	_ = conn.SetDeadline(time.Now().Add(rawTime))
+	_ = conn.SetDeadline(time.Now().Add(rig.RawTime))
 	if _, err := io.WriteString(conn, http2.ClientPreface); err != nil {
-		return Answer{Err: err}
+		return rig.Answer{Err: err}
 	}
 	framer := http2.NewFramer(conn, conn)
 	framer.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
@@ -457,7 +452,7 @@ func raw2(addr string, config *tls.Config, m message2) Answer {
 	if m.trailers != nil {
 		headers(m.trailers, true)
 	}
-	a := Answer{Header: http.Header{}}
+	a := rig.Answer{Header: http.Header{}}
 	for {
 		frame, err := framer.ReadFrame()
 		if err != nil {

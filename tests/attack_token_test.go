@@ -19,6 +19,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
 var b64 = base64.RawURLEncoding
@@ -184,9 +186,9 @@ func forgeries(t testing.TB, f *forger, canary string) map[string]string {
 
 func TestAttackForgedTokens(t *testing.T) {
 	t.Parallel()
-	canary := NewUpstream(t)
+	canary := rig.NewUpstream(t)
 	up2 := "{$ADDR2}"
-	f := newFort(t, fortSite("servers {\nmax_header_size 4MB\n}")+"\nhttp://"+up2+" {\nwx_auth {env.WX_APPID} {env.WX_SECRET} {\ntoken {\nissuer another\n}\nwechat {\napi {$WX_API}\n}\n}\nreverse_proxy {$UPSTREAM}\n}\n", "ADDR2="+freeAddress(t))
+	f := newFort(t, fortSite("servers {\nmax_header_size 4MB\n}")+"\nhttp://"+up2+" {\nwx_auth {env.WX_APPID} {env.WX_SECRET} {\ntoken {\nissuer another\n}\nwechat {\napi {$WX_API}\n}\n}\nreverse_proxy {$UPSTREAM}\n}\n", "ADDR2="+rig.FreeAddress(t))
 	pair := f.login(t, "13800138000")
 	identity := f.identity(t, pair)
 	bad := forgeries(t, newForger(t, f, pair.Token), "http://"+canary.Addr+"/jwks.json")
@@ -202,7 +204,7 @@ func TestAttackForgedTokens(t *testing.T) {
 	}
 
 	// A token of another site, though it has the same store and keys, and of another gateway.
-	second := NewClient(t, "http://"+f.addr2())
+	second := rig.NewClient(t, "http://"+f.addr2())
 	codes := f.wx.Tap(t, "13900139000")
 	foreign := second.Login(codes.Code, codes.PhoneCode).Pair(t)
 	second.Get("/x", foreign.Token).Want(t, http.StatusOK)

@@ -7,40 +7,21 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+
+	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
 const jsonType = "application/json"
 
-// wxSite is a site with wx_auth before an upstream, asking the simulator of the
-// environment, with a short timeout.
-func wxSite(options ...string) string {
-	return site("wx_auth {env.WX_APPID} {env.WX_SECRET} {\nwechat {\napi {$WX_API}\ntimeout 1s\n}\n" +
-		strings.Join(options, "\n") + "\n}\nreverse_proxy {$UPSTREAM}")
-}
-
 // startGateway runs that site. What did not come by 127.0.0.1:1 was not let in.
-func startGateway(t testing.TB, w *WeChat, options ...string) *Caddy {
+func startGateway(t testing.TB, w *rig.WeChat, options ...string) *rig.Caddy {
 	t.Helper()
-	return StartCaddy(t, wxSite(options...), w.env("127.0.0.1:1")...)
-}
-
-// env are the variables of wxSite.
-func (w *WeChat) env(upstream string) []string {
-	return []string{"WX_APPID=" + AppID, "WX_SECRET=" + Secret, "WX_API=" + w.URL, "UPSTREAM=" + upstream}
-}
-
-// asked is how often WeChat was asked anything.
-func (w *WeChat) asked() int {
-	n := 0
-	for _, c := range w.Counts() {
-		n += c.Total
-	}
-	return n
+	return rig.StartCaddy(t, rig.HastySite(options...), w.Environ("127.0.0.1:1")...)
 }
 
 // wantRefusal checks what every error of ours has in common, beside its status and
 // code. A nil renew means that there must be no such member.
-func wantRefusal(t *testing.T, a Answer, status int, code string, renew []string) Problem {
+func wantRefusal(t *testing.T, a rig.Answer, status int, code string, renew []string) rig.Problem {
 	t.Helper()
 	if a.Err != nil {
 		t.Fatal(a.Err)
@@ -157,7 +138,7 @@ func badBodies(t testing.TB, member string) []badInput {
 }
 
 // send sends it to path.
-func (b badInput) send(c *Client, path string) Answer {
+func (b badInput) send(c *rig.Client, path string) rig.Answer {
 	method := b.method
 	if method == "" {
 		method = http.MethodPost
@@ -167,8 +148,8 @@ func (b badInput) send(c *Client, path string) Answer {
 
 func TestBadLoginsAreRefusedWithoutWeChat(t *testing.T) {
 	t.Parallel()
-	w, up := NewWeChat(t), NewUpstream(t)
-	c := StartCaddy(t, wxSite(), w.env(up.Addr)...)
+	w, up := rig.NewWeChat(t), rig.NewUpstream(t)
+	c := rig.StartCaddy(t, rig.HastySite(), w.Environ(up.Addr)...)
 	client := c.Client()
 	cases := append(badBodies(t, "code"),
 		badInput{name: "phoneCode alone", body: `{"phoneCode":"0a1b2c"}`, status: 400, code: "invalid_request"},
@@ -178,7 +159,7 @@ func TestBadLoginsAreRefusedWithoutWeChat(t *testing.T) {
 		badInput{name: "appid null", body: `{"code":"0a1b2c","appid":null}`, status: 400, code: "invalid_request"},
 		badInput{name: "appid number", body: `{"code":"0a1b2c","appid":5}`, status: 400, code: "invalid_request"},
 		badInput{name: "appid unknown", body: `{"code":"0a1b2c","appid":"wxfedcba9876543210"}`, status: 400, code: "invalid_request"},
-		badInput{name: "appid in another case", body: `{"code":"0a1b2c","appid":"` + strings.ToUpper(AppID) + `"}`, status: 400, code: "invalid_request"},
+		badInput{name: "appid in another case", body: `{"code":"0a1b2c","appid":"` + strings.ToUpper(rig.AppID) + `"}`, status: 400, code: "invalid_request"},
 	)
 	for _, bad := range cases {
 		for _, path := range []string{"/auth/wx", "/auth/wx/"} {
@@ -219,7 +200,7 @@ func TestBadLoginsAreRefusedWithoutWeChat(t *testing.T) {
 			400, "invalid_request"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			a := Raw(c.Addr, "POST /auth/wx HTTP/1.1\r\nHost: "+c.Addr+"\r\n"+raw.head+"\r\n"+raw.body)
+			a := rig.Raw(c.Addr, "POST /auth/wx HTTP/1.1\r\nHost: "+c.Addr+"\r\n"+raw.head+"\r\n"+raw.body)
 			var renew []string
 			if raw.status == 400 {
 				renew = []string{}
@@ -228,7 +209,7 @@ func TestBadLoginsAreRefusedWithoutWeChat(t *testing.T) {
 		})
 	}
 
-	if n := w.asked(); n != 0 {
+	if n := w.Asked(); n != 0 {
 		t.Errorf("WeChat was asked %d times: %v", n, w.Counts())
 	}
 	if n := up.Hits(); n != 0 {
@@ -242,7 +223,7 @@ func TestBadLoginsAreRefusedWithoutWeChat(t *testing.T) {
 	} {
 		codes := w.Tap(t, "13800138000")
 		a := client.Do(http.MethodPost, "/auth/wx", fmt.Sprintf(` {"x":[{"code":null}],"Code":7,"code":%q,"phoneCode":%q,"appid":%q} `+"\n",
-			codes.Code, codes.PhoneCode, AppID), "Content-Type: "+contentType)
+			codes.Code, codes.PhoneCode, rig.AppID), "Content-Type: "+contentType)
 		if a.Status != 200 {
 			t.Errorf("%s: %d %s", name, a.Status, a.Body)
 		}
@@ -255,26 +236,26 @@ func TestBadLoginsAreRefusedWithoutWeChat(t *testing.T) {
 
 func TestSeveralAppsNeedAnAppID(t *testing.T) {
 	t.Parallel()
-	w := NewWeChat(t)
+	w := rig.NewWeChat(t)
 	c := startGateway(t, w, "app wx00000000000000ff 00000000000000000000000000000000")
 	codes := w.Tap(t, "13800138000")
 	body := map[string]string{"code": codes.Code, "phoneCode": codes.PhoneCode}
 	for _, headers := range [][]string{
 		nil,
 		{"Referer: https://servicewechat.com/wx9999999999999999/3/page-frame.html"},
-		{"Referer: https://example.com/" + AppID + "/3/page-frame.html"},
+		{"Referer: https://example.com/" + rig.AppID + "/3/page-frame.html"},
 	} {
 		wantRefusal(t, c.Client().Do(http.MethodPost, "/auth/wx", body, headers...), 400, "invalid_request", []string{})
 	}
-	if n := w.asked(); n != 0 {
+	if n := w.Asked(); n != 0 {
 		t.Errorf("WeChat was asked %d times", n)
 	}
-	c.Client().Do(http.MethodPost, "/auth/wx", body, "Referer: https://servicewechat.com/"+AppID+"/3/page-frame.html").Pair(t)
+	c.Client().Do(http.MethodPost, "/auth/wx", body, "Referer: https://servicewechat.com/"+rig.AppID+"/3/page-frame.html").Pair(t)
 }
 
 func TestBadRefreshesAndLogoutsAreRefusedAndEndNothing(t *testing.T) {
 	t.Parallel()
-	w := NewWeChat(t)
+	w := rig.NewWeChat(t)
 	c := startGateway(t, w)
 	client := c.Client()
 	codes := w.Tap(t, "13800138000")
@@ -311,7 +292,7 @@ func TestBadRefreshesAndLogoutsAreRefusedAndEndNothing(t *testing.T) {
 	wantRefusal(t, client.Do(http.MethodPost, "/auth/wx/logout", `{}`), 401, "token_missing", nil)
 	wantRefusal(t, client.Logout("not.a.token", "", false), 401, "token_invalid", nil)
 
-	if n := w.asked(); n != 0 {
+	if n := w.Asked(); n != 0 {
 		t.Errorf("WeChat was asked %d times: %v", n, w.Counts())
 	}
 	client.Me(pair.Token).Want(t, 200) // nothing of all this has ended the session

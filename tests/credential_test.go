@@ -7,35 +7,37 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
 // guardSite has a path of each kind before an upstream: /api/ is protected,
 // /optional/ and /public/ are what they are called, /free/ is left out by the
 // matcher.
 func guardSite(options ...string) string {
-	return site("@guarded not path /free/*\nwx_auth @guarded {env.WX_APPID} {env.WX_SECRET} {\n"+
+	return rig.Site("@guarded not path /free/*\nwx_auth @guarded {env.WX_APPID} {env.WX_SECRET} {\n"+
 		"public /public/*\noptional /optional/*\nwechat {\napi {$WX_API}\n}\n"+strings.Join(options, "\n")+"\n}\n"+
 		"reverse_proxy {$UPSTREAM} {\nstream_close_delay 1h\n}", "servers {\nprotocols h1 h2c\n}")
 }
 
 // guard is a gateway before an upstream that counts.
 type guard struct {
-	*Caddy
-	up *Upstream
-	wx *WeChat
+	*rig.Caddy
+	up *rig.Upstream
+	wx *rig.WeChat
 }
 
 func newGuard(t testing.TB, caddyfile string, env ...string) *guard {
 	t.Helper()
-	g := &guard{up: NewUpstream(t), wx: NewWeChat(t)}
-	g.Caddy = StartCaddy(t, caddyfile, append([]string{
-		"WX_APPID=" + AppID, "WX_SECRET=" + Secret, "WX_API=" + g.wx.URL, "UPSTREAM=" + g.up.Addr,
+	g := &guard{up: rig.NewUpstream(t), wx: rig.NewWeChat(t)}
+	g.Caddy = rig.StartCaddy(t, caddyfile, append([]string{
+		"WX_APPID=" + rig.AppID, "WX_SECRET=" + rig.Secret, "WX_API=" + g.wx.URL, "UPSTREAM=" + g.up.Addr,
 	}, env...)...)
 	return g
 }
 
 // login logs the owner of that number in.
-func (g *guard) login(t testing.TB, number string) Pair {
+func (g *guard) login(t testing.TB, number string) rig.Pair {
 	t.Helper()
 	codes := g.wx.Tap(t, number)
 	return g.Client().Login(codes.Code, codes.PhoneCode).Pair(t)
@@ -52,17 +54,17 @@ func (g *guard) reload(t testing.TB, caddyfile string) {
 }
 
 // ask sends a request with exactly those header lines.
-func (g *guard) ask(method, target string, lines ...string) Answer {
+func (g *guard) ask(method, target string, lines ...string) rig.Answer {
 	text := method + " " + target + " HTTP/1.1\r\nHost: " + g.Addr + "\r\n"
 	for _, line := range lines {
 		text += line + "\r\n"
 	}
-	return Raw(g.Addr, text+"\r\n")
+	return rig.Raw(g.Addr, text+"\r\n")
 }
 
 // wants sends a request and checks what became of it: either the refusal, with
 // nothing at the upstream, or what the upstream saw.
-func (g *guard) wants(t *testing.T, want refusal, method, target string, lines ...string) Seen {
+func (g *guard) wants(t *testing.T, want refusal, method, target string, lines ...string) rig.Seen {
 	t.Helper()
 	before := g.up.Hits()
 	a := g.ask(method, target, lines...)
@@ -74,7 +76,7 @@ func (g *guard) wants(t *testing.T, want refusal, method, target string, lines .
 		if want.status == http.StatusUnauthorized && !strings.HasPrefix(a.Header.Get("WWW-Authenticate"), "Bearer ") {
 			t.Errorf("challenge %q", a.Header.Get("WWW-Authenticate"))
 		}
-		return Seen{}
+		return rig.Seen{}
 	}
 	if a.Err != nil || a.Status != http.StatusOK {
 		t.Fatalf("%d %v: %s", a.Status, a.Err, a.Body)
@@ -232,23 +234,27 @@ func TestEverySourceHasTheSameTable(t *testing.T) {
 	sources := map[string]struct {
 		show func(token string) (query string, lines []string)
 		// left checks what the upstream saw: the credential as it was, or nothing of it.
-		left func(s Seen, token string) bool
+		left func(s rig.Seen, token string) bool
 	}{
 		"cookie": {
 			func(token string) (string, []string) {
 				return "a=b", []string{"Cookie: a=b; __Host-wx-auth=" + token + "; c=d"}
 			},
-			func(s Seen, token string) bool { return s.Header.Get("Cookie") == "a=b; __Host-wx-auth="+token+"; c=d" },
+			func(s rig.Seen, token string) bool {
+				return s.Header.Get("Cookie") == "a=b; __Host-wx-auth="+token+"; c=d"
+			},
 		},
 		"query": {
 			func(token string) (string, []string) { return "a=%41&access_token=" + token + "&c", upgradeLines },
-			func(s Seen, token string) bool { return strings.HasSuffix(s.URI, "?a=%41&access_token="+token+"&c") },
+			func(s rig.Seen, token string) bool {
+				return strings.HasSuffix(s.URI, "?a=%41&access_token="+token+"&c")
+			},
 		},
 		"websocket_protocol": {
 			func(token string) (string, []string) {
 				return "a=b", upgradeWith("Sec-WebSocket-Protocol: chat, bearer, " + token + ", v2.chat")
 			},
-			func(s Seen, token string) bool {
+			func(s rig.Seen, token string) bool {
 				return s.Header.Get("Sec-WebSocket-Protocol") == "chat, bearer, "+token+", v2.chat"
 			},
 		},
@@ -470,7 +476,7 @@ func TestCookieIsSetAndCleared(t *testing.T) {
 	codes := g.wx.Tap(t, "13800138000")
 	a := client.Login(codes.Code, codes.PhoneCode)
 	pair := a.Pair(t)
-	check := func(a Answer, value string, seconds int) {
+	check := func(a rig.Answer, value string, seconds int) {
 		t.Helper()
 		want := fmt.Sprintf("__Host-shop=%s; Path=/; Max-Age=%d; HttpOnly; Secure; SameSite=Lax", value, seconds)
 		if got := a.Header["Set-Cookie"]; len(got) != 1 || got[0] != want {

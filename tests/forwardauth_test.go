@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
 // These guard a service behind another proxy by /auth/wx/verify, with the
@@ -19,22 +21,22 @@ import (
 // asker is a proxy that asks /auth/wx/verify before it passes a request on.
 type asker struct {
 	addr string // where the guarded service is reached
-	app  *Upstream
+	app  *rig.Upstream
 	auth *guard // the gateway that decides
 }
 
 // ask sends a request with exactly those header lines.
-func (p *asker) ask(method, target string, lines ...string) Answer {
+func (p *asker) ask(method, target string, lines ...string) rig.Answer {
 	text := method + " " + target + " HTTP/1.1\r\nHost: app.example.com\r\n"
 	for _, line := range lines {
 		text += line + "\r\n"
 	}
-	return Raw(p.addr, text+"Connection: close\r\n\r\n")
+	return rig.Raw(p.addr, text+"Connection: close\r\n\r\n")
 }
 
 // decider is the gateway that the README prints.
 func decider(t *testing.T) *guard {
-	_, port, _ := net.SplitHostPort(freeAddress(t))
+	_, port, _ := net.SplitHostPort(rig.FreeAddress(t))
 	block := replaced(t, readmeBlock(t, "http://:8080 {"), "http://:8080", "http://:"+port,
 		"wx_auth {env.WX_APPID} {env.WX_SECRET}", "wx_auth {env.WX_APPID} {env.WX_SECRET} {\ncredential cookie\nwechat {\napi {$WX_API}\n}\n}")
 	g := newGuard(t, "{\nauto_https off\n}\n"+block)
@@ -56,7 +58,7 @@ func behindNginx(t *testing.T) *asker {
 			t.Skipf("LEFT OUT: forward auth with nginx's auth_request, as nginx is not installed (apt-get install nginx-light); %s=1 makes this a failure", requireNginx)
 		}
 	}
-	p := &asker{addr: freeAddress(t), app: NewUpstream(t), auth: decider(t)}
+	p := &asker{addr: rig.FreeAddress(t), app: rig.NewUpstream(t), auth: decider(t)}
 	block := replaced(t, readmeBlock(t, "auth_request /_wx_auth"),
 		"listen 80;", "listen "+p.addr+";", "127.0.0.1:8080", p.auth.Addr, "127.0.0.1:3000", p.app.Addr)
 	dir := t.TempDir()
@@ -72,7 +74,7 @@ func behindNginx(t *testing.T) *asker {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(nginx, "-p", dir, "-c", file, "-e", "stderr", "-g", "daemon off; master_process off;")
-	cmd.SysProcAttr = childAttributes()
+	cmd.SysProcAttr = rig.ChildAttributes()
 	var log bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &log, &log
 	if err := cmd.Start(); err != nil {
@@ -108,7 +110,7 @@ func behindNginx(t *testing.T) *asker {
 }
 
 func behindCaddy(t *testing.T) *asker {
-	p := &asker{app: NewUpstream(t), auth: decider(t)}
+	p := &asker{app: rig.NewUpstream(t), auth: decider(t)}
 	p.addr = forwardAuth(t, p.auth.Addr, p.app.Addr)
 	return p
 }
@@ -117,7 +119,7 @@ func behindCaddy(t *testing.T) *asker {
 func forwardAuth(t *testing.T, gateway, service string) (addr string) {
 	block := replaced(t, readmeBlock(t, "forward_auth 127.0.0.1:8080"),
 		"app.example.com {", "http://app.example.com:{$PORT} {", "127.0.0.1:8080", gateway, "127.0.0.1:3000", service)
-	c := NewCaddy(t)
+	c := rig.NewCaddy(t)
 	_, port, _ := net.SplitHostPort(c.Addr)
 	c.Setenv("PORT", port)
 	c.Start("{\nauto_https off\ndefault_bind 127.0.0.1\n}\n" + block)
@@ -127,8 +129,8 @@ func forwardAuth(t *testing.T, gateway, service string) (addr string) {
 // TestForwardAuthTakesNoStrangersYes: what says 200 to everything, as a Caddy does
 // that has no site for a host, has decided nothing.
 func TestForwardAuthTakesNoStrangersYes(t *testing.T) {
-	app := NewUpstream(t)
-	stranger := serve(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	app := rig.NewUpstream(t)
+	stranger := rig.Serve(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 	p := &asker{addr: forwardAuth(t, stranger, app.Addr)}
 	for _, lines := range [][]string{nil, {"Authorization: Bearer x"}, {"X-WX-USER-ID: forged"}} {
 		if a := p.ask("GET", "/x", lines...); a.Status != http.StatusUnauthorized || app.Hits() != 0 {
@@ -177,7 +179,7 @@ func TestForwardAuth(t *testing.T) {
 					t.Errorf("%d requests got through", n)
 				}
 			})
-			seen := func(t *testing.T, method, target string, lines ...string) Seen {
+			seen := func(t *testing.T, method, target string, lines ...string) rig.Seen {
 				t.Helper()
 				a := p.ask(method, target, append(lines, good)...)
 				if a.Err != nil {
@@ -195,7 +197,7 @@ func TestForwardAuth(t *testing.T) {
 					}
 				}
 				for header, want := range map[string]string{
-					"X-Wx-User-Id": pair.UserInfo.ID, "X-Wx-Phone": "+8613800138000", "X-Wx-Appid": AppID, "X-Wx-Unionid": "", "Authorization": "",
+					"X-Wx-User-Id": pair.UserInfo.ID, "X-Wx-Phone": "+8613800138000", "X-Wx-Appid": rig.AppID, "X-Wx-Unionid": "", "Authorization": "",
 				} {
 					if got := strings.Join(s.Header[header], "|"); got != want {
 						t.Errorf("%s: %q at the service, want %q", header, got, want)
@@ -215,7 +217,7 @@ func TestForwardAuth(t *testing.T) {
 				if s.Method != "POST" {
 					t.Errorf("the service saw %s", s.Method)
 				}
-				a := Raw(p.addr, fmt.Sprintf("POST /body HTTP/1.1\r\nHost: app.example.com\r\n%s\r\nContent-Length: 5\r\n\r\nhello", good))
+				a := rig.Raw(p.addr, fmt.Sprintf("POST /body HTTP/1.1\r\nHost: app.example.com\r\n%s\r\nContent-Length: 5\r\n\r\nhello", good))
 				if a.Seen(t).Body != "hello" {
 					t.Errorf("the body did not arrive: %s", a.Body)
 				}

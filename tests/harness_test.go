@@ -6,19 +6,21 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
 // These try the harness itself on a plain Caddy, so that a test that fails speaks of
 // the gateway.
 
 var (
-	plainProxy = site("respond /hello {$GREETING}\nreverse_proxy {$UPSTREAM}")
-	mistake    = site("no_such_directive")
+	plainProxy = rig.Site("respond /hello {$GREETING}\nreverse_proxy {$UPSTREAM}")
+	mistake    = rig.Site("no_such_directive")
 )
 
 func TestBinaryStartsReloadsAndStops(t *testing.T) {
-	up := NewUpstream(t)
-	c := StartCaddy(t, plainProxy, "UPSTREAM="+up.Addr, "GREETING=one")
+	up := rig.NewUpstream(t)
+	c := rig.StartCaddy(t, plainProxy, "UPSTREAM="+up.Addr, "GREETING=one")
 	client := c.Client()
 	hello := func(want string) {
 		t.Helper()
@@ -63,7 +65,7 @@ func TestBinaryStartsReloadsAndStops(t *testing.T) {
 }
 
 func TestBinarySaysWhyItDoesNotStart(t *testing.T) {
-	c := NewCaddy(t)
+	c := rig.NewCaddy(t)
 	if err := c.TryStart(mistake); err == nil {
 		t.Fatal("it started")
 	}
@@ -74,14 +76,14 @@ func TestBinarySaysWhyItDoesNotStart(t *testing.T) {
 }
 
 func TestUpstreamShowsWhatReachedIt(t *testing.T) {
-	up := NewUpstream(t)
-	c := StartCaddy(t, plainProxy, "UPSTREAM="+up.Addr, "GREETING=hi")
+	up := rig.NewUpstream(t)
+	c := rig.StartCaddy(t, plainProxy, "UPSTREAM="+up.Addr, "GREETING=hi")
 
 	seen := c.Client().Do(http.MethodPost, "/a/b?c=d", map[string]int{"n": 1}, "X-Shown: yes").Seen(t)
 	if seen.Method != "POST" || seen.URI != "/a/b?c=d" || seen.Header.Get("X-Shown") != "yes" || seen.Body != `{"n":1}` {
 		t.Errorf("seen %+v", seen)
 	}
-	a := Raw(c.Addr, "POST /raw HTTP/1.1\r\nHost: "+c.Addr+"\r\nTransfer-Encoding: chunked\r\nTrailer: X-Late\r\n\r\n3\r\nabc\r\n0\r\nX-Late: t\r\n\r\n")
+	a := rig.Raw(c.Addr, "POST /raw HTTP/1.1\r\nHost: "+c.Addr+"\r\nTransfer-Encoding: chunked\r\nTrailer: X-Late\r\n\r\n3\r\nabc\r\n0\r\nX-Late: t\r\n\r\n")
 	a.Want(t, http.StatusOK)
 	if last := up.Last(t); last.Path != "/raw" || last.Body != "abc" || last.Trailer.Get("X-Late") != "t" {
 		t.Errorf("seen %+v", last)
@@ -101,9 +103,9 @@ func TestUpstreamShowsWhatReachedIt(t *testing.T) {
 }
 
 func TestHomeIsGoneAfterTheTest(t *testing.T) {
-	var c *Caddy
+	var c *rig.Caddy
 	t.Run("run", func(t *testing.T) {
-		c = StartCaddy(t, plainProxy, "UPSTREAM=127.0.0.1:1", "GREETING=hi")
+		c = rig.StartCaddy(t, plainProxy, "UPSTREAM=127.0.0.1:1", "GREETING=hi")
 	})
 	if c.Running() {
 		t.Error("Caddy outlived its test")

@@ -37,12 +37,13 @@ var rooms = map[string][]string{
 	double:      {}, // a second reading of WeChat's documentation, not of our client
 	"cmd/build": {},
 	"cmd/caddy": {plugin, double},
-	"tests":     {double},
+	"tests":     {"tests/rig", double},
+	"tests/rig": {double},
 }
 
 var (
-	caddyRooms = []string{plugin, "cmd/caddy", "tests"} // may import Caddy
-	jwxRooms   = []string{"caddymodule/internal/token"} // may import jwx
+	caddyRooms = []string{plugin, "cmd/caddy", "tests", "tests/rig"} // may import Caddy
+	jwxRooms   = []string{"caddymodule/internal/token"}              // may import jwx
 )
 
 // goPackage is what is read here of the go command's output.

@@ -12,12 +12,14 @@ import (
 	"github.com/lestrrat-go/jwx/v2/jwa"
 	"github.com/lestrrat-go/jwx/v2/jwk"
 	"github.com/lestrrat-go/jwx/v2/jws"
+
+	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
 // What backends that verify tokens themselves rely on.
 func TestJWKSVerifiesTheTokens(t *testing.T) {
 	t.Parallel()
-	r := newRig(t)
+	r := rig.NewGateway(t)
 	for _, alg := range []struct {
 		name    string
 		members []string
@@ -29,9 +31,9 @@ func TestJWKSVerifiesTheTokens(t *testing.T) {
 		t.Run(alg.name, func(t *testing.T) {
 			if alg.name != "ES256" { // which is the default
 				// A store of its own: elsewhere the former key signs until the new one is known everywhere.
-				r.reload(t, rigSite("store sqlite:{env.HOME}/"+alg.name+".db", "token {\nalgorithm "+alg.name+"\n}"))
+				r.MustReload(t, rig.GatewaySite("store sqlite:{env.HOME}/"+alg.name+".db", "token {\nalgorithm "+alg.name+"\n}"))
 			}
-			token := r.login(t, "13800138000").Token
+			token := r.MustLogin(t, "13800138000").Token
 			r.Get("/", token).Want(t, http.StatusOK)
 
 			a := r.Get("/auth/wx/jwks.json", "")
@@ -42,7 +44,7 @@ func TestJWKSVerifiesTheTokens(t *testing.T) {
 			if got := a.Header.Get("Content-Type"); got != "application/json" && got != "application/jwk-set+json" {
 				t.Errorf("content type %q", got)
 			}
-			wantMembers(t, a.Body, "keys")
+			rig.WantMembers(t, a.Body, "keys")
 			var raw struct{ Keys []json.RawMessage }
 			if err := json.Unmarshal([]byte(a.Body), &raw); err != nil {
 				t.Fatal(err)
@@ -51,7 +53,7 @@ func TestJWKSVerifiesTheTokens(t *testing.T) {
 				t.Fatal("no keys")
 			}
 			for _, key := range raw.Keys {
-				if got := members(t, string(key)); !slices.Equal(got, alg.members) {
+				if got := rig.Members(t, string(key)); !slices.Equal(got, alg.members) {
 					t.Errorf("members %q, want %q", got, alg.members)
 				}
 			}
@@ -63,7 +65,7 @@ func TestJWKSVerifiesTheTokens(t *testing.T) {
 			if _, err := jws.Verify([]byte(token), jws.WithKeySet(set)); err != nil {
 				t.Errorf("the published keys do not verify the token: %v", err)
 			}
-			header := jwtPart(t, token, 0)
+			header := rig.JWTPart(t, token, 0)
 			kid, _ := header["kid"].(string)
 			key, ok := set.LookupKeyID(kid)
 			if !ok {
@@ -79,8 +81,8 @@ func TestJWKSVerifiesTheTokens(t *testing.T) {
 	}
 	t.Run("HS256", func(t *testing.T) {
 		const secret = "a secret that is longer than thirty-two bytes"
-		r.reload(t, rigSite("token {\nalgorithm HS256\nkey \""+secret+"\"\n}"))
-		token := r.login(t, "13800138000").Token
+		r.MustReload(t, rig.GatewaySite("token {\nalgorithm HS256\nkey \""+secret+"\"\n}"))
+		token := r.MustLogin(t, "13800138000").Token
 		r.Get("/", token).Want(t, http.StatusOK)
 		if _, err := jws.Verify([]byte(token), jws.WithKey(jwa.HS256, []byte(secret))); err != nil {
 			t.Errorf("the secret does not verify the token: %v", err)
@@ -88,7 +90,7 @@ func TestJWKSVerifiesTheTokens(t *testing.T) {
 
 		a := r.Get("/auth/wx/jwks.json", "")
 		a.Want(t, http.StatusOK)
-		wantMembers(t, a.Body, "keys")
+		rig.WantMembers(t, a.Body, "keys")
 		var set struct{ Keys []json.RawMessage }
 		if err := json.Unmarshal([]byte(a.Body), &set); err != nil || set.Keys == nil || len(set.Keys) != 0 {
 			t.Errorf("the set is not empty: %s (%v)", a.Body, err)
@@ -101,13 +103,13 @@ func TestJWKSVerifiesTheTokens(t *testing.T) {
 
 func TestNewAlgorithmIsPublishedBeforeItSigns(t *testing.T) {
 	t.Parallel()
-	r := newRig(t)
-	before := r.login(t, "13800138000").Token
-	r.reload(t, rigSite("token {\nalgorithm EdDSA\n}"))
+	r := rig.NewGateway(t)
+	before := r.MustLogin(t, "13800138000").Token
+	r.MustReload(t, rig.GatewaySite("token {\nalgorithm EdDSA\n}"))
 	r.Get("/", before).Want(t, http.StatusOK)
-	after := r.login(t, "13800138000").Token
+	after := r.MustLogin(t, "13800138000").Token
 	if got, want := strings.Split(after, ".")[0], strings.Split(before, ".")[0]; got != want {
-		t.Errorf("a key signs that nobody has seen: %v", jwtPart(t, after, 0))
+		t.Errorf("a key signs that nobody has seen: %v", rig.JWTPart(t, after, 0))
 	}
 	a := r.Get("/auth/wx/jwks.json", "")
 	set, err := jwk.ParseString(a.Body)

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat/wechattest"
+
+	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
 // exampleLogFilter is the global `log` block of the Caddyfile that we ship.
@@ -35,13 +37,13 @@ func noisySite(apps int, options ...string) string {
 	for i := range apps {
 		fmt.Fprintf(&lines, "app wx%016x {env.MINI_SECRET}\n", i)
 	}
-	return site("log\nwx_auth {env.WX_APPID} {env.WX_SECRET} {\nwechat {\napi {$WX_API}\ntimeout 300ms\n}\npublic /open\noptional /maybe\n"+
+	return rig.Site("log\nwx_auth {env.WX_APPID} {env.WX_SECRET} {\nwechat {\napi {$WX_API}\ntimeout 300ms\n}\npublic /open\noptional /maybe\n"+
 		lines.String()+"}\nreverse_proxy {$UPSTREAM}", options...)
 }
 
 // hoard collects what must be nowhere.
 type hoard struct {
-	w      *WeChat
+	w      *rig.WeChat
 	values []string
 }
 
@@ -54,7 +56,7 @@ func (h *hoard) add(values ...string) {
 }
 
 // pair keeps a pair that was answered; its parts are worth as much as the whole.
-func (h *hoard) pair(p Pair) Pair {
+func (h *hoard) pair(p rig.Pair) rig.Pair {
 	h.add(p.Token, p.RefreshToken)
 	if parts := strings.Split(p.Token, "."); len(parts) == 3 {
 		h.add(parts[1], parts[2])
@@ -122,23 +124,23 @@ func TestNoSecretIsInAnyLog(t *testing.T) {
 			faults = append(faults, f, once)
 		}
 	}
-	w, up := NewWeChat(t), NewUpstream(t)
+	w, up := rig.NewWeChat(t), rig.NewUpstream(t)
 	for i := range faults {
 		if err := w.AddApp(wechattest.App{ID: fmt.Sprintf("wx%016x", i), Secret: miniSecret, OpenPlatform: "platform"}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	c := StartCaddy(t, noisySite(len(faults), exampleLogFilter(t), "metrics"), append(w.env(up.Addr), "MINI_SECRET="+miniSecret)...)
+	c := rig.StartCaddy(t, noisySite(len(faults), exampleLogFilter(t), "metrics"), append(w.Environ(up.Addr), "MINI_SECRET="+miniSecret)...)
 	client := c.Client()
 	h := &hoard{w: w}
-	post := func(path string, body any, headers ...string) Answer {
+	post := func(path string, body any, headers ...string) rig.Answer {
 		return client.Do(http.MethodPost, path, body, headers...)
 	}
-	login := func(appid string, codes wechattest.Codes) Answer {
+	login := func(appid string, codes wechattest.Codes) rig.Answer {
 		return post("/auth/wx", map[string]string{"code": codes.Code, "phoneCode": codes.PhoneCode, "appid": appid})
 	}
-	var refusals []Answer
-	refused := func(a Answer) {
+	var refusals []rig.Answer
+	refused := func(a rig.Answer) {
 		t.Helper()
 		if a.Err != nil || a.Status < 400 {
 			t.Errorf("not refused: %d %v %s", a.Status, a.Err, a.Body)
@@ -148,11 +150,11 @@ func TestNoSecretIsInAnyLog(t *testing.T) {
 
 	// Every endpoint, in every way that matters.
 	codes := w.Tap(t, "13800138000")
-	p := h.pair(login(AppID, codes).Pair(t))
-	h.pair(login(AppID, codes).Pair(t)) // once more
-	silent := h.pair(post("/auth/wx", map[string]string{"code": w.Open(t, "13800138000").Code, "appid": AppID}).Pair(t))
-	refused(post("/auth/wx", map[string]string{"code": w.Open(t, "13600136000").Code, "appid": AppID}))
-	other := h.pair(login(AppID, w.Tap(t, "13700137000")).Pair(t))
+	p := h.pair(login(rig.AppID, codes).Pair(t))
+	h.pair(login(rig.AppID, codes).Pair(t)) // once more
+	silent := h.pair(post("/auth/wx", map[string]string{"code": w.Open(t, "13800138000").Code, "appid": rig.AppID}).Pair(t))
+	refused(post("/auth/wx", map[string]string{"code": w.Open(t, "13600136000").Code, "appid": rig.AppID}))
+	other := h.pair(login(rig.AppID, w.Tap(t, "13700137000")).Pair(t))
 	next := h.pair(client.Refresh(p.RefreshToken).Pair(t))
 	h.pair(client.Refresh(p.RefreshToken).Pair(t))
 	third := h.pair(client.Refresh(next.RefreshToken).Pair(t))
@@ -180,7 +182,7 @@ func TestNoSecretIsInAnyLog(t *testing.T) {
 	refused(client.Refresh(third.RefreshToken))
 	refused(client.Get("/api", third.Token)) // its session has ended
 	refused(client.Refresh(third.RefreshToken[:len(third.RefreshToken)-3] + "AAA"))
-	client.Do(http.MethodDelete, "/auth/wx/sessions/"+sessionOf(t, silent.Token), nil, bearer(silent.Token)...).Want(t, 204)
+	client.Do(http.MethodDelete, "/auth/wx/sessions/"+rig.SessionOf(t, silent.Token), nil, rig.Bearer(silent.Token)...).Want(t, 204)
 	client.Logout(other.Token, other.RefreshToken, true).Want(t, 204)
 	refused(client.Get("/auth/wx/sessions", other.Token))
 
@@ -195,8 +197,8 @@ func TestNoSecretIsInAnyLog(t *testing.T) {
 		refused(post("/auth/wx/refresh", body))
 		refused(post("/auth/wx/logout", body))
 	}
-	refused(login(AppID, wechattest.Codes{Code: paid.PhoneCode, PhoneCode: paid.Code})) // mixed up
-	refused(login(AppID, wechattest.Codes{Code: w.Open(t, "13400134000").Code, PhoneCode: paid.PhoneCode}))
+	refused(login(rig.AppID, wechattest.Codes{Code: paid.PhoneCode, PhoneCode: paid.Code})) // mixed up
+	refused(login(rig.AppID, wechattest.Codes{Code: w.Open(t, "13400134000").Code, PhoneCode: paid.PhoneCode}))
 
 	// Every failure of WeChat's. Its errmsg, too, may hold what it was sent.
 	for i, f := range faults {
@@ -219,19 +221,19 @@ func TestNoSecretIsInAnyLog(t *testing.T) {
 			refused(a)
 		}
 		if f.Kind != wechattest.Errcode { // so that not too many fail in a row
-			h.pair(login(AppID, w.Tap(t, "13800138000")).Pair(t))
+			h.pair(login(rig.AppID, w.Tap(t, "13800138000")).Pair(t))
 		}
 	}
 	// WeChat, the upstream and the store gone.
 	c.Setenv("WX_API", "http://127.0.0.1:1")
 	c.Setenv("UPSTREAM", "127.0.0.1:1")
-	last := h.pair(login(AppID, w.Tap(t, "13800138000")).Pair(t))
+	last := h.pair(login(rig.AppID, w.Tap(t, "13800138000")).Pair(t))
 	if err := c.Reload(noisySite(len(faults), exampleLogFilter(t), "metrics")); err != nil {
 		t.Fatal(err)
 	}
-	refused(login(AppID, w.Tap(t, "13800138000")))
+	refused(login(rig.AppID, w.Tap(t, "13800138000")))
 	refused(client.Get("/api", last.Token, "X-Marker: gone-marker"))
-	unlock := c.lock(t)
+	unlock := c.Lock(t)
 	refused(client.Refresh(last.RefreshToken))
 	unlock()
 
@@ -251,7 +253,7 @@ func TestNoSecretIsInAnyLog(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	key, err := os.ReadFile(c.storeFile() + ".key")
+	key, err := os.ReadFile(c.StoreFile() + ".key")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -310,8 +312,8 @@ func TestNoSecretIsInAnyLog(t *testing.T) {
 // says what it is for, and will say if Caddy changes.
 func TestOnlyCaddysOwnDebugLineShowsThePhone(t *testing.T) {
 	t.Parallel()
-	w, up := NewWeChat(t), NewUpstream(t)
-	c := StartCaddy(t, noisySite(0), w.env(up.Addr)...)
+	w, up := rig.NewWeChat(t), rig.NewUpstream(t)
+	c := rig.StartCaddy(t, noisySite(0), w.Environ(up.Addr)...)
 	client := c.Client()
 	codes := w.Tap(t, "13800138000")
 	p := client.Login(codes.Code, codes.PhoneCode).Pair(t)

@@ -19,6 +19,8 @@ import (
 	"time"
 
 	"golang.org/x/net/http2"
+
+	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
 // soon is how fast a connection must end.
@@ -291,7 +293,7 @@ func TestWatchedConnectionsEndWithTheDirective(t *testing.T) {
 	g.up.SetHandler(http.HandlerFunc(echoUpgrade))
 	s := g.open(t, "/api/ws", "Authorization: Bearer "+g.login(t, "13800138000").Token)
 	s.alive(t)
-	g.reload(t, site("reverse_proxy {$UPSTREAM} {\nstream_close_delay 1h\n}"))
+	g.reload(t, rig.Site("reverse_proxy {$UPSTREAM} {\nstream_close_delay 1h\n}"))
 	s.ends(t, soon)
 }
 
@@ -369,7 +371,7 @@ func TestStreamsOutliveTheirToken(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if a := readAnswer(resp); a.Err != nil || a.Status != http.StatusOK || !strings.HasSuffix(a.Body, want) {
+				if a := rig.ReadAnswer(resp); a.Err != nil || a.Status != http.StatusOK || !strings.HasSuffix(a.Body, want) {
 					t.Errorf("cut: %d %v %q", a.Status, a.Err, a.Body)
 				}
 				if time.Now().Before(expiry(t, token).Add(soon)) {
@@ -395,9 +397,9 @@ func TestIdleWebSocketsCostNoTimers(t *testing.T) {
 	g.up.SetHandler(http.HandlerFunc(echoUpgrade))
 	pair := g.login(t, "13800138000")
 	busy := func() time.Duration {
-		start := processorTime(t, g.cmd.Process.Pid)
+		start := rig.ProcessorTime(t, g.PID())
 		time.Sleep(2 * time.Second)
-		return processorTime(t, g.cmd.Process.Pid) - start
+		return rig.ProcessorTime(t, g.PID()) - start
 	}
 	before := busy()
 	sockets := make([]*socket, n)
@@ -417,24 +419,7 @@ func TestIdleWebSocketsCostNoTimers(t *testing.T) {
 	}
 	took := time.Since(start)
 	t.Logf("all %d ended %s after the logout", n, took)
-	if took > soon && !raceDetector {
+	if took > soon && !rig.RaceDetector {
 		t.Errorf("the last of %d sockets ended %s after the logout", n, took)
 	}
-}
-
-// processorTime is what a process has used of the processors so far, as Linux
-// counts it; elsewhere the test is left out.
-func processorTime(t testing.TB, pid int) time.Duration {
-	t.Helper()
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		t.Skipf("left out: %v", err)
-	}
-	_, rest, _ := strings.Cut(string(text), ") ")
-	fields := strings.Fields(rest)
-	var user, system int64
-	if _, err := fmt.Sscan(fields[11]+" "+fields[12], &user, &system); err != nil {
-		t.Fatal(err)
-	}
-	return time.Duration(user+system) * 10 * time.Millisecond // USER_HZ is 100
 }

@@ -7,51 +7,18 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
-
-// device is a session as /auth/wx/sessions shows it.
-type device struct {
-	ID          string `json:"id"`
-	Current     bool   `json:"current"`
-	AppID       string `json:"appid"`
-	CreatedAt   string `json:"createdAt"`
-	RefreshedAt string `json:"refreshedAt"`
-	UserAgent   string `json:"userAgent"`
-	Address     string `json:"address"`
-}
-
-// sessions are the devices of the token's user.
-func (r *rig) sessions(t testing.TB, token string) []device {
-	t.Helper()
-	a := r.Get("/auth/wx/sessions", token)
-	a.Want(t, http.StatusOK)
-	wantMembers(t, a.Body, "sessions")
-	var list struct{ Sessions []device }
-	a.decode(t, "application/json", &list)
-	return list.Sessions
-}
-
-// wantEnded fails the test if the session of the pair is not over in every way.
-func (r *rig) wantEnded(t testing.TB, p Pair) {
-	t.Helper()
-	r.Get("/", p.Token).WantProblem(t, http.StatusUnauthorized, "token_revoked", nil)
-	r.Me(p.Token).WantProblem(t, http.StatusUnauthorized, "token_revoked", nil)
-	r.Refresh(p.RefreshToken).WantProblem(t, http.StatusUnauthorized, "session_ended", nil)
-}
-
-func (r *rig) wantAlive(t testing.TB, p Pair) {
-	t.Helper()
-	r.Get("/", p.Token).Want(t, http.StatusOK)
-}
 
 func TestRefresh(t *testing.T) {
 	t.Parallel()
-	r := newRig(t)
-	first := r.login(t, "13800138000")
+	r := rig.NewGateway(t)
+	first := r.MustLogin(t, "13800138000")
 
 	a := r.Refresh(first.RefreshToken)
 	second := a.Pair(t)
-	wantMembers(t, a.Body, "token", "tokenType", "expiresIn", "refreshToken", "refreshExpiresIn")
+	rig.WantMembers(t, a.Body, "token", "tokenType", "expiresIn", "refreshToken", "refreshExpiresIn")
 	if second.TokenType != "Bearer" || !about(second.ExpiresIn, 3600) || !about(second.RefreshExpiresIn, 30*24*3600) {
 		t.Errorf("token type or times: %s", a.Body)
 	}
@@ -61,13 +28,13 @@ func TestRefresh(t *testing.T) {
 	if second.RefreshToken == first.RefreshToken || second.Token == first.Token {
 		t.Error("the pair is not a new one")
 	}
-	if sessionOf(t, second.Token) != sessionOf(t, first.Token) {
+	if rig.SessionOf(t, second.Token) != rig.SessionOf(t, first.Token) {
 		t.Error("the session is another one")
 	}
 	seen := r.Get("/", second.Token).Seen(t)
-	seen.wantHeader(t, "X-WX-USER-ID", first.UserInfo.ID)
-	seen.wantHeader(t, "X-WX-PHONE", "+8613800138000")
-	r.wantAlive(t, first) // until it expires
+	seen.WantHeader(t, "X-WX-USER-ID", first.UserInfo.ID)
+	seen.WantHeader(t, "X-WX-PHONE", "+8613800138000")
+	r.WantAlive(t, first) // until it expires
 
 	// The answer was lost.
 	again := r.Refresh(first.RefreshToken).Pair(t)
@@ -77,7 +44,7 @@ func TestRefresh(t *testing.T) {
 	if again.Token == second.Token {
 		t.Error("the token was not minted anew")
 	}
-	r.wantAlive(t, again)
+	r.WantAlive(t, again)
 	third := r.Refresh(again.RefreshToken).Pair(t)
 	if third.RefreshToken == second.RefreshToken {
 		t.Error("the refresh token did not advance")
@@ -85,9 +52,9 @@ func TestRefresh(t *testing.T) {
 
 	// Two have followed the first one.
 	wantRefusal(t, r.Refresh(first.RefreshToken), http.StatusUnauthorized, "reuse_detected", nil)
-	r.wantEnded(t, third)
-	r.wantEnded(t, first)
-	r.caddy.Log.Wait(t, 5*time.Second, "stolen", sessionOf(t, first.Token))
+	r.WantEnded(t, third)
+	r.WantEnded(t, first)
+	r.Caddy.Log.Wait(t, 5*time.Second, "stolen", rig.SessionOf(t, first.Token))
 
 	for _, bad := range []string{"x", third.RefreshToken + "A", strings.ToUpper(third.RefreshToken), third.Token, first.RefreshToken[:80]} {
 		wantRefusal(t, r.Refresh(bad), http.StatusUnauthorized, "refresh_invalid", nil)
@@ -97,15 +64,15 @@ func TestRefresh(t *testing.T) {
 func TestRefreshTokenShownTooLateEndsTheSession(t *testing.T) {
 	t.Parallel()
 	const grace = 3 * time.Second
-	r := newRig(t, "session {\ngrace 3s\n}")
-	first := r.login(t, "13800138000")
+	r := rig.NewGateway(t, "session {\ngrace 3s\n}")
+	first := r.MustLogin(t, "13800138000")
 	start := time.Now()
 	second := r.Refresh(first.RefreshToken).Pair(t)
 	if again := r.Refresh(first.RefreshToken).Pair(t); again.RefreshToken != second.RefreshToken {
 		t.Error("within the grace another refresh token came")
 	}
-	var last Answer
-	await(t, 10*time.Second, "the grace ends", func() bool {
+	var last rig.Answer
+	rig.Await(t, 10*time.Second, "the grace ends", func() bool {
 		last = r.Refresh(first.RefreshToken)
 		return last.Status != http.StatusOK
 	})
@@ -113,25 +80,25 @@ func TestRefreshTokenShownTooLateEndsTheSession(t *testing.T) {
 		t.Errorf("refused after %s", took)
 	}
 	wantRefusal(t, last, http.StatusUnauthorized, "session_ended", nil)
-	r.wantEnded(t, second)
-	if lines := r.caddy.Log.Lines("stolen"); len(lines) > 0 {
+	r.WantEnded(t, second)
+	if lines := r.Caddy.Log.Lines("stolen"); len(lines) > 0 {
 		t.Errorf("an alarm: %s", lines)
 	}
 }
 
 func TestLogout(t *testing.T) {
 	t.Parallel()
-	r := newRig(t)
+	r := rig.NewGateway(t)
 	const number = "13800138000"
-	stranger := r.login(t, "13900139000")
-	pairs := func(n int) []Pair {
-		all := make([]Pair, n)
+	stranger := r.MustLogin(t, "13900139000")
+	pairs := func(n int) []rig.Pair {
+		all := make([]rig.Pair, n)
 		for i := range all {
-			all[i] = r.login(t, number)
+			all[i] = r.MustLogin(t, number)
 		}
 		return all
 	}
-	gone := func(t testing.TB, a Answer) {
+	gone := func(t testing.TB, a rig.Answer) {
 		t.Helper()
 		a.Want(t, http.StatusNoContent)
 		if a.Body != "" || a.Header.Get("Cache-Control") != "no-store" {
@@ -140,29 +107,29 @@ func TestLogout(t *testing.T) {
 	}
 	ways := []struct {
 		name string
-		out  func(Pair, bool) Answer
+		out  func(rig.Pair, bool) rig.Answer
 	}{
-		{"token", func(p Pair, all bool) Answer { return r.Logout(p.Token, "", all) }},
-		{"refresh token", func(p Pair, all bool) Answer { return r.Logout("", p.RefreshToken, all) }},
-		{"both", func(p Pair, all bool) Answer { return r.Logout(p.Token, p.RefreshToken, all) }},
+		{"token", func(p rig.Pair, all bool) rig.Answer { return r.Logout(p.Token, "", all) }},
+		{"refresh token", func(p rig.Pair, all bool) rig.Answer { return r.Logout("", p.RefreshToken, all) }},
+		{"both", func(p rig.Pair, all bool) rig.Answer { return r.Logout(p.Token, p.RefreshToken, all) }},
 	}
 	for _, way := range ways {
 		t.Run("this one by "+way.name, func(t *testing.T) {
 			p := pairs(2)
 			gone(t, way.out(p[0], false))
-			r.wantEnded(t, p[0])
-			r.wantAlive(t, p[1])
+			r.WantEnded(t, p[0])
+			r.WantAlive(t, p[1])
 			gone(t, way.out(p[0], false)) // has ended already
-			r.wantAlive(t, p[1])
-			r.wantAlive(t, stranger)
+			r.WantAlive(t, p[1])
+			r.WantAlive(t, stranger)
 		})
 		t.Run("all by "+way.name, func(t *testing.T) {
 			p := pairs(3)
 			gone(t, way.out(p[0], true))
 			for _, one := range p {
-				r.wantEnded(t, one)
+				r.WantEnded(t, one)
 			}
-			r.wantAlive(t, stranger)
+			r.WantAlive(t, stranger)
 			gone(t, way.out(p[0], true))
 		})
 	}
@@ -170,14 +137,14 @@ func TestLogout(t *testing.T) {
 		p := pairs(1)[0]
 		next := r.Refresh(p.RefreshToken).Pair(t)
 		gone(t, r.Logout("", p.RefreshToken, false))
-		r.wantEnded(t, next)
+		r.WantEnded(t, next)
 	})
 	t.Run("the token of one and the refresh token of another", func(t *testing.T) {
 		p := pairs(3)
 		gone(t, r.Logout(p[0].Token, p[1].RefreshToken, false))
-		r.wantEnded(t, p[0])
-		r.wantEnded(t, p[1])
-		r.wantAlive(t, p[2])
+		r.WantEnded(t, p[0])
+		r.WantEnded(t, p[1])
+		r.WantAlive(t, p[2])
 	})
 	t.Run("nothing of ours", func(t *testing.T) {
 		p := pairs(1)[0]
@@ -189,29 +156,29 @@ func TestLogout(t *testing.T) {
 		if got := r.Logout("", "", false).Header.Get("WWW-Authenticate"); !strings.HasPrefix(got, "Bearer") {
 			t.Errorf("www-authenticate %q", got)
 		}
-		r.wantAlive(t, p)
+		r.WantAlive(t, p)
 	})
-	r.wantAlive(t, stranger)
-	if hits := len(r.up.Requests()); hits != r.up.Hits() || slices.ContainsFunc(r.up.Requests(), func(s Seen) bool { return s.Path != "/" }) {
+	r.WantAlive(t, stranger)
+	if hits := len(r.Upstream.Requests()); hits != r.Upstream.Hits() || slices.ContainsFunc(r.Upstream.Requests(), func(s rig.Seen) bool { return s.Path != "/" }) {
 		t.Error("something else than / reached the upstream")
 	}
 }
 
 func TestExpiredTokensLogOut(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, "token {\nlifetime 1s\nleeway 0s\n}")
-	expired := func() Pair {
-		p := r.login(t, "13800138000")
+	r := rig.NewGateway(t, "token {\nlifetime 1s\nleeway 0s\n}")
+	expired := func() rig.Pair {
+		p := r.MustLogin(t, "13800138000")
 		if p.ExpiresIn > 1 {
 			t.Fatalf("expires in %d s", p.ExpiresIn)
 		}
-		await(t, 10*time.Second, "the token expires", func() bool {
+		rig.Await(t, 10*time.Second, "the token expires", func() bool {
 			return r.Get("/", p.Token).Status == http.StatusUnauthorized
 		})
 		wantRefusal(t, r.Get("/", p.Token), http.StatusUnauthorized, "token_expired", nil)
 		return p
 	}
-	p, other := expired(), r.login(t, "13800138000")
+	p, other := expired(), r.MustLogin(t, "13800138000")
 	r.Logout(p.Token, "", false).Want(t, http.StatusNoContent)
 	wantRefusal(t, r.Refresh(p.RefreshToken), http.StatusUnauthorized, "session_ended", nil)
 	r.Logout(p.Token, "", false).Want(t, http.StatusNoContent) // has ended already
@@ -219,17 +186,17 @@ func TestExpiredTokensLogOut(t *testing.T) {
 
 	p = expired()
 	r.Logout(p.Token, "", true).Want(t, http.StatusNoContent)
-	for _, one := range []Pair{p, other} {
+	for _, one := range []rig.Pair{p, other} {
 		wantRefusal(t, r.Refresh(one.RefreshToken), http.StatusUnauthorized, "session_ended", nil)
 	}
 }
 
 func TestMe(t *testing.T) {
 	t.Parallel()
-	r := newRig(t)
-	p := r.login(t, "13800138000")
+	r := rig.NewGateway(t)
+	p := r.MustLogin(t, "13800138000")
 	a := r.Me(p.Token)
-	wantMembers(t, a.Body, "id", "phoneNumber", "purePhoneNumber", "countryCode", "isNew")
+	rig.WantMembers(t, a.Body, "id", "phoneNumber", "purePhoneNumber", "countryCode", "isNew")
 	want := *p.UserInfo
 	want.IsNew = false
 	if got := a.UserInfo(t); got != want {
@@ -244,34 +211,34 @@ func TestMe(t *testing.T) {
 
 func TestSessionsOfTheCaller(t *testing.T) {
 	t.Parallel()
-	r := newRig(t)
+	r := rig.NewGateway(t)
 	const number = "13800138000"
-	loginWith := func(userAgent string) Pair {
-		codes := r.wx.Tap(t, number)
+	loginWith := func(userAgent string) rig.Pair {
+		codes := r.WeChat.Tap(t, number)
 		return r.Do(http.MethodPost, "/auth/wx", map[string]string{"code": codes.Code, "phoneCode": codes.PhoneCode}, "User-Agent: "+userAgent).Pair(t)
 	}
 	start := time.Now().Add(-time.Second)
 	phone, tablet := loginWith("MicroMessenger/phone"), loginWith("MicroMessenger/tablet")
-	stranger := r.login(t, "13900139000")
+	stranger := r.MustLogin(t, "13900139000")
 	tablet = r.Refresh(tablet.RefreshToken).Pair(t)
 
 	a := r.Get("/auth/wx/sessions", phone.Token)
 	a.Want(t, http.StatusOK)
 	var raw struct{ Sessions []json.RawMessage }
-	a.decode(t, "application/json", &raw)
+	a.Decode(t, "application/json", &raw)
 	for _, s := range raw.Sessions {
-		wantMembers(t, string(s), "id", "current", "appid", "createdAt", "refreshedAt", "userAgent", "address")
+		rig.WantMembers(t, string(s), "id", "current", "appid", "createdAt", "refreshedAt", "userAgent", "address")
 	}
-	list := r.sessions(t, phone.Token)
-	if len(list) != 2 || list[0].ID != sessionOf(t, tablet.Token) || list[1].ID != sessionOf(t, phone.Token) {
+	list := r.Sessions(t, phone.Token)
+	if len(list) != 2 || list[0].ID != rig.SessionOf(t, tablet.Token) || list[1].ID != rig.SessionOf(t, phone.Token) {
 		t.Fatalf("sessions %+v", list)
 	}
-	for i, want := range []device{
+	for i, want := range []rig.Device{
 		{Current: false, UserAgent: "MicroMessenger/tablet"},
 		{Current: true, UserAgent: "MicroMessenger/phone"},
 	} {
 		got := list[i]
-		if got.Current != want.Current || got.UserAgent != want.UserAgent || got.AppID != AppID || got.Address != "127.0.0.1" {
+		if got.Current != want.Current || got.UserAgent != want.UserAgent || got.AppID != rig.AppID || got.Address != "127.0.0.1" {
 			t.Errorf("session %+v, want %+v", got, want)
 		}
 		created, err := time.Parse(time.RFC3339, got.CreatedAt)
@@ -284,40 +251,40 @@ func TestSessionsOfTheCaller(t *testing.T) {
 		}
 	}
 
-	end := func(id, token string) Answer {
-		return r.Do(http.MethodDelete, "/auth/wx/sessions/"+id, nil, bearer(token)...)
+	end := func(id, token string) rig.Answer {
+		return r.Do(http.MethodDelete, "/auth/wx/sessions/"+id, nil, rig.Bearer(token)...)
 	}
-	for _, id := range []string{sessionOf(t, stranger.Token), "00000000-0000-7000-8000-000000000000", "nonsense"} {
+	for _, id := range []string{rig.SessionOf(t, stranger.Token), "00000000-0000-7000-8000-000000000000", "nonsense"} {
 		wantRefusal(t, end(id, phone.Token), http.StatusNotFound, "not_found", nil)
 	}
-	r.wantAlive(t, stranger)
-	wantRefusal(t, end(sessionOf(t, tablet.Token), ""), http.StatusUnauthorized, "token_missing", nil)
-	wantRefusal(t, end(sessionOf(t, tablet.Token), stranger.Token), http.StatusNotFound, "not_found", nil)
-	r.wantAlive(t, tablet)
+	r.WantAlive(t, stranger)
+	wantRefusal(t, end(rig.SessionOf(t, tablet.Token), ""), http.StatusUnauthorized, "token_missing", nil)
+	wantRefusal(t, end(rig.SessionOf(t, tablet.Token), stranger.Token), http.StatusNotFound, "not_found", nil)
+	r.WantAlive(t, tablet)
 
-	end(sessionOf(t, tablet.Token), phone.Token).Want(t, http.StatusNoContent)
-	r.wantEnded(t, tablet)
-	wantRefusal(t, end(sessionOf(t, tablet.Token), phone.Token), http.StatusNotFound, "not_found", nil)
-	if list := r.sessions(t, phone.Token); len(list) != 1 || list[0].ID != sessionOf(t, phone.Token) {
+	end(rig.SessionOf(t, tablet.Token), phone.Token).Want(t, http.StatusNoContent)
+	r.WantEnded(t, tablet)
+	wantRefusal(t, end(rig.SessionOf(t, tablet.Token), phone.Token), http.StatusNotFound, "not_found", nil)
+	if list := r.Sessions(t, phone.Token); len(list) != 1 || list[0].ID != rig.SessionOf(t, phone.Token) {
 		t.Errorf("sessions %+v", list)
 	}
-	end(sessionOf(t, phone.Token), phone.Token).Want(t, http.StatusNoContent)
-	r.wantEnded(t, phone)
+	end(rig.SessionOf(t, phone.Token), phone.Token).Want(t, http.StatusNoContent)
+	r.WantEnded(t, phone)
 	wantRefusal(t, r.Get("/auth/wx/sessions", phone.Token), http.StatusUnauthorized, "token_revoked", nil)
 	wantRefusal(t, r.Get("/auth/wx/sessions", ""), http.StatusUnauthorized, "token_missing", nil)
 }
 
 func TestVerify(t *testing.T) {
 	t.Parallel()
-	r := newRigWith(t, rigSiteWith("log", "public /auth/wx/verify /open"))
-	codes := r.wx.Tap(t, "13800138000")
+	r := rig.NewGatewayWith(t, rig.GatewaySiteWith("log", "public /auth/wx/verify /open"))
+	codes := r.WeChat.Tap(t, "13800138000")
 	p := r.Login(codes.Code, codes.PhoneCode).Pair(t)
 
 	for _, method := range []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PURGE"} {
 		a := r.Do(method, "/auth/wx/verify", nil, "Authorization: Bearer "+p.Token, "X-WX-UNIONID: forged", "X-Forwarded-Uri: /open")
 		a.Want(t, http.StatusNoContent)
 		for name, want := range map[string]string{
-			"X-WX-USER-ID": p.UserInfo.ID, "X-WX-PHONE": "+8613800138000", "X-WX-OPENID": codes.OpenID, "X-WX-APPID": AppID,
+			"X-WX-USER-ID": p.UserInfo.ID, "X-WX-PHONE": "+8613800138000", "X-WX-OPENID": codes.OpenID, "X-WX-APPID": rig.AppID,
 			"X-WX-UNIONID": "", "Cache-Control": "no-store",
 		} {
 			if got := a.Header.Get(name); got != want {
@@ -327,7 +294,7 @@ func TestVerify(t *testing.T) {
 	}
 	r.Get("/auth/wx/verify/", p.Token).Want(t, http.StatusNoContent)
 
-	refused := func(a Answer, code string) {
+	refused := func(a rig.Answer, code string) {
 		t.Helper()
 		wantRefusal(t, a, http.StatusUnauthorized, code, nil)
 		if a.Header.Get("X-WX-USER-ID") != "" || !strings.HasPrefix(a.Header.Get("WWW-Authenticate"), "Bearer") {
@@ -343,21 +310,21 @@ func TestVerify(t *testing.T) {
 	refused(r.Get("/auth/wx/verify", p.Token), "token_revoked")
 
 	r.Get("/open", "").Want(t, http.StatusOK)
-	r.caddy.Log.Wait(t, 5*time.Second, "http.log.access", `"uri":"/open"`) // the log is on, and is up to here
-	if lines := r.caddy.Log.Lines("http.log.access", "/auth/wx/verify"); len(lines) > 0 {
+	r.Caddy.Log.Wait(t, 5*time.Second, "http.log.access", `"uri":"/open"`) // the log is on, and is up to here
+	if lines := r.Caddy.Log.Lines("http.log.access", "/auth/wx/verify"); len(lines) > 0 {
 		t.Errorf("in the access log: %s", lines[0])
 	}
-	if hits := r.up.Hits(); hits != 1 {
+	if hits := r.Upstream.Hits(); hits != 1 {
 		t.Errorf("%d requests reached the upstream", hits)
 	}
 }
 
 func TestEndpointsTakeTheirMethodsOnly(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, "public /auth/*", "optional /else/*")
-	p := r.login(t, "13800138000")
-	asked := r.wx.asked()
-	hits := r.up.Hits()
+	r := rig.NewGateway(t, "public /auth/*", "optional /else/*")
+	p := r.MustLogin(t, "13800138000")
+	asked := r.WeChat.Asked()
+	hits := r.Upstream.Hits()
 	all := []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 	for path, allowed := range map[string][]string{
 		"":               {"POST"},
@@ -390,34 +357,34 @@ func TestEndpointsTakeTheirMethodsOnly(t *testing.T) {
 			}
 		}
 	}
-	for _, path := range []string{"/nothing", "/me/x", "/sessions/a/b", "//", "/me//", "/jwks", "/push/" + AppID, "/service/revoke", "/Refresh"} {
+	for _, path := range []string{"/nothing", "/me/x", "/sessions/a/b", "//", "/me//", "/jwks", "/push/" + rig.AppID, "/service/revoke", "/Refresh"} {
 		for _, method := range []string{"GET", "POST", "OPTIONS"} {
-			wantRefusal(t, r.Do(method, "/auth/wx"+path, nil, bearer(p.Token)...), http.StatusNotFound, "not_found", nil)
+			wantRefusal(t, r.Do(method, "/auth/wx"+path, nil, rig.Bearer(p.Token)...), http.StatusNotFound, "not_found", nil)
 		}
 	}
-	if n := r.up.Hits() - hits; n != 0 {
+	if n := r.Upstream.Hits() - hits; n != 0 {
 		t.Errorf("%d requests reached the upstream", n)
 	}
-	if n := r.wx.asked() - asked; n != 0 {
+	if n := r.WeChat.Asked() - asked; n != 0 {
 		t.Errorf("WeChat was asked %d times", n)
 	}
 	// TRACE is nobody's.
 	for _, path := range []string{"/auth/wx/me", "/other"} {
-		wantRefusal(t, r.Do("TRACE", path, nil, bearer(p.Token)...), http.StatusMethodNotAllowed, "method_not_allowed", nil)
+		wantRefusal(t, r.Do("TRACE", path, nil, rig.Bearer(p.Token)...), http.StatusMethodNotAllowed, "method_not_allowed", nil)
 	}
 
 	// No other spelling is ours: ordinary requests, which need a token.
-	r.reload(t, rigSite())
+	r.MustReload(t, rig.GatewaySite())
 	for _, path := range []string{"/auth/wxx", "/AUTH/wx/me", "//auth/wx/me", "/auth//wx/me", "/auth/w%78/me", "/auth%2fwx/me", "/auth/wx%2fme", "/x/../auth/wx/me"} {
-		wantRefusal(t, Raw(r.caddy.Addr, "GET "+path+" HTTP/1.1\r\nHost: "+r.caddy.Addr+"\r\n\r\n"), http.StatusUnauthorized, "token_missing", nil)
-		hits := r.up.Hits()
-		if a := Raw(r.caddy.Addr, "GET "+path+" HTTP/1.1\r\nHost: "+r.caddy.Addr+"\r\nAuthorization: Bearer "+p.Token+"\r\n\r\n"); a.Status != http.StatusOK || r.up.Hits() != hits+1 {
+		wantRefusal(t, rig.Raw(r.Caddy.Addr, "GET "+path+" HTTP/1.1\r\nHost: "+r.Caddy.Addr+"\r\n\r\n"), http.StatusUnauthorized, "token_missing", nil)
+		hits := r.Upstream.Hits()
+		if a := rig.Raw(r.Caddy.Addr, "GET "+path+" HTTP/1.1\r\nHost: "+r.Caddy.Addr+"\r\nAuthorization: Bearer "+p.Token+"\r\n\r\n"); a.Status != http.StatusOK || r.Upstream.Hits() != hits+1 {
 			t.Errorf("%s with a token: %d %v", path, a.Status, a.Err)
 		}
 	}
 
-	r.reload(t, rigSite("endpoints /login"))
-	codes := r.wx.Tap(t, "13800138000")
+	r.MustReload(t, rig.GatewaySite("endpoints /login"))
+	codes := r.WeChat.Tap(t, "13800138000")
 	moved := r.Do(http.MethodPost, "/login/", map[string]string{"code": codes.Code, "phoneCode": codes.PhoneCode}).Pair(t)
 	r.Get("/login/me", moved.Token).Want(t, http.StatusOK)
 	if seen := r.Get("/auth/wx/me", moved.Token).Seen(t); seen.Path != "/auth/wx/me" {
@@ -427,7 +394,7 @@ func TestEndpointsTakeTheirMethodsOnly(t *testing.T) {
 
 func TestHealth(t *testing.T) {
 	t.Parallel()
-	r := newRig(t)
+	r := rig.NewGateway(t)
 	for _, method := range []string{"GET", "HEAD"} {
 		a := r.Do(method, "/auth/wx/health", nil)
 		a.Want(t, http.StatusOK)
@@ -435,7 +402,7 @@ func TestHealth(t *testing.T) {
 			t.Errorf("%s: body %q, cache-control %q", method, a.Body, a.Header.Get("Cache-Control"))
 		}
 	}
-	if r.up.Hits() != 0 || r.wx.asked() != 0 {
+	if r.Upstream.Hits() != 0 || r.WeChat.Asked() != 0 {
 		t.Error("the probe reached the upstream or WeChat")
 	}
 }

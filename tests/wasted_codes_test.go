@@ -3,43 +3,29 @@ package tests
 import (
 	"bytes"
 	"context"
-	"database/sql"
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"path/filepath"
-	"slices"
 	"testing"
 	"time"
 
-	_ "modernc.org/sqlite" // to lock the store, and to look into it, as another process would
-
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat/wechattest"
+
+	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// wantCalls checks how often WeChat was asked for a login code and for a phone code.
-func wantCalls(t *testing.T, w *WeChat, sessions, phones int) {
-	t.Helper()
-	if n := w.Count(wechattest.Code2Session).Total; n != sessions {
-		t.Errorf("jscode2session was called %d times, want %d", n, sessions)
-	}
-	if n := w.Count(wechattest.PhoneNumber).Total; n != phones {
-		t.Errorf("getuserphonenumber was called %d times, want %d", n, phones)
-	}
-}
-
-// patient is wxSite with time for a test to hold WeChat's answers.
+// patient is rig.HastySite with time for a test to hold WeChat's answers.
 func patient() string {
-	return site("wx_auth {env.WX_APPID} {env.WX_SECRET} {\nwechat {\napi {$WX_API}\ntimeout 20s\n}\n}\nreverse_proxy {$UPSTREAM}")
+	return rig.Site("wx_auth {env.WX_APPID} {env.WX_SECRET} {\nwechat {\napi {$WX_API}\ntimeout 20s\n}\n}\nreverse_proxy {$UPSTREAM}")
 }
 
-func startPatient(t *testing.T, w *WeChat) *Caddy {
+func startPatient(t *testing.T, w *rig.WeChat) *rig.Caddy {
 	t.Helper()
-	return StartCaddy(t, patient(), w.env("127.0.0.1:1")...)
+	return rig.StartCaddy(t, patient(), w.Environ("127.0.0.1:1")...)
 }
 
 // abandon sends a login and hangs up when done says so.
-func abandon(t *testing.T, c *Caddy, codes wechattest.Codes, done func() bool) {
+func abandon(t *testing.T, c *rig.Caddy, codes wechattest.Codes, done func() bool) {
 	t.Helper()
 	body, err := json.Marshal(map[string]string{"code": codes.Code, "phoneCode": codes.PhoneCode})
 	if err != nil {
@@ -67,20 +53,13 @@ func abandon(t *testing.T, c *Caddy, codes wechattest.Codes, done func() bool) {
 	}
 }
 
-func (w *WeChat) phoneOK() int { return w.Count(wechattest.PhoneNumber).Outcomes["ok"] }
-
-// exchanged says that WeChat has taken a phone code; a held answer counts as late.
-func (w *WeChat) exchanged() bool {
-	return slices.ContainsFunc(w.PhoneCodes(), func(p wechattest.PhoneCode) bool { return !p.Exchanged.IsZero() })
-}
-
 func TestAHundredLoginsWithOnePairAreOne(t *testing.T) {
 	t.Parallel()
-	w := NewWeChat(t)
+	w := rig.NewWeChat(t)
 	c := startPatient(t, w)
 	client, codes := c.Client(), w.Tap(t, "13800138000")
 	release := held(t, w, wechattest.Fault{Call: wechattest.PhoneNumber})
-	answers := make([]Answer, 100)
+	answers := make([]rig.Answer, 100)
 	go func() {
 		waitFor(func() bool { return w.Count(wechattest.PhoneNumber).Total > 0 })
 		time.Sleep(200 * time.Millisecond) // for most of them to arrive
@@ -94,13 +73,13 @@ func TestAHundredLoginsWithOnePairAreOne(t *testing.T) {
 			t.Fatalf("two answers to one login:\n%s\n%s", answers[0].Body, a.Body)
 		}
 	}
-	wantCalls(t, w, 1, 1)
+	rig.WantCalls(t, w, 1, 1)
 	// And later, within the minute: the same session.
 	again := client.Login(codes.Code, codes.PhoneCode).Pair(t)
 	if again.RefreshToken != first.RefreshToken {
 		t.Error("a replayed login is another session")
 	}
-	wantCalls(t, w, 1, 1)
+	rig.WantCalls(t, w, 1, 1)
 	if list := client.Get("/auth/wx/sessions", again.Token); list.Status != 200 || bytes.Count([]byte(list.Body), []byte(`"id"`)) != 1 {
 		t.Errorf("sessions: %s", list.Body)
 	}
@@ -110,23 +89,23 @@ func TestConnectionDroppedAfterTheExchangeCostsNothing(t *testing.T) {
 	for name, early := range map[string]bool{"client repeats while the login goes on": true, "client repeats later": false} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w := NewWeChat(t)
+			w := rig.NewWeChat(t)
 			c := startPatient(t, w)
 			client, codes := c.Client(), w.Tap(t, "13800138000")
 			release := held(t, w, wechattest.Fault{Call: wechattest.PhoneNumber, Late: true})
-			abandon(t, c, codes, w.exchanged)
+			abandon(t, c, codes, w.Exchanged)
 			if early {
 				time.AfterFunc(300*time.Millisecond, release)
 			} else {
 				release()
-				waitUntil(t, "the abandoned login has opened its session", func() bool { return c.rows(t, "sessions") == 1 })
+				waitUntil(t, "the abandoned login has opened its session", func() bool { return c.Rows(t, "sessions") == 1 })
 			}
 			pair := client.Login(codes.Code, codes.PhoneCode).Pair(t)
 			if pair.UserInfo.PhoneNumber != "+8613800138000" {
 				t.Errorf("user %+v", pair.UserInfo)
 			}
-			wantCalls(t, w, 1, 1)
-			if n := c.rows(t, "sessions"); n != 1 {
+			rig.WantCalls(t, w, 1, 1)
+			if n := c.Rows(t, "sessions"); n != 1 {
 				t.Errorf("%d sessions of one login", n)
 			}
 			client.Me(pair.Token).Want(t, 200)
@@ -138,12 +117,12 @@ func TestNewLoginCodeWithAnExchangedPhoneCode(t *testing.T) {
 	for name, hangUp := range map[string]bool{"the answer got lost": true, "the answer came": false} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w := NewWeChat(t)
+			w := rig.NewWeChat(t)
 			c := startPatient(t, w)
 			client, codes := c.Client(), w.Tap(t, "13800138000")
 			if hangUp {
 				release := held(t, w, wechattest.Fault{Call: wechattest.PhoneNumber, Late: true})
-				abandon(t, c, codes, w.exchanged)
+				abandon(t, c, codes, w.Exchanged)
 				time.AfterFunc(300*time.Millisecond, release)
 			} else {
 				client.Login(codes.Code, codes.PhoneCode).Pair(t)
@@ -152,8 +131,8 @@ func TestNewLoginCodeWithAnExchangedPhoneCode(t *testing.T) {
 			if pair.UserInfo.PhoneNumber != "+8613800138000" {
 				t.Errorf("user %+v", pair.UserInfo)
 			}
-			wantCalls(t, w, 2, 1)
-			if n := c.rows(t, "users"); n != 1 {
+			rig.WantCalls(t, w, 2, 1)
+			if n := c.Rows(t, "users"); n != 1 {
 				t.Errorf("%d users", n)
 			}
 		})
@@ -162,35 +141,35 @@ func TestNewLoginCodeWithAnExchangedPhoneCode(t *testing.T) {
 
 func TestBadLoginCodeLeavesThePhoneCodeGood(t *testing.T) {
 	t.Parallel()
-	w := NewWeChat(t)
+	w := rig.NewWeChat(t)
 	c := startPatient(t, w)
 	client, codes := c.Client(), w.Tap(t, "13800138000")
 	wantRefusal(t, client.Login("0"+codes.Code[1:]+"x", codes.PhoneCode), 400, "login_code_invalid", loginCode)
-	wantCalls(t, w, 1, 0)
+	rig.WantCalls(t, w, 1, 0)
 	client.Login(codes.Code, codes.PhoneCode).Pair(t)
-	wantCalls(t, w, 2, 1)
+	rig.WantCalls(t, w, 2, 1)
 
 	// A login code that has bought a session buys no other.
 	later := w.Tap(t, "13800138000")
 	wantRefusal(t, client.Login(codes.Code, later.PhoneCode), 400, "login_code_invalid", loginCode)
-	wantCalls(t, w, 3, 1)
+	rig.WantCalls(t, w, 3, 1)
 	client.Login(later.Code, later.PhoneCode).Pair(t)
 }
 
 func TestSomebodyElsesLoginCodeSpendsNothing(t *testing.T) {
 	t.Parallel()
-	w := NewWeChat(t)
+	w := rig.NewWeChat(t)
 	c := startPatient(t, w)
 	client := c.Client()
 	owner, thief := w.Tap(t, "13800138000"), w.Tap(t, "13900139000")
 
 	// Before: WeChat itself refuses.
 	wantRefusal(t, client.Login(thief.Code, owner.PhoneCode), 400, "phone_code_invalid", bothCodes)
-	if w.exchanged() {
+	if w.Exchanged() {
 		t.Error("the owner's phone code was spent for somebody else")
 	}
-	wantCalls(t, w, 1, 1)
-	if n := c.rows(t, "sessions"); n != 0 {
+	rig.WantCalls(t, w, 1, 1)
+	if n := c.Rows(t, "sessions"); n != 0 {
 		t.Errorf("%d sessions", n)
 	}
 
@@ -199,13 +178,13 @@ func TestSomebodyElsesLoginCodeSpendsNothing(t *testing.T) {
 	if pair.UserInfo.PhoneNumber != "+8613800138000" {
 		t.Errorf("user %+v", pair.UserInfo)
 	}
-	wantCalls(t, w, 2, 2)
+	rig.WantCalls(t, w, 2, 2)
 
 	// After: what was kept is the owner's alone, and WeChat is not asked again for the phone.
 	again := w.Open(t, "13900139000")
 	wantRefusal(t, client.Login(again.Code, owner.PhoneCode), 400, "phone_code_invalid", bothCodes)
-	wantCalls(t, w, 3, 2)
-	if s, u := c.rows(t, "sessions"), c.rows(t, "users"); s != 1 || u != 1 {
+	rig.WantCalls(t, w, 3, 2)
+	if s, u := c.Rows(t, "sessions"), c.Rows(t, "users"); s != 1 || u != 1 {
 		t.Errorf("%d sessions, %d users", s, u)
 	}
 
@@ -213,25 +192,25 @@ func TestSomebodyElsesLoginCodeSpendsNothing(t *testing.T) {
 	if p := client.Login(again.Code, thief.PhoneCode).Pair(t); p.UserInfo.PhoneNumber != "+8613900139000" || p.UserInfo.ID == pair.UserInfo.ID {
 		t.Errorf("user %+v", p.UserInfo)
 	}
-	wantCalls(t, w, 3, 3)
+	rig.WantCalls(t, w, 3, 3)
 	client.Me(pair.Token).Want(t, 200)
 }
 
 func TestOwnersAndAThiefsTryAtOnce(t *testing.T) {
 	t.Parallel()
-	w := NewWeChat(t)
+	w := rig.NewWeChat(t)
 	c := startPatient(t, w)
 	client := c.Client()
 	owner, thief := w.Tap(t, "13800138000"), w.Open(t, "13900139000")
 	// The owner's exchange is under way when the thief's login gets there.
 	release := held(t, w, wechattest.Fault{Call: wechattest.PhoneNumber, Late: true})
-	answers := make([]Answer, 2)
+	answers := make([]rig.Answer, 2)
 	atOnce(3, func(i int) {
 		switch i {
 		case 0:
 			answers[0] = client.Login(owner.Code, owner.PhoneCode)
 		case 1:
-			waitFor(w.exchanged)
+			waitFor(w.Exchanged)
 			answers[1] = client.Login(thief.Code, owner.PhoneCode)
 		case 2:
 			waitFor(func() bool { return w.Count(wechattest.Code2Session).Total == 2 })
@@ -245,49 +224,9 @@ func TestOwnersAndAThiefsTryAtOnce(t *testing.T) {
 	wantRefusal(t, answers[1], 400, "phone_code_invalid", bothCodes)
 }
 
-// storeFile is the SQLite file of the default store.
-func (c *Caddy) storeFile() string { return filepath.Join(c.DataDir(), "wx_auth", "wx_auth.db") }
-
-// openStore opens the store as another process would.
-func (c *Caddy) openStore(t testing.TB) *sql.DB {
-	t.Helper()
-	db, err := sql.Open("sqlite", "file://"+c.storeFile()+"?_busy_timeout=5000&_txlock=immediate")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return db
-}
-
-// rows counts a table's rows.
-func (c *Caddy) rows(t testing.TB, table string) (n int) {
-	t.Helper()
-	db := c.openStore(t)
-	defer db.Close()
-	if err := db.QueryRow("SELECT COUNT(*) FROM wx_auth_" + table).Scan(&n); err != nil {
-		t.Fatal(err)
-	}
-	return n
-}
-
-// lock has another process write, and not end.
-func (c *Caddy) lock(t *testing.T) (unlock func()) {
-	t.Helper()
-	db := c.openStore(t)
-	tx, err := db.Begin()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return func() {
-		if err := tx.Rollback(); err != nil {
-			t.Error(err)
-		}
-		db.Close()
-	}
-}
-
 func TestStoreGoneAfterTheExchange(t *testing.T) {
 	t.Parallel()
-	w := NewWeChat(t)
+	w := rig.NewWeChat(t)
 	c := startPatient(t, w)
 	client := c.Client()
 	// Somebody whose token must go on working meanwhile.
@@ -297,17 +236,17 @@ func TestStoreGoneAfterTheExchange(t *testing.T) {
 
 	codes := w.Tap(t, "13800138000")
 	release := held(t, w, wechattest.Fault{Call: wechattest.PhoneNumber, Late: true})
-	answer := make(chan Answer, 1)
+	answer := make(chan rig.Answer, 1)
 	go func() { answer <- client.Login(codes.Code, codes.PhoneCode) }()
 	waitUntil(t, "the phone code is exchanged", func() bool { return w.Count(wechattest.PhoneNumber).Total == 1 })
-	unlock := c.lock(t)
+	unlock := c.Lock(t)
 	release()
 	start := time.Now()
 	p := wantRefusal(t, <-answer, 503, "store_unavailable", nothing)
 	if took := time.Since(start); took > 15*time.Second {
 		t.Errorf("the refusal took %s", took)
 	}
-	if line := c.line(t, p.RequestID); line["level"] != "error" || line["cause"] == nil {
+	if line := c.Line(t, p.RequestID); line["level"] != "error" || line["cause"] == nil {
 		t.Errorf("the log's line: %v", line)
 	}
 	if me := client.Me(good.Token); me.Status != 200 {
@@ -318,17 +257,17 @@ func TestStoreGoneAfterTheExchange(t *testing.T) {
 	if pair.UserInfo.PhoneNumber != "+8613800138000" {
 		t.Errorf("user %+v", pair.UserInfo)
 	}
-	wantCalls(t, w, 1, 1)
-	if n := c.rows(t, "sessions"); n != 2 {
+	rig.WantCalls(t, w, 1, 1)
+	if n := c.Rows(t, "sessions"); n != 2 {
 		t.Errorf("%d sessions, want the other's and this one", n)
 	}
 }
 
 func TestKilledAfterTheExchange(t *testing.T) {
 	t.Parallel()
-	w := NewWeChat(t)
+	w := rig.NewWeChat(t)
 	c := startPatient(t, w)
-	db := c.openStore(t)
+	db := c.OpenStore(t)
 	defer db.Close()
 	for i := range 4 {
 		t.Run(fmt.Sprint(i), func(t *testing.T) {
@@ -352,7 +291,7 @@ func TestKilledAfterTheExchange(t *testing.T) {
 			}
 			c.Kill9()
 			<-gone
-			if kept < before+2 || w.phoneOK() != 1 {
+			if kept < before+2 || w.PhoneOK() != 1 {
 				t.Fatalf("%d steps kept, before %d; %v", kept, before, w.Counts())
 			}
 			c.Restart()
@@ -360,7 +299,7 @@ func TestKilledAfterTheExchange(t *testing.T) {
 			if pair.UserInfo.PurePhoneNumber != fmt.Sprintf("1380013800%d", i) {
 				t.Errorf("user %+v", pair.UserInfo)
 			}
-			wantCalls(t, w, 1, 1)
+			rig.WantCalls(t, w, 1, 1)
 		})
 	}
 }
@@ -370,7 +309,7 @@ func TestKilledAfterTheExchange(t *testing.T) {
 // phone code, and the login code is still good.
 func TestKilledBeforeTheAnswerIsStoredTellsWhatToRenew(t *testing.T) {
 	t.Parallel()
-	w := NewWeChat(t)
+	w := rig.NewWeChat(t)
 	c := startPatient(t, w)
 	codes := w.Tap(t, "13800138000")
 	held(t, w, wechattest.Fault{Call: wechattest.PhoneNumber, Late: true})
@@ -379,11 +318,11 @@ func TestKilledBeforeTheAnswerIsStoredTellsWhatToRenew(t *testing.T) {
 		defer close(gone)
 		c.Client().Login(codes.Code, codes.PhoneCode)
 	}()
-	waitUntil(t, "WeChat has taken the phone code", w.exchanged)
+	waitUntil(t, "WeChat has taken the phone code", w.Exchanged)
 	c.Kill9()
 	<-gone
 	c.Restart()
 	wantRefusal(t, c.Client().Login(codes.Code, codes.PhoneCode), 400, "phone_code_invalid", phoneCode)
 	c.Client().Login(codes.Code, w.Tap(t, "13800138000").PhoneCode).Pair(t)
-	wantCalls(t, w, 1, 3)
+	rig.WantCalls(t, w, 1, 3)
 }

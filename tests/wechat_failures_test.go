@@ -1,7 +1,6 @@
 package tests
 
 import (
-	"encoding/json"
 	"fmt"
 	"net/http"
 	"slices"
@@ -12,14 +11,16 @@ import (
 	"time"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat/wechattest"
+
+	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
 // mini is one of many mini programs behind one gateway. WeChat's errors pause calls
 // app by app, so that each case of a table has an app of its own and starts afresh.
 type mini struct {
-	w      *WeChat
-	c      *Caddy
-	client *Client
+	w      *rig.WeChat
+	c      *rig.Caddy
+	client *rig.Client
 	appid  string
 }
 
@@ -28,7 +29,7 @@ const miniSecret = "00000000000000000000000000c0ffee"
 // miniApps starts a gateway that serves n mini programs.
 func miniApps(t testing.TB, n int) []mini {
 	t.Helper()
-	w := NewWeChat(t)
+	w := rig.NewWeChat(t)
 	var lines []string
 	for i := range n {
 		appid := fmt.Sprintf("wx%016x", i)
@@ -37,7 +38,7 @@ func miniApps(t testing.TB, n int) []mini {
 			t.Fatal(err)
 		}
 	}
-	c := StartCaddy(t, wxSite(lines...), append(w.env("127.0.0.1:1"), "MINI_SECRET="+miniSecret)...)
+	c := rig.StartCaddy(t, rig.HastySite(lines...), append(w.Environ("127.0.0.1:1"), "MINI_SECRET="+miniSecret)...)
 	client := c.Client()
 	all := make([]mini, n)
 	for i := range all {
@@ -56,7 +57,7 @@ func (m mini) tap(t testing.TB) wechattest.Codes {
 	return codes
 }
 
-func (m mini) login(codes wechattest.Codes) Answer {
+func (m mini) login(codes wechattest.Codes) rig.Answer {
 	return m.client.Do(http.MethodPost, "/auth/wx", map[string]string{"code": codes.Code, "phoneCode": codes.PhoneCode, "appid": m.appid})
 }
 
@@ -82,20 +83,6 @@ func (m mini) inject(t testing.TB, f wechattest.Fault) {
 	if err := m.w.Inject(f); err != nil {
 		t.Fatal(err)
 	}
-}
-
-// line is the log's line about the login that was answered with that request id.
-func (c *Caddy) line(t testing.TB, requestID string) map[string]any {
-	t.Helper()
-	raw := c.Log.Wait(t, 5*time.Second, `"request":"`+requestID+`"`)
-	var line map[string]any
-	if err := json.Unmarshal([]byte(raw), &line); err != nil {
-		t.Fatalf("%v in %s", err, raw)
-	}
-	if n := len(c.Log.Lines(`"request":"` + requestID + `"`)); n != 1 {
-		t.Errorf("%d lines of one login", n)
-	}
-	return line
 }
 
 // errcodeCase is a row of WeChat's error table at one call.
@@ -213,7 +200,7 @@ func tryErrcode(t *testing.T, m mini, call wechattest.Call, row errcodeCase) {
 		}
 	}
 
-	line := m.c.line(t, p.RequestID)
+	line := m.c.Line(t, p.RequestID)
 	if line["errcode"] != float64(row.errcode) || line["rid"] != rid || line["code"] != row.code || line["appid"] != m.appid {
 		t.Errorf("the log's line: %v", line)
 	}
@@ -258,7 +245,7 @@ func tryErrcode(t *testing.T, m mini, call wechattest.Call, row errcodeCase) {
 		if n := m.w.Count(call).Total; n != asked {
 			t.Errorf("asked %d times during the pause", n-asked)
 		}
-		if again := m.c.line(t, second.RequestID); again["level"] == "error" {
+		if again := m.c.Line(t, second.RequestID); again["level"] == "error" {
 			t.Errorf("a second error of one mistake: %v", again)
 		}
 		return
@@ -343,7 +330,7 @@ var transportCases = []transportCase{
 }
 
 // tryTransport does one login under a fault and checks what must always hold.
-func tryTransport(t *testing.T, m mini, f wechattest.Fault) (wechattest.Codes, Answer) {
+func tryTransport(t *testing.T, m mini, f wechattest.Fault) (wechattest.Codes, rig.Answer) {
 	t.Helper()
 	m.w.ClearFaults()
 	m.w.ResetCounts()
@@ -385,7 +372,7 @@ func TestWeChatThatDoesNotAnswerIsBoundedAndWastesNoCode(t *testing.T) {
 				t.Run(string(bad.kind)+" always", func(t *testing.T) {
 					codes, a := tryTransport(t, m[0], wechattest.Fault{Call: call, Kind: bad.kind, Count: -1})
 					p := wantRefusal(t, a, bad.status, bad.code, nothing)
-					if line := m[0].c.line(t, p.RequestID); line["level"] != "warn" || line["cause"] == nil {
+					if line := m[0].c.Line(t, p.RequestID); line["level"] != "warn" || line["cause"] == nil {
 						t.Errorf("the log's line: %v", line)
 					}
 					// No code was consumed, and no code is to be renewed.
@@ -422,7 +409,7 @@ func TestWeChatThatDoesNotAnswerIsBoundedAndWastesNoCode(t *testing.T) {
 }
 
 // held makes calls wait until release is called; it is, at the end of the test, anyway.
-func held(t testing.TB, w *WeChat, f wechattest.Fault) (release func()) {
+func held(t testing.TB, w *rig.WeChat, f wechattest.Fault) (release func()) {
 	t.Helper()
 	hold := make(chan struct{})
 	f.Hold = hold
@@ -468,8 +455,8 @@ func atOnce(n int, do func(i int)) {
 func TestRevokedAccessTokenCostsOneFetch(t *testing.T) {
 	t.Parallel()
 	const logins = 50
-	w := NewWeChat(t)
-	c := StartCaddy(t, strings.ReplaceAll(wxSite(), "timeout 1s", "timeout 20s"), w.env("127.0.0.1:1")...)
+	w := rig.NewWeChat(t)
+	c := rig.StartCaddy(t, strings.ReplaceAll(rig.HastySite(), "timeout 1s", "timeout 20s"), w.Environ("127.0.0.1:1")...)
 	client := c.Client()
 	first := w.Tap(t, "13800138000")
 	client.Login(first.Code, first.PhoneCode).Pair(t)
@@ -478,14 +465,14 @@ func TestRevokedAccessTokenCostsOneFetch(t *testing.T) {
 	go func() {
 		// All of them have the token that is about to die.
 		waitFor(func() bool { return w.Count(wechattest.Code2Session).Total == logins+1 })
-		if err := w.RevokeTokens(AppID); err != nil {
+		if err := w.RevokeTokens(rig.AppID); err != nil {
 			t.Error(err)
 		}
 		release()
 	}()
-	answers := make([]Answer, logins)
+	answers := make([]rig.Answer, logins)
 	atOnce(logins, func(i int) {
-		codes, err := w.Mint(AppID, "", wechattest.Phone{Number: fmt.Sprintf("139%08d", i)})
+		codes, err := w.Mint(rig.AppID, "", wechattest.Phone{Number: fmt.Sprintf("139%08d", i)})
 		if err == nil {
 			answers[i] = client.Login(codes.Code, codes.PhoneCode)
 		}
@@ -510,20 +497,20 @@ func TestRevokedAccessTokenCostsOneFetch(t *testing.T) {
 func TestAThousandLoginsAtStartCostOneTokenFetch(t *testing.T) {
 	t.Parallel()
 	logins := 1000
-	if raceDetector {
+	if rig.RaceDetector {
 		logins = 300 // ten times as slow
 	}
-	w := NewWeChat(t)
-	c := StartCaddy(t, strings.ReplaceAll(wxSite(), "timeout 1s", "timeout 20s"), w.env("127.0.0.1:1")...)
+	w := rig.NewWeChat(t)
+	c := rig.StartCaddy(t, strings.ReplaceAll(rig.HastySite(), "timeout 1s", "timeout 20s"), w.Environ("127.0.0.1:1")...)
 	client := c.Client()
 	codes := make([]wechattest.Codes, logins)
 	for i := range codes {
 		var err error
-		if codes[i], err = w.Mint(AppID, "", wechattest.Phone{Number: fmt.Sprintf("137%08d", i)}); err != nil {
+		if codes[i], err = w.Mint(rig.AppID, "", wechattest.Phone{Number: fmt.Sprintf("137%08d", i)}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	answers := make([]Answer, logins)
+	answers := make([]rig.Answer, logins)
 	atOnce(logins, func(i int) { answers[i] = client.Login(codes[i].Code, codes[i].PhoneCode) })
 	users := make(map[string]bool)
 	for i, a := range answers {
@@ -543,18 +530,18 @@ func TestAThousandLoginsAtStartCostOneTokenFetch(t *testing.T) {
 
 func TestRateLimitSaysHowLongToWait(t *testing.T) {
 	t.Parallel()
-	w := NewWeChat(t)
+	w := rig.NewWeChat(t)
 	proxies := "servers {\ntrusted_proxies static 127.0.0.1/32\n}"
-	c := StartCaddy(t, site("wx_auth {env.WX_APPID} {env.WX_SECRET} {\nlogin_rate 3/m\nwechat {\napi {$WX_API}\n}\n}\nreverse_proxy {$UPSTREAM}", proxies),
-		w.env("127.0.0.1:1")...)
+	c := rig.StartCaddy(t, rig.Site("wx_auth {env.WX_APPID} {env.WX_SECRET} {\nlogin_rate 3/m\nwechat {\napi {$WX_API}\n}\n}\nreverse_proxy {$UPSTREAM}", proxies),
+		w.Environ("127.0.0.1:1")...)
 	client := c.Client()
-	from := func(address, code string) Answer {
+	from := func(address, code string) rig.Answer {
 		return client.Do(http.MethodPost, "/auth/wx", map[string]string{"code": code}, "X-Forwarded-For: "+address)
 	}
 	for range 3 {
 		wantRefusal(t, from("198.51.100.7", "0nonsense"), 400, "login_code_invalid", loginCode)
 	}
-	asked := w.asked()
+	asked := w.Asked()
 	a := from("198.51.100.7", "0nonsense")
 	wantRefusal(t, a, 429, "rate_limited", nil)
 	if wait, err := strconv.Atoi(a.Header.Get("Retry-After")); err != nil || wait < 1 || wait > 60 {
@@ -563,7 +550,7 @@ func TestRateLimitSaysHowLongToWait(t *testing.T) {
 	if a.Header.Get("RateLimit") == "" || a.Header.Get("RateLimit-Policy") == "" {
 		t.Errorf("no RateLimit header fields: %v", a.Header)
 	}
-	if w.asked() != asked {
+	if w.Asked() != asked {
 		t.Error("WeChat was asked beyond the rate")
 	}
 	wantRefusal(t, from("198.51.100.8", "0nonsense"), 400, "login_code_invalid", loginCode) // somebody else

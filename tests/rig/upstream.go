@@ -1,4 +1,4 @@
-package tests
+package rig
 
 import (
 	"encoding/json"
@@ -36,7 +36,7 @@ type Upstream struct {
 func NewUpstream(t testing.TB) *Upstream {
 	t.Helper()
 	u := new(Upstream)
-	u.Addr = serve(t, u)
+	u.Addr = Serve(t, u)
 	return u
 }
 
@@ -111,9 +111,9 @@ func (u *Upstream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_ = json.NewEncoder(w).Encode(seen)
 }
 
-// serve serves h on a free port of 127.0.0.1 until the test ends, and returns the
+// Serve serves h on a free port of 127.0.0.1 until the test ends, and returns the
 // address. Unlike httptest's server it is closed without waiting for its handlers.
-func serve(t testing.TB, h http.Handler) string {
+func Serve(t testing.TB, h http.Handler) string {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

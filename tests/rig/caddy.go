@@ -1,4 +1,4 @@
-package tests
+package rig
 
 import (
 	"context"
@@ -19,12 +19,12 @@ import (
 
 const (
 	startTime   = 30 * time.Second // until a Caddyfile is in force
-	stopTime    = 20 * time.Second // from SIGTERM to the end
-	commandTime = 60 * time.Second // of one `caddy …` command; reload waits for connections
+	StopTime    = 20 * time.Second // from SIGTERM to the end
+	CommandTime = 60 * time.Second // of one `caddy …` command; reload waits for connections
 )
 
 // Caddy is the built binary with a home of its own. It listens where the Caddyfile
-// says: at {$ADDR}, a free port of 127.0.0.1, if that comes from [site]. Its admin
+// says: at {$ADDR}, a free port of 127.0.0.1, if that comes from [Site]. Its admin
 // endpoint is a socket in Home.
 type Caddy struct {
 	Home string // HOME; Caddy's data directory is DataDir
@@ -32,7 +32,7 @@ type Caddy struct {
 	Log  Log    // standard output and error of all runs
 
 	t       testing.TB
-	binary  string
+	Binary  string
 	env     []string
 	file    string // the last Caddyfile given to Start or Reload
 	cmd     *exec.Cmd
@@ -45,13 +45,13 @@ type Caddy struct {
 // process is stopped and the test fails if it panicked or had a data race.
 func NewCaddy(t testing.TB, env ...string) *Caddy {
 	t.Helper()
-	bin := binary(t)
+	bin := Binary(t)
 	// Not t.TempDir: with the test's name in it the path may be too long for a socket.
 	home, err := os.MkdirTemp(scratch, "caddy-")
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &Caddy{Home: home, Addr: freeAddress(t), t: t, binary: bin}
+	c := &Caddy{Home: home, Addr: FreeAddress(t), t: t, Binary: bin}
 	c.env = append([]string{
 		"PATH=" + os.Getenv("PATH"),
 		"HOME=" + home,
@@ -113,8 +113,8 @@ func (c *Caddy) TryStart(caddyfile string) error {
 		return err
 	}
 	c.file = caddyfile
-	cmd := exec.Command(c.binary, "run", "--config", config, "--adapter", "caddyfile", "--pingback", ready.Addr().String())
-	cmd.Dir, cmd.Env, cmd.SysProcAttr = c.Home, c.env, childAttributes()
+	cmd := exec.Command(c.Binary, "run", "--config", config, "--adapter", "caddyfile", "--pingback", ready.Addr().String())
+	cmd.Dir, cmd.Env, cmd.SysProcAttr = c.Home, c.env, ChildAttributes()
 	cmd.Stdin = strings.NewReader("ready")
 	cmd.Stdout, cmd.Stderr = &c.Log, &c.Log
 	cmd.WaitDelay = 5 * time.Second
@@ -160,6 +160,18 @@ func (c *Caddy) Running() bool {
 	}
 }
 
+// PID is the process's id.
+func (c *Caddy) PID() int { return c.cmd.Process.Pid }
+
+// Signal sends the process a signal.
+func (c *Caddy) Signal(s os.Signal) error { return c.cmd.Process.Signal(s) }
+
+// Ended is closed when the process has ended; ExitErr tells how, from then on.
+func (c *Caddy) Ended() <-chan struct{} { return c.exited }
+
+// ExitErr is nil if the process ended with code 0.
+func (c *Caddy) ExitErr() error { return c.exitErr }
+
 // Reload does `caddy reload` with that Caddyfile and returns when the new
 // configuration is in force; the error carries what the command printed.
 func (c *Caddy) Reload(caddyfile string) error {
@@ -192,10 +204,10 @@ func (c *Caddy) Validate(caddyfile string) error {
 // Command runs `caddy args…` with this Caddy's environment and returns what it
 // printed.
 func (c *Caddy) Command(args ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), commandTime)
+	ctx, cancel := context.WithTimeout(context.Background(), CommandTime)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, c.binary, args...)
-	cmd.Dir, cmd.Env, cmd.SysProcAttr = c.Home, c.env, childAttributes()
+	cmd := exec.CommandContext(ctx, c.Binary, args...)
+	cmd.Dir, cmd.Env, cmd.SysProcAttr = c.Home, c.env, ChildAttributes()
 	cmd.WaitDelay = 5 * time.Second
 	out, err := cmd.CombinedOutput()
 	return string(out), err
@@ -238,8 +250,8 @@ func (c *Caddy) Stop() {
 		if c.exitErr != nil {
 			c.t.Errorf("caddy ended with %v", c.exitErr)
 		}
-	case <-time.After(stopTime):
-		c.t.Errorf("caddy was still there %s after SIGTERM", stopTime)
+	case <-time.After(StopTime):
+		c.t.Errorf("caddy was still there %s after SIGTERM", StopTime)
 		c.Kill9()
 	}
 }
@@ -275,20 +287,30 @@ func (c *Caddy) Setenv(name, value string) {
 	c.env = append(c.env, name+"="+value)
 }
 
+// Getenv is the value of a variable; empty if it is not set.
+func (c *Caddy) Getenv(name string) string {
+	for _, v := range c.env {
+		if value, ok := strings.CutPrefix(v, name+"="); ok {
+			return value
+		}
+	}
+	return ""
+}
+
 func (c *Caddy) write(name, text string) (string, error) {
 	path := filepath.Join(c.Home, name)
 	return path, os.WriteFile(path, []byte(text), 0o600)
 }
 
-// site is a Caddyfile with one site at {$ADDR}, logging at DEBUG. Options are further
+// Site is a Caddyfile with one site at {$ADDR}, logging at DEBUG. Options are further
 // global ones. Without default_bind Caddy would listen on every address of the
 // machine.
-func site(directives string, options ...string) string {
+func Site(directives string, options ...string) string {
 	return "{\n\tdebug\n\tdefault_bind 127.0.0.1\n" + strings.Join(options, "\n") + "\n}\nhttp://{$ADDR} {\n" + directives + "\n}\n"
 }
 
-// freeAddress is an address of 127.0.0.1 where nobody listens.
-func freeAddress(t testing.TB) string {
+// FreeAddress is an address of 127.0.0.1 where nobody listens.
+func FreeAddress(t testing.TB) string {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

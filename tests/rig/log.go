@@ -1,7 +1,8 @@
-package tests
+package rig
 
 import (
 	"bytes"
+	"encoding/json"
 	"strings"
 	"sync"
 	"testing"
@@ -65,4 +66,18 @@ func (l *Log) tail() string {
 		s = "…" + s[len(s)-most:]
 	}
 	return s
+}
+
+// Line is the log's line about the login that was answered with that request id.
+func (c *Caddy) Line(t testing.TB, requestID string) map[string]any {
+	t.Helper()
+	raw := c.Log.Wait(t, 5*time.Second, `"request":"`+requestID+`"`)
+	var line map[string]any
+	if err := json.Unmarshal([]byte(raw), &line); err != nil {
+		t.Fatalf("%v in %s", err, raw)
+	}
+	if n := len(c.Log.Lines(`"request":"` + requestID + `"`)); n != 1 {
+		t.Errorf("%d lines of one login", n)
+	}
+	return line
 }

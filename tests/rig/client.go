@@ -1,4 +1,4 @@
-package tests
+package rig
 
 import (
 	"bufio"
@@ -15,7 +15,7 @@ import (
 
 const (
 	answerTime = 30 * time.Second // of one request by Client
-	rawTime    = 10 * time.Second // of one request by Raw
+	RawTime    = 10 * time.Second // of one request by Raw
 )
 
 // Client is the mini program: it speaks to one gateway. It may be used by many
@@ -83,12 +83,12 @@ func (c *Client) Do(method, path string, body any, headers ...string) Answer {
 	if err != nil {
 		return Answer{Err: err}
 	}
-	return readAnswer(resp)
+	return ReadAnswer(resp)
 }
 
 // Get is a GET, with the token unless that is empty.
 func (c *Client) Get(path, token string, headers ...string) Answer {
-	return c.Do(http.MethodGet, path, nil, append(bearer(token), headers...)...)
+	return c.Do(http.MethodGet, path, nil, append(Bearer(token), headers...)...)
 }
 
 // Login is a phone login.
@@ -119,13 +119,13 @@ func (c *Client) Logout(token, refreshToken string, all bool) Answer {
 		}
 		body = members
 	}
-	return c.Do(http.MethodPost, "/auth/wx/logout", body, bearer(token)...)
+	return c.Do(http.MethodPost, "/auth/wx/logout", body, Bearer(token)...)
 }
 
 // Me asks who the token's user is.
 func (c *Client) Me(token string) Answer { return c.Get("/auth/wx/me", token) }
 
-func bearer(token string) []string {
+func Bearer(token string) []string {
 	if token == "" {
 		return nil
 	}
@@ -167,7 +167,7 @@ func (a Answer) Pair(t testing.TB) Pair {
 	t.Helper()
 	a.Want(t, http.StatusOK)
 	var p Pair
-	a.decode(t, "application/json", &p)
+	a.Decode(t, "application/json", &p)
 	if p.Token == "" || p.RefreshToken == "" {
 		t.Fatalf("no pair in %s", a.Body)
 	}
@@ -179,7 +179,7 @@ func (a Answer) UserInfo(t testing.TB) UserInfo {
 	t.Helper()
 	a.Want(t, http.StatusOK)
 	var u UserInfo
-	a.decode(t, "application/json", &u)
+	a.Decode(t, "application/json", &u)
 	return u
 }
 
@@ -188,7 +188,7 @@ func (a Answer) Seen(t testing.TB) Seen {
 	t.Helper()
 	a.Want(t, http.StatusOK)
 	var s Seen
-	a.decode(t, "application/json", &s)
+	a.Decode(t, "application/json", &s)
 	return s
 }
 
@@ -199,7 +199,7 @@ func (a Answer) Problem(t testing.TB) Problem {
 		t.Fatal(a.Err)
 	}
 	var p Problem
-	a.decode(t, "application/problem+json", &p)
+	a.Decode(t, "application/problem+json", &p)
 	if p.Status != a.Status {
 		t.Errorf("status %d in the body of a %d", p.Status, a.Status)
 	}
@@ -230,7 +230,7 @@ func (a Answer) WantProblem(t testing.TB, status int, code string, renew []strin
 	}
 }
 
-func (a Answer) decode(t testing.TB, contentType string, v any) {
+func (a Answer) Decode(t testing.TB, contentType string, v any) {
 	t.Helper()
 	if got, _, _ := strings.Cut(a.Header.Get("Content-Type"), ";"); got != contentType {
 		t.Fatalf("content type %q, want %s: %s", got, contentType, a.Body)
@@ -243,12 +243,12 @@ func (a Answer) decode(t testing.TB, contentType string, v any) {
 // Raw sends the bytes of a request, line ends and all, over a connection of its own
 // and reads one answer; for what net/http would refuse to send.
 func Raw(addr, request string) Answer {
-	conn, err := net.DialTimeout("tcp", addr, rawTime)
+	conn, err := net.DialTimeout("tcp", addr, RawTime)
 	if err != nil {
 		return Answer{Err: err}
 	}
 	defer conn.Close()
-	if err := conn.SetDeadline(time.Now().Add(rawTime)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(RawTime)); err != nil {
 		return Answer{Err: err}
 	}
 	if _, err := io.WriteString(conn, request); err != nil {
@@ -259,10 +259,10 @@ func Raw(addr, request string) Answer {
 	if err != nil {
 		return Answer{Err: fmt.Errorf("reading the answer: %w", err)}
 	}
-	return readAnswer(resp)
+	return ReadAnswer(resp)
 }
 
-func readAnswer(resp *http.Response) Answer {
+func ReadAnswer(resp *http.Response) Answer {
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, 8<<20))
 	if err != nil {

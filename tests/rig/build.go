@@ -1,0 +1,62 @@
+// Package rig is what tests of the built binary stand on: Caddy as a process, the
+// simulator in WeChat's place, an upstream that shows what reached it, and a client.
+package rig
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"testing"
+	"time"
+)
+
+// buildTime bounds the build of the binary; on a cold cache it takes minutes.
+const buildTime = 8 * time.Minute
+
+// scratch is where everything of one run of tests lies.
+var scratch string
+
+// Main runs a package's tests, for its TestMain to call, and removes what they left.
+func Main(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "wx-auth-tests-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	scratch = dir
+	return m.Run()
+}
+
+// build makes cmd/caddy, once, when the first test asks for it.
+var build = sync.OnceValues(func() (string, error) {
+	path := filepath.Join(scratch, "caddy")
+	if runtime.GOOS == "windows" {
+		path += ".exe"
+	}
+	args := []string{"build", "-buildvcs=false", "-o", path}
+	if RaceDetector {
+		args = append(args, "-race")
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), buildTime)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "go", append(args, "github.com/wx-auth/caddy-wx-auth/cmd/caddy")...)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("building cmd/caddy: %w\n%s", err, out)
+	}
+	return path, nil
+})
+
+// Binary is the path of the Caddy under test.
+func Binary(t testing.TB) string {
+	t.Helper()
+	path, err := build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}

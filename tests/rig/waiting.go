@@ -1,0 +1,35 @@
+package rig
+
+import (
+	"testing"
+	"time"
+)
+
+// Await waits for a condition.
+func Await(t testing.TB, within time.Duration, what string, done func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(within); !done(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("not after %s: %s", within, what)
+		}
+	}
+}
+
+// InBackground runs do and gives its outcome on the channel.
+func InBackground[T any](do func() T) <-chan T {
+	done := make(chan T, 1)
+	go func() { done <- do() }()
+	return done
+}
+
+// Within is what comes on the channel; the test ends if nothing does.
+func Within[T any](t testing.TB, d time.Duration, what string, c <-chan T) T {
+	t.Helper()
+	select {
+	case v := <-c:
+		return v
+	case <-time.After(d):
+		t.Fatalf("not after %s: %s", d, what)
+		panic("unreachable")
+	}
+}
