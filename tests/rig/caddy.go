@@ -32,7 +32,7 @@ type Caddy struct {
 	Log  Log    // standard output and error of all runs
 
 	t       testing.TB
-	Binary  string
+	binary  string
 	env     []string
 	file    string // the last Caddyfile given to Start or Reload
 	cmd     *exec.Cmd
@@ -51,7 +51,7 @@ func NewCaddy(t testing.TB, env ...string) *Caddy {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &Caddy{Home: home, Addr: FreeAddress(t), t: t, Binary: bin}
+	c := &Caddy{Home: home, Addr: FreeAddress(t), t: t, binary: bin}
 	c.env = append([]string{
 		"PATH=" + os.Getenv("PATH"),
 		"HOME=" + home,
@@ -113,7 +113,7 @@ func (c *Caddy) TryStart(caddyfile string) error {
 		return err
 	}
 	c.file = caddyfile
-	cmd := exec.Command(c.Binary, "run", "--config", config, "--adapter", "caddyfile", "--pingback", ready.Addr().String())
+	cmd := exec.Command(c.binary, "run", "--config", config, "--adapter", "caddyfile", "--pingback", ready.Addr().String())
 	cmd.Dir, cmd.Env, cmd.SysProcAttr = c.Home, c.env, ChildAttributes()
 	cmd.Stdin = strings.NewReader("ready")
 	cmd.Stdout, cmd.Stderr = &c.Log, &c.Log
@@ -206,7 +206,7 @@ func (c *Caddy) Validate(caddyfile string) error {
 func (c *Caddy) Command(args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), CommandTime)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, c.Binary, args...)
+	cmd := exec.CommandContext(ctx, c.binary, args...)
 	cmd.Dir, cmd.Env, cmd.SysProcAttr = c.Home, c.env, ChildAttributes()
 	cmd.WaitDelay = 5 * time.Second
 	out, err := cmd.CombinedOutput()
@@ -307,15 +307,4 @@ func (c *Caddy) write(name, text string) (string, error) {
 // machine.
 func Site(directives string, options ...string) string {
 	return "{\n\tdebug\n\tdefault_bind 127.0.0.1\n" + strings.Join(options, "\n") + "\n}\nhttp://{$ADDR} {\n" + directives + "\n}\n"
-}
-
-// FreeAddress is an address of 127.0.0.1 where nobody listens.
-func FreeAddress(t testing.TB) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return ln.Addr().String()
 }
