@@ -128,21 +128,21 @@ func (p *problem) withRenewFor(rest string) *problem {
 }
 
 // caller returns what the request's token says, or the refusal.
-func (c *call) caller() (*token.Claims, *problem) {
+func (c *call) caller() (*token.Identity, *problem) {
 	v := c.site.gate.Authenticate(c.r, c.now)
 	if v.Refusal != nil {
 		return nil, refused(v.Refusal)
 	}
-	return v.Claims, nil
+	return v.Caller, nil
 }
 
 // formerCaller is caller for logging out: a token that has expired, or whose
 // session has ended, still says whose it is.
-func (c *call) formerCaller() (*token.Claims, *problem) {
+func (c *call) formerCaller() (*token.Identity, *problem) {
 	cred, refusal := c.site.gate.Shown(c.r)
 	if refusal == nil && cred.Kind == gate.Bearer && !cred.Malformed {
-		if claims, err := c.live.verifier.VerifyExpired(c.site.keys(), cred.Token, c.now); err == nil {
-			return claims, nil
+		if caller, err := c.live.verifier.VerifyExpired(c.site.keys(), cred.Token, c.now); err == nil {
+			return caller, nil
 		}
 	}
 	return c.caller()

@@ -201,10 +201,10 @@ func (c *call) logout() error {
 	ctx, done := c.seenThrough()
 	defer done()
 	sessions := make(map[string]string) // id -> user
-	claims, p := c.formerCaller()
+	caller, p := c.formerCaller()
 	switch {
 	case p == nil:
-		sessions[claims.SessionID] = claims.Subject
+		sessions[caller.SessionID()] = caller.Subject()
 	case shown == "" || p.Status != http.StatusUnauthorized:
 		return p.write(c.w, c.r)
 	}
@@ -218,7 +218,7 @@ func (c *call) logout() error {
 				sessions[s.ID] = s.UserID
 			}
 		case errors.Is(err, session.ErrRefreshInvalid):
-			if claims == nil {
+			if caller == nil {
 				return newProblem(codeRefreshInvalid).write(c.w, c.r)
 			}
 		default:
@@ -264,18 +264,18 @@ type device struct {
 
 // listSessions lists the caller's sessions at this issuer, newest first.
 func (c *call) listSessions() error {
-	claims, p := c.caller()
+	caller, p := c.caller()
 	if p != nil {
 		return p.write(c.w, c.r)
 	}
-	ss, err := c.ofCaller(claims)
+	ss, err := c.ofCaller(caller)
 	if err != nil {
 		return c.storeFailed("listing sessions", err).write(c.w, c.r)
 	}
 	devices := make([]device, 0, len(ss))
 	for _, s := range ss {
 		devices = append(devices, device{
-			ID: s.ID, Current: s.ID == claims.SessionID, AppID: s.AppID,
+			ID: s.ID, Current: s.ID == caller.SessionID(), AppID: s.AppID,
 			CreatedAt: s.CreatedAt.UTC(), RefreshedAt: s.RefreshedAt.UTC(),
 			UserAgent: s.UserAgent, Address: s.Address,
 		})
@@ -286,11 +286,11 @@ func (c *call) listSessions() error {
 // endSession ends one of the caller's sessions. Somebody else's is as good as
 // none: 404.
 func (c *call) endSession() error {
-	claims, p := c.caller()
+	caller, p := c.caller()
 	if p != nil {
 		return p.write(c.w, c.r)
 	}
-	ss, err := c.ofCaller(claims)
+	ss, err := c.ofCaller(caller)
 	if err != nil {
 		return c.storeFailed("ending a session", err).write(c.w, c.r)
 	}
@@ -310,8 +310,8 @@ func (c *call) endSession() error {
 	return p.write(c.w, c.r)
 }
 
-func (c *call) ofCaller(claims *token.Claims) ([]session.Session, error) {
-	all, err := c.live.sessions.Store.UserSessions(c.r.Context(), claims.Subject, c.now)
+func (c *call) ofCaller(caller *token.Identity) ([]session.Session, error) {
+	all, err := c.live.sessions.Store.UserSessions(c.r.Context(), caller.Subject(), c.now)
 	ours := all[:0]
 	for _, s := range all {
 		if s.Issuer == c.live.sessions.Issuer {

@@ -14,11 +14,11 @@ import (
 
 // me answers the caller's user.
 func (c *call) me() error {
-	claims, p := c.caller()
+	caller, p := c.caller()
 	if p != nil {
 		return p.write(c.w, c.r)
 	}
-	u, err := c.site.directory.Check(c.r.Context(), claims.Subject)
+	u, err := c.site.directory.Check(c.r.Context(), caller.Subject())
 	switch {
 	case errors.Is(err, user.ErrUnknown):
 		p := newProblem(codeSessionEnded)
@@ -34,7 +34,7 @@ func (c *call) me() error {
 		return newProblem(string(login.UserDisabled)).write(c.w, c.r)
 	}
 	if u.Phone.IsZero() { // the directory tells none
-		u.Phone, _ = user.ParsePhone("", claims.Phone)
+		u.Phone, _ = user.ParsePhone("", caller.Phone())
 	}
 	return answer(c.w, c.r, http.StatusOK, "application/json", userInfo(u))
 }
@@ -57,7 +57,7 @@ func (c *call) verify() error {
 		}
 		return p.write(c.w, c.r)
 	}
-	c.site.gate.SetIdentity(c.w.Header(), v.Claims)
+	c.site.gate.SetIdentity(c.w.Header(), v.Caller)
 	return answer(c.w, c.r, http.StatusNoContent, "", nil)
 }
 

@@ -40,12 +40,12 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if r.URL.RawQuery != query {
 		r = hideQuery(r)
 	}
-	if v.Claims == nil {
+	if v.Caller == nil {
 		return next.ServeHTTP(w, r)
 	}
-	setPlaceholders(r, v.Claims)
+	setPlaceholders(r, v.Caller)
 	if upgrades(r) {
-		return s.serveUpgrade(w, r, v.Claims, next)
+		return s.serveUpgrade(w, r, v.Caller, next)
 	}
 	return next.ServeHTTP(w, r)
 }
@@ -73,19 +73,19 @@ func (h *Handler) protects(r *http.Request) (bool, error) {
 
 // placeholders are the fields of the caller's identity that the directives that
 // follow can use, by what stands behind {http.auth.user.
-var placeholders = map[string]func(*token.Claims) string{
-	"http.auth.user.id":      func(c *token.Claims) string { return c.Subject },
-	"http.auth.user.openid":  func(c *token.Claims) string { return c.OpenID },
-	"http.auth.user.appid":   func(c *token.Claims) string { return c.AppID },
-	"http.auth.user.unionid": func(c *token.Claims) string { return c.UnionID },
-	"http.auth.user.session": func(c *token.Claims) string { return c.SessionID },
-	"http.auth.user.phone":   func(c *token.Claims) string { return c.Phone },
+var placeholders = map[string]func(*token.Identity) string{
+	"http.auth.user.id":      (*token.Identity).Subject,
+	"http.auth.user.openid":  (*token.Identity).OpenID,
+	"http.auth.user.appid":   (*token.Identity).AppID,
+	"http.auth.user.unionid": (*token.Identity).UnionID,
+	"http.auth.user.session": (*token.Identity).SessionID,
+	"http.auth.user.phone":   (*token.Identity).Phone,
 }
 
 // setPlaceholders makes the caller's identity known to the directives that
 // follow. The values are looked up when they are asked for, which most requests
 // never do; what another handler has set under these names before goes.
-func setPlaceholders(r *http.Request, c *token.Claims) {
+func setPlaceholders(r *http.Request, caller *token.Identity) {
 	repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	if !ok {
 		return
@@ -96,7 +96,7 @@ func setPlaceholders(r *http.Request, c *token.Claims) {
 		if !ok {
 			return nil, false
 		}
-		return field(c), true
+		return field(caller), true
 	})
 }
 

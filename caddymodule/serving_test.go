@@ -321,7 +321,7 @@ func sessionOf(s *serving, p pair) string {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	return c.SessionID
+	return c.SessionID()
 }
 
 // A proxy before us says what came as early data.

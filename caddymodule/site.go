@@ -286,7 +286,7 @@ func (s *site) Ours(raw string) bool {
 
 // Verify implements [gate.Tokens]: the signature and the claims, and then
 // whether the session has ended.
-func (s *site) Verify(raw string, now time.Time) (*token.Claims, error) {
+func (s *site) Verify(raw string, now time.Time) (*token.Identity, error) {
 	l := s.live.Load()
 	if l == nil {
 		if !s.Ours(raw) {
@@ -295,17 +295,17 @@ func (s *site) Verify(raw string, now time.Time) (*token.Claims, error) {
 		return nil, gate.ErrUnavailable
 	}
 	ks := s.keys()
-	c, err := l.verifier.Verify(ks, raw, now)
+	id, err := l.verifier.Verify(ks, raw, now)
 	if err != nil {
 		if s.ring != nil && ks.Stranger(raw) {
 			s.readRingSoon(now)
 		}
 		return nil, err
 	}
-	if s.shared.revoked.Contains(c.SessionID) {
+	if s.shared.revoked.Contains(id.SessionID()) {
 		return nil, gate.ErrRevoked
 	}
-	return c, nil
+	return id, nil
 }
 
 // strangerEvery is how often a token with an unknown key makes us read the key

@@ -22,11 +22,11 @@ func upgrades(r *http.Request) bool {
 // its token and with its session. A request that only asks for an upgrade, as
 // Java's client does in every one (Upgrade: h2c), is served to its end: what
 // counts is that somebody takes the connection over.
-func (s *site) serveUpgrade(w http.ResponseWriter, r *http.Request, claims *token.Claims, next caddyhttp.Handler) error {
+func (s *site) serveUpgrade(w http.ResponseWriter, r *http.Request, caller *token.Identity, next caddyhttp.Handler) error {
 	ctx, cancel := context.WithCancelCause(r.Context())
 	u := &upgrade{
 		ResponseWriterWrapper: &caddyhttp.ResponseWriterWrapper{ResponseWriter: w},
-		site:                  s, claims: claims, ctx: ctx, cancel: cancel,
+		site:                  s, caller: caller, ctx: ctx, cancel: cancel,
 	}
 	defer u.done()
 	if r.Method == http.MethodConnect {
@@ -56,7 +56,7 @@ func innermost(w http.ResponseWriter) http.ResponseWriter {
 type upgrade struct {
 	*caddyhttp.ResponseWriterWrapper
 	site   *site
-	claims *token.Claims
+	caller *token.Identity
 	ctx    context.Context // of the request; cancel ends it
 	cancel context.CancelCauseFunc
 	end    func() // once it has begun
@@ -66,7 +66,7 @@ type upgrade struct {
 // over: a proxy that waits for a client that neither reads nor sends would not
 // see that the context has ended.
 func (u *upgrade) begin(closeConn func()) {
-	watched, release := u.site.shared.revoked.Watch(u.ctx, u.claims.SessionID, u.claims.Expires)
+	watched, release := u.site.shared.revoked.Watch(u.ctx, u.caller.SessionID(), u.caller.Expires())
 	ended := make(chan struct{})
 	stop := context.AfterFunc(watched, func() {
 		defer close(ended)

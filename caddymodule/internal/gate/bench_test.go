@@ -10,11 +10,11 @@ import (
 )
 
 // cached verifies at no cost, as a hit of the verified-token cache almost does.
-type cached struct{ claims *token.Claims }
+type cached struct{ caller *token.Identity }
 
 func (c cached) Ours(string) bool { return true }
 
-func (c cached) Verify(string, time.Time) (*token.Claims, error) { return c.claims, nil }
+func (c cached) Verify(string, time.Time) (*token.Identity, error) { return c.caller, nil }
 
 // browserHeaders are those of an ordinary request of a mini program.
 func browserHeaders() http.Header {

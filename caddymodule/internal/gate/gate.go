@@ -15,11 +15,11 @@ type Tokens interface {
 	// Ours reports whether a token begins with a header that we write. While
 	// no keys are loaded, a header of the form of ours will do.
 	Ours(token string) bool
-	// Verify returns what a good token says; callers do not change it. The
+	// Verify returns what a good token says of its caller. The
 	// errors are [token.ErrExpired], [ErrRevoked], and [ErrUnavailable] while it
 	// cannot decide; all others mean that the token is not good. A token that
 	// is known not to be ours is not good, whatever else is missing.
-	Verify(token string, now time.Time) (*token.Claims, error)
+	Verify(token string, now time.Time) (*token.Identity, error)
 }
 
 // Settings is what a directive says of requests.
@@ -63,8 +63,8 @@ func New(s Settings, tokens Tokens) (*Gate, error) {
 
 // Verdict is what becomes of a request.
 type Verdict struct {
-	Claims  *token.Claims // who is calling; nil: nobody we know
-	Refusal *Refusal      // the answer, if the request does not go on
+	Caller  *token.Identity // who is calling; nil: nobody we know
+	Refusal *Refusal        // the answer, if the request does not go on
 }
 
 // Enter decides whether a request, which [Gate.Prepare] has returned, goes on.
@@ -102,7 +102,7 @@ func (g *Gate) Enter(r *http.Request, protect func(*http.Request) (bool, error),
 	if v.Refusal != nil {
 		return v
 	}
-	if v.Claims == nil {
+	if v.Caller == nil {
 		dropMethodOverrides(r.Header)
 		return v
 	}
@@ -115,7 +115,7 @@ func (g *Gate) Enter(r *http.Request, protect func(*http.Request) (bool, error),
 	default:
 		g.drop(r, from)
 	}
-	g.SetIdentity(r.Header, v.Claims)
+	g.SetIdentity(r.Header, v.Caller)
 	return v
 }
 
@@ -243,10 +243,10 @@ func (g *Gate) verify(cred Credential, now time.Time) Verdict {
 	if cred.Malformed {
 		return Verdict{Refusal: refuse(CodeTokenInvalid)}
 	}
-	claims, err := g.tokens.Verify(cred.Token, now)
+	caller, err := g.tokens.Verify(cred.Token, now)
 	switch {
-	case err == nil && claims != nil:
-		return Verdict{Claims: claims}
+	case err == nil && caller != nil:
+		return Verdict{Caller: caller}
 	case errors.Is(err, ErrUnavailable):
 		return Verdict{Refusal: refuse(CodeStoreUnavailable)}
 	case errors.Is(err, token.ErrExpired):

@@ -21,7 +21,7 @@ func (s *stubTokens) Ours(raw string) bool {
 	return !s.unavailable && strings.HasPrefix(raw, "ours.")
 }
 
-func (s *stubTokens) Verify(raw string, _ time.Time) (*token.Claims, error) {
+func (s *stubTokens) Verify(raw string, _ time.Time) (*token.Identity, error) {
 	s.asked++
 	switch {
 	case s.unavailable:
@@ -99,8 +99,8 @@ func check(t *testing.T, name string, v Verdict, r *http.Request, want outcome, 
 	if got != want {
 		t.Errorf("%s: %+v, want %+v", name, got, want)
 	}
-	if (v.Claims != nil) != want.identity {
-		t.Errorf("%s: claims %v", name, v.Claims)
+	if (v.Caller != nil) != want.identity {
+		t.Errorf("%s: caller %v", name, v.Caller)
 	}
 	if v.Refusal != nil && v.Refusal.Detail == "" {
 		t.Errorf("%s: no detail", name)
@@ -375,7 +375,7 @@ func TestAuthenticateLooksAtTheTokenAlone(t *testing.T) {
 	g := tableGate(t, false, &stubTokens{})
 	r := request(t, "POST /any HTTP/1.1\nHost: h\nAuthorization: Bearer ours.good\n")
 	v := g.Authenticate(r, now)
-	if v.Claims == nil || v.Refusal != nil || r.Header.Get("Authorization") == "" || r.Header.Get("X-Wx-User-Id") != "" {
+	if v.Caller == nil || v.Refusal != nil || r.Header.Get("Authorization") == "" || r.Header.Get("X-Wx-User-Id") != "" {
 		t.Errorf("%+v, %v", v, r.Header)
 	}
 }

@@ -104,24 +104,24 @@ var (
 
 // field gets a value of the claims.
 type field struct {
-	get   func(*token.Claims) string // nil: a claim of the directory
+	get   func(*token.Identity) string // nil: a claim of the directory
 	claim string
 }
 
 func fieldOf(name string) (field, bool) {
 	switch name {
 	case "id":
-		return field{get: func(c *token.Claims) string { return c.Subject }}, true
+		return field{get: (*token.Identity).Subject}, true
 	case "openid":
-		return field{get: func(c *token.Claims) string { return c.OpenID }}, true
+		return field{get: (*token.Identity).OpenID}, true
 	case "appid":
-		return field{get: func(c *token.Claims) string { return c.AppID }}, true
+		return field{get: (*token.Identity).AppID}, true
 	case "unionid":
-		return field{get: func(c *token.Claims) string { return c.UnionID }}, true
+		return field{get: (*token.Identity).UnionID}, true
 	case "phone":
-		return field{get: func(c *token.Claims) string { return c.Phone }}, true
+		return field{get: (*token.Identity).Phone}, true
 	case "session":
-		return field{get: func(c *token.Claims) string { return c.SessionID }}, true
+		return field{get: (*token.Identity).SessionID}, true
 	}
 	claim, ok := strings.CutPrefix(name, "claims.")
 	return field{claim: claim}, ok && claim != ""
@@ -155,16 +155,16 @@ func compileHeaders(headers []Header) (ready []identityHeader, others []string, 
 	return ready, others, nil
 }
 
-// SetIdentity sets the identity headers of c in h, which may be a request's or
-// (for forward auth) an answer's. Where c has no value, the header is not set:
+// SetIdentity sets the identity headers of a caller in h, which may be a request's
+// or (for forward auth) an answer's. Where id has no value, the header is not set:
 // of a request, [Gate.Prepare] has removed the client's before.
-func (g *Gate) SetIdentity(h http.Header, c *token.Claims) {
-	// Who comes after us changes values in place, and claims are shared by all
+func (g *Gate) SetIdentity(h http.Header, id *token.Identity) {
+	// Who comes after us changes values in place, and identities are shared by all
 	// requests with the same token: each request has slices of its own, cut
 	// from one array so that they cost one allocation.
 	values := make([]string, len(g.headers))
 	for i := range g.headers {
-		v := g.headers[i].value(c)
+		v := g.headers[i].value(id)
 		if v == "" {
 			continue
 		}
@@ -178,33 +178,26 @@ func (g *Gate) SetIdentity(h http.Header, c *token.Claims) {
 // a string, a number, a bool, or a list of these. The error wraps [ErrValue] and
 // does not hold the value.
 func (g *Gate) CheckValues(c *token.Claims) error {
+	id := c.Identity()
 	for _, h := range g.headers {
 		if h.get == nil {
-			if v := h.find(c); !carriable(v) {
+			if v := id.Claim(h.claim); !carriable(v) {
 				return fmt.Errorf("claim %q for header %s: objects and lists in lists have no form there: %w", h.claim, h.key, ErrValue)
 			}
 		}
-		if n := len(h.value(c)); n > MaxValue {
+		if n := len(h.value(&id)); n > MaxValue {
 			return fmt.Errorf("header %s: %d bytes, of at most %d: %w", h.key, n, MaxValue, ErrValue)
 		}
 	}
 	return nil
 }
 
-// find returns the claim of the directory that f names, nil if there is none.
-func (f *field) find(c *token.Claims) any {
-	if v, ok := c.Extra[f.claim]; ok {
-		return v
-	}
-	return c.Plain[f.claim]
-}
-
-// value returns the value of f in c as a header carries it; "" if c has none.
-func (f *field) value(c *token.Claims) string {
+// value returns the value of f in id as a header carries it; "" if id has none.
+func (f *field) value(id *token.Identity) string {
 	if f.get != nil {
-		return encode(f.get(c), false)
+		return encode(f.get(id), false)
 	}
-	switch v := f.find(c).(type) {
+	switch v := id.Claim(f.claim).(type) {
 	case []any:
 		return join(v)
 	case []string:

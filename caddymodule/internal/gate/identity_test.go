@@ -12,12 +12,17 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/token"
 )
 
-func someone() *token.Claims {
-	return &token.Claims{
+func someone() *token.Identity {
+	return identity(token.Claims{
 		Subject: "u-1", AppID: "wx0123", SessionID: "0190-sid", OpenID: "oABC", UnionID: "uABC", Phone: "+8613800138000",
 		Extra: map[string]any{"roles": []any{"admin", "editor"}, "name": "王小明", "level": json.Number("7"), "vip": true},
 		Plain: map[string]any{"plan": "gold", "name": "the sealed one counts"},
-	}
+	})
+}
+
+func identity(c token.Claims) *token.Identity {
+	id := c.Identity()
+	return &id
 }
 
 func newGate(t testing.TB, s Settings, tokens Tokens) *Gate {
@@ -44,7 +49,7 @@ func TestDefaultHeadersHoldWhatTheTokenSays(t *testing.T) {
 func TestWhatTheTokenLacksIsAbsent(t *testing.T) {
 	g := newGate(t, Settings{Headers: []Header{{"X-User", "id"}, {"X-Union", "unionid"}, {"X-Roles", "claims.roles"}, {"X-None", "claims.none"}, {"X-Nil", "claims.nil"}}}, nil)
 	h := http.Header{}
-	g.SetIdentity(h, &token.Claims{Subject: "u", Extra: map[string]any{"roles": []any{}, "nil": nil}})
+	g.SetIdentity(h, identity(token.Claims{Subject: "u", Extra: map[string]any{"roles": []any{}, "nil": nil}}))
 	if !reflect.DeepEqual(h, http.Header{"X-User": {"u"}}) {
 		t.Errorf("got %v", h)
 	}
@@ -81,7 +86,7 @@ func TestClaimsAsHeaders(t *testing.T) {
 	} {
 		g := newGate(t, Settings{Headers: []Header{{"X-Claim", "claims.x"}}}, nil)
 		h := http.Header{}
-		g.SetIdentity(h, &token.Claims{Extra: map[string]any{"x": c.value}})
+		g.SetIdentity(h, identity(token.Claims{Extra: map[string]any{"x": c.value}}))
 		if got := h.Get("X-Claim"); got != c.want {
 			t.Errorf("%s: %q, want %q", c.name, got, c.want)
 		}

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unsafe"
 )
 
 // Cache remembers tokens that were found good, so that a token is verified once
@@ -16,10 +17,12 @@ import (
 // fast keyed hash of the signature finds the few entries that it could be: a
 // token that is not in the cache, such as a forged one, costs no SHA-256.
 type Cache struct {
-	seed     maphash.Seed
-	perShard int
-	shards   [cacheShards]cacheShard
+	seed   maphash.Seed
+	limit  cacheLimit // of each shard
+	shards [cacheShards]cacheShard
 }
+
+type cacheLimit struct{ entries, bytes int }
 
 const cacheShards = 16
 
@@ -37,6 +40,7 @@ type cacheTable struct {
 	buckets []atomic.Pointer[cacheEntry] // chains; a power of two
 	ring    []*cacheEntry                // all entries, in CLOCK's order
 	hand    int
+	bytes   int // the entries' sizes
 }
 
 type cacheOwner struct {
@@ -45,18 +49,28 @@ type cacheOwner struct {
 }
 
 type cacheEntry struct {
-	next   atomic.Pointer[cacheEntry]
-	hash   uint64
-	sum    [sha256.Size]byte
-	used   atomic.Bool // looked up since the hand passed
-	claims Claims
+	next     atomic.Pointer[cacheEntry]
+	hash     uint32
+	used     atomic.Bool // looked up since the hand passed
+	sum      [sha256.Size]byte
+	identity Identity
 }
 
+// size is about how much memory an entry takes, with its place in the table.
+func (e *cacheEntry) size() int {
+	return int(unsafe.Sizeof(*e)) + 3*8 + e.identity.footprint()
+}
+
+// bytesPerEntry is how much memory NewCache allows for each entry: what a token
+// without claims of the directory's takes, and a little more.
+const bytesPerEntry = 300
+
 // NewCache makes a cache of at most so many tokens; none if entries is not
-// positive. A token takes about half a KiB, more with many claims of the
-// directory's.
+// positive. It takes at most 300 bytes for each of them: where tokens carry
+// many claims of the directory's, fewer tokens are in it.
 func NewCache(entries int) *Cache {
-	return &Cache{seed: maphash.MakeSeed(), perShard: max(0, (entries+cacheShards-1)/cacheShards)}
+	perShard := max(0, (entries+cacheShards-1)/cacheShards)
+	return &Cache{seed: maphash.MakeSeed(), limit: cacheLimit{perShard, perShard * bytesPerEntry}}
 }
 
 // Len is the number of tokens in the cache.
@@ -73,14 +87,16 @@ func (c *Cache) Len() int {
 	return n
 }
 
-func (c *Cache) hash(signature string) (uint64, *cacheShard) {
+// hash finds a signature's shard by one half of its hash, and its bucket there
+// by the other.
+func (c *Cache) hash(signature string) (uint32, *cacheShard) {
 	h := maphash.String(c.seed, signature)
-	return h, &c.shards[h>>32%cacheShards]
+	return uint32(h), &c.shards[h>>32%cacheShards]
 }
 
 // get returns what a token says that was found good under owner; nil if there
 // is none. The token may have expired since.
-func (c *Cache) get(owner *cacheOwner, raw, signature string) *Claims {
+func (c *Cache) get(owner *cacheOwner, raw, signature string) *Identity {
 	hash, shard := c.hash(signature)
 	t := shard.table.Load()
 	if t == nil || t.owner != *owner {
@@ -100,44 +116,39 @@ func (c *Cache) get(owner *cacheOwner, raw, signature string) *Claims {
 			if !e.used.Load() {
 				e.used.Store(true)
 			}
-			return &e.claims
+			return &e.identity
 		}
 	}
 	return nil
 }
 
-// put remembers a token that was found good, and returns its claims as they are
+// put remembers a token that was found good, and returns its identity as it is
 // shared from now on.
-func (c *Cache) put(owner *cacheOwner, raw, signature string, claims *Claims, now time.Time) *Claims {
-	if c.perShard == 0 {
-		return claims
-	}
+func (c *Cache) put(owner *cacheOwner, raw, signature string, id Identity, now time.Time) *Identity {
 	hash, shard := c.hash(signature)
-	e := &cacheEntry{hash: hash, sum: sumString(raw), claims: *claims}
+	e := &cacheEntry{hash: hash, sum: sumString(raw), identity: id}
+	size := e.size()
+	if c.limit.entries == 0 || size > c.limit.bytes {
+		return &e.identity
+	}
 
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
 	t := shard.table.Load()
 	if t == nil || t.owner != *owner {
-		t = newCacheTable(owner, c.perShard)
+		t = newCacheTable(owner, c.limit.entries)
 		shard.table.Store(t)
 	}
 	head := t.bucket(hash)
 	for other := head.Load(); other != nil; other = other.next.Load() {
 		if other.hash == hash && other.sum == e.sum {
-			return &other.claims
+			return &other.identity
 		}
 	}
-	if len(t.ring) < c.perShard {
-		t.ring = append(t.ring, e)
-	} else {
-		at := t.victim(now)
-		t.remove(t.ring[at])
-		t.ring[at] = e
-	}
+	t.insert(e, size, c.limit, now)
 	e.next.Store(head.Load())
 	head.Store(e)
-	return &e.claims
+	return &e.identity
 }
 
 func newCacheTable(owner *cacheOwner, entries int) *cacheTable {
@@ -148,8 +159,30 @@ func newCacheTable(owner *cacheOwner, entries int) *cacheTable {
 	return &cacheTable{owner: *owner, buckets: make([]atomic.Pointer[cacheEntry], buckets)}
 }
 
-func (t *cacheTable) bucket(hash uint64) *atomic.Pointer[cacheEntry] {
-	return &t.buckets[hash&uint64(len(t.buckets)-1)]
+func (t *cacheTable) bucket(hash uint32) *atomic.Pointer[cacheEntry] {
+	return &t.buckets[int(hash)&(len(t.buckets)-1)]
+}
+
+// insert gives an entry a place in the ring: that of the last of those that
+// have to go so that the limit is kept, or a new one.
+func (t *cacheTable) insert(e *cacheEntry, size int, limit cacheLimit, now time.Time) {
+	t.bytes += size
+	for len(t.ring) >= limit.entries || t.bytes > limit.bytes {
+		at := t.victim(now)
+		t.remove(t.ring[at])
+		t.bytes -= t.ring[at].size()
+		if t.bytes <= limit.bytes && len(t.ring) <= limit.entries {
+			t.ring[at] = e
+			return
+		}
+		last := len(t.ring) - 1
+		t.ring[at], t.ring[last] = t.ring[last], nil
+		t.ring = t.ring[:last]
+		if t.hand >= last {
+			t.hand = 0
+		}
+	}
+	t.ring = append(t.ring, e)
 }
 
 // victim finds the entry that makes room: one that has expired, or that nobody
@@ -158,7 +191,7 @@ func (t *cacheTable) victim(now time.Time) int {
 	for {
 		at := t.hand
 		t.hand = (t.hand + 1) % len(t.ring)
-		if e := t.ring[at]; !e.used.Swap(false) || !e.claims.Expires.After(now) {
+		if e := t.ring[at]; !e.used.Swap(false) || e.identity.expires <= now.Unix() {
 			return at
 		}
 	}

@@ -2,6 +2,9 @@ package token
 
 import (
 	"fmt"
+	"runtime"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -122,12 +125,60 @@ func TestCacheIsBounded(t *testing.T) {
 	}
 }
 
+func TestCacheIsBoundedInBytes(t *testing.T) {
+	const entries = 3200
+	ks := testKeys()[HS256]
+	roles := []any{"editor", "reviewer", "accountant", "driver"}
+	for name, extra := range map[string]map[string]any{
+		"none": nil, "some": {"roles": roles, "department": "north"}, "nested": {"a": map[string]any{"b": map[string]any{"c": roles}}},
+		"many": {"roles": slices.Repeat(roles, 40)}, "long": {"note": strings.Repeat("x", 4000)},
+	} {
+		raws := make([]string, 2*entries)
+		for i := range raws {
+			c := testClaims()
+			c.SessionID, c.Extra = fmt.Sprint("s", i), extra
+			raws[i] = mustMint(t, ks, c)
+		}
+		v := NewVerifier(testPolicy(), testSeal(t), NewCache(entries))
+		used := heapGrowth(func() {
+			for _, raw := range raws {
+				if _, err := v.Verify(ks, raw, t0); err != nil {
+					t.Fatal(err)
+				}
+			}
+		})
+		n := v.cache.Len()
+		t.Logf("%s: %d tokens, %d bytes, %d each", name, n, used, used/n)
+		if limit := entries * bytesPerEntry * 11 / 10; used > limit {
+			t.Errorf("%s: %d tokens take %d bytes, over %d", name, n, used, limit)
+		}
+		if used < entries*bytesPerEntry/2 {
+			t.Errorf("%s: %d tokens take %d bytes: the bound is too tight", name, n, used)
+		}
+		runtime.KeepAlive(v)
+	}
+}
+
+// heapGrowth is how many bytes that stay are allocated by f.
+func heapGrowth(f func()) int {
+	var before, after runtime.MemStats
+	for _, m := range []*runtime.MemStats{&before, &after} {
+		runtime.GC()
+		runtime.GC() // the pools' memory goes at the second one
+		runtime.ReadMemStats(m)
+		if m == &before {
+			f()
+		}
+	}
+	return int(after.HeapAlloc) - int(before.HeapAlloc)
+}
+
 func TestBadTokensNeverEvictGoodOnes(t *testing.T) {
 	ks := testKeys()[HS256]
 	cache := NewCache(640)
 	v := NewVerifier(testPolicy(), testSeal(t), cache)
 	good := tokens(t, ks, 32)
-	claims := make([]*Claims, len(good))
+	claims := make([]*Identity, len(good))
 	for i, raw := range good {
 		claims[i], _ = v.Verify(ks, raw, t0)
 	}
@@ -155,7 +206,7 @@ func TestTokensInUseStay(t *testing.T) {
 	v := NewVerifier(testPolicy(), testSeal(t), NewCache(320))
 	raws := tokens(t, ks, 4000)
 	hot := raws[:20]
-	claims := make([]*Claims, len(hot))
+	claims := make([]*Identity, len(hot))
 	for i, raw := range hot {
 		claims[i], _ = v.Verify(ks, raw, t0)
 	}
@@ -177,9 +228,9 @@ func TestTokensInUseStay(t *testing.T) {
 func TestExpiredEntriesMakeRoomFirst(t *testing.T) {
 	table := &cacheTable{}
 	for i := range 8 {
-		e := &cacheEntry{claims: Claims{Expires: t0.Add(time.Hour)}}
+		e := &cacheEntry{identity: Identity{expires: t0.Add(time.Hour).Unix()}}
 		if i == 5 {
-			e.claims.Expires = t0
+			e.identity.expires = t0.Unix()
 		}
 		e.used.Store(true)
 		table.ring = append(table.ring, e)
@@ -247,7 +298,7 @@ func TestCacheUnderContention(t *testing.T) {
 				}
 				n := (i*(g+1) + g) % len(raws)
 				c, err := v.Verify(ks, raws[n], t0)
-				if err != nil || c.SessionID != fmt.Sprint("s", n) {
+				if err != nil || c.SessionID() != fmt.Sprint("s", n) {
 					t.Errorf("token %d: %+v, %v", n, c, err)
 					return
 				}

@@ -24,8 +24,8 @@ var (
 	ErrTooLarge = errors.New("the token would be larger than 8 KiB")
 )
 
-// Claims is what a token says. The *Claims that a [Verifier] returns are shared
-// by all requests that show the token: they must not be changed.
+// Claims is what a token is minted to say. What a verified token says is an
+// [Identity].
 type Claims struct {
 	ID        string    // jti; minted at random if empty
 	Issuer    string    // iss
@@ -39,11 +39,8 @@ type Claims struct {
 	Expires   time.Time // exp, in whole seconds
 	// Phone is the user's number in E.164. It travels sealed.
 	Phone string
-	// Extra is what the directory said of the user. It travels sealed. After
-	// verification its values are strings, bools, json.Number, nil, and []any
-	// and map[string]any of these.
+	// Extra is what the directory said of the user. It travels sealed, as JSON.
 	Extra map[string]any
-	// Plain holds claims of other names that everybody with the token can
-	// read. Its values are as those of Extra.
+	// Plain holds claims of other names that everybody with the token can read.
 	Plain map[string]any
 }

@@ -158,7 +158,7 @@ func TestDegenerateECDSASignaturesAreRefused(t *testing.T) {
 	v := NewVerifier(testPolicy(), testSeal(t), NewCache(10))
 	a, errA := v.Verify(ks, signed+"."+b64(string(good)), t0)
 	b, errB := v.Verify(ks, signed+"."+b64(string(twin[:])), t0)
-	if errA != nil || errB != nil || a.SessionID != b.SessionID || a.Subject != b.Subject {
+	if errA != nil || errB != nil || a.SessionID() != b.SessionID() || a.Subject() != b.Subject() {
 		t.Errorf("%v, %v", errA, errB)
 	}
 }
@@ -343,7 +343,7 @@ func TestSealedClaimOfAnotherTokenIsRefused(t *testing.T) {
 		return sign(t, ks, goodHeader(ks), with(t, `{`, `{"wx":"`+b64(string(sealed))+`",`))
 	}
 	c, err := v.Verify(ks, make(`{"phone":"+8613800138000"}`, "wx-auth", "u1", "s1"), t0)
-	if err != nil || c.Phone != "+8613800138000" {
+	if err != nil || c.Phone() != "+8613800138000" {
 		t.Fatalf("%+v, %v", c, err)
 	}
 	refuse(t, ks, make(`{"phone":"+8613800138000"}`, "wx-auth", "u2", "s1"))

@@ -1,6 +1,7 @@
 package token
 
 import (
+	"bytes"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -72,19 +73,29 @@ func agree(t *testing.T, ks *KeySet, raw string) {
 		t.Fatalf("jwx refuses what we accept: %v\n%s", err, raw)
 	}
 	private := theirs.PrivateClaims()
+	var ours rawClaims
+	payload, err := base64.RawURLEncoding.DecodeString(strings.Split(raw, ".")[1])
+	if err != nil || ours.decode(payload) != nil {
+		t.Fatalf("verified, but not to be decoded: %q, %v", payload, err)
+	}
 	for name, pair := range map[string][2]any{
-		"iss": {c.Issuer, theirs.Issuer()}, "sub": {c.Subject, theirs.Subject()}, "jti": {c.ID, theirs.JwtID()},
-		"exp": {c.Expires.Unix(), theirs.Expiration().Unix()}, "iat": {c.IssuedAt.Unix(), theirs.IssuedAt().Unix()},
-		"aud": {strings.Join(c.Audience, "\x00"), strings.Join(theirs.Audience(), "\x00")},
-		"sid": {c.SessionID, private["sid"]}, "client_id": {c.AppID, private["client_id"]},
+		"iss": {string(ours.text[claimIssuer]), theirs.Issuer()}, "jti": {string(ours.text[claimID]), theirs.JwtID()},
+		"iat": {ours.issuedAt, theirs.IssuedAt().Unix()},
+		"aud": {string(bytes.Join(ours.audience, []byte{0})), strings.Join(theirs.Audience(), "\x00")},
+		"sub": {c.Subject(), theirs.Subject()}, "exp": {c.Expires().Unix(), theirs.Expiration().Unix()},
+		"sid": {c.SessionID(), private["sid"]}, "client_id": {c.AppID(), private["client_id"]},
 	} {
 		if pair[0] != pair[1] {
 			t.Errorf("%s: %v and %v\n%s", name, pair[0], pair[1], raw)
 		}
 	}
-	for name := range private {
-		if _, plain := c.Plain[name]; !plain && !Reserved(name) {
+	for name, want := range private {
+		_, plain := ours.plain[name]
+		if !plain && !Reserved(name) {
 			t.Errorf("jwx sees the claim %q, we do not\n%s", name, raw)
+		}
+		if _, isText := want.(string); isText && plain && c.Claim(name) != want && !ours.has(claimSealed) {
+			t.Errorf("claim %q: %v and %v\n%s", name, c.Claim(name), want, raw)
 		}
 	}
 }

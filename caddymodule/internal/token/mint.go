@@ -171,13 +171,13 @@ func sealClaims(seal Sealer, c *Claims) ([]byte, error) {
 	return sealed, nil
 }
 
-func decodeSealed(plain []byte) (phone string, extra map[string]any, err error) {
+// decodeSealed reads what sealClaims wrote. phone is a part of plain.
+func decodeSealed(plain []byte) (phone []byte, extra map[string]any, err error) {
 	s := scanner{data: plain}
 	err = s.object(func(name []byte) error {
 		switch {
-		case string(name) == sealedPhone && phone == "":
-			v, err := s.text()
-			phone = string(v)
+		case string(name) == sealedPhone && phone == nil:
+			phone, err = s.text()
 			return err
 		case string(name) == sealedExtra && extra == nil && s.peek() == '{':
 			v, err := s.value(1)

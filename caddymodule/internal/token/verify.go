@@ -57,42 +57,51 @@ func NewVerifier(p Policy, seal Sealer, cache *Cache) *Verifier {
 // For ES256 there is a second good signature to each one, which anybody can
 // compute (s and n−s). Such a token is accepted: it says the same, and ends with
 // the same session. Nothing may take a token's text for the name of anything.
-func (v *Verifier) Verify(ks *KeySet, raw string, now time.Time) (*Claims, error) {
-	c, err := v.verify(ks, raw, now)
+func (v *Verifier) Verify(ks *KeySet, raw string, now time.Time) (*Identity, error) {
+	id, err := v.verify(ks, raw, now)
 	if err != nil {
 		return nil, err
 	}
 	// On every look-up, not only when the token was verified.
-	if !c.Expires.After(now.Add(-v.policy.Leeway)) {
+	if v.expired(id, now) {
 		return nil, ErrExpired
 	}
-	return c, nil
+	return id, nil
+}
+
+// expired reports whether exp is not after now less the leeway. It is a whole
+// second, so the fraction of now does not matter but for the leeway's.
+func (v *Verifier) expired(id *Identity, now time.Time) bool {
+	return id.expires <= now.Add(-v.policy.Leeway).Unix()
 }
 
 // VerifyExpired is Verify for logging out: a token that has expired is good.
-func (v *Verifier) VerifyExpired(ks *KeySet, raw string, now time.Time) (*Claims, error) {
+func (v *Verifier) VerifyExpired(ks *KeySet, raw string, now time.Time) (*Identity, error) {
 	return v.verify(ks, raw, now)
 }
 
 // verify checks all but exp, the cheap things first: what is not a token of
 // ours is refused before any cryptography.
-func (v *Verifier) verify(ks *KeySet, raw string, now time.Time) (*Claims, error) {
+func (v *Verifier) verify(ks *KeySet, raw string, now time.Time) (*Identity, error) {
 	h, p, ok := ks.split(raw)
 	if !ok || h.typ != v.policy.Type {
 		return nil, ErrInvalid
 	}
-	if v.cache == nil {
-		return v.check(h.key, p, now)
-	}
 	owner := cacheOwner{keys: ks, policy: v.digest}
-	if c := v.cache.get(&owner, raw, p.signature()); c != nil {
-		return c, nil
+	if v.cache != nil {
+		if id := v.cache.get(&owner, raw, p.signature()); id != nil {
+			return id, nil
+		}
 	}
-	c, err := v.check(h.key, p, now)
-	if err != nil || !c.Expires.After(now.Add(-v.policy.Leeway)) {
-		return c, err
+	id, err := v.check(h.key, p, now)
+	if err != nil {
+		return nil, err
 	}
-	return v.cache.put(&owner, raw, p.signature(), c, now), nil
+	if v.cache == nil || v.expired(&id, now) {
+		kept := id // only this one is on the heap: what is refused allocates nothing
+		return &kept, nil
+	}
+	return v.cache.put(&owner, raw, p.signature(), id, now), nil
 }
 
 // parts is a token and the places of its two dots.
@@ -135,16 +144,16 @@ type scratch struct {
 var scratches = sync.Pool{New: func() any { return new(scratch) }}
 
 // check looks at everything behind the header.
-func (v *Verifier) check(k *key, p parts, now time.Time) (*Claims, error) {
+func (v *Verifier) check(k *key, p parts, now time.Time) (Identity, error) {
 	b := scratches.Get().(*scratch)
 	defer scratches.Put(b)
 	payload, ok := b.open(k, p)
 	if !ok {
-		return nil, ErrInvalid
+		return Identity{}, ErrInvalid
 	}
 	b.claims = rawClaims{}
 	if err := b.claims.decode(payload); err != nil {
-		return nil, ErrInvalid
+		return Identity{}, ErrInvalid
 	}
 	return v.judge(b, now)
 }
@@ -175,61 +184,36 @@ func decodeSegment(dst, src []byte) ([]byte, bool) {
 var strictBase64 = base64.RawURLEncoding.Strict()
 
 // judge compares the claims with the policy, opens the sealed one, and copies
-// what stays, as small as it can be: it may stay in the cache.
-func (v *Verifier) judge(b *scratch, now time.Time) (*Claims, error) {
+// what stays.
+func (v *Verifier) judge(b *scratch, now time.Time) (Identity, error) {
 	r, p := &b.claims, &v.policy
 	latest := now.Add(p.Leeway).Unix()
 	if string(r.text[claimIssuer]) != p.Issuer || r.issuedAt > latest || r.notBefore > latest {
-		return nil, ErrInvalid
+		return Identity{}, ErrInvalid
 	}
 	app := index(p.Apps, r.text[claimAppID])
 	if app < 0 || !slices.ContainsFunc(r.audience, func(a []byte) bool { return index(p.Audience, a) >= 0 }) {
-		return nil, ErrInvalid
+		return Identity{}, ErrInvalid
 	}
-	c := &Claims{Issuer: p.Issuer, AppID: p.Apps[app], Audience: p.Audience, Plain: r.plain,
-		IssuedAt: time.Unix(r.issuedAt, 0).UTC(), Expires: time.Unix(r.expires, 0).UTC()}
-	if !slices.EqualFunc(r.audience, p.Audience, func(a []byte, s string) bool { return string(a) == s }) {
-		c.Audience = make([]string, len(r.audience))
-		for i, a := range r.audience {
-			c.Audience[i] = string(a)
-		}
-	}
+	var phone []byte
+	var extra map[string]any
 	if r.has(claimSealed) {
 		sealed, ok := decodeSegment(b.sealed[:], r.text[claimSealed])
 		if !ok || v.seal == nil {
-			return nil, ErrInvalid
+			return Identity{}, ErrInvalid
 		}
 		b.aad = appendAAD(b.aad[:0], r.text[claimIssuer], r.text[claimSubject], r.text[claimSessionID])
 		plain, err := v.seal.Open(b.aad, sealed)
 		if err != nil {
-			return nil, ErrInvalid
+			return Identity{}, ErrInvalid
 		}
-		if c.Phone, c.Extra, err = decodeSealed(plain); err != nil {
-			return nil, ErrInvalid
+		if phone, extra, err = decodeSealed(plain); err != nil {
+			return Identity{}, ErrInvalid
 		}
 	}
-	// One piece of memory for all strings.
-	var text strings.Builder
-	fields := [...]struct {
-		to    *string
-		claim int
-	}{{&c.Subject, claimSubject}, {&c.SessionID, claimSessionID}, {&c.ID, claimID},
-		{&c.OpenID, claimOpenID}, {&c.UnionID, claimUnionID}}
-	size := len(c.Phone)
-	for _, f := range fields {
-		size += len(r.text[f.claim])
-	}
-	text.Grow(size)
-	for _, f := range fields {
-		text.Write(r.text[f.claim])
-	}
-	text.WriteString(c.Phone)
-	all := text.String()
-	for _, f := range fields {
-		*f.to, all = all[:len(r.text[f.claim])], all[len(r.text[f.claim]):]
-	}
-	c.Phone = all
-	return c, nil
+	id := Identity{appID: &p.Apps[app], expires: r.expires, claims: merge(extra, r.plain)}
+	pack(&id, [textFields][]byte{r.text[claimSubject], r.text[claimSessionID], r.text[claimOpenID], r.text[claimUnionID], phone})
+	return id, nil
 }
 
 func index(list []string, s []byte) int {

@@ -29,11 +29,19 @@ func TestMintedTokenSaysWhatItWasGiven(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				want := c
-				want.Extra = map[string]any{"roles": []any{"admin", "<\"é\\u2028>"}, "level": json.Number("3"), "none": nil}
-				want.Plain = map[string]any{"phone_number": "+8613800138000", "tenant": map[string]any{"id": json.Number("12.5")}}
-				if !reflect.DeepEqual(*got, want) {
+				c.Extra = map[string]any{"roles": []any{"admin", "<\"é\\u2028>"}, "level": json.Number("3"), "none": nil}
+				c.Plain = map[string]any{"phone_number": "+8613800138000", "tenant": map[string]any{"id": json.Number("12.5")}}
+				if want := c.Identity(); !reflect.DeepEqual(*got, want) {
 					t.Errorf("got  %+v\nwant %+v", *got, want)
+				}
+				if !got.Expires().Equal(c.Expires) {
+					t.Errorf("expires %s, want %s", got.Expires(), c.Expires)
+				}
+				for _, pair := range [][2]any{{got.Subject(), c.Subject}, {got.SessionID(), c.SessionID}, {got.AppID(), c.AppID}, {got.OpenID(), c.OpenID},
+					{got.UnionID(), c.UnionID}, {got.Phone(), c.Phone}, {got.Claim("roles"), c.Extra["roles"]}, {got.Claim("tenant"), c.Plain["tenant"]}, {got.Claim("no"), nil}} {
+					if !reflect.DeepEqual(pair[0], pair[1]) {
+						t.Errorf("got %v, want %v", pair[0], pair[1])
+					}
 				}
 				header, _, _ := strings.Cut(raw, ".")
 				decoded, _ := base64.RawURLEncoding.DecodeString(header)
