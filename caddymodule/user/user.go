@@ -18,6 +18,9 @@ var (
 	// unknown numbers do not become users.
 	ErrRegistrationClosed = errors.New("registration is closed")
 
+	// ErrDisabled says that the user was disabled while they logged in.
+	ErrDisabled = errors.New("user disabled")
+
 	// ErrNewOpenID says that the user already has another openid in this app
 	// and that the rule is [Deny].
 	ErrNewOpenID = errors.New("the user has another openid in this app")
@@ -101,7 +104,7 @@ type Binding struct {
 	UnionID string
 	UserID  string
 	// PhoneAt is when this openid last logged in with a phone number; zero if
-	// it never did.
+	// it never did, or if its user has left the app since.
 	PhoneAt time.Time
 	// Phone is the number of that login where the directory tells none; zero
 	// where it does.

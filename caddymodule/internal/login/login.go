@@ -55,7 +55,8 @@ type Store interface {
 	// UserBinding returns the newest openid of the user in the app.
 	UserBinding(ctx context.Context, appid, userID string) (user.Binding, bool, error)
 	// Settle binds the openid and opens the session in one transaction, and ends
-	// the sessions that the rule ends. user.ErrNewOpenID: the rule refuses.
+	// the sessions that the rule ends. user.ErrNewOpenID: the rule refuses;
+	// user.ErrDisabled, user.ErrUnknown: so was the user meanwhile.
 	Settle(ctx context.Context, b user.Binding, rule user.NewOpenID, s session.Session, until time.Time) (ended []string, err error)
 
 	// Keep stores a step's result, sealed, until expires; Kept reads it; Forget
@@ -426,10 +427,12 @@ func (c *Chain) open(ctx context.Context, r Request, k Key, u user.User, b user.
 		ended, err = c.Store.Settle(ctx, b, c.NewOpenID, s, until)
 		return err
 	})
-	if errors.Is(err, user.ErrNewOpenID) {
+	switch {
+	case errors.Is(err, user.ErrNewOpenID):
 		return Result{}, refuse(NewOpenIDDenied, nil)
-	}
-	if err != nil {
+	case errors.Is(err, user.ErrDisabled):
+		return Result{}, refuse(UserDisabled, nil)
+	case err != nil: // also user.ErrUnknown: erased meanwhile; the next try makes a new user
 		return Result{}, fromStore(err)
 	}
 	for _, id := range ended {

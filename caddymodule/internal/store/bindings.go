@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"slices"
 	"time"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
@@ -72,15 +73,17 @@ func (s *Store) findBinding(t *tx, which string, args ...any) (user.Binding, boo
 }
 
 // Settle ends a login: it binds the openid to its user and opens the session,
-// in one transaction. An openid bound to another user moves.
+// in one transaction. An openid bound to another user moves. user.ErrDisabled and
+// user.ErrUnknown: the user was disabled or erased while the login was under way,
+// and nothing is written.
 //
 // If the user has another openid in this app, the rule decides. user.Deny:
 // user.ErrNewOpenID, and nothing is written (an openid that is bound to the
-// user already is not new). user.Keep: both stay. user.Replace: the other
-// openid's binding goes; so do the bindings of this user in other apps that
-// share its unionid, unless that is b's too, since they are the same WeChat
-// account; and the sessions of all these openids end, with revocations until
-// the given time. ended are their ids.
+// user already is not new; one that has left, see [Store.Leave], is no other).
+// user.Keep: both stay. user.Replace: the other openid's binding goes; so do the
+// bindings of this user in other apps that share its unionid, unless that is b's
+// too, since they are the same WeChat account; and the sessions of all these
+// openids end, with revocations until the given time. ended are their ids.
 func (s *Store) Settle(ctx context.Context, b user.Binding, rule user.NewOpenID, opened session.Session, until time.Time) (ended []string, err error) {
 	if !rule.Valid() {
 		return nil, fmt.Errorf("unknown rule %q for a new openid", rule)
@@ -89,6 +92,9 @@ func (s *Store) Settle(ctx context.Context, b user.Binding, rule user.NewOpenID,
 	err = s.write(ctx, "settling a login", func(t *tx) error {
 		ended = nil
 		if err := lockUser(t, b.UserID); err != nil {
+			return err
+		}
+		if err := admitted(t, b.UserID); err != nil {
 			return err
 		}
 		before, bound, err := s.findBinding(t, `WHERE appid = ? AND openid = ? {lock}`, b.AppID, b.OpenID)
@@ -101,7 +107,7 @@ func (s *Store) Settle(ctx context.Context, b user.Binding, rule user.NewOpenID,
 			return err
 		}
 		switch {
-		case len(others) > 0 && rule == user.Deny && !same:
+		case rule == user.Deny && !same && slices.ContainsFunc(others, func(b user.Binding) bool { return !b.PhoneAt.IsZero() }):
 			return user.ErrNewOpenID
 		case rule == user.Replace:
 			if ended, err = s.dropBindings(t, others, b.UnionID, now, until); err != nil {

@@ -105,7 +105,7 @@ func connectionLost(err error) bool {
 // tableNames are all tables, in the order of their creation.
 var tableNames = []string{
 	"meta", "users", "user_phones", "bindings", "sessions", "revocations",
-	"signing_keys", "kept_steps", "claimed_steps", "access_tokens", "user_locks",
+	"signing_keys", "kept_steps", "claimed_steps", "access_tokens", "user_locks", "barred_users",
 }
 
 // replacer fills in table names and the dialect's words.

@@ -18,7 +18,7 @@ func (e permanent) Unwrap() error { return e.error }
 
 // answers are errors that say what the database holds, not that asking it went
 // wrong.
-var answers = []error{session.ErrNotFound, user.ErrUnknown, user.ErrNewOpenID}
+var answers = []error{session.ErrNotFound, user.ErrUnknown, user.ErrDisabled, user.ErrNewOpenID}
 
 // wrap says what was being done, to which database, and whether the error may
 // go away by itself. Answers pass as they are.

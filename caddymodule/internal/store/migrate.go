@@ -146,6 +146,7 @@ var columns = map[string]string{
 	"claimed_steps": "step, owner, lease_until",
 	"access_tokens": "appid, token, fetched_at, expires_at, owner, lease_until",
 	"user_locks":    "stripe",
+	"barred_users":  "user_id, erased_at",
 }
 
 // verify reads no row of every table.

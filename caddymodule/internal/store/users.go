@@ -14,8 +14,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
-// directory is the store's own user.Directory.
-type directory struct {
+// Users is the store's own user.Directory.
+type Users struct {
 	*Store
 	register bool
 	sessions session.Settings
@@ -24,13 +24,13 @@ type directory struct {
 // Users is the directory that lives in the store: whoever owns a phone number
 // is a user. Without register, unknown numbers do not become users. Erase ends
 // the user's sessions by these settings.
-func (s *Store) Users(register bool, sessions session.Settings) user.Directory {
-	return &directory{s, register, sessions}
+func (s *Store) Users(register bool, sessions session.Settings) *Users {
+	return &Users{s, register, sessions}
 }
 
 // Login finds the owner of the phone number, or makes a user of them. A silent
 // login is that of the user whom the caller is bound to.
-func (d *directory) Login(ctx context.Context, l user.Login) (found user.User, err error) {
+func (d *Users) Login(ctx context.Context, l user.Login) (found user.User, err error) {
 	if l.Silent() {
 		return d.Check(ctx, l.UserID)
 	}
@@ -63,7 +63,7 @@ func (d *directory) Login(ctx context.Context, l user.Login) (found user.User, e
 }
 
 // Check loads a user by id.
-func (d *directory) Check(ctx context.Context, id string) (found user.User, err error) {
+func (d *Users) Check(ctx context.Context, id string) (found user.User, err error) {
 	if id == "" {
 		return user.User{}, user.ErrUnknown
 	}
@@ -77,38 +77,26 @@ func (d *directory) Check(ctx context.Context, id string) (found user.User, err 
 	return found, err
 }
 
-// Erase deletes the user and their bindings and ends their sessions. The
-// sessions themselves stay until they are purged, so that their refresh tokens
-// are refused for what they are.
-func (d *directory) Erase(ctx context.Context, id string) error {
+// Erase deletes the user and their bindings and ends their sessions.
+func (d *Users) Erase(ctx context.Context, id string) error {
 	return d.write(ctx, "erasing a user", func(t *tx) error {
-		for _, statement := range []string{
-			`DELETE FROM {user_phones} WHERE user_id = ?`,
-			`DELETE FROM {users} WHERE id = ?`,
-			`DELETE FROM {bindings} WHERE user_id = ?`,
-		} {
-			if _, err := t.exec(statement, id); err != nil {
+		if err := lockUser(t, id); err != nil {
+			return err
+		}
+		now := d.db.opts.Now()
+		if _, err := t.exec(`DELETE FROM {user_phones} WHERE user_id = ?`, id); err != nil {
+			return err
+		}
+		n, err := t.exec(`DELETE FROM {users} WHERE id = ?`, id)
+		if err != nil {
+			return err
+		}
+		if n > 0 { // such an id is never given again
+			if _, err := t.exec(`INSERT OR IGNORE INTO {barred_users} (user_id, erased_at) VALUES (?, ?)`, id, millis(now)); err != nil {
 				return err
 			}
 		}
-		now := d.db.opts.Now()
-		if _, err := endSessions(t, now, d.sessions.Until(now), `user_id = ?`, id); err != nil {
-			return err
-		}
-		_, err := t.exec(`UPDATE {sessions} SET user_agent = '', address = '' WHERE user_id = ?`, id)
-		return err
-	})
-}
-
-// SetDisabled says whether a user may log in and refresh. user.ErrUnknown:
-// there is no such user. It ends no session.
-func (s *Store) SetDisabled(ctx context.Context, id string, disabled bool) error {
-	return s.rewrite(ctx, "disabling a user", func(t *tx) error {
-		n, err := t.exec(`UPDATE {users} SET disabled = ? WHERE id = ?`, flag(disabled), id)
-		if err == nil && n == 0 {
-			return user.ErrUnknown
-		}
-		return err
+		return eraseTraces(t, id, now, d.sessions.Until(now))
 	})
 }
 

@@ -1,0 +1,165 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
+)
+
+// elsewhere is a directory that knows whom it was told of.
+type elsewhere struct {
+	users  map[string]user.User
+	broken error
+}
+
+func (e *elsewhere) Login(ctx context.Context, l user.Login) (user.User, error) {
+	return e.Check(ctx, l.Phone.E164())
+}
+
+func (e *elsewhere) Check(_ context.Context, id string) (user.User, error) {
+	u, ok := e.users[id]
+	if !ok {
+		return u, user.ErrUnknown
+	}
+	return u, e.broken
+}
+
+func (e *elsewhere) Erase(_ context.Context, id string) error {
+	if e.broken == nil {
+		delete(e.users, id)
+	}
+	return e.broken
+}
+
+func TestUsersOfAnotherDirectoryAreDisabledHere(t *testing.T) {
+	onEach(t, func(t *testing.T, open database) {
+		s := started(t, open)
+		number := phone(t, "13800138000")
+		there := &elsewhere{users: map[string]user.User{number.E164(): {ID: number.E164(), Phone: number}}}
+		users := s.Elsewhere(there, settings)
+		for _, disabled := range []bool{true, true, false, false} {
+			if err := users.SetDisabled(t.Context(), number.E164(), disabled); err != nil {
+				t.Fatal(err)
+			}
+			byPhone, err1 := users.Login(t.Context(), user.Login{Phone: number})
+			byID, err2 := users.Check(t.Context(), number.E164())
+			if err1 != nil || err2 != nil || byPhone.Disabled != disabled || byID.Disabled != disabled {
+				t.Errorf("%v: %+v %v, %+v %v", disabled, byPhone, err1, byID, err2)
+			}
+		}
+		// Its own word counts as well.
+		there.users[number.E164()] = user.User{ID: number.E164(), Disabled: true}
+		if u, err := users.Check(t.Context(), number.E164()); err != nil || !u.Disabled {
+			t.Errorf("disabled there: %+v %v", u, err)
+		}
+	})
+}
+
+func TestErasingReachesTheOtherDirectoryFirst(t *testing.T) {
+	onEach(t, func(t *testing.T, open database) {
+		s := started(t, open)
+		there := &elsewhere{users: map[string]user.User{"u": {ID: "u"}}, broken: errors.New("away")}
+		users := s.Elsewhere(there, settings)
+		opened, _ := settle(t, s, user.Binding{AppID: "wx1", OpenID: "o1", UnionID: "n1", UserID: "u"}, user.Keep, now)
+		if err := users.SetDisabled(t.Context(), "u", true); err != nil {
+			t.Fatal(err)
+		}
+		if err := users.Erase(t.Context(), "u"); !errors.Is(err, there.broken) {
+			t.Fatalf("the directory is away: %v", err)
+		}
+		if _, bound, _ := s.Binding(t.Context(), "wx1", "o1"); !bound {
+			t.Error("the binding is gone: nobody could repeat the erasure by the openid")
+		}
+		there.broken = nil
+		if err := users.Erase(t.Context(), "u"); err != nil {
+			t.Fatal(err)
+		}
+		if len(there.users) != 0 {
+			t.Error("the directory still has the user")
+		}
+		if _, bound, _ := s.Binding(t.Context(), "wx1", "o1"); bound {
+			t.Error("the openid is still bound")
+		}
+		if got, err := s.Session(t.Context(), opened.ID); err != nil || got.EndedAt.IsZero() || got.OpenID != "" || got.UnionID != "" || got.Address != "" {
+			t.Errorf("the session: %+v %v", got, err)
+		}
+		there.users["u"] = user.User{ID: "u"}
+		if u, err := users.Check(t.Context(), "u"); err != nil || u.Disabled {
+			t.Errorf("the id was given again: %+v %v", u, err)
+		}
+	})
+}
+
+// A login asks the directory, and opens its session later.
+func TestNoSessionOpensForWhoWasDisabledOrErasedMeanwhile(t *testing.T) {
+	onEach(t, func(t *testing.T, open database) {
+		s := started(t, open)
+		own := s.Users(true, settings)
+		logIn := func(national string) user.User {
+			u, err := own.Login(t.Context(), user.Login{Phone: phone(t, national)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return u
+		}
+		settled := func(id string) error {
+			_, err := s.Settle(t.Context(), user.Binding{AppID: "wx1", OpenID: "o-" + id, UserID: id}, user.Keep, newSession(id, "wx1", "o-"+id, now), settings.Until(now))
+			return err
+		}
+		disabled, erased, other := logIn("13800138000"), logIn("13800138001"), logIn("13800138002")
+		there := s.Elsewhere(&elsewhere{}, settings)
+		for _, err := range []error{
+			own.SetDisabled(t.Context(), disabled.ID, true),
+			own.Erase(t.Context(), erased.ID),
+			there.SetDisabled(t.Context(), "elsewhere", true),
+		} {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		for id, want := range map[string]error{
+			disabled.ID: user.ErrDisabled, erased.ID: user.ErrUnknown, "elsewhere": user.ErrDisabled, other.ID: nil,
+		} {
+			if err := settled(id); !errors.Is(err, want) {
+				t.Errorf("%s: %v; want %v", id, err, want)
+			}
+		}
+		if n := count(t, s, `SELECT COUNT(*) FROM {sessions}`); n != 1 {
+			t.Errorf("%d sessions", n)
+		}
+		if err := own.SetDisabled(t.Context(), disabled.ID, false); err != nil {
+			t.Fatal(err)
+		}
+		if err := settled(disabled.ID); err != nil {
+			t.Errorf("enabled again: %v", err)
+		}
+	})
+}
+
+func TestPurgeForgetsErasedUsersButNotDisabledOnes(t *testing.T) {
+	onEach(t, func(t *testing.T, open database) {
+		s := started(t, open)
+		own := s.Users(true, settings)
+		u, err := own.Login(t.Context(), user.Login{Phone: phone(t, "13800138000")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := own.Erase(t.Context(), u.ID); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Elsewhere(&elsewhere{}, settings).SetDisabled(t.Context(), "elsewhere", true); err != nil {
+			t.Fatal(err)
+		}
+		for i, want := range []int{2, 1} {
+			if _, err := s.Purge(t.Context(), now.Add(time.Duration(i)*48*time.Hour), 100); err != nil {
+				t.Fatal(err)
+			}
+			if n := count(t, s, `SELECT COUNT(*) FROM {barred_users}`); n != want {
+				t.Errorf("%d barred users left, want %d", n, want)
+			}
+		}
+	})
+}
