@@ -65,14 +65,23 @@ func (a *Background) feedAge(now time.Time) time.Duration {
 // add tells the app of a directive, while the configuration is provisioned. Who
 // shares a ring of keys shares its settings: a retired key verifies for as long
 // as the longest-lived token of any of them.
-func (a *Background) add(s *site) {
+//
+// Who shares a store must agree on its keys, and on whose its tables are.
+func (a *Background) add(s *site) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	for _, other := range a.sites {
+		if other.shared == s.shared {
+			if err := sameStore(other.set, s.set); err != nil {
+				return err
+			}
+		}
+	}
 	a.sites = append(a.sites, s)
 	if s.ring == nil {
-		return
+		return nil
 	}
-	own := s.ringSettings()
+	own := ringSettingsOf(s.set.Token)
 	all := a.rings[s.ringKey]
 	if all == nil {
 		all = &own
@@ -81,9 +90,32 @@ func (a *Background) add(s *site) {
 		}
 		a.rings[s.ringKey] = all
 	}
+	shareRing(all, own)
+	s.ringSet = all
+	return nil
+}
+
+// ringSettingsOf are what one directive alone asks of its ring.
+func ringSettingsOf(t tokenSettings) token.RingSettings {
+	return token.RingSettings{Algorithm: t.Algorithm, Rotate: t.Rotate, Lifetime: t.Lifetime, Leeway: t.Leeway}
+}
+
+// shareRing adds to the settings of a ring those of one more who uses it.
+func shareRing(all *token.RingSettings, own token.RingSettings) {
 	all.Rotate = min(all.Rotate, own.Rotate)
 	all.Lifetime, all.Leeway = max(all.Lifetime, own.Lifetime), max(all.Leeway, own.Leeway)
-	s.ringSet = all
+}
+
+// sameStore refuses two directives that say opposite things of one store.
+func sameStore(a, b settings) error {
+	const remedy = "write the same in both, best in a snippet that both import"
+	switch {
+	case a.Store.Migrate != b.Store.Migrate:
+		return misset("store migrate", errors.New("another wx_auth with the same store says the opposite: "+remedy))
+	case !a.EncryptionKeys.Equal(b.EncryptionKeys):
+		return misset("encryption_key", errors.New("another wx_auth with the same store has another one: "+remedy))
+	}
+	return nil
 }
 
 // Start opens the stores. What only the operator can mend fails the

@@ -29,10 +29,7 @@ const cacheEntries = 100_000
 
 // sharedKey names a store: who has the same address and prefix has the same
 // users and sessions.
-type sharedKey struct {
-	url, prefix string
-	migrate     bool
-}
+type sharedKey struct{ url, prefix string }
 
 // shared is what all who use one store share.
 type shared struct {
@@ -54,7 +51,7 @@ func (s *shared) Destruct() error {
 // with sharedPool.Delete(k).
 func holdShared(k sharedKey) (*shared, error) {
 	v, _, err := sharedPool.LoadOrNew(k, func() (caddy.Destructor, error) {
-		db, err := store.New(k.url, store.Options{Prefix: k.prefix, Migrate: k.migrate})
+		db, err := store.New(k.url, store.Options{Prefix: k.prefix})
 		if err != nil {
 			return nil, err
 		}

@@ -37,8 +37,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	}
 	h.site.events = events.(*caddyevents.App)
 	h.site.metrics = app.(*Background).metrics
-	app.(*Background).add(h.site)
-	return nil
+	return app.(*Background).add(h.site)
 }
 
 // Cleanup lets go of what Provision took hold of. A reload does not wait for the

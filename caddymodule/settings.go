@@ -169,7 +169,7 @@ func (s *settings) resolveStore(h *Handler, look lookup) error {
 			return misset("store", err)
 		}
 		// Only parses: nothing is opened.
-		if _, err := store.New(s.Store.URL, store.Options{Prefix: s.Store.TablePrefix, Migrate: s.Store.Migrate}); err != nil {
+		if _, err := store.New(s.Store.URL, store.Options{Prefix: s.Store.TablePrefix}); err != nil {
 			return misset("store", err)
 		}
 	}

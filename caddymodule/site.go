@@ -66,7 +66,7 @@ func newSite(ctx caddy.Context, log *zap.Logger, set settings) (*site, error) {
 	s := &site{
 		set: set, log: log, ctx: ctx,
 		apps:      make(map[string]wechat.App),
-		sharedKey: sharedKey{set.Store.URL, set.Store.TablePrefix, set.Store.Migrate},
+		sharedKey: sharedKey{set.Store.URL, set.Store.TablePrefix},
 		opening:   make(chan struct{}, 1),
 	}
 	for _, a := range set.Apps {
@@ -83,6 +83,9 @@ func newSite(ctx caddy.Context, log *zap.Logger, set settings) (*site, error) {
 		return nil, err
 	}
 	s.store = s.shared.db.With(set.EncryptionKeys)
+	if !set.Store.Migrate {
+		s.store = s.shared.db.WithTables(set.EncryptionKeys)
+	}
 	s.directory = s.store.Users(set.Register, s.sessionSettings())
 	if set.Token.Static == nil {
 		s.ringKey = ringKey{s.sharedKey, set.Token.Algorithm}
@@ -206,12 +209,6 @@ func (s *site) loadRing(ctx context.Context) error {
 		return nil
 	}
 	return s.ring.Load(ctx, s.store, *s.ringSet, time.Now())
-}
-
-// ringSettings are what this site alone would ask of its ring.
-func (s *site) ringSettings() token.RingSettings {
-	t := s.set.Token
-	return token.RingSettings{Algorithm: t.Algorithm, Rotate: t.Rotate, Lifetime: t.Lifetime, Leeway: t.Leeway}
 }
 
 // assemble makes the live half with the store's keys.

@@ -109,7 +109,7 @@ func newHouse(t *testing.T) *house {
 	h := &house{wechat: &fakeWeChat{used: make(map[string]bool)}}
 	h.clock.Store(time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC).UnixNano())
 	now := func() time.Time { return time.Unix(0, h.clock.Load()).UTC() }
-	db, err := store.New("sqlite:"+filepath.Join(t.TempDir(), "wx.db"), store.Options{Migrate: true, Now: now})
+	db, err := store.New("sqlite:"+filepath.Join(t.TempDir(), "wx.db"), store.Options{Now: now})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -44,9 +44,9 @@ type dialect struct {
 	// bytes is the format of a literal of bytes, for its hexadecimal digits.
 	bytes string
 
-	// open creates what must be there and connects. What the operator must mend
-	// is a permanent error.
-	open func(ctx context.Context, db *DB) (*pools, error)
+	// open connects, and creates what must be there for that if it may. What the
+	// operator must mend is a permanent error.
+	open func(ctx context.Context, db *DB, create bool) (*pools, error)
 
 	// alone runs do while nobody else who calls alone with this prefix is at
 	// it, in this process or another. Where the database can undo changes of
@@ -82,6 +82,10 @@ type dialect struct {
 
 	// denied reports whether the user lacks a permission.
 	denied func(error) bool
+
+	// grants are the statements that let another user than the tables' owner
+	// work with them; nil where databases have no users.
+	grants func(prefix string) []string
 
 	// done reports whether a change of the schema was refused because it had
 	// been made before. Only where such changes are no part of transactions;

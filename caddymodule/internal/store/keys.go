@@ -11,6 +11,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -102,6 +103,15 @@ func generateKey() string {
 	raw := make([]byte, encryptionKeySize)
 	rand.Read(raw) // never fails
 	return base64.StdEncoding.EncodeToString(raw)
+}
+
+// Equal reports whether these are the same keys in the same order. No keys
+// (nil) are equal to no keys.
+func (k *Keys) Equal(other *Keys) bool {
+	if k == nil || other == nil {
+		return k == other
+	}
+	return slices.EqualFunc(k.keys, other.keys, func(a, b derived) bool { return a.id == b.id })
 }
 
 // RefreshMAC are the keys of refresh tokens' MACs, 32 bytes each, newest first.

@@ -58,22 +58,22 @@ func (db *DB) version(t *tx) (int, error) {
 }
 
 // acceptable refuses versions that cannot be worked with or migrated.
-func (db *DB) acceptable(version int) error {
+func (db *DB) acceptable(version int, migrate bool) error {
 	latest := len(migrations)
 	switch {
 	case version > latest:
 		return permanent{fmt.Errorf("%w: it has version %d and this build knows %d: it was written by a newer caddy-wx-auth, which has to be used from then on", ErrSchema, version, latest)}
-	case version == latest || db.opts.Migrate:
+	case version == latest || migrate:
 		return nil
 	case version == 0:
 		return permanent{fmt.Errorf("%w: the tables %s… are missing and migrate is off: create them with what `caddy wx-auth schema` prints", ErrSchema, db.opts.Prefix)}
 	}
-	return permanent{fmt.Errorf("%w: it has version %d, this build needs %d, and migrate is off", ErrSchema, version, latest)}
+	return permanent{fmt.Errorf("%w: it has version %d, this build needs %d, and migrate is off: bring it up to date with what `caddy wx-auth schema … --from %d` prints", ErrSchema, version, latest, version)}
 }
 
 // prepare brings the tables up to date, or verifies them where that is not
 // ours to do.
-func (db *DB) prepare(ctx context.Context, p *pools) error {
+func (db *DB) prepare(ctx context.Context, p *pools, migrate bool) error {
 	asking := &tx{ctx: ctx, db: db, q: p.write}
 	version, err := db.version(asking)
 	if err != nil {
@@ -81,7 +81,7 @@ func (db *DB) prepare(ctx context.Context, p *pools) error {
 	}
 	changed := version < len(migrations)
 	for version < len(migrations) {
-		if err := db.acceptable(version); err != nil {
+		if err := db.acceptable(version, migrate); err != nil {
 			return err
 		}
 		err := db.dialect.alone(ctx, db, p, func(t *tx) error {
@@ -99,10 +99,10 @@ func (db *DB) prepare(ctx context.Context, p *pools) error {
 	if version, err = db.version(asking); err != nil {
 		return err
 	}
-	if err := db.acceptable(version); err != nil {
+	if err := db.acceptable(version, migrate); err != nil {
 		return err
 	}
-	if changed || !db.opts.Migrate {
+	if changed || !migrate {
 		if err := verify(asking); err != nil {
 			return err
 		}
@@ -165,29 +165,4 @@ func verify(t *tx) error {
 		return permanent{fmt.Errorf("%w: create the tables with what `caddy wx-auth schema` prints: %w", ErrSchema, errors.Join(missing...))}
 	}
 	return nil
-}
-
-// Schema is the SQL that creates the tables for a kind of database ("sqlite",
-// "postgres" or "mysql"), for those who set migrate off.
-func Schema(kind, prefix string) (string, error) {
-	d := dialects[kind]
-	if d == nil {
-		return "", fmt.Errorf("unknown kind of database %q: use sqlite, postgres or mysql", kind)
-	}
-	if prefix == "" {
-		prefix = defaultPrefix
-	}
-	if !prefixForm.MatchString(prefix) {
-		return "", fmt.Errorf("table prefix %q: use up to 31 lower-case letters, digits and underscores", prefix)
-	}
-	var b strings.Builder
-	words := d.replacer(prefix)
-	for _, statements := range migrations {
-		for _, s := range statements {
-			b.WriteString(words.Replace(s))
-		}
-	}
-	version := fmt.Sprintf(d.bytes, strconv.Itoa(len(migrations)))
-	b.WriteString(words.Replace("\nINSERT INTO {meta} (name, value) VALUES ('" + versionName + "', " + version + ");\n"))
-	return b.String(), nil
 }

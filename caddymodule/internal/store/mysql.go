@@ -50,6 +50,9 @@ var mysql = &dialect{
 	},
 	lost:      mysqlLost,
 	duplicate: func(err error) bool { n := mysqlNumber(err); return n == 1062 || n == 1586 },
+	grants: func(prefix string) []string {
+		return grantEach(prefix, "GRANT SELECT, INSERT, UPDATE, DELETE ON %s TO wx;")
+	},
 	denied: func(err error) bool {
 		n := mysqlNumber(err)
 		return n == 1044 || n == 1142 || n == 1227
@@ -143,7 +146,7 @@ func hostOf(addr string) string {
 	return host
 }
 
-func openMySQL(ctx context.Context, db *DB) (*pools, error) {
+func openMySQL(ctx context.Context, db *DB, _ bool) (*pools, error) {
 	address := db.server.(*mysqlAddress)
 	config := address.config.Clone()
 	if address.ca != "" {

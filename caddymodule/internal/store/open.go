@@ -21,6 +21,7 @@ import (
 type Store struct {
 	db         *DB
 	configured *Keys // nil: generated, beside the file
+	migrate    bool  // create the tables and bring them up to date
 
 	keys   atomic.Pointer[Keys] // those in use; nil until the store is open
 	failed atomic.Pointer[failure]
@@ -45,6 +46,12 @@ const openPause = time.Second
 // (nil) an SQLite store generates its key, beside the file, and keeps it there;
 // other databases need keys.
 func (db *DB) With(keys *Keys) *Store {
+	return &Store{db: db, configured: keys, migrate: true}
+}
+
+// WithTables is [DB.With] where the tables are somebody else's to create and
+// to bring up to date: they are verified only.
+func (db *DB) WithTables(keys *Keys) *Store {
 	return &Store{db: db, configured: keys}
 }
 
@@ -57,7 +64,7 @@ func (s *Store) Open(ctx context.Context) error {
 	if s.keys.Load() != nil && s.db.ready.Load() {
 		return nil
 	}
-	return s.db.opened(ctx, s.open)
+	return s.db.opened(ctx, s.migrate, s.open)
 }
 
 func (s *Store) open(ctx context.Context, p *pools) error {
@@ -66,7 +73,7 @@ func (s *Store) open(ctx context.Context, p *pools) error {
 	if err != nil {
 		return err
 	}
-	if err := s.db.acceptable(version); err != nil {
+	if err := s.db.acceptable(version, s.migrate); err != nil {
 		return err
 	}
 	var keys *Keys
@@ -77,7 +84,7 @@ func (s *Store) open(ctx context.Context, p *pools) error {
 	} else if s.configured == nil && s.db.dialect != sqlite {
 		return permanent{errors.New("encryption_key is missing: with " + s.db.dialect.name + " there is no place for a generated one")}
 	}
-	if err := s.db.prepare(ctx, p); err != nil {
+	if err := s.db.prepare(ctx, p, s.migrate); err != nil {
 		return err
 	}
 	if keys == nil {

@@ -61,6 +61,11 @@ var postgres = &dialect{
 	},
 	lost:      postgresLost,
 	duplicate: func(err error) bool { return postgresCode(err) == "23505" },
+	grants: func(prefix string) []string {
+		// The sequence belongs to the one column that counts up.
+		return append(grantEach(prefix, "GRANT SELECT, INSERT, UPDATE, DELETE ON %s TO wx;"),
+			"GRANT USAGE ON SEQUENCE "+prefix+"revocations_seq_seq TO wx;")
+	},
 	denied: func(err error) bool {
 		code := postgresCode(err)
 		return code == "42501" || code == "3F000" // no schema that may be used
@@ -123,7 +128,7 @@ func causeOf(err error) error {
 	return errors.New(text)
 }
 
-func openPostgres(ctx context.Context, db *DB) (*pools, error) {
+func openPostgres(ctx context.Context, db *DB, _ bool) (*pools, error) {
 	address := db.server.(*postgresAddress)
 	config, err := pgx.ParseConfig(address.url)
 	if err != nil {

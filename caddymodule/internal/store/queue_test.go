@@ -141,7 +141,7 @@ func TestCloseSeesWritesThrough(t *testing.T) {
 func BenchmarkDurableWrites(b *testing.B) {
 	for _, writers := range []int{1, 16, 128} {
 		b.Run(fmt.Sprint(writers), func(b *testing.B) {
-			db, err := New("sqlite:"+b.TempDir()+"/wx.db", Options{Migrate: true})
+			db, err := New("sqlite:"+b.TempDir()+"/wx.db", Options{})
 			if err != nil {
 				b.Fatal(err)
 			}

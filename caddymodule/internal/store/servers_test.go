@@ -48,7 +48,7 @@ func TestMain(m *testing.M) {
 		s.admin, s.missing = New(s.address, Options{})
 		if s.missing == nil {
 			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-			s.missing = s.admin.opened(ctx, func(context.Context, *pools) error { return nil })
+			s.missing = s.admin.opened(ctx, true, func(context.Context, *pools) error { return nil })
 			cancel()
 		}
 	}
@@ -148,7 +148,7 @@ func TestTenReplicasOpenedTogetherMakeOneSchemaAndOneKeyCheck(t *testing.T) {
 		const replicas = 10
 		var stores []*Store
 		for range replicas {
-			stores = append(stores, open(migrating).With(testKeys(t, 1)))
+			stores = append(stores, open(defaults).With(testKeys(t, 1)))
 		}
 		start := make(chan struct{})
 		var wg sync.WaitGroup
@@ -178,7 +178,7 @@ func TestOfTenReplicasWithTwoKeysThoseOfOneKeyOpen(t *testing.T) {
 		var opened [2]atomic.Int32
 		var wg sync.WaitGroup
 		for i := range 10 {
-			s := open(migrating).With(testKeys(t, byte(1+i%2)))
+			s := open(defaults).With(testKeys(t, byte(1+i%2)))
 			wg.Go(func() {
 				switch err := s.Open(context.Background()); {
 				case err == nil:
@@ -431,7 +431,7 @@ func TestWhatTheOperatorMustMendIsToldForGoodAndWithoutThePassword(t *testing.T)
 		for name, c := range cases {
 			changed := *u
 			c.change(&changed)
-			db, err := New(changed.String(), migrating)
+			db, err := New(changed.String(), defaults)
 			if err != nil {
 				t.Fatal(name, err)
 			}
@@ -477,7 +477,7 @@ func TestPostgresWrongPasswordIsToldForGoodAndWithoutIt(t *testing.T) {
 			conn.Close()
 		}
 	}()
-	db, err := New("postgres://wx:hunter2%20%24%2Fx@"+listener.Addr().String()+"/wx?sslmode=disable", migrating)
+	db, err := New("postgres://wx:hunter2%20%24%2Fx@"+listener.Addr().String()+"/wx?sslmode=disable", defaults)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -508,7 +508,7 @@ func TestPostgresThatRefusesTLSIsToldForGoodOnlyIfThatIsAll(t *testing.T) {
 
 func TestServerThatDoesNotAnswerIsUnavailable(t *testing.T) {
 	for _, address := range []string{"postgres://u:hunter2@127.0.0.1:1/wx", "mysql://u:hunter2@127.0.0.1:1/wx", "postgres://u:hunter2@no-such-host.invalid/wx"} {
-		db, err := New(address, migrating)
+		db, err := New(address, defaults)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -521,7 +521,7 @@ func TestServerThatDoesNotAnswerIsUnavailable(t *testing.T) {
 
 func TestServersNeedAnEncryptionKey(t *testing.T) {
 	onServers(t, func(t *testing.T, _, address string) {
-		s := handles(t, address)(migrating).With(nil)
+		s := handles(t, address)(defaults).With(nil)
 		if err := s.Open(t.Context()); err == nil || errors.Is(err, ErrUnavailable) || !strings.Contains(err.Error(), "encryption_key") {
 			t.Error(err)
 		}
@@ -665,8 +665,8 @@ func TestMigrationBrokenOffIsTakenUp(t *testing.T) {
 	}
 	for _, broken := range []int{0, 1, 2, 4, 7, total} {
 		open := newMySQL(t)
-		db := open(migrating)
-		if err := db.opened(t.Context(), func(ctx context.Context, p *pools) error {
+		db := open(defaults)
+		if err := db.opened(t.Context(), true, func(ctx context.Context, p *pools) error {
 			asking := &tx{ctx: ctx, db: db, q: p.write}
 			for i, statement := range flat(migrations)[:broken] {
 				if _, err := asking.exec(statement); err != nil {
@@ -684,8 +684,8 @@ func TestMigrationBrokenOffIsTakenUp(t *testing.T) {
 		settle(t, s, user.Binding{AppID: "wx1", OpenID: "o1", UserID: "u1"}, user.Keep, now)
 	}
 	// A table that is there but is not ours is not taken for it.
-	db := newMySQL(t)(migrating)
-	if err := db.opened(t.Context(), func(ctx context.Context, p *pools) error {
+	db := newMySQL(t)(defaults)
+	if err := db.opened(t.Context(), true, func(ctx context.Context, p *pools) error {
 		_, err := p.write.ExecContext(ctx, db.sql("CREATE TABLE {sessions} (x INT)"))
 		return err
 	}); err != nil {

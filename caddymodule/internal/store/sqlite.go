@@ -72,12 +72,12 @@ func parseSQLite(db *DB, address string) error {
 	return nil
 }
 
-func openSQLite(ctx context.Context, db *DB) (*pools, error) {
+func openSQLite(ctx context.Context, db *DB, create bool) (*pools, error) {
 	path, err := filepath.Abs(db.path)
 	if err != nil {
 		return nil, err
 	}
-	if err := createSQLiteFile(path, db.opts.Migrate); err != nil {
+	if err := createSQLiteFile(path, create); err != nil {
 		return nil, err
 	}
 	write := sqliteConnections(path, 1, "_txlock=immediate", "_pragma=journal_mode(WAL)", "_pragma=synchronous(FULL)",
@@ -151,7 +151,7 @@ func createSQLiteFile(path string, create bool) error {
 	case !errors.Is(err, fs.ErrNotExist):
 		return fileError(err)
 	case !create:
-		return permanent{fmt.Errorf("%w: the file does not exist, and migrate is off", ErrSchema)}
+		return permanent{fmt.Errorf("%w: the file does not exist (with migrate off it is not created)", ErrSchema)}
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fileError(err)

@@ -42,7 +42,7 @@ func dump(t *testing.T, s *Store) string {
 
 func openAt(t *testing.T, path string, keys *Keys) *Store {
 	t.Helper()
-	db, err := New("sqlite:"+path, migrating)
+	db, err := New("sqlite:"+path, defaults)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,7 +67,7 @@ func TestFilesAreTheOwnersAlone(t *testing.T) {
 		dir := filepath.Join(t.TempDir(), "data", "wx")
 		path := filepath.Join(dir, name)
 		if strings.ContainsAny(name, "#") {
-			if _, err := New("sqlite:"+path, migrating); err == nil {
+			if _, err := New("sqlite:"+path, defaults); err == nil {
 				t.Error("a path that looks like parameters was taken")
 			}
 			path = strings.ReplaceAll(path, "#", "")
@@ -251,7 +251,7 @@ func TestLockedDatabaseIsUnavailableAndRecovers(t *testing.T) {
 	if err := s.Open(ctx); err != nil {
 		t.Errorf("an open store needs no lock: %v", err)
 	}
-	if err := open(migrating).With(testKeys(t, 1)).Open(ctx); !errors.Is(err, ErrUnavailable) {
+	if err := open(defaults).With(testKeys(t, 1)).Open(ctx); !errors.Is(err, ErrUnavailable) {
 		t.Errorf("opening a locked database: %v", err)
 	}
 	if _, _, err := s.Binding(t.Context(), "a", "b"); err != nil {
@@ -303,7 +303,7 @@ func TestLargeTablesAreReadByIndex(t *testing.T) {
 func TestFailedOpenIsRememberedForAMoment(t *testing.T) {
 	dir := t.TempDir()
 	clock := now
-	db, err := New("sqlite:"+dir, Options{Migrate: true, Now: func() time.Time { return clock }})
+	db, err := New("sqlite:"+dir, Options{Now: func() time.Time { return clock }})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -39,9 +39,6 @@ var (
 type Options struct {
 	// Prefix starts the name of every table; default "wx_auth_".
 	Prefix string
-	// Migrate creates the tables and brings them up to date. Without it they
-	// must be there already.
-	Migrate bool
 	// Now is the clock, time.Now by default.
 	Now func() time.Time
 }
@@ -105,7 +102,7 @@ func New(address string, opts Options) (*DB, error) {
 		opts.Prefix = defaultPrefix
 	}
 	if !prefixForm.MatchString(opts.Prefix) {
-		return nil, fmt.Errorf("table prefix %q: use up to 31 lower-case letters, digits and underscores", opts.Prefix)
+		return nil, prefixError(opts.Prefix)
 	}
 	if opts.Now == nil {
 		opts.Now = time.Now
@@ -130,21 +127,9 @@ func New(address string, opts Options) (*DB, error) {
 // String names the database for logs and errors, without credentials.
 func (db *DB) String() string { return db.url }
 
-// Open opens the database and brings its tables up to date, unless that is
-// done already. Callers at the same time wait for one of them. An error that
-// is not [ErrUnavailable] is permanent.
-//
-// Use [Store.Open] where there are keys: it checks them first, so that nothing
-// is written with a wrong one.
-func (db *DB) Open(ctx context.Context) error {
-	if db.ready.Load() {
-		return nil
-	}
-	return db.opened(ctx, func(ctx context.Context, p *pools) error { return db.prepare(ctx, p) })
-}
-
-// opened runs then with the open database, one caller at a time.
-func (db *DB) opened(ctx context.Context, then func(context.Context, *pools) error) error {
+// opened runs then with the open database, one caller at a time. create makes
+// the file that SQLite needs.
+func (db *DB) opened(ctx context.Context, create bool, then func(context.Context, *pools) error) error {
 	ctx, cancel := bounded(ctx)
 	defer cancel()
 	select {
@@ -159,7 +144,7 @@ func (db *DB) opened(ctx context.Context, then func(context.Context, *pools) err
 	p := db.pools.Load()
 	if p == nil {
 		var err error
-		if p, err = db.dialect.open(ctx, db); err != nil {
+		if p, err = db.dialect.open(ctx, db, create); err != nil {
 			return db.wrap(ctx, "opening", err)
 		}
 		db.pools.Store(p)

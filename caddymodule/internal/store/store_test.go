@@ -82,12 +82,12 @@ func testKeys(t *testing.T, newest byte, old ...byte) *Keys {
 	return k
 }
 
-var migrating = Options{Migrate: true, Now: func() time.Time { return now }}
+var defaults = Options{Now: func() time.Time { return now }}
 
 // started is an open store with the first test key.
 func started(t *testing.T, open database) *Store {
 	t.Helper()
-	s := open(migrating).With(testKeys(t, 1))
+	s := open(defaults).With(testKeys(t, 1))
 	if err := s.Open(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -183,8 +183,8 @@ func TestNewRefusesWhatItCannotOpenAndSaysWhatToWrite(t *testing.T) {
 
 func TestTwoStoresWithPrefixesShareADatabase(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
-		a := open(Options{Migrate: true, Prefix: "a_"}).With(testKeys(t, 1))
-		b := open(Options{Migrate: true, Prefix: "b_"}).With(testKeys(t, 2))
+		a := open(Options{Prefix: "a_"}).With(testKeys(t, 1))
+		b := open(Options{Prefix: "b_"}).With(testKeys(t, 2))
 		key := [32]byte{1}
 		if err := a.Keep(t.Context(), key, []byte("a"), time.Now().Add(time.Hour)); err != nil {
 			t.Fatal(err)
@@ -225,7 +225,7 @@ func TestConcurrentOpenMigratesOnce(t *testing.T) {
 		keys := testKeys(t, 1)
 		var stores []*Store
 		for range 3 { // three processes, each with many that ask
-			s := open(migrating).With(keys)
+			s := open(defaults).With(keys)
 			stores = append(stores, s, s, s, s)
 		}
 		errs := make(chan error)
@@ -247,7 +247,7 @@ func TestWrongKeyIsRefusedAndNothingIsWritten(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
 		before := dump(t, s)
-		wrong := open(migrating).With(testKeys(t, 2))
+		wrong := open(defaults).With(testKeys(t, 2))
 		err := wrong.Open(t.Context())
 		if !isPermanent(err, ErrKey) {
 			t.Fatalf("wrong key: %v", err)
@@ -273,7 +273,12 @@ func TestNewerSchemaIsRefused(t *testing.T) {
 		s := started(t, open)
 		execute(t, s, `UPDATE {meta} SET value = ? WHERE name = 'schema_version'`, []byte(fmt.Sprint(len(migrations)+1)))
 		for _, migrate := range []bool{true, false} {
-			err := open(Options{Migrate: migrate}).With(testKeys(t, 1)).Open(t.Context())
+			db := open(Options{})
+			s := db.With(testKeys(t, 1))
+			if !migrate {
+				s = db.WithTables(testKeys(t, 1))
+			}
+			err := s.Open(t.Context())
 			if !isPermanent(err, ErrSchema) || !strings.Contains(err.Error(), "newer") {
 				t.Errorf("migrate %v: %v", migrate, err)
 			}
@@ -283,16 +288,15 @@ func TestNewerSchemaIsRefused(t *testing.T) {
 
 func TestMigrateOffNeedsTheTablesAndVerifiesThem(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
-		off := Options{Now: migrating.Now}
-		if err := open(off).With(testKeys(t, 1)).Open(t.Context()); !isPermanent(err, ErrSchema) {
+		if err := open(defaults).WithTables(testKeys(t, 1)).Open(t.Context()); !isPermanent(err, ErrSchema) {
 			t.Fatalf("no tables: %v", err)
 		}
 		s := started(t, open)
-		if err := open(off).With(testKeys(t, 1)).Open(t.Context()); err != nil {
+		if err := open(defaults).WithTables(testKeys(t, 1)).Open(t.Context()); err != nil {
 			t.Fatalf("all tables: %v", err)
 		}
 		execute(t, s, `ALTER TABLE {sessions} DROP COLUMN address`)
-		if err := open(off).With(testKeys(t, 1)).Open(t.Context()); !isPermanent(err, ErrSchema) || !strings.Contains(err.Error(), "sessions") {
+		if err := open(defaults).WithTables(testKeys(t, 1)).Open(t.Context()); !isPermanent(err, ErrSchema) || !strings.Contains(err.Error(), "sessions") {
 			t.Fatalf("a missing column: %v", err)
 		}
 	})
@@ -301,18 +305,31 @@ func TestMigrateOffNeedsTheTablesAndVerifiesThem(t *testing.T) {
 func TestPrintedSchemaIsWhatMigrateOffAccepts(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		db := open(Options{Prefix: "own_"})
-		text, err := Schema(db.dialect.name, "own_")
+		text, err := Schema(db.dialect.name, "own_", 0)
 		if err != nil {
 			t.Fatal(err)
 		}
 		// Any handle will do to run it; it migrates under another prefix.
-		other := open(Options{Prefix: "other_", Migrate: true}).With(testKeys(t, 2))
+		other := open(Options{Prefix: "other_"}).With(testKeys(t, 2))
+		if err := other.Open(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		client, err := other.db.pools.Load().write.Conn(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
 		for statement := range strings.SplitAfterSeq(text, ";\n") {
-			if strings.TrimSpace(statement) != "" {
-				execute(t, other, statement)
+			if strings.TrimSpace(statement) == "" {
+				continue
+			}
+			if _, err := client.ExecContext(t.Context(), statement); err != nil {
+				t.Fatalf("%s: %v", statement, err)
 			}
 		}
-		if err := db.With(testKeys(t, 1)).Open(t.Context()); err != nil {
+		if err := client.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if err := db.WithTables(testKeys(t, 1)).Open(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 	})

@@ -181,7 +181,7 @@ func TestErasedUsersLeaveNothingAndTheirSessionsEnd(t *testing.T) {
 func TestOneNumberIsOneUserWhileTheKeyChanges(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		before := started(t, open)
-		both := open(migrating).With(testKeys(t, 2, 1))
+		both := open(defaults).With(testKeys(t, 2, 1))
 		ids := map[string]bool{}
 		for _, l := range []struct {
 			s        *Store

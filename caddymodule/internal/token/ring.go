@@ -3,7 +3,6 @@ package token
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -108,17 +107,12 @@ func (r *Ring) Load(ctx context.Context, st KeyStore, set RingSettings, now time
 		if !due {
 			break
 		}
-		if try == 5 {
-			return errors.New("loading the signing keys: the store does not keep the key it was given")
+		if try == maxAddTries {
+			return fmt.Errorf("loading the signing keys: %w", errNotKept)
 		}
-		k, private, err := generate(next.Algorithm)
-		if err != nil {
-			return fmt.Errorf("making a signing key: %w", err)
-		}
-		next.ID, next.Private = k.id, private
 		// Whether ours or another replica's was taken: read it as it is stored.
-		if _, err := st.AddKey(ctx, next); err != nil {
-			return fmt.Errorf("storing a signing key: %w", err)
+		if _, err := addNew(ctx, st, next); err != nil {
+			return err
 		}
 	}
 

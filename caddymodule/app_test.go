@@ -1,0 +1,90 @@
+package caddymodule
+
+import (
+	"encoding/json"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/caddyserver/caddy/v2"
+)
+
+// provisionTogether loads several directives in one configuration, without
+// starting it.
+func provisionTogether(t *testing.T, directives ...string) ([]*Handler, error) {
+	t.Helper()
+	var routes []string
+	for _, d := range directives {
+		raw, err := json.Marshal(mustParse(t, d))
+		if err != nil {
+			t.Fatal(err)
+		}
+		routes = append(routes, `{"handle": [{"handler": "wx_auth", `+string(raw[1:])+`]}`)
+	}
+	var cfg caddy.Config
+	if err := json.Unmarshal([]byte(`{"admin": {"disabled": true}, "apps": {"http": {"servers": {"one": {
+		"listen": ["127.0.0.1:0"], "routes": [`+strings.Join(routes, ",")+`]}}}}}`), &cfg); err != nil {
+		t.Fatal(err)
+	}
+	ctx, err := caddy.ProvisionContext(&cfg)
+	if err != nil {
+		return nil, err
+	}
+	app, err := ctx.App("wx_auth")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var handlers []*Handler
+	for _, s := range app.(*Background).sites {
+		h := &Handler{site: s}
+		t.Cleanup(func() { _ = h.Cleanup() })
+		handlers = append(handlers, h)
+	}
+	return handlers, nil
+}
+
+func directive(store string, more ...string) string {
+	return "wx_auth " + servedApp + " " + servedSecret + " {\n store " + store + "\n" + strings.Join(more, "\n") + "\n}"
+}
+
+const keyA, keyB = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=", "IAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
+
+func TestDirectivesOfOneStoreMustAgreeOnIt(t *testing.T) {
+	path := "sqlite:" + filepath.Join(t.TempDir(), "wx.db")
+	for name, c := range map[string]struct{ one, other, says string }{
+		"the same": {directive(path, "encryption_key "+keyA), directive(path, "encryption_key "+keyA), ""},
+		"migrate":  {directive(path), directive(path + " {\n migrate off\n}"), "store migrate: another wx_auth"},
+		"keys":     {directive(path, "encryption_key "+keyA), directive(path, "encryption_key "+keyB), "encryption_key: another wx_auth"},
+		"old keys": {directive(path, "encryption_key "+keyA), directive(path, "encryption_key "+keyA+" "+keyB), "encryption_key: another wx_auth"},
+		"no key":   {directive(path, "encryption_key "+keyA), directive(path), "encryption_key: another wx_auth"},
+		"other prefixes": {directive(path, "encryption_key "+keyA),
+			directive(path+" {\n migrate off\n table_prefix other_\n}", "encryption_key "+keyB), ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := provisionTogether(t, c.one, c.other)
+			switch {
+			case c.says == "" && err != nil:
+				t.Error(err)
+			case c.says != "" && (err == nil || !strings.Contains(err.Error(), c.says)):
+				t.Errorf("%v, want %q", err, c.says)
+			}
+		})
+	}
+}
+
+// A configuration that turns migrate off, loaded over one that had it on, must
+// go on with the revocations and limits that are known.
+func TestMigrateOffSharesTheStateOfTheConfigurationBefore(t *testing.T) {
+	path := "sqlite:" + filepath.Join(t.TempDir(), "wx.db")
+	before, err := provisionTogether(t, directive(path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	after, err := provisionTogether(t, directive(path+" {\n migrate off\n}"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if before[0].site.shared != after[0].site.shared {
+		t.Error("two states for one store")
+	}
+}

@@ -1,0 +1,68 @@
+package store
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// Schema is the SQL that creates the tables for a kind of database ("sqlite",
+// "postgres" or "mysql"), for those who set migrate off. From a version over 0
+// it is what takes the tables of that version further. It can be given to the
+// database's own client as it is.
+func Schema(kind, prefix string, from int) (string, error) {
+	d := dialects[kind]
+	if d == nil {
+		return "", fmt.Errorf("unknown kind of database %q: use sqlite, postgres or mysql", kind)
+	}
+	if prefix == "" {
+		prefix = defaultPrefix
+	}
+	if !prefixForm.MatchString(prefix) {
+		return "", prefixError(prefix)
+	}
+	latest := len(migrations)
+	if from < 0 || from >= latest {
+		return "", fmt.Errorf("there is nothing from version %d on: the newest is %d", from, latest)
+	}
+	var b strings.Builder
+	words := d.replacer(prefix)
+	fmt.Fprintf(&b, "-- The tables of caddy-wx-auth, version %d, for %s.\n", latest, d.name)
+	if d.done == nil { // all or nothing, where changes of tables can be undone
+		b.WriteString("BEGIN;\n")
+	}
+	for _, statements := range migrations[from:] {
+		b.WriteString("\n")
+		for _, s := range statements {
+			b.WriteString(d.rewrite(words.Replace(s)))
+		}
+	}
+	version := fmt.Sprintf(d.bytes, strconv.Itoa(latest))
+	if from == 0 {
+		b.WriteString(words.Replace("\nINSERT INTO {meta} (name, value) VALUES ('" + versionName + "', " + version + ");\n"))
+	} else {
+		b.WriteString(words.Replace("\nUPDATE {meta} SET value = " + version + " WHERE name = '" + versionName + "';\n"))
+	}
+	if d.done == nil {
+		b.WriteString("\nCOMMIT;\n")
+	}
+	if d.grants != nil {
+		b.WriteString("\n-- If the gateway's user (here: wx) is not the tables' owner, it needs these rights:\n")
+		for _, line := range d.grants(prefix) {
+			b.WriteString("-- " + line + "\n")
+		}
+	}
+	return b.String(), nil
+}
+
+func prefixError(prefix string) error {
+	return fmt.Errorf("table prefix %q: use up to 31 lower-case letters, digits and underscores", prefix)
+}
+
+// grantEach are the rights that are given table by table.
+func grantEach(prefix, format string) (lines []string) {
+	for _, name := range tableNames {
+		lines = append(lines, fmt.Sprintf(format, prefix+name))
+	}
+	return lines
+}
