@@ -4,4 +4,4 @@ package rig
 
 import "syscall"
 
-func childAttributes() *syscall.SysProcAttr { return nil }
+func ChildAttributes() *syscall.SysProcAttr { return nil }

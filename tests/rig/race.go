@@ -4,4 +4,4 @@ package rig
 
 // RaceDetector says that these tests run with the race detector: then so does the
 // binary.
-const raceDetector = true
+const RaceDetector = true
