@@ -26,14 +26,19 @@ type tooMany struct {
 
 func (tooMany) Error() string { return "too many refreshes" }
 
-// allowRefresh counts a refresh that would advance.
+// allowRefresh refuses a refresh beyond the rate that would advance.
 func (s *site) allowRefresh(sessionID string, now time.Time) error {
 	limiter := &s.shared.logins.Refreshes
-	if wait := limiter.Take(refreshRate, sessionID, now); wait > 0 {
+	if wait := limiter.Wait(refreshRate, sessionID, now); wait > 0 {
 		left, reset := limiter.Remaining(refreshRate, sessionID, now)
 		return tooMany{wait: wait, reset: reset, left: left}
 	}
 	return nil
+}
+
+// countRefresh counts a refresh that has advanced.
+func (s *site) countRefresh(sessionID string, now time.Time) {
+	s.shared.logins.Refreshes.Count(refreshRate, sessionID, now)
 }
 
 var (

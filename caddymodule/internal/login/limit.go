@@ -29,22 +29,7 @@ type Limiter[K comparable] struct {
 func (l *Limiter[K]) Wait(r Rate, k K, now time.Time) time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.wait(r, k, now)
-}
-
-func (l *Limiter[K]) wait(r Rate, k K, now time.Time) time.Duration {
 	return l.forgiven[k].Sub(now.Add(r.Per - r.each()))
-}
-
-// Take counts one more of k's, unless it must wait: then it returns how long.
-func (l *Limiter[K]) Take(r Rate, k K, now time.Time) time.Duration {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if wait := l.wait(r, k, now); wait > 0 {
-		return wait
-	}
-	l.count(r, k, now)
-	return 0
 }
 
 // Remaining returns how many k has left, and after what time all is forgiven.
@@ -59,10 +44,6 @@ func (l *Limiter[K]) Remaining(r Rate, k K, now time.Time) (int, time.Duration) 
 func (l *Limiter[K]) Count(r Rate, k K, now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.count(r, k, now)
-}
-
-func (l *Limiter[K]) count(r Rate, k K, now time.Time) {
 	if l.forgiven == nil {
 		l.forgiven = make(map[K]time.Time)
 	}

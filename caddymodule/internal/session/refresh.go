@@ -76,6 +76,9 @@ func (ss Sessions) Refresh(ctx context.Context, refreshToken string, now time.Ti
 			return Session{}, "", fmt.Errorf("refreshing session %s: %w", s.ID, err)
 		}
 		if advanced {
+			if ss.Advanced != nil {
+				ss.Advanced(s.ID, now)
+			}
 			s.Counter, s.AdvancedAt, s.RefreshedAt, s.ExpiresAt = to, now, now, expires
 			return s, ss.Keys.RefreshToken(s), nil
 		}

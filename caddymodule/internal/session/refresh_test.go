@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -99,6 +100,10 @@ func TestParallelRefreshesAreOneRotation(t *testing.T) {
 		}
 	}
 	replicas := []Sessions{desk(t, m), desk(t, m)}
+	var counted atomic.Int32
+	for i := range replicas {
+		replicas[i].Advanced = func(string, time.Time) { counted.Add(1) }
+	}
 	shown := replicas[0].Keys.RefreshToken(s)
 	tokens := make([]string, 50)
 	var wg sync.WaitGroup
@@ -123,6 +128,9 @@ func TestParallelRefreshesAreOneRotation(t *testing.T) {
 	}
 	if got := m.sessions[s.ID]; m.advances != 1 || got.Counter != 2 || !got.EndedAt.IsZero() {
 		t.Errorf("%d rotations, session %+v", m.advances, got)
+	}
+	if n := counted.Load(); n != 1 {
+		t.Errorf("%d refreshes were counted", n)
 	}
 }
 

@@ -141,7 +141,8 @@ func (set Settings) expires(created, refreshed time.Time) time.Time {
 }
 
 // Sessions acts on the sessions of a store by the rules of one configuration.
-// All fields but Allow are required.
+// All fields but Allow and
+// Advanced are required.
 type Sessions struct {
 	Store    Store
 	Keys     Keys
@@ -155,6 +156,9 @@ type Sessions struct {
 	// Allow is asked before a counter advances; its error is returned as it is,
 	// and nothing advances. Optional: nil allows all.
 	Allow func(sessionID string, now time.Time) error
+	// Advanced is told of each counter that has. Of fifty refreshes of one token at
+	// once all may ask Allow, and one advances. Optional.
+	Advanced func(sessionID string, now time.Time)
 }
 
 // Shown returns the session that a refresh token belongs to, whichever of its
