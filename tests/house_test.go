@@ -34,16 +34,17 @@ var rooms = map[string][]string{
 	"caddymodule/internal/store":   {"caddymodule/user", "caddymodule/internal/session", "caddymodule/internal/token"},
 	plugin: {"caddymodule/user", "caddymodule/wechat", "caddymodule/internal/gate", "caddymodule/internal/login",
 		"caddymodule/internal/session", "caddymodule/internal/store", "caddymodule/internal/token"},
-	double:      {}, // a second reading of WeChat's documentation, not of our client
-	"cmd/build": {},
-	"cmd/caddy": {plugin, double},
-	"tests":     {"tests/rig", double},
-	"tests/rig": {double},
+	double:           {}, // a second reading of WeChat's documentation, not of our client
+	"cmd/build":      {},
+	"cmd/caddy":      {plugin, double},
+	"tests":          {"tests/rig", double},
+	"tests/rig":      {double},
+	"tests/replicas": {"tests/rig", double},
 }
 
 var (
-	caddyRooms = []string{plugin, "cmd/caddy", "tests", "tests/rig"} // may import Caddy
-	jwxRooms   = []string{"caddymodule/internal/token"}              // may import jwx
+	caddyRooms = []string{plugin, "cmd/caddy", "tests", "tests/rig", "tests/replicas"} // may import Caddy
+	jwxRooms   = []string{"caddymodule/internal/token"}                                // may import jwx
 )
 
 // goPackage is what is read here of the go command's output.

@@ -1,0 +1,56 @@
+package rig
+
+import (
+	"sync"
+	"testing"
+)
+
+// ReplicaSite is GatewaySite on the database of the environment; see Database.Environ.
+func ReplicaSite(options ...string) string { return ReplicaSiteWith("", options...) }
+
+// ReplicaSiteWith has further directives beside wx_auth.
+func ReplicaSiteWith(directives string, options ...string) string {
+	return GatewaySiteWith(directives, append([]string{"store {env.WX_AUTH_STORE}", "encryption_key {env.WX_AUTH_KEY}"}, options...)...)
+}
+
+// NewReplicas starts n gateways at the same moment, on one database, between one
+// simulator and one upstream.
+func NewReplicas(t testing.TB, db *Database, n int, options ...string) []*Gateway {
+	t.Helper()
+	return NewReplicasWith(t, db, n, ReplicaSite(options...))
+}
+
+func NewReplicasWith(t testing.TB, db *Database, n int, caddyfile string) []*Gateway {
+	t.Helper()
+	replicas := PrepareReplicas(t, db, n)
+	StartReplicas(t, replicas, caddyfile)
+	return replicas
+}
+
+// PrepareReplicas is NewReplicas without the start.
+func PrepareReplicas(t testing.TB, db *Database, n int) []*Gateway {
+	t.Helper()
+	wx, up := NewWeChat(t), NewUpstream(t)
+	replicas := make([]*Gateway, n)
+	for i := range replicas {
+		c := NewCaddy(t, append(wx.Environ(up.Addr), db.Environ()...)...)
+		replicas[i] = &Gateway{Client: c.Client(), Caddy: c, WeChat: wx, Upstream: up}
+	}
+	return replicas
+}
+
+// StartReplicas starts them at the same moment; the test ends if one does not start.
+func StartReplicas(t testing.TB, replicas []*Gateway, caddyfile string) {
+	t.Helper()
+	errs := make([]error, len(replicas))
+	var starting sync.WaitGroup
+	for i, r := range replicas {
+		starting.Go(func() { errs[i] = r.Caddy.TryStart(caddyfile) })
+	}
+	starting.Wait()
+	for i, err := range errs {
+		if err != nil {
+			t.Fatalf("starting replica %d: %v\n%s", i, err, replicas[i].Caddy.Log.tail())
+		}
+	}
+}
