@@ -187,6 +187,11 @@ func (e *wiretap) take() []wire {
 	return got
 }
 
+// whole are the requests that came to their end and whose line holds that text.
+func whole(got []wire, text string) []wire {
+	return slices.DeleteFunc(slices.Clone(got), func(w wire) bool { return w.broken != nil || !strings.Contains(w.line, text) })
+}
+
 // fort is a gateway under attack: its upstream is a wiretap.
 type fort struct {
 	*rig.Caddy
