@@ -56,7 +56,7 @@ func ParseCredential(h http.Header) Credential {
 	}
 	// A token has no comma and no space: what follows one is another credential,
 	// and an upstream could read that one.
-	if strings.ContainsAny(token, " \t,") {
+	if strings.IndexByte(token, ' ') >= 0 || strings.IndexByte(token, '\t') >= 0 || strings.IndexByte(token, ',') >= 0 {
 		return Credential{Kind: Conflicting}
 	}
 	return Credential{Kind: Bearer, Token: token, Malformed: malformed}

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"math"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -13,8 +14,8 @@ import (
 //
 // [Revoked.Tick] must be called several times a second, or [Feed.Run] do so.
 type Revoked struct {
-	// Sessions are spread over many small tables, so that readers seldom meet,
-	// and so that dropping the expired ones holds none of them up for long.
+	// Sessions are spread over many small tables, so that dropping the expired
+	// ones, or growing, takes little at a time.
 	shards [shards]shard
 
 	sweeping sync.Mutex
@@ -26,19 +27,13 @@ type Revoked struct {
 const shards = 256
 
 type shard struct {
-	mu sync.RWMutex
-	// until is in seconds since 1970: 20 bytes an entry, good until 2106.
-	until map[sid]uint32
-	// peak is the size for which the table has grown. Go's maps never shrink.
-	peak int
+	table atomic.Pointer[revokedTable] // nil while nothing is in it
+	mu    sync.Mutex                   // one writer at a time; readers take no lock
 }
 
 // NewRevoked makes an empty set.
 func NewRevoked() *Revoked {
 	r := new(Revoked)
-	for i := range r.shards {
-		r.shards[i].until = make(map[sid]uint32)
-	}
 	r.watched.init()
 	return r
 }
@@ -48,28 +43,22 @@ func NewRevoked() *Revoked {
 func (r *Revoked) Add(sessionID string, until time.Time) {
 	id := key(sessionID)
 	secs := uint32(min(max(until.Unix()+1, 0), math.MaxUint32))
-	s := r.shard(id)
-	s.mu.Lock()
-	was, known := s.until[id]
-	if !known || was < secs {
-		s.until[id] = secs
-		s.peak = max(s.peak, len(s.until))
-	}
-	s.mu.Unlock()
+	known := r.shard(id).add(id, secs)
 	if !known { // otherwise they were ended then, and Watch lets no new ones in
 		r.watched.end(id, ErrEnded)
 	}
 }
 
 // Contains reports whether the tokens of the session are refused. It does not
-// allocate, and touches memory only.
+// allocate, takes no lock, writes nothing, and touches memory only.
 func (r *Revoked) Contains(sessionID string) bool {
 	id := key(sessionID)
-	s := r.shard(id)
-	s.mu.RLock()
-	_, ok := s.until[id]
-	s.mu.RUnlock()
-	return ok
+	t := r.shard(id).table.Load()
+	if t == nil {
+		return false
+	}
+	_, found := t.find(id)
+	return found
 }
 
 // Len counts the sessions in the set.
@@ -77,9 +66,11 @@ func (r *Revoked) Len() int {
 	n := 0
 	for i := range r.shards {
 		s := &r.shards[i]
-		s.mu.RLock()
-		n += len(s.until)
-		s.mu.RUnlock()
+		s.mu.Lock()
+		if t := s.table.Load(); t != nil {
+			n += t.used
+		}
+		s.mu.Unlock()
 	}
 	return n
 }
@@ -96,21 +87,37 @@ func (r *Revoked) Tick(now time.Time) {
 	s.sweep(now)
 }
 
+// add puts a session into the table until a time, or keeps the later one of a
+// session that is in it already.
+func (s *shard) add(id sid, until uint32) (known bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t := s.table.Load()
+	if t == nil || t.full() {
+		t = t.copied(-1, 1) // all of it
+		s.table.Store(t)
+	}
+	at, known := t.find(id)
+	if !known {
+		t.insert(at, id, until)
+	}
+	t.until[at] = max(t.until[at], until)
+	return known
+}
+
 func (s *shard) sweep(now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for id, until := range s.until {
-		if int64(until) <= now.Unix() {
-			delete(s.until, id)
-		}
+	t := s.table.Load()
+	if t == nil {
+		return
 	}
-	// After a flood, give its memory back.
-	if s.peak > 64 && len(s.until) < s.peak/4 {
-		kept := make(map[sid]uint32, len(s.until))
-		for id, until := range s.until {
-			kept[id] = until
-		}
-		s.until, s.peak = kept, len(kept)
+	switch live := t.live(now.Unix()); live {
+	case t.used:
+	case 0:
+		s.table.Store(nil)
+	default:
+		s.table.Store(t.copied(now.Unix(), 0))
 	}
 }
 

@@ -3,6 +3,8 @@ package session
 import (
 	"crypto/sha256"
 	"encoding/binary"
+	"fmt"
+	"math/rand/v2"
 	"runtime"
 	"strconv"
 	"sync"
@@ -175,5 +177,43 @@ func BenchmarkAdd(b *testing.B) {
 	}
 	for i := 0; b.Loop(); i++ {
 		r.Add(ids[i%len(ids)], start)
+	}
+}
+
+// TestRevokedKeepsWhatAMapWould adds, repeats and drops sessions at random, those
+// of other minters' names too.
+func TestRevokedKeepsWhatAMapWould(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(1, 2))
+	r, want := NewRevoked(), map[string]time.Time{}
+	name := func(i int) string {
+		if i%3 == 0 {
+			return fmt.Sprint("theirs ", i)
+		}
+		return number(i)
+	}
+	now := start
+	for round := range 30 {
+		for range 400 {
+			id, until := name(rnd.IntN(3000)), now.Add(time.Duration(rnd.IntN(3600))*time.Second)
+			r.Add(id, until)
+			if until.After(want[id]) {
+				want[id] = until
+			}
+		}
+		now = now.Add(time.Duration(rnd.IntN(900)) * time.Second)
+		ticks(r, now)
+		for id, until := range want {
+			if !until.Add(time.Second).After(now) {
+				delete(want, id)
+			}
+		}
+		for i := range 3000 {
+			if _, in := want[name(i)]; r.Contains(name(i)) != in {
+				t.Fatalf("round %d: %s: got %v", round, name(i), !in)
+			}
+		}
+		if r.Len() != len(want) {
+			t.Fatalf("round %d: %d, want %d", round, r.Len(), len(want))
+		}
 	}
 }

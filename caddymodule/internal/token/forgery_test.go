@@ -87,14 +87,14 @@ func TestPublicKeysAreNoHMACSecrets(t *testing.T) {
 	for _, alg := range []Algorithm{ES256, EdDSA, RS256} {
 		ks := testKeys()[alg]
 		k := ks.members[0].key
-		der, err := x509.MarshalPKIXPublicKey(k.public)
+		der, err := x509.MarshalPKIXPublicKey(barePublic(ks))
 		if err != nil {
 			t.Fatal(err)
 		}
 		text := string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))
 		secrets := []string{"", "\x00", string(der), text, strings.TrimSpace(text), base64.StdEncoding.EncodeToString(der),
 			string(mustJSON(t, k.jwk)), string(ks.JWKS()), k.id}
-		switch p := k.public.(type) {
+		switch p := barePublic(ks).(type) {
 		case *ecdsa.PublicKey:
 			point, _ := p.Bytes()
 			secrets = append(secrets, string(point), string(point[1:]), string(point[1:33]))
@@ -121,7 +121,7 @@ func TestDegenerateECDSASignaturesAreRefused(t *testing.T) {
 	signed := b64(goodHeader(ks)) + "." + b64(goodPayload)
 	n := elliptic.P256().Params().N
 	p := elliptic.P256().Params().P
-	point, err := k.public.(*ecdsa.PublicKey).Bytes()
+	point, err := barePublic(ks).(*ecdsa.PublicKey).Bytes()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,6 +14,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 
 	"github.com/lestrrat-go/jwx/v2/jwk"
 	"github.com/lestrrat-go/jwx/v2/jws"
@@ -33,7 +34,7 @@ type key struct {
 
 	private  any // for signer
 	signer   jws.Signer
-	public   any // for verifier; the secret itself for HS256
+	public   any // for verifier: a publicKey, or the secret itself for HS256
 	verifier jws.Verifier
 	sigSize  int // bytes of a signature
 
@@ -43,6 +44,16 @@ type key struct {
 // stableECDSA keeps jwx from copying the private key for each signature: the
 // standard library finds what it computed for a key by the key's address.
 type stableECDSA struct{ *ecdsa.PrivateKey }
+
+// publicKey is a public key as jwx takes it without converting it by reflection
+// for each signature: out of a crypto.Signer. It cannot sign.
+type publicKey struct{ key crypto.PublicKey }
+
+func (p publicKey) Public() crypto.PublicKey { return p.key }
+
+func (p publicKey) Sign(io.Reader, []byte, crypto.SignerOpts) ([]byte, error) {
+	return nil, errPublic
+}
 
 // newKey checks that raw is a private key fit for alg, and prepares it. Errors
 // say what to do instead, and hold nothing of the key.
@@ -66,7 +77,7 @@ func newKey(raw any, alg Algorithm) (*key, error) {
 		if raw.Curve != elliptic.P256() {
 			return nil, errors.New("ES256 needs a key on the curve P-256: openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256")
 		}
-		k.private, k.public, k.sigSize = stableECDSA{raw}, &raw.PublicKey, 64
+		k.private, k.public, k.sigSize = stableECDSA{raw}, publicKey{&raw.PublicKey}, 64
 	case ed25519.PrivateKey:
 		if alg != EdDSA {
 			return nil, wrongKind("an Ed25519 key", EdDSA, alg)
@@ -76,7 +87,7 @@ func newKey(raw any, alg Algorithm) (*key, error) {
 		if len(raw) != ed25519.PrivateKeySize || !raw.Equal(ed25519.NewKeyFromSeed(raw.Seed())) {
 			return nil, errors.New("the key's public and private halves do not belong together")
 		}
-		k.private, k.public, k.sigSize = raw, raw.Public(), ed25519.SignatureSize
+		k.private, k.public, k.sigSize = raw, publicKey{raw.Public()}, ed25519.SignatureSize
 	case *rsa.PrivateKey:
 		if alg != RS256 {
 			return nil, wrongKind("an RSA key", RS256, alg)
@@ -84,7 +95,7 @@ func newKey(raw any, alg Algorithm) (*key, error) {
 		if err := checkRSA(raw); err != nil {
 			return nil, err
 		}
-		k.private, k.public, k.sigSize = raw, &raw.PublicKey, raw.Size()
+		k.private, k.public, k.sigSize = raw, publicKey{&raw.PublicKey}, raw.Size()
 	case *ecdsa.PublicKey, *rsa.PublicKey, ed25519.PublicKey:
 		return nil, errPublic
 	default:
@@ -155,7 +166,7 @@ func secretID(secret []byte) string {
 
 // publish sets the public JWK and the key's id, its RFC 7638 thumbprint.
 func (k *key) publish() error {
-	pub, err := jwk.FromRaw(k.public)
+	pub, err := jwk.FromRaw(k.public.(publicKey).key)
 	if err != nil {
 		return fmt.Errorf("making a JWK: %w", err)
 	}

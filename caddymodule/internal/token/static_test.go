@@ -239,7 +239,7 @@ func TestKeyIDIsTheThumbprint(t *testing.T) {
 	if _, ok := decodeSegment(modulus, []byte(n)); !ok {
 		t.Fatal("bad base64")
 	}
-	k := key{alg: RS256, public: &rsa.PublicKey{N: new(big.Int).SetBytes(modulus), E: 65537}}
+	k := key{alg: RS256, public: publicKey{&rsa.PublicKey{N: new(big.Int).SetBytes(modulus), E: 65537}}}
 	if err := k.publish(); err != nil {
 		t.Fatal(err)
 	}
