@@ -213,10 +213,34 @@ func (c *Caddy) Command(args ...string) (string, error) {
 	return string(out), err
 }
 
+// Load is Reload without a command: the Caddyfile goes to the admin endpoint of the
+// process itself, which takes it even if it is the one in force.
+func (c *Caddy) Load(caddyfile string) error {
+	r, err := http.NewRequest(http.MethodPost, "http://127.0.0.1/load", strings.NewReader(caddyfile))
+	if err != nil {
+		return err
+	}
+	r.Header.Set("Content-Type", "text/caddyfile")
+	r.Header.Set("Cache-Control", "must-revalidate")
+	if out, err := c.admin(r); err != nil {
+		return fmt.Errorf("loading a configuration: %w: %s", err, out)
+	}
+	c.file = caddyfile
+	return nil
+}
+
 // Admin does a GET on the admin endpoint, as in Admin("/config/").
 func (c *Caddy) Admin(path string) (string, error) {
+	r, err := http.NewRequest(http.MethodGet, "http://127.0.0.1"+path, nil)
+	if err != nil {
+		return "", err
+	}
+	return c.admin(r)
+}
+
+func (c *Caddy) admin(r *http.Request) (string, error) {
 	client := http.Client{
-		Timeout: 10 * time.Second,
+		Timeout: CommandTime,
 		Transport: &http.Transport{
 			DisableKeepAlives: true,
 			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -224,7 +248,7 @@ func (c *Caddy) Admin(path string) (string, error) {
 			},
 		},
 	}
-	resp, err := client.Get("http://127.0.0.1" + path)
+	resp, err := client.Do(r)
 	if err != nil {
 		return "", err
 	}

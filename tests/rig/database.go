@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/rand"
 	"database/sql"
+	"database/sql/driver"
 	"encoding/base64"
 	"encoding/hex"
 	"fmt"
@@ -114,9 +115,11 @@ func openSQL(address string) (*sql.DB, error) {
 			c.Net, c.Addr = "unix", socket
 		}
 		c.InterpolateParams = true
-		c.MultiStatements = true
 		c.Logger = &client.NopLogger{}
-		db, err = sql.Open("mysql", c.FormatDSN())
+		var connector driver.Connector
+		if connector, err = client.NewConnector(c); err == nil {
+			db = sql.OpenDB(connector)
+		}
 	default:
 		return nil, fmt.Errorf("no database is called %q", u.Scheme)
 	}

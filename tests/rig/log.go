@@ -81,3 +81,16 @@ func (c *Caddy) Line(t testing.TB, requestID string) map[string]any {
 	}
 	return line
 }
+
+// unheardTime is how long a request that Caddy handled may take to show in its log.
+const unheardTime = time.Second
+
+// Unheard says that a request whose exchange failed reached no handler. Such a failure
+// is Caddy's own in a reload: the kernel had taken the connection for a listener that
+// was closed before the server accepted it, or the client wrote on a kept connection
+// that the server was about to close. What reached a handler is in the access log, for
+// which the site needs the directive log; mark is in no other request's header or URI.
+func (c *Caddy) Unheard(mark string) bool {
+	time.Sleep(unheardTime)
+	return len(c.Log.Lines(`"logger":"http.log.access`, mark)) == 0
+}

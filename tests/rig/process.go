@@ -3,6 +3,8 @@ package rig
 import (
 	"fmt"
 	"os"
+	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -24,3 +26,34 @@ func ProcessorTime(t testing.TB, pid int) time.Duration {
 	}
 	return time.Duration(user+system) * 10 * time.Millisecond // USER_HZ is 100
 }
+
+// Usage is what a process holds.
+type Usage struct {
+	Goroutines, Files, Sockets int
+}
+
+// Usage is what Caddy holds at the moment; files and sockets as Linux tells them.
+func (c *Caddy) Usage(t testing.TB) (u Usage) {
+	t.Helper()
+	profile, err := c.Admin("/debug/pprof/goroutine?debug=1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m := goroutineTotal.FindStringSubmatch(profile); m != nil {
+		u.Goroutines, _ = strconv.Atoi(m[1])
+	}
+	dir := fmt.Sprintf("/proc/%d/fd", c.PID())
+	files, err := os.ReadDir(dir)
+	if err != nil {
+		return u // another system
+	}
+	for _, f := range files {
+		u.Files++
+		if to, err := os.Readlink(dir + "/" + f.Name()); err == nil && strings.HasPrefix(to, "socket:") {
+			u.Sockets++
+		}
+	}
+	return u
+}
+
+var goroutineTotal = regexp.MustCompile(`^goroutine profile: total (\d+)`)

@@ -1,0 +1,217 @@
+package replicas
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/wx-auth/caddy-wx-auth/tests/rig"
+)
+
+// outTime is how long a client may go without the answer that it needs, on a machine
+// where replicas or the database are killed all the time. Who waits longer is locked
+// out.
+const outTime = 90 * time.Second
+
+// crowd is people with honest mini programs: each sends again what was not answered, at
+// whichever replica, and fetches anew only the codes that an answer names. They log in,
+// refresh and log out until they are told to stop, and remember what was answered.
+type crowd struct {
+	t        testing.TB
+	db       *rig.Database
+	replicas []*rig.Gateway
+	stop     chan struct{}
+	people   sync.WaitGroup
+
+	mu      sync.Mutex
+	random  *rand.Rand
+	seen    int                 // phone numbers below have been here
+	numbers map[string]string   // phone number -> the user's id
+	alive   map[string]rig.Pair // session -> its newest pair
+	over    []rig.Pair
+	repeats int           // requests that had to be sent again
+	renewed int           // phone codes that had to be fetched anew
+	longest time.Duration // that anybody waited for an answer
+}
+
+// newCrowd starts that many people; seed decides what they do.
+func newCrowd(t testing.TB, db *rig.Database, replicas []*rig.Gateway, people int, seed uint64) *crowd {
+	c := &crowd{
+		t: t, db: db, replicas: replicas, stop: make(chan struct{}), random: rand.New(rand.NewPCG(seed, 0)),
+		numbers: make(map[string]string), alive: make(map[string]rig.Pair),
+	}
+	for range people {
+		c.people.Go(func() {
+			for !c.stopped() {
+				c.visit()
+			}
+		})
+	}
+	t.Cleanup(func() {
+		if !c.stopped() {
+			close(c.stop)
+		}
+		c.people.Wait()
+	})
+	return c
+}
+
+func (c *crowd) stopped() bool {
+	select {
+	case <-c.stop:
+		return true
+	default:
+		return false
+	}
+}
+
+func (c *crowd) pick(n int) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.random.IntN(n)
+}
+
+// number is that of somebody new, or of somebody who has been here.
+func (c *crowd) number() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := c.seen
+	if c.random.IntN(2) == 0 {
+		c.seen++
+	} else {
+		n = c.random.IntN(c.seen + 1)
+	}
+	return fmt.Sprintf("139%08d", n)
+}
+
+// ask sends a request until the answer is one that is wanted.
+func (c *crowd) ask(what string, do func(*rig.Gateway) rig.Answer, wanted func(rig.Answer) bool) (rig.Answer, bool) {
+	replica := c.pick(len(c.replicas))
+	begun := time.Now()
+	for try := 0; ; try++ {
+		a := do(c.replicas[(replica+try)%len(c.replicas)])
+		waited := time.Since(begun)
+		if wanted(a) {
+			c.mu.Lock()
+			c.longest = max(c.longest, waited)
+			c.mu.Unlock()
+			return a, true
+		}
+		c.mu.Lock()
+		c.repeats++
+		c.mu.Unlock()
+		// Nobody there, or an answer that asks to come again; any other is a refusal.
+		if a.Err == nil && a.Status < 500 && a.Status != http.StatusTooManyRequests {
+			c.t.Errorf("%s is refused: %d %s", what, a.Status, a.Body)
+			return a, false
+		}
+		if waited > outTime {
+			c.t.Errorf("locked out: %s is not answered after %s: %d %v %s", what, waited, a.Status, a.Err, a.Body)
+			return a, false
+		}
+		time.Sleep(time.Duration(min(20*(try+1), 300)) * time.Millisecond)
+	}
+}
+
+func ok(a rig.Answer) bool { return a.Err == nil && a.Status == http.StatusOK }
+
+// visit is one person's login, some refreshes and, mostly, a logout.
+func (c *crowd) visit() {
+	number := c.number()
+	codes := c.replicas[0].WeChat.Tap(c.t, number)
+	a, done := c.ask("a login", func(r *rig.Gateway) rig.Answer {
+		a := r.Login(codes.Code, codes.PhoneCode)
+		if a.Err != nil || a.Status == http.StatusOK {
+			return a
+		}
+		renew := a.Problem(c.t).Renew
+		fresh := c.replicas[0].WeChat.Tap(c.t, number)
+		if slices.Contains(renew, "code") {
+			codes.Code = fresh.Code
+		}
+		if slices.Contains(renew, "phoneCode") {
+			codes.PhoneCode = fresh.PhoneCode
+			c.mu.Lock()
+			c.renewed++
+			c.mu.Unlock()
+		}
+		if a.Status == http.StatusBadRequest && len(renew) > 0 {
+			a.Status = http.StatusServiceUnavailable // it says what to send instead
+		}
+		return a
+	}, ok)
+	if !done {
+		return
+	}
+	p := a.Pair(c.t)
+	session := rig.SessionOf(c.t, p.Token)
+	c.mu.Lock()
+	if id, known := c.numbers[number]; known && id != p.UserInfo.ID {
+		c.t.Errorf("the owner of %s is %s, and then %s", number, id, p.UserInfo.ID)
+	}
+	c.numbers[number] = p.UserInfo.ID
+	c.alive[session] = p
+	c.mu.Unlock()
+	for range c.pick(4) {
+		a, done := c.ask("a refresh", func(r *rig.Gateway) rig.Answer { return r.Refresh(p.RefreshToken) }, ok)
+		if !done {
+			return
+		}
+		p = a.Pair(c.t)
+		c.mu.Lock()
+		c.alive[session] = p
+		c.mu.Unlock()
+	}
+	if c.pick(4) == 0 {
+		return
+	}
+	c.mu.Lock()
+	delete(c.alive, session) // from now on it may be over
+	c.mu.Unlock()
+	_, done = c.ask("a logout", func(r *rig.Gateway) rig.Answer { return r.Logout(p.Token, "", false) }, func(a rig.Answer) bool {
+		return a.Err == nil && a.Status == http.StatusNoContent
+	})
+	if done {
+		c.mu.Lock()
+		c.over = append(c.over, p)
+		c.mu.Unlock()
+	}
+}
+
+// finish waits until all have done what they were about, and checks that what was
+// answered is so, on every replica.
+func (c *crowd) finish(t testing.TB) {
+	t.Helper()
+	close(c.stop)
+	c.people.Wait()
+	for _, p := range c.over {
+		for _, r := range c.replicas {
+			rig.Await(t, patience, "a session that was ended is over", func() bool { return r.Get("/", p.Token).Status == http.StatusUnauthorized })
+		}
+		c.replicas[0].Refresh(p.RefreshToken).WantProblem(t, http.StatusUnauthorized, "session_ended", nil)
+	}
+	i := 0
+	for session, p := range c.alive {
+		for _, r := range c.replicas {
+			r.WantAlive(t, p)
+		}
+		i++
+		next := c.replicas[i%len(c.replicas)].Refresh(p.RefreshToken).Pair(t)
+		if rig.SessionOf(t, next.Token) != session {
+			t.Errorf("session %s became another one", session)
+		}
+	}
+	// A login that nobody waited for may have made a user; nobody has two.
+	if users, numbers := c.db.Count(t, "SELECT COUNT(*) FROM wx_auth_users"), len(c.numbers); users != int64(numbers) {
+		t.Errorf("%d users of %d phone numbers", users, numbers)
+	}
+	if len(c.alive) == 0 || len(c.over) == 0 {
+		t.Errorf("%d sessions alive and %d over: too little was done", len(c.alive), len(c.over))
+	}
+	t.Logf("%s: %d users, %d sessions alive, %d logged out; %d requests sent again, %d phone codes fetched anew, longest wait %s",
+		c.db.Kind, len(c.numbers), len(c.alive), len(c.over), c.repeats, c.renewed, c.longest.Round(time.Millisecond))
+}

@@ -1,0 +1,168 @@
+package replicas
+
+import (
+	"fmt"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/wx-auth/caddy-wx-auth/tests/rig"
+)
+
+// traffic is requests without a pause over new and over kept connections. What was
+// answered must be 200; what was not is remembered by its URI.
+type traffic struct {
+	asked   atomic.Int64
+	stop    chan struct{}
+	asking  sync.WaitGroup
+	clients []*rig.Client
+
+	mu     sync.Mutex
+	failed map[string]error // URI -> how
+}
+
+var runs atomic.Int64 // no two requests of these tests have one URI
+
+func newTraffic(t testing.TB, c *rig.Caddy, headers ...string) *traffic {
+	f := &traffic{stop: make(chan struct{}), failed: make(map[string]error)}
+	run := runs.Add(1)
+	for i := range 4 {
+		client := c.Client()
+		client.HTTP.Transport.(*http.Transport).DisableKeepAlives = i%2 == 0
+		f.clients = append(f.clients, client)
+		f.asking.Go(func() {
+			for n := 0; ; n++ {
+				select {
+				case <-f.stop:
+					return
+				case <-time.After(time.Millisecond):
+				}
+				// A POST: what is lost of it, no client sends again by itself.
+				uri := fmt.Sprintf("/traffic/%d-%d-%d-end", run, i, n)
+				a := client.Do(http.MethodPost, uri, "{}", headers...)
+				f.asked.Add(1)
+				if a.Err != nil {
+					f.mu.Lock()
+					f.failed[uri] = a.Err
+					f.mu.Unlock()
+				} else if a.Status != http.StatusOK {
+					t.Errorf("%s: %d %s", uri, a.Status, a.Body)
+				}
+			}
+		})
+	}
+	t.Cleanup(f.end)
+	return f
+}
+
+func (f *traffic) end() {
+	select {
+	case <-f.stop:
+	default:
+		close(f.stop)
+	}
+	f.asking.Wait()
+	for _, c := range f.clients {
+		c.HTTP.CloseIdleConnections()
+	}
+}
+
+// reloads loads the configurations in turn, without a pause, under traffic, and tells
+// how many of how many requests failed. None may have failed that reached a handler.
+func reloads(t testing.TB, c *rig.Caddy, n int, configs []string, headers ...string) (failed int, asked int64) {
+	t.Helper()
+	f := newTraffic(t, c, headers...)
+	for i := range n {
+		if err := c.Load(configs[i%len(configs)]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.end()
+	if len(f.failed) > 0 && !c.Unheard("/nothing/waits/for/this") {
+		t.Error("the log has what nobody asked for")
+	}
+	for uri, err := range f.failed {
+		if lines := c.Log.Lines(`"logger":"http.log.access`, uri); len(lines) > 0 {
+			t.Errorf("%s reached a handler and was not answered: %v\n%s", uri, err, lines)
+		}
+	}
+	return len(f.failed), f.asked.Load()
+}
+
+func TestReloadsUnderLoadFailNothingAndLeaveNothingBehind(t *testing.T) {
+	t.Parallel()
+	count := rig.Rounds(20, 200)
+	// Connections to the upstream that a former reverse_proxy keeps would be Caddy's own.
+	const proxy = "reverse_proxy {$UPSTREAM} {\ntransport http {\nkeepalive off\n}\n}"
+	plain := func(mark string) string {
+		return rig.Site("log\nheader X-Config " + mark + "\n" + proxy)
+	}
+	up := rig.NewUpstream(t)
+	baseline := rig.StartCaddy(t, plain("a"), "UPSTREAM="+up.Addr)
+	baseFailed, baseAsked := reloads(t, baseline, count, []string{plain("a"), plain("b")})
+	baseline.Stop()
+
+	rig.OnDatabases(t, func(t *testing.T, db *rig.Database) {
+		// Refused logins are counted by the client's address.
+		const proxies = "servers {\ntrusted_proxies static private_ranges 127.0.0.1/8\n}"
+		site := func(mark string) string {
+			return rig.Site("log\nheader X-Config "+mark+"\nwx_auth {env.WX_APPID} {env.WX_SECRET} {\nstore {env.WX_AUTH_STORE}\nencryption_key {env.WX_AUTH_KEY}\n"+
+				"login_rate 3/h\nwechat {\napi {$WX_API}\n}\n}\n"+proxy, proxies)
+		}
+		configs := []string{site("a"), site("b")}
+		r := rig.NewReplicasWith(t, db, 1, configs[0])[0]
+		p, out := r.MustLogin(t, number), r.MustLogin(t, number)
+		r.Logout(out.Token, "", false).Want(t, http.StatusNoContent)
+		refused := func() rig.Answer {
+			return r.Do(http.MethodPost, "/auth/wx", map[string]string{"code": "0b3aBcDeFgHiJkLmNoPqRsTuVwXyZ012"}, "X-Forwarded-For: 203.0.113.7")
+		}
+		for range 3 {
+			refused().WantProblem(t, http.StatusBadRequest, "login_code_invalid", nil)
+		}
+		refused().WantProblem(t, http.StatusTooManyRequests, "rate_limited", nil)
+		older := p
+		for range 10 { // the ten refreshes of a minute
+			p = r.Refresh(p.RefreshToken).Pair(t)
+		}
+
+		// What it holds when it has been reloaded and is at rest.
+		reloads(t, r.Caddy, 3, configs, rig.Bearer(p.Token)...)
+		rest := atRest(t, r)
+
+		begun := time.Now()
+		failed, asked := reloads(t, r.Caddy, count, configs, rig.Bearer(p.Token)...)
+		t.Logf("%s: %d reloads in %s: %d of %d requests failed, none of which reached a handler; of Caddy without wx_auth %d of %d",
+			db.Kind, count, time.Since(begun).Round(time.Millisecond), failed, asked, baseFailed, baseAsked)
+
+		refused().WantProblem(t, http.StatusTooManyRequests, "rate_limited", nil)
+		r.WantEnded(t, out)
+		r.WantAlive(t, p)
+		r.Refresh(older.RefreshToken).WantProblem(t, http.StatusUnauthorized, "reuse_detected", nil)
+
+		var now rig.Usage
+		settled := func() bool {
+			r.HTTP.CloseIdleConnections()
+			now = r.Caddy.Usage(t)
+			return now.Goroutines <= rest.Goroutines+2 && now.Files <= rest.Files+1 && now.Sockets <= rest.Sockets+1
+		}
+		for deadline := time.Now().Add(patience); !settled() && time.Now().Before(deadline); {
+			time.Sleep(time.Second)
+		}
+		t.Logf("%s: at rest before %+v, after %+v", db.Kind, rest, now)
+		if !settled() {
+			profile, _ := r.Caddy.Admin("/debug/pprof/goroutine?debug=1")
+			t.Errorf("it holds more than before:\n%s", profile)
+		}
+	})
+}
+
+// atRest is what a gateway holds when nobody asks it for anything: the least of some
+// looks at it.
+func atRest(t testing.TB, r *rig.Gateway) rig.Usage {
+	t.Helper()
+	r.HTTP.CloseIdleConnections()
+	time.Sleep(time.Second)
+	return r.Caddy.Usage(t)
+}

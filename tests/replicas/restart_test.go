@@ -1,0 +1,85 @@
+package replicas
+
+import (
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/wx-auth/caddy-wx-auth/tests/rig"
+)
+
+// guarded asks with a good token all the time, at every replica; nothing but 200 may
+// come.
+type guarded struct {
+	asked  atomic.Int64
+	stop   chan struct{}
+	asking sync.WaitGroup
+}
+
+func askGuarded(t testing.TB, replicas []*rig.Gateway, p rig.Pair) *guarded {
+	g := &guarded{stop: make(chan struct{})}
+	for i, r := range replicas {
+		g.asking.Go(func() {
+			for {
+				select {
+				case <-g.stop:
+					return
+				case <-time.After(2 * time.Millisecond):
+				}
+				if a := r.Get("/", p.Token); a.Err != nil || a.Status != http.StatusOK {
+					t.Errorf("a good token got %d %v %s on replica %d", a.Status, a.Err, a.Body, i)
+					return
+				}
+				g.asked.Add(1)
+			}
+		})
+	}
+	t.Cleanup(g.end)
+	return g
+}
+
+func (g *guarded) end() {
+	select {
+	case <-g.stop:
+	default:
+		close(g.stop)
+	}
+	g.asking.Wait()
+}
+
+func TestDatabaseRestartUnderLoad(t *testing.T) {
+	t.Parallel()
+	for _, kind := range []string{"postgres", "mysql"} {
+		t.Run(kind, func(t *testing.T) {
+			server := rig.NewServer(t, kind)
+			replicas := rig.NewReplicas(t, server.Database, 2)
+			good := askGuarded(t, replicas, replicas[0].MustLogin(t, "13700137000"))
+			crowd := newCrowd(t, server.Database, replicas, 4, 1)
+			crowd.mu.Lock()
+			crowd.numbers["13700137000"] = ""
+			crowd.mu.Unlock()
+			for i := range rig.Rounds(2, 10) {
+				time.Sleep(time.Second)
+				if i%2 == 0 {
+					server.Stop()
+				} else {
+					server.Crash()
+				}
+				before := good.asked.Load()
+				rig.Await(t, patience, "good tokens are taken without the database", func() bool { return good.asked.Load() > before+100 })
+				server.Start()
+				for _, r := range replicas {
+					rig.Await(t, patience, "logins work again", func() bool {
+						codes := r.WeChat.Tap(t, "13700137000")
+						return r.Login(codes.Code, codes.PhoneCode).Status == http.StatusOK
+					})
+				}
+			}
+			crowd.finish(t)
+			good.end()
+			t.Logf("%s: %d requests with a good token, none refused", kind, good.asked.Load())
+		})
+	}
+}
