@@ -21,14 +21,15 @@ const (
 )
 
 // readJSON reads a flat JSON object from the request's body into fields, by
-// exact member name: each is a *string or a *bool. Members that are not asked
+// exact member name: each is a *string, a *bool, or a **bool where false is not
+// the same as nothing. Members that are not asked
 // for are ignored; duplicates, wrong types and trailing data are refused. A nil
 // problem means that all is well.
 func readJSON(w http.ResponseWriter, r *http.Request, fields map[string]any) *problem {
 	if !isJSON(r.Header) {
 		return newProblem(codeMediaType)
 	}
-	body, p := readBody(w, r)
+	body, p := readBody(w, r, maxBody)
 	if p != nil {
 		return p
 	}
@@ -41,7 +42,7 @@ func readOptionalJSON(w http.ResponseWriter, r *http.Request, fields map[string]
 	if r.ContentLength > 0 || isJSON(r.Header) && r.ContentLength != 0 {
 		return readJSON(w, r, fields)
 	}
-	body, p := readBody(w, r)
+	body, p := readBody(w, r, maxBody)
 	if p == nil && len(body) > 0 {
 		p = newProblem(codeMediaType)
 	}
@@ -67,8 +68,8 @@ func isJSON(h http.Header) bool {
 	return !given || strings.EqualFold(cs, "utf-8")
 }
 
-func readBody(w http.ResponseWriter, r *http.Request) ([]byte, *problem) {
-	if r.ContentLength > maxBody {
+func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, *problem) {
+	if r.ContentLength > limit {
 		return nil, newProblem(codeTooLarge)
 	}
 	if len(r.Header["Content-Encoding"]) > 0 {
@@ -78,9 +79,9 @@ func readBody(w http.ResponseWriter, r *http.Request) ([]byte, *problem) {
 	if rc.SetReadDeadline(time.Now().Add(bodyTimeout)) == nil {
 		defer func() { _ = rc.SetReadDeadline(time.Time{}) }()
 	}
-	body, err := io.ReadAll(io.LimitReader(r.Body, maxBody+1))
+	body, err := io.ReadAll(io.LimitReader(r.Body, limit+1))
 	switch {
-	case len(body) > maxBody:
+	case int64(len(body)) > limit:
 		return nil, newProblem(codeTooLarge)
 	case err != nil:
 		var tooLarge *http.MaxBytesError
@@ -145,6 +146,9 @@ func setField(field any, name string, raw json.RawMessage) error {
 		if *f == "" {
 			return fmt.Errorf("%s is empty: leave it out or fill it", name)
 		}
+	case **bool:
+		*f = new(bool)
+		return setField(*f, name, raw)
 	case *bool:
 		if err := json.Unmarshal(raw, f); err != nil || raw[0] == 'n' {
 			return fmt.Errorf("%s must be true or false", name)

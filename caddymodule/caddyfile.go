@@ -11,7 +11,10 @@ import (
 // parseCaddyfile sets up the handler from the directive. Syntax:
 //
 //	wx_auth [<matcher>] [<appid> <secret>] {
-//	    app            <appid> <secret>
+//	    app            <appid> <secret> {
+//	        api  <url>...
+//	        push <token> <EncodingAESKey>
+//	    }
 //	    endpoints      <path>
 //	    public         [<method>...] <path>...
 //	    optional       <path>...
@@ -44,6 +47,7 @@ import (
 //	    credential     websocket_protocol
 //	    forward_token
 //	    login_rate     <number>/s|m|h|d
+//	    service_key    <secret>
 //	    wechat {
 //	        api          <url>...
 //	        access_token stable|classic|external <url>

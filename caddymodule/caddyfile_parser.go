@@ -61,11 +61,16 @@ func (p *parser) segment(d *caddyfile.Dispenser, name string, s subdirective) er
 		}
 		return nil
 	}
-	return p.block(d, name, s.block)
+	which := 0
+	if s.count != nil {
+		which = s.count() - 1
+	}
+	return p.block(d, name, which, s.block)
 }
 
-// block reads the subdirectives in braces, which d is before.
-func (p *parser) block(d *caddyfile.Dispenser, within string, known []subdirective) error {
+// block reads the subdirectives in braces, which d is before. which one it is of
+// the blocks of this name tells their places apart.
+func (p *parser) block(d *caddyfile.Dispenser, within string, which int, known []subdirective) error {
 	prefix := ""
 	if within != "wx_auth" {
 		prefix = within + " "
@@ -79,7 +84,7 @@ func (p *parser) block(d *caddyfile.Dispenser, within string, known []subdirecti
 		if !ok {
 			return at.Errf("unknown subdirective %q: %s knows %s", at.Val(), within, names(known))
 		}
-		first := place{name: name}
+		first := place{name, which}
 		if s.count == nil {
 			if before := p.marks[first]; before != nil {
 				return at.Errf("%s is given twice, first at %s:%d: keep one of them", name, before.File(), before.Line())

@@ -23,21 +23,14 @@ func (p *parser) directive(d *caddyfile.Dispenser) error {
 		return d.Errf("wx_auth takes an appid and its secret, or neither: write wx_auth [<matcher>] [<appid> <secret>]; " +
 			"if one of them was written {$NAME}, that variable may have been empty when the Caddyfile was read")
 	}
-	return p.block(d, "wx_auth", p.subdirectives())
+	return p.block(d, "wx_auth", 0, p.subdirectives())
 }
 
 // subdirectives is the syntax of the directive's block.
 func (p *parser) subdirectives() []subdirective {
 	h := p.h
 	return []subdirective{
-		{
-			name: "app", usage: "<appid> <secret>", least: 2, most: 2,
-			count: func() int { return len(h.Apps) },
-			set: func(args []string) error {
-				h.Apps = append(h.Apps, App{ID: args[0], Secret: args[1]})
-				return nil
-			},
-		},
+		p.appBlock(),
 		{name: "endpoints", usage: "<path>", least: 1, most: 1, set: text(&h.Endpoints)},
 		{
 			name: "public", usage: "[<METHOD>...] <path>...", least: 1, most: -1,
@@ -102,7 +95,32 @@ func (p *parser) subdirectives() []subdirective {
 			h.LoginRate, err = parseRate(args[0])
 			return err
 		}},
+		{name: "service_key", usage: "<secret>", least: 1, most: 1, set: text(&h.ServiceKey)},
 		p.wechatBlock(),
+	}
+}
+
+// appBlock may be given again: what is in it belongs to the last app.
+func (p *parser) appBlock() subdirective {
+	h := p.h
+	last := func() *App { return &h.Apps[len(h.Apps)-1] }
+	return subdirective{
+		name: "app", usage: "<appid> <secret>", least: 2, most: 2,
+		count: func() int { return len(h.Apps) },
+		set: func(args []string) error {
+			h.Apps = append(h.Apps, App{ID: args[0], Secret: args[1]})
+			return nil
+		},
+		block: []subdirective{
+			{name: "api", usage: "<url>...", least: 1, most: -1, set: func(args []string) error { return list(&last().API)(args) }},
+			{name: "push", usage: "<token> <EncodingAESKey>", least: 2, most: 2, set: func(args []string) error {
+				if args[0] == "" || args[1] == "" {
+					return errEmpty
+				}
+				last().Push = &Push{Token: args[0], EncodingAESKey: args[1]}
+				return nil
+			}},
+		},
 	}
 }
 

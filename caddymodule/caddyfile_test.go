@@ -103,7 +103,7 @@ func TestHandlerUnmarshalsCaddyfileTokens(t *testing.T) {
 	if err := h.UnmarshalCaddyfile(d); err != nil {
 		t.Fatal(err)
 	}
-	if len(h.Apps) != 1 || h.Apps[0] != (App{"{env.A}", "{env.B}"}) || len(h.Public) != 1 {
+	if len(h.Apps) != 1 || h.Apps[0].ID != "{env.A}" || h.Apps[0].Secret != "{env.B}" || len(h.Public) != 1 {
 		t.Errorf("got %+v", h)
 	}
 }

@@ -79,6 +79,11 @@ type Handler struct {
 	// being counted by its /64. Default: 30 a minute
 	LoginRate *Rate `json:"login_rate,omitempty"`
 
+	// What your backend shows (Authorization: Bearer …) to end sessions, and to
+	// disable and erase users. At least 32 characters. Write it as a placeholder.
+	// Default: none, and no such endpoints
+	ServiceKey string `json:"service_key,omitempty"`
+
 	// How WeChat's servers are called.
 	WeChat *WeChat `json:"wechat,omitempty"`
 
@@ -93,6 +98,23 @@ type App struct {
 
 	// Its AppSecret. Write it as a placeholder: {env.WX_SECRET}
 	Secret string `json:"secret,omitempty"`
+
+	// Base URLs of WeChat's servers for this app: the first is used, the others
+	// when it cannot be reached. Default: those of wechat
+	API []string `json:"api,omitempty"`
+
+	// What WeChat pushes to this app, in secure mode. Default: nothing
+	Push *Push `json:"push,omitempty"`
+}
+
+// Push is the message push of an app, as it is set up in WeChat's console: by it
+// WeChat tells whose account is gone, and who takes the phone number back.
+type Push struct {
+	// The Token of 3 to 32 letters and digits. Write it as a placeholder.
+	Token string `json:"token,omitempty"`
+
+	// The EncodingAESKey of 43 letters and digits. Write it as a placeholder.
+	EncodingAESKey string `json:"encoding_aes_key,omitempty"`
 }
 
 // Rule names requests by method and path.

@@ -20,7 +20,7 @@ type call struct {
 	site *site
 	live *live
 	now  time.Time
-	id   string // the last segment of /sessions/{id}
+	id   string // the last segment of /sessions/{id}, and of others
 }
 
 // endpoint is what one path under the prefix does.
@@ -28,6 +28,7 @@ type endpoint struct {
 	methods []string // nil: any
 	serve   func(*call) error
 	closed  bool // works without the store, too
+	service bool // for the backend, with the service key
 }
 
 // endpoints by their path under the prefix.
@@ -41,7 +42,14 @@ var endpoints = map[string]endpoint{
 	"/verify":    {serve: (*call).verify},
 	"/jwks.json": {methods: []string{http.MethodGet}, serve: (*call).jwks},
 	"/health":    {methods: []string{http.MethodGet, http.MethodHead}, serve: (*call).health, closed: true},
+	"/push/":     {methods: []string{http.MethodGet, http.MethodPost}, serve: (*call).push, closed: true},
+
+	"/service/revoke": {methods: []string{http.MethodPost}, serve: (*call).revoke, service: true},
+	"/service/users/": {methods: []string{http.MethodGet, http.MethodPatch, http.MethodDelete}, serve: (*call).serviceUser, service: true},
 }
+
+// below are the endpoints whose path ends in somebody's or something's id.
+var below = []string{"/sessions/", "/push/", "/service/users/"}
 
 // underPrefix returns what follows our prefix in the path as it was sent, and
 // whether the path is under it. No other spelling of the prefix is ours; what
@@ -69,10 +77,18 @@ func (s *site) serveEndpoint(w http.ResponseWriter, r *http.Request, rest string
 	if !ok {
 		return newProblem(codeNotFound).write(w, r)
 	}
+	if e.service && s.set.Service == nil {
+		return newProblem(codeNotFound).write(w, r)
+	}
 	if e.methods != nil && !allowed(e.methods, r.Method) {
 		p := newProblem(codeMethodNotAllowed)
 		p.allow = strings.Join(e.methods, ", ")
 		return p.write(w, r)
+	}
+	if e.service {
+		if p := c.serviceKey(); p != nil {
+			return p.write(w, r)
+		}
 	}
 	c.live = s.ready(r.Context())
 	if c.live == nil && !e.closed {
@@ -101,9 +117,11 @@ func (c *call) guarded(serve func(*call) error) (err error) {
 // accepted.
 func (c *call) find(rest string) (endpoint, bool) {
 	rest = strings.TrimSuffix(rest, "/")
-	if id, ok := strings.CutPrefix(rest, "/sessions/"); ok {
-		c.id = id
-		return endpoints["/sessions/"], id != "" && !strings.Contains(id, "/")
+	for _, path := range below {
+		if id, ok := strings.CutPrefix(rest, path); ok {
+			c.id = id
+			return endpoints[path], id != "" && !strings.Contains(id, "/")
+		}
 	}
 	e, ok := endpoints[rest]
 	return e, ok

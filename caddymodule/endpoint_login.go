@@ -131,21 +131,29 @@ type loginLimit struct {
 	off  bool
 }
 
-// limit finds out whom to count. Where the peer has a proxy's kind of address
-// and Caddy does not trust it, everybody seems to be one client: no limit then.
+// limit finds out whom to count.
 func (c *call) limit() *loginLimit {
 	l := &loginLimit{site: c.site, now: c.now, off: c.site.set.LoginRate.Count == 0}
 	if l.off {
 		return l
 	}
-	if private(peer(c.r)) && !trustedProxy(c.r) {
+	var known bool
+	if l.who, known = c.who(); !known {
 		c.site.warnNoProxies()
 		l.off = true
-		return l
+	}
+	return l
+}
+
+// who is the client as limits count it. Where the peer has a proxy's kind of
+// address and Caddy does not trust it, everybody seems to be one client: then it
+// is not known.
+func (c *call) who() (netip.Prefix, bool) {
+	if private(peer(c.r)) && !trustedProxy(c.r) {
+		return netip.Prefix{}, false
 	}
 	addr, _ := netip.ParseAddr(clientIP(c.r))
-	l.who = login.Subscriber(addr)
-	return l
+	return login.Subscriber(addr), true
 }
 
 func (l *loginLimit) refusal() *problem {
@@ -219,7 +227,7 @@ func trustedProxy(r *http.Request) bool {
 // warnNoProxies says once for each configuration that login_rate is off.
 func (s *site) warnNoProxies() {
 	if s.warned.CompareAndSwap(false, true) {
-		s.log.Warn("login_rate is off: logins come from a loopback, private or link-local address that is none of Caddy's trusted proxies, so all clients look like one",
+		s.log.Warn("login_rate, and the limit of wrong service keys, are off: requests come from a loopback, private or link-local address that is none of Caddy's trusted proxies, so all clients look like one",
 			zap.String("remedy", "behind a load balancer set trusted_proxies in the global options: servers { trusted_proxies static private_ranges }"))
 	}
 }

@@ -259,12 +259,19 @@ func (c *call) end(ctx context.Context, id, userID string, all bool) error {
 // device is a session as its user sees it.
 type device struct {
 	ID          string    `json:"id"`
-	Current     bool      `json:"current"`
+	Current     *bool     `json:"current,omitempty"` // none to the backend
 	AppID       string    `json:"appid"`
 	CreatedAt   time.Time `json:"createdAt"`
 	RefreshedAt time.Time `json:"refreshedAt"`
 	UserAgent   string    `json:"userAgent"`
 	Address     string    `json:"address"`
+}
+
+func deviceOf(s session.Session) device {
+	return device{
+		ID: s.ID, AppID: s.AppID, CreatedAt: s.CreatedAt.UTC(), RefreshedAt: s.RefreshedAt.UTC(),
+		UserAgent: s.UserAgent, Address: s.Address,
+	}
 }
 
 // listSessions lists the caller's sessions at this issuer, newest first.
@@ -279,11 +286,10 @@ func (c *call) listSessions() error {
 	}
 	devices := make([]device, 0, len(ss))
 	for _, s := range ss {
-		devices = append(devices, device{
-			ID: s.ID, Current: s.ID == caller.SessionID(), AppID: s.AppID,
-			CreatedAt: s.CreatedAt.UTC(), RefreshedAt: s.RefreshedAt.UTC(),
-			UserAgent: s.UserAgent, Address: s.Address,
-		})
+		d := deviceOf(s)
+		current := s.ID == caller.SessionID()
+		d.Current = &current
+		devices = append(devices, d)
 	}
 	return answer(c.w, c.r, http.StatusOK, "application/json", map[string]any{"sessions": devices})
 }

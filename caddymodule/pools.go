@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"fmt"
+	"net/netip"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
@@ -37,6 +38,8 @@ type shared struct {
 	revoked *session.Revoked
 	feed    *session.Feed
 	logins  login.State
+	// wrongKeys counts wrong service keys, by client.
+	wrongKeys login.Limiter[netip.Prefix]
 }
 
 // Destruct closes the store when the last configuration, and the last login in
@@ -107,8 +110,8 @@ func (s *wechatShared) Destruct() error {
 }
 
 func holdWeChat(set wechatSettings, store sharedKey) (string, *wechatShared) {
-	k := fmt.Sprintf("%q", append([]string{set.AccessToken, set.External, store.url, store.prefix}, set.APIs...))
-	v, _, _ := wechatPool.LoadOrNew(k, func() (caddy.Destructor, error) { // which cannot fail
+	k := fmt.Sprintf("%q %q", append([]string{set.AccessToken, set.External, store.url, store.prefix}, set.APIs...), set.AppAPIs) // maps print sorted
+	v, _, _ := wechatPool.LoadOrNew(k, func() (caddy.Destructor, error) {                                                         // which cannot fail
 		return &wechatShared{transport: wechat.NewTransport(), tokens: newTokenSource(set)}, nil
 	})
 	return k, v.(*wechatShared)

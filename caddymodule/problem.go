@@ -41,6 +41,8 @@ const (
 	codeRefreshInvalid   = "refresh_invalid"
 	codeSessionEnded     = "session_ended"
 	codeReuseDetected    = "reuse_detected"
+	codeServiceKey       = "service_key_invalid"
+	codePushRefused      = "push_refused"
 	codeInternal         = "internal_error"
 )
 
@@ -74,6 +76,8 @@ var outcomes = map[string]outcome{
 	codeRefreshInvalid:                 {401, "This is not a refresh token of ours. Log in silently."},
 	codeSessionEnded:                   {401, "This session has ended. Log in silently."},
 	codeReuseDetected:                  {401, "This refresh token was used before: it may have been stolen, so the session was ended. Log in silently."},
+	codeServiceKey:                     {401, "This is not the service key."},
+	codePushRefused:                    {403, "This is not a message of WeChat's for this mini program. The gateway's operator finds the reason in the log."},
 	codeInternal:                       {500, "Something went wrong in the gateway."},
 }
 

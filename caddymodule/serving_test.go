@@ -379,6 +379,6 @@ func TestSitesThatShareKeys(t *testing.T) {
 }
 
 // gone is a directory that knows nobody any more.
-type gone struct{ user.Directory }
+type gone struct{ directory }
 
 func (gone) Check(context.Context, string) (user.User, error) { return user.User{}, user.ErrUnknown }

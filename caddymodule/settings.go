@@ -23,6 +23,10 @@ import (
 type settings struct {
 	// Apps are in the order of the configuration; at least one.
 	Apps []wechat.App
+	// Pushes read what WeChat pushes, by appid.
+	Pushes map[string]*wechat.PushReceiver
+	// Service is the service key; nil: none.
+	Service *serviceKey
 	// Endpoints is the prefix, without a slash at its end.
 	Endpoints        string
 	Public, Optional []gate.Rule
@@ -66,6 +70,8 @@ type sessionSettings struct {
 
 type wechatSettings struct {
 	APIs []string
+	// AppAPIs are those of the apps that have their own, by appid.
+	AppAPIs map[string][]string
 	// AccessToken is "stable", "classic" or "external"; External is the URL of
 	// the last.
 	AccessToken, External string
@@ -130,7 +136,7 @@ func resolve(h *Handler, look lookup) (settings, error) {
 	}
 	for _, part := range []func(*Handler, lookup) error{
 		s.resolveApps, s.resolvePaths, s.resolveStore, s.resolveLogin,
-		s.resolveToken, s.resolveSession, s.resolveIdentity, s.resolveCredentials, s.resolveWeChat,
+		s.resolveToken, s.resolveSession, s.resolveIdentity, s.resolveCredentials, s.resolveWeChat, s.resolveService,
 	} {
 		if err := part(h, look); err != nil {
 			return settings{}, err

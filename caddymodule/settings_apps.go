@@ -55,8 +55,68 @@ func (s *settings) resolveApps(h *Handler, look lookup) error {
 			}
 		}
 		s.Apps = append(s.Apps, wechat.App{ID: id, Secret: secret})
+		if err := s.resolveApp(i, a, id, look); err != nil {
+			return err
+		}
 	}
 	return nil
+}
+
+// resolveApp is about the block of the i-th app.
+func (s *settings) resolveApp(i int, a App, id string, look lookup) error {
+	apis, err := resolveAPIs(a.API, look)
+	if err != nil {
+		return missetAt("app api", i, err)
+	}
+	if len(apis) > 0 {
+		if s.WeChat.AppAPIs == nil {
+			s.WeChat.AppAPIs = make(map[string][]string)
+		}
+		s.WeChat.AppAPIs[id] = apis
+	}
+	if a.Push == nil {
+		return nil
+	}
+	push, err := resolvePush(*a.Push, id, look)
+	if err != nil {
+		return missetAt("app push", i, err)
+	}
+	if push != nil {
+		if s.Pushes == nil {
+			s.Pushes = make(map[string]*wechat.PushReceiver)
+		}
+		s.Pushes[id] = push
+	}
+	return nil
+}
+
+// goodToken and goodKey stand for those that are not known yet.
+const (
+	goodToken = "token"
+	goodKey   = "abcdefghijklmnopqrstuvwxyz0123456789ABCDEFG"
+)
+
+// resolvePush returns nil where token or key are not known yet.
+func resolvePush(p Push, appid string, look lookup) (*wechat.PushReceiver, error) {
+	token, tokenKnown, err := look(p.Token, syntax{})
+	if err != nil {
+		return nil, fmt.Errorf("the token: %w", err)
+	}
+	key, keyKnown, err := look(p.EncodingAESKey, syntax{})
+	if err != nil {
+		return nil, fmt.Errorf("the EncodingAESKey: %w", err)
+	}
+	if !tokenKnown {
+		token = goodToken
+	}
+	if !keyKnown {
+		key = goodKey
+	}
+	receiver, err := wechat.NewPushReceiver(appid, token, key)
+	if !tokenKnown || !keyKnown {
+		receiver = nil
+	}
+	return receiver, err
 }
 
 func checkSecret(secret string) error {

@@ -34,18 +34,9 @@ func (s *settings) resolveWeChat(h *Handler, look lookup) error {
 	}
 	w := &s.WeChat
 	w.SendOpenID = set.SendOpenID == nil || *set.SendOpenID
-	for _, raw := range set.API {
-		api, known, err := look(raw, syntax{})
-		if err == nil && known {
-			api, err = checkAPI(api)
-		}
-		if err == nil && slices.Contains(w.APIs, api) {
-			err = fmt.Errorf("%s is given twice: keep one of them", raw)
-		}
-		if err != nil {
-			return misset("wechat api", err)
-		}
-		w.APIs = append(w.APIs, api)
+	var err error
+	if w.APIs, err = resolveAPIs(set.API, look); err != nil {
+		return misset("wechat api", err)
 	}
 	if len(w.APIs) == 0 {
 		w.APIs = []string{wechat.DefaultAPI}
@@ -100,6 +91,25 @@ func (w *wechatSettings) resolveAccessToken(set WeChat, apps int, look lookup) e
 	}
 	w.External = raw
 	return nil
+}
+
+// resolveAPIs are the base URLs of WeChat's servers, without slashes at their
+// ends.
+func resolveAPIs(all []string, look lookup) (apis []string, err error) {
+	for _, raw := range all {
+		api, known, err := look(raw, syntax{})
+		if err == nil && known {
+			api, err = checkAPI(api)
+		}
+		if err == nil && slices.Contains(apis, api) {
+			err = fmt.Errorf("%s is given twice: keep one of them", raw)
+		}
+		if err != nil {
+			return nil, err
+		}
+		apis = append(apis, api)
+	}
+	return apis, nil
 }
 
 // checkAPI returns the base URL without a slash at its end.

@@ -35,7 +35,7 @@ type site struct {
 	sharedKey sharedKey
 	shared    *shared
 	store     *store.Store
-	directory user.Directory
+	directory directory
 	ringKey   ringKey
 	ring      *token.Ring // nil where the key is configured
 	cacheKey  string
@@ -50,6 +50,14 @@ type site struct {
 
 	opening chan struct{} // holds one element while somebody opens
 	live    atomic.Pointer[live]
+}
+
+// directory is where the users live, as far as a site has to do with it.
+type directory interface {
+	user.Directory
+	// SetDisabled says whether a user may log in and refresh. user.ErrUnknown:
+	// there is no such user. It ends no session, but none is opened any more.
+	SetDisabled(ctx context.Context, id string, disabled bool) error
 }
 
 // live is what a site can only have once its store is open, as it is made with
@@ -235,7 +243,7 @@ func (s *site) assemble(keys *store.Keys) (*live, error) {
 	}
 	l.chain = login.Chain{
 		WeChat: &wechat.Client{
-			APIs: s.set.WeChat.APIs, Timeout: s.set.WeChat.Timeout, OmitOpenID: !s.set.WeChat.SendOpenID,
+			APIs: s.set.WeChat.APIs, AppAPIs: s.set.WeChat.AppAPIs, Timeout: s.set.WeChat.Timeout, OmitOpenID: !s.set.WeChat.SendOpenID,
 			Tokens: s.wechat.tokens, Shared: sharedTokens{s.store}, Transport: s.wechat.transport, Log: s.logWeChat,
 		},
 		Directory: s.directory, Store: s.store, Sessions: l.sessions, State: &s.shared.logins,

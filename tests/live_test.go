@@ -4,11 +4,9 @@ package tests
 import (
 	"bufio"
 	"context"
-	"crypto/sha1"
 	"crypto/tls"
 	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -26,45 +24,7 @@ import (
 // soon is how fast a connection must end.
 const soon = time.Second
 
-// echoUpgrade upgrades what asks for it, and sends back what comes; /flood sends without
-// end instead. Its answer names the protocol that X-Protocol says.
-func echoUpgrade(w http.ResponseWriter, r *http.Request) {
-	if r.Header.Get("Upgrade") != "websocket" {
-		http.Error(w, "no upgrade", http.StatusBadRequest)
-		return
-	}
-	conn, rw, err := http.NewResponseController(w).Hijack()
-	if err != nil {
-		return
-	}
-	defer conn.Close()
-	sum := sha1.Sum([]byte(r.Header.Get("Sec-WebSocket-Key") + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
-	fmt.Fprintf(rw, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: %s\r\n",
-		base64.StdEncoding.EncodeToString(sum[:]))
-	if p := r.Header.Get("X-Protocol"); p != "" {
-		fmt.Fprintf(rw, "Sec-WebSocket-Protocol: %s\r\n", p)
-	}
-	fmt.Fprint(rw, "\r\n")
-	if rw.Flush() != nil {
-		return
-	}
-	if strings.HasSuffix(r.URL.Path, "/flood") {
-		for block := make([]byte, 64<<10); err == nil; {
-			_, err = conn.Write(block)
-		}
-		return
-	}
-	_, _ = io.Copy(conn, rw)
-}
-
-// socket is an upgraded connection. Frames are the ends' own business: what is
-// sent and echoed here is one byte that could be any of them.
-type socket struct {
-	io.ReadWriteCloser
-	r io.Reader
-}
-
-func (g *guard) open(t testing.TB, target string, lines ...string) *socket {
+func (g *guard) open(t testing.TB, target string, lines ...string) *rig.Socket {
 	t.Helper()
 	conn, err := net.Dial("tcp", g.Addr)
 	if err != nil {
@@ -81,11 +41,11 @@ func (g *guard) open(t testing.TB, target string, lines ...string) *socket {
 		body, _ := io.ReadAll(resp.Body)
 		t.Fatalf("not upgraded: %s %s", resp.Status, body)
 	}
-	return &socket{conn, r}
+	return &rig.Socket{ReadWriteCloser: conn, R: r}
 }
 
 // open2 is open by extended CONNECT over HTTP/2 without TLS.
-func (g *guard) open2(t testing.TB, target string, headers ...string) *socket {
+func (g *guard) open2(t testing.TB, target string, headers ...string) *rig.Socket {
 	t.Helper()
 	transport := &http2.Transport{AllowHTTP: true, DialTLSContext: func(ctx context.Context, network, addr string, _ *tls.Config) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, network, addr)
@@ -113,53 +73,11 @@ func (g *guard) open2(t testing.TB, target string, headers ...string) *socket {
 		body, _ := io.ReadAll(resp.Body)
 		t.Fatalf("not upgraded: %s %s", resp.Status, body)
 	}
-	return &socket{struct {
+	return &rig.Socket{ReadWriteCloser: struct {
 		io.Reader
 		io.Writer
 		io.Closer
-	}{resp.Body, pw, pw}, resp.Body}
-}
-
-// alive fails the test unless the socket echoes.
-func (s *socket) alive(t testing.TB) {
-	t.Helper()
-	done := make(chan error, 1)
-	go func() {
-		b := []byte{0}
-		_, err := s.Write([]byte{7})
-		if err == nil {
-			_, err = io.ReadFull(s.r, b)
-		}
-		if err == nil && b[0] != 7 {
-			err = errors.New("something else came back")
-		}
-		done <- err
-	}()
-	select {
-	case err := <-done:
-		if err != nil {
-			t.Fatalf("the socket is dead: %v", err)
-		}
-	case <-time.After(5 * time.Second):
-		t.Fatal("the socket does not echo")
-	}
-}
-
-// ends waits for the end of the connection and returns when it came.
-func (s *socket) ends(t testing.TB, within time.Duration) time.Time {
-	t.Helper()
-	done := make(chan time.Time, 1)
-	go func() {
-		_, _ = io.Copy(io.Discard, s.r)
-		done <- time.Now()
-	}()
-	select {
-	case at := <-done:
-		return at
-	case <-time.After(within):
-		t.Fatalf("the connection is still there after %s", within)
-	}
-	return time.Time{}
+	}{resp.Body, pw, pw}, R: resp.Body}
 }
 
 // expiry is a token's exp.
@@ -177,43 +95,43 @@ func expiry(t testing.TB, token string) time.Time {
 }
 
 // overHTTP runs a test with a WebSocket over each version of HTTP that has it.
-func overHTTP(t *testing.T, caddyfile string, test func(t *testing.T, g *guard, open func(target string, lines ...string) *socket)) {
+func overHTTP(t *testing.T, caddyfile string, test func(t *testing.T, g *guard, open func(target string, lines ...string) *rig.Socket)) {
 	t.Run("HTTP1", func(t *testing.T) {
 		g := newGuard(t, caddyfile)
-		g.up.SetHandler(http.HandlerFunc(echoUpgrade))
-		test(t, g, func(target string, lines ...string) *socket { t.Helper(); return g.open(t, target, lines...) })
+		g.up.SetHandler(http.HandlerFunc(rig.EchoUpgrade))
+		test(t, g, func(target string, lines ...string) *rig.Socket { t.Helper(); return g.open(t, target, lines...) })
 	})
 	t.Run("HTTP2", func(t *testing.T) {
 		g := newGuard(t, caddyfile, "GODEBUG=http2xconnect=1")
-		g.up.SetHandler(http.HandlerFunc(echoUpgrade))
-		test(t, g, func(target string, lines ...string) *socket { t.Helper(); return g.open2(t, target, lines...) })
+		g.up.SetHandler(http.HandlerFunc(rig.EchoUpgrade))
+		test(t, g, func(target string, lines ...string) *rig.Socket { t.Helper(); return g.open2(t, target, lines...) })
 	})
 }
 
 func TestWebSocketEndsWithItsToken(t *testing.T) {
-	overHTTP(t, guardSite("token {\nlifetime 3s\nleeway 0s\n}", "credential query"), func(t *testing.T, g *guard, open func(string, ...string) *socket) {
+	overHTTP(t, guardSite("token {\nlifetime 3s\nleeway 0s\n}", "credential query"), func(t *testing.T, g *guard, open func(string, ...string) *rig.Socket) {
 		token := g.login(t, "13800138000").Token
 		end := expiry(t, token)
 		first := open("/api/ws", "Authorization: Bearer "+token)
 		second := open("/optional/ws?a=b&access_token=" + token)
 		anonymous := open("/optional/ws")
 		public := open("/free/ws", "Authorization: Bearer "+token)
-		first.alive(t)
-		second.alive(t)
+		first.Alive(t)
+		second.Alive(t)
 		time.Sleep(time.Until(end.Add(-200 * time.Millisecond)))
-		first.alive(t)
-		for _, s := range []*socket{first, second} {
-			if late := s.ends(t, 3*time.Second).Sub(end); late > soon || late < 0 {
+		first.Alive(t)
+		for _, s := range []*rig.Socket{first, second} {
+			if late := s.Ends(t, 3*time.Second).Sub(end); late > soon || late < 0 {
 				t.Errorf("ended %s after the token", late)
 			}
 		}
-		anonymous.alive(t) // nobody's token carries these
-		public.alive(t)
+		anonymous.Alive(t) // nobody's token carries these
+		public.Alive(t)
 	})
 }
 
 func TestWebSocketEndsWithItsSession(t *testing.T) {
-	overHTTP(t, guardSite(), func(t *testing.T, g *guard, open func(string, ...string) *socket) {
+	overHTTP(t, guardSite(), func(t *testing.T, g *guard, open func(string, ...string) *rig.Socket) {
 		for _, c := range []struct {
 			name  string
 			all   bool
@@ -221,7 +139,7 @@ func TestWebSocketEndsWithItsSession(t *testing.T) {
 		}{{"logout", false, false}, {"log out all", true, true}} {
 			t.Run(c.name, func(t *testing.T) {
 				one, two, stranger := g.login(t, "13800138000"), g.login(t, "13800138000"), g.login(t, "13900139000")
-				var ending, staying []*socket
+				var ending, staying []*rig.Socket
 				ending = append(ending, open("/api/ws", "Authorization: Bearer "+one.Token), open("/api/ws", "Authorization: Bearer "+one.Token))
 				other := open("/api/ws", "Authorization: Bearer "+two.Token)
 				if c.other {
@@ -231,17 +149,17 @@ func TestWebSocketEndsWithItsSession(t *testing.T) {
 				}
 				staying = append(staying, open("/api/ws", "Authorization: Bearer "+stranger.Token))
 				for _, s := range append(ending, staying...) {
-					s.alive(t)
+					s.Alive(t)
 				}
 				start := time.Now()
 				g.Client().Logout(one.Token, "", c.all).Want(t, http.StatusNoContent)
 				for _, s := range ending {
-					if late := s.ends(t, 3*time.Second).Sub(start); late > soon {
+					if late := s.Ends(t, 3*time.Second).Sub(start); late > soon {
 						t.Errorf("ended %s after the logout", late)
 					}
 				}
 				for _, s := range staying {
-					s.alive(t)
+					s.Alive(t)
 				}
 			})
 		}
@@ -251,7 +169,7 @@ func TestWebSocketEndsWithItsSession(t *testing.T) {
 // TestStalledWebSocketEndsToo: a proxy that waits for a client that neither reads
 // nor sends must be told.
 func TestStalledWebSocketEndsToo(t *testing.T) {
-	overHTTP(t, guardSite(), func(t *testing.T, g *guard, open func(string, ...string) *socket) {
+	overHTTP(t, guardSite(), func(t *testing.T, g *guard, open func(string, ...string) *rig.Socket) {
 		pair := g.login(t, "13800138000")
 		open("/api/flood", "Authorization: Bearer "+pair.Token)
 		time.Sleep(300 * time.Millisecond) // until all buffers are full
@@ -265,7 +183,7 @@ func TestStalledWebSocketEndsToo(t *testing.T) {
 
 func TestReloadKeepsTheWatch(t *testing.T) {
 	g := newGuard(t, guardSite("token {\nlifetime 6s\nleeway 0s\n}"))
-	g.up.SetHandler(http.HandlerFunc(echoUpgrade))
+	g.up.SetHandler(http.HandlerFunc(rig.EchoUpgrade))
 	expiring := g.login(t, "13800138000")
 	end := expiry(t, expiring.Token)
 	byExpiry := g.open(t, "/api/ws", "Authorization: Bearer "+expiring.Token)
@@ -274,14 +192,14 @@ func TestReloadKeepsTheWatch(t *testing.T) {
 	byLogout := g.open(t, "/api/ws", "Authorization: Bearer "+pair.Token)
 	g.reload(t, guardSite("login_rate 40/m"))
 	g.reload(t, guardSite())
-	byExpiry.alive(t)
-	byLogout.alive(t)
+	byExpiry.Alive(t)
+	byLogout.Alive(t)
 	start := time.Now()
 	g.Client().Logout(pair.Token, "", false).Want(t, http.StatusNoContent)
-	if late := byLogout.ends(t, 3*time.Second).Sub(start); late > soon {
+	if late := byLogout.Ends(t, 3*time.Second).Sub(start); late > soon {
 		t.Errorf("ended %s after the logout", late)
 	}
-	if late := byExpiry.ends(t, 10*time.Second).Sub(end); late > soon || late < 0 {
+	if late := byExpiry.Ends(t, 10*time.Second).Sub(end); late > soon || late < 0 {
 		t.Errorf("ended %s after the token", late)
 	}
 }
@@ -290,16 +208,16 @@ func TestReloadKeepsTheWatch(t *testing.T) {
 // with their store any more, nobody would end them.
 func TestWatchedConnectionsEndWithTheDirective(t *testing.T) {
 	g := newGuard(t, guardSite())
-	g.up.SetHandler(http.HandlerFunc(echoUpgrade))
+	g.up.SetHandler(http.HandlerFunc(rig.EchoUpgrade))
 	s := g.open(t, "/api/ws", "Authorization: Bearer "+g.login(t, "13800138000").Token)
-	s.alive(t)
+	s.Alive(t)
 	g.reload(t, rig.Site("reverse_proxy {$UPSTREAM} {\nstream_close_delay 1h\n}"))
-	s.ends(t, soon)
+	s.Ends(t, soon)
 }
 
 func TestAnswerNamesNoCredentialAsProtocol(t *testing.T) {
 	g := newGuard(t, guardSite("credential websocket_protocol"))
-	g.up.SetHandler(http.HandlerFunc(echoUpgrade))
+	g.up.SetHandler(http.HandlerFunc(rig.EchoUpgrade))
 	token := g.login(t, "13800138000").Token
 	for _, c := range []struct{ offered, chosen, want string }{
 		{"bearer, " + token, "", ""},
@@ -394,7 +312,7 @@ func TestIdleWebSocketsCostNoTimers(t *testing.T) {
 		}
 	}
 	g := newGuard(t, guardSite())
-	g.up.SetHandler(http.HandlerFunc(echoUpgrade))
+	g.up.SetHandler(http.HandlerFunc(rig.EchoUpgrade))
 	pair := g.login(t, "13800138000")
 	busy := func() time.Duration {
 		start := rig.ProcessorTime(t, g.PID())
@@ -402,7 +320,7 @@ func TestIdleWebSocketsCostNoTimers(t *testing.T) {
 		return rig.ProcessorTime(t, g.PID()) - start
 	}
 	before := busy()
-	sockets := make([]*socket, n)
+	sockets := make([]*rig.Socket, n)
 	for i := range sockets {
 		sockets[i] = g.open(t, "/api/ws", "Authorization: Bearer "+pair.Token)
 	}
@@ -415,7 +333,7 @@ func TestIdleWebSocketsCostNoTimers(t *testing.T) {
 	start := time.Now()
 	g.Client().Logout(pair.Token, "", false).Want(t, http.StatusNoContent)
 	for _, s := range sockets {
-		s.ends(t, 10*time.Second)
+		s.Ends(t, 10*time.Second)
 	}
 	took := time.Since(start)
 	t.Logf("all %d ended %s after the logout", n, took)

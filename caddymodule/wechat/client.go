@@ -27,6 +27,9 @@ const phoneAge = 10 * time.Minute
 type Client struct {
 	// APIs are the base URLs, in the order to try them. Default: DefaultAPI.
 	APIs []string
+	// AppAPIs are the base URLs, in the same order, for apps that have their own,
+	// by appid.
+	AppAPIs map[string][]string
 	// Timeout bounds each request, of which a call makes a few at most.
 	// Default: DefaultTimeout.
 	Timeout time.Duration
@@ -100,7 +103,7 @@ func (c *Client) Code2Session(ctx context.Context, app App, code string) (Sessio
 	if e := c.Transport.paused(key, app, c.Now()); e != nil {
 		return Session{}, e
 	}
-	d := c.delivery(CallSession, RenewCode)
+	d := c.delivery(app, CallSession, RenewCode)
 	a, e := d.send(ctx, outgoing{
 		method: http.MethodGet,
 		path:   "/sns/jscode2session",
@@ -146,7 +149,7 @@ func (c *Client) PhoneNumber(ctx context.Context, app App, code, openid string) 
 	}
 	o := outgoing{method: http.MethodPost, path: "/wxa/business/getuserphonenumber",
 		query: url.Values{"access_token": {token}}, body: body}
-	d := c.delivery(CallPhone, RenewPhoneCode)
+	d := c.delivery(app, CallPhone, RenewPhoneCode)
 	a, e := d.send(ctx, o)
 	if e != nil && accessTokenRefused(e.Code) {
 		c.Tokens.Drop(app.ID, token, c.Now())
@@ -225,7 +228,7 @@ func (c *Client) fetchToken(ctx context.Context, app App, r TokenRequest) (Acces
 	}
 	// Counted from before the request: what the way back takes is life lost.
 	asked := c.Now()
-	d := c.delivery(CallToken, "")
+	d := c.delivery(app, CallToken, "")
 	a, e := d.send(ctx, outgoing{method: r.Method, path: r.Path, absolute: r.URL, query: r.Query, body: r.Body, bare: r.URL != ""})
 	if e == nil {
 		token, life := a.bare, bareTokenLife

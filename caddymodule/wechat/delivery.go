@@ -17,6 +17,7 @@ const (
 // delivery is one call on its way, through all its tries.
 type delivery struct {
 	client *Client
+	apis   []string // the base URLs, in the order to try them
 	call   Call
 	code   Renew // the one-time code that the request carries; "" none
 
@@ -26,8 +27,12 @@ type delivery struct {
 	busied int    // tries answered with -1
 }
 
-func (c *Client) delivery(call Call, code Renew) *delivery {
-	return &delivery{client: c, call: call, code: code}
+func (c *Client) delivery(app App, call Call, code Renew) *delivery {
+	d := &delivery{client: c, apis: c.AppAPIs[app.ID], call: call, code: code}
+	if len(d.apis) == 0 {
+		d.apis = c.APIs
+	}
+	return d
 }
 
 // send sends the request until there is an answer that is no error, or an error
@@ -36,7 +41,7 @@ func (c *Client) delivery(call Call, code Renew) *delivery {
 func (d *delivery) send(ctx context.Context, o outgoing) (answer, *Error) {
 	hosts := []string{o.absolute}
 	if o.absolute == "" {
-		hosts = d.client.Transport.order(d.client.APIs, d.client.Now())
+		hosts = d.client.Transport.order(d.apis, d.client.Now())
 	}
 	if d.host != "" {
 		hosts = []string{d.host}

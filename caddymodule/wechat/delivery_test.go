@@ -277,6 +277,28 @@ func TestFallbackHostOnlyBeforeTheCodeLeft(t *testing.T) {
 	})
 }
 
+func TestAppWithItsOwnAPIIsAskedAboutThere(t *testing.T) {
+	all, own := newAPI(t), newAPI(t)
+	c := newClient(t, newClock(), all.URL)
+	c.AppAPIs = map[string][]string{testApp.ID: {own.URL}}
+	for _, app := range []App{testApp, {ID: "wxOther", Secret: "s"}} {
+		if _, err := c.Code2Session(t.Context(), app, loginCode); err != nil {
+			t.Error(err)
+		}
+		if err := c.WarmToken(t.Context(), app); err != nil {
+			t.Error(err)
+		}
+	}
+	if _, err := c.PhoneNumber(t.Context(), testApp, phoneCode, testOpenID); err != nil {
+		t.Error(err)
+	}
+	for path, want := range map[string][2]int{sessionPath: {1, 1}, stablePath: {1, 1}, phonePath: {0, 1}} {
+		if got := [2]int{all.count(path), own.count(path)}; got != want {
+			t.Errorf("%s: asked %v, want %v", path, got, want)
+		}
+	}
+}
+
 func TestHostThatCannotBeReachedIsAskedLastForAWhile(t *testing.T) {
 	clock := newClock()
 	tr := NewTransport()

@@ -60,6 +60,11 @@ type App struct {
 	// WatermarkShift is added to the watermark's timestamp, in seconds.
 	WatermarkShift int `json:"watermark_shift"`
 
+	// PushToken and PushKey are the Token and the EncodingAESKey of the message
+	// push, see [Simulator.Push]. Empty: it is off.
+	PushToken string `json:"push_token"`
+	PushKey   string `json:"push_key"`
+
 	// DailyQuota and MinuteQuota limit the calls of this app; beyond them
 	// WeChat answers 45009 and 45011. A call without an entry has WeChat's
 	// published limits: stable_token 500,000 a day and 10,000 a minute, token
@@ -121,7 +126,11 @@ func (s *Simulator) putApp(app App) error {
 		s.apps[app.ID] = state
 	}
 	state.App = app.clone()
-	s.keepSecret(app.Secret)
+	for _, secret := range []string{app.Secret, app.PushToken, app.PushKey} {
+		if secret != "" {
+			s.keepSecret(secret)
+		}
+	}
 	return nil
 }
 

@@ -2,6 +2,7 @@ package wechattest
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -18,6 +19,7 @@ func (s *Simulator) controlMux() http.Handler {
 	mux.HandleFunc("POST /_control/codes", posted(s.controlCodes))
 	mux.HandleFunc("POST /_control/faults", posted(s.controlFault))
 	mux.HandleFunc("POST /_control/token", posted(s.controlToken))
+	mux.HandleFunc("POST /_control/push", posted(s.controlPush))
 	mux.HandleFunc("POST /_control/clock", posted(s.controlAdvance))
 	mux.HandleFunc("GET /_control/clock", func(w http.ResponseWriter, _ *http.Request) {
 		writeControl(w, http.StatusOK, s.clockAnswer())
@@ -110,6 +112,30 @@ func (s *Simulator) controlFault(body []byte) (any, error) {
 		return nil, err
 	}
 	return nil, s.Inject(f)
+}
+
+func (s *Simulator) controlPush(body []byte) (any, error) {
+	var want struct {
+		Push
+		URL   string `json:"url"`
+		Times int    `json:"times"`
+	}
+	if err := decodeStrictly(body, &want); err != nil {
+		return nil, err
+	}
+	d, err := s.Deliver(want.Push)
+	if err != nil {
+		return nil, err
+	}
+	var answers []PushAnswer
+	for range max(1, want.Times) {
+		a, err := d.Send(context.Background(), want.URL)
+		if err != nil {
+			return nil, err
+		}
+		answers = append(answers, a)
+	}
+	return answers, nil
 }
 
 func (s *Simulator) controlToken(body []byte) (any, error) {

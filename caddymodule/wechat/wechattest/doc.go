@@ -27,6 +27,8 @@
 // ([Simulator.Count]) and what became of the phone codes that were paid for
 // ([Simulator.PhoneCodes]). [Simulator.Inject] makes calls fail on demand,
 // before or after the code was consumed. [Simulator.Advance] moves the clock.
+// [Simulator.Push] sends the app's server a message, as the message push in
+// secure mode does, or one that is forged.
 //
 // # Control API
 //
@@ -42,6 +44,7 @@
 //	GET    /_control/phonecodes  → [[PhoneCode], …]
 //	GET    /_control/secrets     → ["…"], see [Simulator.Secrets]
 //	POST   /_control/token       {"appid", "do": "revoke" or "rotate"} → 204
+//	POST   /_control/push        a [Push], and {"url", "times"}: the same so many times → [[PushAnswer], …]
 //	POST   /_control/clock       {"advance": "5m"} → {"now": "…"}
 //	GET    /_control/clock       → {"now": "…"}
 //

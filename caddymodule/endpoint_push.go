@@ -1,0 +1,147 @@
+package caddymodule
+
+import (
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
+)
+
+const (
+	// pushTimeout is how long a message may take: WeChat waits for five seconds,
+	// and then sends it again, up to three times.
+	pushTimeout = 4500 * time.Millisecond
+	// pushKept is how long it is known that a message was dealt with: longer than
+	// its signature is good, by whichever clock.
+	pushKept = 4 * wechat.PushAge
+	// leaveSkew is how far WeChat's clock may be ahead of that by which a login
+	// was dated, when one has to know which was first.
+	leaveSkew = time.Minute
+)
+
+// push takes what WeChat pushes to an app: the handshake when the address is set
+// up, and then messages, of which those count that say that a user has left.
+func (c *call) push() error {
+	receiver := c.site.set.Pushes[c.id]
+	if receiver == nil {
+		return newProblem(codeNotFound).write(c.w, c.r)
+	}
+	query := c.r.URL.Query()
+	if c.r.Method == http.MethodGet {
+		echo, err := receiver.Echo(query, c.now)
+		if err != nil {
+			return c.pushRefused(err)
+		}
+		return c.say(echo)
+	}
+	body, p := readBody(c.w, c.r, wechat.MaxPush)
+	if p != nil {
+		if p.Code == codeTooLarge {
+			p.Detail = "The message is larger than 64 KiB."
+		}
+		return p.write(c.w, c.r)
+	}
+	m, err := receiver.Open(query, body, c.now)
+	if err != nil {
+		return c.pushRefused(err)
+	}
+	if m.Leaves() {
+		if c.live == nil {
+			return newProblem(string(login.StoreUnavailable)).write(c.w, c.r)
+		}
+		if p := c.leaves(m); p != nil {
+			return p.write(c.w, c.r)
+		}
+	}
+	return c.say("success")
+}
+
+// pushRefused gives one answer to all that are refused: what is wrong with a
+// message is for the operator alone.
+func (c *call) pushRefused(err error) error {
+	c.site.log.Warn("message push refused", zap.String("appid", c.id), zap.Error(err),
+		zap.String("address", clientIP(c.r)), zap.String("request", requestID(c.r)))
+	return newProblem(codePushRefused).write(c.w, c.r)
+}
+
+// say answers a text. Of a handshake it is the client's own.
+func (c *call) say(text string) error {
+	h := c.w.Header()
+	h.Set("Cache-Control", "no-store")
+	h.Set("Content-Type", "text/plain; charset=utf-8")
+	h.Set("X-Content-Type-Options", "nosniff")
+	c.w.WriteHeader(http.StatusOK)
+	_, _ = io.WriteString(c.w, text)
+	return nil
+}
+
+// leaves deals with who has left, and answers in time: what takes longer goes on,
+// and WeChat, which sends the message again, finds it done.
+func (c *call) leaves(m wechat.PushMessage) *problem {
+	ctx, release := c.seenThrough()
+	failed := make(chan *problem, 1)
+	go func() {
+		defer release()
+		defer func() {
+			if p := recover(); p != nil { // no server recovers it here
+				c.site.metrics.panics.Inc()
+				c.site.log.Error("panic in an endpoint", zap.String("kind", fmt.Sprintf("%T", p)), zap.Stack("stack"))
+				failed <- newProblem(codeInternal)
+			}
+		}()
+		err := c.leave(ctx, m)
+		if err == nil {
+			failed <- nil
+			return
+		}
+		c.site.log.Error("a user has left, and was not dealt with to the end: WeChat sends the message again a few times; after that "+
+			"use DELETE "+c.site.set.Endpoints+"/service/users/{id}", zap.String("appid", c.id), zap.String("event", m.Event),
+			zap.String("openid", m.OpenID), zap.Error(err))
+		failed <- unavailable(err)
+	}()
+	late := time.NewTimer(pushTimeout)
+	defer late.Stop()
+	select {
+	case p := <-failed:
+		return p
+	case <-late.C:
+		return newProblem(string(login.StoreUnavailable))
+	}
+}
+
+// leave ends the sessions of the openid that has left, and erases the user if it
+// was their last one. A message that was dealt with before, on whichever replica,
+// is dealt with: WeChat sends again what was not answered in time, and nothing
+// tells that from what somebody else has recorded and sends again.
+func (c *call) leave(ctx context.Context, m wechat.PushMessage) error {
+	step := sha256.Sum256(fmt.Appendf(nil, "push %q", []string{c.id, m.Event, m.RevokeInfo, m.OpenID, m.CreatedAt.UTC().String()}))
+	if _, dealtWith, err := c.site.store.Kept(ctx, step, c.now); err != nil || dealtWith {
+		return err
+	}
+	until := c.site.sessionSettings().Until(c.now)
+	left, err := c.site.store.Leave(ctx, c.id, m.OpenID, m.CreatedAt.Add(leaveSkew), c.now, until)
+	if err != nil {
+		return err
+	}
+	for _, id := range left.Ended {
+		c.live.sessions.Revoked.Add(id, until)
+	}
+	if len(left.Ended) > 0 {
+		c.site.emit(event{"wx_auth_revoked", map[string]any{"user": left.UserID, "sessions": left.Ended}})
+	}
+	if left.Last {
+		if _, err := c.erase(ctx, left.UserID); err != nil {
+			return fmt.Errorf("user %s: %w", left.UserID, err)
+		}
+	}
+	c.site.log.Info("a user has left", zap.String("event", m.Event), zap.String("appid", c.id), zap.String("user", left.UserID),
+		zap.Strings("sessions", left.Ended), zap.Bool("erased", left.Last), zap.Bool("returned", left.Returned))
+	return c.site.store.Keep(ctx, step, []byte(m.Event), c.now.Add(pushKept))
+}

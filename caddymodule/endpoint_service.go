@@ -1,0 +1,243 @@
+package caddymodule
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
+)
+
+// wrongKeyRate is how many wrong service keys a client may show. Beyond it none
+// is looked at, not even the right one.
+var wrongKeyRate = login.Rate{Count: 10, Per: time.Minute}
+
+// serviceKey checks that the backend is asking, and not who has recorded it.
+func (c *call) serviceKey() *problem {
+	if tooEarly(c.r) {
+		return newProblem(codeTooEarly)
+	}
+	who, known := c.who()
+	limiter := &c.site.shared.wrongKeys
+	if known {
+		if wait := limiter.Wait(wrongKeyRate, who, c.now); wait > 0 {
+			left, reset := limiter.Remaining(wrongKeyRate, who, c.now)
+			return limited("service_key", wrongKeyRate, wait, left, reset)
+		}
+	}
+	shown := c.r.Header["Authorization"]
+	if len(shown) == 1 {
+		scheme, key, _ := strings.Cut(shown[0], " ")
+		if strings.EqualFold(scheme, "Bearer") && c.site.set.Service.is(strings.TrimLeft(key, " ")) {
+			return nil
+		}
+	}
+	if known {
+		limiter.Count(wrongKeyRate, who, c.now)
+	} else {
+		c.site.warnNoProxies()
+	}
+	c.site.log.Warn("somebody without the service key asked for a service endpoint",
+		zap.String("address", clientIP(c.r)), zap.String("request", requestID(c.r)))
+	return newProblem(codeServiceKey)
+}
+
+// revoke ends all sessions of a user, or one session.
+func (c *call) revoke() error {
+	var userID, sessionID string
+	p := readJSON(c.w, c.r, map[string]any{"userId": &userID, "sessionId": &sessionID})
+	switch {
+	case p != nil:
+	case (userID == "") == (sessionID == ""):
+		p = invalid("Send either userId or sessionId.")
+	case !user.ValidID(userID + sessionID):
+		p = invalid("An id has 1 to 128 visible ASCII characters.")
+	}
+	if p != nil {
+		return p.write(c.w, c.r)
+	}
+	ctx, done := c.seenThrough()
+	defer done()
+	if userID != "" {
+		return c.did(ctx, "revoke", userID, nil)
+	}
+	s, err := c.site.store.Session(ctx, sessionID)
+	if errors.Is(err, session.ErrNotFound) {
+		p := newProblem(codeNotFound)
+		p.Detail = "There is no such session, or it was over so long ago that it is forgotten."
+		return p.write(c.w, c.r)
+	}
+	if err == nil {
+		err = c.end(ctx, s.ID, s.UserID, false)
+	}
+	if err != nil {
+		return c.storeFailed("revoking a session", err).write(c.w, c.r)
+	}
+	c.served("revoke", s.UserID, []string{s.ID})
+	return answer(c.w, c.r, http.StatusNoContent, "", nil)
+}
+
+// served logs what was done for the backend.
+func (c *call) served(what, userID string, ended []string) {
+	c.site.log.Info("service: "+what, zap.String("user", userID), zap.Strings("sessions", ended),
+		zap.String("address", clientIP(c.r)), zap.String("request", requestID(c.r)))
+}
+
+// did ends a user's sessions, after what else was to be done about them, and
+// tells of it: in the log, in an event if it has one, and to the backend. What
+// failed is never told as done.
+func (c *call) did(ctx context.Context, what, userID string, ev *event) error {
+	ids, err := c.live.sessions.EndUser(ctx, userID, c.now)
+	if err != nil {
+		return c.storeFailed("service: "+what, err).write(c.w, c.r)
+	}
+	c.served(what, userID, ids)
+	var events []event
+	if ev != nil {
+		events = append(events, *ev)
+	}
+	if len(ids) > 0 {
+		events = append(events, event{"wx_auth_revoked", map[string]any{"user": userID, "sessions": ids}})
+	}
+	if len(events) > 0 {
+		c.site.emit(events...)
+	}
+	return answer(c.w, c.r, http.StatusNoContent, "", nil)
+}
+
+// serviceUser shows, disables, enables or erases a user. An id with characters
+// that no segment of a path has comes percent-encoded.
+func (c *call) serviceUser() error {
+	id, err := url.PathUnescape(c.id)
+	if err != nil || !user.ValidID(id) {
+		return c.noSuchUser()
+	}
+	switch c.r.Method {
+	case http.MethodPatch:
+		return c.setDisabled(id)
+	case http.MethodDelete:
+		return c.eraseUser(id)
+	}
+	return c.showUser(id)
+}
+
+func (c *call) noSuchUser() error {
+	p := newProblem(codeNotFound)
+	p.Detail = "There is no such user."
+	return p.write(c.w, c.r)
+}
+
+func (c *call) setDisabled(id string) error {
+	var disabled *bool
+	if p := readJSON(c.w, c.r, map[string]any{"disabled": &disabled}); p != nil {
+		return p.write(c.w, c.r)
+	}
+	if disabled == nil {
+		return invalid("disabled is missing: send true or false.").write(c.w, c.r)
+	}
+	ctx, done := c.seenThrough()
+	defer done()
+	err := c.site.directory.SetDisabled(ctx, id, *disabled)
+	switch {
+	case errors.Is(err, user.ErrUnknown):
+		return c.noSuchUser()
+	case err != nil:
+		return c.storeFailed("disabling a user", err).write(c.w, c.r)
+	case *disabled:
+		// Afterwards: from here on, no login opens another.
+		return c.did(ctx, "disable", id, &event{"wx_auth_user_disabled", map[string]any{"user": id}})
+	}
+	c.served("enable", id, nil)
+	c.site.emit(event{"wx_auth_user_enabled", map[string]any{"user": id}})
+	return answer(c.w, c.r, http.StatusNoContent, "", nil)
+}
+
+// eraseUser erases a user, known or not.
+func (c *call) eraseUser(id string) error {
+	ctx, done := c.seenThrough()
+	defer done()
+	ids, err := c.erase(ctx, id)
+	if err != nil {
+		c.storeFailed("erasing a user", err)
+		return unavailable(err).write(c.w, c.r)
+	}
+	c.served("erase", id, ids)
+	return answer(c.w, c.r, http.StatusNoContent, "", nil)
+}
+
+// erase throws a user out at once, and then erases them.
+func (c *call) erase(ctx context.Context, id string) (ended []string, err error) {
+	if ended, err = c.live.sessions.EndUser(ctx, id, c.now); err != nil {
+		return nil, err
+	}
+	if err := c.site.directory.Erase(ctx, id); err != nil {
+		return ended, errors.Join(errDirectory, err)
+	}
+	c.site.emit(event{"wx_auth_user_erased", map[string]any{"user": id, "sessions": ended}})
+	return ended, nil
+}
+
+// unavailable is what is told of an erasure that failed: try again.
+func unavailable(err error) *problem {
+	switch {
+	case errors.Is(err, user.ErrMisconfigured):
+		return newProblem(string(login.Misconfigured))
+	case errors.Is(err, errDirectory):
+		return newProblem(string(login.DirectoryUnavailable))
+	}
+	return newProblem(string(login.StoreUnavailable))
+}
+
+// openid is one of a user's aliases.
+type openid struct {
+	AppID   string `json:"appid"`
+	OpenID  string `json:"openid"`
+	UnionID string `json:"unionid,omitempty"`
+	// PhoneLoginAt is when it last logged in with a phone number.
+	PhoneLoginAt time.Time `json:"phoneLoginAt"`
+}
+
+func (c *call) showUser(id string) error {
+	ctx := c.r.Context()
+	u, err := c.site.directory.Check(ctx, id)
+	switch {
+	case errors.Is(err, user.ErrUnknown):
+		return c.noSuchUser()
+	case err != nil:
+		c.storeFailed("looking up a user", err)
+		return unavailable(errors.Join(errDirectory, err)).write(c.w, c.r)
+	}
+	bindings, err := c.site.store.UserBindings(ctx, id)
+	if err != nil {
+		return c.storeFailed("looking up a user's openids", err).write(c.w, c.r)
+	}
+	sessions, err := c.site.store.UserSessions(ctx, id, c.now)
+	if err != nil {
+		return c.storeFailed("looking up a user's sessions", err).write(c.w, c.r)
+	}
+	openids := make([]openid, 0, len(bindings))
+	for _, b := range bindings {
+		openids = append(openids, openid{b.AppID, b.OpenID, b.UnionID, b.PhoneAt.UTC()})
+		if u.Phone.IsZero() { // the directory tells none: it is one that WeChat has told
+			u.Phone = b.Phone
+		}
+	}
+	devices := make([]device, 0, len(sessions))
+	for _, s := range sessions {
+		devices = append(devices, deviceOf(s))
+	}
+	info := userInfo(u)
+	delete(info, "isNew")
+	info["disabled"], info["openids"], info["sessions"] = u.Disabled, openids, devices
+	if !u.CreatedAt.IsZero() {
+		info["createdAt"] = u.CreatedAt.UTC()
+	}
+	return answer(c.w, c.r, http.StatusOK, "application/json", info)
+}
