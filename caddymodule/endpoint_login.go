@@ -35,6 +35,7 @@ func (c *call) login() error {
 	if p := limit.refusal(); p != nil {
 		return p.write(c.w, c.r)
 	}
+	req.Client = limit.who
 	a := &attempt{request: requestID(c.r), limit: limit}
 	res, err := c.live.chain.Login(context.WithValue(c.r.Context(), attemptKey{}, a), req)
 	if err != nil {

@@ -31,7 +31,7 @@ var rooms = map[string][]string{
 	"caddymodule/internal/session": {},
 	"caddymodule/internal/gate":    {"caddymodule/internal/token"},
 	"caddymodule/internal/login":   {"caddymodule/user", "caddymodule/wechat", "caddymodule/internal/session", "caddymodule/internal/token"},
-	"caddymodule/internal/store":   {"caddymodule/user", "caddymodule/internal/session", "caddymodule/internal/token"},
+	"caddymodule/internal/store":   {"caddymodule/user", "caddymodule/internal/login", "caddymodule/internal/session", "caddymodule/internal/token"},
 	plugin: {"caddymodule/user", "caddymodule/wechat", "caddymodule/internal/gate", "caddymodule/internal/login",
 		"caddymodule/internal/session", "caddymodule/internal/store", "caddymodule/internal/token"},
 	double:           {}, // a second reading of WeChat's documentation, not of our client

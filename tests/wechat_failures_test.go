@@ -128,7 +128,7 @@ func commonRows(credentials bool, operator bool) []errcodeCase {
 		[]errcodeCase{
 			{errcode: -1, status: 503, code: "wechat_unavailable", renew: nothing},
 			{errcode: 45009, status: 503, code: "wechat_unavailable", renew: nothing, retry: 600, remedy: "quota", pauses: true},
-			{errcode: 45011, status: 503, code: "wechat_unavailable", renew: nothing, retry: 60, pauses: true},
+			{errcode: 45011, status: 503, code: "wechat_unavailable", renew: nothing, retry: 60, pauses: operator},
 			{errcode: 99999, status: 502, code: "wechat_error", renew: nothing},
 		})
 	for i := range rows {

@@ -9,7 +9,8 @@ import (
 )
 
 const (
-	busy = -1
+	busy        = -1
+	minuteQuota = 45011
 
 	// WeChat's daily quotas can be reset by hand, so probe now and then.
 	dailyQuotaPause  = 10 * time.Minute
@@ -126,7 +127,7 @@ func judge(call Call, code int) verdict {
 	case 45009:
 		return verdict{kind: KindQuota, reason: "the daily quota is used up", retry: dailyQuotaPause, pause: token,
 			advice: "see the call's quota in the mini program's console; it can be reset there a few times a month"}
-	case 45011:
+	case minuteQuota:
 		return verdict{kind: KindQuota, reason: "the quota of this minute is used up", retry: minuteQuotaPause, pause: token}
 	case 48001, 48004, 50002, 50004, 50007:
 		return operator("the app may not use this call, or is banned or frozen",

@@ -132,6 +132,9 @@ func (e *Error) Error() string {
 	return b.String()
 }
 
+// PerMinute reports whether the quota of a minute is used up, not that of a day.
+func (e *Error) PerMinute() bool { return e.Code == minuteQuota }
+
 // GoString is Error: %#v would otherwise print IP.
 func (e *Error) GoString() string { return "&wechat.Error{" + e.Error() + "}" }
 

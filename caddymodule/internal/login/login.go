@@ -7,11 +7,9 @@ import (
 	"context"
 	"encoding/base64"
 	"errors"
-	"fmt"
 	"net/netip"
+	"sync"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
@@ -31,6 +29,17 @@ type Request struct {
 	Code, PhoneCode string
 	// UserAgent and Address describe the device, for the user's list of sessions.
 	UserAgent, Address string
+	// Client is the network that the request comes from, as far as it can be told
+	// from others': zero behind a proxy that Caddy does not trust.
+	Client netip.Prefix
+}
+
+// client tells one client from another; empty: it cannot be told.
+func (r Request) client() string {
+	if !r.Client.IsValid() {
+		return ""
+	}
+	return r.Client.String()
 }
 
 // Result is a login that succeeded.
@@ -54,16 +63,38 @@ type Store interface {
 	BindingByUnionID(ctx context.Context, unionid string) (user.Binding, bool, error)
 	// UserBinding returns the newest openid of the user in the app.
 	UserBinding(ctx context.Context, appid, userID string) (user.Binding, bool, error)
-	// Settle binds the openid and opens the session in one transaction, and ends
-	// the sessions that the rule ends. user.ErrNewOpenID: the rule refuses;
+	// Settle ends a login, all in one transaction. user.ErrNewOpenID: the rule refuses;
 	// user.ErrDisabled, user.ErrUnknown: so was the user meanwhile.
-	Settle(ctx context.Context, b user.Binding, rule user.NewOpenID, s session.Session, until time.Time) (ended []string, err error)
+	Settle(ctx context.Context, s Settlement) (ended []string, err error)
 
-	// Keep stores a step's result, sealed, until expires; Kept reads it; Forget
-	// erases it.
+	// Keep stores a step's result, sealed, until expires, and ends the claim on it;
+	// Kept reads it.
 	Keep(ctx context.Context, key Key, value []byte, expires time.Time) error
 	Kept(ctx context.Context, key Key, now time.Time) (value []byte, ok bool, err error)
-	Forget(ctx context.Context, key Key) error
+	// Claim reads a step's result or takes the step for owner, for as long as the
+	// lease, which Prolong renews, and Release ends before its time.
+	Claim(ctx context.Context, key Key, owner string, now time.Time, lease time.Duration) (Claim, error)
+	Prolong(ctx context.Context, key Key, owner string, lease time.Duration) error
+	Release(ctx context.Context, key Key, owner string) error
+}
+
+// Settlement is what a login leaves in the store.
+type Settlement struct {
+	// Binding makes the openid an alias of the user. Rule says what becomes of the
+	// user's other openids in the app, whose sessions are revoked until Until.
+	Binding user.Binding
+	Rule    user.NewOpenID
+	Until   time.Time
+	// Session is opened.
+	Session session.Session
+	// Value is kept under Login, the key of both codes, until Expires: the same
+	// codes find their session.
+	Login   Key
+	Value   []byte
+	Expires time.Time
+	// Code is the step to forget: the login code has bought its session, and from
+	// here on only both codes together find it.
+	Code Key
 }
 
 // WeChat is what a login asks of WeChat; *wechat.Client implements it.
@@ -82,7 +113,11 @@ type State struct {
 
 	sessions, numbers valve // before jscode2session and getuserphonenumber
 
-	held    held
+	naming sync.Once
+	name   string // see replica
+
+	held    held // results that the store could not take
+	created held // the users of logins that created them and could not be settled
 	logins  flights[Result]
 	callers flights[caller]
 	phones  flights[owned]
@@ -140,15 +175,17 @@ func (c *Chain) Login(ctx context.Context, r Request) (Result, error) {
 	})
 }
 
-// run is the chain, in order.
-func (c *Chain) run(ctx context.Context, r Request, k Key) (Result, error) {
+// run is the chain, in order. One replica at a time takes the same codes through it.
+func (c *Chain) run(ctx context.Context, r Request, k Key) (res Result, err error) {
 	if r.PhoneCode == "" && c.Silent == 0 {
 		return Result{}, refuse(PhoneRequired, nil)
 	}
 	var again replayed
-	if _, err := c.kept(ctx, k, &again); err != nil {
-		return Result{}, fromStore(err)
+	_, mine, err := c.claim(ctx, k, &again)
+	if err != nil {
+		return Result{}, err
 	}
+	defer func() { mine.end(ctx, err) }()
 	who, err := c.identify(ctx, r, again)
 	if err != nil {
 		return Result{}, err
@@ -161,303 +198,12 @@ func (c *Chain) run(ctx context.Context, r Request, k Key) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	res, err := c.open(ctx, r, k, u, bound, again)
+	res, err = c.open(ctx, r, k, u, bound, again)
 	if err != nil {
 		return Result{}, err
 	}
 	res.RefreshToken = c.Sessions.Keys.RefreshToken(res.Session)
-	res.User = u
 	return res, nil
-}
-
-// identify learns who sent the login code.
-//
-// Codes that have opened a session already do without WeChat, and alone: who
-// comes with this login code but another phone code must not learn from them
-// whose it was.
-func (c *Chain) identify(ctx context.Context, r Request, again replayed) (caller, error) {
-	k := loginStep(r)
-	if again.SessionID != "" {
-		var who caller
-		switch ok, err := c.kept(ctx, k, &who); {
-		case err != nil:
-			return caller{}, fromStore(err)
-		case ok:
-			return who, nil
-		}
-		return c.identifyAgain(ctx, again)
-	}
-	return c.State.callers.join(ctx, k, c.Hold, func(ctx context.Context) (caller, error) {
-		var who caller
-		switch ok, err := c.kept(ctx, k, &who); {
-		case err != nil:
-			return caller{}, fromStore(err)
-		case ok:
-			return who, nil
-		}
-		who, err := c.askCaller(ctx, r)
-		if err != nil {
-			// Used, perhaps, by another replica that had it at the same time.
-			if ok, _ := c.keptMeanwhile(ctx, err, k, &who); ok {
-				return who, nil
-			}
-			return caller{}, err
-		}
-		// Whatever fails from here on, this code is not asked for again.
-		if err := c.keep(ctx, k, who, keepFor); err != nil {
-			return caller{}, fromStore(err)
-		}
-		return who, nil
-	})
-}
-
-// askCaller exchanges the login code. Where a phone code follows, the access
-// token is fetched beside it, so that the two do not add up.
-func (c *Chain) askCaller(ctx context.Context, r Request) (caller, error) {
-	var warm errgroup.Group
-	if r.PhoneCode != "" {
-		warm.Go(func() error {
-			return c.observed(ctx, "access_token", func() error { return c.WeChat.WarmToken(ctx, r.App) })
-		})
-	}
-	var s wechat.Session
-	err := c.observed(ctx, "jscode2session", func() error {
-		return c.State.sessions.do(ctx, r.App.ID, c.now, func() (err error) {
-			s, err = c.WeChat.Code2Session(ctx, r.App, r.Code)
-			return err
-		})
-	})
-	// The phone step asks for the access token again and meets its error, if
-	// any: by then this code's result is kept.
-	_ = warm.Wait()
-	if err != nil {
-		return caller{}, err
-	}
-	return caller{OpenID: s.OpenID, UnionID: s.UnionID}, nil
-}
-
-// identifyAgain takes the caller from the session that these codes opened
-// within the last minute. A session that has ended meanwhile is not revived.
-func (c *Chain) identifyAgain(ctx context.Context, again replayed) (caller, error) {
-	s, err := c.Sessions.Store.Session(ctx, again.SessionID)
-	switch {
-	case errors.Is(err, session.ErrNotFound):
-		return caller{}, refuse(LoginCodeInvalid, nil, wechat.RenewCode)
-	case err != nil:
-		return caller{}, fromStore(err)
-	case c.over(s):
-		return caller{}, refuse(LoginCodeInvalid, nil, wechat.RenewCode)
-	}
-	return caller{OpenID: s.OpenID, UnionID: s.UnionID}, nil
-}
-
-// phone exchanges the phone code, which has been paid for: its result is kept
-// before anything else can fail. A silent login has none.
-//
-// One phone code is exchanged by one login at a time. Somebody else's try with
-// it, which WeChat refuses, must not become the owner's answer, nor the owner's
-// theirs: who finds another's under way waits for its end and looks again.
-func (c *Chain) phone(ctx context.Context, r Request, who caller) (user.Phone, error) {
-	if r.PhoneCode == "" {
-		return user.Phone{}, nil
-	}
-	k := phoneStep(r)
-	for {
-		own, err := c.State.phones.join(ctx, k, c.Hold, func(ctx context.Context) (owned, error) {
-			return c.exchange(ctx, r, k, who)
-		})
-		if own.OpenID == who.OpenID || ctx.Err() != nil || errors.As(err, new(*Panic)) {
-			return own.Phone, err
-		}
-	}
-}
-
-// exchange is the phone step of one caller, whose openid is in the result also
-// where there is an error.
-func (c *Chain) exchange(ctx context.Context, r Request, k Key, who caller) (owned, error) {
-	var own owned
-	ok, err := c.kept(ctx, k, &own)
-	if err != nil {
-		return owned{OpenID: who.OpenID}, fromStore(err)
-	}
-	var p user.Phone
-	if !ok {
-		if p, err = c.askPhone(ctx, r, who); err != nil {
-			// As with the login code.
-			if ok, _ = c.keptMeanwhile(ctx, err, k, &own); !ok {
-				return owned{OpenID: who.OpenID}, err
-			}
-		}
-	}
-	switch {
-	case ok && own.OpenID != who.OpenID:
-		e := refuse(PhoneCodeInvalid, nil, wechat.RenewCode, wechat.RenewPhoneCode)
-		e.Refused = true
-		return owned{OpenID: who.OpenID}, e
-	case ok:
-		return own, nil
-	}
-	own = owned{OpenID: who.OpenID, Phone: p}
-	if err := c.keep(ctx, k, own, keepFor); err != nil {
-		return owned{OpenID: who.OpenID}, fromStore(err)
-	}
-	return own, nil
-}
-
-func (c *Chain) askPhone(ctx context.Context, r Request, who caller) (user.Phone, error) {
-	var number wechat.PhoneNumber
-	err := c.observed(ctx, "getuserphonenumber", func() error {
-		return c.State.numbers.do(ctx, r.App.ID, c.now, func() (err error) {
-			number, err = c.WeChat.PhoneNumber(ctx, r.App, r.PhoneCode, who.OpenID)
-			return err
-		})
-	})
-	if err != nil {
-		return user.Phone{}, err
-	}
-	p, err := user.ParsePhone(number.CountryCode, number.PurePhoneNumber)
-	if err != nil {
-		return user.Phone{}, refuse(WeChatError, err, wechat.RenewPhoneCode)
-	}
-	return p, nil
-}
-
-// admit asks the directory who this is. Our own binding goes first, then the
-// unionid's; the directory is given both what is bound and the number.
-func (c *Chain) admit(ctx context.Context, r Request, who caller, phone user.Phone) (user.User, user.Binding, error) {
-	known, err := c.known(ctx, r.App.ID, who)
-	if err != nil {
-		return user.User{}, user.Binding{}, err
-	}
-	now := c.now()
-	if phone.IsZero() && known.UserID != "" && now.Sub(known.PhoneAt) > c.Silent {
-		return user.User{}, user.Binding{}, refuse(PhoneRequired, nil)
-	}
-	var u user.User
-	err = c.observed(ctx, "directory", func() error {
-		u, err = c.Directory.Login(ctx, user.Login{
-			ID: directoryID(c.Sessions.Issuer, r), AppID: r.App.ID, OpenID: who.OpenID, UnionID: who.UnionID,
-			Phone: phone, UserID: known.UserID,
-			Rebound: !phone.IsZero() && !known.Phone.IsZero() && phone != known.Phone,
-		})
-		return err
-	})
-	if err != nil {
-		return user.User{}, user.Binding{}, fromDirectory(err)
-	}
-	if u.Disabled {
-		if _, err := c.Sessions.EndUser(ctx, u.ID, now); err != nil {
-			return user.User{}, user.Binding{}, fromStore(err)
-		}
-		return user.User{}, user.Binding{}, refuse(UserDisabled, nil)
-	}
-	b := user.Binding{AppID: r.App.ID, OpenID: who.OpenID, UnionID: who.UnionID, UserID: u.ID, PhoneAt: now}
-	if phone.IsZero() && u.ID == known.UserID {
-		b.PhoneAt = known.PhoneAt // a silent login does not prolong itself
-		phone = known.Phone
-	}
-	if u.Phone.IsZero() { // the directory tells none: it is the one that WeChat has told
-		u.Phone, b.Phone = phone, phone
-	}
-	return u, b, nil
-}
-
-// known returns the binding of the caller's openid in this app, or else one of
-// their unionid in another. The unionid counts only where the user has no
-// openid in this app yet: if they have another, that one replaced this caller,
-// whose number somebody else may hold by now.
-func (c *Chain) known(ctx context.Context, appid string, who caller) (user.Binding, error) {
-	b, ok, err := c.Store.Binding(ctx, appid, who.OpenID)
-	if err != nil {
-		return user.Binding{}, fromStore(err)
-	}
-	if ok || who.UnionID == "" {
-		return b, nil
-	}
-	b, ok, err = c.Store.BindingByUnionID(ctx, who.UnionID)
-	if err != nil {
-		return user.Binding{}, fromStore(err)
-	}
-	if !ok {
-		return user.Binding{}, nil
-	}
-	_, taken, err := c.Store.UserBinding(ctx, appid, b.UserID)
-	if err != nil {
-		return user.Binding{}, fromStore(err)
-	}
-	if taken {
-		return user.Binding{}, nil
-	}
-	return b, nil
-}
-
-// open binds the openid and opens the session in one transaction, or finds the
-// session that these codes have opened already.
-func (c *Chain) open(ctx context.Context, r Request, k Key, u user.User, b user.Binding, again replayed) (Result, error) {
-	now := c.now()
-	if again.SessionID != "" {
-		s, err := c.Sessions.Store.Session(ctx, again.SessionID)
-		switch {
-		case errors.Is(err, session.ErrNotFound): // named, but never opened
-		case err != nil:
-			return Result{}, fromStore(err)
-		case c.over(s):
-			return Result{}, refuse(LoginCodeInvalid, nil, wechat.RenewCode)
-		case s.UserID == u.ID:
-			token, err := c.mint(s, u, now)
-			return Result{Session: s, Token: token, Replayed: true}, err
-		}
-	}
-	s := session.New(session.Session{
-		UserID: u.ID, Issuer: c.Sessions.Issuer, AppID: b.AppID, OpenID: b.OpenID, UnionID: b.UnionID,
-		UserAgent: r.UserAgent, Address: r.Address,
-	}, c.Sessions.Settings, now)
-	// First: what cannot be in a token must not leave a session behind.
-	token, err := c.mint(s, u, now)
-	if err != nil {
-		return Result{}, err
-	}
-	// Named before it is opened: should the answer get lost, the same codes find it.
-	if err := c.keep(ctx, k, replayed{s.ID}, replayFor); err != nil {
-		return Result{}, fromStore(err)
-	}
-	until := c.Sessions.Settings.Until(now)
-	var ended []string
-	err = c.observed(ctx, "session", func() (err error) {
-		ended, err = c.Store.Settle(ctx, b, c.NewOpenID, s, until)
-		return err
-	})
-	switch {
-	case errors.Is(err, user.ErrNewOpenID):
-		return Result{}, refuse(NewOpenIDDenied, nil)
-	case errors.Is(err, user.ErrDisabled):
-		return Result{}, refuse(UserDisabled, nil)
-	case err != nil: // also user.ErrUnknown: erased meanwhile; the next try makes a new user
-		return Result{}, fromStore(err)
-	}
-	for _, id := range ended {
-		c.Sessions.Revoked.Add(id, until)
-	}
-	// The login code has bought its session: from here on only the same pair
-	// finds it, and only while the session lives.
-	if err := c.forget(ctx, loginStep(r)); err != nil {
-		return Result{}, fromStore(err)
-	}
-	return Result{Session: s, Token: token, Ended: ended}, nil
-}
-
-func (c *Chain) mint(s session.Session, u user.User, now time.Time) (string, error) {
-	token, err := c.Mint(s, u, now)
-	if err != nil {
-		return "", refuse(Misconfigured, fmt.Errorf("minting the token: %w", err))
-	}
-	return token, nil
-}
-
-// over reports whether a session has ended: in the store, by what this process
-// has seen, or by its age.
-func (c *Chain) over(s session.Session) bool {
-	return !s.EndedAt.IsZero() || c.Sessions.Revoked.Contains(s.ID) || !c.now().Before(s.ExpiresAt)
 }
 
 func (c *Chain) observed(ctx context.Context, step string, do func() error) error {

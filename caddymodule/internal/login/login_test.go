@@ -77,7 +77,8 @@ func (f *fakeWeChat) PhoneNumber(_ context.Context, app wechat.App, code, openid
 // faultyStore fails on demand, before it does anything.
 type faultyStore struct {
 	*store.Store
-	failing atomic.Bool
+	failing  atomic.Bool
+	settling atomic.Bool // logins can be settled
 }
 
 var errStore = errors.New("the disk is gone")
@@ -89,11 +90,11 @@ func (f *faultyStore) Keep(ctx context.Context, k login.Key, v []byte, expires t
 	return f.Store.Keep(ctx, k, v, expires)
 }
 
-func (f *faultyStore) Settle(ctx context.Context, b user.Binding, rule user.NewOpenID, s session.Session, until time.Time) ([]string, error) {
-	if f.failing.Load() {
+func (f *faultyStore) Settle(ctx context.Context, s login.Settlement) ([]string, error) {
+	if f.failing.Load() || !f.settling.Load() {
 		return nil, errStore
 	}
-	return f.Store.Settle(ctx, b, rule, s, until)
+	return f.Store.Settle(ctx, s)
 }
 
 type house struct {
@@ -115,6 +116,7 @@ func newHouse(t *testing.T) *house {
 	}
 	t.Cleanup(func() { _ = db.Close() })
 	h.store = &faultyStore{Store: db.With(nil)}
+	h.store.settling.Store(true)
 	secrets, err := h.store.Secrets(t.Context())
 	if err != nil {
 		t.Fatal(err)

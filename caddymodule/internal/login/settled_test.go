@@ -179,32 +179,3 @@ func TestPhoneCodeOfTwoAtOnce(t *testing.T) {
 		wg.Wait()
 	}
 }
-
-// Two replicas get the same codes at the same time: WeChat calls them used at the
-// second one, which finds what the first one kept.
-func TestCodesUsedByAnotherReplica(t *testing.T) {
-	h := newHouse(t)
-	code, phoneCode := h.code("ann"), h.phoneCode("ann", number)
-	other := *h.Chain
-	other.State = new(login.State)
-	late := &lateWeChat{fakeWeChat: h.wechat}
-	late.before = func() { // the first replica does all of it just before WeChat hears the second one
-		late.before = func() {}
-		h.login(t, "wxA", h.code("ann"), phoneCode)
-	}
-	other.WeChat = late
-	if _, err := other.Login(t.Context(), login.Request{App: wechat.App{ID: "wxA"}, Code: code, PhoneCode: phoneCode}); err != nil {
-		t.Errorf("the second replica: %v", err)
-	}
-}
-
-// lateWeChat lets something happen before a phone code arrives.
-type lateWeChat struct {
-	*fakeWeChat
-	before func()
-}
-
-func (l *lateWeChat) PhoneNumber(ctx context.Context, app wechat.App, code, openid string) (wechat.PhoneNumber, error) {
-	l.before()
-	return l.fakeWeChat.PhoneNumber(ctx, app, code, openid)
-}

@@ -6,8 +6,6 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"errors"
-	"fmt"
-	"sync"
 	"time"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
@@ -21,8 +19,6 @@ const (
 	// keepTimeout is how long the store may take to keep a result. It counts from
 	// when there is one, whatever is left of the login's own time.
 	keepTimeout = 5 * time.Second
-	// maxHeld bounds the results held in memory while the store is away.
-	maxHeld = 4096
 )
 
 // Key names a step or a login: a hash of the codes that made it. The parts are
@@ -60,105 +56,51 @@ type owned struct {
 	Phone  user.Phone `json:"phone"`
 }
 
-// replayed says which session a pair of codes has already opened.
+// replayed says which session a pair of codes has already opened, and whether its
+// login created the user: should the answer get lost, the next one says so too.
 type replayed struct {
 	SessionID string `json:"sid"`
-}
-
-// held keeps results in memory that the store could not take, so that a paid
-// phone code is not lost while the store is away. It lives over reloads.
-// The zero value is ready to use.
-type held struct {
-	mu   sync.Mutex
-	byID map[Key]heldStep
-}
-
-type heldStep struct {
-	value   []byte
-	expires time.Time
-}
-
-func (h *held) put(k Key, value []byte, now, expires time.Time) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.byID == nil {
-		h.byID = make(map[Key]heldStep)
-	}
-	for old, s := range h.byID {
-		if now.After(s.expires) || len(h.byID) >= maxHeld {
-			delete(h.byID, old)
-		}
-	}
-	h.byID[k] = heldStep{value, expires}
-}
-
-func (h *held) get(k Key, now time.Time) (heldStep, bool) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	s, ok := h.byID[k]
-	return s, ok && !now.After(s.expires)
-}
-
-func (h *held) drop(k Key) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	delete(h.byID, k)
+	New       bool   `json:"new,omitempty"`
 }
 
 // kept reads the step's result into v.
 func (c *Chain) kept(ctx context.Context, k Key, v any) (bool, error) {
-	now := c.now()
-	var value []byte
-	if s, ok := c.State.held.get(k, now); ok {
-		// The store missed it: it belongs there, where every replica finds it.
-		if err := c.Store.Keep(ctx, k, s.value, s.expires); err != nil {
-			return false, err
-		}
-		c.State.held.drop(k)
-		value = s.value
-	} else {
-		var err error
-		if value, ok, err = c.Store.Kept(ctx, k, now); err != nil || !ok {
-			return false, err
-		}
+	if found, err := c.flush(ctx, k, v); found || err != nil {
+		return found, err
 	}
-	if err := json.Unmarshal(value, v); err != nil {
-		return false, fmt.Errorf("reading a kept step: %w", err)
+	value, ok, err := c.Store.Kept(ctx, k, c.now())
+	if err != nil || !ok {
+		return false, err
 	}
-	return true, nil
+	return true, readStep(value, v)
 }
 
 // keptMeanwhile is kept for a step that WeChat has just refused, because its code
-// is used: whoever used it may have kept its result.
-func (c *Chain) keptMeanwhile(ctx context.Context, refusal error, k Key, v any) (bool, error) {
+// is used: whoever used it may have kept its result. (Another replica, whose claim
+// ran out while the store was away.)
+func (c *Chain) keptMeanwhile(ctx context.Context, refusal error, k Key, v any) bool {
 	var e *Error
 	if !errors.As(refusal, &e) || len(e.Renew) == 0 {
-		return false, nil
+		return false
 	}
-	return c.kept(ctx, k, v)
+	ok, err := c.kept(ctx, k, v)
+	return ok && err == nil
 }
 
 // keep stores a step's result. Should the store be away the result is held in
-// memory for this process to find, and the error is returned.
-func (c *Chain) keep(ctx context.Context, k Key, v any, d time.Duration) error {
+// memory until it is back, and the error is returned.
+func (c *Chain) keep(ctx context.Context, k Key, v any) error {
 	value, err := json.Marshal(v)
 	if err != nil {
 		return err
 	}
 	now := c.now()
-	expires := now.Add(d)
+	expires := now.Add(keepFor)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), keepTimeout)
 	defer cancel()
 	if err := c.Store.Keep(ctx, k, value, expires); err != nil {
-		c.State.held.put(k, value, now, expires)
-		return err
+		c.hold(k, value, now, expires)
+		return fromStore(err)
 	}
-	c.State.held.drop(k)
 	return nil
-}
-
-// forget erases a step's result.
-func (c *Chain) forget(ctx context.Context, k Key) error {
-	c.State.held.drop(k)
-	return c.Store.Forget(ctx, k)
 }

@@ -38,16 +38,12 @@ type valve struct {
 	closed   time.Time // no call before
 	probing  bool      // one is under way to see whether WeChat is back
 	last     error     // why
-	quotas   map[string]quota
+	quotas   map[string]*quota
 }
 
-type quota struct {
-	until time.Time
-	err   *wechat.Error
-}
-
-// do makes the call, or says why not.
-func (v *valve) do(ctx context.Context, appid string, now func() time.Time, call func() error) error {
+// do makes the call for somebody in an app, or says why not. who tells one from
+// another; empty: it cannot be told.
+func (v *valve) do(ctx context.Context, appid, who string, now func() time.Time, call func() error) error {
 	v.once.Do(func() { v.slots = make(chan struct{}, maxCalls) })
 	probe, e := v.enter(appid, now())
 	if e != nil {
@@ -58,17 +54,17 @@ func (v *valve) do(ctx context.Context, appid string, now func() time.Time, call
 	select {
 	case v.slots <- struct{}{}:
 	case <-wait.C:
-		v.leave(appid, probe, now(), nil, false)
+		v.leave(appid, who, probe, now(), nil, false)
 		return unavailable(errBusy, busyRetry)
 	case <-ctx.Done():
-		v.leave(appid, probe, now(), nil, false)
+		v.leave(appid, who, probe, now(), nil, false)
 		return unavailable(ctx.Err(), busyRetry)
 	}
 	done := false
 	var err error
 	defer func() { // also after a panic
 		<-v.slots
-		v.leave(appid, probe, now(), err, done)
+		v.leave(appid, who, probe, now(), err, done)
 	}()
 	err = call()
 	done = true
@@ -82,11 +78,8 @@ func (v *valve) do(ctx context.Context, appid string, now func() time.Time, call
 func (v *valve) enter(appid string, now time.Time) (probe bool, e *Error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if q, ok := v.quotas[appid]; ok {
-		if now.Before(q.until) {
-			return false, unavailable(q.err, q.until.Sub(now))
-		}
-		delete(v.quotas, appid)
+	if q := v.quotas[appid]; q != nil && now.Before(q.until) {
+		return false, unavailable(q.err, q.until.Sub(now))
 	}
 	if v.failures < tripAfter {
 		return false, nil
@@ -102,7 +95,7 @@ func (v *valve) enter(appid string, now time.Time) (probe bool, e *Error) {
 }
 
 // leave takes note of how a call went; made is false if it was not made.
-func (v *valve) leave(appid string, probe bool, now time.Time, err error, made bool) {
+func (v *valve) leave(appid, who string, probe bool, now time.Time, err error, made bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if probe {
@@ -114,14 +107,19 @@ func (v *valve) leave(appid string, probe bool, now time.Time, err error, made b
 	var we *wechat.Error
 	if !errors.As(err, &we) {
 		v.failures, v.pause = 0, 0
+		delete(v.quotas, appid)
 		return
 	}
 	switch {
 	case we.Kind == wechat.KindQuota:
+		v.failures, v.pause = 0, 0
 		if v.quotas == nil {
-			v.quotas = make(map[string]quota)
+			v.quotas = make(map[string]*quota)
 		}
-		v.quotas[appid] = quota{now.Add(we.RetryAfter), we}
+		if v.quotas[appid] == nil {
+			v.quotas[appid] = new(quota)
+		}
+		v.quotas[appid].met(who, we, now)
 	case we.Kind.WeChat():
 		v.failures++
 		v.last = err
@@ -131,7 +129,43 @@ func (v *valve) leave(appid string, probe bool, now time.Time, err error, made b
 		}
 	case we.Kind != wechat.KindCanceled:
 		v.failures, v.pause = 0, 0 // WeChat answered, whatever it was
+		delete(v.quotas, appid)
 	}
+}
+
+// quotaClients is how many must meet the limit of a minute before it is taken for
+// the app's.
+const quotaClients = 5
+
+// quota is a quota of one app's that is used up, or seems to be.
+type quota struct {
+	until time.Time // no call before
+	err   *wechat.Error
+	by    map[string]time.Time // who met the limit of a minute, and when
+}
+
+// met takes note that somebody was refused because a quota is used up. The limit
+// of a minute may be their own: WeChat counts some calls by user, and does not say
+// which. It is the app's if several meet it and nobody in between goes free of
+// it; else one user in a loop would keep all others out.
+func (q *quota) met(who string, err *wechat.Error, now time.Time) {
+	if err.PerMinute() && err.Call != wechat.CallToken {
+		if who == "" {
+			return
+		}
+		for other, at := range q.by {
+			if now.Sub(at) >= err.RetryAfter {
+				delete(q.by, other)
+			}
+		}
+		if q.by == nil {
+			q.by = make(map[string]time.Time, quotaClients)
+		}
+		if q.by[who] = now; len(q.by) < quotaClients {
+			return
+		}
+	}
+	*q = quota{until: now.Add(err.RetryAfter), err: err}
 }
 
 // unavailable is the error of a call that was not made: the same codes will do

@@ -16,7 +16,7 @@ func TestValveOpensOnWeChatsFailuresAndProbes(t *testing.T) {
 	var v valve
 	calls := 0
 	try := func(result error) error {
-		return v.do(t.Context(), "wxA", func() time.Time { return now }, func() error { calls++; return result })
+		return v.do(t.Context(), "wxA", "ann", func() time.Time { return now }, func() error { calls++; return result })
 	}
 	down := &wechat.Error{Kind: wechat.KindUnreachable}
 	for range tripAfter {
@@ -51,7 +51,7 @@ func TestValveStaysShutForTheClientsMistakes(t *testing.T) {
 	var v valve
 	bad := &wechat.Error{Kind: wechat.KindLoginCode}
 	for i := range 100 {
-		err := v.do(t.Context(), "wxA", time.Now, func() error { return bad })
+		err := v.do(t.Context(), "wxA", "ann", time.Now, func() error { return bad })
 		var le *Error
 		if !errors.As(err, &le) || le.Code != LoginCodeInvalid {
 			t.Fatalf("try %d: %v", i, err)
@@ -62,22 +62,76 @@ func TestValveStaysShutForTheClientsMistakes(t *testing.T) {
 func TestQuotaPausesItsAppOnly(t *testing.T) {
 	now := time.Unix(1_700_000_000, 0)
 	clock := func() time.Time { return now }
+	for name, used := range map[string]*wechat.Error{
+		"of a day":                           {Call: wechat.CallSession, Kind: wechat.KindQuota, Code: 45009, RetryAfter: 10 * time.Minute},
+		"of a minute, of the access token's": {Call: wechat.CallToken, Kind: wechat.KindQuota, Code: 45011, RetryAfter: time.Minute},
+	} {
+		var v valve
+		_ = v.do(t.Context(), "wxA", "ann", clock, func() error { return used })
+		called := false
+		err := v.do(t.Context(), "wxA", "bob", clock, func() error { called = true; return nil })
+		var le *Error
+		if !errors.As(err, &le) || called || le.RetryAfter != used.RetryAfter {
+			t.Errorf("%s: in the pause: %v, called %v", name, err, called)
+		}
+		if err := v.do(t.Context(), "wxB", "ann", clock, func() error { return nil }); err != nil {
+			t.Errorf("%s: another app: %v", name, err)
+		}
+		now = now.Add(used.RetryAfter)
+		if err := v.do(t.Context(), "wxA", "ann", clock, func() error { return nil }); err != nil {
+			t.Errorf("%s: after the pause: %v", name, err)
+		}
+	}
+}
+
+// The limit of a minute may be one user's own. So nobody else waits because of one
+// who meets it, however often; but all do when it shows that it is the app's.
+func TestLimitOfAMinutePausesOnlyWhenSeveralMeetIt(t *testing.T) {
+	now := time.Unix(1_700_000_000, 0)
 	var v valve
-	used := &wechat.Error{Kind: wechat.KindQuota, Code: 45011, RetryAfter: time.Minute}
-	_ = v.do(t.Context(), "wxA", clock, func() error { return used })
-	called := false
-	err := v.do(t.Context(), "wxA", clock, func() error { called = true; return nil })
+	calls := 0
+	try := func(who string, result error) error {
+		return v.do(t.Context(), "wxA", who, func() time.Time { return now }, func() error { calls++; return result })
+	}
+	used := &wechat.Error{Call: wechat.CallSession, Kind: wechat.KindQuota, Code: 45011, RetryAfter: time.Minute}
+	want := func(n int) {
+		t.Helper()
+		if calls != n {
+			t.Fatalf("%d calls were made, want %d", calls, n)
+		}
+	}
+	for range 100 {
+		try("eve", used)
+		try("", used) // somebody who cannot be told from others
+	}
+	want(200)
+	calls = 0
+	for _, who := range []string{"ann", "bob", "cid"} {
+		try(who, used)
+	}
+	try("dan", &wechat.Error{Call: wechat.CallSession, Kind: wechat.KindLoginCode}) // not of the limit
+	for _, who := range []string{"ann", "bob", "cid", "dan"} {
+		try(who, used)
+	}
+	now = now.Add(time.Minute) // their time is up
+	for _, who := range []string{"ed", "flo", "gus", "hal"} {
+		try(who, used)
+	}
+	want(12)
+	try("ivy", used)
+	want(13)
 	var le *Error
-	if !errors.As(err, &le) || called || le.RetryAfter != time.Minute {
-		t.Errorf("in the pause: %v, called %v", err, called)
+	if err := try("kim", nil); !errors.As(err, &le) || le.Code != WeChatUnavailable || le.RetryAfter != time.Minute {
+		t.Errorf("five met the limit: %v", err)
 	}
-	if err := v.do(t.Context(), "wxB", clock, func() error { return nil }); err != nil {
-		t.Errorf("another app: %v", err)
-	}
+	want(13)
 	now = now.Add(time.Minute)
-	if err := v.do(t.Context(), "wxA", clock, func() error { return nil }); err != nil {
+	if err := try("kim", nil); err != nil {
 		t.Errorf("after the pause: %v", err)
 	}
+	try("lee", used)
+	try("mia", nil)
+	want(16)
 }
 
 func TestCallsUnderWayAreBounded(t *testing.T) {
@@ -86,11 +140,11 @@ func TestCallsUnderWayAreBounded(t *testing.T) {
 		hold := make(chan struct{})
 		var wg sync.WaitGroup
 		for range maxCalls {
-			wg.Go(func() { _ = v.do(context.Background(), "wxA", time.Now, func() error { <-hold; return nil }) })
+			wg.Go(func() { _ = v.do(context.Background(), "wxA", "ann", time.Now, func() error { <-hold; return nil }) })
 		}
 		synctest.Wait()
 		start := time.Now()
-		err := v.do(context.Background(), "wxA", time.Now, func() error { t.Error("one call too many"); return nil })
+		err := v.do(context.Background(), "wxA", "ann", time.Now, func() error { t.Error("one call too many"); return nil })
 		var le *Error
 		if !errors.As(err, &le) || le.Code != WeChatUnavailable || !errors.Is(err, errBusy) {
 			t.Errorf("beyond the bound: %v", err)

@@ -106,7 +106,7 @@ func TestNoSessionOpensForWhoWasDisabledOrErasedMeanwhile(t *testing.T) {
 			return u
 		}
 		settled := func(id string) error {
-			_, err := s.Settle(t.Context(), user.Binding{AppID: "wx1", OpenID: "o-" + id, UserID: id}, user.Keep, newSession(id, "wx1", "o-"+id, now), settings.Until(now))
+			_, err := s.Settle(t.Context(), settlement(user.Binding{AppID: "wx1", OpenID: "o-" + id, UserID: id}, user.Keep, newSession(id, "wx1", "o-"+id, now)))
 			return err
 		}
 		disabled, erased, other := logIn("13800138000"), logIn("13800138001"), logIn("13800138002")

@@ -9,7 +9,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
@@ -72,8 +72,9 @@ func (s *Store) findBinding(t *tx, which string, args ...any) (user.Binding, boo
 	return b, err == nil, err
 }
 
-// Settle ends a login: it binds the openid to its user and opens the session,
-// in one transaction. An openid bound to another user moves. user.ErrDisabled and
+// Settle ends a login, in one transaction: it binds the openid to its user, opens
+// the session, keeps under which codes it was opened, and forgets whose the login
+// code was. An openid bound to another user moves. user.ErrDisabled and
 // user.ErrUnknown: the user was disabled or erased while the login was under way,
 // and nothing is written.
 //
@@ -81,48 +82,59 @@ func (s *Store) findBinding(t *tx, which string, args ...any) (user.Binding, boo
 // user.ErrNewOpenID, and nothing is written (an openid that is bound to the
 // user already is not new; one that has left, see [Store.Leave], is no other).
 // user.Keep: both stay. user.Replace: the other openid's binding goes; so do the
-// bindings of this user in other apps that share its unionid, unless that is b's
-// too, since they are the same WeChat account; and the sessions of all these
-// openids end, with revocations until the given time. ended are their ids.
-func (s *Store) Settle(ctx context.Context, b user.Binding, rule user.NewOpenID, opened session.Session, until time.Time) (ended []string, err error) {
-	if !rule.Valid() {
-		return nil, fmt.Errorf("unknown rule %q for a new openid", rule)
+// bindings of this user in other apps that share its unionid, unless that is the
+// new one's too, since they are the same WeChat account; and the sessions of all
+// these openids end, with revocations until the given time. ended are their ids.
+func (s *Store) Settle(ctx context.Context, l login.Settlement) (ended []string, err error) {
+	if !l.Rule.Valid() {
+		return nil, fmt.Errorf("unknown rule %q for a new openid", l.Rule)
 	}
-	now := opened.CreatedAt
+	if len(l.Value) > maxKept {
+		return nil, fmt.Errorf("settling a login: %d bytes are too many to keep", len(l.Value))
+	}
 	err = s.write(ctx, "settling a login", func(t *tx) error {
-		ended = nil
-		if err := lockUser(t, b.UserID); err != nil {
+		if ended, err = s.settleBinding(t, l.Binding, l.Rule, l.Session.CreatedAt, l.Until); err != nil {
 			return err
 		}
-		if err := admitted(t, b.UserID); err != nil {
+		if err := insertSession(t, l.Session); err != nil {
 			return err
 		}
-		before, bound, err := s.findBinding(t, `WHERE appid = ? AND openid = ? {lock}`, b.AppID, b.OpenID)
-		if err != nil {
+		if err := s.keepStep(t, l.Login, l.Value, l.Expires); err != nil {
 			return err
 		}
-		same := bound && before.UserID == b.UserID
-		others, err := s.findBindings(t, `WHERE user_id = ? AND appid = ? AND openid <> ? {lock}`, b.UserID, b.AppID, b.OpenID)
-		if err != nil {
-			return err
-		}
-		switch {
-		case rule == user.Deny && !same && slices.ContainsFunc(others, func(b user.Binding) bool { return !b.PhoneAt.IsZero() }):
-			return user.ErrNewOpenID
-		case rule == user.Replace:
-			if ended, err = s.dropBindings(t, others, b.UnionID, now, until); err != nil {
-				return err
-			}
-		}
-		if err := s.bind(t, b, before, same, now); err != nil {
-			return err
-		}
-		return insertSession(t, opened)
+		return forgetStep(t, l.Code)
 	})
 	if err != nil {
 		return nil, err
 	}
 	return ended, nil
+}
+
+func (s *Store) settleBinding(t *tx, b user.Binding, rule user.NewOpenID, now, until time.Time) (ended []string, err error) {
+	if err := lockUser(t, b.UserID); err != nil {
+		return nil, err
+	}
+	if err := admitted(t, b.UserID); err != nil {
+		return nil, err
+	}
+	before, bound, err := s.findBinding(t, `WHERE appid = ? AND openid = ? {lock}`, b.AppID, b.OpenID)
+	if err != nil {
+		return nil, err
+	}
+	same := bound && before.UserID == b.UserID
+	others, err := s.findBindings(t, `WHERE user_id = ? AND appid = ? AND openid <> ? {lock}`, b.UserID, b.AppID, b.OpenID)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case rule == user.Deny && !same && slices.ContainsFunc(others, func(b user.Binding) bool { return !b.PhoneAt.IsZero() }):
+		return nil, user.ErrNewOpenID
+	case rule == user.Replace:
+		if ended, err = s.dropBindings(t, others, b.UnionID, now, until); err != nil {
+			return nil, err
+		}
+	}
+	return ended, s.bind(t, b, before, same, now)
 }
 
 // userStripes is how many users can log in at the same moment, at most.

@@ -126,7 +126,7 @@ func TestNewOpenIDRules(t *testing.T) {
 
 				later := now.Add(time.Hour)
 				bob := newSession("u", "wx1", "bob1", later)
-				ended, err := s.Settle(t.Context(), user.Binding{AppID: "wx1", OpenID: "bob1", UnionID: "bob", UserID: "u", PhoneAt: later}, rule, bob, settings.Until(later))
+				ended, err := s.Settle(t.Context(), settlement(user.Binding{AppID: "wx1", OpenID: "bob1", UnionID: "bob", UserID: "u", PhoneAt: later}, rule, bob))
 				if !errors.Is(err, want.err) || len(ended) != want.ended {
 					t.Fatalf("ended %v, %v", ended, err)
 				}
@@ -176,7 +176,7 @@ func TestReplaceInOneAppSparesTheSameAccountElsewhere(t *testing.T) {
 
 func TestSettleRefusesAnUnknownRule(t *testing.T) {
 	s := started(t, newSQLite(t))
-	if _, err := s.Settle(t.Context(), user.Binding{}, "", newSession("u", "a", "o", now), now); err == nil {
+	if _, err := s.Settle(t.Context(), settlement(user.Binding{}, "", newSession("u", "a", "o", now))); err == nil {
 		t.Error("settled")
 	}
 }

@@ -81,7 +81,7 @@ func TestAnOpenIDThatLeftIsNoOtherOpenID(t *testing.T) {
 		settle(t, s, user.Binding{AppID: "wx1", OpenID: "o1", UserID: "u", PhoneAt: now}, user.Deny, now)
 		leave(t, s, "wx1", "o1", now)
 		settle(t, s, user.Binding{AppID: "wx1", OpenID: "o2", UserID: "u", PhoneAt: now}, user.Deny, now) // fails the test if denied
-		if _, err := s.Settle(t.Context(), user.Binding{AppID: "wx1", OpenID: "o3", UserID: "u", PhoneAt: now}, user.Deny, newSession("u", "wx1", "o3", now), settings.Until(now)); err == nil {
+		if _, err := s.Settle(t.Context(), settlement(user.Binding{AppID: "wx1", OpenID: "o3", UserID: "u", PhoneAt: now}, user.Deny, newSession("u", "wx1", "o3", now))); err == nil {
 			t.Error("a third one was let in beside the second")
 		}
 	})

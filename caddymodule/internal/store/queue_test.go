@@ -7,6 +7,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
 )
 
 // holdWriter keeps the only writing connection busy until release, with a
@@ -19,7 +21,7 @@ func holdWriter(t *testing.T, s *Store) (release func()) {
 		t.Fatal(err)
 	}
 	first := make(chan error, 1)
-	go func() { first <- s.Forget(context.Background(), [32]byte{}) }()
+	go func() { first <- s.Release(context.Background(), login.Key{}, "") }()
 	waitFor(t, "the first write to begin", func() bool {
 		p.queue.mu.Lock()
 		defer p.queue.mu.Unlock()

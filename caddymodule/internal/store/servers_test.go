@@ -380,7 +380,7 @@ func TestTwoLoginsOfOneUserAtOnceLeaveOneOpenID(t *testing.T) {
 				wg.Go(func() {
 					openid := fmt.Sprint("o", i, "-", round)
 					opened := newSession(who, "wx1", openid, now)
-					if _, err := s.Settle(t.Context(), user.Binding{AppID: "wx1", OpenID: openid, UserID: who}, user.Replace, opened, settings.Until(now)); err != nil {
+					if _, err := s.Settle(t.Context(), settlement(user.Binding{AppID: "wx1", OpenID: openid, UserID: who}, user.Replace, opened)); err != nil {
 						t.Error(err)
 					}
 				})
@@ -719,7 +719,7 @@ func TestMySQLTablesAreUTF8AndInnoDB(t *testing.T) {
 		t.Error(level, err)
 	}
 	long := newSession(strings.Repeat("u", 200), "wx1", "o1", now)
-	if _, err := s.Settle(t.Context(), user.Binding{AppID: "wx1", OpenID: "o1", UserID: long.UserID}, user.Keep, long, now); err == nil {
+	if _, err := s.Settle(t.Context(), settlement(user.Binding{AppID: "wx1", OpenID: "o1", UserID: long.UserID}, user.Keep, long)); err == nil {
 		t.Error("a value that does not fit was cut")
 	}
 }

@@ -38,7 +38,7 @@ func TestHostileUserAgentIsStoredHarmlessly(t *testing.T) {
 		s := started(t, open)
 		opened := newSession("u1", "wx1", "o1", now)
 		opened.UserAgent = "a\x00b\xff" + strings.Repeat("微", 1000)
-		if _, err := s.Settle(t.Context(), user.Binding{AppID: "wx1", OpenID: "o1", UserID: "u1"}, user.Replace, opened, now); err != nil {
+		if _, err := s.Settle(t.Context(), settlement(user.Binding{AppID: "wx1", OpenID: "o1", UserID: "u1"}, user.Replace, opened)); err != nil {
 			t.Fatal(err)
 		}
 		got, err := s.Session(t.Context(), opened.ID)

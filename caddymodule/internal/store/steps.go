@@ -6,72 +6,106 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
 )
 
 // maxKept bounds a kept value, in bytes: what every database's {blob} takes,
 // sealed.
 const maxKept = 32 << 10
 
-func keptPlace(step [32]byte) place { return place{"kept_steps", "value", string(step[:])} }
+func keptPlace(step login.Key) place { return place{"kept_steps", "value", string(step[:])} }
 
 // Keep stores the result of a login's step, sealed, until expires. It
-// overwrites.
-func (s *Store) Keep(ctx context.Context, step [32]byte, value []byte, expires time.Time) error {
+// overwrites, and ends whoever's claim there is: the step is done.
+func (s *Store) Keep(ctx context.Context, step login.Key, value []byte, expires time.Time) error {
 	if len(value) > maxKept {
 		return fmt.Errorf("keeping a step: %d bytes are too many", len(value))
 	}
 	return s.rewrite(ctx, "keeping a step", func(t *tx) error {
-		_, err := t.exec(`INSERT INTO {kept_steps} (step, value, expires_at) VALUES (?, ?, ?)
-			ON CONFLICT (step) DO UPDATE SET value = excluded.value, expires_at = excluded.expires_at`,
-			step[:], s.keys.Load().seal(keptPlace(step), value), millis(expires))
-		return err
+		return s.keepStep(t, step, value, expires)
 	})
+}
+
+func (s *Store) keepStep(t *tx, step login.Key, value []byte, expires time.Time) error {
+	if _, err := t.exec(`INSERT INTO {kept_steps} (step, value, expires_at) VALUES (?, ?, ?)
+		ON CONFLICT (step) DO UPDATE SET value = excluded.value, expires_at = excluded.expires_at`,
+		step[:], s.keys.Load().seal(keptPlace(step), value), millis(expires)); err != nil {
+		return err
+	}
+	_, err := t.exec(`DELETE FROM {claimed_steps} WHERE step = ?`, step[:])
+	return err
 }
 
 // Kept reads what [Store.Keep] stored; false if it has expired or was never
 // there.
-func (s *Store) Kept(ctx context.Context, step [32]byte, now time.Time) (value []byte, ok bool, err error) {
-	err = s.read(ctx, "reading a kept step", func(t *tx) error {
-		var sealed []byte
-		err := t.row(`SELECT value FROM {kept_steps} WHERE step = ? AND expires_at > ?`, step[:], millis(now)).Scan(&sealed)
-		if errors.Is(err, sql.ErrNoRows) {
-			return nil
+func (s *Store) Kept(ctx context.Context, step login.Key, now time.Time) (value []byte, ok bool, err error) {
+	err = s.read(ctx, "reading a kept step", func(t *tx) (err error) {
+		value, ok, err = s.keptStep(t, step, now)
+		return err
+	})
+	return value, ok && err == nil, err
+}
+
+func (s *Store) keptStep(t *tx, step login.Key, now time.Time) (value []byte, ok bool, err error) {
+	var sealed []byte
+	err = t.row(`SELECT value FROM {kept_steps} WHERE step = ? AND expires_at > ?`, step[:], millis(now)).Scan(&sealed)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, false, nil
+	}
+	if err == nil {
+		value, err = s.keys.Load().open(keptPlace(step), sealed)
+	}
+	return value, err == nil, err
+}
+
+func forgetStep(t *tx, step login.Key) error {
+	_, err := t.exec(`DELETE FROM {kept_steps} WHERE step = ?`, step[:])
+	return err
+}
+
+// Claim gives a step to owner, for as long as lease, unless its result is kept.
+// The lease is by the database's clock, which all replicas share. One's own
+// claim is prolonged.
+//
+// A result that was kept after the claim cannot be missed: it is looked for with
+// the claim in hand, and whoever keeps one takes the claim away with it.
+func (s *Store) Claim(ctx context.Context, step login.Key, owner string, now time.Time, lease time.Duration) (c login.Claim, err error) {
+	err = s.rewrite(ctx, "claiming a step", func(t *tx) error {
+		c = login.Claim{}
+		n, err := t.exec(`UPDATE {claimed_steps} SET owner = ?, lease_until = {now} + ? WHERE step = ? AND (owner = ? OR lease_until <= {now})`,
+			owner, lease.Milliseconds(), step[:], owner)
+		if err == nil && n == 0 {
+			n, err = t.exec(`INSERT OR IGNORE INTO {claimed_steps} (step, owner, lease_until) VALUES (?, ?, {now} + ?)`,
+				step[:], owner, lease.Milliseconds())
 		}
 		if err != nil {
 			return err
 		}
-		value, err = s.keys.Load().open(keptPlace(step), sealed)
-		ok = err == nil
-		return err
-	})
-	return value, ok, err
-}
-
-// Forget erases a kept step.
-func (s *Store) Forget(ctx context.Context, step [32]byte) error {
-	return s.rewrite(ctx, "forgetting a step", func(t *tx) error {
-		_, err := t.exec(`DELETE FROM {kept_steps} WHERE step = ?`, step[:])
-		return err
-	})
-}
-
-// Claim marks a step as in flight by owner until lease; a claim of one's own is
-// prolonged. False: another owner's claim is live.
-func (s *Store) Claim(ctx context.Context, step [32]byte, owner string, now, lease time.Time) (claimed bool, err error) {
-	err = s.rewrite(ctx, "claiming a step", func(t *tx) error {
-		n, err := t.exec(`UPDATE {claimed_steps} SET owner = ?, lease_until = ? WHERE step = ? AND (owner = ? OR lease_until <= ?)`,
-			owner, millis(lease), step[:], owner, millis(now))
-		if err == nil && n == 0 {
-			n, err = t.exec(`INSERT OR IGNORE INTO {claimed_steps} (step, owner, lease_until) VALUES (?, ?, ?)`, step[:], owner, millis(lease))
+		if c.Value, c.Kept, err = s.keptStep(t, step, now); err != nil || !c.Kept {
+			c.Ours = n > 0
+			return err
 		}
-		claimed = n == 1
+		_, err = t.exec(`DELETE FROM {claimed_steps} WHERE step = ?`, step[:])
 		return err
 	})
-	return claimed && err == nil, err
+	if err != nil {
+		return login.Claim{}, err
+	}
+	return c, nil
+}
+
+// Prolong renews owner's claim, if it still is one; a claim that has ended is
+// not taken again.
+func (s *Store) Prolong(ctx context.Context, step login.Key, owner string, lease time.Duration) error {
+	return s.rewrite(ctx, "prolonging a claim", func(t *tx) error {
+		_, err := t.exec(`UPDATE {claimed_steps} SET lease_until = {now} + ? WHERE step = ? AND owner = ?`, lease.Milliseconds(), step[:], owner)
+		return err
+	})
 }
 
 // Release ends a claim, if it is still owner's.
-func (s *Store) Release(ctx context.Context, step [32]byte, owner string) error {
+func (s *Store) Release(ctx context.Context, step login.Key, owner string) error {
 	return s.rewrite(ctx, "releasing a step", func(t *tx) error {
 		_, err := t.exec(`DELETE FROM {claimed_steps} WHERE step = ? AND owner = ?`, step[:], owner)
 		return err

@@ -2,12 +2,15 @@ package store
 
 import (
 	"bytes"
+	"errors"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/token"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
 func TestKeptStepIsThereUntilItExpires(t *testing.T) {
@@ -32,14 +35,6 @@ func TestKeptStepIsThereUntilItExpires(t *testing.T) {
 		if _, ok, err := s.Kept(t.Context(), [32]byte{1, 0, 254}, now); ok || err != nil {
 			t.Error("found under another key", err)
 		}
-		for range 2 {
-			if err := s.Forget(t.Context(), key); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if _, ok, err := s.Kept(t.Context(), key, now); ok || err != nil {
-			t.Error("not forgotten", err)
-		}
 		if err := s.Keep(t.Context(), key, make([]byte, maxKept+1), now); err == nil {
 			t.Error("an endless value was kept")
 		}
@@ -49,7 +44,14 @@ func TestKeptStepIsThereUntilItExpires(t *testing.T) {
 func TestClaimIsOneOwnersUntilItsLeaseEnds(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		a, b := started(t, open), started(t, open)
-		key := [32]byte{7}
+		claim := func(s *Store, key byte, owner string, lease time.Duration) bool {
+			t.Helper()
+			c, err := s.Claim(t.Context(), login.Key{key}, owner, now, lease)
+			if err != nil || c.Kept {
+				t.Errorf("%s claims %d: %+v, %v", owner, key, c, err)
+			}
+			return c.Ours
+		}
 		var won atomic.Int32
 		var wg sync.WaitGroup
 		for i := range 40 {
@@ -57,11 +59,8 @@ func TestClaimIsOneOwnersUntilItsLeaseEnds(t *testing.T) {
 			if i%2 == 1 {
 				s = b
 			}
-			owner := string(rune('A' + i))
 			wg.Go(func() {
-				if ok, err := s.Claim(t.Context(), key, owner, now, now.Add(time.Minute)); err != nil {
-					t.Error(err)
-				} else if ok {
+				if claim(s, 7, string(rune('A'+i)), time.Hour) {
 					won.Add(1)
 				}
 			})
@@ -71,28 +70,106 @@ func TestClaimIsOneOwnersUntilItsLeaseEnds(t *testing.T) {
 			t.Fatalf("%d owners", won.Load())
 		}
 
-		key = [32]byte{8}
-		for _, step := range []struct {
+		// A lease that is over, by the database's clock, is anybody's.
+		for i, step := range []struct {
+			store *Store
 			owner string
-			at    time.Duration
+			lease time.Duration
 			want  bool
-		}{{"a", 0, true}, {"b", time.Second, false}, {"a", 30 * time.Second, true}, {"b", 61 * time.Second, false}, {"b", 90 * time.Second, true}, {"a", 91 * time.Second, false}} {
-			at := now.Add(step.at)
-			if ok, err := a.Claim(t.Context(), key, step.owner, at, at.Add(time.Minute)); ok != step.want || err != nil {
-				t.Errorf("%+v: %v, %v", step, ok, err)
+		}{{a, "a", time.Hour, true}, {b, "b", time.Hour, false}, {a, "a", -time.Millisecond, true}, {b, "b", time.Hour, true}, {a, "a", time.Hour, false}} {
+			if claim(step.store, 8, step.owner, step.lease) != step.want {
+				t.Errorf("claim %d: %v", i, !step.want)
 			}
 		}
-		if err := a.Release(t.Context(), key, "a"); err != nil {
+		for _, err := range []error{a.Prolong(t.Context(), login.Key{8}, "a", -time.Hour), a.Release(t.Context(), login.Key{8}, "a")} {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		if claim(a, 8, "a", time.Hour) {
+			t.Error("somebody else's claim was ended")
+		}
+		if err := b.Prolong(t.Context(), login.Key{8}, "b", -time.Millisecond); err != nil {
 			t.Fatal(err)
 		}
-		if ok, _ := a.Claim(t.Context(), key, "a", now.Add(92*time.Second), now); ok {
-			t.Error("somebody else's claim was released")
+		if !claim(a, 8, "a", time.Hour) {
+			t.Error("one's own lease was not renewed")
 		}
-		if err := a.Release(t.Context(), key, "b"); err != nil {
+		if err := a.Release(t.Context(), login.Key{8}, "a"); err != nil {
 			t.Fatal(err)
 		}
-		if ok, err := a.Claim(t.Context(), key, "a", now, now); !ok || err != nil {
-			t.Error("a released claim is not free", err)
+		if err := a.Prolong(t.Context(), login.Key{8}, "a", time.Hour); err != nil {
+			t.Fatal(err)
+		}
+		if !claim(b, 8, "b", time.Hour) {
+			t.Error("a released claim is not free, or was taken again by being prolonged")
+		}
+	})
+}
+
+// Between a look at what is kept and a claim, another replica may have finished:
+// then the step must not be done a second time.
+func TestClaimFindsWhatIsKeptAndKeepingEndsTheClaim(t *testing.T) {
+	onEach(t, func(t *testing.T, open database) {
+		a, b := started(t, open), started(t, open)
+		key := login.Key{9}
+		if c, err := a.Claim(t.Context(), key, "a", now, time.Hour); !c.Ours || err != nil {
+			t.Fatal(c, err)
+		}
+		if err := a.Keep(t.Context(), key, []byte("result"), now.Add(time.Minute)); err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			if c, err := b.Claim(t.Context(), key, "b", now, time.Hour); !c.Kept || c.Ours || string(c.Value) != "result" || err != nil {
+				t.Errorf("%+v, %v", c, err)
+			}
+		}
+		if n := count(t, a, `SELECT COUNT(*) FROM {claimed_steps}`); n != 0 {
+			t.Errorf("%d claims on what is done", n)
+		}
+		if c, err := b.Claim(t.Context(), key, "b", now.Add(time.Minute), time.Hour); c.Kept || !c.Ours || err != nil {
+			t.Errorf("when the result has expired: %+v, %v", c, err)
+		}
+	})
+}
+
+func TestSettledLoginIsKeptAndItsLoginCodeForgotten(t *testing.T) {
+	onEach(t, func(t *testing.T, open database) {
+		s := started(t, open)
+		ann := settlement(user.Binding{AppID: "wx1", OpenID: "ann", UserID: "u"}, user.Deny, newSession("u", "wx1", "ann", now))
+		if err := s.Keep(t.Context(), ann.Code, []byte("whose"), now.Add(time.Minute)); err != nil {
+			t.Fatal(err)
+		}
+		if c, err := s.Claim(t.Context(), ann.Login, "a", now, time.Hour); !c.Ours || err != nil {
+			t.Fatal(c, err)
+		}
+		if _, err := s.Settle(t.Context(), ann); err != nil {
+			t.Fatal(err)
+		}
+		if c, err := s.Claim(t.Context(), ann.Login, "b", now, time.Hour); string(c.Value) != ann.Session.ID || err != nil {
+			t.Errorf("%+v, %v", c, err)
+		}
+		if _, ok, err := s.Kept(t.Context(), ann.Code, now); ok || err != nil {
+			t.Errorf("the login code is still known: %v", err)
+		}
+
+		// All or nothing.
+		bob := settlement(user.Binding{AppID: "wx1", OpenID: "bob", UserID: "u"}, user.Deny, newSession("u", "wx1", "bob", now))
+		if err := s.Keep(t.Context(), bob.Code, []byte("whose"), now.Add(time.Minute)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Settle(t.Context(), bob); !errors.Is(err, user.ErrNewOpenID) {
+			t.Fatal(err)
+		}
+		if _, ok, err := s.Kept(t.Context(), bob.Login, now); ok || err != nil {
+			t.Errorf("a login that was refused is kept: %v", err)
+		}
+		if _, ok, err := s.Kept(t.Context(), bob.Code, now); !ok || err != nil {
+			t.Errorf("and its login code forgotten: %v", err)
+		}
+		bob.Value = make([]byte, maxKept+1)
+		if _, err := s.Settle(t.Context(), bob); err == nil {
+			t.Error("an endless value was kept")
 		}
 	})
 }

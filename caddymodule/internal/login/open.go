@@ -1,0 +1,88 @@
+package login
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
+)
+
+// open binds the openid and opens the session in one transaction, or finds the
+// session that these codes have opened already.
+func (c *Chain) open(ctx context.Context, r Request, k Key, u user.User, b user.Binding, again replayed) (Result, error) {
+	now := c.now()
+	if again.SessionID != "" {
+		s, err := c.Sessions.Store.Session(ctx, again.SessionID)
+		switch {
+		case err != nil && !errors.Is(err, session.ErrNotFound):
+			return Result{}, fromStore(err)
+		case err != nil || c.over(s) || s.UserID != u.ID:
+			return Result{}, refuse(LoginCodeInvalid, nil, wechat.RenewCode)
+		}
+		u.New = again.New
+		token, err := c.mint(s, u, now)
+		return Result{User: u, Session: s, Token: token, Replayed: true}, err
+	}
+	created := keyOf("created", u.ID)
+	before := c.State.created.get(created, now)
+	if before != nil {
+		u.New = true // by a login that came no further
+	}
+	s := session.New(session.Session{
+		UserID: u.ID, Issuer: c.Sessions.Issuer, AppID: b.AppID, OpenID: b.OpenID, UnionID: b.UnionID,
+		UserAgent: r.UserAgent, Address: r.Address,
+	}, c.Sessions.Settings, now)
+	// First: what cannot be in a token must not leave a session behind.
+	token, err := c.mint(s, u, now)
+	if err != nil {
+		return Result{}, err
+	}
+	opened, err := json.Marshal(replayed{s.ID, u.New})
+	if err != nil {
+		return Result{}, refuse(StoreUnavailable, err)
+	}
+	until := c.Sessions.Settings.Until(now)
+	var ended []string
+	err = c.observed(ctx, "session", func() (err error) {
+		ended, err = c.Store.Settle(ctx, Settlement{
+			Binding: b, Rule: c.NewOpenID, Until: until, Session: s,
+			Login: k, Value: opened, Expires: now.Add(replayFor), Code: loginStep(r),
+		})
+		return err
+	})
+	switch {
+	case errors.Is(err, user.ErrNewOpenID):
+		return Result{}, refuse(NewOpenIDDenied, nil)
+	case errors.Is(err, user.ErrDisabled):
+		return Result{}, refuse(UserDisabled, nil)
+	case err != nil: // also user.ErrUnknown: erased meanwhile; the next try makes a new user
+		if u.New {
+			c.State.created.put(created, nil, now, now.Add(keepFor))
+		}
+		return Result{}, fromStore(err)
+	}
+	c.State.created.drop(created, before)
+	for _, id := range ended {
+		c.Sessions.Revoked.Add(id, until)
+	}
+	return Result{User: u, Session: s, Token: token, Ended: ended}, nil
+}
+
+func (c *Chain) mint(s session.Session, u user.User, now time.Time) (string, error) {
+	token, err := c.Mint(s, u, now)
+	if err != nil {
+		return "", refuse(Misconfigured, fmt.Errorf("minting the token: %w", err))
+	}
+	return token, nil
+}
+
+// over reports whether a session has ended: in the store, by what this process
+// has seen, or by its age.
+func (c *Chain) over(s session.Session) bool {
+	return !s.EndedAt.IsZero() || c.Sessions.Revoked.Contains(s.ID) || !c.now().Before(s.ExpiresAt)
+}

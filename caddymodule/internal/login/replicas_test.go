@@ -1,0 +1,198 @@
+package login_test
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
+)
+
+// replica is another process on the same store.
+func (h *house) replica() *house {
+	c := *h.Chain
+	c.State = new(login.State)
+	other := &house{Chain: &c, wechat: h.wechat, store: h.store}
+	other.n.Store(1000 + h.n.Load()) // codes of its own
+	return other
+}
+
+// underWay starts a login that gets as far as the phone exchange, and returns when
+// it is there. It goes on when resume is called, and done says how it ended.
+func (h *house) underWay(t *testing.T, code, phoneCode string) (resume func(), done <-chan login.Result) {
+	t.Helper()
+	h.wechat.entered, h.wechat.gate = make(chan struct{}, 100), make(chan struct{})
+	ended := make(chan login.Result, 1)
+	go func() { ended <- h.login(t, "wxA", code, phoneCode) }()
+	<-h.wechat.entered
+	gate := h.wechat.gate
+	return sync.OnceFunc(func() { close(gate) }), ended
+}
+
+func (h *house) wantCalls(t *testing.T, sessions, phones int) {
+	t.Helper()
+	h.wechat.mu.Lock()
+	defer h.wechat.mu.Unlock()
+	if h.wechat.sessions != sessions || h.wechat.phones != phones {
+		t.Errorf("WeChat was asked %d and %d times, want %d and %d", h.wechat.sessions, h.wechat.phones, sessions, phones)
+	}
+}
+
+func TestLoginInFlightIsJoinedOnAnotherReplica(t *testing.T) {
+	a := newHouse(t)
+	b := a.replica()
+	code, phoneCode := a.code("ann"), a.phoneCode("ann", number)
+	resume, done := a.underWay(t, code, phoneCode)
+	time.AfterFunc(300*time.Millisecond, resume)
+	joined := make([]login.Result, 20)
+	var all sync.WaitGroup
+	for i := range joined {
+		all.Go(func() { joined[i] = b.login(t, "wxA", code, phoneCode) })
+	}
+	all.Wait()
+	first := <-done
+	for _, j := range joined {
+		if j.Session.ID != first.Session.ID || j.RefreshToken != first.RefreshToken || !j.User.New || !j.Replayed {
+			t.Fatalf("joined %+v, first %+v", j, first)
+		}
+	}
+	a.wantCalls(t, 1, 1)
+}
+
+func TestPhoneCodeInFlightIsJoinedOnAnotherReplica(t *testing.T) {
+	a := newHouse(t)
+	b := a.replica()
+	phoneCode := a.phoneCode("ann", number)
+	resume, done := a.underWay(t, a.code("ann"), phoneCode)
+	time.AfterFunc(300*time.Millisecond, resume)
+	second := b.login(t, "wxA", b.code("ann"), phoneCode) // the client has called wx.login again
+	first := <-done
+	if second.User.ID != first.User.ID || second.Session.ID == first.Session.ID {
+		t.Errorf("%+v and %+v", first, second)
+	}
+	a.wantCalls(t, 2, 1)
+}
+
+func TestSomebodyElsesPhoneCodeOnAnotherReplica(t *testing.T) {
+	for _, when := range []string{"before", "during", "after"} {
+		t.Run(when, func(t *testing.T) {
+			a := newHouse(t)
+			b := a.replica()
+			phoneCode := a.phoneCode("ann", number)
+			steal := func() {
+				b.refused(t, "wxA", b.code("eve"), phoneCode, login.PhoneCodeInvalid, "code", "phoneCode")
+			}
+			phones := 1
+			switch when {
+			case "before":
+				steal()
+				phones = 2 // the thief's is refused by WeChat
+				a.login(t, "wxA", a.code("ann"), phoneCode)
+			case "during":
+				resume, done := a.underWay(t, a.code("ann"), phoneCode)
+				time.AfterFunc(200*time.Millisecond, resume)
+				steal()
+				<-done
+			case "after":
+				a.login(t, "wxA", a.code("ann"), phoneCode)
+				steal()
+			}
+			a.wantCalls(t, 2, phones)
+		})
+	}
+}
+
+// While the other replica is alive and slow, nobody else spends the code.
+func TestLoginWaitsForAnotherReplicaAndThenSaysTryAgain(t *testing.T) {
+	t.Parallel()
+	a := newHouse(t)
+	b := a.replica()
+	code, phoneCode := a.code("ann"), a.phoneCode("ann", number)
+	resume, done := a.underWay(t, code, phoneCode)
+	defer resume()
+	_, err := b.Login(t.Context(), login.Request{App: wechat.App{ID: "wxA"}, Code: code, PhoneCode: phoneCode})
+	var le *login.Error
+	if !errors.As(err, &le) || le.Code != login.WeChatUnavailable || le.Renew == nil || len(le.Renew) != 0 || le.RetryAfter <= 0 || le.Refused {
+		t.Fatalf("%+v", err)
+	}
+	resume()
+	first := <-done
+	if again := b.login(t, "wxA", code, phoneCode); again.Session.ID != first.Session.ID {
+		t.Error("another session")
+	}
+	a.wantCalls(t, 1, 1)
+}
+
+// deadStore is that of a process that was killed: nothing renews its claims, and
+// nothing lets go of them.
+type deadStore struct{ login.Store }
+
+func (deadStore) Prolong(context.Context, login.Key, string, time.Duration) error { return nil }
+func (deadStore) Release(context.Context, login.Key, string) error                { return nil }
+
+func TestDeadReplicaHoldsAStepForItsLeaseOnly(t *testing.T) {
+	t.Parallel()
+	a := newHouse(t)
+	b := a.replica()
+	a.Chain.Store = deadStore{a.store}
+	code, phoneCode := a.code("ann"), a.phoneCode("ann", number)
+	resume, done := a.underWay(t, code, phoneCode)
+	late := &lateWeChat{fakeWeChat: a.wechat, before: func() { resume(); <-done }}
+	b.Chain.WeChat = late
+	// One wait is enough: it is longer than the lease. And what the first one did all
+	// the same, as it was not dead after all, is found when WeChat calls the code used.
+	b.login(t, "wxA", code, phoneCode)
+	a.wantCalls(t, 1, 2)
+}
+
+// lateWeChat lets something happen before a phone code arrives.
+type lateWeChat struct {
+	*fakeWeChat
+	before func()
+}
+
+func (l *lateWeChat) PhoneNumber(ctx context.Context, app wechat.App, code, openid string) (wechat.PhoneNumber, error) {
+	l.before()
+	return l.fakeWeChat.PhoneNumber(ctx, app, code, openid)
+}
+
+// What the store missed is given to it when it is back, and not only when the same
+// client comes to the same replica again.
+func TestResultThatTheStoreMissedReachesTheOtherReplicas(t *testing.T) {
+	a := newHouse(t)
+	b := a.replica()
+	a.wechat.entered, a.wechat.gate = make(chan struct{}, 1), make(chan struct{})
+	code, phoneCode := a.code("ann"), a.phoneCode("ann", number)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		a.refused(t, "wxA", code, phoneCode, login.StoreUnavailable)
+	}()
+	<-a.wechat.entered
+	a.store.failing.Store(true)
+	close(a.wechat.gate)
+	<-done
+	a.store.failing.Store(false)
+	time.Sleep(time.Second) // the store is tried every half second
+	b.login(t, "wxA", code, phoneCode)
+	a.wantCalls(t, 1, 1)
+}
+
+func TestUserIsNewInEveryAnswerToTheirFirstLogin(t *testing.T) {
+	h := newHouse(t)
+	code, phoneCode := h.code("ann"), h.phoneCode("ann", number)
+	h.store.settling.Store(false)
+	h.refused(t, "wxA", code, phoneCode, login.StoreUnavailable) // the user is made, and no session
+	h.store.settling.Store(true)
+	for _, answer := range []string{"the first", "a repeated one"} {
+		if res := h.login(t, "wxA", code, phoneCode); !res.User.New {
+			t.Errorf("%s answer says that the user is not new", answer)
+		}
+	}
+	if res := h.login(t, "wxA", h.code("ann"), h.phoneCode("ann", number)); res.User.New {
+		t.Error("the next login says that the user is new")
+	}
+}
