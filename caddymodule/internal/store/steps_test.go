@@ -136,7 +136,7 @@ func TestClaimFindsWhatIsKeptAndKeepingEndsTheClaim(t *testing.T) {
 func TestSettledLoginIsKeptAndItsLoginCodeForgotten(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
-		ann := settlement(user.Binding{AppID: "wx1", OpenID: "ann", UserID: "u"}, user.Deny, newSession("u", "wx1", "ann", now))
+		ann := settlement(user.Binding{AppID: "wx1", OpenID: "ann", UserID: "u", PhoneAt: now}, user.Deny, newSession("u", "wx1", "ann", now))
 		if err := s.Keep(t.Context(), ann.Code, []byte("whose"), now.Add(time.Minute)); err != nil {
 			t.Fatal(err)
 		}
@@ -154,7 +154,7 @@ func TestSettledLoginIsKeptAndItsLoginCodeForgotten(t *testing.T) {
 		}
 
 		// All or nothing.
-		bob := settlement(user.Binding{AppID: "wx1", OpenID: "bob", UserID: "u"}, user.Deny, newSession("u", "wx1", "bob", now))
+		bob := settlement(user.Binding{AppID: "wx1", OpenID: "bob", UserID: "u", PhoneAt: now}, user.Deny, newSession("u", "wx1", "bob", now))
 		if err := s.Keep(t.Context(), bob.Code, []byte("whose"), now.Add(time.Minute)); err != nil {
 			t.Fatal(err)
 		}
