@@ -24,6 +24,7 @@ import (
 //	    }
 //	    encryption_key <new> [<old>...]
 //	    register       on|off
+//	    countries      <calling code>...
 //	    silent_login   off|<max age>
 //	    on_new_openid  replace|keep|deny
 //	    token {

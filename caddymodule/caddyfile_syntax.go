@@ -61,6 +61,7 @@ func (p *parser) subdirectives() []subdirective {
 		},
 		{name: "encryption_key", usage: "<new> [<old>...]", least: 1, most: -1, set: list(&h.EncryptionKeys)},
 		{name: "register", usage: "on|off", least: 1, most: 1, set: onOff(&h.Register)},
+		{name: "countries", usage: "<calling code>...", least: 1, most: -1, set: list(&h.Countries)},
 		{name: "silent_login", usage: "off|<max age>", least: 1, most: 1, set: h.setSilentLogin},
 		{name: "on_new_openid", usage: "replace|keep|deny", least: 1, most: 1, set: text(&h.OnNewOpenID)},
 		p.tokenBlock(),

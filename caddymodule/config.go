@@ -48,6 +48,10 @@ type Handler struct {
 	// Whether an unknown phone number becomes a user. Default: true
 	Register *bool `json:"register,omitempty"`
 
+	// The country calling codes ("86", "852") that an unknown phone number must
+	// have to become a user. Users log in whatever theirs is. Default: all
+	Countries []string `json:"countries,omitempty"`
+
 	// Logins with wx.login's code alone, by those who are known.
 	SilentLogin *SilentLogin `json:"silent_login,omitempty"`
 

@@ -57,7 +57,7 @@ var outcomes = map[string]outcome{
 	string(login.LoginCodeInvalid):     {400, "The login code is invalid, expired or used. Call wx.login again and send the new code."},
 	string(login.PhoneCodeInvalid):     {400, "The phone code is invalid, expired, used, or belongs to another user. Renew what renew names and try again."},
 	string(login.PhoneRequired):        {403, "This WeChat user is not known yet, or the last phone login is too long ago. Show the phone button and send phoneCode too."},
-	string(login.RegistrationClosed):   {403, "This phone number belongs to no user, and new users are not taken."},
+	string(login.RegistrationClosed):   {403, "This phone number belongs to no user, and new users are not taken, or none with numbers of its country."},
 	string(login.UserDisabled):         {403, "This user is disabled."},
 	string(login.UserBlocked):          {403, "WeChat's risk control blocks this user."},
 	string(login.NewOpenIDDenied):      {403, "This phone number already belongs to another WeChat user of this mini program."},

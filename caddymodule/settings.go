@@ -34,6 +34,8 @@ type settings struct {
 	// EncryptionKeys is nil where none is given: SQLite generates one.
 	EncryptionKeys *store.Keys
 	Register       bool
+	// Countries are the calling codes of who may register; none: all.
+	Countries []string
 	// Silent is how old a phone login may be for a silent one; zero: never.
 	Silent       time.Duration
 	NewOpenID    user.NewOpenID
@@ -245,6 +247,9 @@ func (s *settings) resolveKeys(h *Handler, look lookup) error {
 
 // resolveLogin is about who may log in, and how often they may try.
 func (s *settings) resolveLogin(h *Handler, _ lookup) error {
+	if err := s.resolveCountries(h); err != nil {
+		return misset("countries", err)
+	}
 	s.Silent = defaultSilent
 	if set := h.SilentLogin; set != nil {
 		switch {
@@ -274,6 +279,22 @@ func (s *settings) resolveLogin(h *Handler, _ lookup) error {
 			return misset("login_rate", err)
 		}
 	}
+	return nil
+}
+
+func (s *settings) resolveCountries(h *Handler) error {
+	if len(h.Countries) > 0 && !s.Register {
+		return errors.New("register is off, so nobody registers from anywhere: keep one of them")
+	}
+	for _, code := range h.Countries {
+		if err := noPlaceholder(code); err != nil {
+			return err
+		}
+		if !user.ValidCountry(code) {
+			return fmt.Errorf("%q is no country calling code: write 86 for mainland China, 852 for Hong Kong, 1 for North America", code)
+		}
+	}
+	s.Countries = h.Countries
 	return nil
 }
 

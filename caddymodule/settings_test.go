@@ -76,7 +76,7 @@ func TestSettingsFromWholeDirective(t *testing.T) {
 			migrate off
 		}
 		encryption_key {env.WXT_KEY}
-		register off
+		countries 86 852
 		silent_login off
 		on_new_openid deny
 		token {
@@ -112,6 +112,7 @@ func TestSettingsFromWholeDirective(t *testing.T) {
 		Public:    []gate.Rule{{Methods: []string{"POST"}, Path: "/hooks/*"}},
 		Optional:  []gate.Rule{{Path: "/a"}, {Path: "/b/*"}},
 		Store:     storeSettings{URL: "sqlite:/srv/x.db", TablePrefix: "wx_auth_"},
+		Register:  true, Countries: []string{"86", "852"},
 		NewOpenID: user.Deny,
 		Token: tokenSettings{
 			Issuer: "https://api.example.com", Audience: []string{"https://api.example.com/v2", "other"}, Algorithm: token.EdDSA,

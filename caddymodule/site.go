@@ -94,7 +94,7 @@ func newSite(ctx caddy.Context, log *zap.Logger, set settings) (*site, error) {
 	if !set.Store.Migrate {
 		s.store = s.shared.db.WithTables(set.EncryptionKeys)
 	}
-	s.directory = s.store.Users(set.Register, s.sessionSettings())
+	s.directory = s.store.Users(set.Register, s.sessionSettings()).Countries(set.Countries)
 	if set.Token.Static == nil {
 		s.ringKey = ringKey{s.sharedKey, set.Token.Algorithm}
 		s.ring = holdRing(s.ringKey)

@@ -16,6 +16,13 @@ const callingCodes = " 1 7 " +
 	"800 808 81 82 84 850 852 853 855 856 86 870 878 880 881 882 883 886 888 " +
 	"90 91 92 93 94 95 960 961 962 963 964 965 966 967 968 970 971 972 973 974 975 976 977 979 98 992 993 994 995 996 998 "
 
+// ValidCountry reports whether code is a complete country calling code, such as
+// "86": digits alone, and none that only begins one ("85") or goes beyond ("1264").
+func ValidCountry(code string) bool {
+	calling, rest, ok := splitCode(code)
+	return ok && calling == code && rest == ""
+}
+
 // splitCode finds the calling code that s begins with.
 func splitCode(s string) (code, rest string, ok bool) {
 	for n := 1; n <= 3 && n <= len(s); n++ {

@@ -143,3 +143,14 @@ func FuzzParsePhoneIsStable(f *testing.F) {
 		}
 	})
 }
+
+func TestValidCountryTakesWholeCallingCodesOnly(t *testing.T) {
+	for code, want := range map[string]bool{
+		"86": true, "852": true, "1": true, "7": true, "886": true, "": false, "85": false, "8": false, "+86": false,
+		"086": false, "0086": false, "1264": false, "8613": false, "CN": false, "８６": false, "86 ": false, "999": false,
+	} {
+		if user.ValidCountry(code) != want {
+			t.Errorf("ValidCountry(%q) = %v", code, !want)
+		}
+	}
+}

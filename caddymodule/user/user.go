@@ -15,7 +15,7 @@ var (
 	ErrUnknown = errors.New("user unknown")
 
 	// ErrRegistrationClosed says that the phone number is nobody's and that
-	// unknown numbers do not become users.
+	// unknown numbers, or those of its country, do not become users.
 	ErrRegistrationClosed = errors.New("registration is closed")
 
 	// ErrDisabled says that the user was disabled while they logged in.

@@ -1,6 +1,7 @@
 package login_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -27,6 +28,7 @@ type fakeWeChat struct {
 	sessions int
 	phones   int
 	union    bool // tell unionids
+	country  string
 	fail     error
 	entered  chan struct{} // if set, told of each phone call
 	gate     chan struct{} // if set, phone calls wait for it
@@ -71,7 +73,7 @@ func (f *fakeWeChat) PhoneNumber(_ context.Context, app wechat.App, code, openid
 		return wechat.PhoneNumber{}, &wechat.Error{Call: wechat.CallPhone, Kind: wechat.KindPhoneCode, Code: 40029, Renew: []wechat.Renew{wechat.RenewPhoneCode}}
 	}
 	f.used["p"+code] = true
-	return wechat.PhoneNumber{PurePhoneNumber: parts[1], CountryCode: "86"}, nil
+	return wechat.PhoneNumber{PurePhoneNumber: parts[1], CountryCode: cmp.Or(f.country, "86")}, nil
 }
 
 // faultyStore fails on demand, before it does anything.
@@ -407,6 +409,22 @@ func TestRegistrationClosed(t *testing.T) {
 	h := newHouse(t)
 	h.Directory = h.store.Users(false, h.Sessions.Settings)
 	h.refused(t, "wxA", h.code("ann"), h.phoneCode("ann", number), login.RegistrationClosed)
+}
+
+func TestCountriesLimitWhoMayRegisterAndNotWhoMayLogIn(t *testing.T) {
+	h := newHouse(t)
+	h.wechat.country = "852"
+	known := h.login(t, "wxA", h.code("ann"), h.phoneCode("ann", "91234567"))
+	h.Directory = h.store.Users(true, h.Sessions.Settings).Countries([]string{"86", "853"})
+	h.refused(t, "wxA", h.code("bob"), h.phoneCode("bob", "91234568"), login.RegistrationClosed)
+	if again := h.login(t, "wxA", h.code("ann"), h.phoneCode("ann", "91234567")); again.User.ID != known.User.ID {
+		t.Error("a known user is another one")
+	}
+	h.wechat.country = "86"
+	h.login(t, "wxA", h.code("bob"), h.phoneCode("bob", number))
+	h.Directory = h.store.Users(true, h.Sessions.Settings).Countries(nil)
+	h.wechat.country = "81"
+	h.login(t, "wxA", h.code("cid"), h.phoneCode("cid", "9012345678"))
 }
 
 func TestHundredFirstLoginsOfOneNumberMakeOneUser(t *testing.T) {

@@ -53,6 +53,12 @@ func (ss Sessions) Refresh(ctx context.Context, refreshToken string, now time.Ti
 			return s, "", verdict
 		}
 		if !welcomed {
+			// The rate first: the directory may be somebody's backend.
+			if ss.Allow != nil && shown.counter >= s.Counter {
+				if err := ss.Allow(s.ID, now); err != nil {
+					return Session{}, "", err
+				}
+			}
 			if err := welcome(ctx, s); err != nil {
 				return Session{}, "", err
 			}
@@ -63,11 +69,6 @@ func (ss Sessions) Refresh(ctx context.Context, refreshToken string, now time.Ti
 		}
 		if shown.counter < s.Counter {
 			return s, ss.Keys.RefreshToken(s), nil
-		}
-		if ss.Allow != nil {
-			if err := ss.Allow(s.ID, now); err != nil {
-				return Session{}, "", err
-			}
 		}
 		from, to := s.Counter, shown.counter+1
 		expires := ss.Settings.expires(s.CreatedAt, now)

@@ -256,6 +256,30 @@ func TestRefusedRefreshChangesNothing(t *testing.T) {
 	}
 }
 
+// The directory may be somebody's backend: beyond the rate it is not asked.
+func TestRateIsAskedBeforeTheDirectory(t *testing.T) {
+	s := opened()
+	s.Counter = 5
+	much := errors.New("too many")
+	for name, tt := range map[string]struct {
+		shown  uint64
+		asked  int
+		denied bool
+	}{
+		"one that would advance":      {5, 0, true},
+		"one ahead, after a failover": {6, 0, true},
+		"a repeat within the grace":   {4, 1, false},
+	} {
+		ss := desk(t, newMemory(s))
+		ss.Allow = func(string, time.Time) error { return much }
+		asked := 0
+		_, _, err := ss.Refresh(t.Context(), at(ss.Keys, s, tt.shown), s.AdvancedAt, func(context.Context, Session) error { asked++; return nil })
+		if asked != tt.asked || errors.Is(err, much) != tt.denied {
+			t.Errorf("%s: the directory was asked %d times; %v", name, asked, err)
+		}
+	}
+}
+
 func TestSessionsExpire(t *testing.T) {
 	day := 24 * time.Hour
 	shorter := settings

@@ -141,8 +141,7 @@ func (set Settings) expires(created, refreshed time.Time) time.Time {
 }
 
 // Sessions acts on the sessions of a store by the rules of one configuration.
-// All fields but Allow and
-// Advanced are required.
+// All fields but Allow and Advanced are required.
 type Sessions struct {
 	Store    Store
 	Keys     Keys
@@ -153,8 +152,8 @@ type Sessions struct {
 	// Revoked is told of every session that is ended here, at once; the other
 	// replicas learn it from the feed.
 	Revoked *Revoked
-	// Allow is asked before a counter advances; its error is returned as it is,
-	// and nothing advances. Optional: nil allows all.
+	// Allow is asked before the user is asked for and a counter advances; its error
+	// is returned as it is, and nothing advances. Optional: nil allows all.
 	Allow func(sessionID string, now time.Time) error
 	// Advanced is told of each counter that has. Of fifty refreshes of one token at
 	// once all may ask Allow, and one advances. Optional.

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -17,15 +18,24 @@ import (
 // Users is the store's own user.Directory.
 type Users struct {
 	*Store
-	register bool
-	sessions session.Settings
+	register  bool
+	countries []string
+	sessions  session.Settings
 }
 
 // Users is the directory that lives in the store: whoever owns a phone number
 // is a user. Without register, unknown numbers do not become users. Erase ends
 // the user's sessions by these settings.
 func (s *Store) Users(register bool, sessions session.Settings) *Users {
-	return &Users{s, register, sessions}
+	return &Users{Store: s, register: register, sessions: sessions}
+}
+
+// Countries is the same directory in which, of unknown numbers, only those with
+// one of these calling codes become users; without any, all do.
+func (d *Users) Countries(codes []string) *Users {
+	limited := *d
+	limited.countries = codes
+	return &limited
 }
 
 // Login finds the owner of the phone number, or makes a user of them. A silent
@@ -41,7 +51,7 @@ func (d *Users) Login(ctx context.Context, l user.Login) (found user.User, err e
 	if err := d.read(ctx, "reading a user", find); !errors.Is(err, user.ErrUnknown) {
 		return found, err
 	}
-	if !d.register {
+	if !d.register || len(d.countries) > 0 && !slices.Contains(d.countries, l.Phone.Country) {
 		return user.User{}, user.ErrRegistrationClosed
 	}
 	err = d.write(ctx, "creating a user", func(t *tx) error {
