@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -59,6 +60,42 @@ func TestRefresh(t *testing.T) {
 	for _, bad := range []string{"x", third.RefreshToken + "A", strings.ToUpper(third.RefreshToken), third.Token, first.RefreshToken[:80]} {
 		wantRefusal(t, r.Refresh(bad), http.StatusUnauthorized, "refresh_invalid", nil)
 	}
+}
+
+func TestRefreshesBeyondTheRateAdvanceNothing(t *testing.T) {
+	t.Parallel()
+	r := rig.NewGateway(t)
+	p := r.MustLogin(t, "13800138000")
+	other := r.MustLogin(t, "13900139000")
+	var a rig.Answer
+	start, advanced := time.Now(), 0
+	for ; advanced < 40; advanced++ {
+		if a = r.Refresh(p.RefreshToken); a.Status != http.StatusOK {
+			break
+		}
+		next := a.Pair(t)
+		for range 3 { // the answer was lost: these do not count
+			if again := r.Refresh(p.RefreshToken).Pair(t); again.RefreshToken != next.RefreshToken {
+				t.Fatal("a repeat advanced")
+			}
+		}
+		p = next
+	}
+	a.WantProblem(t, http.StatusTooManyRequests, "rate_limited", nil)
+	if most := 11 + int(time.Since(start)/(6*time.Second)); advanced < 10 || advanced > most {
+		t.Errorf("%d refreshes in %s", advanced, time.Since(start))
+	}
+	if wait, err := strconv.Atoi(a.Header.Get("Retry-After")); err != nil || wait < 1 || wait > 6 {
+		t.Errorf("Retry-After %q", a.Header.Get("Retry-After"))
+	}
+	if got := a.Header.Get("RateLimit-Policy"); got != `"refresh";q=10;w=60` || !strings.HasPrefix(a.Header.Get("RateLimit"), `"refresh";r=0;t=`) {
+		t.Errorf("RateLimit %q, RateLimit-Policy %q", a.Header.Get("RateLimit"), got)
+	}
+	r.WantAlive(t, p)
+	r.Refresh(other.RefreshToken).Pair(t) // somebody else's session
+	rig.Await(t, 15*time.Second, "the next is taken, and the token has not advanced", func() bool {
+		return r.Refresh(p.RefreshToken).Status == http.StatusOK
+	})
 }
 
 func TestRefreshTokenShownTooLateEndsTheSession(t *testing.T) {

@@ -454,17 +454,17 @@ func atOnce(n int, do func(i int)) {
 
 func TestRevokedAccessTokenCostsOneFetch(t *testing.T) {
 	t.Parallel()
-	const logins = 50
+	const logins, under = 200, 120 // of them are at WeChat, which is asked by 128 at most
 	w := rig.NewWeChat(t)
 	c := rig.StartCaddy(t, strings.ReplaceAll(rig.HastySite(), "timeout 1s", "timeout 20s"), w.Environ("127.0.0.1:1")...)
 	client := c.Client()
 	first := w.Tap(t, "13800138000")
 	client.Login(first.Code, first.PhoneCode).Pair(t)
 
-	release := held(t, w, wechattest.Fault{Call: wechattest.Code2Session, Count: logins})
+	release := held(t, w, wechattest.Fault{Call: wechattest.Code2Session, Count: under})
 	go func() {
-		// All of them have the token that is about to die.
-		waitFor(func() bool { return w.Count(wechattest.Code2Session).Total == logins+1 })
+		// All of these have the token that is about to die.
+		waitFor(func() bool { return w.Count(wechattest.Code2Session).Total > under })
 		if err := w.RevokeTokens(rig.AppID); err != nil {
 			t.Error(err)
 		}

@@ -1,0 +1,246 @@
+package tests
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat/wechattest"
+	"github.com/wx-auth/caddy-wx-auth/tests/rig"
+)
+
+// soak is one run over random faults, and the account of it.
+type soak struct {
+	t      *testing.T
+	w      *rig.WeChat
+	c      *rig.Caddy
+	client *rig.Client
+	end    time.Time // no login begins afterwards
+
+	mu      sync.Mutex
+	used    map[string]bool     // phone codes that logged somebody in
+	renewed map[string]bool     // phone codes that a client was told to fetch anew
+	answers map[string]int      // by status and code
+	refused map[string][]string // the request ids of a phone code's logins that failed
+}
+
+// soakFaults are what happens to a call. Errcodes that pause calls for long are not
+// among them: they end in few logins, not in many.
+func soakFault(random *rand.Rand) wechattest.Fault {
+	f := wechattest.Fault{
+		Call: []wechattest.Call{wechattest.Code2Session, wechattest.PhoneNumber, wechattest.PhoneNumber, wechattest.StableToken}[random.IntN(4)],
+		Kind: []wechattest.Kind{
+			wechattest.Delay, wechattest.Reset, wechattest.Close, wechattest.Status, wechattest.HTML, wechattest.Empty,
+			wechattest.Truncated, wechattest.Cut, wechattest.Redirect, wechattest.Dirty, wechattest.Errcode, wechattest.Oversized,
+		}[random.IntN(12)],
+		Late:  random.IntN(2) == 0,
+		Count: 1 + random.IntN(2),
+	}
+	switch f.Kind {
+	case wechattest.Delay:
+		f.Delay = time.Duration(random.IntN(4000)) * time.Millisecond // of two seconds
+	case wechattest.Errcode:
+		f.Errcode, f.Late = -1, false
+	}
+	return f
+}
+
+// disturb does its worst until the end.
+func (s *soak) disturb(random *rand.Rand) {
+	for time.Now().Before(s.end) {
+		time.Sleep(time.Duration(20+random.IntN(80)) * time.Millisecond)
+		switch random.IntN(60) {
+		case 0:
+			if err := s.w.RevokeTokens(rig.AppID); err != nil {
+				s.t.Error(err)
+			}
+		case 1:
+			// Another process writes: for a moment, or for longer than anybody waits.
+			db := s.c.OpenStore(s.t)
+			if tx, err := db.Begin(); err == nil {
+				time.Sleep(time.Duration(100+random.IntN(5900)) * time.Millisecond)
+				tx.Rollback()
+			}
+			db.Close()
+		default:
+			if err := s.w.Inject(soakFault(random)); err != nil {
+				s.t.Error(err)
+			}
+		}
+	}
+	s.w.ClearFaults()
+}
+
+// logIn is one person's login, from the tap to the session, as the README's snippet
+// goes about it, but without giving up.
+func (s *soak) logIn(random *rand.Rand, number string) {
+	codes, err := s.w.Mint(rig.AppID, "", wechattest.Phone{Number: number})
+	if err != nil {
+		s.t.Error(err)
+		return
+	}
+	user := "+86" + number
+	for deadline := time.Now().Add(2 * time.Minute); ; {
+		if time.Now().After(deadline) {
+			s.t.Errorf("a login never came to its end; phone code used: %v", s.used[codes.PhoneCode])
+			return
+		}
+		a := s.ask(random, codes)
+		if a.Err != nil {
+			continue // hung up, or cut off: the same again
+		}
+		var p rig.Problem
+		if a.Status != http.StatusOK {
+			if err := json.Unmarshal([]byte(a.Body), &p); err != nil || p.Renew == nil {
+				s.t.Errorf("%d %s", a.Status, a.Body)
+				return
+			}
+		}
+		s.mu.Lock()
+		s.answers[strings.TrimSpace(strconv.Itoa(a.Status)+" "+p.Code)]++
+		if a.Status == http.StatusOK {
+			s.used[codes.PhoneCode] = true
+			s.mu.Unlock()
+			return
+		}
+		s.refused[codes.PhoneCode] = append(s.refused[codes.PhoneCode], p.RequestID)
+		again := codes.PhoneCode
+		if slices.Contains(p.Renew, "phoneCode") {
+			s.renewed[codes.PhoneCode] = true
+			again, err = s.w.MintPhone(rig.AppID, user, wechattest.Phone{Number: number})
+		}
+		s.mu.Unlock()
+		if err == nil && slices.Contains(p.Renew, "code") {
+			codes, err = s.w.MintLogin(rig.AppID, user)
+		}
+		if err != nil {
+			s.t.Error(err)
+			return
+		}
+		codes.PhoneCode = again
+		pause, _ := strconv.Atoi(a.Header.Get("Retry-After"))
+		time.Sleep(min(time.Duration(pause)*time.Second, 2*time.Second) / 4)
+	}
+}
+
+// ask sends a login; now and then the client hangs up before the answer is there.
+func (s *soak) ask(random *rand.Rand, codes wechattest.Codes) rig.Answer {
+	body, err := json.Marshal(map[string]string{"code": codes.Code, "phoneCode": codes.PhoneCode})
+	if err != nil {
+		return rig.Answer{Err: err}
+	}
+	ctx, hangUp := context.WithCancel(context.Background())
+	defer hangUp()
+	if random.IntN(6) == 0 {
+		t := time.AfterFunc(time.Duration(random.IntN(400))*time.Millisecond, hangUp)
+		defer t.Stop()
+	}
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, s.client.Base+"/auth/wx", strings.NewReader(string(body)))
+	if err != nil {
+		return rig.Answer{Err: err}
+	}
+	r.Header.Set("Content-Type", "application/json")
+	resp, err := s.client.HTTP.Do(r)
+	if err != nil {
+		return rig.Answer{Err: err}
+	}
+	return rig.ReadAnswer(resp)
+}
+
+// account checks what became of every phone code that was paid for.
+func (s *soak) account() {
+	var used, lost int
+	for _, p := range s.w.PhoneCodes() {
+		exchanged := !p.Exchanged.IsZero()
+		switch told := s.renewed[p.Code]; {
+		case s.used[p.Code] && exchanged && !p.Lost && !told:
+			used++
+		case told && exchanged && !s.used[p.Code] && (p.Lost || s.lateAnswer(p.Code)):
+			lost++
+		default:
+			s.t.Errorf("phone code of %s: exchanged %v, its answer lost %v; it logged somebody in: %v; a client was told to renew it: %v",
+				p.User, exchanged, p.Lost, s.used[p.Code], told)
+			for _, id := range s.refused[p.Code] {
+				s.t.Log(s.c.Log.Lines(id))
+			}
+		}
+	}
+	s.t.Logf("%d phone codes were paid for: %d used, %d lost between WeChat and us and renewed; answers %v; WeChat %v",
+		used+lost, used, lost, s.answers, s.w.Counts())
+	if used == 0 || lost == 0 {
+		s.t.Error("the faults did not strike")
+	}
+}
+
+// lateAnswer says that an answer which WeChat gave in time came too late here, as on a
+// machine that stands still for a moment.
+func (s *soak) lateAnswer(phoneCode string) bool {
+	return slices.ContainsFunc(s.refused[phoneCode], func(id string) bool {
+		return len(s.c.Log.Lines(id, "wechat getuserphonenumber", "no answer in time (the code was sent and not answered)")) > 0
+	})
+}
+
+// idle waits until no connection to WeChat is left, and tells how many goroutines and
+// files the process then has.
+func (s *soak) idle() (routines, files int, profile string) {
+	s.client.HTTP.CloseIdleConnections()
+	rig.Await(s.t, 90*time.Second, "the connections to WeChat have been closed", func() bool {
+		routines, profile = goroutines(s.t, s.c)
+		return !strings.Contains(profile, "net/http.(*persistConn).readLoop")
+	})
+	dir := fmt.Sprintf("/proc/%d/fd", s.c.PID())
+	fds, _ := os.ReadDir(dir) // there are none but on Linux
+	for _, fd := range fds {
+		// The store's connections are a pool that fills up as it is needed.
+		if name, _ := os.Readlink(filepath.Join(dir, fd.Name())); !strings.HasPrefix(name, s.c.StoreFile()) {
+			files++
+		}
+	}
+	return routines, files, profile
+}
+
+func TestSoakAccountsForEveryPhoneCode(t *testing.T) {
+	t.Parallel()
+	const seed, clients = 20260301, 24
+	r := rig.NewGatewayWith(t, strings.ReplaceAll(rig.HastySite(), "timeout 1s", "timeout 2s"))
+	s := &soak{
+		t: t, w: r.WeChat, c: r.Caddy, client: r.Client,
+		used: make(map[string]bool), renewed: make(map[string]bool), answers: make(map[string]int),
+		refused: make(map[string][]string),
+	}
+	// Everything that is opened once is open before it is counted.
+	atOnce(64, func(i int) { s.logIn(rand.New(rand.NewPCG(seed, uint64(i))), fmt.Sprintf("130%08d", i)) })
+	routines, files, _ := s.idle()
+
+	s.end = time.Now().Add(time.Duration(rig.Rounds(20, 600)) * time.Second)
+	atOnce(clients+1, func(i int) {
+		random := rand.New(rand.NewPCG(seed, uint64(1000+i)))
+		if i == clients {
+			s.disturb(random)
+			return
+		}
+		for n := 0; time.Now().Before(s.end) && !t.Failed(); n++ {
+			s.logIn(random, fmt.Sprintf("13%d%08d", 1+i%9, i*1_000_000+n))
+			time.Sleep(time.Duration(random.IntN(50)) * time.Millisecond)
+		}
+	})
+	s.account()
+
+	afterwards, open, profile := s.idle()
+	if afterwards > routines {
+		t.Errorf("%d goroutines, %d at first:\n%s", afterwards, routines, profile)
+	}
+	if open > files {
+		t.Errorf("%d open files, %d at first", open, files)
+	}
+}
