@@ -27,6 +27,7 @@ func (c *Chain) identify(ctx context.Context, r Request, again replayed) (caller
 				if c.keptMeanwhile(ctx, err, k, &who) {
 					return who, nil
 				}
+				c.lostOnTheWay(k, err)
 				return caller{}, err
 			}
 			// Whatever fails from here on, this code is not asked for again.

@@ -118,6 +118,7 @@ type State struct {
 
 	held    held // results that the store could not take
 	created held // the users of logins that created them and could not be settled
+	sent    held // the codes that were sent and not answered, by their steps
 	logins  flights[Result]
 	callers flights[caller]
 	phones  flights[owned]

@@ -38,6 +38,7 @@ func (c *Chain) exchange(ctx context.Context, r Request, k Key, who caller) (own
 			if c.keptMeanwhile(ctx, err, k, &own) {
 				return own, nil
 			}
+			c.lostOnTheWay(k, err)
 			return owned{}, err
 		}
 		own = owned{OpenID: who.OpenID, Phone: p}

@@ -166,6 +166,30 @@ func TestWhoWeChatRefusesIsCounted(t *testing.T) {
 	}
 }
 
+// A code that got lost on the way may turn out to be used only in the next login. That
+// is not the client's fault either.
+func TestCodeThatGotLostBeforeIsNotTheClientsFault(t *testing.T) {
+	h := newHouse(t)
+	code, phoneCode := h.code("ann"), h.phoneCode("ann", number)
+	used := &wechat.Error{Call: wechat.CallPhone, Kind: wechat.KindPhoneCode, Code: 40029, Renew: []wechat.Renew{wechat.RenewPhoneCode}}
+	for i, tc := range []struct {
+		phoneCode string
+		says      *wechat.Error
+		want      bool
+	}{
+		{phoneCode, &wechat.Error{Call: wechat.CallPhone, Kind: wechat.KindTimeout, Unanswered: true}, false},
+		{phoneCode, used, false},
+		{h.phoneCode("ann", number), used, true},
+	} {
+		h.wechat.fail = tc.says
+		_, err := h.Login(t.Context(), login.Request{App: wechat.App{ID: "wxA"}, Code: code, PhoneCode: tc.phoneCode})
+		var le *login.Error
+		if !errors.As(err, &le) || le.Refused != tc.want {
+			t.Errorf("try %d: %v, refused %v", i, err, le.Refused)
+		}
+	}
+}
+
 // The owner's and a thief's tries with one phone code at the same time: the one
 // logs in, the other learns that the two codes are not one user's.
 func TestPhoneCodeOfTwoAtOnce(t *testing.T) {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
 )
 
 const (
@@ -85,6 +86,24 @@ func (c *Chain) keptMeanwhile(ctx context.Context, refusal error, k Key, v any) 
 	}
 	ok, err := c.kept(ctx, k, v)
 	return ok && err == nil
+}
+
+// lostOnTheWay takes note of codes that were sent and not answered. Should WeChat
+// call such a code used in a later login, it was us who used it: the client renews
+// it, and has done nothing wrong.
+func (c *Chain) lostOnTheWay(k Key, failure error) {
+	var e *Error
+	if !errors.As(failure, &e) {
+		return
+	}
+	var we *wechat.Error
+	now := c.now()
+	switch {
+	case errors.As(e.Cause, &we) && we.Unanswered:
+		c.State.sent.put(k, nil, now, now.Add(keepFor))
+	case e.Refused && c.State.sent.get(k, now) != nil:
+		e.Refused = false
+	}
 }
 
 // keep stores a step's result. Should the store be away the result is held in
