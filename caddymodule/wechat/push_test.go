@@ -217,6 +217,7 @@ func TestPushRefusesXMLBombs(t *testing.T) {
 	bombs := map[string]string{
 		"entities": `<!DOCTYPE xml [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;">]><xml><Encrypt>&b;</Encrypt></xml>`,
 		"a file":   `<!DOCTYPE xml [<!ENTITY a SYSTEM "file:///etc/passwd">]><xml><Encrypt>&a;</Encrypt></xml>`,
+		"a type":   `<!DOCTYPE xml><xml><MsgType>event</MsgType><Event>x</Event><Encrypt>a</Encrypt></xml>`,
 		"unknown":  `<xml><Encrypt>&a;</Encrypt></xml>`,
 		"deep":     strings.Repeat("<xml>", 10_000) + strings.Repeat("</xml>", 10_000),
 		"twice":    `<xml></xml><xml><Encrypt>a</Encrypt></xml>`,
