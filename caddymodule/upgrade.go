@@ -3,12 +3,16 @@ package caddymodule
 import (
 	"bufio"
 	"context"
+	"errors"
+	"io"
 	"net"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/token"
 )
 
@@ -25,21 +29,26 @@ func upgrades(r *http.Request) bool {
 func (s *site) serveUpgrade(w http.ResponseWriter, r *http.Request, caller *token.Identity, next caddyhttp.Handler) error {
 	ctx, cancel := context.WithCancelCause(r.Context())
 	u := &upgrade{
-		ResponseWriterWrapper: &caddyhttp.ResponseWriterWrapper{ResponseWriter: w},
-		site:                  s, caller: caller, ctx: ctx, cancel: cancel,
+		ResponseWriterWrapper: caddyhttp.ResponseWriterWrapper{ResponseWriter: w},
+		site:                  s, caller: caller, cancel: cancel,
 	}
 	defer u.done()
 	if r.Method == http.MethodConnect {
 		// Over HTTP/2 and HTTP/3 nobody takes the connection: the stream is the
-		// connection. Deadlines in the past end its reading and its writing. They
-		// go to the server's own writer, as Caddy's around it is for one goroutine.
-		u.begin(func() {
-			rc, past := http.NewResponseController(innermost(w)), time.Unix(1, 0)
-			_ = rc.SetReadDeadline(past)
-			_ = rc.SetWriteDeadline(past)
-		})
+		// connection. The server's own writer ends it, as Caddy's around it is for
+		// one goroutine.
+		u.begin(stream{innermost(w)})
 	}
 	return next.ServeHTTP(u, r.WithContext(ctx))
+}
+
+// stream closes a stream of HTTP/2 or HTTP/3: deadlines in the past end its
+// reading and its writing.
+type stream struct{ http.ResponseWriter }
+
+func (s stream) Close() error {
+	rc, past := http.NewResponseController(s.ResponseWriter), time.Unix(1, 0)
+	return errors.Join(rc.SetReadDeadline(past), rc.SetWriteDeadline(past))
 }
 
 func innermost(w http.ResponseWriter) http.ResponseWriter {
@@ -52,38 +61,46 @@ func innermost(w http.ResponseWriter) http.ResponseWriter {
 	}
 }
 
-// upgrade is the way of an answer that may become a connection.
+// upgrade is the way of an answer that may become a connection. There is one for
+// each open WebSocket, so it is kept small.
 type upgrade struct {
-	*caddyhttp.ResponseWriterWrapper
-	site   *site
-	caller *token.Identity
-	ctx    context.Context // of the request; cancel ends it
-	cancel context.CancelCauseFunc
-	end    func() // once it has begun
+	caddyhttp.ResponseWriterWrapper
+	site       *site
+	caller     *token.Identity
+	cancel     context.CancelCauseFunc // ends the request's context
+	watched    *session.Watched        // nil until the connection has begun
+	connection io.Closer
+	ending     sync.Mutex
+	over       bool // the handler is done, or about to be
 }
 
-// begin watches the connection from now on. close is called when its time is
-// over: a proxy that waits for a client that neither reads nor sends would not
-// see that the context has ended.
-func (u *upgrade) begin(closeConn func()) {
-	watched, release := u.site.shared.revoked.Watch(u.ctx, u.caller.SessionID(), u.caller.Expires())
-	ended := make(chan struct{})
-	stop := context.AfterFunc(watched, func() {
-		defer close(ended)
-		u.cancel(context.Cause(watched))
-		closeConn()
-	})
-	u.end = func() {
-		if !stop() {
-			<-ended // the server's writer must not be touched once the handler is done
+// begin watches the connection from now on.
+func (u *upgrade) begin(connection io.Closer) {
+	u.connection = connection
+	u.watched = u.site.shared.revoked.Watch(u.caller.SessionID(), u.caller.Expires(), u)
+}
+
+// End implements [session.Connection]. It closes the connection itself: a proxy
+// that waits for a client that neither reads nor sends would not see that the
+// context has ended.
+func (u *upgrade) End(why error) {
+	u.cancel(why)
+	go func() { // closing may take its time
+		u.ending.Lock()
+		defer u.ending.Unlock()
+		if !u.over {
+			_ = u.connection.Close()
 		}
-		release()
-	}
+	}()
 }
 
 func (u *upgrade) done() {
-	if u.end != nil {
-		u.end()
+	if u.watched != nil {
+		u.watched.Release()
+		// The server's writer must not be touched once the handler is done.
+		u.ending.Lock()
+		u.over = true
+		u.ending.Unlock()
 	}
 	u.cancel(context.Canceled)
 }
@@ -97,8 +114,8 @@ func (u *upgrade) WriteHeader(status int) {
 // Hijack is how a proxy takes an HTTP/1.1 connection over.
 func (u *upgrade) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	conn, rw, err := http.NewResponseController(u.ResponseWriter).Hijack()
-	if err == nil && u.end == nil {
-		u.begin(func() { _ = conn.Close() })
+	if err == nil && u.watched == nil {
+		u.begin(conn)
 	}
 	return conn, rw, err
 }
@@ -107,4 +124,5 @@ func (u *upgrade) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 var (
 	_ http.Hijacker       = (*upgrade)(nil)
 	_ http.ResponseWriter = (*upgrade)(nil)
+	_ session.Connection  = (*upgrade)(nil)
 )

@@ -40,6 +40,7 @@ var rooms = map[string][]string{
 	"tests":          {"tests/rig", double},
 	"tests/rig":      {double},
 	"tests/replicas": {"tests/rig", double},
+	"tests/bench":    {"tests/rig", double},
 }
 
 var (

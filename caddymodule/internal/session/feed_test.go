@@ -46,7 +46,7 @@ func TestRevocationReachesTheOtherReplica(t *testing.T) {
 	here := desk(t, m)
 	there := NewFeed(NewRevoked())
 	polled(t, there, m, start)
-	conn, release := there.Revoked.Watch(t.Context(), s.ID, start.Add(time.Hour))
+	conn, release := watch(there.Revoked, s.ID, start.Add(time.Hour))
 	defer release()
 	if _, err := here.End(t.Context(), s.ID, start); err != nil {
 		t.Fatal(err)
@@ -249,7 +249,7 @@ func TestConnectionsExpireWhileTheStoreIsAway(t *testing.T) {
 				}
 			})
 		})
-		conn, release := f.Revoked.Watch(t.Context(), number(1), time.Now().Add(12*time.Second))
+		conn, release := watch(f.Revoked, number(1), time.Now().Add(12*time.Second))
 		defer release()
 		time.Sleep(11900 * time.Millisecond)
 		if conn.Err() != nil {

@@ -2,33 +2,37 @@ package session
 
 import (
 	"container/heap"
-	"context"
 	"sync"
 	"time"
 )
 
-// Watch is for a connection that was upgraded under a token: the context it
-// returns is cancelled when the session is revoked (its cause is then
-// ErrEnded) or when the token expires (ErrTokenExpired), the latter at the next
-// Tick. The connection must be closed by whoever serves it when the context is
-// cancelled. release must be called when the connection is done; it cancels
-// the context too.
-//
-// A connection costs no timer and no goroutine.
-func (r *Revoked) Watch(ctx context.Context, sessionID string, expires time.Time) (_ context.Context, release func()) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	c := &conn{id: key(sessionID), expires: expires.UnixMilli(), cancel: cancel}
-	added := r.watched.add(c)
-	// Only now: whoever revoked it before we were in the list did not see us.
-	if !added || r.Contains(sessionID) {
-		r.watched.remove(c)
-		cancel(ErrEnded)
-	}
-	return ctx, func() {
-		r.watched.remove(c)
-		cancel(context.Canceled)
-	}
+// Connection is a connection that was upgraded under a token.
+type Connection interface {
+	// End is called once, when the session is revoked (with ErrEnded) or the token
+	// expires (with ErrTokenExpired). It must not take long: others wait.
+	End(why error)
 }
+
+// Watched is a connection that is watched.
+type Watched conn
+
+// Watch ends a connection when its time is over: at once when its session is
+// revoked, or if it was before, and at the next Tick after its token has expired.
+// The connection costs no timer and no goroutine.
+func (r *Revoked) Watch(sessionID string, expires time.Time, connection Connection) *Watched {
+	c := &conn{of: &r.watched, id: key(sessionID), expires: expires.UnixMilli(), connection: connection}
+	if !r.watched.add(c) {
+		connection.End(ErrEnded)
+	} else if r.Contains(sessionID) && r.watched.remove(c) {
+		// Only now: whoever revoked it before we were in the list did not see us.
+		connection.End(ErrEnded)
+	}
+	return (*Watched)(c)
+}
+
+// Release is for when the connection is done. After it End is not called any
+// more, but it may be running.
+func (w *Watched) Release() { w.of.remove((*conn)(w)) }
 
 // Close ends every watched connection, and those that come later at once: it is
 // for when nobody calls Tick and Add any more, so that nobody else would.
@@ -41,7 +45,7 @@ func (r *Revoked) Close() {
 		c.at, c.prev, c.next = -1, nil, nil
 	}
 	w.mu.Unlock()
-	cancelAll(over, ErrEnded)
+	endAll(over, ErrEnded)
 }
 
 // Watching counts the connections that are watched.
@@ -60,9 +64,10 @@ type watched struct {
 }
 
 type conn struct {
+	of         *watched
 	id         sid
 	expires    int64 // milliseconds since 1970
-	cancel     context.CancelCauseFunc
+	connection Connection
 	prev, next *conn // those of the same session
 	at         int   // place in the heap; -1 once removed
 }
@@ -85,10 +90,13 @@ func (w *watched) add(c *conn) bool {
 	return true
 }
 
-func (w *watched) remove(c *conn) {
+// remove reports whether the connection was still watched.
+func (w *watched) remove(c *conn) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	was := c.at >= 0
 	w.unlink(c)
+	return was
 }
 
 func (w *watched) unlink(c *conn) {
@@ -110,7 +118,7 @@ func (w *watched) unlink(c *conn) {
 	c.prev, c.next = nil, nil
 }
 
-// end cancels the connections of a session.
+// end ends the connections of a session.
 func (w *watched) end(id sid, why error) {
 	w.mu.Lock()
 	var over []*conn
@@ -119,10 +127,10 @@ func (w *watched) end(id sid, why error) {
 		over = append(over, c)
 	}
 	w.mu.Unlock()
-	cancelAll(over, why)
+	endAll(over, why)
 }
 
-// expire cancels the connections whose token has expired.
+// expire ends the connections whose token has expired.
 func (w *watched) expire(now time.Time) {
 	w.mu.Lock()
 	var over []*conn
@@ -132,14 +140,13 @@ func (w *watched) expire(now time.Time) {
 		over = append(over, c)
 	}
 	w.mu.Unlock()
-	cancelAll(over, ErrTokenExpired)
+	endAll(over, ErrTokenExpired)
 }
 
-// cancelAll runs without the lock: what hangs on a context may take its time,
-// or release the watch.
-func cancelAll(cs []*conn, why error) {
+// endAll runs without the lock, as End may release the watch.
+func endAll(cs []*conn, why error) {
 	for _, c := range cs {
-		c.cancel(why)
+		c.connection.End(why)
 	}
 }
 

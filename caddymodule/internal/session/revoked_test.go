@@ -133,9 +133,9 @@ func TestRevokedUnderLoad(t *testing.T) {
 				if !r.Contains(id) {
 					t.Error("not revoked at once")
 				}
-				_, release := r.Watch(t.Context(), number(i), start)
+				watched := r.Watch(number(i), start, ending(func(error) {}))
 				r.Tick(start)
-				release()
+				watched.Release()
 			}
 		})
 	}
@@ -215,5 +215,18 @@ func TestRevokedKeepsWhatAMapWould(t *testing.T) {
 		if r.Len() != len(want) {
 			t.Fatalf("round %d: %d, want %d", round, r.Len(), len(want))
 		}
+	}
+}
+
+// BenchmarkRevokedMemory is what a million revoked sessions take.
+func BenchmarkRevokedMemory(b *testing.B) {
+	for b.Loop() {
+		before := heapInUse()
+		r := NewRevoked()
+		for i := range 1_000_000 {
+			r.Add(number(i), start.Add(time.Hour))
+		}
+		b.ReportMetric(float64(heapInUse()-before)/(1<<20), "MiB")
+		runtime.KeepAlive(r)
 	}
 }

@@ -1,0 +1,123 @@
+//go:build linux
+
+package bench
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/wx-auth/caddy-wx-auth/tests/rig"
+)
+
+// load is requests over so many connections that are kept open. net/http's client
+// would take more of the processors than the proxy does.
+type load struct {
+	clients  int
+	requests int
+	request  func(i int) []byte // the i-th, as it is sent
+	status   int                // that each must be answered with
+}
+
+// measured is what became of a load.
+type measured struct {
+	perRequest time.Duration // processor time of the proxy's process
+	perSecond  float64
+	p50, p99   time.Duration
+}
+
+func (l load) run(t testing.TB, c *rig.Caddy) measured {
+	t.Helper()
+	conns := make([]net.Conn, l.clients)
+	for i := range conns {
+		conn, err := net.Dial("tcp", c.Addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		conns[i] = conn
+	}
+	var next atomic.Int64
+	var workers sync.WaitGroup
+	took := make([][]time.Duration, l.clients)
+	errs := make([]error, l.clients)
+	cpu, start := processorTime(t, c.PID()), time.Now()
+	for w, conn := range conns {
+		workers.Go(func() {
+			r := bufio.NewReader(conn)
+			for i := next.Add(1) - 1; i < int64(l.requests); i = next.Add(1) - 1 {
+				request, sent := l.request(int(i)), time.Now()
+				if errs[w] = exchange(conn, r, request, l.status); errs[w] != nil {
+					return
+				}
+				took[w] = append(took[w], time.Since(sent))
+			}
+		})
+	}
+	workers.Wait()
+	wall, used := time.Since(start), processorTime(t, c.PID())-cpu
+	if err := errors.Join(errs...); err != nil {
+		t.Fatal(err)
+	}
+	all := slices.Concat(took...)
+	slices.Sort(all)
+	n := time.Duration(l.requests)
+	return measured{
+		perRequest: used / n, perSecond: float64(l.requests) / wall.Seconds(),
+		p50: all[len(all)/2], p99: all[len(all)*99/100],
+	}
+}
+
+// exchange sends a request and reads its answer, which has a length.
+func exchange(conn net.Conn, r *bufio.Reader, request []byte, status int) error {
+	if _, err := conn.Write(request); err != nil {
+		return err
+	}
+	line, err := r.ReadSlice('\n')
+	if err != nil {
+		return err
+	}
+	if len(line) < 12 || string(line[9:12]) != strconv.Itoa(status) {
+		rest, _ := r.Peek(r.Buffered())
+		return fmt.Errorf("want %d: %s%s", status, line, rest)
+	}
+	length := 0
+	for {
+		if line, err = r.ReadSlice('\n'); err != nil {
+			return err
+		}
+		if len(line) <= 2 {
+			if length == 0 { // as Caddy answers for a host that it does not know
+				return errors.New("an answer without a body")
+			}
+			_, err = r.Discard(length)
+			return err
+		}
+		if value, ok := bytes.CutPrefix(line, []byte("Content-Length: ")); ok {
+			if length, err = strconv.Atoi(string(bytes.TrimSpace(value))); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// get is an ordinary request of a mini program.
+func get(path, token string) []byte {
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "GET %s HTTP/1.1\r\nHost: 127.0.0.1\r\nUser-Agent: Mozilla/5.0 (iPhone) MicroMessenger/8.0.50\r\nAccept: */*\r\n"+
+		"Accept-Encoding: gzip, deflate, br\r\nContent-Type: application/json\r\nReferer: https://servicewechat.com/%s/12/page-frame.html\r\n",
+		path, rig.AppID)
+	if token != "" {
+		fmt.Fprintf(&b, "Authorization: Bearer %s\r\n", token)
+	}
+	b.WriteString("\r\n")
+	return b.Bytes()
+}

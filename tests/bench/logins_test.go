@@ -1,0 +1,98 @@
+//go:build linux
+
+package bench
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat/wechattest"
+	"github.com/wx-auth/caddy-wx-auth/tests/rig"
+)
+
+// people counts the phones that have been used: each login is somebody new's.
+var people int
+
+// newWeChat is a simulator without the quotas that a bench would use up.
+func newWeChat(t testing.TB) *rig.WeChat {
+	none := map[wechattest.Call]int{}
+	for _, call := range []wechattest.Call{wechattest.Code2Session, wechattest.PhoneNumber, wechattest.StableToken} {
+		none[call] = 1 << 30
+	}
+	sim := wechattest.New(wechattest.Options{Apps: []wechattest.App{{ID: rig.AppID, Secret: rig.Secret, DailyQuota: none, MinuteQuota: none}}})
+	return &rig.WeChat{Simulator: sim, URL: "http://" + rig.Serve(t, sim)}
+}
+
+// phoneLogins are logins of so many new users.
+func phoneLogins(t testing.TB, wx *rig.WeChat, clients, n int) load {
+	bodies := make([][]byte, n)
+	for i := range bodies {
+		people++
+		codes := wx.Tap(t, fmt.Sprintf("138%08d", people))
+		bodies[i] = post("/auth/wx", map[string]string{"code": codes.Code, "phoneCode": codes.PhoneCode})
+	}
+	return load{clients: clients, requests: n, status: http.StatusOK, request: func(i int) []byte { return bodies[i] }}
+}
+
+func post(path string, body any) []byte {
+	text, _ := json.Marshal(body) // a map of strings
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "POST %s HTTP/1.1\r\nHost: 127.0.0.1\r\nUser-Agent: Mozilla/5.0 (iPhone) MicroMessenger/8.0.50\r\n"+
+		"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", path, len(text), text)
+	return b.Bytes()
+}
+
+// logins measures phone logins of new users with a warm access token.
+func logins(t *testing.T, p *page) {
+	p.heading("Logins")
+	p.text("Phone logins of users who were not there before, with a warm access token; the simulator answers each of WeChat's two calls after that delay. Stores are durable as they come.")
+	p.table("store", "WeChat's delay", "clients", "logins/s", "p50", "p99", "CPU of the gateway a login")
+	kinds := []string{"sqlite"}
+	if *full {
+		kinds = append(kinds, "postgres")
+	}
+	for _, kind := range kinds {
+		for _, delay := range []time.Duration{0, 50 * time.Millisecond} {
+			g := newLoginGateway(t, kind)
+			if delay > 0 {
+				if err := g.WeChat.Inject(wechattest.Fault{Kind: wechattest.Delay, Count: -1, Delay: delay}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			phoneLogins(t, g.WeChat, 1, 3).run(t, g.Caddy) // fetches the access token
+			for _, clients := range []int{1, 32, 256} {
+				n := often(5000, 10)
+				if *full && delay > 0 {
+					n = min(5000, clients*60)
+				}
+				m := phoneLogins(t, g.WeChat, clients, n).run(t, g.Caddy)
+				cells := []string{kind, delay.String(), fmt.Sprint(clients), fmt.Sprintf("%.0f", m.perSecond), millis(m.p50), millis(m.p99),
+					fmt.Sprintf("%.0f µs", micros(m.perRequest))}
+				t.Log(strings.Join(cells, "  "))
+				p.row(cells...)
+			}
+			g.Caddy.Stop()
+		}
+	}
+	p.end()
+}
+
+// newLoginGateway is a gateway with an empty store of that kind.
+func newLoginGateway(t testing.TB, kind string) *rig.Gateway {
+	g := &rig.Gateway{WeChat: newWeChat(t)}
+	env, options := g.WeChat.Environ("127.0.0.1:9"), []string(nil)
+	if kind != "sqlite" {
+		env = append(env, rig.NewDatabase(t, kind).Environ()...)
+		options = []string{"store {env.WX_AUTH_STORE}", "encryption_key {env.WX_AUTH_KEY}"}
+	}
+	g.Caddy = rig.StartCaddy(t, site(wxAuth(options...)), env...)
+	g.Client = g.Caddy.Client()
+	return g
+}
+
+func millis(d time.Duration) string { return fmt.Sprintf("%.1f ms", micros(d)/1000) }
