@@ -79,6 +79,7 @@ func (d *distribution) String() string {
 func TestLogoutHoldsAtOnceHereAndSoonOnTheOtherReplica(t *testing.T) {
 	t.Parallel()
 	rig.OnDatabases(t, func(t *testing.T, db *rig.Database) {
+		t.Parallel()
 		replicas := rig.NewReplicas(t, db, 2)
 		a, b := replicas[0], replicas[1]
 		var tokens, sockets distribution

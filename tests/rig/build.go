@@ -33,12 +33,14 @@ func Main(m *testing.M) int {
 }
 
 // build makes cmd/caddy, once, when the first test asks for it.
-var build = sync.OnceValues(func() (string, error) {
-	path := filepath.Join(scratch, "caddy")
+var build = sync.OnceValues(func() (string, error) { return buildCaddy(filepath.Join(scratch, "caddy")) })
+
+// buildCaddy builds cmd/caddy with further flags, and returns its path.
+func buildCaddy(path string, flags ...string) (string, error) {
 	if runtime.GOOS == "windows" {
 		path += ".exe"
 	}
-	args := []string{"build", "-buildvcs=false", "-o", path}
+	args := append([]string{"build", "-buildvcs=false", "-o", path}, flags...)
 	if RaceDetector {
 		args = append(args, "-race")
 	}
@@ -49,7 +51,7 @@ var build = sync.OnceValues(func() (string, error) {
 		return "", fmt.Errorf("building cmd/caddy: %w\n%s", err, out)
 	}
 	return path, nil
-})
+}
 
 // Binary is the path of the Caddy under test.
 func Binary(t testing.TB) string {

@@ -45,7 +45,11 @@ type Caddy struct {
 // process is stopped and the test fails if it panicked or had a data race.
 func NewCaddy(t testing.TB, env ...string) *Caddy {
 	t.Helper()
-	bin := Binary(t)
+	return newCaddy(t, Binary(t), env)
+}
+
+func newCaddy(t testing.TB, bin string, env []string) *Caddy {
+	t.Helper()
 	// Not t.TempDir: with the test's name in it the path may be too long for a socket.
 	home, err := os.MkdirTemp(scratch, "caddy-")
 	if err != nil {

@@ -30,10 +30,16 @@ func NewReplicasWith(t testing.TB, db *Database, n int, caddyfile string) []*Gat
 // PrepareReplicas is NewReplicas without the start.
 func PrepareReplicas(t testing.TB, db *Database, n int) []*Gateway {
 	t.Helper()
+	return PrepareReplicasOf(t, db, n, Binary(t))
+}
+
+// PrepareReplicasOf is PrepareReplicas with another binary; see BuildWith.
+func PrepareReplicasOf(t testing.TB, db *Database, n int, binary string) []*Gateway {
+	t.Helper()
 	wx, up := NewWeChat(t), NewUpstream(t)
 	replicas := make([]*Gateway, n)
 	for i := range replicas {
-		c := NewCaddy(t, append(wx.Environ(up.Addr), db.Environ()...)...)
+		c := newCaddy(t, binary, append(wx.Environ(up.Addr), db.Environ()...))
 		replicas[i] = &Gateway{Client: c.Client(), Caddy: c, WeChat: wx, Upstream: up}
 	}
 	return replicas

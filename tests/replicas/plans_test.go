@@ -1,0 +1,201 @@
+package replicas
+
+import (
+	"database/sql"
+	"fmt"
+	"net/http"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/wx-auth/caddy-wx-auth/tests/rig"
+)
+
+// large are the tables that grow with the users.
+var large = []string{"wx_auth_users", "wx_auth_user_phones", "wx_auth_bindings", "wx_auth_sessions", "wx_auth_revocations"}
+
+// fill makes that many users, each with a binding and a session, and a tenth as many
+// revocations, so that the database's planner has something to choose for.
+func fill(t testing.TB, db *rig.Database, rows int) {
+	t.Helper()
+	from, text, hash, blob, analyze := "generate_series(1, %d) AS g(n)", "'f' || n", "sha256(CAST(CAST(n AS TEXT) AS BYTEA))", "'\\x00'", "ANALYZE "
+	if db.Kind == "mysql" {
+		from, text, hash, blob, analyze = "(SELECT seq AS n FROM seq_1_to_%d) AS g", "CONCAT('f', n)", "UNHEX(SHA2(n, 256))", "x'00'", "ANALYZE TABLE "
+	}
+	from = fmt.Sprintf(from, rows)
+	now := time.Now().UnixMilli()
+	later := now + 30*24*time.Hour.Milliseconds()
+	for _, statement := range []string{
+		fmt.Sprintf("INSERT INTO wx_auth_users (id, phone, disabled, created_at) SELECT %s, %s, 0, n FROM %s", text, blob, from),
+		fmt.Sprintf("INSERT INTO wx_auth_user_phones (phone_hash, key_id, user_id) SELECT %s, %s, %s FROM %s", hash, blob, text, from),
+		fmt.Sprintf("INSERT INTO wx_auth_bindings (appid, openid, unionid, user_id, phone_at, bound_at) SELECT '%s', %s, '', %s, n, n FROM %s", rig.AppID, text, text, from),
+		fmt.Sprintf("INSERT INTO wx_auth_sessions (id, user_id, issuer, appid, openid, unionid, created_at, refreshed_at, counter, advanced_at, expires_at, ended_at, user_agent, address)"+
+			" SELECT %s, %s, 'wx-auth', '%s', %s, '', %d, %d, 1, %d, %d + n, 0, '', '' FROM %s", text, text, rig.AppID, text, now, now, now, later, from),
+		fmt.Sprintf("INSERT INTO wx_auth_revocations (session_id, until_at, recorded_at) SELECT %s, %d + n, %d + n FROM %s WHERE n %% 10 = 0", text, later, now-int64(rows)-48*time.Hour.Milliseconds(), from),
+	} {
+		db.Run(t, statement)
+	}
+	for _, table := range large {
+		rows, err := db.Query(analyze + table)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rows.Close()
+	}
+}
+
+// plan is a statement that the gateway sent, and how the database went about it.
+type plan struct{ statement, how string }
+
+var wholeTable = map[string]*regexp.Regexp{
+	"postgres": regexp.MustCompile(`Seq Scan on (wx_auth_\w+)`),
+	"mysql":    regexp.MustCompile(`table=(\w+) type=(?:ALL|index) `),
+}
+
+// The statements are those that the binary sends, seen by the server: PostgreSQL writes
+// the plan of each into its log, MariaDB writes the statements into a table, and they are
+// explained afterwards.
+func TestLargeTablesAreReadByIndex(t *testing.T) {
+	t.Parallel()
+	for kind, settings := range map[string][]string{
+		"postgres": {"-c", "shared_preload_libraries=auto_explain", "-c", "auto_explain.log_min_duration=0", "-c", "autovacuum=off"},
+		"mysql":    {"--log-output=TABLE"},
+	} {
+		t.Run(kind, func(t *testing.T) {
+			server := rig.NewServer(t, kind, settings...)
+			replicas := rig.NewReplicas(t, server.Database, 2)
+			for _, r := range replicas {
+				r.Caddy.Stop()
+			}
+			fill(t, server.Database, rig.Rounds(50_000, 1_000_000))
+			for _, r := range replicas {
+				r.Caddy.Restart() // and read all that is revoked, which is the whole table
+			}
+
+			seen := watchStatements(t, server)
+			a, b := replicas[0], replicas[1]
+			first := a.MustLogin(t, number)
+			again := b.MustLogin(t, number)
+			silent := a.Silent(a.WeChat.Open(t, number).Code).Pair(t)
+			next := b.Refresh(first.RefreshToken).Pair(t)
+			a.Sessions(t, next.Token)
+			a.Me(next.Token).Want(t, http.StatusOK)
+			endDevice(t, a, silent).Want(t, http.StatusNoContent)
+			a.Logout(next.Token, "", false).Want(t, http.StatusNoContent)
+			wantEndedEverywhere(t, replicas, next)
+			b.Logout(again.Token, "", true).Want(t, http.StatusNoContent)
+			wantEndedEverywhere(t, replicas, again)
+			plans := seen()
+
+			asked := make(map[string]bool)
+			for _, p := range plans {
+				for _, table := range large {
+					if strings.Contains(p.statement, table) {
+						asked[table] = true
+					}
+				}
+				t.Logf("%s\n%s", p.statement, p.how)
+				if m := wholeTable[kind].FindStringSubmatch(p.how); m != nil && slices.ContainsFunc(large, func(table string) bool { return reads(p.statement, m[1], table) }) {
+					t.Errorf("a whole table is read by\n%s\n%s", p.statement, p.how)
+				}
+			}
+			for _, table := range large {
+				if !asked[table] {
+					t.Errorf("no statement about %s was seen", table)
+				}
+			}
+		})
+	}
+}
+
+// reads says that name, as a plan has it, is that table in the statement, or stands for it.
+func reads(statement, name, table string) bool {
+	return name == table || strings.Contains(statement, table+" "+name+" ")
+}
+
+// watchStatements lets the server write down what it is asked from now on; the function
+// returns the plans, one for each shape of a statement.
+func watchStatements(t testing.TB, server *rig.Server) func() []plan {
+	t.Helper()
+	if server.Kind == "postgres" {
+		begin := len(server.Log.String())
+		return func() []plan {
+			time.Sleep(time.Second) // the log is a stream
+			return postgresPlans(server.Log.String()[begin:])
+		}
+	}
+	server.Run(t, "SET GLOBAL general_log = ON")
+	return func() (plans []plan) {
+		server.Run(t, "SET GLOBAL general_log = OFF")
+		rows, err := server.Query("SELECT argument FROM mysql.general_log WHERE command_type IN ('Execute', 'Query') AND argument LIKE '%wx\\_auth\\_%'")
+		if err != nil {
+			t.Fatal(err)
+		}
+		shapes := make(map[string]string)
+		for rows.Next() {
+			var statement string
+			if err := rows.Scan(&statement); err != nil {
+				t.Fatal(err)
+			}
+			if strings.HasPrefix(statement, "SELECT") || strings.HasPrefix(statement, "UPDATE") || strings.HasPrefix(statement, "DELETE") {
+				if known := shapes[shape(statement)]; known == "" || strings.Contains(known, " ?") {
+					shapes[shape(statement)] = statement
+				}
+			}
+		}
+		rows.Close()
+		for _, statement := range shapes {
+			// Of a UNION the server does not write down the values; these are the feed's.
+			statement = strings.NewReplacer("seq > ?", "seq > 1000000000", "- ?", "- 60000").Replace(statement)
+			plans = append(plans, plan{statement, explainMySQL(t, server.Database, statement)})
+		}
+		return plans
+	}
+}
+
+var value = regexp.MustCompile(`'(?:[^'\\]|\\.|'')*'|\b\d+\b`)
+
+func shape(statement string) string { return value.ReplaceAllString(statement, "?") }
+
+func explainMySQL(t testing.TB, db *rig.Database, statement string) string {
+	t.Helper()
+	rows, err := db.Query("EXPLAIN " + statement)
+	if err != nil {
+		t.Fatalf("%s: %v", statement, err)
+	}
+	defer rows.Close()
+	names, err := rows.Columns()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b strings.Builder
+	for rows.Next() {
+		values, into := make([]sql.NullString, len(names)), make([]any, len(names))
+		for i := range values {
+			into[i] = &values[i]
+		}
+		if err := rows.Scan(into...); err != nil {
+			t.Fatal(err)
+		}
+		for i, name := range names {
+			fmt.Fprintf(&b, "%s=%s ", name, values[i].String)
+		}
+		b.WriteString("\n")
+	}
+	return b.String()
+}
+
+var explained = regexp.MustCompile(`(?s)plan:\n\tQuery Text: (.*?)\n\t((?:\w[^\n]*\(cost=)[^\n]*(?:\n\t[^\n]*)*)`)
+
+func postgresPlans(log string) (plans []plan) {
+	known := make(map[string]bool)
+	for _, m := range explained.FindAllStringSubmatch(log, -1) {
+		if p := (plan{m[1], m[2]}); strings.Contains(p.statement, "wx_auth_") && !known[p.statement+shape(p.how)] {
+			known[p.statement+shape(p.how)] = true
+			plans = append(plans, p)
+		}
+	}
+	return plans
+}
