@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -124,6 +126,7 @@ func sameStore(a, b settings) error {
 func (a *Background) Start() error {
 	ctx, cancel := context.WithCancel(context.Background())
 	a.cancel = cancel
+	a.warnOfCluster()
 	// Side by side: stores that do not answer must not hold a reload up in turn.
 	var opening sync.WaitGroup
 	opened := make([]error, len(a.sites))
@@ -150,6 +153,22 @@ func (a *Background) Start() error {
 		a.loops.Go(func() { a.keepFresh(ctx, s, firstOfStore, firstOfRing) })
 	}
 	return nil
+}
+
+// warnOfCluster speaks of SQLite where there may be several replicas: each would
+// have users and keys of its own.
+func (a *Background) warnOfCluster() {
+	if os.Getenv("KUBERNETES_SERVICE_HOST") == "" {
+		return
+	}
+	for _, s := range a.sites {
+		if path, ok := strings.CutPrefix(s.set.Store.URL, "sqlite:"); ok {
+			a.log.Warn("this looks like a Kubernetes cluster, and users and keys are in an SQLite file of this pod alone",
+				zap.String("file", path),
+				zap.String("remedy", "with several replicas, or without a persistent volume, use: store postgres://… or store mysql://…; with one replica and a volume this is fine"))
+			return
+		}
+	}
 }
 
 // Stop ends what Start began. The store stays open as long as anybody uses it.
@@ -221,15 +240,16 @@ const (
 	purgeBatch = 500
 )
 
-// keepHouse deletes what has expired, in small batches.
+// keepHouse deletes what has expired, in small batches, as long as it is this
+// process that keeps the house.
 func (a *Background) keepHouse(ctx context.Context, s *site) {
 	for sleep(ctx, purgeEvery) {
 		for {
-			n, err := s.store.Purge(ctx, time.Now(), purgeBatch)
+			n, ours, err := s.store.KeepHouse(ctx, s.shared.name, time.Now(), purgeBatch)
 			if err != nil && ctx.Err() == nil {
 				a.log.Warn("deleting expired rows", zap.Error(err))
 			}
-			if err != nil || n < purgeBatch {
+			if err != nil || !ours || n < purgeBatch {
 				break
 			}
 		}

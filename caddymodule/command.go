@@ -20,7 +20,7 @@ import (
 func init() {
 	caddycmd.RegisterCommand(caddycmd.Command{
 		Name:  "wx-auth",
-		Usage: "schema|keys",
+		Usage: "schema|keys|rekey|import",
 		Short: "Looks after the store of wx_auth: its tables, keys and users",
 		Long: `Looks after the store of wx_auth. The commands read the configuration that Caddy
 is started with, and find the store and its encryption key there; no secret is
@@ -32,7 +32,7 @@ systemd, for one:
   sudo -u caddy sh -c 'set -a; . /etc/caddy/wx.env;
     caddy wx-auth keys list --config /etc/caddy/Caddyfile'`,
 		CobraFunc: func(cmd *cobra.Command) {
-			cmd.AddCommand(schemaCommand(), keysCommand())
+			cmd.AddCommand(schemaCommand(), keysCommand(), rekeyCommand(), importCommand())
 		},
 	})
 }
@@ -55,8 +55,10 @@ type operated struct {
 	set   settings // those of the first directive with this store
 	rings []token.RingSettings
 	apps  []string
-	store *store.Store
-	db    *store.DB
+	// sessions is the longest lifetime of theirs.
+	sessions time.Duration
+	store    *store.Store
+	db       *store.DB
 }
 
 // stores are those that the configuration names.
@@ -152,6 +154,7 @@ func operate(list []*operated, h *Handler) ([]*operated, error) {
 	} else if err := sameStore(at.set, s); err != nil {
 		return nil, err
 	}
+	at.sessions = max(at.sessions, s.Session.Lifetime)
 	for _, app := range h.Apps {
 		id, _, err := atProvision(app.ID, syntax{})
 		if err != nil {

@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"crypto/rand"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -34,6 +35,7 @@ type sharedKey struct{ url, prefix string }
 
 // shared is what all who use one store share.
 type shared struct {
+	name    string // of this process, among those who use the store
 	db      *store.DB
 	revoked *session.Revoked
 	feed    *session.Feed
@@ -59,7 +61,7 @@ func holdShared(k sharedKey) (*shared, error) {
 			return nil, err
 		}
 		revoked := session.NewRevoked()
-		return &shared{db: db, revoked: revoked, feed: session.NewFeed(revoked)}, nil
+		return &shared{name: rand.Text(), db: db, revoked: revoked, feed: session.NewFeed(revoked)}, nil
 	})
 	if err != nil {
 		return nil, err

@@ -147,12 +147,39 @@ func lockUser(t *tx, id string) error {
 	if t.db.dialect.oneWriter {
 		return nil
 	}
+	return lockStripe(t, stripe(id))
+}
+
+func stripe(id string) uint32 {
 	h := fnv.New32a()
 	h.Write([]byte(id))
+	return h.Sum32() % userStripes
+}
+
+func lockStripe(t *tx, n uint32) error {
 	// Creates the row where it is missing, and locks it either way.
 	_, err := t.exec(`INSERT INTO {user_locks} (stripe) VALUES (?)
-		ON CONFLICT (stripe) DO UPDATE SET stripe = excluded.stripe`, h.Sum32()%userStripes)
+		ON CONFLICT (stripe) DO UPDATE SET stripe = excluded.stripe`, n)
 	return err
+}
+
+// lockUsers is lockUser for several, in an order in which two who lock several
+// never wait for each other.
+func lockUsers(t *tx, ids map[string]bool) error {
+	if t.db.dialect.oneWriter {
+		return nil
+	}
+	var stripes []uint32
+	for id := range ids {
+		stripes = append(stripes, stripe(id))
+	}
+	slices.Sort(stripes)
+	for _, n := range slices.Compact(stripes) {
+		if err := lockStripe(t, n); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // bind writes b over what was bound before; same says that it was the same

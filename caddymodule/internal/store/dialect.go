@@ -62,6 +62,10 @@ type dialect struct {
 	// deleteLimit: DELETE takes ORDER BY and LIMIT, and is slow without.
 	deleteLimit bool
 
+	// byIndex is asked before many rows are looked up at once, in tables that
+	// were empty a moment ago; empty where no plan depends on that.
+	byIndex string
+
 	// options are those of every transaction.
 	options *sql.TxOptions
 

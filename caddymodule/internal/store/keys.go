@@ -19,7 +19,8 @@ import (
 // newest, which seals and signs, and older ones, which still open and verify.
 // Printing Keys tells nothing.
 type Keys struct {
-	keys []derived // newest first
+	keys   []derived // newest first
+	former []derived // what is kept of keys that are not configured any more, see Rekey
 }
 
 // derived are the keys made of one encryption key by HKDF-SHA256, each for one
@@ -116,13 +117,24 @@ func (k *Keys) Equal(other *Keys) bool {
 
 // RefreshMAC are the keys of refresh tokens' MACs, 32 bytes each, newest first.
 func (k *Keys) RefreshMAC() [][]byte {
-	return k.each(func(d derived) []byte { return d.refreshMAC })
+	return k.withFormer(func(d derived) []byte { return d.refreshMAC })
 }
 
 // ClaimSeal are the keys that seal personal claims in tokens, 32 bytes each,
 // newest first.
 func (k *Keys) ClaimSeal() [][]byte {
-	return k.each(func(d derived) []byte { return d.claimSeal })
+	return k.withFormer(func(d derived) []byte { return d.claimSeal })
+}
+
+// withFormer names a key once, though it is configured and kept.
+func (k *Keys) withFormer(of func(derived) []byte) [][]byte {
+	out := k.each(of)
+	for _, d := range k.former {
+		if !slices.ContainsFunc(out, func(known []byte) bool { return bytes.Equal(known, of(d)) }) {
+			out = append(out, bytes.Clone(of(d)))
+		}
+	}
+	return out
 }
 
 func (k *Keys) each(of func(derived) []byte) [][]byte {

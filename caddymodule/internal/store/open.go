@@ -145,7 +145,7 @@ func (s *Store) agree(t *tx, create bool) (*Keys, error) {
 		}
 		return nil, permanent{fmt.Errorf("%w: the database was sealed with another key than the %s holds; nothing was changed", ErrKey, which)}
 	}
-	return keys, nil
+	return keys.withRetained(t, s.db.opts.Now())
 }
 
 // Secrets are the keys in use, configured or generated, for the tokens that are

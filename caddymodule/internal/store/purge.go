@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"crypto/sha256"
 	"time"
 )
 
@@ -22,6 +23,24 @@ var purges = []struct {
 	// The newest stays, so that no database hands its number out again: the
 	// replicas' cursors are past it.
 	{"{revocations}", "seq", "until_at", purgeMargin, " AND seq < (SELECT newest FROM (SELECT MAX(seq) AS newest FROM {revocations}) AS r)"},
+}
+
+// houseLease is how long who keeps the house stays it without having said so again.
+const houseLease = 5 * time.Minute
+
+// houseStep is the claim of who keeps the house. It lies among those of logins.
+var houseStep = sha256.Sum256([]byte("caddy-wx-auth keeps the house"))
+
+// KeepHouse is Purge for one of the replicas: the first that asks, and from then
+// on that one, until it has not asked for five minutes. ours is false for the
+// others.
+func (s *Store) KeepHouse(ctx context.Context, replica string, now time.Time, limit int) (deleted int, ours bool, err error) {
+	c, err := s.Claim(ctx, houseStep, replica, now, houseLease)
+	if err != nil || !c.Ours {
+		return 0, false, err
+	}
+	deleted, err = s.Purge(ctx, now, limit)
+	return deleted, true, err
 }
 
 // Purge deletes rows that are over, at most limit of each kind, and tells how

@@ -413,3 +413,37 @@ func TestPurgeDeletesWhatIsOverInSmallBatchesAndNothingElse(t *testing.T) {
 		}
 	})
 }
+
+func TestHouseIsKeptByOneReplicaUntilItStops(t *testing.T) {
+	onEach(t, func(t *testing.T, open database) {
+		a := started(t, open)
+		b := open(defaults).With(testKeys(t, 1))
+		keeps := func(s *Store, name string) bool {
+			t.Helper()
+			if err := s.Keep(t.Context(), [32]byte{1}, []byte("over"), now.Add(-time.Minute)); err != nil {
+				t.Fatal(err)
+			}
+			n, ours, err := s.KeepHouse(t.Context(), name, now, 10)
+			if err != nil || ours != (n == 1) {
+				t.Fatalf("%s deleted %d: %v, %v", name, n, ours, err)
+			}
+			return ours
+		}
+		for range 3 {
+			if !keeps(a, "a") || keeps(b, "b") {
+				t.Error("not a alone")
+			}
+		}
+		left := func() time.Duration {
+			return time.Duration(count(t, a, `SELECT lease_until - {now} FROM {claimed_steps}`)) * time.Millisecond
+		}
+		if d := left(); d < houseLease-time.Minute || d > houseLease {
+			t.Errorf("a is not asked again for %v", d)
+		}
+		// a has stopped, five minutes ago.
+		execute(t, a, `UPDATE {claimed_steps} SET lease_until = {now} - 1`)
+		if !keeps(b, "b") || keeps(a, "a") {
+			t.Error("b did not take over")
+		}
+	})
+}

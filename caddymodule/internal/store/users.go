@@ -94,11 +94,12 @@ func (d *Users) Erase(ctx context.Context, id string) error {
 			return err
 		}
 		now := d.db.opts.Now()
-		if _, err := t.exec(`DELETE FROM {user_phones} WHERE user_id = ?`, id); err != nil {
-			return err
-		}
+		// Whoever adds to the index of numbers holds the user's row: it goes first.
 		n, err := t.exec(`DELETE FROM {users} WHERE id = ?`, id)
 		if err != nil {
+			return err
+		}
+		if _, err := t.exec(`DELETE FROM {user_phones} WHERE user_id = ?`, id); err != nil {
 			return err
 		}
 		if n > 0 { // such an id is never given again

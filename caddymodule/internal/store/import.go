@@ -1,0 +1,343 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/importer"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
+)
+
+var _ importer.Store = (*Store)(nil)
+
+// importTries bounds how often a batch is planned anew because a login was in
+// its way.
+const importTries = 5
+
+// errCrossed says that a login has changed what a batch was planned on.
+var errCrossed = errors.New("a login was in the way")
+
+// Import writes what rows tell and the store does not know yet: users, and
+// openids bound to them. What the store knows is not changed, so the same rows
+// again write nothing. An openid that is bound here may log in silently from
+// now on, for as long as after a login with the phone number.
+//
+// It is for the directory that lives in the store. Batches of a few hundred rows
+// keep the logins at the same time from waiting.
+func (s *Store) Import(ctx context.Context, rows []importer.Row, rule user.NewOpenID) (outcomes []importer.Outcome, err error) {
+	for range importTries {
+		var plan *importPlan
+		// First without a lock: most often, when a file is read again, there is
+		// nothing to write.
+		if err := s.read(ctx, "reading what is known of an import in", func(t *tx) (err error) {
+			plan, err = s.planImport(t, rows, rule)
+			return err
+		}); err != nil {
+			return nil, err
+		}
+		if !plan.writes() {
+			return plan.outcomes, nil
+		}
+		lock, begun := plan.joined, time.Now()
+		err := s.rewrite(ctx, "importing into", func(t *tx) error {
+			if err := lockUsers(t, lock); err != nil {
+				return err
+			}
+			if plan, err = s.planImport(t, rows, rule); err != nil {
+				return err
+			}
+			for id := range plan.joined {
+				if !lock[id] {
+					return errCrossed
+				}
+			}
+			return s.writeImport(t, plan)
+		})
+		switch {
+		case err == nil:
+			if s.db.dialect.oneWriter {
+				// Others who write poll for the lock: give them as long as we had it.
+				rest(ctx, time.Since(begun))
+			}
+			return plan.outcomes, nil
+		case errors.Is(err, errCrossed), s.db.dialect.duplicate(err):
+		default:
+			return nil, err
+		}
+	}
+	return nil, fmt.Errorf("importing into the store: %s: %w: %w", s.db.url, ErrUnavailable, errCrossed)
+}
+
+func rest(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	}
+}
+
+// importPlan is what the store knows of a batch's rows, and what is to write.
+type importPlan struct {
+	byPhone  map[string]string // E.164 -> user id
+	users    map[string]user.Phone
+	erased   map[string]bool
+	bindings map[openidKey]user.Binding
+	openids  map[userApp]bool // a user has an openid in an app
+	unionids map[string]string
+
+	outcomes []importer.Outcome
+	newUsers []user.User
+	newBinds []user.Binding
+	unioned  []user.Binding  // learn their unionid
+	joined   map[string]bool // users of before who get an openid
+}
+
+type openidKey struct{ appid, openid string }
+
+type userApp struct{ userID, appid string }
+
+func (p *importPlan) writes() bool {
+	return len(p.newUsers)+len(p.newBinds)+len(p.unioned) > 0
+}
+
+func (s *Store) planImport(t *tx, rows []importer.Row, rule user.NewOpenID) (*importPlan, error) {
+	p := &importPlan{
+		byPhone: make(map[string]string), users: make(map[string]user.Phone), erased: make(map[string]bool),
+		bindings: make(map[openidKey]user.Binding), openids: make(map[userApp]bool), unionids: make(map[string]string),
+		joined: make(map[string]bool),
+	}
+	if s.db.dialect.byIndex != "" {
+		if _, err := t.exec(s.db.dialect.byIndex); err != nil {
+			return nil, err
+		}
+	}
+	if err := s.lookUp(t, p, rows); err != nil {
+		return nil, err
+	}
+	now := s.db.opts.Now().UTC().Truncate(time.Millisecond)
+	created := make(map[string]bool)
+	for _, r := range rows {
+		id, isNew, err := p.userOf(r)
+		before, bound := p.bindings[openidKey{r.AppID, r.OpenID}]
+		switch {
+		case err != nil:
+		case bound && before.UserID != id: // an id that is not there yet is another one's, too
+			err = importer.ErrOpenIDTaken
+		case r.UnionID != "" && p.unionids[r.UnionID] != "" && p.unionids[r.UnionID] != id:
+			err = importer.ErrUnionIDTaken
+		case !bound && rule != user.Keep && p.openids[userApp{id, r.AppID}]:
+			err = importer.ErrOtherOpenID
+		}
+		if err != nil {
+			p.outcomes = append(p.outcomes, importer.Outcome{Refused: err})
+			continue
+		}
+		var out importer.Outcome
+		if isNew {
+			if id == "" {
+				id = newID(now)
+			}
+			u := user.User{ID: id, Phone: r.Phone, CreatedAt: now}
+			p.newUsers = append(p.newUsers, u)
+			p.users[id], p.byPhone[r.Phone.E164()] = r.Phone, id
+			created[id], out.NewUser = true, true
+		}
+		b := user.Binding{AppID: r.AppID, OpenID: r.OpenID, UnionID: r.UnionID, UserID: id, PhoneAt: now}
+		switch {
+		case !bound:
+			p.newBinds = append(p.newBinds, b)
+			out.Bound = true
+			if !created[id] {
+				p.joined[id] = true
+			}
+		case before.UnionID == "" && r.UnionID != "":
+			p.unioned = append(p.unioned, b)
+		default:
+			b.UnionID = before.UnionID
+		}
+		p.bindings[openidKey{b.AppID, b.OpenID}] = b
+		p.openids[userApp{id, b.AppID}] = true
+		if b.UnionID != "" {
+			p.unionids[b.UnionID] = id
+		}
+		p.outcomes = append(p.outcomes, out)
+	}
+	return p, nil
+}
+
+// userOf finds whose a row is. Who is new has the row's id, or none yet.
+func (p *importPlan) userOf(r importer.Row) (id string, isNew bool, err error) {
+	owner := ""
+	if !r.Phone.IsZero() {
+		owner = p.byPhone[r.Phone.E164()]
+	}
+	if r.UserID == "" {
+		return owner, owner == "", nil
+	}
+	number, known := p.users[r.UserID]
+	switch {
+	case owner != "" && owner != r.UserID:
+		return "", false, importer.ErrPhoneTaken
+	case known && !r.Phone.IsZero() && number != r.Phone:
+		return "", false, importer.ErrOtherPhone
+	case known:
+		return r.UserID, false, nil
+	case p.erased[r.UserID]:
+		return "", false, importer.ErrErased
+	case r.Phone.IsZero():
+		return "", false, importer.ErrNoPhone
+	}
+	return r.UserID, true, nil
+}
+
+// lookUp reads what the store knows of the rows.
+func (s *Store) lookUp(t *tx, p *importPlan, rows []importer.Row) error {
+	var hashes, ids, unionids []any
+	numbers := make(map[string]string) // hash -> E.164
+	openids := make(map[string][]any)  // by app
+	for _, r := range rows {
+		if !r.Phone.IsZero() {
+			for _, h := range s.keys.Load().phoneHashes(r.Phone.E164()) {
+				hashes = append(hashes, h)
+				numbers[string(h)] = r.Phone.E164()
+			}
+		}
+		if r.UserID != "" {
+			ids = append(ids, r.UserID)
+		}
+		if r.UnionID != "" {
+			unionids = append(unionids, r.UnionID)
+		}
+		openids[r.AppID] = append(openids[r.AppID], r.OpenID)
+	}
+	err := t.eachOf(func(row *sql.Rows) error {
+		var hash []byte
+		var id string
+		err := row.Scan(&hash, &id)
+		p.byPhone[numbers[string(hash)]] = id
+		ids = append(ids, id)
+		return err
+	}, `SELECT phone_hash, user_id FROM {user_phones} WHERE phone_hash = ?`, nil, hashes)
+	if err != nil {
+		return err
+	}
+	if err := t.eachOf(func(row *sql.Rows) error {
+		var id string
+		var sealed []byte
+		if err := row.Scan(&id, &sealed); err != nil {
+			return err
+		}
+		phone, err := s.openPhone(phonePlace(id), sealed)
+		p.users[id] = phone
+		return err
+	}, `SELECT id, phone FROM {users} WHERE id = ?`, nil, ids); err != nil {
+		return err
+	}
+	if err := t.eachOf(func(row *sql.Rows) error {
+		var id string
+		err := row.Scan(&id)
+		p.erased[id] = true
+		return err
+	}, `SELECT user_id FROM {barred_users} WHERE erased_at > 0 AND user_id = ?`, nil, ids); err != nil {
+		return err
+	}
+	return p.lookUpBindings(t, openids, ids, unionids)
+}
+
+func (p *importPlan) lookUpBindings(t *tx, openids map[string][]any, ids, unionids []any) error {
+	add := func(row *sql.Rows) error {
+		var b user.Binding
+		err := row.Scan(&b.AppID, &b.OpenID, &b.UnionID, &b.UserID)
+		p.bindings[openidKey{b.AppID, b.OpenID}] = b
+		p.openids[userApp{b.UserID, b.AppID}] = true
+		if b.UnionID != "" {
+			p.unionids[b.UnionID] = b.UserID
+		}
+		return err
+	}
+	const which = `SELECT appid, openid, unionid, user_id FROM {bindings} WHERE `
+	for appid, list := range openids {
+		if err := t.eachOf(add, which+`appid = ? AND openid = ?`, []any{appid}, list); err != nil {
+			return err
+		}
+	}
+	if err := t.eachOf(add, which+`user_id = ?`, nil, ids); err != nil {
+		return err
+	}
+	return t.eachOf(add, which+`unionid = ?`, nil, unionids)
+}
+
+func (s *Store) writeImport(t *tx, p *importPlan) error {
+	keys := s.keys.Load()
+	var users, numbers, bindings [][]any
+	for _, u := range p.newUsers {
+		users = append(users, []any{u.ID, s.sealPhone(phonePlace(u.ID), u.Phone), flag(u.Disabled), millis(u.CreatedAt)})
+		for i, hash := range keys.phoneHashes(u.Phone.E164()) {
+			numbers = append(numbers, []any{hash, keys.keys[i].id[:], u.ID})
+		}
+	}
+	for _, b := range p.newBinds {
+		bindings = append(bindings, []any{b.AppID, b.OpenID, b.UnionID, b.UserID, millis(b.PhoneAt), millis(b.PhoneAt)})
+	}
+	if err := errors.Join(
+		t.insert(`{users} (id, phone, disabled, created_at)`, users),
+		t.insert(`{user_phones} (phone_hash, key_id, user_id)`, numbers),
+		t.insert(`{bindings} (appid, openid, unionid, user_id, phone_at, bound_at)`, bindings),
+	); err != nil {
+		return err
+	}
+	for _, b := range p.unioned {
+		if _, err := t.exec(`UPDATE {bindings} SET unionid = ? WHERE appid = ? AND openid = ? AND user_id = ? AND unionid = ''`,
+			b.UnionID, b.AppID, b.OpenID, b.UserID); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// eachOf asks the query once for each key, which is its last parameter; before
+// are those in front of it. Several questions are one statement, of two lengths,
+// so that there are few different ones. "key IN (…)" would be shorter, but
+// PostgreSQL reads the whole table for it while the statistics say that it is small.
+func (t *tx) eachOf(scan func(*sql.Rows) error, query string, before, keys []any) error {
+	for len(keys) > 0 {
+		size := 8
+		if len(keys) > size {
+			size = 64
+		}
+		n := min(size, len(keys))
+		var args []any
+		for i := range size {
+			args = append(append(args, before...), keys[min(i, n-1)]) // the last one again tells nothing new
+		}
+		if err := t.each(scan, query+strings.Repeat(" UNION ALL "+query, size-1), args...); err != nil {
+			return err
+		}
+		keys = keys[n:]
+	}
+	return nil
+}
+
+// insert writes rows, several with a statement: 64, 8 or one, so that there are
+// few different statements.
+func (t *tx) insert(into string, rows [][]any) error {
+	for len(rows) > 0 {
+		n := 64
+		for n > len(rows) {
+			n /= 8
+		}
+		one := "(" + strings.TrimSuffix(strings.Repeat("?, ", len(rows[0])), ", ") + ")"
+		query := `INSERT INTO ` + into + ` VALUES ` + strings.TrimSuffix(strings.Repeat(one+", ", n), ", ")
+		if _, err := t.exec(query, slices.Concat(rows[:n]...)...); err != nil {
+			return err
+		}
+		rows = rows[n:]
+	}
+	return nil
+}

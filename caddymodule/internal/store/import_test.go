@@ -1,0 +1,198 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/importer"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
+)
+
+func imported(t *testing.T, s *Store, rule user.NewOpenID, rows ...importer.Row) []importer.Outcome {
+	t.Helper()
+	out, err := s.Import(t.Context(), rows, rule)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(out) != len(rows) {
+		t.Fatalf("%d outcomes of %d rows", len(out), len(rows))
+	}
+	return out
+}
+
+func TestWhoIsImportedIsKnownLikeAfterAPhoneLogin(t *testing.T) {
+	onEach(t, func(t *testing.T, open database) {
+		s := started(t, open)
+		number := phone(t, "13800138000")
+		rows := []importer.Row{
+			{AppID: "wx1", OpenID: "o1", UnionID: "n1", Phone: number},
+			{AppID: "wx2", OpenID: "o2", Phone: number}, // the same user, in another app
+			{AppID: "wx1", OpenID: "o3", Phone: phone(t, "13800138001"), UserID: "theirs-7"},
+			{AppID: "wx2", OpenID: "o4", UserID: "theirs-7"},
+		}
+		for _, o := range imported(t, s, user.Replace, rows...) {
+			if o.Refused != nil || !o.Bound {
+				t.Errorf("%+v", o)
+			}
+		}
+		found, err := s.Users(false, settings).Login(t.Context(), user.Login{Phone: number})
+		if err != nil || found.Phone != number || found.New {
+			t.Fatalf("%+v %v", found, err)
+		}
+		for _, want := range []user.Binding{
+			{AppID: "wx1", OpenID: "o1", UnionID: "n1", UserID: found.ID, PhoneAt: now},
+			{AppID: "wx2", OpenID: "o2", UserID: found.ID, PhoneAt: now},
+			{AppID: "wx1", OpenID: "o3", UserID: "theirs-7", PhoneAt: now},
+			{AppID: "wx2", OpenID: "o4", UserID: "theirs-7", PhoneAt: now},
+		} {
+			if b, _, err := s.Binding(t.Context(), want.AppID, want.OpenID); err != nil || b != want {
+				t.Errorf("binding %+v, want %+v: %v", b, want, err)
+			}
+		}
+		if u, err := s.Users(false, settings).Login(t.Context(), user.Login{Phone: phone(t, "13800138001")}); err != nil || u.ID != "theirs-7" {
+			t.Errorf("%+v %v", u, err)
+		}
+
+		// Later, the same again: nothing is written, and no binding is renewed.
+		before := dump(t, s)
+		later := open(Options{Now: func() time.Time { return now.Add(50 * 24 * time.Hour) }}).With(testKeys(t, 1))
+		for _, o := range imported(t, later, user.Replace, rows...) {
+			if o != (importer.Outcome{}) {
+				t.Errorf("again: %+v", o)
+			}
+		}
+		if after := dump(t, s); after != before {
+			t.Errorf("written again:\n%s\nbefore:\n%s", after, before)
+		}
+		// What was not known then is learned.
+		rows[1].UnionID = "n1"
+		imported(t, later, user.Replace, rows[1])
+		if b, _, err := s.Binding(t.Context(), "wx2", "o2"); err != nil || b.UnionID != "n1" || !b.PhoneAt.Equal(now) {
+			t.Errorf("%+v %v", b, err)
+		}
+	})
+}
+
+func TestImportChangesNothingThatTheStoreKnows(t *testing.T) {
+	onEach(t, func(t *testing.T, open database) {
+		s := started(t, open)
+		users := s.Users(true, settings)
+		var known []user.User
+		for i := range 3 {
+			u, err := users.Login(t.Context(), user.Login{Phone: phone(t, fmt.Sprintf("1380013800%d", i))})
+			if err != nil {
+				t.Fatal(err)
+			}
+			known = append(known, u)
+		}
+		settle(t, s, user.Binding{AppID: "wx1", OpenID: "o0", UnionID: "n0", UserID: known[0].ID, PhoneAt: now}, user.Replace, now)
+		settle(t, s, user.Binding{AppID: "wx1", OpenID: "o1", UserID: known[1].ID, PhoneAt: now}, user.Replace, now)
+		// The number went to another phone: the former openid must stay out.
+		settle(t, s, user.Binding{AppID: "wx1", OpenID: "o1new", UserID: known[1].ID, PhoneAt: now}, user.Replace, now)
+		if err := users.Erase(t.Context(), known[2].ID); err != nil {
+			t.Fatal(err)
+		}
+		before := dump(t, s)
+		for name, c := range map[string]struct {
+			row  importer.Row
+			want error
+		}{
+			"the number is another user's":       {importer.Row{AppID: "wx1", OpenID: "x", Phone: known[0].Phone, UserID: "theirs"}, importer.ErrPhoneTaken},
+			"the user has another number":        {importer.Row{AppID: "wx1", OpenID: "o0", Phone: phone(t, "13900139000"), UserID: known[0].ID}, importer.ErrOtherPhone},
+			"nobody, without a number":           {importer.Row{AppID: "wx1", OpenID: "x", UserID: "theirs"}, importer.ErrNoPhone},
+			"erased":                             {importer.Row{AppID: "wx1", OpenID: "x", Phone: known[2].Phone, UserID: known[2].ID}, importer.ErrErased},
+			"the openid is another user's":       {importer.Row{AppID: "wx1", OpenID: "o0", Phone: known[1].Phone}, importer.ErrOpenIDTaken},
+			"the openid is not a new user's":     {importer.Row{AppID: "wx1", OpenID: "o0", Phone: phone(t, "13900139000")}, importer.ErrOpenIDTaken},
+			"the unionid is another user's":      {importer.Row{AppID: "wx2", OpenID: "x", UnionID: "n0", Phone: phone(t, "13900139000")}, importer.ErrUnionIDTaken},
+			"an openid that a login has dropped": {importer.Row{AppID: "wx1", OpenID: "o1", Phone: known[1].Phone}, importer.ErrOtherOpenID},
+		} {
+			if o := imported(t, s, user.Replace, c.row)[0]; !errors.Is(o.Refused, c.want) || o.NewUser || o.Bound {
+				t.Errorf("%s: %+v", name, o)
+			}
+		}
+		if after := dump(t, s); after != before {
+			t.Errorf("written for refused rows:\n%s\nbefore:\n%s", after, before)
+		}
+		// Where users may have several openids, the former one is let in.
+		if o := imported(t, s, user.Keep, importer.Row{AppID: "wx1", OpenID: "o1", Phone: known[1].Phone})[0]; o.Refused != nil || !o.Bound {
+			t.Errorf("keep: %+v", o)
+		}
+		// So are rows of one batch: the first one is known to the second.
+		fresh := phone(t, "13900139001")
+		both := imported(t, s, user.Replace, importer.Row{AppID: "wx1", OpenID: "x1", Phone: fresh}, importer.Row{AppID: "wx1", OpenID: "x2", Phone: fresh},
+			importer.Row{AppID: "wx1", OpenID: "x1", Phone: fresh})
+		if both[0].Refused != nil || !errors.Is(both[1].Refused, importer.ErrOtherOpenID) || both[2] != (importer.Outcome{}) {
+			t.Errorf("%+v", both)
+		}
+	})
+}
+
+func TestImportBesideLoginsMakesNobodyTwice(t *testing.T) {
+	onEach(t, func(t *testing.T, open database) {
+		s := started(t, open)
+		replica := open(defaults).With(testKeys(t, 1))
+		const people = 60
+		var rows []importer.Row
+		for i := range people {
+			rows = append(rows, importer.Row{AppID: "wx1", OpenID: fmt.Sprintf("imported%d", i), Phone: phone(t, fmt.Sprintf("138%08d", i))})
+		}
+		var logins sync.WaitGroup
+		for i := range people {
+			logins.Go(func() {
+				u, err := replica.Users(true, settings).Login(context.Background(), user.Login{Phone: rows[i].Phone})
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				b := user.Binding{AppID: "wx1", OpenID: fmt.Sprintf("own%d", i), UserID: u.ID, PhoneAt: now}
+				if _, err := replica.Settle(context.Background(), settlement(b, user.Replace, newSession(u.ID, "wx1", b.OpenID, now))); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		for at := 0; at < people; at += 10 {
+			imported(t, s, user.Replace, rows[at:at+10]...)
+		}
+		logins.Wait()
+		if n := count(t, s, `SELECT COUNT(*) FROM {users}`); n != people {
+			t.Errorf("%d users of %d people", n, people)
+		}
+		if n := count(t, s, `SELECT COUNT(*) FROM {bindings}`); n != people {
+			t.Errorf("%d openids of %d people", n, people)
+		}
+		if n := count(t, s, `SELECT COUNT(*) FROM {bindings} WHERE openid LIKE 'own%'`); n != people {
+			t.Errorf("%d of %d logins count", n, people)
+		}
+	})
+}
+
+func TestImportOfManyRowsAtOnce(t *testing.T) {
+	onEach(t, func(t *testing.T, open database) {
+		s := started(t, open)
+		var rows []importer.Row
+		for i := range 500 {
+			rows = append(rows, importer.Row{AppID: fmt.Sprintf("wx%d", i%3), OpenID: fmt.Sprint("o", i), UnionID: fmt.Sprint("n", i), Phone: phone(t, fmt.Sprintf("138%08d", i))})
+		}
+		imported(t, s, user.Replace, rows...)
+		if users, openids := count(t, s, `SELECT COUNT(*) FROM {users}`), count(t, s, `SELECT COUNT(*) FROM {bindings}`); users != 500 || openids != 500 {
+			t.Errorf("%d users, %d openids", users, openids)
+		}
+		for _, o := range imported(t, s, user.Replace, rows...) {
+			if o != (importer.Outcome{}) {
+				t.Fatalf("again: %+v", o)
+			}
+		}
+		// There are few different statements, however long the lists.
+		s.db.queries.Range(func(query, _ any) bool {
+			if strings.Count(query.(string), "?") > 500 {
+				t.Errorf("a statement with %d parameters", strings.Count(query.(string), "?"))
+			}
+			return true
+		})
+	})
+}

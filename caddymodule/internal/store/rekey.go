@@ -1,0 +1,366 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
+)
+
+// Rekey is a change of the encryption key.
+type Rekey struct {
+	// Sessions is how long sessions live at most. For so long after the change
+	// their refresh tokens are accepted, though the old key is not configured
+	// any more.
+	Sessions time.Duration
+	// Compromised: somebody else has the old key. Nothing derived from it is
+	// kept, and its refresh tokens end with it.
+	Compromised bool
+	// Progress is told how many values were looked at, again and again.
+	Progress func(seen int)
+}
+
+// sealedColumn is a column of sealed values, and how to find their places.
+type sealedColumn struct {
+	table, column string
+	key           string // the primary key, or its last part where within is set
+	within        string // the first part of a primary key of two
+	more          string // a further column that the place is made of
+	place         func(within, key, more string) place
+}
+
+func byKey(of func(string) place) func(_, key, _ string) place {
+	return func(_, key, _ string) place { return of(key) }
+}
+
+var sealedColumns = []sealedColumn{
+	{table: "users", column: "phone", key: "id", place: byKey(phonePlace)},
+	{table: "bindings", column: "phone", within: "appid", key: "openid", more: "user_id", place: func(appid, openid, userID string) place {
+		return bindingPhonePlace(user.Binding{AppID: appid, OpenID: openid, UserID: userID})
+	}},
+	{table: "signing_keys", column: "private_key", key: "id", place: byKey(signingKeyPlace)},
+	{table: "access_tokens", column: "token", key: "appid", place: byKey(accessTokenPlace)},
+	{table: "kept_steps", column: "value", key: "step", place: byKey(func(step string) place { return place{"kept_steps", "value", step} })},
+}
+
+const rekeyBatch = 500
+
+// Rekey seals with the newest key whatever an older one has sealed, in small
+// transactions: replicas go on meanwhile, and after a break it is taken up where
+// it ended. Then the old keys need not be configured any more; until then, the
+// database belongs to the old key. What was written for keys that are not
+// configured is deleted from the index of phone numbers. It tells how many
+// values it sealed.
+//
+// Every replica must have the new key already, if only behind the old one:
+// others cannot read what is sealed here.
+func (s *Store) Rekey(ctx context.Context, r Rekey) (sealed int, err error) {
+	if err := s.Open(ctx); err != nil {
+		return 0, err
+	}
+	if s.configured == nil {
+		return 0, fmt.Errorf("the key of this store is generated: to change it, write encryption_key <new> {file.%s}", s.db.KeyFile())
+	}
+	seen := 0
+	tell := func(n int) {
+		seen += n
+		if r.Progress != nil {
+			r.Progress(seen)
+		}
+	}
+	for _, c := range sealedColumns {
+		n, err := s.reseal(ctx, c, tell)
+		sealed += n
+		if err != nil {
+			return sealed, err
+		}
+	}
+	n, err := s.rekeyMeta(ctx, r)
+	sealed += n
+	if err != nil {
+		return sealed, err
+	}
+	return sealed, s.tidyPhones(ctx, tell)
+}
+
+// sealedRow is a row with a sealed value.
+type sealedRow struct {
+	key, more string
+	value     []byte
+}
+
+// reseal does one column.
+func (s *Store) reseal(ctx context.Context, c sealedColumn, tell func(int)) (sealed int, err error) {
+	within := []string{""}
+	if c.within != "" {
+		err := s.read(ctx, "reading what is sealed", func(t *tx) (err error) {
+			within, err = t.strings(`SELECT DISTINCT ` + c.within + ` FROM {` + c.table + `}`)
+			return err
+		})
+		if err != nil {
+			return 0, err
+		}
+	}
+	for _, first := range within {
+		for last, more := any(nil), true; more; {
+			rows, err := s.sealedRows(ctx, c, first, last)
+			if err != nil {
+				return sealed, err
+			}
+			n, err := s.resealRows(ctx, c, first, rows)
+			sealed += n
+			if err != nil {
+				return sealed, err
+			}
+			tell(len(rows))
+			if more = len(rows) == rekeyBatch; more {
+				last = c.param(rows[len(rows)-1].key)
+			}
+		}
+	}
+	return sealed, nil
+}
+
+// param is a key as the database takes it: those of steps are bytes.
+func (c sealedColumn) param(key string) any {
+	if c.key == "step" {
+		return []byte(key)
+	}
+	return key
+}
+
+// sealedRows reads the rows that follow last, which is nil at first.
+func (s *Store) sealedRows(ctx context.Context, c sealedColumn, first string, last any) (rows []sealedRow, err error) {
+	more := c.more
+	if more == "" {
+		more = "''"
+	}
+	var where []string
+	var args []any
+	if c.within != "" {
+		where, args = append(where, c.within+" = ?"), append(args, first)
+	}
+	if last != nil {
+		where, args = append(where, c.key+" > ?"), append(args, last)
+	}
+	query := `SELECT ` + c.key + `, ` + more + `, ` + c.column + ` FROM {` + c.table + `}`
+	if len(where) > 0 {
+		query += ` WHERE ` + strings.Join(where, " AND ")
+	}
+	err = s.read(ctx, "reading what is sealed", func(t *tx) error {
+		rows = nil
+		return t.each(func(r *sql.Rows) error {
+			var row sealedRow
+			if err := r.Scan(&row.key, &row.more, &row.value); err != nil {
+				return err
+			}
+			rows = append(rows, row)
+			return nil
+		}, query+` ORDER BY `+c.key+` LIMIT ?`, append(args, rekeyBatch)...)
+	})
+	return rows, err
+}
+
+// resealRows seals what was sealed with an older key. A value that has changed
+// meanwhile is sealed with a key of whoever changed it.
+func (s *Store) resealRows(ctx context.Context, c sealedColumn, first string, rows []sealedRow) (sealed int, err error) {
+	keys := s.keys.Load()
+	err = s.rewrite(ctx, "sealing anew in", func(t *tx) error {
+		sealed = 0
+		for _, row := range rows {
+			if len(row.value) == 0 || keys.newest(row.value) {
+				continue
+			}
+			at := c.place(first, row.key, row.more)
+			value, err := keys.open(at, row.value)
+			if err != nil {
+				return err
+			}
+			where, args := c.key+" = ?", []any{keys.seal(at, value), c.param(row.key)}
+			if c.within != "" {
+				where, args = where+" AND "+c.within+" = ?", append(args, first)
+			}
+			n, err := t.exec(`UPDATE {`+c.table+`} SET `+c.column+` = ? WHERE `+where+` AND `+c.column+` = ?`, append(args, row.value)...)
+			if err != nil {
+				return err
+			}
+			if n == 0 {
+				continue
+			}
+			if c.table == "users" {
+				if err := s.indexPhone(t, row.key, value); err != nil {
+					return err
+				}
+			}
+			sealed++
+		}
+		return nil
+	})
+	if errors.Is(err, ErrKey) {
+		err = fmt.Errorf("%w: name that key as an old one of encryption_key, and begin again", err)
+	}
+	return sealed, err
+}
+
+// newest reports whether the newest key sealed the value.
+func (k *Keys) newest(sealed []byte) bool {
+	id := k.keys[0].id
+	return len(sealed) > 1+len(id) && sealed[0] == sealVersion && [4]byte(sealed[1:1+len(id)]) == id
+}
+
+// indexPhone makes a user be found by each configured key. The user's row must be
+// locked, so that nobody erases them meanwhile.
+func (s *Store) indexPhone(t *tx, userID string, text []byte) error {
+	country, national, _ := strings.Cut(string(text), " ")
+	keys := s.keys.Load()
+	for i, hash := range keys.phoneHashes(user.Phone{Country: country, National: national}.E164()) {
+		if _, err := t.exec(`INSERT OR IGNORE INTO {user_phones} (phone_hash, key_id, user_id) VALUES (?, ?, ?)`,
+			hash, keys.keys[i].id[:], userID); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// rekeyMeta comes last: from then on the database is the newest key's.
+func (s *Store) rekeyMeta(ctx context.Context, r Rekey) (sealed int, err error) {
+	keys := s.keys.Load()
+	until := s.db.opts.Now().Add(r.Sessions)
+	err = s.rewrite(ctx, "changing the key of", func(t *tx) error {
+		sealed = 0
+		rows := make(map[string][]byte)
+		if err := eachSealedMeta(t, func(name string, value []byte) { rows[name] = value }); err != nil {
+			return err
+		}
+		for name, value := range rows {
+			if r.Compromised && name != keyCheckName {
+				if _, err := t.exec(`DELETE FROM {meta} WHERE name = ?`, name); err != nil {
+					return err
+				}
+				continue
+			}
+			if keys.newest(value) {
+				continue
+			}
+			at := place{"meta", "value", name}
+			text, err := keys.open(at, value)
+			if err != nil {
+				return err
+			}
+			if _, err := t.exec(`UPDATE {meta} SET value = ? WHERE name = ?`, keys.seal(at, text), name); err != nil {
+				return err
+			}
+			sealed++
+		}
+		if r.Compromised {
+			return nil
+		}
+		for _, d := range keys.keys[1:] {
+			name := retainedPrefix + hex.EncodeToString(d.id[:])
+			if _, err := t.exec(`INSERT OR IGNORE INTO {meta} (name, value) VALUES (?, ?)`,
+				name, keys.seal(place{"meta", "value", name}, d.retained(until))); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return sealed, err
+}
+
+// retainedPrefix starts the names of what is kept of former keys: the keys of
+// refresh tokens and of the claims in tokens, sealed.
+const retainedPrefix = "retained_key "
+
+// eachSealedMeta reads the sealed values of meta.
+func eachSealedMeta(t *tx, do func(name string, value []byte)) error {
+	return t.each(func(r *sql.Rows) error {
+		var name string
+		var value []byte
+		err := r.Scan(&name, &value)
+		do(name, value)
+		return err
+	}, `SELECT name, value FROM {meta} WHERE name = ? OR name LIKE ?`, keyCheckName, retainedPrefix+"%")
+}
+
+const retainedSize = 8 + 2*encryptionKeySize
+
+// retained is what is kept of a key that is not configured any more, and until
+// when.
+func (d derived) retained(until time.Time) []byte {
+	out := binary.BigEndian.AppendUint64(nil, uint64(until.UnixMilli()))
+	return append(append(out, d.refreshMAC...), d.claimSeal...)
+}
+
+// withRetained adds what is kept in the database of former keys, as long as it
+// is good.
+func (k *Keys) withRetained(t *tx, now time.Time) (*Keys, error) {
+	rows := make(map[string][]byte)
+	if err := eachSealedMeta(t, func(name string, value []byte) { rows[name] = value }); err != nil {
+		return nil, err
+	}
+	all := &Keys{keys: k.keys}
+	for name, value := range rows {
+		if name == keyCheckName {
+			continue
+		}
+		text, err := k.open(place{"meta", "value", name}, value)
+		if err != nil || len(text) != retainedSize {
+			return nil, permanent{fmt.Errorf("meta.value of %s: %w", name, errors.Join(errSealed, err))}
+		}
+		if fromMillis(int64(binary.BigEndian.Uint64(text))).After(now) {
+			all.former = append(all.former, derived{refreshMAC: text[8:][:encryptionKeySize], claimSeal: text[8+encryptionKeySize:]})
+		}
+	}
+	return all, nil
+}
+
+// tidyPhones deletes from the index of phone numbers what was written with keys
+// that are not configured.
+func (s *Store) tidyPhones(ctx context.Context, tell func(int)) error {
+	configured := make(map[string]bool)
+	for _, d := range s.keys.Load().keys {
+		configured[string(d.id[:])] = true
+	}
+	for last, more := []byte{}, true; more; {
+		var gone [][]byte
+		var next []byte
+		n := 0
+		err := s.read(ctx, "reading the index of phone numbers of", func(t *tx) error {
+			gone, n = nil, 0
+			return t.each(func(r *sql.Rows) error {
+				var hash, keyID []byte
+				if err := r.Scan(&hash, &keyID); err != nil {
+					return err
+				}
+				if !configured[string(keyID)] {
+					gone = append(gone, hash)
+				}
+				next = hash
+				n++
+				return nil
+			}, `SELECT phone_hash, key_id FROM {user_phones} WHERE phone_hash > ? ORDER BY phone_hash LIMIT ?`, last, rekeyBatch)
+		})
+		if err == nil && len(gone) > 0 {
+			err = s.rewrite(ctx, "tidying the index of phone numbers of", func(t *tx) error {
+				for _, hash := range gone {
+					if _, err := t.exec(`DELETE FROM {user_phones} WHERE phone_hash = ?`, hash); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+		}
+		if err != nil {
+			return err
+		}
+		tell(n)
+		last, more = next, n == rekeyBatch
+	}
+	return nil
+}

@@ -1,0 +1,185 @@
+package store
+
+import (
+	"cmp"
+	"net/url"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/importer"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
+)
+
+// runClient runs SQL in the server's own client, as an administrator does.
+func runClient(t *testing.T, kind, address, text string) {
+	t.Helper()
+	u, err := url.Parse(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var cmd *exec.Cmd
+	switch kind {
+	case "postgres":
+		query := u.Query()
+		schema := query.Get("search_path")
+		query.Del("search_path")
+		u.RawQuery = query.Encode()
+		cmd = exec.Command("psql", "-q", "-v", "ON_ERROR_STOP=1", u.String())
+		cmd.Env = append(os.Environ(), "PGOPTIONS=-c search_path="+schema)
+	case "mysql":
+		password, _ := u.User.Password()
+		cmd = exec.Command("mysql", "--host="+u.Hostname(), "--port="+cmp.Or(u.Port(), "3306"), "--user="+u.User.Username(), "--password="+password, strings.Trim(u.Path, "/"))
+	}
+	cmd.Stdin = strings.NewReader(text)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v\n%s", cmd.Path, err, out)
+	}
+}
+
+// limited makes a user who may do nothing yet, and gives the address as theirs.
+func limited(t *testing.T, kind, address string) (theirs, name string) {
+	t.Helper()
+	name = testName()
+	s := servers[kind]
+	u, err := url.Parse(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	switch kind {
+	case "postgres":
+		s.do(t, "CREATE ROLE %s LOGIN PASSWORD 'limited'", name)
+		s.do(t, "GRANT USAGE ON SCHEMA %s TO %s", u.Query().Get("search_path"), name)
+		t.Cleanup(func() { s.do(t, "DROP OWNED BY %s", name); s.do(t, "DROP ROLE %s", name) })
+	case "mysql":
+		s.do(t, "CREATE USER '%s'@'%%' IDENTIFIED BY 'limited'", name)
+		t.Cleanup(func() { s.do(t, "DROP USER '%s'@'%%'", name) })
+	}
+	u.User = url.UserPassword(name, "limited")
+	return u.String(), name
+}
+
+// What is printed for an administrator is all that there is to do: the tables,
+// and the rights of a user who may change no table.
+func TestPrintedSchemaAndGrantsServeALimitedUser(t *testing.T) {
+	onServers(t, func(t *testing.T, kind, address string) {
+		text, err := Schema(kind, "own_", 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		runClient(t, kind, address, text)
+		theirs, name := limited(t, kind, address)
+		_, comment, _ := strings.Cut(text, "it needs these rights:\n")
+		runClient(t, kind, address, strings.NewReplacer("-- ", "", "TO wx;", "TO "+name+";").Replace(comment))
+
+		db := handles(t, theirs)(Options{Prefix: "own_", Now: defaults.Now})
+		s := db.WithTables(testKeys(t, 1))
+		if err := s.Open(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		users := furnish(t, s, 2)
+		wantFurnished(t, s, users)
+		opened, _ := settle(t, s, user.Binding{AppID: "wx1", OpenID: "mine", UserID: users[0].ID, PhoneAt: now}, user.Replace, now)
+		if ended, err := s.End(t.Context(), opened.ID, now, now.Add(time.Hour)); err != nil || !ended {
+			t.Errorf("ending: %v, %v", ended, err)
+		}
+		if err := s.Users(true, settings).Erase(t.Context(), users[1].ID); err != nil {
+			t.Errorf("erasing: %v", err)
+		}
+		imported(t, s, user.Replace, importer.Row{AppID: "wx9", OpenID: "o9", Phone: phone(t, "13700137000")})
+		if _, ours, err := s.KeepHouse(t.Context(), "a", now, 10); err != nil || !ours {
+			t.Errorf("keeping the house: %v, %v", ours, err)
+		}
+		rekeyed(t, db.WithTables(testKeys(t, 2, 1)), Rekey{Sessions: halfAYear})
+		wantFurnished(t, db.WithTables(testKeys(t, 2)), users[:1])
+
+		// Without the printed rights nothing works: it is they that do.
+		others, _ := limited(t, kind, address)
+		if err := handles(t, others)(Options{Prefix: "own_"}).WithTables(testKeys(t, 2)).Open(t.Context()); err == nil {
+			t.Error("a user without any rights opens it")
+		}
+	})
+}
+
+func TestPrintedUpdateTakesAnOlderSchemaFurther(t *testing.T) {
+	onServers(t, func(t *testing.T, kind, address string) {
+		all := migrations
+		migrations = all[:2]
+		old, err := Schema(kind, "", 0)
+		migrations = all
+		if err != nil {
+			t.Fatal(err)
+		}
+		runClient(t, kind, address, old)
+		s := handles(t, address)(defaults).WithTables(testKeys(t, 1))
+		if err := s.Open(t.Context()); !isPermanent(err, ErrSchema) || !strings.Contains(err.Error(), "--from 2") {
+			t.Fatalf("an older schema: %v", err)
+		}
+		update, err := Schema(kind, "", 2)
+		if err != nil {
+			t.Fatal(err)
+		}
+		runClient(t, kind, address, update)
+		users := furnish(t, s, 1)
+		wantFurnished(t, s, users)
+		if text, err := Schema(kind, "", len(all)); err == nil {
+			t.Errorf("from the newest on: %s", text)
+		}
+	})
+}
+
+// A transaction takes its number when it writes and is seen when it commits:
+// numbers become visible out of order. The replicas' clocks do not matter.
+func TestRevocationThatCommitsLateIsReadByClocksAMinuteApart(t *testing.T) {
+	onServers(t, func(t *testing.T, kind, address string) {
+		open := handles(t, address)
+		s := started(t, open)
+		real := time.Now()
+		late, _ := settle(t, s, user.Binding{AppID: "wx1", OpenID: "o1", UserID: "u1"}, user.Keep, real)
+		early, _ := settle(t, s, user.Binding{AppID: "wx1", OpenID: "o2", UserID: "u2"}, user.Keep, real)
+		feeds := make(map[time.Duration]*session.Feed)
+		poll := func() {
+			t.Helper()
+			for skew, f := range feeds {
+				if err := f.Poll(t.Context(), s, time.Now().Add(skew)); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		for _, skew := range []time.Duration{-time.Minute, 0, time.Minute} {
+			feeds[skew] = session.NewFeed(session.NewRevoked())
+		}
+		poll()
+
+		held, err := s.db.pools.Load().write.BeginTx(t.Context(), s.db.dialect.options)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer held.Rollback()
+		until := real.Add(time.Hour)
+		if _, err := endSessions(&tx{ctx: t.Context(), db: s.db, q: held}, real, until, `id = ?`, late.ID); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.End(t.Context(), early.ID, real, until); err != nil {
+			t.Fatal(err)
+		}
+		poll()
+		for skew, f := range feeds {
+			if !f.Revoked.Contains(early.ID) || f.Revoked.Contains(late.ID) {
+				t.Fatalf("%v: before the late commit: %v, %v", skew, f.Revoked.Contains(early.ID), f.Revoked.Contains(late.ID))
+			}
+		}
+		if err := held.Commit(); err != nil {
+			t.Fatal(err)
+		}
+		poll()
+		for skew, f := range feeds {
+			if !f.Revoked.Contains(late.ID) {
+				t.Errorf("%v: the late commit was lost", skew)
+			}
+		}
+	})
+}
