@@ -68,11 +68,12 @@ func (s *soak) disturb(random *rand.Rand) {
 			// Another process writes: for a moment, or for longer than anybody waits.
 			db := s.c.OpenStore(s.t)
 			if tx, err := db.Begin(); err == nil {
-				time.Sleep(time.Duration(100+random.IntN(5900)) * time.Millisecond)
+				time.Sleep(time.Duration(100+random.IntN(7900)) * time.Millisecond)
 				tx.Rollback()
 			}
 			db.Close()
 		default:
+			s.w.ClearFaults() // that none gather while few calls are made
 			if err := s.w.Inject(soakFault(random)); err != nil {
 				s.t.Error(err)
 			}
@@ -92,7 +93,7 @@ func (s *soak) logIn(random *rand.Rand, number string) {
 	user := "+86" + number
 	for deadline := time.Now().Add(2 * time.Minute); ; {
 		if time.Now().After(deadline) {
-			s.t.Errorf("a login never came to its end; phone code used: %v", s.used[codes.PhoneCode])
+			s.t.Errorf("the login of %s never came to its end", user)
 			return
 		}
 		a := s.ask(random, codes)

@@ -252,6 +252,9 @@ func TestStoreGoneAfterTheExchange(t *testing.T) {
 	if me := client.Me(good.Token); me.Status != 200 {
 		t.Errorf("/me while the store cannot be written: %d %s", me.Status, me.Body)
 	}
+	for time.Since(start) < 20*time.Second {
+		wantRefusal(t, client.Login(codes.Code, codes.PhoneCode), 503, "store_unavailable", nothing)
+	}
 	unlock()
 	pair := client.Login(codes.Code, codes.PhoneCode).Pair(t)
 	if pair.UserInfo.PhoneNumber != "+8613800138000" {

@@ -247,3 +247,62 @@ func TestLimitOfAMinuteIsTheAppsWhenSeveralMeetIt(t *testing.T) {
 		t.Error("WeChat was asked although the app's limit is met")
 	}
 }
+
+// Whatever stops one of WeChat's calls leaves the other one alone: who is known logs in
+// silently.
+func TestPausedCallLeavesTheOtherAlone(t *testing.T) {
+	for name, tc := range map[string]struct {
+		fault wechattest.Fault
+		tries int // until the call is not made any more
+	}{
+		"the day's quota is used up": {wechattest.Fault{Kind: wechattest.Errcode, Errcode: 45009, Count: -1}, 1},
+		"it fails all the time":      {wechattest.Fault{Kind: wechattest.Reset, Count: -1}, 10},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := rig.NewGateway(t)
+			w := r.WeChat
+			r.MustLogin(t, "13800138000")
+			tc.fault.Call = wechattest.PhoneNumber
+			if err := w.Inject(tc.fault); err != nil {
+				t.Fatal(err)
+			}
+			for i := range tc.tries {
+				c := w.Tap(t, fmt.Sprintf("137%08d", i))
+				wantRefusal(t, r.Login(c.Code, c.PhoneCode), 503, "wechat_unavailable", nothing)
+			}
+			asked := w.Count(wechattest.PhoneNumber).Total
+			c := w.Tap(t, "13900139000")
+			a := r.Login(c.Code, c.PhoneCode)
+			wantRefusal(t, a, 503, "wechat_unavailable", nothing)
+			if a.Header.Get("Retry-After") == "" {
+				t.Error("no Retry-After")
+			}
+			if n := w.Count(wechattest.PhoneNumber).Total; n != asked {
+				t.Error("the call was made in its pause")
+			}
+			r.Silent(w.Open(t, "13800138000").Code).Pair(t)
+		})
+	}
+}
+
+func TestAccessTokenOfACentralService(t *testing.T) {
+	t.Parallel()
+	w := rig.NewWeChat(t)
+	for _, format := range []string{"json", "bare"} {
+		c := rig.StartCaddy(t, rig.Site("wx_auth {env.WX_APPID} {env.WX_SECRET} {\nwechat {\napi {$WX_API}\naccess_token external {$WX_API}/central/token?appid={appid}&format="+
+			format+"\n}\n}\nreverse_proxy {$UPSTREAM}"), w.Environ("127.0.0.1:1")...)
+		w.ResetCounts()
+		client := c.Client()
+		for i := range 5 {
+			codes := w.Tap(t, fmt.Sprintf("138%08d", i))
+			client.Login(codes.Code, codes.PhoneCode).Pair(t)
+		}
+		if n := w.Count(wechattest.CentralToken).Total; n != 1 {
+			t.Errorf("%s: the service was asked %d times", format, n)
+		}
+		if n := w.Count(wechattest.StableToken).Total; n != 0 {
+			t.Errorf("%s: WeChat was asked for a token", format)
+		}
+	}
+}

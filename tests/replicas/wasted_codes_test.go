@@ -156,6 +156,44 @@ func TestReplicasTogetherWasteNoCode(t *testing.T) {
 	})
 }
 
+// The database goes right after WeChat has taken a phone code, and comes back: what the
+// one replica could not store is in nobody's way, and of use to the other one too.
+func TestDatabaseGoneAfterTheExchange(t *testing.T) {
+	t.Parallel()
+	for _, kind := range []string{"postgres", "mysql"} {
+		t.Run(kind, func(t *testing.T) {
+			server := rig.NewServer(t, kind)
+			replicas := rig.NewReplicas(t, server.Database, 2)
+			a, b := replicas[0], replicas[1]
+			w := a.WeChat
+			codes := w.Tap(t, number)
+			release := holdLate(t, w)
+			first := rig.InBackground(func() rig.Answer { return a.Login(codes.Code, codes.PhoneCode) })
+			rig.Await(t, 10*time.Second, "WeChat has taken the phone code", func() bool { return taken(w, codes.PhoneCode) })
+			server.Stop()
+			release()
+			(<-first).WantProblem(t, 503, "store_unavailable", []string{})
+			for start := time.Now(); time.Since(start) < time.Duration(rig.Rounds(5, 20))*time.Second; {
+				for _, r := range replicas {
+					r.Login(codes.Code, codes.PhoneCode).WantProblem(t, 503, "store_unavailable", []string{})
+				}
+			}
+			server.Start()
+			rig.Await(t, 30*time.Second, "the first replica has stored what it held", func() bool {
+				return server.Count(t, "SELECT COUNT(*) FROM wx_auth_kept_steps") == 2
+			})
+			pair := b.Login(codes.Code, codes.PhoneCode).Pair(t)
+			if pair.UserInfo.PhoneNumber != "+86"+number {
+				t.Errorf("user %+v", pair.UserInfo)
+			}
+			if again := a.Login(codes.Code, codes.PhoneCode).Pair(t); again.RefreshToken != pair.RefreshToken {
+				t.Error("the first replica opened another session")
+			}
+			rig.WantCalls(t, w, 1, 1)
+		})
+	}
+}
+
 // Two replicas that fetch classic tokens each for itself end each other's; and each
 // has to find the other's token before its own has died.
 func TestReplicasShareClassicTokensForGood(t *testing.T) {
