@@ -46,8 +46,8 @@ var rooms = map[string][]string{
 }
 
 var (
-	caddyRooms = []string{plugin, "cmd/caddy", "tests", "tests/rig", "tests/replicas"} // may import Caddy
-	jwxRooms   = []string{"caddymodule/internal/token"}                                // may import jwx
+	caddyRooms = []string{plugin, "cmd/caddy", "tests", "tests/rig", "tests/replicas", "tests/bench"} // may import Caddy
+	jwxRooms   = []string{"caddymodule/internal/token"}                                               // may import jwx
 )
 
 // goPackage is what is read here of the go command's output.
