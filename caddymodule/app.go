@@ -14,6 +14,7 @@ import (
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/store"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/token"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
 const (
@@ -129,13 +130,21 @@ func (a *Background) Start() error {
 	a.warnOfCluster()
 	// Side by side: stores that do not answer must not hold a reload up in turn.
 	var opening sync.WaitGroup
-	opened := make([]error, len(a.sites))
+	opened, users := make([]error, len(a.sites)), make([]error, len(a.sites))
 	for i, s := range a.sites {
 		opening.Go(func() { opened[i] = s.openFor(ctx, openTimeout) })
+		opening.Go(func() { users[i] = s.openUsers(ctx, openTimeout) })
 	}
 	opening.Wait()
 	feeds, rings := make(map[*shared]bool), make(map[ringKey]bool)
 	for i, s := range a.sites {
+		if err := users[i]; errors.Is(err, user.ErrMisconfigured) {
+			cancel()
+			a.loops.Wait()
+			return fmt.Errorf("wx_auth: %w", err)
+		} else if err != nil {
+			a.log.Error("the directory of users does not answer; logins and refreshes wait for it", zap.Error(err))
+		}
 		if err := opened[i]; err != nil {
 			if !errors.Is(err, store.ErrUnavailable) {
 				cancel()

@@ -23,6 +23,15 @@ import (
 //	        table_prefix <prefix>
 //	    }
 //	    encryption_key <new> [<old>...]
+//	    users          webhook <url> {
+//	        secret       <whsec_...> [<old>...]
+//	    }
+//	    users          sql <url> {
+//	        find         <query>
+//	        create       <query>
+//	        check        <query>
+//	        erase        <query>
+//	    }
 //	    register       on|off
 //	    countries      <calling code>...
 //	    silent_login   off|<max age>

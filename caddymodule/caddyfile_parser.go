@@ -41,11 +41,16 @@ type subdirective struct {
 	set func(args []string) error
 	// block is what may stand in braces after the arguments.
 	block []subdirective
+	// parse is set for what has a syntax of its own. It takes the whole segment.
+	parse func(d *caddyfile.Dispenser) error
 }
 
 // segment reads the arguments and the block of s, on which d stands. name is
 // the whole name, with that of the block around it.
 func (p *parser) segment(d *caddyfile.Dispenser, name string, s subdirective) error {
+	if s.parse != nil {
+		return s.parse(d)
+	}
 	args := d.RemainingArgs()
 	if len(args) < s.least || (s.most >= 0 && len(args) > s.most) {
 		return d.Errf("%s: wrong number of arguments: write %s", name, strings.TrimSpace(s.name+" "+s.usage))

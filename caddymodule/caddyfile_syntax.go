@@ -60,6 +60,7 @@ func (p *parser) subdirectives() []subdirective {
 			},
 		},
 		{name: "encryption_key", usage: "<new> [<old>...]", least: 1, most: -1, set: list(&h.EncryptionKeys)},
+		{name: "users", usage: "webhook|sql <url>", parse: p.parseUsers},
 		{name: "register", usage: "on|off", least: 1, most: 1, set: onOff(&h.Register)},
 		{name: "countries", usage: "<calling code>...", least: 1, most: -1, set: list(&h.Countries)},
 		{name: "silent_login", usage: "off|<max age>", least: 1, most: 1, set: h.setSilentLogin},

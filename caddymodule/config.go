@@ -1,6 +1,8 @@
 package caddymodule
 
 import (
+	"encoding/json"
+
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
@@ -44,6 +46,9 @@ type Handler struct {
 	// base64. The first seals, the others still open what they sealed. Required
 	// with postgres and mysql; with sqlite, one is generated beside the file.
 	EncryptionKeys []string `json:"encryption_keys,omitempty"`
+
+	// Where users live, if that is not the store: a backend of yours, or a table.
+	UsersRaw json.RawMessage `json:"users,omitempty" caddy:"namespace=wx_auth.users inline_key=source"`
 
 	// Whether an unknown phone number becomes a user. Default: true
 	Register *bool `json:"register,omitempty"`

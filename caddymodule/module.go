@@ -8,6 +8,8 @@ import (
 func init() {
 	caddy.RegisterModule((*Handler)(nil))
 	caddy.RegisterModule((*Background)(nil))
+	caddy.RegisterModule((*WebhookUsers)(nil))
+	caddy.RegisterModule((*SQLUsers)(nil))
 	httpcaddyfile.RegisterDirective("wx_auth", parseCaddyfile)
 	// What forward_auth copies into the request may be what a matcher looks at;
 	// all that changes or answers the request comes later.

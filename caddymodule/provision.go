@@ -32,7 +32,11 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return fmt.Errorf("loading the events app: %w", err)
 	}
-	if h.site, err = newSite(ctx, ctx.Logger(), set); err != nil {
+	users, err := h.loadUsers(ctx)
+	if err != nil {
+		return err
+	}
+	if h.site, err = newSite(ctx, ctx.Logger(), set, users); err != nil {
 		return err
 	}
 	h.site.events = events.(*caddyevents.App)

@@ -137,7 +137,7 @@ func resolve(h *Handler, look lookup) (settings, error) {
 		NewOpenID: user.Replace, Endpoints: defaultEndpoints,
 	}
 	for _, part := range []func(*Handler, lookup) error{
-		s.resolveApps, s.resolvePaths, s.resolveStore, s.resolveLogin,
+		s.resolveApps, s.resolvePaths, s.resolveStore, s.resolveUsers, s.resolveLogin,
 		s.resolveToken, s.resolveSession, s.resolveIdentity, s.resolveCredentials, s.resolveWeChat, s.resolveService,
 	} {
 		if err := part(h, look); err != nil {

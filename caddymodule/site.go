@@ -35,6 +35,7 @@ type site struct {
 	sharedKey sharedKey
 	shared    *shared
 	store     *store.Store
+	users     user.Directory // as it was loaded; nil: the store's own
 	directory directory
 	ringKey   ringKey
 	ring      *token.Ring // nil where the key is configured
@@ -69,10 +70,11 @@ type live struct {
 	chain    login.Chain
 }
 
-// newSite takes hold of what a directive needs. It does no I/O.
-func newSite(ctx caddy.Context, log *zap.Logger, set settings) (*site, error) {
+// newSite takes hold of what a directive needs. users is a directory that lives
+// elsewhere, or nil. It does no I/O.
+func newSite(ctx caddy.Context, log *zap.Logger, set settings, users user.Directory) (*site, error) {
 	s := &site{
-		set: set, log: log, ctx: ctx,
+		set: set, log: log, ctx: ctx, users: users,
 		apps:      make(map[string]wechat.App),
 		sharedKey: sharedKey{set.Store.URL, set.Store.TablePrefix},
 		opening:   make(chan struct{}, 1),
@@ -95,6 +97,9 @@ func newSite(ctx caddy.Context, log *zap.Logger, set settings) (*site, error) {
 		s.store = s.shared.db.WithTables(set.EncryptionKeys)
 	}
 	s.directory = s.store.Users(set.Register, s.sessionSettings()).Countries(set.Countries)
+	if users != nil {
+		s.directory = s.store.Elsewhere(user.Checked(users), s.sessionSettings())
+	}
 	if set.Token.Static == nil {
 		s.ringKey = ringKey{s.sharedKey, set.Token.Algorithm}
 		s.ring = holdRing(s.ringKey)
@@ -131,7 +136,12 @@ func (s *site) hold() (release func()) {
 		return func() {}
 	}
 	_, _ = holdWeChat(s.set.WeChat, s.sharedKey)
+	releaseUsers := func() {}
+	if h, ok := s.users.(UsersHolder); ok {
+		releaseUsers = h.Hold()
+	}
 	return func() {
+		releaseUsers()
 		_, _ = wechatPool.Delete(s.wechatKey)
 		_, _ = sharedPool.Delete(s.sharedKey)
 	}
@@ -210,6 +220,17 @@ func (s *site) openFor(ctx context.Context, limit time.Duration) error {
 	}
 	s.live.Store(l)
 	return nil
+}
+
+// openUsers asks a directory that lives elsewhere whether it will work.
+func (s *site) openUsers(ctx context.Context, limit time.Duration) error {
+	o, ok := s.users.(UsersOpener)
+	if !ok {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	return o.Open(ctx)
 }
 
 func (s *site) loadRing(ctx context.Context) error {

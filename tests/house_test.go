@@ -32,9 +32,11 @@ var rooms = map[string][]string{
 	"caddymodule/internal/gate":     {"caddymodule/internal/token"},
 	"caddymodule/internal/login":    {"caddymodule/user", "caddymodule/wechat", "caddymodule/internal/session", "caddymodule/internal/token"},
 	"caddymodule/internal/importer": {"caddymodule/user"},
-	"caddymodule/internal/store": {"caddymodule/user", "caddymodule/internal/importer", "caddymodule/internal/login",
+	"caddymodule/internal/store": {"caddymodule/user", "caddymodule/user/sqldir", "caddymodule/internal/importer", "caddymodule/internal/login",
 		"caddymodule/internal/session", "caddymodule/internal/token"},
-	plugin: {"caddymodule/user", "caddymodule/wechat", "caddymodule/internal/gate", "caddymodule/internal/importer",
+	"caddymodule/user/webhook": {"caddymodule/user"},
+	"caddymodule/user/sqldir":  {"caddymodule/user"},
+	plugin: {"caddymodule/user", "caddymodule/user/webhook", "caddymodule/user/sqldir", "caddymodule/wechat", "caddymodule/internal/gate", "caddymodule/internal/importer",
 		"caddymodule/internal/login", "caddymodule/internal/session", "caddymodule/internal/store", "caddymodule/internal/token"},
 	double:           {}, // a second reading of WeChat's documentation, not of our client
 	"cmd/build":      {},

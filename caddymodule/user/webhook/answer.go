@@ -1,0 +1,80 @@
+package webhook
+
+import (
+	"bytes"
+	"encoding/json"
+	"net/http"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
+)
+
+// read takes the user out of an answer. Names of members are exact, and members
+// of other names are left alone. Errors hold nothing of what was answered but
+// types.
+func read(status int, body []byte) (user.User, error) {
+	if status != http.StatusOK && status != http.StatusCreated {
+		return user.User{}, judge(status)
+	}
+	var members map[string]json.RawMessage
+	if err := json.Unmarshal(body, &members); err != nil || members == nil {
+		return user.User{}, misconfigured("its answer is no JSON object")
+	}
+	var u user.User
+	if raw := members["id"]; kind(raw) != "string" || json.Unmarshal(raw, &u.ID) != nil {
+		return user.User{}, misconfigured("id must be a string in its answer, and is %s", kind(raw))
+	}
+	switch raw := members["disabled"]; string(raw) {
+	case "true":
+		u.Disabled = true
+	case "false", "null", "":
+	default:
+		return user.User{}, misconfigured("disabled must be true or false in its answer, and is %s", kind(raw))
+	}
+	var err error
+	if u.Info, err = object(members, "userInfo"); err == nil {
+		u.Claims, err = object(members, "claims")
+	}
+	return u, err
+}
+
+// object takes a member that is an object, if it is there. An empty list is PHP's
+// empty object.
+func object(members map[string]json.RawMessage, name string) (map[string]any, error) {
+	raw := members[name]
+	switch kind(raw) {
+	case "missing", "null":
+		return nil, nil
+	case "a list":
+		var list []any
+		if json.Unmarshal(raw, &list) == nil && len(list) == 0 {
+			return nil, nil
+		}
+	case "an object":
+		var out map[string]any
+		dec := json.NewDecoder(bytes.NewReader(raw))
+		dec.UseNumber() // as they are written, however long
+		if dec.Decode(&out) == nil {
+			return out, nil
+		}
+	}
+	return nil, misconfigured("%s must be an object in its answer, and is %s", name, kind(raw))
+}
+
+func kind(raw json.RawMessage) string {
+	if len(raw) == 0 {
+		return "missing"
+	}
+	switch raw[0] {
+	case '"':
+		return "string"
+	case '{':
+		return "an object"
+	case '[':
+		return "a list"
+	case 't', 'f':
+		return "true or false"
+	case 'n':
+		return "null"
+	}
+	return "a number"
+}

@@ -1,0 +1,63 @@
+package webhook
+
+import (
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Secret signs requests. Printing it tells nothing.
+type Secret struct{ key []byte }
+
+const secretPrefix = "whsec_"
+
+// The size of a secret, in bytes (Standard Webhooks, "Symmetric").
+const leastSecret, mostSecret = 24, 64
+
+// ParseSecret takes a secret as Standard Webhooks writes it: "whsec_" and 24 to
+// 64 bytes in base64. The error does not hold it.
+func ParseSecret(text string) (Secret, error) {
+	const remedy = "write whsec_ and what `openssl rand -base64 32` prints"
+	encoded, ok := strings.CutPrefix(text, secretPrefix)
+	if !ok {
+		return Secret{}, errors.New("a secret begins with whsec_: " + remedy)
+	}
+	key, err := base64.RawStdEncoding.DecodeString(strings.TrimRight(encoded, "="))
+	if err != nil {
+		return Secret{}, errors.New("what follows whsec_ is no base64: " + remedy)
+	}
+	if len(key) < leastSecret || len(key) > mostSecret {
+		return Secret{}, errors.New("a secret has 24 to 64 bytes: " + remedy)
+	}
+	return Secret{key}, nil
+}
+
+// String keeps a secret from being printed by accident.
+func (Secret) String() string { return secretPrefix + "*****" }
+
+// GoString keeps %#v from telling the secret.
+func (s Secret) GoString() string { return s.String() }
+
+// signatures is the header webhook-signature: one signature for each secret.
+func signatures(secrets []Secret, id string, at time.Time, body []byte) string {
+	list := make([]string, len(secrets))
+	for i, s := range secrets {
+		h := hmac.New(sha256.New, s.key)
+		h.Write([]byte(id + "." + strconv.FormatInt(at.Unix(), 10) + "."))
+		h.Write(body)
+		list[i] = "v1," + base64.StdEncoding.EncodeToString(h.Sum(nil))
+	}
+	return strings.Join(list, " ")
+}
+
+// newID names a request that is not tried again by anybody else.
+func newID() string {
+	var b [18]byte
+	rand.Read(b[:]) // never fails
+	return "msg_" + base64.RawURLEncoding.EncodeToString(b[:])
+}

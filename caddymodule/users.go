@@ -1,0 +1,109 @@
+package caddymodule
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
+)
+
+// usersNamespace is where directories of users are registered. A guest module in
+// it implements user.Directory, and caddyfile.Unmarshaler to be usable as
+// `users <name> …`. What it answers is checked, see user.Checked. It may also
+// implement [UsersOpener] and [UsersHolder].
+const usersNamespace = "wx_auth.users"
+
+// UsersOpener is a directory of users that can find out at start whether it will
+// work. An error that is user.ErrMisconfigured fails the configuration, and the
+// former one stays; any other is logged.
+type UsersOpener interface {
+	Open(ctx context.Context) error
+}
+
+// UsersHolder is a directory of users whose Cleanup closes what a login under way
+// still needs. Hold keeps it open until release is called: a login outlives the
+// configuration it came with.
+type UsersHolder interface {
+	Hold() (release func())
+}
+
+// parseUsers reads the subdirective users, on which d stands.
+func (p *parser) parseUsers(d *caddyfile.Dispenser) error {
+	if !d.NextArg() || d.Val() == "" {
+		return d.Errf("users: wrong number of arguments: write users %s …", strings.Join(knownUsers(), "|"))
+	}
+	source := d.Val()
+	if !slices.Contains(knownUsers(), source) {
+		return d.Errf("users: unknown directory %q: there are %s", source, strings.Join(knownUsers(), ", "))
+	}
+	module, err := caddyfile.UnmarshalModule(d, usersNamespace+"."+source)
+	if err != nil {
+		return err
+	}
+	p.h.UsersRaw = caddyconfig.JSONModuleObject(module, "source", source, nil)
+	return nil
+}
+
+func knownUsers() (names []string) {
+	for _, m := range caddy.GetModules(usersNamespace) {
+		names = append(names, m.ID.Name())
+	}
+	slices.Sort(names)
+	return names
+}
+
+// loadUsers loads the configured directory; nil if users live in the store.
+func (h *Handler) loadUsers(ctx caddy.Context) (user.Directory, error) {
+	if h.UsersRaw == nil {
+		return nil, nil
+	}
+	module, err := ctx.LoadModule(h, "UsersRaw")
+	if err != nil {
+		return nil, fmt.Errorf("loading the directory of users: %w", err)
+	}
+	d, ok := module.(user.Directory)
+	if !ok {
+		return nil, fmt.Errorf("users: the module %T is no directory of users: it does not implement user.Directory", module)
+	}
+	return d, nil
+}
+
+// resolveUsers is about what cannot be said beside a directory that lives
+// elsewhere. What is said of it is its module's.
+func (s *settings) resolveUsers(h *Handler, _ lookup) error {
+	const remedy = "it is about users in the store; with `users` your directory decides: a webhook answers 404, a table has no create"
+	switch {
+	case h.UsersRaw == nil:
+	case h.Register != nil:
+		return misset("register", errors.New(remedy))
+	case len(h.Countries) > 0:
+		return misset("countries", errors.New(remedy))
+	}
+	return nil
+}
+
+// moduleUnmarshal reads a guest module of ours: s is its line and block, and
+// resolve what its settings mean.
+func moduleUnmarshal(d *caddyfile.Dispenser, s subdirective, resolve func(lookup) error) error {
+	if !d.Next() {
+		return d.EOFErr()
+	}
+	start := *d
+	p := parser{marks: make(map[place]*caddyfile.Dispenser), start: &start}
+	if err := p.segment(d, s.name, s); err != nil {
+		return err
+	}
+	err := resolve(inCaddyfile)
+	var se *settingError
+	if errors.As(err, &se) {
+		return p.mark(se.place).WrapErr(err)
+	}
+	return err
+}

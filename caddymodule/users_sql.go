@@ -1,0 +1,166 @@
+package caddymodule
+
+import (
+	"context"
+	"errors"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/store"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/user/sqldir"
+)
+
+// SQLUsers is a directory of users in your own table, in PostgreSQL, MySQL or
+// MariaDB, asked by your own queries. They may use the parameters :phone
+// (+8613800138000), :country (86), :national (13800138000), :openid, :unionid,
+// :appid and :id, the user's id; what is not known is NULL. Columns named
+// claims.<name> become claims, all others but id and disabled members of
+// userInfo, which the client sees.
+type SQLUsers struct {
+	// postgres://… or mysql://…. May contain placeholders.
+	URL string `json:"url,omitempty"`
+
+	// Selects the user whom a number is of: the column id, and if they may be kept
+	// out, disabled.
+	FindQuery string `json:"find,omitempty"`
+
+	// Makes the user whom find did not find. The number needs a unique index.
+	// Without it unknown numbers are refused.
+	CreateQuery string `json:"create,omitempty"`
+
+	// Selects the user :id, at each refresh, with the same columns as find.
+	CheckQuery string `json:"check,omitempty"`
+
+	// Deletes the user :id. Without it their row stays.
+	EraseQuery string `json:"erase,omitempty"`
+
+	userDirectory
+	address string
+}
+
+// CaddyModule returns the Caddy module information.
+func (*SQLUsers) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: usersNamespace + ".sql", New: func() caddy.Module { return new(SQLUsers) }}
+}
+
+// UnmarshalCaddyfile sets up the module. Syntax:
+//
+//	users sql <url> {
+//	    find   <query>
+//	    create <query>
+//	    check  <query>
+//	    erase  <query>
+//	}
+func (u *SQLUsers) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	query := func(name string, into *string) subdirective {
+		return subdirective{name: name, usage: `"<query>"`, least: 1, most: 1, set: text(into)}
+	}
+	return moduleUnmarshal(d, subdirective{
+		name: "users sql", usage: "<url> { find … }", least: 1, most: 1, set: text(&u.URL),
+		block: []subdirective{query("find", &u.FindQuery), query("create", &u.CreateQuery), query("check", &u.CheckQuery), query("erase", &u.EraseQuery)},
+	}, func(look lookup) error {
+		_, _, err := u.resolve(look)
+		return err
+	})
+}
+
+// Provision sets up the directory. It only reads.
+func (u *SQLUsers) Provision(caddy.Context) error {
+	address, queries, err := u.resolve(atProvision)
+	if err != nil {
+		return err
+	}
+	db, err := holdForeign(address)
+	if err != nil {
+		return misset("users sql", err)
+	}
+	u.address, u.userDirectory = address, &sqldir.Directory{DB: db, Queries: queries}
+	return nil
+}
+
+// Open implements [UsersOpener].
+func (u *SQLUsers) Open(ctx context.Context) error {
+	return u.userDirectory.(*sqldir.Directory).Open(ctx)
+}
+
+// Cleanup lets go of the database.
+func (u *SQLUsers) Cleanup() error {
+	if u.userDirectory != nil {
+		_, err := foreignPool.Delete(u.address)
+		return err
+	}
+	return nil
+}
+
+// Hold implements [UsersHolder].
+func (u *SQLUsers) Hold() (release func()) {
+	if _, err := holdForeign(u.address); err != nil {
+		return func() {}
+	}
+	return func() { _, _ = foreignPool.Delete(u.address) }
+}
+
+// resolve works out what the settings mean, as far as look knows them.
+func (u *SQLUsers) resolve(look lookup) (address string, q sqldir.Queries, err error) {
+	if u.URL == "" {
+		return "", q, misset("users sql", errors.New("the database's URL is missing: write users sql <url>"))
+	}
+	address, known, err := look(u.URL, syntax{})
+	if err == nil && known {
+		_, err = store.NewForeign(address)
+	}
+	if err != nil {
+		return "", q, misset("users sql", err)
+	}
+	for _, set := range [][2]string{{"find", u.FindQuery}, {"create", u.CreateQuery}, {"check", u.CheckQuery}, {"erase", u.EraseQuery}} {
+		// Other braces are SQL's: '{}' is an empty JSON object or array.
+		for _, p := range placeholder.FindAllString(set[1], -1) {
+			if strings.HasPrefix(p, "{env.") || strings.HasPrefix(p, "{file.") {
+				return "", q, misset("users sql "+set[0], noPlaceholder(p))
+			}
+		}
+	}
+	q, err = sqldir.ParseQueries(u.FindQuery, u.CreateQuery, u.CheckQuery, u.EraseQuery, strings.HasPrefix(address, "mysql:"))
+	if err != nil && !known { // which kind of SQL it is, is seen where it is served
+		if other, e := sqldir.ParseQueries(u.FindQuery, u.CreateQuery, u.CheckQuery, u.EraseQuery, true); e == nil {
+			return address, other, nil
+		}
+	}
+	var qe *sqldir.QueryError
+	if errors.As(err, &qe) {
+		return "", q, misset("users sql "+qe.Name, errors.Unwrap(err))
+	}
+	return address, q, err
+}
+
+// foreignPool holds the databases of users' tables by their address: foreignDB.
+var foreignPool = caddy.NewUsagePool()
+
+type foreignDB struct{ *store.Foreign }
+
+// Destruct closes the connections.
+func (f foreignDB) Destruct() error { return f.Close() }
+
+func holdForeign(address string) (*store.Foreign, error) {
+	v, _, err := foreignPool.LoadOrNew(address, func() (caddy.Destructor, error) {
+		db, err := store.NewForeign(address)
+		return foreignDB{db}, err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return v.(foreignDB).Foreign, nil
+}
+
+// Interface guards
+var (
+	_ caddy.Provisioner     = (*SQLUsers)(nil)
+	_ caddy.CleanerUpper    = (*SQLUsers)(nil)
+	_ caddyfile.Unmarshaler = (*SQLUsers)(nil)
+	_ user.Directory        = (*SQLUsers)(nil)
+	_ UsersOpener           = (*SQLUsers)(nil)
+	_ UsersHolder           = (*SQLUsers)(nil)
+)

@@ -1,0 +1,150 @@
+package caddymodule
+
+import (
+	"errors"
+	"net/http"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/user/webhook"
+)
+
+// WebhookUsers is a directory of users behind your own backend, which is asked at
+// each login and each refresh by a POST, signed as Standard Webhooks has it.
+type WebhookUsers struct {
+	// Where the backend takes the requests. https, unless the host is in your own
+	// network. May contain placeholders.
+	URL string `json:"url,omitempty"`
+
+	// The secrets that sign, each "whsec_" and 24 to 64 bytes in base64. Write
+	// them as placeholders. With several, each request has a signature for each:
+	// so they can be changed one side at a time.
+	Secrets []string `json:"secrets,omitempty"`
+
+	userDirectory
+}
+
+// userDirectory is embedded where a module is a directory: its name keeps it out
+// of what Caddy shows of the configuration.
+type userDirectory = user.Directory
+
+// CaddyModule returns the Caddy module information.
+func (*WebhookUsers) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: usersNamespace + ".webhook", New: func() caddy.Module { return new(WebhookUsers) }}
+}
+
+// UnmarshalCaddyfile sets up the module. Syntax:
+//
+//	users webhook <url> {
+//	    secret <whsec_...> [<old>...]
+//	}
+func (w *WebhookUsers) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	return moduleUnmarshal(d, subdirective{
+		name: "users webhook", usage: "<url> { secret <whsec_...> }", least: 1, most: 1, set: text(&w.URL),
+		block: []subdirective{
+			{name: "secret", usage: "<whsec_...> [<old>...]", least: 1, most: -1, set: list(&w.Secrets)},
+		},
+	}, func(look lookup) error {
+		_, err := w.resolve(look)
+		return err
+	})
+}
+
+// Provision sets up the directory. It only reads.
+func (w *WebhookUsers) Provision(caddy.Context) error {
+	d, err := w.resolve(atProvision)
+	if err != nil {
+		return err
+	}
+	d.Transport = holdWebhooks()
+	w.userDirectory = d
+	return nil
+}
+
+// Cleanup lets go of the connections.
+func (w *WebhookUsers) Cleanup() error {
+	if w.userDirectory != nil {
+		_, err := webhookPool.Delete(webhookKey)
+		return err
+	}
+	return nil
+}
+
+// Hold implements [UsersHolder].
+func (w *WebhookUsers) Hold() (release func()) {
+	holdWebhooks()
+	return func() { _, _ = webhookPool.Delete(webhookKey) }
+}
+
+// resolve works out what the settings mean, as far as look knows them.
+func (w *WebhookUsers) resolve(look lookup) (*webhook.Directory, error) {
+	d := new(webhook.Directory)
+	if w.URL == "" {
+		return nil, misset("users webhook", errors.New("the URL of your backend is missing: write users webhook <url>"))
+	}
+	raw, known, err := look(w.URL, syntax{})
+	if err == nil && known {
+		d.URL, err = raw, checkWebhook(raw)
+	}
+	if err != nil {
+		return nil, misset("users webhook", err)
+	}
+	if len(w.Secrets) == 0 {
+		return nil, misset("users webhook", errors.New("the secret is missing, by which your backend knows who asks: "+
+			"write secret {env.WX_USERS_SECRET} in its block, with whsec_ and what `openssl rand -base64 32` prints"))
+	}
+	for _, raw := range w.Secrets {
+		text, known, err := look(raw, syntax{})
+		if err == nil && known {
+			var s webhook.Secret
+			s, err = webhook.ParseSecret(text)
+			d.Secrets = append(d.Secrets, s)
+		}
+		if err != nil {
+			return nil, misset("users webhook secret", err)
+		}
+	}
+	return d, nil
+}
+
+func checkWebhook(raw string) error {
+	u, err := parseURL(raw)
+	if err != nil {
+		return err
+	}
+	if u.Scheme == "http" && !inside(u.Hostname()) {
+		return errors.New("over http phone numbers would travel in clear, and anybody on the way could answer: use https for a host that is not in your own network")
+	}
+	return nil
+}
+
+// webhookPool holds the connections to backends, all in one: *webhookConnections.
+var webhookPool = caddy.NewUsagePool()
+
+const webhookKey = "webhook"
+
+type webhookConnections struct{ *http.Transport }
+
+// Destruct closes the connections that are kept open.
+func (c webhookConnections) Destruct() error {
+	c.CloseIdleConnections()
+	return nil
+}
+
+func holdWebhooks() http.RoundTripper {
+	v, _, _ := webhookPool.LoadOrNew(webhookKey, func() (caddy.Destructor, error) { // which cannot fail
+		return webhookConnections{webhook.NewTransport()}, nil
+	})
+	return v.(webhookConnections).Transport
+}
+
+// Interface guards
+var (
+	_ caddy.Provisioner     = (*WebhookUsers)(nil)
+	_ caddy.CleanerUpper    = (*WebhookUsers)(nil)
+	_ caddyfile.Unmarshaler = (*WebhookUsers)(nil)
+	_ user.Directory        = (*WebhookUsers)(nil)
+	_ UsersHolder           = (*WebhookUsers)(nil)
+)
