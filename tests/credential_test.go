@@ -3,7 +3,6 @@ package tests
 import (
 	"fmt"
 	"net/http"
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -502,33 +501,14 @@ func TestCookieIsSetAndCleared(t *testing.T) {
 // readmeBlock is the one code block of the README that contains a text.
 func readmeBlock(t testing.TB, text string) string {
 	t.Helper()
-	readme, err := os.ReadFile("../README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var found []string
-	for i, part := range strings.Split(string(readme), "```") {
-		if i%2 == 1 && strings.Contains(part, text) {
-			_, block, _ := strings.Cut(part, "\n")
-			found = append(found, block)
-		}
-	}
-	if len(found) != 1 {
-		t.Fatalf("%d blocks of the README contain %q", len(found), text)
-	}
-	return found[0]
+	return rig.ReadmeBlock(t, "../README.md", text)
 }
 
 // replaced puts what a test needs into a block of the README; each of the old
 // texts must be there.
 func replaced(t testing.TB, block string, oldnew ...string) string {
 	t.Helper()
-	for i := 0; i < len(oldnew); i += 2 {
-		if !strings.Contains(block, oldnew[i]) {
-			t.Fatalf("%q is not in the README's block:\n%s", oldnew[i], block)
-		}
-	}
-	return strings.NewReplacer(oldnew...).Replace(block)
+	return rig.Replaced(t, block, oldnew...)
 }
 
 func TestReadmeLogFilterKeepsTokensOutOfTheLogs(t *testing.T) {

@@ -38,18 +38,19 @@ var rooms = map[string][]string{
 	"caddymodule/user/sqldir":  {"caddymodule/user"},
 	plugin: {"caddymodule/user", "caddymodule/user/webhook", "caddymodule/user/sqldir", "caddymodule/wechat", "caddymodule/internal/gate", "caddymodule/internal/importer",
 		"caddymodule/internal/login", "caddymodule/internal/session", "caddymodule/internal/store", "caddymodule/internal/token"},
-	double:           {}, // a second reading of WeChat's documentation, not of our client
-	"cmd/build":      {},
-	"cmd/caddy":      {plugin, double},
-	"tests":          {"tests/rig", double},
-	"tests/rig":      {double},
-	"tests/replicas": {"tests/rig", double},
-	"tests/bench":    {"tests/rig", double},
+	double:              {}, // a second reading of WeChat's documentation, not of our client
+	"cmd/build":         {},
+	"cmd/caddy":         {plugin, double},
+	"tests/directories": {"tests/rig", double},
+	"tests":             {"tests/rig", double},
+	"tests/rig":         {double},
+	"tests/replicas":    {"tests/rig", double},
+	"tests/bench":       {"tests/rig", double},
 }
 
 var (
-	caddyRooms = []string{plugin, "cmd/caddy", "tests", "tests/rig", "tests/replicas", "tests/bench"} // may import Caddy
-	jwxRooms   = []string{"caddymodule/internal/token"}                                               // may import jwx
+	caddyRooms = []string{plugin, "cmd/caddy", "tests", "tests/directories", "tests/rig", "tests/replicas", "tests/bench"} // may import Caddy
+	jwxRooms   = []string{"caddymodule/internal/token"}                                                                    // may import jwx
 )
 
 // goPackage is what is read here of the go command's output.

@@ -1,0 +1,200 @@
+package directories
+
+import (
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/wx-auth/caddy-wx-auth/tests/rig"
+)
+
+const readme = "../../README.md"
+
+// apiInExpress is a stranger's API: it knows the caller as the README's table says.
+const apiInExpress = `
+import express from 'express'
+const app = express()
+app.get('/orders', (req, res) => {
+  const userId = req.get('X-WX-USER-ID')
+  const phone = req.get('X-WX-PHONE')
+  res.json({ userId, phone, role: req.get('X-User-Role') })
+})
+app.listen(process.env.PORT, '127.0.0.1')
+`
+
+// membersInMySQL is the stranger's table.
+const membersInMySQL = `CREATE TABLE members (
+	id INT NOT NULL AUTO_INCREMENT PRIMARY KEY,
+	mobile VARCHAR(20) NOT NULL UNIQUE,
+	nick_name VARCHAR(50) NOT NULL DEFAULT '',
+	role VARCHAR(20) NOT NULL DEFAULT 'member',
+	banned TINYINT(1) NOT NULL DEFAULT 0)`
+
+// onThisMachine is the README's Caddyfile for a test: its site at {$ADDR}, its
+// upstream and its WeChat those of the test.
+func onThisMachine(t *testing.T, block string, oldnew ...string) string {
+	t.Helper()
+	return "{\ndefault_bind 127.0.0.1\n}\n" + rig.Replaced(t, block, append([]string{
+		"api.example.com {", "http://{$ADDR} {",
+		"wx_auth {env.WX_APPID} {env.WX_SECRET} {", "wx_auth {env.WX_APPID} {env.WX_SECRET} {\nwechat {\napi {$WX_API}\n}\n",
+		"localhost:3000", "{$UPSTREAM}",
+	}, oldnew...)...)
+}
+
+// strangers is a gateway by the README's block, before an API in Express.
+func strangers(t *testing.T, db *rig.Database, caddyfile string, env ...string) *rig.Gateway {
+	t.Helper()
+	api := rig.FreeAddress(t)
+	startNode(t, apiInExpress, api, "PORT="+portOf(api))
+	g := &rig.Gateway{WeChat: rig.NewWeChat(t)}
+	g.Caddy = rig.StartCaddy(t, caddyfile, append(g.WeChat.Environ(api), append(env, "MEMBERS_DB="+db.URL)...)...)
+	g.Client = g.Caddy.Client()
+	return g
+}
+
+func portOf(address string) string {
+	_, port, _ := net.SplitHostPort(address)
+	return port
+}
+
+// wantStrangersWay walks the whole way of members 7 (an admin) and a newcomer.
+func wantStrangersWay(t *testing.T, g *rig.Gateway, db *rig.Database) {
+	t.Helper()
+	p := g.MustLogin(t, number)
+	p = g.Refresh(p.RefreshToken).Pair(t)
+	orders := g.Get("/orders", p.Token, "X-User-Role: root")
+	if want := `{"userId":"7","phone":"+8613800138000","role":"admin"}`; orders.Body != want {
+		t.Errorf("the API answered %d %s, want %s", orders.Status, orders.Body, want)
+	}
+	if me := g.Me(p.Token); !strings.Contains(me.Body, `"nickName":"安安"`) {
+		t.Errorf("me: %s", me.Body)
+	}
+	newcomer := g.MustLogin(t, other)
+	if again := g.MustLogin(t, other); again.UserInfo.ID != newcomer.UserInfo.ID || newcomer.UserInfo.ID == "7" {
+		t.Errorf("users %s and %s", newcomer.UserInfo.ID, again.UserInfo.ID)
+	}
+	if n := db.Count(t, `SELECT COUNT(*) FROM members WHERE mobile = '13900139000'`); n != 1 {
+		t.Errorf("%d members of the new number", n)
+	}
+	// Switched from another directory, ids may look alike to the database.
+	silent := g.Silent(g.WeChat.Open(t, number).Code).Pair(t)
+	if silent.UserInfo.ID != "7" {
+		t.Errorf("silently user %s", silent.UserInfo.ID)
+	}
+	db.Run(t, `UPDATE members SET banned = TRUE WHERE id = 7`)
+	g.Refresh(p.RefreshToken).WantProblem(t, http.StatusForbidden, "user_disabled", nil)
+	g.WantEnded(t, silent)
+}
+
+func TestReadmesReceiverAndCaddyfileAreAllThatIsNeeded(t *testing.T) {
+	db := rig.NewDatabase(t, "mysql")
+	db.Run(t, membersInMySQL)
+	db.Run(t, `INSERT INTO members (id, mobile, nick_name, role) VALUES (7, '13800138000', '安安', 'admin')`)
+	users := rig.FreeAddress(t)
+	stop := startNode(t, rig.Replaced(t, rig.ReadmeBlock(t, readme, "// users.mjs"), "app.listen(3001,", "app.listen("+portOf(users)+","),
+		users, "MEMBERS_DB="+db.URL, "WX_USERS_SECRET="+secret)
+	g := strangers(t, db, onThisMachine(t, rig.ReadmeBlock(t, readme, "users webhook http"), "localhost:3001", users), "WX_USERS_SECRET="+secret)
+	wantStrangersWay(t, g, db)
+
+	// Who has no secret learns nothing, and makes nobody.
+	forger := rig.NewClient(t, "http://"+users)
+	body := `{"type":"user.login","phone":"+8613700137000","country":"86","national":"13700137000","userId":null}`
+	for name, headers := range map[string][]string{
+		"unsigned": nil,
+		"forged":   {"webhook-id: msg_1", "webhook-timestamp: 1772000000", "webhook-signature: v1,AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="},
+	} {
+		if a := forger.Do(http.MethodPost, "/wx-users", body, headers...); a.Status != http.StatusUnauthorized {
+			t.Errorf("%s: %d %s", name, a.Status, a.Body)
+		}
+	}
+	if n := db.Count(t, `SELECT COUNT(*) FROM members`); n != 2 {
+		t.Errorf("%d members", n)
+	}
+	stop()
+	codes := g.WeChat.Tap(t, number)
+	g.Login(codes.Code, codes.PhoneCode).WantProblem(t, 503, "directory_unavailable", []string{})
+}
+
+func TestReadmesTableNeedsNoCode(t *testing.T) {
+	for kind, create := range map[string]string{
+		"mysql":    membersInMySQL,
+		"postgres": strings.NewReplacer("INT NOT NULL AUTO_INCREMENT", "SERIAL", "TINYINT(1) NOT NULL DEFAULT 0", "BOOLEAN NOT NULL DEFAULT FALSE").Replace(membersInMySQL),
+	} {
+		t.Run(kind, func(t *testing.T) {
+			db := rig.NewDatabase(t, kind)
+			db.Run(t, create)
+			db.Run(t, `INSERT INTO members (id, mobile, nick_name, role) VALUES (7, '13800138000', '安安', 'admin')`)
+			block := rig.ReadmeBlock(t, readme, "users sql {env.MEMBERS_DB}")
+			if kind == "postgres" { // as the README says; and names keep their case in quotes only
+				block = rig.Replaced(t, block, " FROM DUAL", "", "AS nickName", `AS "nickName"`)
+			}
+			wantStrangersWay(t, strangers(t, db, onThisMachine(t, block)), db)
+		})
+	}
+}
+
+func TestReadmesMigrationTakesOldTokensBesideOurs(t *testing.T) {
+	api := rig.FreeAddress(t)
+	startNode(t, `
+import express from 'express'
+const app = express()
+const userOfOldToken = authorization => authorization === 'Bearer old-token-of-5' ? '5' : undefined
+`+rig.ReadmeBlock(t, readme, "userOfOldToken(")+`
+app.get('/orders', (req, res) => res.json({ userId: req.userId, authorization: req.get('Authorization') }))
+app.listen(process.env.PORT, '127.0.0.1')
+`, api, "PORT="+portOf(api))
+	g := &rig.Gateway{WeChat: rig.NewWeChat(t)}
+	g.Caddy = rig.StartCaddy(t, onThisMachine(t, rig.ReadmeBlock(t, readme, "optional /*\n")), g.WeChat.Environ(api)...)
+	g.Client = g.Caddy.Client()
+	p := g.MustLogin(t, number)
+	for name, tc := range map[string]struct {
+		token  string
+		forged string
+		status int
+		body   string
+	}{
+		"ours":            {p.Token, "", 200, `{"userId":"` + p.UserInfo.ID + `"}`},
+		"old":             {"old-token-of-5", "", 200, `{"userId":"5","authorization":"Bearer old-token-of-5"}`},
+		"old, and forged": {"old-token-of-5", "X-WX-USER-ID: 1", 200, `{"userId":"5","authorization":"Bearer old-token-of-5"}`},
+		"forged alone":    {"", "X-WX-USER-ID: 1", 401, "Unauthorized"},
+		"none":            {"", "", 401, "Unauthorized"},
+		"unknown":         {"made-up", "", 401, "Unauthorized"},
+	} {
+		var headers []string
+		if tc.forged != "" {
+			headers = []string{tc.forged}
+		}
+		if a := g.Get("/orders", tc.token, headers...); a.Status != tc.status || a.Body != tc.body {
+			t.Errorf("%s: %d %s, want %d %s", name, a.Status, a.Body, tc.status, tc.body)
+		}
+	}
+	g.Logout(p.Token, "", false).Want(t, http.StatusNoContent)
+	g.Get("/orders", p.Token).WantProblem(t, 401, "token_revoked", nil)
+}
+
+func TestReadmesVerifierTakesOurTokensAlone(t *testing.T) {
+	api := rig.FreeAddress(t)
+	g := &rig.Gateway{WeChat: rig.NewWeChat(t), Upstream: rig.NewUpstream(t)}
+	g.Caddy = rig.StartCaddy(t, rig.GatewaySite("forward_token"), g.WeChat.Environ(g.Upstream.Addr)...)
+	g.Client = g.Caddy.Client()
+	startNode(t, rig.Replaced(t, rig.ReadmeBlock(t, readme, "createRemoteJWKSet(new URL"),
+		"https://api.example.com", g.Caddy.URL(), "app.listen(3000,", "app.listen("+portOf(api)+","), api)
+	backend := rig.NewClient(t, "http://"+api) // reached beside Caddy
+	p := g.MustLogin(t, number)
+	if a := backend.Get("/orders", p.Token); a.Body != `{"userId":"`+p.UserInfo.ID+`"}` {
+		t.Errorf("ours: %d %s", a.Status, a.Body)
+	}
+	head, rest, _ := strings.Cut(p.Token, ".")
+	payload, signature, _ := strings.Cut(rest, ".")
+	for name, token := range map[string]string{
+		"none":              "",
+		"cut":               head + "." + payload,
+		"another signature": head + "." + payload + "." + strings.Repeat("A", len(signature)),
+		"a refresh token":   p.RefreshToken,
+	} {
+		if a := backend.Get("/orders", token); a.Status != http.StatusUnauthorized {
+			t.Errorf("%s: %d %s", name, a.Status, a.Body)
+		}
+	}
+}

@@ -1,0 +1,40 @@
+package rig
+
+import (
+	"os"
+	"strings"
+	"testing"
+)
+
+// ReadmeBlock is the one block of that file in which the text stands, without its
+// fences.
+func ReadmeBlock(t testing.TB, file, text string) string {
+	t.Helper()
+	readme, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var found []string
+	for i, part := range strings.Split(string(readme), "```") {
+		if i%2 == 1 && strings.Contains(part, text) {
+			_, block, _ := strings.Cut(part, "\n")
+			found = append(found, block)
+		}
+	}
+	if len(found) != 1 {
+		t.Fatalf("%d blocks of %s contain %q", len(found), file, text)
+	}
+	return found[0]
+}
+
+// Replaced puts what a test needs into a block of the README; each of the old
+// texts must be there.
+func Replaced(t testing.TB, block string, oldnew ...string) string {
+	t.Helper()
+	for i := 0; i < len(oldnew); i += 2 {
+		if !strings.Contains(block, oldnew[i]) {
+			t.Fatalf("%q is not in the README's block:\n%s", oldnew[i], block)
+		}
+	}
+	return strings.NewReplacer(oldnew...).Replace(block)
+}
