@@ -15,7 +15,7 @@ func (c mysqlConnector) Connect(ctx context.Context) (driver.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &mysqlConn{mysqlDriverConn: conn.(mysqlDriverConn), prepared: map[string]mysqlStmt{}}
+	m := &mysqlConn{mysqlDriverConn: conn.(mysqlDriverConn), prepared: map[string]preparedStmt{}}
 	// No gaps between rows are locked. The variable of that name differs between
 	// versions; this statement does not.
 	if _, err := m.mysqlDriverConn.ExecContext(ctx, "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED", nil); err != nil {
@@ -38,7 +38,7 @@ type mysqlDriverConn interface {
 	driver.Validator
 }
 
-type mysqlStmt interface {
+type preparedStmt interface {
 	driver.Stmt
 	driver.StmtExecContext
 	driver.StmtQueryContext
@@ -47,7 +47,7 @@ type mysqlStmt interface {
 // mysqlConn is used by one goroutine at a time.
 type mysqlConn struct {
 	mysqlDriverConn
-	prepared map[string]mysqlStmt
+	prepared map[string]preparedStmt
 }
 
 // maxPrepared bounds the statements of a connection; the server has a bound for
@@ -57,7 +57,7 @@ const maxPrepared = 64
 
 // statement is query prepared; nil where the server does not: then the driver
 // puts the parameters into the text, escaped.
-func (c *mysqlConn) statement(ctx context.Context, query string) (mysqlStmt, error) {
+func (c *mysqlConn) statement(ctx context.Context, query string) (preparedStmt, error) {
 	if s, ok := c.prepared[query]; ok {
 		return s, nil
 	}
@@ -72,7 +72,7 @@ func (c *mysqlConn) statement(ctx context.Context, query string) (mysqlStmt, err
 		}
 		return nil, err
 	}
-	s := prepared.(mysqlStmt)
+	s := prepared.(preparedStmt)
 	c.prepared[query] = s
 	return s, nil
 }

@@ -134,6 +134,9 @@ func (q *queue) commit(db *DB, batch []*pendingWrite) {
 	}
 }
 
+// oneWrite names the savepoint of each write of a batch.
+const oneWrite = "one_write"
+
 // together runs the batch in one transaction, each write behind a savepoint of
 // its own. The error is that of the transaction: nothing of it happened.
 func (q *queue) together(db *DB, batch []*pendingWrite) (results []error, err error) {
@@ -145,15 +148,15 @@ func (q *queue) together(db *DB, batch []*pendingWrite) (results []error, err er
 	err = db.transaction(ctx, q.pool, once, func(t *tx) error {
 		results = make([]error, len(batch))
 		for i, w := range batch {
-			if _, err := t.exec(`SAVEPOINT one_write`); err != nil {
+			if _, err := t.exec(`SAVEPOINT ` + oneWrite); err != nil {
 				return err
 			}
 			if results[i] = w.change(t); results[i] != nil {
-				if _, err := t.exec(`ROLLBACK TO one_write`); err != nil {
+				if _, err := t.exec(`ROLLBACK TO ` + oneWrite); err != nil {
 					return err
 				}
 			}
-			if _, err := t.exec(`RELEASE one_write`); err != nil {
+			if _, err := t.exec(`RELEASE ` + oneWrite); err != nil {
 				return err
 			}
 		}

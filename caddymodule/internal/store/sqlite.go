@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"database/sql"
+	sqldriver "database/sql/driver"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -120,6 +121,13 @@ func sqliteReady(ctx context.Context, pool *sql.DB) (mode string, err error) {
 	return mode, t.Rollback()
 }
 
+// sqliteDriver is the driver as it is registered.
+var sqliteDriver = func() sqldriver.Driver {
+	pool, _ := sql.Open("sqlite", "") // fails only for a driver that is not registered
+	defer pool.Close()
+	return pool.Driver()
+}()
+
 // sqliteConnections is a pool of connections to the file at path, none of
 // which is open yet.
 func sqliteConnections(path string, max int, params ...string) *sql.DB {
@@ -129,8 +137,7 @@ func sqliteConnections(path string, max int, params ...string) *sql.DB {
 	}
 	params = append(params, "_busy_timeout="+strconv.FormatInt(busyTimeout.Milliseconds(), 10), "_dqs=0", "_defensive=1")
 	dsn := "file://" + (&url.URL{Path: path}).EscapedPath() + "?" + strings.Join(params, "&")
-	// Open fails only for a driver that is not registered.
-	pool, _ := sql.Open("sqlite", dsn)
+	pool := sql.OpenDB(sqliteConnector{sqliteDriver, dsn})
 	pool.SetMaxOpenConns(max)
 	pool.SetMaxIdleConns(max)
 	return pool
