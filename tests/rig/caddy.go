@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -217,20 +218,31 @@ func (c *Caddy) Command(args ...string) (string, error) {
 	return string(out), err
 }
 
+// loadTries: the endpoint's own listener is replaced by each load, and a connection that
+// the kernel took for the former one is lost.
+const loadTries = 5
+
 // Load is Reload without a command: the Caddyfile goes to the admin endpoint of the
 // process itself, which takes it even if it is the one in force.
 func (c *Caddy) Load(caddyfile string) error {
-	r, err := http.NewRequest(http.MethodPost, "http://127.0.0.1/load", strings.NewReader(caddyfile))
-	if err != nil {
-		return err
+	for try := 1; ; try++ {
+		r, err := http.NewRequest(http.MethodPost, "http://127.0.0.1/load", strings.NewReader(caddyfile))
+		if err != nil {
+			return err
+		}
+		r.Header.Set("Content-Type", "text/caddyfile")
+		r.Header.Set("Cache-Control", "must-revalidate")
+		out, err := c.admin(r)
+		if err == nil {
+			c.file = caddyfile
+			return nil
+		}
+		var lost *url.Error
+		if try == loadTries || !errors.As(err, &lost) || lost.Timeout() {
+			return fmt.Errorf("loading a configuration: %w: %s", err, out)
+		}
+		time.Sleep(50 * time.Millisecond)
 	}
-	r.Header.Set("Content-Type", "text/caddyfile")
-	r.Header.Set("Cache-Control", "must-revalidate")
-	if out, err := c.admin(r); err != nil {
-		return fmt.Errorf("loading a configuration: %w: %s", err, out)
-	}
-	c.file = caddyfile
-	return nil
 }
 
 // Admin does a GET on the admin endpoint, as in Admin("/config/").
