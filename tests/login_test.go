@@ -201,6 +201,28 @@ func TestRegisterOffTakesKnownNumbersOnly(t *testing.T) {
 	}
 }
 
+func TestCountriesLimitWhoMayRegister(t *testing.T) {
+	t.Parallel()
+	r := rig.NewGateway(t)
+	w := r.WeChat
+	login := func(person, country, number string) rig.Answer {
+		codes := w.TapAs(t, rig.AppID, person, wechattest.Phone{Country: country, Number: number})
+		return r.Login(codes.Code, codes.PhoneCode)
+	}
+	known := login("ann", "81", "9012345678").Pair(t)
+	r.MustReload(t, rig.GatewaySite("countries 86 852"))
+	wantRefusal(t, login("bob", "81", "9012345679"), 403, "registration_closed", nil)
+	wantRefusal(t, login("bob", "1", "2025550123"), 403, "registration_closed", nil)
+	if again := login("ann", "81", "9012345678").Pair(t); again.UserInfo.ID != known.UserInfo.ID {
+		t.Error("a known user is another one")
+	}
+	if hk := login("bob", "852", "91234567").Pair(t); !hk.UserInfo.IsNew || hk.UserInfo.PhoneNumber != "+85291234567" {
+		t.Errorf("user %+v", hk.UserInfo)
+	}
+	login("cid", "86", "13800138000").Pair(t)
+	r.Silent(w.OpenAs(t, rig.AppID, "ann").Code).Pair(t)
+}
+
 func TestOnNewOpenID(t *testing.T) {
 	t.Parallel()
 	r := rig.NewGateway(t)
