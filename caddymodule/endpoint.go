@@ -97,17 +97,24 @@ func (s *site) serveEndpoint(w http.ResponseWriter, r *http.Request, rest string
 	return c.guarded(e.serve)
 }
 
-// guarded turns a panic of an endpoint's into a 500 without details. The log
-// has the stack, but not the panic's own words: those may be a client's.
+// panicked counts and logs a panic, and returns the answer: a 500 without
+// details. The log has the stack, but not the panic's own words: those may be a
+// client's.
+func (s *site) panicked(where string, p any) *gate.Refusal {
+	s.metrics.panics.Inc()
+	s.log.Error(where, zap.String("kind", fmt.Sprintf("%T", p)), zap.Stack("stack"))
+	o := outcomes[codeInternal]
+	return &gate.Refusal{Status: o.status, Code: codeInternal, Detail: o.detail}
+}
+
+// guarded turns a panic of an endpoint's into a 500.
 func (c *call) guarded(serve func(*call) error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			if p == http.ErrAbortHandler {
 				panic(p) // net/http's own way to end a connection
 			}
-			c.site.metrics.panics.Inc()
-			c.site.log.Error("panic in an endpoint", zap.String("kind", fmt.Sprintf("%T", p)), zap.Stack("stack"))
-			err = newProblem(codeInternal).write(c.w, c.r)
+			err = refused(c.site.panicked("panic in an endpoint", p)).write(c.w, c.r)
 		}
 	}()
 	return serve(c)

@@ -8,6 +8,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/gate"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/token"
 )
@@ -26,40 +27,64 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	}
 	caddyhttp.SetVar(r.Context(), passedVar, true)
 
-	r = s.gate.Prepare(r)
-	if rest, ours := s.underPrefix(r); ours && r.Method != http.MethodTrace {
-		return s.serveEndpoint(w, r, rest)
+	in := h.enter(r)
+	if in.ours {
+		return s.serveEndpoint(w, in.r, in.rest)
 	}
-	s.ready(r.Context())
+	if in.Refusal != nil {
+		s.metrics.refusals.WithLabelValues(in.Refusal.Code).Inc()
+		return refused(in.Refusal).write(w, in.r)
+	}
+	if in.Caller == nil {
+		return forward(w, in.r, next)
+	}
+	setPlaceholders(in.r, in.Caller)
+	if upgrades(in.r) {
+		return s.serveUpgrade(w, in.r, in.Caller, next)
+	}
+	return forward(w, in.r, next)
+}
+
+// entry is what has become of a request.
+type entry struct {
+	r    *http.Request // to go on with
+	ours bool          // it is for an endpoint of ours:
+	rest string        // what follows the prefix
+	gate.Verdict
+}
+
+// enter decides on a request. Whatever panics here, it does not go on.
+func (h *Handler) enter(r *http.Request) (in entry) {
+	in.r = r
+	defer func() {
+		if p := recover(); p != nil {
+			in.ours, in.Verdict = false, gate.Verdict{Refusal: h.site.panicked("panic at the gate", p)}
+		}
+	}()
+	in.r = h.site.gate.Prepare(r)
+	if in.rest, in.ours = h.site.underPrefix(in.r); in.ours && r.Method != http.MethodTrace {
+		return in
+	}
+	in.ours = false
+	h.site.ready(r.Context())
 	query := r.URL.RawQuery
-	v := s.gate.Enter(r, h.protects, time.Now())
-	if v.Refusal != nil {
-		s.metrics.refusals.WithLabelValues(v.Refusal.Code).Inc()
-		return refused(v.Refusal).write(w, r)
-	}
+	in.Verdict = h.site.gate.Enter(in.r, h.protects, time.Now())
 	if r.URL.RawQuery != query {
-		r = hideQuery(r)
+		in.r = hideQuery(in.r)
 	}
-	if v.Caller == nil {
-		return next.ServeHTTP(w, r)
-	}
-	setPlaceholders(r, v.Caller)
-	if upgrades(r) {
-		return s.serveUpgrade(w, r, v.Caller, next)
-	}
-	return next.ServeHTTP(w, r)
+	return in
 }
 
 // hideQuery makes the request as it is now the original one, too: FastCGI and
-// rewrites pass that on, and it has the token that was taken from the query.
+// rewrites pass that on, and it has the token that was taken from the query. Its
+// URL is changed in place, as Caddy gives error handlers the original one again.
 func hideQuery(r *http.Request) *http.Request {
 	original, ok := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request)
 	if !ok || original.URL == nil {
 		return r
 	}
-	u := *original.URL
-	u.RawQuery = r.URL.RawQuery
-	original.URL, original.RequestURI = &u, u.RequestURI()
+	original.URL.RawQuery = r.URL.RawQuery
+	original.RequestURI = original.URL.RequestURI()
 	return r.WithContext(context.WithValue(r.Context(), caddyhttp.OriginalRequestCtxKey, original))
 }
 

@@ -30,7 +30,7 @@ func newMetrics(reg prometheus.Registerer, feedAge func(now time.Time) time.Dura
 			Namespace: "wx_auth", Name: "refusals_total", Help: "Requests not let through, by reason.",
 		}, []string{"code"}),
 		panics: prometheus.NewCounter(prometheus.CounterOpts{
-			Namespace: "wx_auth", Name: "panics_total", Help: "Requests that ended in a panic of the gateway's own endpoints.",
+			Namespace: "wx_auth", Name: "panics_total", Help: "Requests that ended in a panic of the gateway's own.",
 		}),
 	}
 	age := prometheus.NewGaugeFunc(prometheus.GaugeOpts{

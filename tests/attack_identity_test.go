@@ -215,7 +215,7 @@ func (w wire) wantForwarding(t testing.TB, host string) {
 
 func TestAttackIdentityInTrailers(t *testing.T) {
 	t.Parallel()
-	f := newFort(t, "{\ndefault_bind 127.0.0.1\nskip_install_trust\nauto_https disable_redirects\nservers {\nprotocols h1 h2 h2c\n}\n}\n"+
+	f := newFort(t, "{\ndefault_bind 127.0.0.1\nskip_install_trust\nauto_https disable_redirects\nservers {\nprotocols h1 h2 h2c h3\n}\n}\n"+
 		"(guarded) {\nhandle /bare/* {\nreverse_proxy {$UPSTREAM}\n}\nhandle {\n"+
 		"@guarded not path /free/*\nwx_auth @guarded {env.WX_APPID} {env.WX_SECRET} {\n"+
 		"public POST /public/* /healthz\noptional /optional/*\nwechat {\napi {$WX_API}\n}\n}\nreverse_proxy {$UPSTREAM}\n}\n}\n"+
@@ -272,27 +272,28 @@ func TestAttackIdentityInTrailers(t *testing.T) {
 			f.refuses(t, refusal{415, ""}, chunked("/auth/wx"))
 		})
 		for _, over := range []struct {
-			name, addr string
-			config     *tls.Config
+			name, addr, scheme string
+			send               func(message2) rig.Answer
 		}{
-			{"h2c", f.Addr, nil},
-			{"TLS", tlsAddr, &tls.Config{InsecureSkipVerify: true, ServerName: "127.0.0.1", NextProtos: []string{"h2"}}},
+			{"h2c", f.Addr, "http", func(m message2) rig.Answer { return raw2(f.Addr, nil, m) }},
+			{"HTTP2", tlsAddr, "https", func(m message2) rig.Answer {
+				return raw2(tlsAddr, &tls.Config{InsecureSkipVerify: true, ServerName: "127.0.0.1", NextProtos: []string{"h2"}}, m)
+			}},
+			{"HTTP3", tlsAddr, "https", func(m message2) rig.Answer { return raw3(tlsAddr, m) }},
 		} {
-			t.Run("HTTP2 "+over.name+"/"+form.name, func(t *testing.T) {
+			t.Run(over.name+"/"+form.name, func(t *testing.T) {
 				for _, path := range pathKinds {
 					for _, data := range [][]string{{"abc"}, {""}, nil} {
 						identity := []field(nil)
 						fields := append(get2(over.addr, "POST", path.target), fields2...)
-						if over.config != nil {
-							fields[1].value = "https"
-						}
+						fields[1].value = over.scheme
 						if path.token {
 							fields = append(fields, field{"authorization", auth})
 						}
 						if path.identity {
 							identity = f.identity(t, pair)
 						}
-						a := raw2(over.addr, over.config, message2{fields, data, late2})
+						a := over.send(message2{fields, data, late2})
 						got := f.tap.take()
 						if a.Err != nil || a.Status != http.StatusOK || len(got) != 1 {
 							t.Fatalf("%d %v, upstream %s", a.Status, a.Err, short(got))
@@ -303,7 +304,7 @@ func TestAttackIdentityInTrailers(t *testing.T) {
 						}
 					}
 				}
-				a := raw2(over.addr, over.config, message2{append(get2(over.addr, "POST", "/api/x"), fields2...), []string{"abc"}, late2})
+				a := over.send(message2{append(get2(over.addr, "POST", "/api/x"), fields2...), []string{"abc"}, late2})
 				if a.WantProblem(t, 401, "token_missing", nil); len(f.tap.take()) > 0 {
 					t.Error("reached the upstream")
 				}

@@ -80,6 +80,9 @@ func (g *Gate) Enter(r *http.Request, protect func(*http.Request) (bool, error),
 	if strings.EqualFold(r.Method, http.MethodTrace) {
 		return Verdict{Refusal: refuse(CodeMethodNotAllowed)}
 	}
+	if !isToken(r.Method) { // HTTP/2 lets it through; no proxy can send it on
+		return Verdict{Refusal: notHTTP()}
+	}
 	var buf [4]shown
 	all := g.shown(buf[:0], r, true)
 	if slices.ContainsFunc(all, conflicting) {
@@ -103,14 +106,14 @@ func (g *Gate) Enter(r *http.Request, protect func(*http.Request) (bool, error),
 		return v
 	}
 	if v.Caller == nil {
-		dropMethodOverrides(r.Header)
+		dropOverrides(r.Header)
 		return v
 	}
 	switch from := all[0].from; {
 	case from == fromHeader && g.forwardToken:
 	case from == fromCookie:
 		// Whether it may be forged was decided by the method it has.
-		dropMethodOverrides(r.Header)
+		dropOverrides(r.Header)
 		fallthrough
 	default:
 		g.drop(r, from)
@@ -144,6 +147,18 @@ func (g *Gate) Shown(r *http.Request) (Credential, *Refusal) {
 	}
 	return cred.Credential, nil
 }
+
+// isToken reports whether a method is one (RFC 9110, section 5.6.2).
+func isToken(method string) bool {
+	for i := range len(method) {
+		if !tokenChars[method[i]] {
+			return false
+		}
+	}
+	return method != ""
+}
+
+var tokenChars = set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789!#$%&'*+-.^_`|~")
 
 func conflicting(s shown) bool { return s.Kind == Conflicting }
 

@@ -316,21 +316,22 @@ func TestChallengesAreThoseOfRFC6750(t *testing.T) {
 	}
 }
 
-func TestAnonymousRequestsCannotChangeTheirMethod(t *testing.T) {
+func TestAnonymousRequestsCannotBecomeOthers(t *testing.T) {
 	const overrides = "X-HTTP-Method: DELETE\nX-HTTP-Method-Override: DELETE\nX-Method-Override: DELETE\n" +
-		"X_HTTP_Method_Override: DELETE\nX.HTTP-Method: DELETE\nX-HTTP-Methods: kept\n"
+		"X_HTTP_Method_Override: DELETE\nX.HTTP-Method: DELETE\nX-HTTP-Methods: kept\n" +
+		"X-Original-URL: /api/x\nx-rewrite-url: /api/x\nX_Original_Url: /api/x\nX-Original-URLs: kept\n"
 	for _, c := range []struct {
 		lines string
 		kept  int
 	}{
-		{"GET /pub/x HTTP/1.1\nHost: h\n", 1},
-		{"GET /pub/x HTTP/1.1\nHost: h\nAuthorization: Bearer ours.good\n", 1},
-		{"GET /pub/x HTTP/1.1\nHost: h\nAuthorization: Basic eDp5\n", 1},
-		{"GET /opt/x HTTP/1.1\nHost: h\n", 1},
-		{"POST /free/x HTTP/1.1\nHost: h\n", 1},
-		{"OPTIONS /api/x HTTP/1.1\nHost: h\nOrigin: o\nAccess-Control-Request-Method: PUT\n", 1},
-		{"POST /api/x HTTP/1.1\nHost: h\nAuthorization: Bearer ours.good\n", 6},
-		{"POST /opt/x HTTP/1.1\nHost: h\nAuthorization: Bearer ours.good\n", 6},
+		{"GET /pub/x HTTP/1.1\nHost: h\n", 2},
+		{"GET /pub/x HTTP/1.1\nHost: h\nAuthorization: Bearer ours.good\n", 2},
+		{"GET /pub/x HTTP/1.1\nHost: h\nAuthorization: Basic eDp5\n", 2},
+		{"GET /opt/x HTTP/1.1\nHost: h\n", 2},
+		{"POST /free/x HTTP/1.1\nHost: h\n", 2},
+		{"OPTIONS /api/x HTTP/1.1\nHost: h\nOrigin: o\nAccess-Control-Request-Method: PUT\n", 2},
+		{"POST /api/x HTTP/1.1\nHost: h\nAuthorization: Bearer ours.good\n", 10},
+		{"POST /opt/x HTTP/1.1\nHost: h\nAuthorization: Bearer ours.good\n", 10},
 	} {
 		g := tableGate(t, false, &stubTokens{})
 		v, r := enter(t, g, request(t, c.lines+overrides))
@@ -339,12 +340,25 @@ func TestAnonymousRequestsCannotChangeTheirMethod(t *testing.T) {
 		}
 		n := 0
 		for name := range r.Header {
-			if strings.Contains(strings.ToLower(name), "method") && !strings.HasPrefix(name, "Access-") {
+			if lower := strings.ToLower(name); strings.HasPrefix(lower, "x") && (strings.Contains(lower, "method") || strings.Contains(lower, "url")) {
 				n++
 			}
 		}
 		if n != c.kept {
 			t.Errorf("%q: %d headers kept, want %d: %v", c.lines, n, c.kept, r.Header)
+		}
+	}
+}
+
+func TestMethodsThatAreNone(t *testing.T) {
+	for method, ok := range map[string]bool{"GET": true, "get": true, "M-SEARCH": true, "!#$%&'*+-.^_`|~09AZaz": true,
+		"": false, "GET /admin": false, "GET\r\nX-WX-USER-ID: 1": false, "GÄT": false, "GET,POST": false, "(GET)": false, "GET\x00": false, "\x7f": false} {
+		g := tableGate(t, false, &stubTokens{})
+		r := request(t, "GET /opt/x HTTP/1.1\nHost: h\n")
+		r.Method = method
+		v, _ := enter(t, g, r)
+		if ok != (v.Refusal == nil) || !ok && (v.Refusal.Status != http.StatusBadRequest || v.Refusal.Code != CodeInvalidRequest) {
+			t.Errorf("%q: %+v", method, v.Refusal)
 		}
 	}
 }

@@ -104,9 +104,11 @@ func withoutTrailers(r *http.Request) *http.Request {
 	if r.Trailer == nil && !mayHaveTrailers(r) {
 		return r
 	}
+	// Nor may an error handler pass on those that were announced: Caddy gives it
+	// the request that we were given, which is a copy of net/http's already.
+	r.Trailer = nil
 	c := new(http.Request)
 	*c = *r
-	c.Trailer = nil
 	return c
 }
 
@@ -119,11 +121,12 @@ func mayHaveTrailers(r *http.Request) bool {
 	return r.ProtoMajor != 2 || r.ContentLength != 0
 }
 
-// dropMethodOverrides removes what would let a request that went on as one
-// method act as another: a public GET must not become a DELETE.
-func dropMethodOverrides(h http.Header) {
+// dropOverrides removes what would let a request that went on as one act as
+// another: a public GET must not become a DELETE, nor a public path, with
+// frameworks that know IIS's headers for it, another path.
+func dropOverrides(h http.Header) {
 	for name := range h {
-		for _, own := range methodOverrides {
+		for _, own := range overrides {
 			if len(name) == len(own) && foldEqual(name, own) {
 				delete(h, name)
 				break
@@ -132,4 +135,4 @@ func dropMethodOverrides(h http.Header) {
 	}
 }
 
-var methodOverrides = [...]string{"x-http-method", "x-http-method-override", "x-method-override"}
+var overrides = [...]string{"x-http-method", "x-http-method-override", "x-method-override", "x-original-url", "x-rewrite-url"}

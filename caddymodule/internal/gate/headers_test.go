@@ -87,6 +87,10 @@ func TestTrailersAreCutOff(t *testing.T) {
 		if copied := got != &c.r; copied != c.copied {
 			t.Errorf("%s: copied = %v", c.name, copied)
 		}
+		// An error handler gets the request that we were given.
+		if c.r.Trailer != nil {
+			t.Errorf("%s: left to error handlers: %v", c.name, c.r.Trailer)
+		}
 		// What the server does at the end of the body must not show.
 		c.r.Trailer = http.Header{"X-Wx-Phone": {"forged"}}
 		if c.copied && got.Trailer != nil {
@@ -97,4 +101,54 @@ func TestTrailersAreCutOff(t *testing.T) {
 			t.Errorf("%s: the headers are a copy", c.name)
 		}
 	}
+}
+
+// FuzzPrepare holds that no header of a client's can be read as an identity header
+// by whoever renames headers, and that nobody else's is taken.
+func FuzzPrepare(f *testing.F) {
+	for _, name := range []string{"X-Wx-User-Id", "x_wx_phone", "X.WX-Openid", "x~wx~user~id", "X-Wx", "X-User-ID", "X_USER.ID", "XX-Wx-User-Id", "X-Wx-", "X--Wx-Id", "\u017f-wx-", "\u212a", "Trailer", "Connection"} {
+		f.Add(name, "X-Wx-User-Id, close")
+	}
+	g := must(New(Settings{Headers: []Header{{"X-User-ID", "id"}, {"Remote-\x4bin", "phone"}}}, &stubTokens{}))
+	renames := map[string]func(rune) rune{
+		"CGI":      func(c rune) rune { return map[rune]rune{'-': '_'}[c] },
+		"PHP":      func(c rune) rune { return map[rune]rune{'-': '_', '.': '_', ' ': '_'}[c] },
+		"lighttpd": func(c rune) rune { return '_' },
+	}
+	f.Fuzz(func(t *testing.T, name, value string) {
+		r := &http.Request{Header: http.Header{name: {value}, "Connection": {value}}}
+		g.Prepare(r)
+		ours := false
+		for who, rename := range renames {
+			seen := strings.Map(func(c rune) rune {
+				switch {
+				case 'a' <= c && c <= 'z':
+					return c - 'a' + 'A'
+				case 'A' <= c && c <= 'Z', '0' <= c && c <= '9':
+					return c
+				}
+				if to := rename(c); to != 0 {
+					return to
+				}
+				return c
+			}, name)
+			if strings.HasPrefix(seen, "X_WX_") || seen == "X_USER_ID" || seen == "REMOTE_KIN" {
+				ours = true
+				if _, left := r.Header[name]; left {
+					t.Errorf("%q is left; %s reads %s", name, who, seen)
+				}
+			}
+		}
+		special := name == "Connection" || name == "Proxy-Connection" || name == "Trailer"
+		if _, left := r.Header[name]; !left && !ours && !special {
+			t.Errorf("%q is taken", name)
+		}
+		for _, line := range r.Header["Connection"] {
+			for option := range strings.SplitSeq(line, ",") {
+				if option = strings.Trim(option, " \t"); !isConnectionOption(option) {
+					t.Errorf("Connection still names %q", option)
+				}
+			}
+		}
+	})
 }

@@ -8,7 +8,7 @@ import (
 
 // The codes of the refusals. They are part of the HTTP API.
 const (
-	CodeInvalidRequest   = "invalid_request"    // 400: two credentials
+	CodeInvalidRequest   = "invalid_request"    // 400: two credentials, or a method that is none
 	CodeTokenMissing     = "token_missing"      // 401: no Authorization
 	CodeTokenInvalid     = "token_invalid"      // 401: a bad token, or an Authorization that is not ours
 	CodeTokenExpired     = "token_expired"      // 401: good but for its age
@@ -53,6 +53,11 @@ type Refusal struct {
 	Challenge  string        // the WWW-Authenticate header; empty: none
 	Allow      string        // the Allow header; empty: none
 	RetryAfter time.Duration // the Retry-After header; 0: none
+}
+
+// notHTTP returns the refusal of what cannot be written down as HTTP/1.1.
+func notHTTP() *Refusal {
+	return &Refusal{Status: http.StatusBadRequest, Code: CodeInvalidRequest, Detail: "The method is not one: it has characters that no method has."}
 }
 
 // refuse returns the refusal for a code.

@@ -1,0 +1,39 @@
+package caddymodule
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+)
+
+// FuzzBody holds that what our endpoints take for a body encoding/json takes for one
+// too, and reads the same in it.
+func FuzzBody(f *testing.F) {
+	for _, body := range []string{
+		`{"code":"a","phoneCode":"b"}`, `{"all":true}`, `{"code":"a","code":"b"}`, `{"Code":"a"}`, `{"code":null}`, `{"code":""}`, `{"all":null}`,
+		`{"code":"\u0061","x":{"code":"c"}}`, `{"code":"a"} {}`, ` {"code":"\ud800"} `, `[]`, `null`, ``, `{"":1}`, `{"code":"a",}`, `{"all":"true"}`, "{\"code\":\"\xff\"}",
+	} {
+		f.Add(body)
+	}
+	f.Fuzz(func(t *testing.T, body string) {
+		var code string
+		var all bool
+		err := decodeObject([]byte(body), map[string]any{"code": &code, "all": &all})
+		if err != nil {
+			if text := err.Error(); len(text) > 60 || strings.ContainsAny(text, `"{}\`) {
+				t.Errorf("%q: the error quotes what was sent: %s", body, text)
+			}
+			return
+		}
+		var theirs map[string]any
+		if err := json.Unmarshal([]byte(body), &theirs); err != nil || theirs == nil {
+			t.Fatalf("%q is taken, but is no object: %v", body, err)
+		}
+		if want, ok := theirs["code"]; ok && want != code || !ok && code != "" {
+			t.Errorf("%q: code is %q, want %v", body, code, want)
+		}
+		if want, ok := theirs["all"]; ok && want != all || !ok && all {
+			t.Errorf("%q: all is %v, want %v", body, all, want)
+		}
+	})
+}

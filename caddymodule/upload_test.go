@@ -1,0 +1,96 @@
+package caddymodule
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// failing is a body that ends with an error.
+type failing struct{ err error }
+
+func (f failing) Read(p []byte) (int, error) { return copy(p, "a"), f.err }
+func (failing) Close() error                 { return nil }
+
+func TestBodyThatFailsIsItsClientsFault(t *testing.T) {
+	broken, slow := errors.New("malformed chunked encoding"), fmt.Errorf("read: %w", os.ErrDeadlineExceeded)
+	tooLarge := caddyhttp.Error(http.StatusRequestEntityTooLarge, broken)
+	for _, c := range []struct {
+		name   string
+		body   error
+		next   error // what the proxy makes of it
+		status int   // of the error that comes back; 0: none
+	}{
+		{"broken", broken, caddyhttp.Error(502, broken), 400},
+		{"slow", slow, caddyhttp.Error(504, slow), 408},
+		{"its proxy's own error", broken, errors.New("x"), 0},
+		{"an error of the client's already", broken, tooLarge, 413},
+		{"too large", tooLarge, tooLarge, 413},
+		{"whole, and the upstream is away", io.EOF, caddyhttp.Error(502, errors.New("refused")), 502},
+		{"broken behind the answer", broken, nil, 0},
+		{"read after it was closed", http.ErrBodyReadAfterClose, caddyhttp.Error(502, errors.New("refused")), 502},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := httptest.NewRequest("POST", "/", failing{c.body})
+			w := httptest.NewRecorder()
+			err := forward(w, r, caddyhttp.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) error {
+				_, _ = io.ReadAll(r.Body)
+				return c.next
+			}))
+			he, _ := errors.AsType[caddyhttp.HandlerError](err)
+			if he.StatusCode != c.status || (err == nil) != (c.next == nil) {
+				t.Errorf("%v (%d), want %d", err, he.StatusCode, c.status)
+			}
+			blamed := c.status == 400 || c.status == 408
+			if closes := w.Header().Get("Connection") == "close"; closes != blamed {
+				t.Errorf("the connection closes: %v", closes)
+			}
+		})
+	}
+}
+
+func TestBodyShorterThanAnnouncedIsNoWholeOne(t *testing.T) {
+	for length, want := range map[int64]error{4: io.ErrUnexpectedEOF, 3: nil, -1: nil} {
+		r := httptest.NewRequest("POST", "/", io.NopCloser(strings.NewReader("abc")))
+		r.ContentLength = length
+		_ = forward(httptest.NewRecorder(), r, caddyhttp.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) error {
+			if body, err := io.ReadAll(r.Body); string(body) != "abc" || err != want {
+				t.Errorf("length %d: %q, %v", length, body, err)
+			}
+			return nil
+		}))
+	}
+}
+
+func TestPanicAtTheGateLetsNothingThrough(t *testing.T) {
+	s := serve(t, "public /open")
+	s.h.matcher = caddyhttp.MatcherSet{panicking{}}
+	w := s.do(httptest.NewRequest("GET", "/x", nil))
+	if w.Code != http.StatusInternalServerError || !strings.Contains(w.Body.String(), codeInternal) || strings.Contains(w.Body.String(), "a secret") {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+	logged := s.logs.FilterMessage("panic at the gate").All()
+	if len(logged) != 1 || strings.Contains(fmt.Sprint(logged[0].ContextMap()["kind"]), "a secret") {
+		t.Errorf("log: %+v", s.logs.All())
+	}
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(s.h.site.metrics.panics)
+	if counted, err := reg.Gather(); err != nil || counted[0].GetMetric()[0].GetCounter().GetValue() != 1 {
+		t.Errorf("counted %v, %v", counted, err)
+	}
+	if w := s.do(httptest.NewRequest("GET", "/open", nil)); w.Body.String() != "upstream" {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+}
+
+type panicking struct{}
+
+func (panicking) Match(*http.Request) bool { panic("a secret") }

@@ -1,0 +1,284 @@
+package tests
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/quic-go/qpack"
+	"github.com/quic-go/quic-go"
+	"github.com/quic-go/quic-go/http3"
+	"github.com/quic-go/quic-go/quicvarint"
+
+	"github.com/wx-auth/caddy-wx-auth/tests/rig"
+)
+
+// The frames of HTTP/3 (RFC 9114, section 7.2) that raw3 writes and reads.
+const (
+	frameData    = 0
+	frameHeaders = 1
+)
+
+func config3() *tls.Config {
+	return &tls.Config{InsecureSkipVerify: true, ServerName: "127.0.0.1", NextProtos: []string{http3.NextProtoH3}}
+}
+
+// withHTTP3 adds to a Caddyfile of one site the same site at {$ADDR2}, over TLS and
+// HTTP/3.
+func withHTTP3(caddyfile string) string {
+	globals, site, _ := strings.Cut(caddyfile, "http://{$ADDR} {\n")
+	globals = strings.TrimSuffix(strings.TrimSpace(strings.ReplaceAll(globals, "protocols h1 h2c", "protocols h1 h2 h2c h3")), "}") +
+		"\nskip_install_trust\nauto_https disable_redirects\n}\n"
+	return globals + "http://{$ADDR} {\n" + site + "\nhttps://{$ADDR2} {\ntls internal\n" + site
+}
+
+// raw3 sends a request over an HTTP/3 connection of its own. An answer without a
+// status is a stream or a connection that was ended, which Err says.
+func raw3(addr string, m message2) rig.Answer {
+	ctx, cancel := context.WithTimeout(context.Background(), rig.RawTime)
+	defer cancel()
+	conn, err := quic.DialAddr(ctx, addr, config3(), nil)
+	if err != nil {
+		return rig.Answer{Err: err}
+	}
+	defer func() { _ = conn.CloseWithError(0, "") }()
+	new(http3.Transport).NewClientConn(conn) // its control stream
+	return send3(ctx, conn, m)
+}
+
+func send3(ctx context.Context, conn *quic.Conn, m message2) rig.Answer {
+	stream, err := conn.OpenStreamSync(ctx)
+	if err != nil {
+		return rig.Answer{Err: err}
+	}
+	if end, ok := ctx.Deadline(); ok {
+		_ = stream.SetDeadline(end)
+	}
+	if _, err := stream.Write(m.frames3()); err != nil {
+		return rig.Answer{Err: err}
+	}
+	_ = stream.Close()
+	return readAnswer3(stream)
+}
+
+// frames3 are the frames of the message.
+func (m message2) frames3() []byte {
+	var out []byte
+	frame := func(kind uint64, payload []byte) {
+		out = quicvarint.Append(quicvarint.Append(out, kind), uint64(len(payload)))
+		out = append(out, payload...)
+	}
+	headers := func(fields []field) {
+		var block bytes.Buffer
+		enc := qpack.NewEncoder(&block)
+		for _, f := range fields {
+			_ = enc.WriteField(qpack.HeaderField{Name: f.name, Value: f.value})
+		}
+		frame(frameHeaders, block.Bytes())
+	}
+	headers(m.fields)
+	for _, d := range m.data {
+		frame(frameData, []byte(d))
+	}
+	if m.trailers != nil {
+		headers(m.trailers)
+	}
+	return out
+}
+
+func readAnswer3(stream io.Reader) rig.Answer {
+	a := rig.Answer{Header: http.Header{}}
+	r := quicvarint.NewReader(stream)
+	for {
+		kind, err := quicvarint.Read(r)
+		if err == io.EOF && a.Status != 0 {
+			return a
+		}
+		var length uint64
+		if err == nil {
+			length, err = quicvarint.Read(r)
+		}
+		payload := make([]byte, min(length, 8<<20))
+		if err == nil {
+			_, err = io.ReadFull(r, payload)
+		}
+		if err != nil {
+			if a.Status == 0 {
+				a.Err = err
+			}
+			return a
+		}
+		switch kind {
+		case frameData:
+			a.Body += string(payload)
+		case frameHeaders:
+			decode := qpack.NewDecoder().Decode(payload)
+			for f, err := decode(); err == nil; f, err = decode() {
+				if f.Name == ":status" {
+					a.Status, _ = strconv.Atoi(f.Value)
+				} else {
+					a.Header.Add(f.Name, f.Value)
+				}
+			}
+		}
+	}
+}
+
+// get3 begins the fields of a request over HTTP/3.
+func get3(addr, method, target string, fields ...field) []field {
+	all := get2(addr, method, target, fields...)
+	all[1].value = "https"
+	return all
+}
+
+// open3 opens a WebSocket by extended CONNECT over HTTP/3 (RFC 9220).
+func (g *guard) open3(t testing.TB, target string, headers ...string) *rig.Socket {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), rig.RawTime)
+	defer cancel()
+	conn, err := quic.DialAddr(ctx, g.Getenv("ADDR2"), config3(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.CloseWithError(0, "") })
+	stream, err := new(http3.Transport).NewClientConn(conn).OpenRequestStream(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := http.NewRequest(http.MethodConnect, "https://"+g.Getenv("ADDR2")+target, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Proto = "websocket"
+	r.Header.Set("Sec-WebSocket-Version", "13")
+	for _, h := range headers {
+		name, value, _ := strings.Cut(h, ": ")
+		r.Header.Add(name, value)
+	}
+	if err := stream.SendRequestHeader(r); err != nil {
+		t.Fatal(err)
+	}
+	resp, err := stream.ReadResponse()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if resp.StatusCode != http.StatusOK {
+		body, _ := io.ReadAll(resp.Body)
+		t.Fatalf("not upgraded: %s %s", resp.Status, body)
+	}
+	return &rig.Socket{ReadWriteCloser: stream, R: stream}
+}
+
+// holdable is a client's socket that keeps what comes in until it is released, and
+// sends nothing from then on.
+type holdable struct {
+	net.PacketConn
+	released chan struct{}
+}
+
+func (h *holdable) ReadFrom(p []byte) (int, net.Addr, error) {
+	n, addr, err := h.PacketConn.ReadFrom(p)
+	if err == nil {
+		<-h.released
+	}
+	return n, addr, err
+}
+
+func (h *holdable) WriteTo(p []byte, addr net.Addr) (int, error) {
+	select {
+	case <-h.released:
+		return len(p), nil
+	default:
+		return h.PacketConn.WriteTo(p, addr)
+	}
+}
+
+// early3 sends a request as early data and never completes the handshake: so it can
+// come from anyone who has recorded it.
+func early3(t testing.TB, addr string, sessions tls.ClientSessionCache, m message2) rig.Answer {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), rig.RawTime)
+	defer cancel()
+	udp, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	held := &holdable{udp, make(chan struct{})}
+	release := sync.OnceFunc(func() { close(held.released) })
+	defer release()
+	server, err := net.ResolveUDPAddr("udp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := config3()
+	config.ClientSessionCache = sessions
+	transport := &quic.Transport{Conn: held}
+	defer func() {
+		release()
+		_ = transport.Close()
+		_ = udp.Close()
+	}()
+	conn, err := transport.DialEarly(ctx, server, config, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	time.AfterFunc(200*time.Millisecond, release) // when the request has been sent
+	if conn.ConnectionState().TLS.HandshakeComplete {
+		t.Fatal("the handshake is complete: this tries nothing")
+	}
+	return send3(ctx, conn, m)
+}
+
+func TestAttackEarlyData(t *testing.T) {
+	t.Parallel()
+	f := newFort(t, withHTTP3(fortSite("servers {\nprotocols h1 h2c\n}")), "ADDR2="+rig.FreeAddress(t))
+	pair := f.login(t, "13800138000")
+	addr := f.addr2()
+	sessions := tls.NewLRUClientSessionCache(8)
+	ticket := func() {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(context.Background(), rig.RawTime)
+		defer cancel()
+		config := config3()
+		config.ClientSessionCache = sessions
+		conn, err := quic.DialAddr(ctx, addr, config, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		new(http3.Transport).NewClientConn(conn)
+		if a := send3(ctx, conn, message2{fields: get3(addr, "GET", "/auth/wx/health")}); a.Status != 200 {
+			t.Fatalf("%d %v", a.Status, a.Err)
+		}
+		_ = conn.CloseWithError(0, "")
+	}
+	codes := f.wx.Tap(t, "13900139000")
+	login := fmt.Sprintf(`{"code":%q,"phoneCode":%q}`, codes.Code, codes.PhoneCode)
+	refresh := fmt.Sprintf(`{"refreshToken":%q}`, pair.RefreshToken)
+	json := field{"content-type", "application/json"}
+	asked := f.wx.Asked()
+	for target, body := range map[string]string{"/auth/wx": login, "/auth/wx/": login, "/auth/wx/refresh": refresh} {
+		ticket()
+		early3(t, addr, sessions, message2{fields: get3(addr, "POST", target, json), data: []string{body}}).WantProblem(t, http.StatusTooEarly, "too_early", nil)
+	}
+	if f.wx.Asked() != asked {
+		t.Error("WeChat was asked")
+	}
+	// What goes on says of itself that it may have been sent before.
+	ticket()
+	a := early3(t, addr, sessions, message2{fields: get3(addr, "GET", "/api/x", field{"authorization", "Bearer " + pair.Token})})
+	if got := f.tap.take(); a.Status != 200 || len(got) != 1 || strings.Join(got[0].values("Early-Data"), "|") != "1" {
+		t.Errorf("%d %v, upstream %s", a.Status, a.Err, short(got))
+	}
+	// Sent again after the handshake, both are taken.
+	raw3(addr, message2{fields: get3(addr, "POST", "/auth/wx", json), data: []string{login}}).Pair(t)
+	raw3(addr, message2{fields: get3(addr, "POST", "/auth/wx/refresh", json), data: []string{refresh}}).Pair(t)
+}
