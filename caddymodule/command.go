@@ -55,6 +55,8 @@ type operated struct {
 	set   settings // those of the first directive with this store
 	rings []token.RingSettings
 	apps  []string
+	// elsewhere says that the users of a directive live in a directory of their own.
+	elsewhere bool
 	// sessions is the longest lifetime of theirs.
 	sessions time.Duration
 	store    *store.Store
@@ -155,6 +157,7 @@ func operate(list []*operated, h *Handler) ([]*operated, error) {
 		return nil, err
 	}
 	at.sessions = max(at.sessions, s.Session.Lifetime)
+	at.elsewhere = at.elsewhere || h.UsersRaw != nil
 	for _, app := range h.Apps {
 		id, _, err := atProvision(app.ID, syntax{})
 		if err != nil {

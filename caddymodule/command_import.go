@@ -27,6 +27,10 @@ order that a first line with these names gives. The unionid may be empty. Withou
 user id the user is the owner of the phone number, or gets an id of ours. The phone
 number may be left out for a user id that is in the store already.
 
+Where "users" names a directory of your own, users stay there: each line needs the
+user's id in it, and binds the openid to that. The phone number is of use only if
+your directory tells none.
+
 What the store knows counts, and is never changed: of a user who has another openid
 in the app (unless on_new_openid is keep), of a phone number, an openid or a unionid
 that is somebody else's in the store, the line is refused. So the same file can be
@@ -88,9 +92,13 @@ func importUsers(ctx context.Context, out io.Writer, o *operated, file *os.File)
 	if info, err := file.Stat(); err == nil {
 		size = info.Size()
 	}
+	into := importer.Store(o.store)
+	if o.elsewhere {
+		into = o.store.ImportElsewhere()
+	}
 	bar := newBar(os.Stderr)
 	sum, err := importer.Import{
-		Store: o.store, Apps: o.apps, Rule: o.set.NewOpenID,
+		Store: into, Apps: o.apps, Rule: o.set.NewOpenID,
 		Refused: func(line int, phone user.Phone, reason error) {
 			bar.clear()
 			fmt.Fprintf(out, "line %d: %s%s\n", line, prefixed(phone), reason)

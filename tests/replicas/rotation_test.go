@@ -11,6 +11,7 @@ import (
 	"math/big"
 	"net/http"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -82,7 +83,12 @@ func (b *backend) verify(token string) error {
 			if err := errors.Join(err1, err2); err != nil {
 				return err
 			}
-			b.keys[k.Kid] = &ecdsa.PublicKey{Curve: elliptic.P256(), X: new(big.Int).SetBytes(x), Y: new(big.Int).SetBytes(y)}
+			// SEC 1, section 2.3.3: an uncompressed point.
+			key, err := ecdsa.ParseUncompressedPublicKey(elliptic.P256(), slices.Concat([]byte{4}, x, y))
+			if err != nil {
+				return err
+			}
+			b.keys[k.Kid] = key
 		}
 	}
 	parts := strings.Split(token, ".")

@@ -17,7 +17,7 @@ type Row struct {
 	AppID, OpenID string
 	UnionID       string     // empty: not known
 	Phone         user.Phone // zero: not known; then UserID names somebody who is in the store
-	UserID        string     // empty: that of the phone number's owner, or a new one
+	UserID        string     // empty: that of the phone number's owner, or a new one; needed where users live elsewhere
 }
 
 // Outcome is what became of a row.
@@ -34,6 +34,7 @@ var (
 	ErrOtherPhone   = errors.New("the user has another phone number in the store")
 	ErrNoPhone      = errors.New("the user is not in the store yet, so a phone number is needed")
 	ErrErased       = errors.New("the user was erased")
+	ErrNoUserID     = errors.New("the users live in a directory of your own, so their id there is needed")
 	ErrOpenIDTaken  = errors.New("the openid belongs to another user in the store")
 	ErrUnionIDTaken = errors.New("the unionid belongs to another user in the store")
 	ErrOtherOpenID  = errors.New("the user has another openid of this app in the store")

@@ -13,7 +13,10 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
-var _ importer.Store = (*Store)(nil)
+var (
+	_ importer.Store = (*Store)(nil)
+	_ importer.Store = boundElsewhere{}
+)
 
 // importTries bounds how often a batch is planned anew because a login was in
 // its way.
@@ -29,13 +32,29 @@ var errCrossed = errors.New("a login was in the way")
 //
 // It is for the directory that lives in the store. Batches of a few hundred rows
 // keep the logins at the same time from waiting.
-func (s *Store) Import(ctx context.Context, rows []importer.Row, rule user.NewOpenID) (outcomes []importer.Outcome, err error) {
+func (s *Store) Import(ctx context.Context, rows []importer.Row, rule user.NewOpenID) ([]importer.Outcome, error) {
+	return s.importRows(ctx, rows, rule, false)
+}
+
+// ImportElsewhere takes rows for a directory that lives elsewhere: openids are
+// bound to the users whom the rows name, and no user is looked for or made here.
+// A row's phone number is kept for directories that tell none.
+func (s *Store) ImportElsewhere() importer.Store { return boundElsewhere{s} }
+
+type boundElsewhere struct{ *Store }
+
+// Import implements [importer.Store].
+func (s boundElsewhere) Import(ctx context.Context, rows []importer.Row, rule user.NewOpenID) ([]importer.Outcome, error) {
+	return s.importRows(ctx, rows, rule, true)
+}
+
+func (s *Store) importRows(ctx context.Context, rows []importer.Row, rule user.NewOpenID, elsewhere bool) (outcomes []importer.Outcome, err error) {
 	for range importTries {
 		var plan *importPlan
 		// First without a lock: most often, when a file is read again, there is
 		// nothing to write.
 		if err := s.read(ctx, "reading what is known of an import in", func(t *tx) (err error) {
-			plan, err = s.planImport(t, rows, rule)
+			plan, err = s.planImport(t, rows, rule, elsewhere)
 			return err
 		}); err != nil {
 			return nil, err
@@ -48,7 +67,7 @@ func (s *Store) Import(ctx context.Context, rows []importer.Row, rule user.NewOp
 			if err := lockUsers(t, lock); err != nil {
 				return err
 			}
-			if plan, err = s.planImport(t, rows, rule); err != nil {
+			if plan, err = s.planImport(t, rows, rule, elsewhere); err != nil {
 				return err
 			}
 			for id := range plan.joined {
@@ -106,7 +125,7 @@ func (p *importPlan) writes() bool {
 	return len(p.newUsers)+len(p.newBinds)+len(p.unioned) > 0
 }
 
-func (s *Store) planImport(t *tx, rows []importer.Row, rule user.NewOpenID) (*importPlan, error) {
+func (s *Store) planImport(t *tx, rows []importer.Row, rule user.NewOpenID, elsewhere bool) (*importPlan, error) {
 	p := &importPlan{
 		byPhone: make(map[string]string), users: make(map[string]user.Phone), erased: make(map[string]bool),
 		bindings: make(map[openidKey]user.Binding), openids: make(map[userApp]bool), unionids: make(map[string]string),
@@ -123,7 +142,7 @@ func (s *Store) planImport(t *tx, rows []importer.Row, rule user.NewOpenID) (*im
 	now := s.db.opts.Now().UTC().Truncate(time.Millisecond)
 	created := make(map[string]bool)
 	for _, r := range rows {
-		id, isNew, err := p.userOf(r)
+		id, isNew, err := p.ownerOf(r, elsewhere)
 		before, bound := p.bindings[openidKey{r.AppID, r.OpenID}]
 		switch {
 		case err != nil:
@@ -149,6 +168,9 @@ func (s *Store) planImport(t *tx, rows []importer.Row, rule user.NewOpenID) (*im
 			created[id], out.NewUser = true, true
 		}
 		b := user.Binding{AppID: r.AppID, OpenID: r.OpenID, UnionID: r.UnionID, UserID: id, PhoneAt: now}
+		if elsewhere {
+			b.Phone = r.Phone
+		}
 		switch {
 		case !bound:
 			p.newBinds = append(p.newBinds, b)
@@ -171,8 +193,17 @@ func (s *Store) planImport(t *tx, rows []importer.Row, rule user.NewOpenID) (*im
 	return p, nil
 }
 
-// userOf finds whose a row is. Who is new has the row's id, or none yet.
-func (p *importPlan) userOf(r importer.Row) (id string, isNew bool, err error) {
+// ownerOf finds whose a row is. Who is new has the row's id, or none yet.
+func (p *importPlan) ownerOf(r importer.Row, elsewhere bool) (id string, isNew bool, err error) {
+	if elsewhere {
+		switch {
+		case r.UserID == "":
+			return "", false, importer.ErrNoUserID
+		case p.erased[r.UserID]:
+			return "", false, importer.ErrErased
+		}
+		return r.UserID, false, nil
+	}
 	owner := ""
 	if !r.Phone.IsZero() {
 		owner = p.byPhone[r.Phone.E164()]
@@ -283,12 +314,12 @@ func (s *Store) writeImport(t *tx, p *importPlan) error {
 		}
 	}
 	for _, b := range p.newBinds {
-		bindings = append(bindings, []any{b.AppID, b.OpenID, b.UnionID, b.UserID, millis(b.PhoneAt), millis(b.PhoneAt)})
+		bindings = append(bindings, []any{b.AppID, b.OpenID, b.UnionID, b.UserID, millis(b.PhoneAt), s.bindingPhone(b), millis(b.PhoneAt)})
 	}
 	if err := errors.Join(
 		t.insert(`{users} (id, phone, disabled, created_at)`, users),
 		t.insert(`{user_phones} (phone_hash, key_id, user_id)`, numbers),
-		t.insert(`{bindings} (appid, openid, unionid, user_id, phone_at, bound_at)`, bindings),
+		t.insert(`{bindings} (appid, openid, unionid, user_id, phone_at, phone, bound_at)`, bindings),
 	); err != nil {
 		return err
 	}

@@ -15,6 +15,11 @@ import (
 
 func imported(t *testing.T, s *Store, rule user.NewOpenID, rows ...importer.Row) []importer.Outcome {
 	t.Helper()
+	return importedInto(t, s, rule, rows...)
+}
+
+func importedInto(t *testing.T, s importer.Store, rule user.NewOpenID, rows ...importer.Row) []importer.Outcome {
+	t.Helper()
 	out, err := s.Import(t.Context(), rows, rule)
 	if err != nil {
 		t.Fatal(err)
@@ -128,6 +133,39 @@ func TestImportChangesNothingThatTheStoreKnows(t *testing.T) {
 			importer.Row{AppID: "wx1", OpenID: "x1", Phone: fresh})
 		if both[0].Refused != nil || !errors.Is(both[1].Refused, importer.ErrOtherOpenID) || both[2] != (importer.Outcome{}) {
 			t.Errorf("%+v", both)
+		}
+	})
+}
+
+func TestImportForADirectoryElsewhereBindsAndMakesNobody(t *testing.T) {
+	onEach(t, func(t *testing.T, open database) {
+		s := started(t, open)
+		number := phone(t, "13800138000")
+		rows := []importer.Row{
+			{AppID: "wx1", OpenID: "o1", UnionID: "n1", UserID: "member-7"},
+			{AppID: "wx2", OpenID: "o2", Phone: number, UserID: "member-7"},
+			{AppID: "wx1", OpenID: "o3", Phone: number},
+			{AppID: "wx1", OpenID: "o1", UserID: "member-8"},
+			{AppID: "wx1", OpenID: "o4", UserID: "member-7"},
+		}
+		for again := range 2 {
+			out := importedInto(t, s.ImportElsewhere(), user.Replace, rows...)
+			for i, want := range []error{nil, nil, importer.ErrNoUserID, importer.ErrOpenIDTaken, importer.ErrOtherOpenID} {
+				if !errors.Is(out[i].Refused, want) || out[i].NewUser || out[i].Bound != (want == nil && again == 0) {
+					t.Errorf("row %d, time %d: %+v", i, again, out[i])
+				}
+			}
+		}
+		if n := count(t, s, `SELECT COUNT(*) FROM {users}`) + count(t, s, `SELECT COUNT(*) FROM {user_phones}`); n != 0 {
+			t.Errorf("%d users were made", n)
+		}
+		for _, want := range []user.Binding{
+			{AppID: "wx1", OpenID: "o1", UnionID: "n1", UserID: "member-7", PhoneAt: now},
+			{AppID: "wx2", OpenID: "o2", UserID: "member-7", PhoneAt: now, Phone: number},
+		} {
+			if b, _, err := s.Binding(t.Context(), want.AppID, want.OpenID); err != nil || b != want {
+				t.Errorf("binding %+v, want %+v: %v", b, want, err)
+			}
 		}
 	})
 }
