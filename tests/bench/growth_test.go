@@ -12,9 +12,10 @@ import (
 func growth(t *testing.T, p *page) {
 	p.heading("Growth")
 	p.text("With the number of revoked sessions see `Contains` above, with that of cached tokens in process `VerifyHit`.")
-	n, requests := often(6, 1), often(20_000, 64)
+	n, requests := often(6, 1), often(10_000, 64)
 	p.table(pairColumns...)
 	c := newCouple(t, "ES256")
+	compare(t, c.plain, c.gateway, often(10, 1), c.warm(t, "/respond/orders", 1, 32, requests), nothing) // as in proxied
 	for _, clients := range []int{1, 4, 16, 64} {
 		cells := compare(t, c.plain, c.gateway, n, c.warm(t, "/respond/orders", 1, clients, requests), nothing).cells(fmt.Sprintf("`respond`, %d clients", clients))
 		t.Log(strings.Join(cells, "  "))
@@ -36,7 +37,7 @@ func growth(t *testing.T, p *page) {
 	defer g.Caddy.Stop()
 	phoneLogins(t, g.WeChat, 1, 3).run(t, g.Caddy)
 	at := 0
-	for _, users := range []int{0, 1000, 10_000, 50_000} {
+	for _, users := range []int{0, 1000, 10_000, 30_000} {
 		users = often(users, users/1000)
 		if users > at {
 			phoneLogins(t, g.WeChat, 32, users-at).run(t, g.Caddy)

@@ -116,9 +116,11 @@ func mayHaveTrailers(r *http.Request) bool {
 	if r.Body == nil || r.Body == http.NoBody {
 		return false
 	}
-	// Over HTTP/2 every request has a Body; where there is nothing in it, the
-	// length is 0, and only trailers that were announced are ever filled in.
-	return r.ProtoMajor != 2 || r.ContentLength != 0
+	// Caddy puts a Body of its own around even an empty one. Over HTTP/1 a length
+	// of 0 means that nothing is read after the header: trailers need chunks, whose
+	// length is not known. Over HTTP/2 only trailers that were announced are filled
+	// in where the length is 0.
+	return r.ProtoMajor > 2 || r.ContentLength != 0
 }
 
 // dropOverrides removes what would let a request that went on as one act as

@@ -74,6 +74,8 @@ func TestTrailersAreCutOff(t *testing.T) {
 		{"HTTP/2 without a body", http.Request{ProtoMajor: 2, Body: io.NopCloser(strings.NewReader(""))}, false},
 		{"announced", http.Request{ProtoMajor: 1, Trailer: http.Header{"X-Wx-Phone": nil}}, true},
 		{"announced, HTTP/2 without a body", http.Request{ProtoMajor: 2, Body: io.NopCloser(strings.NewReader("")), Trailer: http.Header{}}, true},
+		{"an empty one that was wrapped", http.Request{ProtoMajor: 1, Body: io.NopCloser(http.NoBody)}, false},
+		{"HTTP/3, no length", http.Request{ProtoMajor: 3, Body: io.NopCloser(strings.NewReader("a"))}, true},
 		{"chunked", http.Request{ProtoMajor: 1, ContentLength: -1, Body: io.NopCloser(strings.NewReader("a"))}, true},
 		{"HTTP/2", http.Request{ProtoMajor: 2, ContentLength: -1, Body: io.NopCloser(strings.NewReader("a"))}, true},
 		{"HTTP/3", http.Request{ProtoMajor: 3, Body: io.NopCloser(strings.NewReader(""))}, true},
