@@ -160,9 +160,25 @@ func TestReplicasTogetherWasteNoCode(t *testing.T) {
 // one replica could not store is in nobody's way, and of use to the other one too.
 func TestDatabaseGoneAfterTheExchange(t *testing.T) {
 	t.Parallel()
-	for _, kind := range []string{"postgres", "mysql"} {
-		t.Run(kind, func(t *testing.T) {
-			server := rig.NewServer(t, kind)
+	gone := func(_ *testing.T, s *rig.Server) { s.Stop() }
+	back := func(_ *testing.T, s *rig.Server) { s.Start() }
+	// As after a failover to a standby that is not promoted yet.
+	readOnly := func(on string) func(*testing.T, *rig.Server) {
+		return func(t *testing.T, s *rig.Server) {
+			s.Run(t, "ALTER SYSTEM SET default_transaction_read_only = "+on)
+			s.Run(t, "SELECT pg_reload_conf()")
+		}
+	}
+	for name, c := range map[string]struct {
+		kind      string
+		from, end func(*testing.T, *rig.Server)
+	}{
+		"postgres":           {"postgres", gone, back},
+		"mysql":              {"mysql", gone, back},
+		"postgres read-only": {"postgres", readOnly("on"), readOnly("off")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			server := rig.NewServer(t, c.kind)
 			replicas := rig.NewReplicas(t, server.Database, 2)
 			a, b := replicas[0], replicas[1]
 			w := a.WeChat
@@ -170,7 +186,7 @@ func TestDatabaseGoneAfterTheExchange(t *testing.T) {
 			release := holdLate(t, w)
 			first := rig.InBackground(func() rig.Answer { return a.Login(codes.Code, codes.PhoneCode) })
 			rig.Await(t, 10*time.Second, "WeChat has taken the phone code", func() bool { return taken(w, codes.PhoneCode) })
-			server.Stop()
+			c.from(t, server)
 			release()
 			(<-first).WantProblem(t, 503, "store_unavailable", []string{})
 			for start := time.Now(); time.Since(start) < time.Duration(rig.Rounds(5, 20))*time.Second; {
@@ -178,7 +194,7 @@ func TestDatabaseGoneAfterTheExchange(t *testing.T) {
 					r.Login(codes.Code, codes.PhoneCode).WantProblem(t, 503, "store_unavailable", []string{})
 				}
 			}
-			server.Start()
+			c.end(t, server)
 			rig.Await(t, 30*time.Second, "the first replica has stored what it held", func() bool {
 				return server.Count(t, "SELECT COUNT(*) FROM wx_auth_kept_steps") == 2
 			})

@@ -213,12 +213,12 @@ func TestErasureOfNobodyIsDone(t *testing.T) {
 // request; anything that was answered is not.
 func TestBrokenConnectionIsTriedOnceMoreAsTheSame(t *testing.T) {
 	var asked atomic.Int64
-	var ids [3]string
 	for _, broken := range []int64{1, 2} {
 		asked.Store(0)
+		var ids [3]atomic.Value
 		d := directory(t, func(w http.ResponseWriter, r *http.Request) {
 			n := asked.Add(1)
-			ids[n-1] = r.Header.Get("webhook-id")
+			ids[n-1].Store(r.Header.Get("webhook-id"))
 			if n <= broken {
 				conn, _, err := w.(http.Hijacker).Hijack()
 				if err == nil {
@@ -229,8 +229,8 @@ func TestBrokenConnectionIsTriedOnceMoreAsTheSame(t *testing.T) {
 			_, _ = io.WriteString(w, `{"id":"7"}`)
 		})
 		_, err := d.Login(t.Context(), ann(t))
-		if asked.Load() != 2 || ids[0] != ids[1] || (err == nil) != (broken == 1) || errors.Is(err, user.ErrMisconfigured) {
-			t.Errorf("%d broken: asked %d times, ids %q, %v", broken, asked.Load(), ids, err)
+		if asked.Load() != 2 || ids[0].Load() != ids[1].Load() || (err == nil) != (broken == 1) || errors.Is(err, user.ErrMisconfigured) {
+			t.Errorf("%d broken: asked %d times, ids %v and %v, %v", broken, asked.Load(), ids[0].Load(), ids[1].Load(), err)
 		}
 	}
 	asked.Store(0)
