@@ -74,10 +74,7 @@ func (s *site) underPrefix(r *http.Request) (string, bool) {
 func (s *site) serveEndpoint(w http.ResponseWriter, r *http.Request, rest string) error {
 	c := &call{w: w, r: r, site: s, now: time.Now()}
 	e, ok := c.find(rest)
-	if !ok {
-		return newProblem(codeNotFound).write(w, r)
-	}
-	if e.service && s.set.Service == nil {
+	if !ok || e.service && s.set.Service == nil {
 		return newProblem(codeNotFound).write(w, r)
 	}
 	if e.methods != nil && !allowed(e.methods, r.Method) {
@@ -127,7 +124,11 @@ func (c *call) find(rest string) (endpoint, bool) {
 	for _, path := range below {
 		if id, ok := strings.CutPrefix(rest, path); ok {
 			c.id = id
-			return endpoints[path], id != "" && !strings.Contains(id, "/")
+			known := id != "" && !strings.Contains(id, "/")
+			if path == "/push/" {
+				known = known && c.site.set.Pushes[id] != nil
+			}
+			return endpoints[path], known
 		}
 	}
 	e, ok := endpoints[rest]

@@ -30,9 +30,6 @@ const (
 // up, and then messages, of which those count that say that a user has left.
 func (c *call) push() error {
 	receiver := c.site.set.Pushes[c.id]
-	if receiver == nil {
-		return newProblem(codeNotFound).write(c.w, c.r)
-	}
 	query := c.r.URL.Query()
 	if c.r.Method == http.MethodGet {
 		echo, err := receiver.Echo(query, c.now)

@@ -14,6 +14,7 @@ import (
 func TestAttackFieldsOfLaterHTTP(t *testing.T) {
 	t.Parallel()
 	f := newFort(t, withHTTP3(fortSite("servers {\nprotocols h1 h2c\n}")), "ADDR2="+rig.FreeAddress(t))
+	awaitHTTP3(t, f.addr2())
 	t.Run("HTTP2", func(t *testing.T) {
 		f.attackFields(t, f.Addr, "http", func(m message2) rig.Answer { return raw2(f.Addr, nil, m) })
 	})

@@ -41,6 +41,14 @@ func withHTTP3(caddyfile string) string {
 	return globals + "http://{$ADDR} {\n" + site + "\nhttps://{$ADDR2} {\ntls internal\n" + site
 }
 
+// awaitHTTP3 waits until Caddy, which already serves, has made its certificate.
+func awaitHTTP3(t testing.TB, addr string) {
+	t.Helper()
+	rig.Await(t, 20*time.Second, "HTTP/3 is served", func() bool {
+		return raw3(addr, message2{fields: get3(addr, "GET", "/auth/wx/health")}).Status != 0
+	})
+}
+
 // raw3 sends a request over an HTTP/3 connection of its own. An answer without a
 // status is a stream or a connection that was ended, which Err says.
 func raw3(addr string, m message2) rig.Answer {
@@ -243,6 +251,7 @@ func TestAttackEarlyData(t *testing.T) {
 	f := newFort(t, withHTTP3(fortSite("servers {\nprotocols h1 h2c\n}")), "ADDR2="+rig.FreeAddress(t))
 	pair := f.login(t, "13800138000")
 	addr := f.addr2()
+	awaitHTTP3(t, addr)
 	sessions := tls.NewLRUClientSessionCache(8)
 	ticket := func() {
 		t.Helper()

@@ -108,6 +108,7 @@ func overHTTP(t *testing.T, caddyfile string, test func(t *testing.T, g *guard, 
 	})
 	t.Run("HTTP3", func(t *testing.T) {
 		g := newGuard(t, withHTTP3(caddyfile), "ADDR2="+rig.FreeAddress(t))
+		awaitHTTP3(t, g.Getenv("ADDR2"))
 		g.up.SetHandler(http.HandlerFunc(rig.EchoUpgrade))
 		test(t, g, func(target string, lines ...string) *rig.Socket { t.Helper(); return g.open3(t, target, lines...) })
 	})

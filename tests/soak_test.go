@@ -237,7 +237,12 @@ func TestSoakAccountsForEveryPhoneCode(t *testing.T) {
 	})
 	s.account()
 
+	// What is still being closed is none that is left behind.
 	afterwards, open, profile := s.idle()
+	for deadline := time.Now().Add(time.Minute); (afterwards > routines || open > files) && time.Now().Before(deadline); {
+		time.Sleep(time.Second)
+		afterwards, open, profile = s.idle()
+	}
 	if afterwards > routines {
 		t.Errorf("%d goroutines, %d at first:\n%s", afterwards, routines, profile)
 	}
