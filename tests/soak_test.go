@@ -28,10 +28,10 @@ type soak struct {
 	end    time.Time // no login begins afterwards
 
 	mu      sync.Mutex
-	used    map[string]bool     // phone codes that logged somebody in
-	renewed map[string]bool     // phone codes that a client was told to fetch anew
-	answers map[string]int      // by status and code
-	refused map[string][]string // the request ids of a phone code's logins that failed
+	used    map[string]bool          // phone codes that logged somebody in
+	renewed map[string]bool          // phone codes that a client was told to fetch anew
+	answers map[string]int           // by status and code
+	refused map[string][]rig.Problem // what a phone code's logins that failed were answered
 }
 
 // soakFaults are what happens to a call. Errcodes that pause calls for long are not
@@ -114,7 +114,7 @@ func (s *soak) logIn(random *rand.Rand, number string) {
 			s.mu.Unlock()
 			return
 		}
-		s.refused[codes.PhoneCode] = append(s.refused[codes.PhoneCode], p.RequestID)
+		s.refused[codes.PhoneCode] = append(s.refused[codes.PhoneCode], p)
 		again := codes.PhoneCode
 		if slices.Contains(p.Renew, "phoneCode") {
 			s.renewed[codes.PhoneCode] = true
@@ -171,8 +171,8 @@ func (s *soak) account() {
 		default:
 			s.t.Errorf("phone code of %s: exchanged %v, its answer lost %v; it logged somebody in: %v; a client was told to renew it: %v",
 				p.User, exchanged, p.Lost, s.used[p.Code], told)
-			for _, id := range s.refused[p.Code] {
-				s.t.Log(s.c.Log.Lines(id))
+			for _, refused := range s.refused[p.Code] {
+				s.t.Logf("%+v; %q", refused, s.c.Log.Lines(refused.RequestID))
 			}
 		}
 	}
@@ -186,8 +186,8 @@ func (s *soak) account() {
 // lateAnswer says that an answer which WeChat gave in time came too late here, as on a
 // machine that stands still for a moment.
 func (s *soak) lateAnswer(phoneCode string) bool {
-	return slices.ContainsFunc(s.refused[phoneCode], func(id string) bool {
-		return len(s.c.Log.Lines(id, "wechat getuserphonenumber", "no answer in time (the code was sent and not answered)")) > 0
+	return slices.ContainsFunc(s.refused[phoneCode], func(p rig.Problem) bool {
+		return len(s.c.Log.Lines(p.RequestID, "wechat getuserphonenumber", "no answer in time (the code was sent and not answered)")) > 0
 	})
 }
 
@@ -217,7 +217,7 @@ func TestSoakAccountsForEveryPhoneCode(t *testing.T) {
 	s := &soak{
 		t: t, w: r.WeChat, c: r.Caddy, client: r.Client,
 		used: make(map[string]bool), renewed: make(map[string]bool), answers: make(map[string]int),
-		refused: make(map[string][]string),
+		refused: make(map[string][]rig.Problem),
 	}
 	// Everything that is opened once is open before it is counted.
 	atOnce(64, func(i int) { s.logIn(rand.New(rand.NewPCG(seed, uint64(i))), fmt.Sprintf("130%08d", i)) })
