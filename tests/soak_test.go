@@ -2,12 +2,14 @@ package tests
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -28,10 +30,9 @@ type soak struct {
 	end    time.Time // no login begins afterwards
 
 	mu      sync.Mutex
-	used    map[string]bool          // phone codes that logged somebody in
-	renewed map[string]bool          // phone codes that a client was told to fetch anew
-	answers map[string]int           // by status and code
-	refused map[string][]rig.Problem // what a phone code's logins that failed were answered
+	used    map[string]bool // phone codes that logged somebody in
+	renewed map[string]bool // phone codes that a client was told to fetch anew
+	answers map[string]int  // by status and code
 }
 
 // soakFaults are what happens to a call. Errcodes that pause calls for long are not
@@ -114,7 +115,6 @@ func (s *soak) logIn(random *rand.Rand, number string) {
 			s.mu.Unlock()
 			return
 		}
-		s.refused[codes.PhoneCode] = append(s.refused[codes.PhoneCode], p)
 		again := codes.PhoneCode
 		if slices.Contains(p.Renew, "phoneCode") {
 			s.renewed[codes.PhoneCode] = true
@@ -151,6 +151,7 @@ func (s *soak) ask(random *rand.Rand, codes wechattest.Codes) rig.Answer {
 		return rig.Answer{Err: err}
 	}
 	r.Header.Set("Content-Type", "application/json")
+	r.Header.Set("X-Soak", soakMark(codes.PhoneCode))
 	resp, err := s.client.HTTP.Do(r)
 	if err != nil {
 		return rig.Answer{Err: err}
@@ -171,8 +172,8 @@ func (s *soak) account() {
 		default:
 			s.t.Errorf("phone code of %s: exchanged %v, its answer lost %v; it logged somebody in: %v; a client was told to renew it: %v",
 				p.User, exchanged, p.Lost, s.used[p.Code], told)
-			for _, refused := range s.refused[p.Code] {
-				s.t.Logf("%+v; %q", refused, s.c.Log.Lines(refused.RequestID))
+			for _, id := range s.logins(p.Code) {
+				s.t.Logf("%q", s.c.Log.Lines(`"request":"`+id))
 			}
 		}
 	}
@@ -183,12 +184,30 @@ func (s *soak) account() {
 	}
 }
 
-// lateAnswer says that an answer which WeChat gave in time came too late here, as on a
-// machine that stands still for a moment.
+// lateAnswer says that an answer which WeChat gave in time came too late here: in the
+// very moment that our patience ended, or on a machine that stood still for a while.
 func (s *soak) lateAnswer(phoneCode string) bool {
-	return slices.ContainsFunc(s.refused[phoneCode], func(p rig.Problem) bool {
-		return len(s.c.Log.Lines(p.RequestID, "wechat getuserphonenumber", "no answer in time (the code was sent and not answered)")) > 0
+	return slices.ContainsFunc(s.logins(phoneCode), func(id string) bool {
+		return len(s.c.Log.Lines(`"request":"`+id, "wechat getuserphonenumber", "no answer in time (the code was sent and not answered)")) > 0
 	})
+}
+
+var loginID = regexp.MustCompile(`"login":"([^"]+)"`)
+
+// logins are the ids of all requests with that phone code, of those too whose client
+// hung up and saw none.
+func (s *soak) logins(phoneCode string) (ids []string) {
+	for _, line := range s.c.Log.Lines(`"logger":"http.log.access`, `"X-Soak":["`+soakMark(phoneCode)+`"]`) {
+		if m := loginID.FindStringSubmatch(line); m != nil {
+			ids = append(ids, m[1])
+		}
+	}
+	return ids
+}
+
+// soakMark names a phone code in the access log, which must not have the code itself.
+func soakMark(phoneCode string) string {
+	return fmt.Sprintf("%x", sha256.Sum256([]byte(phoneCode)))[:32]
 }
 
 // idle waits until no connection to WeChat is left, and tells how many goroutines and
@@ -213,11 +232,11 @@ func (s *soak) idle() (routines, files int, profile string) {
 func TestSoakAccountsForEveryPhoneCode(t *testing.T) {
 	t.Parallel()
 	const seed, clients = 20260301, 24
-	r := rig.NewGatewayWith(t, strings.ReplaceAll(rig.HastySite(), "timeout 1s", "timeout 2s"))
+	r := rig.NewGatewayWith(t, strings.NewReplacer("timeout 1s", "timeout 2s",
+		"wx_auth {env", "log\nlog_append login {http.request.uuid}\nwx_auth {env").Replace(rig.HastySite()))
 	s := &soak{
 		t: t, w: r.WeChat, c: r.Caddy, client: r.Client,
 		used: make(map[string]bool), renewed: make(map[string]bool), answers: make(map[string]int),
-		refused: make(map[string][]rig.Problem),
 	}
 	// Everything that is opened once is open before it is counted.
 	atOnce(64, func(i int) { s.logIn(rand.New(rand.NewPCG(seed, uint64(i))), fmt.Sprintf("130%08d", i)) })
