@@ -137,16 +137,30 @@ func (q *queue) commit(db *DB, batch []*pendingWrite) {
 // oneWrite names the savepoint of each write of a batch.
 const oneWrite = "one_write"
 
-// together runs the batch in one transaction, each write behind a savepoint of
-// its own. The error is that of the transaction: nothing of it happened.
+// errOneWrite undoes a batch without savepoints, as one of its writes failed.
+var errOneWrite = errors.New("one of the writes failed")
+
+// together runs the batch in one transaction. As a rule nothing in it fails. If a
+// write does, all is undone and run again, each write behind a savepoint of its own:
+// two statements more a write than most batches need. The error is that of the
+// transaction: nothing of it happened.
 func (q *queue) together(db *DB, batch []*pendingWrite) (results []error, err error) {
-	ctx, cancel := context.WithTimeout(context.Background(), batchTimeout)
-	defer cancel()
+	results = make([]error, len(batch))
 	if len(batch) == 1 {
-		return []error{nil}, db.transaction(ctx, q.pool, once, batch[0].change)
+		return results, q.transaction(db, batch[0].change)
 	}
-	err = db.transaction(ctx, q.pool, once, func(t *tx) error {
-		results = make([]error, len(batch))
+	err = q.transaction(db, func(t *tx) error {
+		for _, w := range batch {
+			if err := w.change(t); err != nil {
+				return fmt.Errorf("%w: %w", errOneWrite, err)
+			}
+		}
+		return nil
+	})
+	if !errors.Is(err, errOneWrite) {
+		return results, err
+	}
+	return results, q.transaction(db, func(t *tx) error {
 		for i, w := range batch {
 			if _, err := t.exec(`SAVEPOINT ` + oneWrite); err != nil {
 				return err
@@ -162,5 +176,15 @@ func (q *queue) together(db *DB, batch []*pendingWrite) (results []error, err er
 		}
 		return nil
 	})
-	return results, err
+}
+
+// transaction runs change in a transaction with the batch's deadline. It is kept
+// where something waits: at the lock, before it begins. The statements behind it wait
+// for nobody, and are not watched, which would cost each of them a goroutine.
+func (q *queue) transaction(db *DB, change func(*tx) error) error {
+	ctx, cancel := context.WithTimeout(context.Background(), batchTimeout)
+	defer cancel()
+	return db.transaction(ctx, q.pool, once, func(t *tx) error {
+		return change(&tx{ctx: context.WithoutCancel(ctx), db: t.db, q: t.q})
+	})
 }
