@@ -4,8 +4,11 @@ package bench
 
 import (
 	"fmt"
+	"net/http"
 	"strings"
 	"testing"
+
+	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
 // growth shows how the cost goes with the number of clients, of tokens and of users.
@@ -31,24 +34,39 @@ func growth(t *testing.T, p *page) {
 	p.end()
 	c.stop()
 
-	p.text("Logins by 32 clients, without a delay, into one SQLite store:")
-	p.table("users before", "logins/s", "p99", "CPU of the gateway a login")
-	g := newLoginGateway(t, "sqlite")
-	defer g.Caddy.Stop()
-	phoneLogins(t, g.WeChat, 1, 3).run(t, g.Caddy)
-	at := 0
-	for _, users := range []int{0, 1000, 10_000, 30_000} {
-		users = often(users, users/1000)
-		if users > at {
-			phoneLogins(t, g.WeChat, 32, users-at).run(t, g.Caddy)
-			at = users
+	p.text("Logins of new users and refreshes by 32 clients, without a delay, beside so many users, each with a binding and a session, and a tenth as many revocations:")
+	p.table("store", "users before", "logins/s", "p99", "CPU of the gateway a login", "refreshes/s", "p99", "CPU of the gateway a refresh")
+	for _, kind := range rig.Kinds {
+		for _, users := range []int{1000, 1_000_000} {
+			cells := crowded(t, kind, often(users, users/1000))
+			t.Log(strings.Join(cells, "  "))
+			p.row(cells...)
 		}
-		batch := often(2000, 10)
-		m := phoneLogins(t, g.WeChat, 32, batch).run(t, g.Caddy)
-		at += batch
-		cells := []string{fmt.Sprint(at - batch), fmt.Sprintf("%.0f", m.perSecond), millis(m.p99), fmt.Sprintf("%.0f µs", micros(m.perRequest))}
-		t.Log(strings.Join(cells, "  "))
-		p.row(cells...)
 	}
 	p.end()
+}
+
+// crowded measures logins and refreshes on a store that has so many users already.
+func crowded(t *testing.T, kind string, users int) []string {
+	db := rig.NewDatabase(t, kind)
+	g := newLoginGateway(t, db)
+	g.Caddy.Stop()
+	db.Fill(t, users)
+	g.Caddy.Restart()
+	defer g.Caddy.Stop()
+	n := often(2000, 10)
+	phoneLogins(t, g.WeChat, 32, often(1000, 3)).run(t, g.Caddy) // fetches the access token, and what else is there only once
+	in := phoneLogins(t, g.WeChat, 32, n).run(t, g.Caddy)
+
+	bodies := make([][]byte, n/2)
+	for i := range bodies {
+		people++
+		bodies[i] = post("/auth/wx/refresh", map[string]string{"refreshToken": g.MustLogin(t, number(people)).RefreshToken})
+	}
+	again := load{clients: 32, requests: len(bodies), status: http.StatusOK, request: func(i int) []byte { return bodies[i] }}.run(t, g.Caddy)
+	cells := []string{kind, fmt.Sprint(users)}
+	for _, m := range []measured{in, again} {
+		cells = append(cells, fmt.Sprintf("%.0f", m.perSecond), millis(m.p99), fmt.Sprintf("%.0f µs", micros(m.perRequest)))
+	}
+	return cells
 }

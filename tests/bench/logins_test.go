@@ -33,11 +33,13 @@ func phoneLogins(t testing.TB, wx *rig.WeChat, clients, n int) load {
 	bodies := make([][]byte, n)
 	for i := range bodies {
 		people++
-		codes := wx.Tap(t, fmt.Sprintf("138%08d", people))
+		codes := wx.Tap(t, number(people))
 		bodies[i] = post("/auth/wx", map[string]string{"code": codes.Code, "phoneCode": codes.PhoneCode})
 	}
 	return load{clients: clients, requests: n, status: http.StatusOK, request: func(i int) []byte { return bodies[i] }}
 }
+
+func number(i int) string { return fmt.Sprintf("138%08d", i) }
 
 func post(path string, body any) []byte {
 	text, _ := json.Marshal(body) // a map of strings
@@ -54,11 +56,11 @@ func logins(t *testing.T, p *page) {
 	p.table("store", "WeChat's delay", "clients", "logins/s", "p50", "p99", "CPU of the gateway a login")
 	kinds := []string{"sqlite"}
 	if *full {
-		kinds = append(kinds, "postgres")
+		kinds = rig.Kinds
 	}
 	for _, kind := range kinds {
 		for _, delay := range []time.Duration{0, 50 * time.Millisecond} {
-			g := newLoginGateway(t, kind)
+			g := newLoginGateway(t, rig.NewDatabase(t, kind))
 			if delay > 0 {
 				if err := g.WeChat.Inject(wechattest.Fault{Kind: wechattest.Delay, Count: -1, Delay: delay}); err != nil {
 					t.Fatal(err)
@@ -82,15 +84,11 @@ func logins(t *testing.T, p *page) {
 	p.end()
 }
 
-// newLoginGateway is a gateway with an empty store of that kind.
-func newLoginGateway(t testing.TB, kind string) *rig.Gateway {
+// newLoginGateway is a gateway on that database.
+func newLoginGateway(t testing.TB, db *rig.Database) *rig.Gateway {
 	g := &rig.Gateway{WeChat: newWeChat(t)}
-	env, options := g.WeChat.Environ("127.0.0.1:9"), []string(nil)
-	if kind != "sqlite" {
-		env = append(env, rig.NewDatabase(t, kind).Environ()...)
-		options = []string{"store {env.WX_AUTH_STORE}", "encryption_key {env.WX_AUTH_KEY}"}
-	}
-	g.Caddy = rig.StartCaddy(t, site(wxAuth(options...)), env...)
+	g.Caddy = rig.StartCaddy(t, site(wxAuth("store {env.WX_AUTH_STORE}", "encryption_key {env.WX_AUTH_KEY}")),
+		append(g.WeChat.Environ("127.0.0.1:9"), db.Environ()...)...)
 	g.Client = g.Caddy.Client()
 	return g
 }

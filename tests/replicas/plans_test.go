@@ -13,39 +13,6 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// large are the tables that grow with the users.
-var large = []string{"wx_auth_users", "wx_auth_user_phones", "wx_auth_bindings", "wx_auth_sessions", "wx_auth_revocations"}
-
-// fill makes that many users, each with a binding and a session, and a tenth as many
-// revocations, so that the database's planner has something to choose for.
-func fill(t testing.TB, db *rig.Database, rows int) {
-	t.Helper()
-	from, text, hash, blob, analyze := "generate_series(1, %d) AS g(n)", "'f' || n", "sha256(CAST(CAST(n AS TEXT) AS BYTEA))", "'\\x00'", "ANALYZE "
-	if db.Kind == "mysql" {
-		from, text, hash, blob, analyze = "(SELECT seq AS n FROM seq_1_to_%d) AS g", "CONCAT('f', n)", "UNHEX(SHA2(n, 256))", "x'00'", "ANALYZE TABLE "
-	}
-	from = fmt.Sprintf(from, rows)
-	now := time.Now().UnixMilli()
-	later := now + 30*24*time.Hour.Milliseconds()
-	for _, statement := range []string{
-		fmt.Sprintf("INSERT INTO wx_auth_users (id, phone, disabled, created_at) SELECT %s, %s, 0, n FROM %s", text, blob, from),
-		fmt.Sprintf("INSERT INTO wx_auth_user_phones (phone_hash, key_id, user_id) SELECT %s, %s, %s FROM %s", hash, blob, text, from),
-		fmt.Sprintf("INSERT INTO wx_auth_bindings (appid, openid, unionid, user_id, phone_at, bound_at) SELECT '%s', %s, '', %s, n, n FROM %s", rig.AppID, text, text, from),
-		fmt.Sprintf("INSERT INTO wx_auth_sessions (id, user_id, issuer, appid, openid, unionid, created_at, refreshed_at, counter, advanced_at, expires_at, ended_at, user_agent, address)"+
-			" SELECT %s, %s, 'wx-auth', '%s', %s, '', %d, %d, 1, %d, %d + n, 0, '', '' FROM %s", text, text, rig.AppID, text, now, now, now, later, from),
-		fmt.Sprintf("INSERT INTO wx_auth_revocations (session_id, until_at, recorded_at) SELECT %s, %d + n, %d + n FROM %s WHERE n %% 10 = 0", text, later, now-int64(rows)-48*time.Hour.Milliseconds(), from),
-	} {
-		db.Run(t, statement)
-	}
-	for _, table := range large {
-		rows, err := db.Query(analyze + table)
-		if err != nil {
-			t.Fatal(err)
-		}
-		rows.Close()
-	}
-}
-
 // plan is a statement that the gateway sent, and how the database went about it.
 type plan struct{ statement, how string }
 
@@ -69,7 +36,7 @@ func TestLargeTablesAreReadByIndex(t *testing.T) {
 			for _, r := range replicas {
 				r.Caddy.Stop()
 			}
-			fill(t, server.Database, rig.Rounds(50_000, 1_000_000))
+			server.Fill(t, rig.Rounds(50_000, 1_000_000))
 			for _, r := range replicas {
 				r.Caddy.Restart() // and read all that is revoked, which is the whole table
 			}
@@ -91,17 +58,17 @@ func TestLargeTablesAreReadByIndex(t *testing.T) {
 
 			asked := make(map[string]bool)
 			for _, p := range plans {
-				for _, table := range large {
+				for _, table := range rig.LargeTables {
 					if strings.Contains(p.statement, table) {
 						asked[table] = true
 					}
 				}
 				t.Logf("%s\n%s", p.statement, p.how)
-				if m := wholeTable[kind].FindStringSubmatch(p.how); m != nil && slices.ContainsFunc(large, func(table string) bool { return reads(p.statement, m[1], table) }) {
+				if m := wholeTable[kind].FindStringSubmatch(p.how); m != nil && slices.ContainsFunc(rig.LargeTables, func(table string) bool { return reads(p.statement, m[1], table) }) {
 					t.Errorf("a whole table is read by\n%s\n%s", p.statement, p.how)
 				}
 			}
-			for _, table := range large {
+			for _, table := range rig.LargeTables {
 				if !asked[table] {
 					t.Errorf("no statement about %s was seen", table)
 				}
