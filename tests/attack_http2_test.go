@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
@@ -13,8 +14,7 @@ import (
 // message in HTTP/1.
 func TestAttackFieldsOfLaterHTTP(t *testing.T) {
 	t.Parallel()
-	f := newFort(t, withHTTP3(fortSite("servers {\nprotocols h1 h2c\n}")), "ADDR2="+rig.FreeAddress(t))
-	awaitHTTP3(t, f.addr2())
+	f := newFort3(t, fortSite(""))
 	t.Run("HTTP2", func(t *testing.T) {
 		f.attackFields(t, f.Addr, "http", func(m message2) rig.Answer { return raw2(f.Addr, nil, m) })
 	})
@@ -124,9 +124,53 @@ func (f *fort) attackFields(t *testing.T, addr, scheme string, send func(message
 	} else {
 		got[0].wantIdentity(t, identity)
 	}
+	// Beside the authority no other host counts.
+	a = send(message2{fields: get2(addr, "GET", "/free/x", field{"host", "127.0.0.1:1"})})
+	if got := f.tap.take(); len(got) > 0 && !slices.Equal(got[0].values("Host"), []string{addr}) || len(got) > 1 {
+		t.Errorf("%d, upstream %s", a.Status, short(got))
+	}
 	for _, fields := range [][]field{get2(addr, "POST", "/api/x"), get2(addr, "GET", "/public/../api/x"), get2(addr, "GET", "*"), get2(addr, "POST", "/public/x")} {
 		if a := send(message2{fields: fields}); a.Status != 401 && a.Status != 400 && a.Err == nil || len(whole(f.tap.take(), "")) > 0 {
 			t.Errorf("%q: %d %v", fields, a.Status, a.Err)
 		}
+	}
+}
+
+// TestAttackUnendedBodiesOfLaterHTTP sends bodies of which no more comes: what is refused
+// without them is refused at once, and a login ends in time.
+func TestAttackUnendedBodiesOfLaterHTTP(t *testing.T) {
+	t.Parallel()
+	f := newFort3(t, loggedSite(""))
+	auth := "Authorization: Bearer " + f.login(t, "13800138000").Token
+	const json = "Content-Type: application/json"
+	func() {
+		var all sync.WaitGroup
+		defer all.Wait()
+		for _, r := range []struct {
+			raw  string
+			want refusal
+		}{
+			{message(f.Addr, "POST", "/api/x"), tokenMissing},
+			{message(f.Addr, "PUT", "/api/x", "Content-Length: 1000000"), tokenMissing},
+			{message(f.Addr, "GET", "/api/x", "Content-Length: 10"), tokenMissing},
+			{message(f.Addr, "POST", "/api/x", auth+"x", "Content-Length: 1000000"), tokenInvalid},
+			{message(f.Addr, "POST", "/public/x", auth, auth), twoTokens},
+			{message(f.Addr, "TRACE", "/free/x", "Content-Length: 10"), refusal{405, "method_not_allowed"}},
+			{message(f.Addr, "POST", "/auth/wx/nothing", json), refusal{404, "not_found"}},
+			{message(f.Addr, "POST", "/auth/wx", json, "Content-Length: 1073741824"), refusal{413, "body_too_large"}},
+			{message(f.Addr, "POST", "/auth/wx", json) + strings.Repeat(" ", 5000), refusal{413, "body_too_large"}},
+			{message(f.Addr, "POST", "/auth/wx", "Content-Length: 10"), refusal{415, "unsupported_media_type"}},
+			{message(f.Addr, "POST", "/auth/wx/verify"), tokenMissing},
+			{message(f.Addr, "POST", "/auth/wx", json, "Content-Length: 1000") + `{"code":"`, refusal{400, "invalid_request"}},
+			{message(f.Addr, "POST", "/auth/wx/refresh", json) + `{"refreshToken":"`, refusal{400, "invalid_request"}},
+		} {
+			two, three := later(r.raw, f.Addr, "http"), later(r.raw, f.addr2(), "https")
+			two.unended, three.unended = true, true
+			all.Go(func() { raw2(f.Addr, nil, two).WantProblem(t, r.want.status, r.want.code, nil) })
+			all.Go(func() { raw3(f.addr2(), three).WantProblem(t, r.want.status, r.want.code, nil) })
+		}
+	}()
+	if got := f.tap.take(); len(got) > 0 {
+		t.Errorf("at the upstream: %s", short(got))
 	}
 }

@@ -25,10 +25,10 @@ import (
 // session has ended, is told of one that is good otherwise.
 func TestAttackBadTokensLookAlike(t *testing.T) {
 	t.Parallel()
-	f := newFort(t, fortSite("", shortToken))
+	f := newFort3(t, fortSite("", shortToken))
 	expired := f.login(t, "13800138000").Token
 	issued := time.Now()
-	if err := f.Reload(fortSite("", "token {\nleeway 0s\n}")); err != nil {
+	if err := f.Reload(withHTTP3(fortSite("", "token {\nleeway 0s\n}"))); err != nil {
 		t.Fatal(err)
 	}
 	pair := f.login(t, "13800138000")
@@ -46,36 +46,38 @@ func TestAttackBadTokensLookAlike(t *testing.T) {
 	}
 	bad["another gateway's"] = stranger
 	bad["opaque"] = "opaque"
-	for _, at := range []struct{ method, target string }{{"GET", "/api/x"}, {"POST", "/api/x"}, {"GET", "/auth/wx/me"}, {"GET", "/auth/wx/sessions"}, {"DELETE", "/auth/wx/sessions/x"}, {"GET", "/auth/wx/verify"}, {"POST", "/auth/wx/logout"}} {
-		t.Run(at.method+" "+at.target, func(t *testing.T) {
-			ask := func(token string) string {
-				return f.refuses(t, refusal{401, ""}, message(f.Addr, at.method, at.target, "Authorization: Bearer "+token, "Content-Length: 0")).Whole(t)
-			}
-			want := ask("x.y.z")
-			for _, part := range []string{"token_invalid", "Www-Authenticate", "invalid_token", "no-store"} {
-				if !strings.Contains(want, part) {
-					t.Errorf("no %q in %s", part, want)
+	f.everyHTTP(t, func(t *testing.T, f *fort) {
+		for _, at := range []struct{ method, target string }{{"GET", "/api/x"}, {"POST", "/api/x"}, {"GET", "/auth/wx/me"}, {"GET", "/auth/wx/sessions"}, {"DELETE", "/auth/wx/sessions/x"}, {"GET", "/auth/wx/verify"}, {"POST", "/auth/wx/logout"}} {
+			t.Run(at.method+" "+at.target, func(t *testing.T) {
+				ask := func(token string) string {
+					return f.refuses(t, refusal{401, ""}, message(f.Addr, at.method, at.target, "Authorization: Bearer "+token, "Content-Length: 0")).Whole(t)
 				}
-			}
-			for name, token := range bad {
-				if len(token) > 9<<10 {
-					continue // more than a head holds here
+				want := ask("x.y.z")
+				for _, part := range []string{"token_invalid", "Www-Authenticate", "invalid_token", "no-store"} {
+					if !strings.Contains(want, part) {
+						t.Errorf("no %q in %s", part, want)
+					}
 				}
-				if got := ask(token); got != want {
-					t.Errorf("%s: answered\n%s, other bad tokens\n%s", name, got, want)
+				for name, token := range bad {
+					if len(token) > 9<<10 {
+						continue // more than a head holds here
+					}
+					if got := ask(token); got != want {
+						t.Errorf("%s: answered\n%s, other bad tokens\n%s", name, got, want)
+					}
 				}
-			}
-			if at.target == "/auth/wx/logout" {
-				return // takes both
-			}
-			if got := ask(expired); !strings.Contains(got, `"token_expired"`) {
-				t.Errorf("expired: %s", got)
-			}
-			if got := ask(revoked); !strings.Contains(got, `"token_revoked"`) {
-				t.Errorf("revoked: %s", got)
-			}
-		})
-	}
+				if at.target == "/auth/wx/logout" {
+					return // takes both
+				}
+				if got := ask(expired); !strings.Contains(got, `"token_expired"`) {
+					t.Errorf("expired: %s", got)
+				}
+				if got := ask(revoked); !strings.Contains(got, `"token_revoked"`) {
+					t.Errorf("revoked: %s", got)
+				}
+			})
+		}
+	})
 	// Refresh tokens, likewise.
 	var want string
 	for i, token := range []string{"x", pair.RefreshToken[:len(pair.RefreshToken)-3] + "AAA", pair.RefreshToken + "A", pair.Token, strings.Repeat("A", len(pair.RefreshToken)), "1." + pair.RefreshToken} {

@@ -31,7 +31,7 @@ var breakers = []string{
 
 func TestAttackPathsAroundTheRules(t *testing.T) {
 	t.Parallel()
-	f := newFort(t, fortSite("servers {\nmax_header_size 1MB\n}"))
+	f := newFort3(t, fortSite("servers {\nmax_header_size 1MB\n}"))
 	pair := f.login(t, "13800138000")
 	identity, auth := f.identity(t, pair), "Authorization: Bearer "+pair.Token
 
@@ -77,66 +77,71 @@ func TestAttackPathsAroundTheRules(t *testing.T) {
 		attack{"PROPFIND", "/public/x"}, attack{"DELETE", "/healthz"}, attack{"HEAD ", "/api/x"})
 
 	preflight := []string{"Origin: https://a.example", "Access-Control-Request-Method: GET"}
-	reached := 0
-	for _, a := range attacks {
-		// Without a token: nothing comes through, and it is no endpoint.
-		for _, lines := range [][]string{nil, {"X-Original-URL: /public/x", "X-Rewrite-URL: /public/x", "X-Forwarded-Uri: /public/x", "X-Forwarded-Method: GET", "X-Forwarded-Prefix: /public"}} {
-			answer, got := f.fire(t, message(f.Addr, a.method, a.target, lines...))
-			if len(got) > 0 || answer.Status != http.StatusUnauthorized && answer.Status != http.StatusBadRequest {
-				t.Errorf("%s %.100q: %d, upstream %s", a.method, a.target, answer.Status, short(got))
+	f.everyHTTP(t, func(t *testing.T, f *fort) {
+		reached := 0
+		for _, a := range attacks {
+			// Without a token: nothing comes through, and it is no endpoint.
+			for _, lines := range [][]string{nil, {"X-Original-URL: /public/x", "X-Rewrite-URL: /public/x", "X-Forwarded-Uri: /public/x", "X-Forwarded-Method: GET", "X-Forwarded-Prefix: /public"}} {
+				answer, got := f.fire(t, message(f.Addr, a.method, a.target, lines...))
+				if len(got) > 0 || answer.Status != http.StatusUnauthorized && answer.Status != http.StatusBadRequest {
+					t.Errorf("%s %.100q: %d, upstream %s", a.method, a.target, answer.Status, short(got))
+				}
+				if answer.Status == http.StatusUnauthorized && a.method != "HEAD" {
+					answer.WantProblem(t, 401, "token_missing", nil)
+				}
 			}
-			if answer.Status == http.StatusUnauthorized && a.method != "HEAD" {
-				answer.WantProblem(t, 401, "token_missing", nil)
+			// With one it may pass, as what it is; the input breaks nothing.
+			answer, got := f.fire(t, message(f.Addr, a.method, a.target, auth, "X-WX-USER-ID: "+forged))
+			switch {
+			case answer.Status == http.StatusOK && len(got) == 1:
+				reached++
+				got[0].wantIdentity(t, identity)
+				if got[0].broken != nil {
+					t.Errorf("%s %.100q arrives as %s", a.method, a.target, short(got))
+				}
+			case len(got) == 0 && answer.Status >= 400 && answer.Status != http.StatusUnauthorized:
+			default:
+				t.Errorf("%s %.100q with a token: %d, upstream %s", a.method, a.target, answer.Status, short(got))
+			}
+			// A preflight is one on a path with one reading only.
+			if strings.HasPrefix(a.target, "/public/") && strings.Contains(a.target, "..") && a.method == "GET" {
+				if answer, got := f.fire(t, message(f.Addr, "OPTIONS", a.target, preflight...)); len(got) > 0 {
+					t.Errorf("preflight %.100q: %d, upstream %s", a.target, answer.Status, short(got))
+				}
 			}
 		}
-		// With one it may pass, as what it is; the input breaks nothing.
-		answer, got := f.fire(t, message(f.Addr, a.method, a.target, auth, "X-WX-USER-ID: "+forged))
-		switch {
-		case answer.Status == http.StatusOK && len(got) == 1:
-			reached++
-			got[0].wantIdentity(t, identity)
-			if got[0].broken != nil {
-				t.Errorf("%s %.100q arrives as %s", a.method, a.target, short(got))
-			}
-		case len(got) == 0 && answer.Status >= 400 && answer.Status != http.StatusUnauthorized:
-		default:
-			t.Errorf("%s %.100q with a token: %d, upstream %s", a.method, a.target, answer.Status, short(got))
+		t.Logf("%d targets, %d of them reach the upstream with a token", len(attacks), reached)
+		if reached < len(attacks)/2 {
+			t.Errorf("only %d of %d targets reach the upstream even with a token: it is not the gate that keeps them", reached, len(attacks))
 		}
-		// A preflight is one on a path with one reading only.
-		if strings.HasPrefix(a.target, "/public/") && strings.Contains(a.target, "..") && a.method == "GET" {
-			if answer, got := f.fire(t, message(f.Addr, "OPTIONS", a.target, preflight...)); len(got) > 0 {
-				t.Errorf("preflight %.100q: %d, upstream %s", a.target, answer.Status, short(got))
-			}
-		}
-	}
-	t.Logf("%d targets, %d of them reach the upstream with a token", len(attacks), reached)
-	if reached < len(attacks)/2 {
-		t.Errorf("only %d of %d targets reach the upstream even with a token: it is not the gate that keeps them", reached, len(attacks))
-	}
 
-	// What has one reading passes, and arrives as it was looked at.
-	for target, want := range map[string]string{
-		"/public/x": "", "/public/": "", "/healthz": "", "/optional/x": "", "/free/x": "", "/free/": "",
-		"/healthz?x=/../api": "", "/public/x?../../api/x": "", "/public/x?a=%2e%2e%2f&b;c#": "", "/public/x?": "",
-		"/public/a%20b": "", "/public/%E4%BD%A0": "", "/public/%e4%bd%a0": "", "/public/.well-known/x": "", "/public/a..b": "", "/public/..a": "", "/public/...a/b": "",
-		"/public/a:b@c": "", "/public/a=b,c!$'()*+&d~e_f-g": "", "/public/%5B%7B%22%7D%5D": "", "/public/x/": "", "/public/" + strings.Repeat("a", 64<<10): "",
-		"/public/a{b}|c^\"<>`": "/public/a%7Bb%7D%7Cc%5E%22%3C%3E%60", "/public/{env.WX_SECRET}": "/public/%7Benv.WX_SECRET%7D", "/public/你": "/public/%E4%BD%A0",
-		"http://" + f.Addr + "/public/x": "/public/x", "HTTP://" + f.Addr + "/public/x?y": "/public/x?y", "http:/public/x": "/public/x", "http://u:p@" + f.Addr + "/public/x": "/public/x",
-		"/FREE/x": "", // Caddy's matcher knows no case: who leaves /free out, leaves /FREE out
-	} {
-		if want == "" {
-			want = target
+		// What has one reading passes, and arrives as it was looked at.
+		for target, want := range map[string]string{
+			"/public/x": "", "/public/": "", "/healthz": "", "/optional/x": "", "/free/x": "", "/free/": "",
+			"/healthz?x=/../api": "", "/public/x?../../api/x": "", "/public/x?a=%2e%2e%2f&b;c#": "", "/public/x?": "",
+			"/public/a%20b": "", "/public/%E4%BD%A0": "", "/public/%e4%bd%a0": "", "/public/.well-known/x": "", "/public/a..b": "", "/public/..a": "", "/public/...a/b": "",
+			"/public/a:b@c": "", "/public/a=b,c!$'()*+&d~e_f-g": "", "/public/%5B%7B%22%7D%5D": "", "/public/x/": "", "/public/" + strings.Repeat("a", 64<<10): "",
+			"/public/a{b}|c^\"<>`": "/public/a%7Bb%7D%7Cc%5E%22%3C%3E%60", "/public/{env.WX_SECRET}": "/public/%7Benv.WX_SECRET%7D", "/public/你": "/public/%E4%BD%A0",
+			"http://" + f.Addr + "/public/x": "/public/x", "HTTP://" + f.Addr + "/public/x?y": "/public/x?y", "http:/public/x": "/public/x", "http://u:p@" + f.Addr + "/public/x": "/public/x",
+			"/FREE/x": "", // Caddy's matcher knows no case: who leaves /free out, leaves /FREE out
+		} {
+			if want == "" {
+				want = target
+			}
+			if f.later != nil && target[0] != '/' {
+				continue
+			}
+			lines := []string{"X-WX-USER-ID: " + forged}
+			w := f.passes(t, message(f.Addr, "GET", target, lines...))
+			w.wantIdentity(t, nil)
+			if got := strings.TrimSuffix(strings.TrimPrefix(w.line, "GET "), " HTTP/1.1"); got != want {
+				t.Errorf("%.200q arrives as %.200q", target, got)
+			}
+			if len(w.values("Authorization")) > 0 {
+				t.Errorf("%.200q brings an Authorization: %q", target, w.values("Authorization"))
+			}
 		}
-		lines := []string{"X-WX-USER-ID: " + forged}
-		w := f.passes(t, message(f.Addr, "GET", target, lines...))
-		w.wantIdentity(t, nil)
-		if got := strings.TrimSuffix(strings.TrimPrefix(w.line, "GET "), " HTTP/1.1"); got != want {
-			t.Errorf("%.200q arrives as %.200q", target, got)
-		}
-		if len(w.values("Authorization")) > 0 {
-			t.Errorf("%.200q brings an Authorization: %q", target, w.values("Authorization"))
-		}
-	}
+	})
 	// Targets that are none, and a method for no path.
 	for _, raw := range []string{"GET public/x HTTP/1.1", "GET ?x HTTP/1.1", "GET  HTTP/1.1", "GET  /public/x HTTP/1.1", "GET /public/ x HTTP/1.1", "GET /public/\x00 HTTP/1.1", "GET /public/\x01x HTTP/1.1", "GET /public/\x7f HTTP/1.1",
 		"GET\t/public/x\tHTTP/1.1", "GET http://[::1/public/x HTTP/1.1", "GET http://a b/public/x HTTP/1.1", "/public/x HTTP/1.1", "GET /public/x", "G\xffT /public/x HTTP/1.1", "GET /public/x http/1.1", "GET % HTTP/1.1"} {
@@ -153,7 +158,7 @@ func TestAttackPathsAroundTheRules(t *testing.T) {
 // map onto them needs a token.
 func TestAttackPathsAroundTheMatcher(t *testing.T) {
 	t.Parallel()
-	f := newFort(t, rig.Site("wx_auth /admin/* {env.WX_APPID} {env.WX_SECRET} {\nwechat {\napi {$WX_API}\n}\n}\nreverse_proxy {$UPSTREAM}"))
+	f := newFort3(t, rig.Site("wx_auth /admin/* {env.WX_APPID} {env.WX_SECRET} {\nwechat {\napi {$WX_API}\n}\n}\nreverse_proxy {$UPSTREAM}"))
 	targets := []string{
 		"/admin/x", "/ADMIN/x", "/Admin/x", "/%61dmin/x", "/adm%69n/x", "/%41DMIN/x", "/admin%2fx", "/admin%2Fx", "/admin%5cx", `/admin\x`, "//admin/x", "///admin/x", "/./admin/x", "/%2e/admin/x",
 		"/x/../admin/x", "/x/%2e%2e/admin/x", "/x/..%2fadmin/x", "/x%2f..%2fadmin/x", "/x/..;/admin/x", "/;/admin/x", "/admin;/x", "/admin;x=y/x", "/;x/admin/x", "/admin%3b/x", `/\admin/x`, `\admin/x`, `/x\..\admin\x`,
@@ -162,61 +167,71 @@ func TestAttackPathsAroundTheMatcher(t *testing.T) {
 		"http:admin/x", "http:/admin/x", "http://" + f.Addr + "/admin/x", "http://" + f.Addr + "//admin/x", "http://" + f.Addr + "/x/../admin/x", "x:/admin/x", "x:admin/x", "ftp://" + f.Addr + "/x",
 		"/open/../admin/x", "/.;/admin/x", "/admin/", "/admin//", "/%u0061dmin/x", "/admin%ff/x",
 	}
-	for _, target := range targets {
-		for _, method := range []string{"GET", "POST", "OPTIONS", "admin"} {
-			a, got := f.fire(t, message(f.Addr, method, target))
-			if len(got) > 0 || a.Status != 401 && a.Status != 400 {
-				t.Errorf("%s %q: %d, upstream %s", method, target, a.Status, short(got))
+	f.everyHTTP(t, func(t *testing.T, f *fort) {
+		for _, target := range targets {
+			for _, method := range []string{"GET", "POST", "OPTIONS", "admin"} {
+				a, got := f.fire(t, message(f.Addr, method, target))
+				if len(got) > 0 || a.Status != 401 && a.Status != 400 {
+					t.Errorf("%s %q: %d, upstream %s", method, target, a.Status, short(got))
+				}
 			}
 		}
-	}
-	for _, target := range []string{"/open/x", "/open/admin/x", "/administrator/x", "/x?/admin/x", "/x-admin/x", "/admin.x/y"} {
-		f.passes(t, message(f.Addr, "GET", target))
-	}
+		for _, target := range []string{"/open/x", "/open/admin/x", "/administrator/x", "/x?/admin/x", "/x-admin/x", "/admin.x/y"} {
+			f.passes(t, message(f.Addr, "GET", target))
+		}
+	})
 }
 
 // TestAttackPathsAroundThePrefix is about what is nearly an endpoint: it is not
 // served as one, and without a token goes nowhere.
 func TestAttackPathsAroundThePrefix(t *testing.T) {
 	t.Parallel()
-	f := newFort(t, fortSite(""))
+	f := newFort3(t, fortSite(""))
 	pair := f.login(t, "13800138000")
 	auth := "Authorization: Bearer " + pair.Token
-	// Under the prefix to the letter: ours, whatever follows.
-	for _, target := range []string{"/auth/wx/nothing", "/auth/wx/../wx/me", "/auth/wx/..", "/auth/wx/../../api/x", "/auth/wx/./me", "/auth/wx//me", "/auth/wx//", "/auth/wx/me//", "/auth/wx/me/.", "/auth/wx/ME", "/auth/wx/me/x",
-		"/auth/wx/..;/x", "/auth/wx/me;x", "/auth/wx/me;/", "/auth/wx/sessions/a/b", "/auth/wx/sessions//", "/auth/wx/jwks", "/auth/wx/public/x", "/auth/wx/service", "/auth/wx/service/users", "http://" + f.Addr + "/auth/wx/../../api/x",
-		"/auth/wx/%6de", "/auth/wx/me%20", "/auth/wx/%2e%2e/me", "/auth/wx/..%2fme", "/auth/wx/me%2f", "/auth/wx/%2e%2e/%2e%2e/api/x", "/auth/wx/%00", "/auth/wx/me%00", "/auth/wx/me#", "/auth/wx/me%3fx", `/auth/wx/..\x`, "/auth/wx/\xff", "/auth/wx/{env.WX_SECRET}"} {
-		for _, lines := range [][]string{nil, {auth}} {
-			f.refuses(t, refusal{404, "not_found"}, message(f.Addr, "GET", target, lines...))
-		}
-	}
-	for _, id := range []string{"%00", "..", "%2e%2e", "a%2fb", "..%2f..%2fapi", ";x", "%", "'--"} {
-		want := refusal{404, "not_found"}
-		if id == "%" {
-			want = refusal{400, ""}
-		}
-		f.refuses(t, want, message(f.Addr, "DELETE", "/auth/wx/sessions/"+id, auth))
-	}
-	// Another spelling is none of ours. Where it is under an open path it is not
-	// canonical; so without a token nothing passes.
-	for _, target := range []string{"/AUTH/WX/me", "/Auth/wx/me", "/auth/WX", "/auth//wx/me", "//auth/wx/me", "/auth/wx%2fme", "/auth%2fwx/me", "/auth/wx%2Fme", "/%61uth/wx/me", "/auth/w%78/me", "/auth/wx%20/me", "/auth/wx./me",
-		"/auth/wx;/me", "/auth;/wx/me", "/auth/wx;x=y", "/auth/wx%3b/me", "/auth/wx%00", "/auth/wx%00/me", "/auth/wx%23", "/auth/wx#", "/auth/wx%3f", `/auth/wx\me`, `/auth\wx/me`, "/auth/wx%5cme", "/auth/./wx/me", "/auth/x/../wx/me",
-		"/auth/%2e/wx/me", "/x/../auth/wx/me", "/public/../auth/wx/me", "/public/..%2fauth/wx/me", "/public/..;/auth/wx/me", "/free/../auth/wx/me",
-		"/auth/wx%c0%afme", "/auth/wxx", "/auth/wx.json", "/auth", "/auth/", "http:auth/wx/me", "x:/auth/wx", "http:auth/wx", "ftp://" + f.Addr + "/auth/wx.x"} {
-		for _, method := range []string{"GET", "POST", "DELETE"} {
-			a, got := f.fire(t, message(f.Addr, method, target, "Content-Length: 0"))
-			if len(got) > 0 || a.Status != 401 && a.Status != 400 && a.Status != 404 {
-				t.Errorf("%s %q: %d %s, upstream %s", method, target, a.Status, a.Body, short(got))
+	f.everyHTTP(t, func(t *testing.T, f *fort) {
+		absent := func(target string) bool { return f.later != nil && target[0] != '/' } // no path there
+		// Under the prefix to the letter: ours, whatever follows.
+		for _, target := range []string{"/auth/wx/nothing", "/auth/wx/../wx/me", "/auth/wx/..", "/auth/wx/../../api/x", "/auth/wx/./me", "/auth/wx//me", "/auth/wx//", "/auth/wx/me//", "/auth/wx/me/.", "/auth/wx/ME", "/auth/wx/me/x",
+			"/auth/wx/..;/x", "/auth/wx/me;x", "/auth/wx/me;/", "/auth/wx/sessions/a/b", "/auth/wx/sessions//", "/auth/wx/jwks", "/auth/wx/public/x", "/auth/wx/service", "/auth/wx/service/users", "http://" + f.Addr + "/auth/wx/../../api/x",
+			"/auth/wx/%6de", "/auth/wx/me%20", "/auth/wx/%2e%2e/me", "/auth/wx/..%2fme", "/auth/wx/me%2f", "/auth/wx/%2e%2e/%2e%2e/api/x", "/auth/wx/%00", "/auth/wx/me%00", "/auth/wx/me#", "/auth/wx/me%3fx", `/auth/wx/..\x`, "/auth/wx/\xff", "/auth/wx/{env.WX_SECRET}"} {
+			if absent(target) {
+				continue
 			}
-			a, got = f.fire(t, message(f.Addr, method, target, "Content-Length: 0", auth))
-			if len(got) == 0 && a.Status < 400 || strings.Contains(a.Body, "phoneNumber") {
-				t.Errorf("%s %q is served as an endpoint: %d %s", method, target, a.Status, a.Body)
+			for _, lines := range [][]string{nil, {auth}} {
+				f.refuses(t, refusal{404, "not_found"}, message(f.Addr, "GET", target, lines...))
 			}
 		}
-	}
-	// One slash at the end is accepted.
-	for target, status := range map[string]int{"/auth/wx/me/": 200, "/auth/wx/verify/": 204, "/auth/wx/jwks.json/": 200, "/auth/wx/health/": 200, "/auth/wx/": 405, "http://" + f.Addr + "/auth/wx/me": 200} {
-		f.refuses(t, refusal{status, ""}, message(f.Addr, "GET", target, auth))
-	}
-	f.Client().Me(pair.Token).Want(t, http.StatusOK) // none of all this ended the session
+		for _, id := range []string{"%00", "..", "%2e%2e", "a%2fb", "..%2f..%2fapi", ";x", "%", "'--"} {
+			want := refusal{404, "not_found"}
+			if id == "%" {
+				want = refusal{400, ""}
+			}
+			f.refuses(t, want, message(f.Addr, "DELETE", "/auth/wx/sessions/"+id, auth))
+		}
+		// Another spelling is none of ours. Where it is under an open path it is not
+		// canonical; so without a token nothing passes.
+		for _, target := range []string{"/AUTH/WX/me", "/Auth/wx/me", "/auth/WX", "/auth//wx/me", "//auth/wx/me", "/auth/wx%2fme", "/auth%2fwx/me", "/auth/wx%2Fme", "/%61uth/wx/me", "/auth/w%78/me", "/auth/wx%20/me", "/auth/wx./me",
+			"/auth/wx;/me", "/auth;/wx/me", "/auth/wx;x=y", "/auth/wx%3b/me", "/auth/wx%00", "/auth/wx%00/me", "/auth/wx%23", "/auth/wx#", "/auth/wx%3f", `/auth/wx\me`, `/auth\wx/me`, "/auth/wx%5cme", "/auth/./wx/me", "/auth/x/../wx/me",
+			"/auth/%2e/wx/me", "/x/../auth/wx/me", "/public/../auth/wx/me", "/public/..%2fauth/wx/me", "/public/..;/auth/wx/me", "/free/../auth/wx/me",
+			"/auth/wx%c0%afme", "/auth/wxx", "/auth/wx.json", "/auth", "/auth/", "http:auth/wx/me", "x:/auth/wx", "http:auth/wx", "ftp://" + f.Addr + "/auth/wx.x"} {
+			for _, method := range []string{"GET", "POST", "DELETE"} {
+				a, got := f.fire(t, message(f.Addr, method, target, "Content-Length: 0"))
+				if len(got) > 0 || a.Status != 401 && a.Status != 400 && a.Status != 404 {
+					t.Errorf("%s %q: %d %s, upstream %s", method, target, a.Status, a.Body, short(got))
+				}
+				a, got = f.fire(t, message(f.Addr, method, target, "Content-Length: 0", auth))
+				if len(got) == 0 && a.Status < 400 || strings.Contains(a.Body, "phoneNumber") {
+					t.Errorf("%s %q is served as an endpoint: %d %s", method, target, a.Status, a.Body)
+				}
+			}
+		}
+		// One slash at the end is accepted.
+		for target, status := range map[string]int{"/auth/wx/me/": 200, "/auth/wx/verify/": 204, "/auth/wx/jwks.json/": 200, "/auth/wx/health/": 200, "/auth/wx/": 405, "http://" + f.Addr + "/auth/wx/me": 200} {
+			if !absent(target) {
+				f.refuses(t, refusal{status, ""}, message(f.Addr, "GET", target, auth))
+			}
+		}
+		f.Client().Me(pair.Token).Want(t, http.StatusOK) // none of all this ended the session
+	})
 }

@@ -2,8 +2,6 @@ package tests
 
 import (
 	"bufio"
-	"bytes"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -17,9 +15,6 @@ import (
 	"sync"
 	"testing"
 	"time"
-
-	"golang.org/x/net/http2"
-	"golang.org/x/net/http2/hpack"
 
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
@@ -195,8 +190,9 @@ func whole(got []wire, text string) []wire {
 // fort is a gateway under attack: its upstream is a wiretap.
 type fort struct {
 	*rig.Caddy
-	tap *wiretap
-	wx  *rig.WeChat
+	tap   *wiretap
+	wx    *rig.WeChat
+	later sender // of what fire is given; nil: over HTTP/1.1
 }
 
 // newFort starts a gateway with that Caddyfile, in which {$UPSTREAM} is the wiretap and
@@ -236,7 +232,7 @@ func message(addr, method, target string, lines ...string) string {
 // the last one.
 func (f *fort) fire(t testing.TB, raw string) (rig.Answer, []wire) {
 	t.Helper()
-	a := rig.Raw(f.Addr, raw)
+	a := f.later.send(f.Addr, raw)
 	if a.Err != nil {
 		t.Fatalf("%v\n%.300q", a.Err, raw)
 	}
@@ -396,104 +392,6 @@ func (f *fort) identity(t testing.TB, p rig.Pair) []field {
 		t.Fatalf("this token was to lack a claim, and has unionid %q", unionid)
 	}
 	return id
-}
-
-// message2 is a request over HTTP/2, whose fields begin with the pseudo-header fields.
-type message2 struct {
-	fields   []field
-	data     []string // a DATA frame each; the stream goes on after the last if there are trailers
-	trailers []field
-}
-
-// get2 begins the fields of a request.
-func get2(addr, method, target string, fields ...field) []field {
-	return append([]field{{":method", method}, {":scheme", "http"}, {":authority", addr}, {":path", target}}, fields...)
-}
-
-// raw2 sends a request over a connection of its own: with prior knowledge, or over
-// TLS with a configuration. An answer without a status is a stream or a connection
-// that was ended, which Err says.
-func raw2(addr string, config *tls.Config, m message2) rig.Answer {
-	conn, err := net.Dial("tcp", addr)
-	if err != nil {
-		return rig.Answer{Err: err}
-	}
-	defer conn.Close()
-	if config != nil {
-		conn = tls.Client(conn, config)
-	}
-	_ = conn.SetDeadline(time.Now().Add(rig.RawTime))
-	if _, err := io.WriteString(conn, http2.ClientPreface); err != nil {
-		return rig.Answer{Err: err}
-	}
-	framer := http2.NewFramer(conn, conn)
-	framer.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
-	_ = framer.WriteSettings()
-	var block bytes.Buffer
-	enc := hpack.NewEncoder(&block)
-	encoded := func(fields []field) []byte {
-		block.Reset()
-		for _, f := range fields {
-			_ = enc.WriteField(hpack.HeaderField{Name: f.name, Value: f.value})
-		}
-		return bytes.Clone(block.Bytes())
-	}
-	headers := func(fields []field, last bool) {
-		b := encoded(fields)
-		const most = 16 << 10
-		first := b[:min(len(b), most)]
-		b = b[len(first):]
-		_ = framer.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: first, EndHeaders: len(b) == 0, EndStream: last})
-		for len(b) > 0 {
-			part := b[:min(len(b), most)]
-			b = b[len(part):]
-			_ = framer.WriteContinuation(1, len(b) == 0, part)
-		}
-	}
-	headers(m.fields, len(m.data) == 0 && m.trailers == nil)
-	for i, d := range m.data {
-		_ = framer.WriteData(1, i == len(m.data)-1 && m.trailers == nil, []byte(d))
-	}
-	if m.trailers != nil {
-		headers(m.trailers, true)
-	}
-	a := rig.Answer{Header: http.Header{}}
-	for {
-		frame, err := framer.ReadFrame()
-		if err != nil {
-			a.Err = err
-			return a
-		}
-		switch frame := frame.(type) {
-		case *http2.MetaHeadersFrame:
-			for _, f := range frame.Fields {
-				if f.Name == ":status" {
-					a.Status, _ = strconv.Atoi(f.Value)
-				} else {
-					a.Header.Add(f.Name, f.Value)
-				}
-			}
-		case *http2.DataFrame:
-			a.Body += string(frame.Data())
-		case *http2.SettingsFrame:
-			if !frame.IsAck() {
-				_ = framer.WriteSettingsAck()
-			}
-		case *http2.RSTStreamFrame:
-			if a.Status == 0 {
-				a.Err = fmt.Errorf("the stream was ended: %s", frame.ErrCode)
-			}
-			return a
-		case *http2.GoAwayFrame:
-			if a.Status == 0 {
-				a.Err = fmt.Errorf("the connection was ended: %s", frame.ErrCode)
-			}
-			return a
-		}
-		if h := frame.Header(); h.StreamID == 1 && (h.Type == http2.FrameHeaders || h.Type == http2.FrameData) && h.Flags.Has(http2.FlagDataEndStream) {
-			return a
-		}
-	}
 }
 
 // loggedSite is a site with access logs.

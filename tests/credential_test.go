@@ -10,97 +10,6 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// guardSite has a path of each kind before an upstream: /api/ is protected,
-// /optional/ and /public/ are what they are called, /free/ is left out by the
-// matcher.
-func guardSite(options ...string) string {
-	return rig.Site("@guarded not path /free/*\nwx_auth @guarded {env.WX_APPID} {env.WX_SECRET} {\n"+
-		"public /public/*\noptional /optional/*\nwechat {\napi {$WX_API}\n}\n"+strings.Join(options, "\n")+"\n}\n"+
-		"reverse_proxy {$UPSTREAM} {\nstream_close_delay 1h\n}", "servers {\nprotocols h1 h2c\n}")
-}
-
-// guard is a gateway before an upstream that counts.
-type guard struct {
-	*rig.Caddy
-	up *rig.Upstream
-	wx *rig.WeChat
-}
-
-func newGuard(t testing.TB, caddyfile string, env ...string) *guard {
-	t.Helper()
-	g := &guard{up: rig.NewUpstream(t), wx: rig.NewWeChat(t)}
-	g.Caddy = rig.StartCaddy(t, caddyfile, append([]string{
-		"WX_APPID=" + rig.AppID, "WX_SECRET=" + rig.Secret, "WX_API=" + g.wx.URL, "UPSTREAM=" + g.up.Addr,
-	}, env...)...)
-	return g
-}
-
-// login logs the owner of that number in.
-func (g *guard) login(t testing.TB, number string) rig.Pair {
-	t.Helper()
-	codes := g.wx.Tap(t, number)
-	return g.Client().Login(codes.Code, codes.PhoneCode).Pair(t)
-}
-
-// reload is Reload, and waits until the former listener is closed: Caddy does not,
-// and what it has not accepted by then is reset.
-func (g *guard) reload(t testing.TB, caddyfile string) {
-	t.Helper()
-	if err := g.Reload(caddyfile); err != nil {
-		t.Fatal(err)
-	}
-	time.Sleep(200 * time.Millisecond)
-}
-
-// ask sends a request with exactly those header lines.
-func (g *guard) ask(method, target string, lines ...string) rig.Answer {
-	text := method + " " + target + " HTTP/1.1\r\nHost: " + g.Addr + "\r\n"
-	for _, line := range lines {
-		text += line + "\r\n"
-	}
-	return rig.Raw(g.Addr, text+"\r\n")
-}
-
-// wants sends a request and checks what became of it: either the refusal, with
-// nothing at the upstream, or what the upstream saw.
-func (g *guard) wants(t *testing.T, want refusal, method, target string, lines ...string) rig.Seen {
-	t.Helper()
-	before := g.up.Hits()
-	a := g.ask(method, target, lines...)
-	if want.status != 0 {
-		a.WantProblem(t, want.status, want.code, nil)
-		if g.up.Hits() != before {
-			t.Error("the upstream was asked")
-		}
-		if want.status == http.StatusUnauthorized && !strings.HasPrefix(a.Header.Get("WWW-Authenticate"), "Bearer ") {
-			t.Errorf("challenge %q", a.Header.Get("WWW-Authenticate"))
-		}
-		return rig.Seen{}
-	}
-	if a.Err != nil || a.Status != http.StatusOK {
-		t.Fatalf("%d %v: %s", a.Status, a.Err, a.Body)
-	}
-	return a.Seen(t)
-}
-
-// refusal is what a request is answered; none if it goes on.
-type refusal struct {
-	status int
-	code   string
-}
-
-var (
-	goesOn        = refusal{}
-	twoTokens     = refusal{400, "invalid_request"}
-	tokenMissing  = refusal{401, "token_missing"}
-	tokenInvalid  = refusal{401, "token_invalid"}
-	tokenExpired  = refusal{401, "token_expired"}
-	tokenRevoked  = refusal{401, "token_revoked"}
-	crossSite     = refusal{403, "cookie_cross_site"}
-	kindsOfPaths  = []string{"/api/x", "/optional/x", "/public/x", "/free/x"}
-	foreignTokens = []string{"eyJhbGciOiJIUzI1NiJ9.e30.c2lnbmF0dXJl", "opaque", "x.y", "."}
-)
-
 // broken is a token with one bit of its signature changed.
 func broken(token string) string {
 	b := []byte(token)
@@ -134,7 +43,7 @@ const (
 )
 
 func TestEveryCellOfTheCredentialTable(t *testing.T) {
-	g := newGuard(t, guardSite(shortToken))
+	g := newGuard3(t, guardSite(shortToken))
 	ts := someTokens(t, g, guardSite(longToken))
 
 	type outcome struct {
@@ -183,37 +92,39 @@ func TestEveryCellOfTheCredentialTable(t *testing.T) {
 		"two tokens, one space": {"Authorization: Bearer " + ts.good + " " + ts.good},
 		"a comma behind":        {"Authorization: Bearer " + ts.good + ","},
 	}
-	for i, path := range kindsOfPaths {
-		for _, row := range rows {
-			t.Run(strings.Trim(path, "/x")+"/"+row.name, func(t *testing.T) {
-				var lines []string
-				if row.authorization != "" {
-					lines = append(lines, "Authorization: "+row.authorization)
-				}
-				want := row.want[i]
-				seen := g.wants(t, want.refusal, "GET", path, append(lines, "X-WX-USER-ID: forged")...)
-				if want.status != 0 {
-					return
-				}
-				if id := seen.Header.Get("X-WX-USER-ID"); (id != "") != want.identity || id == "forged" {
-					t.Errorf("identity %q", id)
-				}
-				if left := seen.Header.Get("Authorization") != ""; left != want.left {
-					t.Errorf("Authorization at the upstream: %q", seen.Header["Authorization"])
-				}
-			})
+	g.everyHTTP(t, func(t *testing.T, g *guard) {
+		for i, path := range kindsOfPaths {
+			for _, row := range rows {
+				t.Run(strings.Trim(path, "/x")+"/"+row.name, func(t *testing.T) {
+					var lines []string
+					if row.authorization != "" {
+						lines = append(lines, "Authorization: "+row.authorization)
+					}
+					want := row.want[i]
+					seen := g.wants(t, want.refusal, "GET", path, append(lines, "X-WX-USER-ID: forged")...)
+					if want.status != 0 {
+						return
+					}
+					if id := seen.Header.Get("X-WX-USER-ID"); (id != "") != want.identity || id == "forged" {
+						t.Errorf("identity %q", id)
+					}
+					if left := seen.Header.Get("Authorization") != ""; left != want.left {
+						t.Errorf("Authorization at the upstream: %q", seen.Header["Authorization"])
+					}
+				})
+			}
+			for name, lines := range conflicts {
+				t.Run(strings.Trim(path, "/x")+"/"+name, func(t *testing.T) { g.wants(t, twoTokens, "GET", path, lines...) })
+			}
 		}
-		for name, lines := range conflicts {
-			t.Run(strings.Trim(path, "/x")+"/"+name, func(t *testing.T) { g.wants(t, twoTokens, "GET", path, lines...) })
+		// Off by default: what stands elsewhere is no credential.
+		for _, lines := range [][]string{
+			{"Cookie: __Host-wx-auth=" + ts.good},
+			upgradeWith("Sec-WebSocket-Protocol: bearer, " + ts.good),
+		} {
+			g.wants(t, tokenMissing, "GET", "/api/x?access_token="+ts.good, lines...)
 		}
-	}
-	// Off by default: what stands elsewhere is no credential.
-	for _, lines := range [][]string{
-		{"Cookie: __Host-wx-auth=" + ts.good},
-		append(upgradeLines, "Sec-WebSocket-Protocol: bearer, "+ts.good),
-	} {
-		g.wants(t, tokenMissing, "GET", "/api/x?access_token="+ts.good, lines...)
-	}
+	})
 }
 
 var upgradeLines = []string{
@@ -228,7 +139,7 @@ var allSources = "credential cookie\ncredential query\ncredential websocket_prot
 
 // TestEverySourceHasTheSameTable shows a token in each of the other sources.
 func TestEverySourceHasTheSameTable(t *testing.T) {
-	g := newGuard(t, guardSite(allSources, shortToken))
+	g := newGuard3(t, guardSite(allSources, shortToken))
 	ts := someTokens(t, g, guardSite(allSources, longToken))
 	sources := map[string]struct {
 		show func(token string) (query string, lines []string)
@@ -258,94 +169,106 @@ func TestEverySourceHasTheSameTable(t *testing.T) {
 			},
 		},
 	}
-	for name, src := range sources {
-		for i, path := range kindsOfPaths {
-			for _, row := range []struct {
-				token string
-				want  [4]refusal
-				ours  bool
-			}{
-				{ts.good, [4]refusal{}, true},
-				{ts.broken, [4]refusal{tokenInvalid, tokenInvalid}, true},
-				{ts.revoked, [4]refusal{tokenRevoked, tokenRevoked}, true},
-				{ts.expired, [4]refusal{tokenExpired, tokenExpired}, true},
-				{foreignTokens[0], [4]refusal{tokenInvalid}, false},
-			} {
-				t.Run(fmt.Sprintf("%s%s/%.8s", name, path, row.token[len(row.token)-8:]), func(t *testing.T) {
-					query, lines := src.show(row.token)
-					seen := g.wants(t, row.want[i], "GET", path+"?"+query, lines...)
-					if row.want[i].status != 0 {
-						return
-					}
-					if known := seen.Header.Get("X-WX-USER-ID") != ""; known != (row.token == ts.good && i < 2) {
-						t.Errorf("identity: %v", known)
-					}
-					if left := src.left(seen, row.token); left == row.ours {
-						t.Errorf("left: %v: %+v", left, seen)
-					}
-					if row.ours && strings.Contains(fmt.Sprint(seen), row.token) {
-						t.Errorf("the token reached the upstream: %+v", seen)
-					}
-				})
+	g.everyHTTP(t, func(t *testing.T, g *guard) {
+		for name, src := range sources {
+			for i, path := range kindsOfPaths {
+				for _, row := range []struct {
+					token string
+					want  [4]refusal
+					ours  bool
+				}{
+					{ts.good, [4]refusal{}, true},
+					{ts.broken, [4]refusal{tokenInvalid, tokenInvalid}, true},
+					{ts.revoked, [4]refusal{tokenRevoked, tokenRevoked}, true},
+					{ts.expired, [4]refusal{tokenExpired, tokenExpired}, true},
+					{foreignTokens[0], [4]refusal{tokenInvalid}, false},
+				} {
+					t.Run(fmt.Sprintf("%s%s/%.8s", name, path, row.token[len(row.token)-8:]), func(t *testing.T) {
+						i := i
+						if g.later != nil && name != "cookie" && path == "/public/x" {
+							i = 0 // public means GET, and this is CONNECT: it needs a token, as if it were protected
+						}
+						query, lines := src.show(row.token)
+						seen := g.wants(t, row.want[i], "GET", path+"?"+query, lines...)
+						if row.want[i].status != 0 {
+							return
+						}
+						if known := seen.Header.Get("X-WX-USER-ID") != ""; known != (row.token == ts.good && i < 2) {
+							t.Errorf("identity: %v", known)
+						}
+						if left := src.left(seen, row.token); left == row.ours {
+							t.Errorf("left: %v: %+v", left, seen)
+						}
+						if row.ours && strings.Contains(fmt.Sprint(seen), row.token) {
+							t.Errorf("the token reached the upstream: %+v", seen)
+						}
+					})
+				}
 			}
 		}
-	}
+	})
 }
 
 func TestCredentialIsRemovedAndNothingElse(t *testing.T) {
-	g := newGuard(t, guardSite(allSources))
+	g := newGuard3(t, guardSite(allSources))
 	token := g.login(t, "13800138000").Token
-	for _, c := range []struct{ query, want string }{
-		{"access_token=T", ""},
-		{"access_token=T&b=2", "b=2"},
-		{"b=%7e&access_token=T&c=+%20&&d", "b=%7e&c=+%20&&d"},
-		{"Access_token=x&access_token=T", "Access_token=x"},
-		{"%61ccess_token=T&z=;;&a[]=1&a[]=2", "z=;;&a[]=1&a[]=2"},
-		{"access_token=&b&access_token=T", "b"},
-		{"x=access_token=1&access_token=T&y=%zz", "x=access_token=1&y=%zz"},
-	} {
-		seen := g.wants(t, goesOn, "GET", "/api/a%2Cb?"+strings.ReplaceAll(c.query, "T", token), upgradeLines...)
-		if want := strings.TrimSuffix("/api/a%2Cb?"+c.want, "?"); seen.URI != want {
-			t.Errorf("%s: the upstream saw %q, want %q", c.query, seen.URI, want)
+	g.everyHTTP(t, func(t *testing.T, g *guard) {
+		for _, c := range []struct{ query, want string }{
+			{"access_token=T", ""},
+			{"access_token=T&b=2", "b=2"},
+			{"b=%7e&access_token=T&c=+%20&&d", "b=%7e&c=+%20&&d"},
+			{"Access_token=x&access_token=T", "Access_token=x"},
+			{"%61ccess_token=T&z=;;&a[]=1&a[]=2", "z=;;&a[]=1&a[]=2"},
+			{"access_token=&b&access_token=T", "b"},
+			{"x=access_token=1&access_token=T&y=%zz", "x=access_token=1&y=%zz"},
+		} {
+			seen := g.wants(t, goesOn, "GET", "/api/a%2Cb?"+strings.ReplaceAll(c.query, "T", token), upgradeLines...)
+			if want := strings.TrimSuffix("/api/a%2Cb?"+c.want, "?"); seen.URI != want {
+				t.Errorf("%s: the upstream saw %q, want %q", c.query, seen.URI, want)
+			}
 		}
-	}
-	for _, c := range []struct {
-		lines []string
-		want  []string
-	}{
-		{[]string{"__Host-wx-auth=T"}, nil},
-		{[]string{"__Host-wx-auth=T; b=2"}, []string{"b=2"}},
-		{[]string{"a=1;__Host-wx-auth=T;  b=\"2\" ;c"}, []string{"a=1;  b=\"2\" ;c"}},
-		{[]string{"a=1; __Host-wx-auth=T"}, []string{"a=1"}},
-		{[]string{"__host-wx-auth=x; __Host-wx-auth=T; x__Host-wx-auth=y"}, []string{"__host-wx-auth=x; x__Host-wx-auth=y"}},
-		{[]string{"a=1", "__Host-wx-auth=T", "b=2"}, []string{"a=1", "b=2"}},
-	} {
-		var lines []string
-		for _, l := range c.lines {
-			lines = append(lines, "Cookie: "+strings.ReplaceAll(l, "T", token))
+		for _, c := range []struct {
+			lines []string
+			want  []string
+		}{
+			{[]string{"__Host-wx-auth=T"}, nil},
+			{[]string{"__Host-wx-auth=T; b=2"}, []string{"b=2"}},
+			{[]string{"a=1;__Host-wx-auth=T;  b=\"2\" ;c"}, []string{"a=1;  b=\"2\" ;c"}},
+			{[]string{"a=1; __Host-wx-auth=T"}, []string{"a=1"}},
+			{[]string{"__host-wx-auth=x; __Host-wx-auth=T; x__Host-wx-auth=y"}, []string{"__host-wx-auth=x; x__Host-wx-auth=y"}},
+			{[]string{"a=1", "__Host-wx-auth=T", "b=2"}, []string{"a=1", "b=2"}},
+		} {
+			var lines []string
+			for _, l := range c.lines {
+				lines = append(lines, "Cookie: "+strings.ReplaceAll(l, "T", token))
+			}
+			seen := g.wants(t, goesOn, "GET", "/api/x", lines...)
+			sep := "|"
+			if g.later != nil { // where a line is a field, and the fields are joined (RFC 9113, section 8.2.3)
+				sep = "; "
+			}
+			if got := seen.Header["Cookie"]; strings.Join(got, sep) != strings.Join(c.want, sep) {
+				t.Errorf("%q: the upstream saw %q, want %q", c.lines, got, c.want)
+			}
 		}
-		seen := g.wants(t, goesOn, "GET", "/api/x", lines...)
-		if got := seen.Header["Cookie"]; strings.Join(got, "|") != strings.Join(c.want, "|") {
-			t.Errorf("%q: the upstream saw %q, want %q", c.lines, got, c.want)
+		for _, c := range []struct{ lines, want string }{
+			{"bearer, T", ""},
+			{"bearer,T", ""},
+			{"chat, bearer, T", "chat"},
+			{"bearer, T, chat, v2.chat", "chat, v2.chat"},
+			{"chat|bearer|T|v2.chat", "chat, v2.chat"},
+			{"Bearer, T, chat", "chat"},
+		} {
+			var lines []string
+			for l := range strings.SplitSeq(strings.ReplaceAll(c.lines, "T", token), "|") {
+				lines = append(lines, "Sec-WebSocket-Protocol: "+l)
+			}
+			seen := g.wants(t, goesOn, "GET", "/api/x", upgradeWith(lines...)...)
+			if got := strings.Join(seen.Header["Sec-Websocket-Protocol"], "|"); got != c.want {
+				t.Errorf("%q: the upstream saw %q, want %q", c.lines, got, c.want)
+			}
 		}
-	}
-	for _, c := range []struct{ lines, want string }{
-		{"bearer, T", ""},
-		{"bearer,T", ""},
-		{"chat, bearer, T", "chat"},
-		{"bearer, T, chat, v2.chat", "chat, v2.chat"},
-		{"chat|bearer|T|v2.chat", "chat, v2.chat"},
-		{"Bearer, T, chat", "chat"},
-	} {
-		var lines []string
-		for l := range strings.SplitSeq(strings.ReplaceAll(c.lines, "T", token), "|") {
-			lines = append(lines, "Sec-WebSocket-Protocol: "+l)
-		}
-		seen := g.wants(t, goesOn, "GET", "/api/x", upgradeWith(lines...)...)
-		if got := strings.Join(seen.Header["Sec-Websocket-Protocol"], "|"); got != c.want {
-			t.Errorf("%q: the upstream saw %q, want %q", c.lines, got, c.want)
-		}
-	}
+	})
 	// Not upgrades, so not the places for a token.
 	for _, lines := range [][]string{nil, {"Upgrade: websocket"}, {"Connection: upgrade", "Upgrade: h2c"}} {
 		g.wants(t, tokenMissing, "GET", "/api/x?access_token="+token, append(lines, "Sec-WebSocket-Protocol: bearer, "+token)...)
@@ -354,7 +277,7 @@ func TestCredentialIsRemovedAndNothingElse(t *testing.T) {
 }
 
 func TestConflictingSourcesAreRefused(t *testing.T) {
-	g := newGuard(t, guardSite(allSources))
+	g := newGuard3(t, guardSite(allSources))
 	one, two := g.login(t, "13800138000").Token, g.login(t, "13900139000").Token
 	places := map[string]func(token string) (query, line string){
 		"authorization": func(tok string) (string, string) { return "", "Authorization: Bearer " + tok },
@@ -362,140 +285,42 @@ func TestConflictingSourcesAreRefused(t *testing.T) {
 		"query":         func(tok string) (string, string) { return "access_token=" + tok, "" },
 		"protocol":      func(tok string) (string, string) { return "", "Sec-WebSocket-Protocol: bearer, " + tok },
 	}
-	for nameA, a := range places {
-		for nameB, b := range places {
-			for kind, second := range map[string]string{"other": two, "equal": one, "broken": broken(two)} {
-				for _, path := range kindsOfPaths {
-					t.Run(nameA+"+"+nameB+"/"+kind+path, func(t *testing.T) {
-						queryA, lineA := a(one)
-						queryB, lineB := b(second)
-						lines := upgradeWith("Origin: http://" + g.Addr)
-						for _, l := range []string{lineA, lineB} {
-							if l != "" {
-								lines = append(lines, l)
+	g.everyHTTP(t, func(t *testing.T, g *guard) {
+		for nameA, a := range places {
+			for nameB, b := range places {
+				for kind, second := range map[string]string{"other": two, "equal": one, "broken": broken(two)} {
+					for _, path := range kindsOfPaths {
+						t.Run(nameA+"+"+nameB+"/"+kind+path, func(t *testing.T) {
+							queryA, lineA := a(one)
+							queryB, lineB := b(second)
+							lines := upgradeWith("Origin: " + g.origin)
+							for _, l := range []string{lineA, lineB} {
+								if l != "" {
+									lines = append(lines, l)
+								}
 							}
-						}
-						g.wants(t, twoTokens, "GET", path+"?"+queryA+"&"+queryB, lines...)
-					})
+							g.wants(t, twoTokens, "GET", path+"?"+queryA+"&"+queryB, lines...)
+						})
+					}
 				}
 			}
 		}
-	}
-	// Where a token decides, a credential of another kind beside it is a conflict;
-	// where none does, it is none of our business.
-	both := []string{"Authorization: Basic eDp5", "Cookie: __Host-wx-auth=" + one}
-	g.wants(t, twoTokens, "GET", "/api/x", both...)
-	g.wants(t, twoTokens, "GET", "/optional/x", both...)
-	seen := g.wants(t, goesOn, "GET", "/public/x", both...)
-	if seen.Header.Get("Authorization") != "Basic eDp5" || seen.Header.Get("Cookie") != "" {
-		t.Errorf("%+v", seen)
-	}
-	// The endpoints and /verify.
-	for _, path := range []string{"/auth/wx/me", "/auth/wx/sessions"} {
-		g.wants(t, twoTokens, "GET", path, "Authorization: Bearer "+one, "Cookie: __Host-wx-auth="+one)
-		g.wants(t, twoTokens, "GET", path, "Cookie: __Host-wx-auth="+one+"; __Host-wx-auth="+two)
-	}
-	g.wants(t, refusal{401, "invalid_request"}, "GET", "/auth/wx/verify", "Authorization: Bearer "+one, "Cookie: __Host-wx-auth="+two)
-}
-
-func TestCookieCountsOnlyFromTheSameSite(t *testing.T) {
-	g := newGuard(t, guardSite("credential cookie"))
-	token := g.login(t, "13800138000").Token
-	cookie := "Cookie: __Host-wx-auth=" + token
-	own := "Origin: http://" + g.Addr
-	for _, c := range []struct {
-		name  string
-		lines []string
-		want  refusal
-	}{
-		{"nothing", nil, crossSite},
-		{"same-origin", []string{"Sec-Fetch-Site: same-origin"}, goesOn},
-		{"same-site", []string{"Sec-Fetch-Site: same-site"}, goesOn},
-		{"cross-site", []string{"Sec-Fetch-Site: cross-site"}, crossSite},
-		{"none", []string{"Sec-Fetch-Site: none"}, crossSite},
-		{"cross-site with our origin", []string{"Sec-Fetch-Site: cross-site", own}, crossSite},
-		{"twice", []string{"Sec-Fetch-Site: same-origin", "Sec-Fetch-Site: cross-site"}, crossSite},
-		{"in capitals", []string{"Sec-Fetch-Site: Same-Origin"}, crossSite},
-		{"empty", []string{"Sec-Fetch-Site:", own}, crossSite},
-		{"own origin", []string{own}, goesOn},
-		{"own origin behind a proxy that ends TLS", []string{"Origin: https://" + g.Addr}, goesOn},
-		{"another origin", []string{"Origin: https://evil.example"}, crossSite},
-		{"another port", []string{"Origin: http://127.0.0.1:1"}, crossSite},
-		{"longer host", []string{own + ".evil.example"}, crossSite},
-		{"user name", []string{"Origin: http://" + g.Addr + "@evil.example"}, crossSite},
-		{"null", []string{"Origin: null"}, crossSite},
-		{"no scheme", []string{"Origin: " + g.Addr}, crossSite},
-		{"another scheme", []string{"Origin: ftp://" + g.Addr}, crossSite},
-		{"two origins", []string{own, own}, crossSite},
-		{"only a Referer", []string{"Referer: http://" + g.Addr + "/"}, crossSite},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			for _, method := range []string{"POST", "PUT", "PATCH", "DELETE", "get"} {
-				g.wants(t, c.want, method, "/api/x", append(c.lines, cookie, "Content-Length: 0")...)
-			}
-			g.wants(t, c.want, "POST", "/optional/x", append(c.lines, cookie, "Content-Length: 0")...)
-			// A page of another origin may open a WebSocket without asking.
-			g.wants(t, c.want, "GET", "/api/x", upgradeWith(append(c.lines, cookie)...)...)
-			g.wants(t, goesOn, "GET", "/api/x", append(c.lines, cookie)...)
-			// Nobody is logged in by this, so nothing can be done in their name.
-			seen := g.wants(t, goesOn, "GET", "/public/x", append(c.lines, cookie)...)
-			if seen.Header.Get("Cookie") != "" || seen.Header.Get("X-WX-USER-ID") != "" {
-				t.Errorf("%+v", seen)
-			}
-			// Our own endpoints: a session must not be ended by another site.
-			want := c.want
-			if want == goesOn {
-				want = refusal{404, "not_found"}
-			}
-			g.wants(t, want, "DELETE", "/auth/wx/sessions/x", append(c.lines, cookie)...)
-			if c.want != goesOn {
-				g.wants(t, c.want, "POST", "/auth/wx/logout", append(c.lines, cookie, "Content-Length: 0")...)
-			}
-			// The proxy that asks knows the method; what it does not say is unsafe.
-			for method, safe := range map[string]bool{"GET": true, "POST": false, "": false} {
-				verify := append(c.lines, cookie, "X-Forwarded-Method: "+method)
-				if a := g.ask("GET", "/auth/wx/verify", verify...); (a.Status == 204) != (safe || c.want == goesOn) {
-					t.Errorf("verify for %q: %d %s", method, a.Status, a.Body)
-				}
-			}
-		})
-	}
-	// The method decided, so no header may make another of it.
-	seen := g.wants(t, goesOn, "GET", "/api/x", cookie, "X-HTTP-Method-Override: DELETE")
-	if seen.Header.Get("X-HTTP-Method-Override") != "" {
-		t.Error("a GET by cookie can act as a DELETE")
-	}
-	// By Authorization no page can send it: nothing more is asked.
-	g.wants(t, goesOn, "POST", "/api/x", "Authorization: Bearer "+token, "Sec-Fetch-Site: cross-site", "Content-Length: 0")
-}
-
-func TestCookieIsSetAndCleared(t *testing.T) {
-	g := newGuard(t, guardSite("credential cookie __Host-shop"))
-	client := g.Client()
-	codes := g.wx.Tap(t, "13800138000")
-	a := client.Login(codes.Code, codes.PhoneCode)
-	pair := a.Pair(t)
-	check := func(a rig.Answer, value string, seconds int) {
-		t.Helper()
-		want := fmt.Sprintf("__Host-shop=%s; Path=/; Max-Age=%d; HttpOnly; Secure; SameSite=Lax", value, seconds)
-		if got := a.Header["Set-Cookie"]; len(got) != 1 || got[0] != want {
-			t.Errorf("set %q, want %q", got, want)
+		// Where a token decides, a credential of another kind beside it is a conflict;
+		// where none does, it is none of our business.
+		both := []string{"Authorization: Basic eDp5", "Cookie: __Host-wx-auth=" + one}
+		g.wants(t, twoTokens, "GET", "/api/x", both...)
+		g.wants(t, twoTokens, "GET", "/optional/x", both...)
+		seen := g.wants(t, goesOn, "GET", "/public/x", both...)
+		if seen.Header.Get("Authorization") != "Basic eDp5" || seen.Header.Get("Cookie") != "" {
+			t.Errorf("%+v", seen)
 		}
-	}
-	check(a, pair.Token, pair.ExpiresIn)
-	a = client.Refresh(pair.RefreshToken)
-	next := a.Pair(t)
-	check(a, next.Token, next.ExpiresIn)
-
-	cookie := "Cookie: __Host-shop=" + next.Token
-	client.Get("/auth/wx/me", "", cookie).UserInfo(t)
-	a = client.Do("POST", "/auth/wx/logout", nil, cookie, "Sec-Fetch-Site: same-origin")
-	a.Want(t, http.StatusNoContent)
-	check(a, "", 0)
-	client.Get("/api/x", "", cookie).WantProblem(t, 401, "token_revoked", nil)
-	if a := newGuard(t, guardSite()).Client().Refresh("x"); a.Header["Set-Cookie"] != nil {
-		t.Error("a cookie is set though none is a source")
-	}
+		// The endpoints and /verify.
+		for _, path := range []string{"/auth/wx/me", "/auth/wx/sessions"} {
+			g.wants(t, twoTokens, "GET", path, "Authorization: Bearer "+one, "Cookie: __Host-wx-auth="+one)
+			g.wants(t, twoTokens, "GET", path, "Cookie: __Host-wx-auth="+one+"; __Host-wx-auth="+two)
+		}
+		g.wants(t, refusal{401, "invalid_request"}, "GET", "/auth/wx/verify", "Authorization: Bearer "+one, "Cookie: __Host-wx-auth="+two)
+	})
 }
 
 // readmeBlock is the one code block of the README that contains a text.

@@ -33,11 +33,17 @@ func config3() *tls.Config {
 }
 
 // withHTTP3 adds to a Caddyfile of one site the same site at {$ADDR2}, over TLS and
-// HTTP/3.
+// HTTP/3. The first one has HTTP/2, too.
 func withHTTP3(caddyfile string) string {
 	globals, site, _ := strings.Cut(caddyfile, "http://{$ADDR} {\n")
-	globals = strings.TrimSuffix(strings.TrimSpace(strings.ReplaceAll(globals, "protocols h1 h2c", "protocols h1 h2 h2c h3")), "}") +
-		"\nskip_install_trust\nauto_https disable_redirects\n}\n"
+	const protocols = "protocols h1 h2 h2c h3\n"
+	globals = strings.TrimSuffix(strings.TrimSpace(strings.ReplaceAll(globals, "protocols h1 h2c\n", "")), "}")
+	if before, after, ok := strings.Cut(globals, "servers {\n"); ok {
+		globals = before + "servers {\n" + protocols + after
+	} else {
+		globals += "\nservers {\n" + protocols + "}"
+	}
+	globals += "\nskip_install_trust\nauto_https disable_redirects\n}\n"
 	return globals + "http://{$ADDR} {\n" + site + "\nhttps://{$ADDR2} {\ntls internal\n" + site
 }
 
@@ -52,15 +58,35 @@ func awaitHTTP3(t testing.TB, addr string) {
 // raw3 sends a request over an HTTP/3 connection of its own. An answer without a
 // status is a stream or a connection that was ended, which Err says.
 func raw3(addr string, m message2) rig.Answer {
-	ctx, cancel := context.WithTimeout(context.Background(), rig.RawTime)
+	c := client3{addr: addr}
+	defer c.close()
+	return c.send(m)
+}
+
+// client3 sends one request after the other, over one connection as long as that lasts.
+type client3 struct {
+	addr string
+	conn *quic.Conn
+}
+
+func (c *client3) send(m message2) rig.Answer {
+	ctx, cancel := context.WithTimeout(context.Background(), m.patience())
 	defer cancel()
-	conn, err := quic.DialAddr(ctx, addr, config3(), nil)
-	if err != nil {
-		return rig.Answer{Err: err}
+	if c.conn == nil || c.conn.Context().Err() != nil {
+		conn, err := quic.DialAddr(ctx, c.addr, config3(), nil)
+		if err != nil {
+			return rig.Answer{Err: err}
+		}
+		new(http3.Transport).NewClientConn(conn) // its control stream
+		c.conn = conn
 	}
-	defer func() { _ = conn.CloseWithError(0, "") }()
-	new(http3.Transport).NewClientConn(conn) // its control stream
-	return send3(ctx, conn, m)
+	return send3(ctx, c.conn, m)
+}
+
+func (c *client3) close() {
+	if c.conn != nil {
+		_ = c.conn.CloseWithError(0, "")
+	}
 }
 
 func send3(ctx context.Context, conn *quic.Conn, m message2) rig.Answer {
@@ -74,7 +100,9 @@ func send3(ctx context.Context, conn *quic.Conn, m message2) rig.Answer {
 	if _, err := stream.Write(m.frames3()); err != nil {
 		return rig.Answer{Err: err}
 	}
-	_ = stream.Close()
+	if !m.unended {
+		_ = stream.Close()
+	}
 	return readAnswer3(stream)
 }
 

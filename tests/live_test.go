@@ -107,8 +107,7 @@ func overHTTP(t *testing.T, caddyfile string, test func(t *testing.T, g *guard, 
 		test(t, g, func(target string, lines ...string) *rig.Socket { t.Helper(); return g.open2(t, target, lines...) })
 	})
 	t.Run("HTTP3", func(t *testing.T) {
-		g := newGuard(t, withHTTP3(caddyfile), "ADDR2="+rig.FreeAddress(t))
-		awaitHTTP3(t, g.Getenv("ADDR2"))
+		g := newGuard3(t, caddyfile)
 		g.up.SetHandler(http.HandlerFunc(rig.EchoUpgrade))
 		test(t, g, func(target string, lines ...string) *rig.Socket { t.Helper(); return g.open3(t, target, lines...) })
 	})
@@ -188,25 +187,26 @@ func TestStalledWebSocketEndsToo(t *testing.T) {
 }
 
 func TestReloadKeepsTheWatch(t *testing.T) {
-	// On a busy machine reloads take longer than a token that this test can wait for.
-	for lifetime := 6 * time.Second; !reloadKeepsTheWatch(t, lifetime); lifetime *= 2 {
-		if lifetime > time.Minute {
-			t.Fatalf("three reloads take longer than %s", lifetime)
+	overHTTP(t, guardSite(), func(t *testing.T, g *guard, open func(string, ...string) *rig.Socket) {
+		// On a busy machine reloads take longer than a token that this test can wait for.
+		for lifetime := 6 * time.Second; !reloadKeepsTheWatch(t, g, open, lifetime); lifetime *= 2 {
+			if lifetime > time.Minute {
+				t.Fatalf("three reloads take longer than %s", lifetime)
+			}
+			t.Logf("three reloads take longer than %s", lifetime)
 		}
-		t.Logf("three reloads take longer than %s", lifetime)
-	}
+	})
 }
 
 // reloadKeepsTheWatch is false if the reloads took until the token's end.
-func reloadKeepsTheWatch(t *testing.T, lifetime time.Duration) bool {
-	g := newGuard(t, guardSite(fmt.Sprintf("token {\nlifetime %s\nleeway 0s\n}", lifetime)))
-	g.up.SetHandler(http.HandlerFunc(rig.EchoUpgrade))
+func reloadKeepsTheWatch(t *testing.T, g *guard, open func(string, ...string) *rig.Socket, lifetime time.Duration) bool {
+	g.reload(t, guardSite(fmt.Sprintf("token {\nlifetime %s\nleeway 0s\n}", lifetime)))
 	expiring := g.login(t, "13800138000")
 	end := expiry(t, expiring.Token)
-	byExpiry := g.open(t, "/api/ws", "Authorization: Bearer "+expiring.Token)
+	byExpiry := open("/api/ws", "Authorization: Bearer "+expiring.Token)
 	g.reload(t, guardSite("register off"))
 	pair := g.login(t, "13800138000")
-	byLogout := g.open(t, "/api/ws", "Authorization: Bearer "+pair.Token)
+	byLogout := open("/api/ws", "Authorization: Bearer "+pair.Token)
 	g.reload(t, guardSite("login_rate 40/m"))
 	g.reload(t, guardSite())
 	byLogout.Alive(t)
@@ -237,21 +237,27 @@ func TestWatchedConnectionsEndWithTheDirective(t *testing.T) {
 }
 
 func TestAnswerNamesNoCredentialAsProtocol(t *testing.T) {
-	g := newGuard(t, guardSite("credential websocket_protocol"))
+	g := newGuard3(t, guardSite("credential websocket_protocol"))
 	g.up.SetHandler(http.HandlerFunc(rig.EchoUpgrade))
 	token := g.login(t, "13800138000").Token
-	for _, c := range []struct{ offered, chosen, want string }{
-		{"bearer, " + token, "", ""},
-		{"bearer, " + token, "bearer", ""},
-		{"bearer, " + token, token, ""},
-		{"bearer, " + token + ", chat", "chat", "chat"},
-		{"chat, bearer, " + token, "bearer, chat", "chat"},
-	} {
-		a := g.ask("GET", "/api/ws", upgradeWith("Sec-WebSocket-Protocol: "+c.offered, "X-Protocol: "+c.chosen)...)
-		if a.Status != http.StatusSwitchingProtocols || a.Header.Get("Sec-WebSocket-Protocol") != c.want {
-			t.Errorf("chosen %.10q: %d, the answer says %q", c.chosen, a.Status, a.Header.Get("Sec-WebSocket-Protocol"))
+	g.everyHTTP(t, func(t *testing.T, g *guard) {
+		upgraded := http.StatusSwitchingProtocols
+		if g.later != nil {
+			upgraded = http.StatusOK
 		}
-	}
+		for _, c := range []struct{ offered, chosen, want string }{
+			{"bearer, " + token, "", ""},
+			{"bearer, " + token, "bearer", ""},
+			{"bearer, " + token, token, ""},
+			{"bearer, " + token + ", chat", "chat", "chat"},
+			{"chat, bearer, " + token, "bearer, chat", "chat"},
+		} {
+			a := g.ask("GET", "/api/ws", upgradeWith("Sec-WebSocket-Protocol: "+c.offered, "X-Protocol: "+c.chosen)...)
+			if a.Status != upgraded || a.Header.Get("Sec-WebSocket-Protocol") != c.want {
+				t.Errorf("chosen %.10q: %d, the answer says %q", c.chosen, a.Status, a.Header.Get("Sec-WebSocket-Protocol"))
+			}
+		}
+	})
 }
 
 // TestStreamsOutliveTheirToken: only what was upgraded ends with its token. Java's

@@ -1,12 +1,16 @@
 package token
 
 import (
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/hmac"
+	"crypto/rand"
 	"crypto/rsa"
+	_ "crypto/sha1" // for signatures that must be refused
 	"crypto/sha256"
+	"crypto/sha512"
 	"crypto/x509"
 	"encoding/asn1"
 	"encoding/base64"
@@ -17,6 +21,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/lestrrat-go/jwx/v2/jwa"
+	"github.com/lestrrat-go/jwx/v2/jws"
 )
 
 // refuse checks that a token is refused in one way only, with a cache and
@@ -81,6 +88,57 @@ func mustJSON(t *testing.T, v any) []byte {
 		t.Fatal(err)
 	}
 	return data
+}
+
+// TestOtherAlgorithmsOfTheSameKeyAreRefused signs with our own keys by what their
+// family has beside our algorithm, under a header that says so and under ours.
+func TestOtherAlgorithmsOfTheSameKeyAreRefused(t *testing.T) {
+	for alg, others := range map[Algorithm][]jwa.SignatureAlgorithm{
+		RS256: {jwa.RS384, jwa.RS512, jwa.PS256, jwa.PS384, jwa.PS512}, HS256: {jwa.HS384, jwa.HS512},
+	} {
+		ks := testKeys()[alg]
+		k := ks.members[0].key
+		for _, other := range others {
+			signer, err := jws.NewSigner(other)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, name := range []string{string(alg), other.String()} {
+				signed := b64(strings.Replace(goodHeader(ks), string(alg), name, 1)) + "." + b64(goodPayload)
+				sig, err := signer.Sign([]byte(signed), k.private)
+				if err != nil {
+					t.Fatal(err)
+				}
+				refuse(t, ks, signed+"."+b64(string(sig)))
+				refuse(t, ks, signed+"."+b64(string(sig[:k.sigSize]))) // of HS512's, what HS256 would have the length of
+			}
+		}
+	}
+	// jwx has these for no P-256 key, and for no Ed25519 key, at all.
+	ks := testKeys()[ES256]
+	signed := b64(goodHeader(ks)) + "." + b64(goodPayload)
+	for _, hash := range []crypto.Hash{crypto.SHA1, crypto.SHA224, crypto.SHA384, crypto.SHA512} {
+		h := hash.New()
+		h.Write([]byte(signed))
+		r, s, err := ecdsa.Sign(rand.Reader, ks.members[0].key.private.(stableECDSA).PrivateKey, h.Sum(nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		refuse(t, ks, signed+"."+b64(string(r.FillBytes(make([]byte, 32)))+string(s.FillBytes(make([]byte, 32)))))
+	}
+	ks = testKeys()[EdDSA]
+	signed = b64(goodHeader(ks)) + "." + b64(goodPayload)
+	digest := sha512.Sum512([]byte(signed))
+	for _, c := range []struct {
+		message string
+		opts    ed25519.Options
+	}{{string(digest[:]), ed25519.Options{Hash: crypto.SHA512}}, {signed, ed25519.Options{Context: "at+jwt"}}, {string(digest[:]), ed25519.Options{}}} {
+		sig, err := ks.members[0].key.private.(ed25519.PrivateKey).Sign(nil, []byte(c.message), &c.opts)
+		if err != nil {
+			t.Fatal(err)
+		}
+		refuse(t, ks, signed+"."+b64(string(sig)))
+	}
 }
 
 func TestPublicKeysAreNoHMACSecrets(t *testing.T) {

@@ -1,0 +1,133 @@
+package tests
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/wx-auth/caddy-wx-auth/tests/rig"
+)
+
+// guardSite has a path of each kind before an upstream: /api/ is protected,
+// /optional/ and /public/ are what they are called, /free/ is left out by the
+// matcher.
+func guardSite(options ...string) string {
+	return rig.Site("@guarded not path /free/*\nwx_auth @guarded {env.WX_APPID} {env.WX_SECRET} {\n"+
+		"public /public/*\noptional /optional/*\nwechat {\napi {$WX_API}\n}\n"+strings.Join(options, "\n")+"\n}\n"+
+		"reverse_proxy {$UPSTREAM} {\nstream_close_delay 1h\n}", "servers {\nprotocols h1 h2c\n}")
+}
+
+// guard is a gateway before an upstream that counts.
+type guard struct {
+	*rig.Caddy
+	up     *rig.Upstream
+	wx     *rig.WeChat
+	site   func(caddyfile string) string // what is made of a Caddyfile
+	later  sender                        // of what ask is given; nil: over HTTP/1.1
+	origin string                        // of requests over that version
+}
+
+func newGuard(t testing.TB, caddyfile string, env ...string) *guard {
+	t.Helper()
+	return startGuard(t, func(caddyfile string) string { return caddyfile }, caddyfile, env...)
+}
+
+// newGuard3 is newGuard for a Caddyfile of one site, with HTTP/2 and HTTP/3.
+func newGuard3(t testing.TB, caddyfile string) *guard {
+	t.Helper()
+	g := startGuard(t, withHTTP3, caddyfile, "ADDR2="+rig.FreeAddress(t), "GODEBUG=http2xconnect=1")
+	awaitHTTP3(t, g.Getenv("ADDR2"))
+	return g
+}
+
+func startGuard(t testing.TB, site func(string) string, caddyfile string, env ...string) *guard {
+	t.Helper()
+	g := &guard{up: rig.NewUpstream(t), wx: rig.NewWeChat(t), site: site}
+	g.Caddy = rig.StartCaddy(t, site(caddyfile), append([]string{
+		"WX_APPID=" + rig.AppID, "WX_SECRET=" + rig.Secret, "WX_API=" + g.wx.URL, "UPSTREAM=" + g.up.Addr,
+	}, env...)...)
+	g.origin = g.URL()
+	return g
+}
+
+// everyHTTP tries a table over each version. It may ask for g.later.
+func (g *guard) everyHTTP(t *testing.T, try func(t *testing.T, g *guard)) {
+	t.Run("HTTP1", func(t *testing.T) { try(t, g) })
+	two, three := *g, *g
+	t.Run("HTTP2", func(t *testing.T) {
+		two.later = later2(g.Addr)
+		try(t, &two)
+	})
+	t.Run("HTTP3", func(t *testing.T) {
+		addr := g.Getenv("ADDR2")
+		three.later, three.origin = later3(t, addr), "https://"+addr
+		try(t, &three)
+	})
+}
+
+// login logs the owner of that number in.
+func (g *guard) login(t testing.TB, number string) rig.Pair {
+	t.Helper()
+	codes := g.wx.Tap(t, number)
+	return g.Client().Login(codes.Code, codes.PhoneCode).Pair(t)
+}
+
+// reload is Reload, and waits until the former listener is closed: Caddy does not,
+// and what it has not accepted by then is reset.
+func (g *guard) reload(t testing.TB, caddyfile string) {
+	t.Helper()
+	if err := g.Reload(g.site(caddyfile)); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(200 * time.Millisecond)
+}
+
+// ask sends a request with exactly those header lines.
+func (g *guard) ask(method, target string, lines ...string) rig.Answer {
+	text := method + " " + target + " HTTP/1.1\r\nHost: " + g.Addr + "\r\n"
+	for _, line := range lines {
+		text += line + "\r\n"
+	}
+	return g.later.send(g.Addr, text+"\r\n")
+}
+
+// wants sends a request and checks what became of it: either the refusal, with
+// nothing at the upstream, or what the upstream saw.
+func (g *guard) wants(t *testing.T, want refusal, method, target string, lines ...string) rig.Seen {
+	t.Helper()
+	before := g.up.Hits()
+	a := g.ask(method, target, lines...)
+	if want.status != 0 {
+		a.WantProblem(t, want.status, want.code, nil)
+		if g.up.Hits() != before {
+			t.Error("the upstream was asked")
+		}
+		if want.status == http.StatusUnauthorized && !strings.HasPrefix(a.Header.Get("WWW-Authenticate"), "Bearer ") {
+			t.Errorf("challenge %q", a.Header.Get("WWW-Authenticate"))
+		}
+		return rig.Seen{}
+	}
+	if a.Err != nil || a.Status != http.StatusOK {
+		t.Fatalf("%d %v: %s", a.Status, a.Err, a.Body)
+	}
+	return a.Seen(t)
+}
+
+// refusal is what a request is answered; none if it goes on.
+type refusal struct {
+	status int
+	code   string
+}
+
+var (
+	goesOn        = refusal{}
+	twoTokens     = refusal{400, "invalid_request"}
+	tokenMissing  = refusal{401, "token_missing"}
+	tokenInvalid  = refusal{401, "token_invalid"}
+	tokenExpired  = refusal{401, "token_expired"}
+	tokenRevoked  = refusal{401, "token_revoked"}
+	crossSite     = refusal{403, "cookie_cross_site"}
+	kindsOfPaths  = []string{"/api/x", "/optional/x", "/public/x", "/free/x"}
+	foreignTokens = []string{"eyJhbGciOiJIUzI1NiJ9.e30.c2lnbmF0dXJl", "opaque", "x.y", "."}
+)

@@ -1,0 +1,114 @@
+package tests
+
+import (
+	"bufio"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httputil"
+	"strings"
+	"testing"
+
+	"github.com/quic-go/quic-go"
+
+	"github.com/wx-auth/caddy-wx-auth/tests/rig"
+)
+
+// The tables of attacks are written as HTTP/1.1, and sent over HTTP/2 and HTTP/3 too.
+
+// sender sends a request that is written as HTTP/1.1 over a later version; nil sends
+// it as it is.
+type sender func(raw string) rig.Answer
+
+func (s sender) send(addr, raw string) rig.Answer {
+	if s == nil {
+		return rig.Raw(addr, raw)
+	}
+	return s(raw)
+}
+
+// later2 and later3 send over HTTP/2 without TLS, and over HTTP/3.
+func later2(addr string) sender {
+	return func(raw string) rig.Answer { return ended(raw2(addr, nil, later(raw, addr, "http"))) }
+}
+
+func later3(t testing.TB, addr string) sender {
+	c := &client3{addr: addr}
+	t.Cleanup(c.close)
+	return func(raw string) rig.Answer { return ended(c.send(later(raw, addr, "https"))) }
+}
+
+// later is the same request as later versions write it: its names in lower case, as they
+// must be, its target and values as they are, chunks as data and trailers. What asks for
+// a WebSocket is extended CONNECT (RFC 8441, RFC 9220), for which GODEBUG must have
+// http2xconnect=1.
+func later(raw, addr, scheme string) message2 {
+	head, body, _ := strings.Cut(raw, "\r\n\r\n")
+	lines := strings.Split(head, "\r\n")
+	method, target, _ := strings.Cut(lines[0], " ")
+	socket := strings.Contains(head, "\r\nUpgrade: websocket\r\n") && strings.Contains(head, "\r\nConnection: Upgrade\r\n")
+	if socket && method == http.MethodGet {
+		method = http.MethodConnect
+	} else {
+		socket = false
+	}
+	m := message2{fields: get2(addr, method, strings.TrimSuffix(target, " HTTP/1.1"))}
+	m.fields[1].value = scheme
+	if socket {
+		m.fields = append(m.fields, field{":protocol", "websocket"})
+	}
+	for _, line := range lines[1:] {
+		name, value, _ := strings.Cut(line, ":")
+		name = strings.ToLower(name)
+		if name == "host" || name == "transfer-encoding" || socket && (name == "connection" || name == "upgrade" || name == "sec-websocket-key") {
+			continue
+		}
+		m.fields = append(m.fields, field{name, strings.TrimPrefix(value, " ")})
+	}
+	if strings.Contains(head, "\r\nTransfer-Encoding: chunked\r\n") {
+		r := bufio.NewReader(strings.NewReader(body))
+		data, _ := io.ReadAll(httputil.NewChunkedReader(r)) // our own chunks
+		body = string(data)
+		m.trailers, _ = readFields(r)
+		for i := range m.trailers {
+			m.trailers[i].name = strings.ToLower(m.trailers[i].name)
+		}
+	}
+	if body != "" {
+		m.data = []string{body}
+	}
+	return m
+}
+
+// ended is the answer, or a 400 if the server has ended the stream: so it refuses what
+// is no request.
+func ended(a rig.Answer) rig.Answer {
+	_, stream := errors.AsType[*quic.StreamError](a.Err)
+	_, conn := errors.AsType[*quic.ApplicationError](a.Err)
+	if a.Status == 0 && (stream || conn || errors.Is(a.Err, errEnded)) {
+		return rig.Answer{Status: http.StatusBadRequest}
+	}
+	return a
+}
+
+// newFort3 is newFort for a Caddyfile of one site, with HTTP/2 and HTTP/3.
+func newFort3(t testing.TB, caddyfile string, env ...string) *fort {
+	t.Helper()
+	f := newFort(t, withHTTP3(caddyfile), append(env, "ADDR2="+rig.FreeAddress(t))...)
+	awaitHTTP3(t, f.addr2())
+	return f
+}
+
+// everyHTTP tries a table over each version. It may ask for f.later.
+func (f *fort) everyHTTP(t *testing.T, try func(t *testing.T, f *fort)) {
+	t.Run("HTTP1", func(t *testing.T) { try(t, f) })
+	two, three := *f, *f
+	t.Run("HTTP2", func(t *testing.T) {
+		two.later = later2(f.Addr)
+		try(t, &two)
+	})
+	t.Run("HTTP3", func(t *testing.T) {
+		three.later = later3(t, f.addr2())
+		try(t, &three)
+	})
+}
