@@ -226,6 +226,7 @@ func TestAttackIdentityInTrailers(t *testing.T) {
 		"public POST /public/* /healthz\noptional /optional/*\nwechat {\napi {$WX_API}\n}\n}\nreverse_proxy {$UPSTREAM}\n}\n}\n"+
 		"http://{$ADDR} {\nimport guarded\n}\nhttps://{$ADDR2} {\ntls internal\nimport guarded\n}", "ADDR2="+rig.FreeAddress(t))
 	tlsAddr := f.addr2()
+	awaitHTTP3(t, tlsAddr)
 	pair := f.login(t, "13800138000")
 	auth := "Bearer " + pair.Token
 	names := []string{"X-WX-USER-ID", "x-wx-phone", "X_WX_USER_ID", "X.WX.UNIONID", "X-Wx-Unionid", "Authorization", "X-Late"}

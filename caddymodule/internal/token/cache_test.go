@@ -1,9 +1,14 @@
 package token
 
 import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
 	"fmt"
+	"hash"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -123,6 +128,70 @@ func TestCacheIsBounded(t *testing.T) {
 	if _, err := v.Verify(ks, mustMint(t, ks, testClaims()), t0); err != nil || none.Len() != 0 {
 		t.Errorf("%v, %d tokens in a cache of none", err, none.Len())
 	}
+}
+
+// TestMillionTokensThroughTheCache has each of so many tokens seen once, beside some that
+// are in use: the cache takes no more than it may, and those stay.
+func TestMillionTokensThroughTheCache(t *testing.T) {
+	const entries, hot = 100_000, 16
+	n := 1_000_000
+	if raceDetector {
+		n = 2*entries + hot // it takes twenty times as long
+	}
+	ks := testKeys()[HS256]
+	v := NewVerifier(testPolicy(), testSeal(t), NewCache(entries))
+	signed := b64(goodHeader(ks)) + "."
+	before, after, _ := strings.Cut(goodPayload, `"s1"`)
+	nth := func(m hash.Hash, i int) string { // Mint takes as long again as Verify
+		payload := before + `"s` + strconv.Itoa(i) + `"` + after
+		raw := base64.RawURLEncoding.AppendEncode([]byte(signed), []byte(payload))
+		m.Reset()
+		m.Write(raw)
+		return string(base64.RawURLEncoding.AppendEncode(append(raw, '.'), m.Sum(nil)))
+	}
+	mac := func() hash.Hash { return hmac.New(sha256.New, ks.members[0].key.private.([]byte)) }
+	see := func(i int, raw string) *Identity {
+		id, err := v.Verify(ks, raw, t0)
+		if err != nil || id.SessionID() != "s"+strconv.Itoa(i) {
+			t.Errorf("token %d: %+v, %v", i, id, err)
+			return nil
+		}
+		return id
+	}
+	var used [hot]string
+	var first [hot]*Identity
+	grown := heapGrowth(func() {
+		for i := range used {
+			used[i] = nth(mac(), i)
+			first[i] = see(i, used[i])
+		}
+		var all sync.WaitGroup
+		for w := range 2 {
+			all.Go(func() {
+				for m, i := mac(), hot+w; i < n && !t.Failed(); i += 2 {
+					see(i, nth(m, i))
+					if i%1000 > 1 {
+						continue
+					}
+					for j, raw := range used {
+						if see(j, raw) != first[j] {
+							t.Errorf("token %d, which is in use, was evicted after %d others", j, i)
+						}
+					}
+				}
+			})
+		}
+		all.Wait()
+	})
+	kept := v.cache.Len()
+	t.Logf("%d tokens went through: %d are kept, in %d bytes", n, kept, grown)
+	if kept > entries+cacheShards || kept < entries*9/10 {
+		t.Errorf("%d tokens in a cache of %d", kept, entries)
+	}
+	if grown > entries*bytesPerEntry*11/10 {
+		t.Errorf("%d tokens take %d bytes", kept, grown)
+	}
+	runtime.KeepAlive(v)
 }
 
 func TestCacheIsBoundedInBytes(t *testing.T) {

@@ -1,0 +1,6 @@
+//go:build !race
+
+package token
+
+// raceDetector says that these tests run with the race detector.
+const raceDetector = false
