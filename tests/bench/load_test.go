@@ -25,6 +25,7 @@ type load struct {
 	requests int
 	request  func(i int) []byte // the i-th, as it is sent
 	status   int                // that each must be answered with
+	every    time.Duration      // a client sends its next one; 0: when it has its answer
 }
 
 // measured is what became of a load.
@@ -36,25 +37,70 @@ type measured struct {
 
 func (l load) run(t testing.TB, c *rig.Caddy) measured {
 	t.Helper()
+	conns := l.dial(t, c)
+	defer hangUp(conns)
+	cpu, start := processorTime(t, c.PID()), time.Now()
+	all, err := l.drive(conns, nil)
+	wall, used := time.Since(start), processorTime(t, c.PID())-cpu
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(all)
+	n := time.Duration(l.requests)
+	return measured{
+		perRequest: used / n, perSecond: float64(l.requests) / wall.Seconds(),
+		p50: all[len(all)/2], p99: all[len(all)*99/100],
+	}
+}
+
+// dial opens the load's connections.
+func (l load) dial(t testing.TB, c *rig.Caddy) []net.Conn {
+	t.Helper()
 	conns := make([]net.Conn, l.clients)
 	for i := range conns {
 		conn, err := net.Dial("tcp", c.Addr)
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer conn.Close()
 		conns[i] = conn
 	}
+	return conns
+}
+
+func hangUp(conns []net.Conn) {
+	for _, conn := range conns {
+		conn.Close()
+	}
+}
+
+// drive sends the requests, or as many as it can until stop, and returns how long each
+// took.
+func (l load) drive(conns []net.Conn, stop <-chan struct{}) ([]time.Duration, error) {
 	var next atomic.Int64
 	var workers sync.WaitGroup
 	took := make([][]time.Duration, l.clients)
 	errs := make([]error, l.clients)
-	cpu, start := processorTime(t, c.PID()), time.Now()
+	start := time.Now()
 	for w, conn := range conns {
 		workers.Go(func() {
 			r := bufio.NewReader(conn)
+			due := start.Add(l.every * time.Duration(w) / time.Duration(l.clients))
 			for i := next.Add(1) - 1; i < int64(l.requests); i = next.Add(1) - 1 {
+				select {
+				case <-stop:
+					return
+				default:
+				}
 				request, sent := l.request(int(i)), time.Now()
+				if l.every > 0 {
+					if wait := due.Sub(sent); wait > 0 {
+						time.Sleep(wait)
+						sent = time.Now()
+					} else {
+						sent = due // it waits already, for the answer to the one before
+					}
+					due = due.Add(l.every)
+				}
 				if errs[w] = exchange(conn, r, request, l.status); errs[w] != nil {
 					return
 				}
@@ -63,17 +109,7 @@ func (l load) run(t testing.TB, c *rig.Caddy) measured {
 		})
 	}
 	workers.Wait()
-	wall, used := time.Since(start), processorTime(t, c.PID())-cpu
-	if err := errors.Join(errs...); err != nil {
-		t.Fatal(err)
-	}
-	all := slices.Concat(took...)
-	slices.Sort(all)
-	n := time.Duration(l.requests)
-	return measured{
-		perRequest: used / n, perSecond: float64(l.requests) / wall.Seconds(),
-		p50: all[len(all)/2], p99: all[len(all)*99/100],
-	}
+	return slices.Concat(took...), errors.Join(errs...)
 }
 
 // exchange sends a request and reads its answer, which has a length.

@@ -33,7 +33,7 @@ func TestTable(t *testing.T) {
 	for _, section := range []struct {
 		name    string
 		measure func(*testing.T, *page)
-	}{{"proxied", proxied}, {"inprocess", inProcess}, {"logins", logins}, {"memory", memory}, {"growth", growth}} {
+	}{{"proxied", proxied}, {"inprocess", inProcess}, {"flood", flood}, {"logins", logins}, {"memory", memory}, {"growth", growth}} {
 		t.Run(section.name, func(t *testing.T) { section.measure(t, p) })
 	}
 	if t.Failed() {
