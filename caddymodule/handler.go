@@ -35,10 +35,10 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		s.metrics.refusals.WithLabelValues(in.Refusal.Code).Inc()
 		return refused(in.Refusal).write(w, in.r)
 	}
+	setPlaceholders(in.r, in.Caller)
 	if in.Caller == nil {
 		return forward(w, in.r, next)
 	}
-	setPlaceholders(in.r, in.Caller)
 	if upgrades(in.r) {
 		return s.serveUpgrade(w, in.r, in.Caller, next)
 	}
@@ -85,6 +85,9 @@ func hideQuery(r *http.Request) *http.Request {
 	}
 	original.URL.RawQuery = r.URL.RawQuery
 	original.RequestURI = original.URL.RequestURI()
+	if repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
+		repl.Set("http.request.orig_uri", original.RequestURI) // it looks at the request that it was made with
+	}
 	return r.WithContext(context.WithValue(r.Context(), caddyhttp.OriginalRequestCtxKey, original))
 }
 
@@ -109,10 +112,16 @@ var placeholders = map[string]func(*token.Identity) string{
 
 // setPlaceholders makes the caller's identity known to the directives that
 // follow. The values are looked up when they are asked for, which most requests
-// never do; what another handler has set under these names before goes.
+// never do; what another handler has set under these names before goes. Of
+// nobody they are empty: Caddy leaves a placeholder that it does not know as it
+// is written, which an upstream would take for a user's id.
 func setPlaceholders(r *http.Request, caller *token.Identity) {
 	repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	if !ok {
+		return
+	}
+	if caller == nil {
+		repl.Map(ofNobody)
 		return
 	}
 	repl.DeleteByPrefix("http.auth.user.")
@@ -123,6 +132,11 @@ func setPlaceholders(r *http.Request, caller *token.Identity) {
 		}
 		return field(caller), true
 	})
+}
+
+func ofNobody(key string) (any, bool) {
+	_, ok := placeholders[key]
+	return "", ok
 }
 
 // as changes the problem's status.

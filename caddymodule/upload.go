@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net"
@@ -12,20 +13,24 @@ import (
 
 // forward lets a request on. A body that cannot be read to its end is its
 // client's fault, and is answered as such: to Caddy's proxy it looks like a
-// failure of the upstream, a 502.
+// failure of the upstream, a 502, for which it may leave the upstream out.
 func forward(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	if r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0 || r.Method == http.MethodConnect {
 		return next.ServeHTTP(w, r)
 	}
 	body := &upload{ReadCloser: r.Body, left: r.ContentLength}
 	r.Body = body
-	err := next.ServeHTTP(w, r)
+	answer := &uploadAnswer{ResponseWriterWrapper: caddyhttp.ResponseWriterWrapper{ResponseWriter: w}, body: body}
+	err := next.ServeHTTP(answer, r)
 	cause := body.failed.Load()
-	if err == nil || cause == nil {
+	if cause == nil {
 		return err
 	}
+	if answer.heldBack {
+		err = caddyhttp.Error(statusClosed, *cause) // which stays what it is if it has a status, such as 413
+	}
 	he, ok := errors.AsType[caddyhttp.HandlerError](err)
-	if !ok || he.StatusCode < http.StatusInternalServerError {
+	if !ok || he.StatusCode < statusClosed {
 		return err
 	}
 	he.StatusCode = http.StatusBadRequest
@@ -54,6 +59,50 @@ func (u *upload) Read(p []byte) (int, error) {
 	}
 	if err != nil && err != io.EOF && !errors.Is(err, http.ErrBodyReadAfterClose) {
 		u.failed.CompareAndSwap(nil, &err)
+		return n, givenUp{err}
 	}
 	return n, err
+}
+
+// givenUp is why a body could not be read to its end. Caddy's proxy takes it for a
+// client that hung up: it counts nothing against the upstream (fail_duration), and
+// tries no other one.
+type givenUp struct{ error }
+
+func (g givenUp) Unwrap() error { return g.error }
+
+func (givenUp) Is(target error) bool { return target == context.Canceled }
+
+// statusClosed is what Caddy's proxy answers to nobody when a client hung up.
+const statusClosed = 499
+
+// uploadAnswer is the way of the answer to an upload. Where the proxy takes the
+// client for gone, the answer is held back: the client may well be there.
+type uploadAnswer struct {
+	caddyhttp.ResponseWriterWrapper
+	body     *upload
+	heldBack bool
+}
+
+func (a *uploadAnswer) WriteHeader(status int) {
+	if status == statusClosed && a.body.failed.Load() != nil {
+		a.heldBack = true
+		return
+	}
+	a.ResponseWriterWrapper.WriteHeader(status)
+}
+
+func (a *uploadAnswer) Write(p []byte) (int, error) {
+	if a.heldBack {
+		return len(p), nil
+	}
+	return a.ResponseWriterWrapper.Write(p)
+}
+
+// ReadFrom implements [io.ReaderFrom], by which proxies copy.
+func (a *uploadAnswer) ReadFrom(r io.Reader) (int64, error) {
+	if a.heldBack {
+		return io.Copy(io.Discard, r)
+	}
+	return a.ResponseWriterWrapper.ReadFrom(r)
 }

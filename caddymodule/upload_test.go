@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -57,12 +58,47 @@ func TestBodyThatFailsIsItsClientsFault(t *testing.T) {
 	}
 }
 
+// A proxy that sees a client gone answers 499 to nobody, and is content.
+func TestAnswerToNobodyIsHeldBack(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		body   error
+		status int // of the error that comes back; 0: none
+	}{
+		{"broken", errors.New("malformed chunked encoding"), 400},
+		{"slow", fmt.Errorf("read: %w", os.ErrDeadlineExceeded), 408},
+		{"too large", caddyhttp.Error(http.StatusRequestEntityTooLarge, errors.New("too large")), 413},
+		{"whole", io.EOF, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := httptest.NewRequest("POST", "/", failing{c.body})
+			w := httptest.NewRecorder()
+			err := forward(w, r, caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+				if _, err := io.ReadAll(r.Body); errors.Is(err, context.Canceled) != (c.body != io.EOF) {
+					t.Errorf("the proxy sees %v", err)
+				}
+				w.WriteHeader(499)
+				_, _ = io.WriteString(w, "written")
+				_, _ = w.(io.ReaderFrom).ReadFrom(strings.NewReader(", copied"))
+				return nil
+			}))
+			he, _ := errors.AsType[caddyhttp.HandlerError](err)
+			if he.StatusCode != c.status {
+				t.Errorf("%v, want %d", err, c.status)
+			}
+			if got, want := w.Body.String(), map[bool]string{true: "written, copied"}[c.status == 0]; got != want || (w.Code == 499) != (want != "") {
+				t.Errorf("answered %d %q, want %q", w.Code, got, want)
+			}
+		})
+	}
+}
+
 func TestBodyShorterThanAnnouncedIsNoWholeOne(t *testing.T) {
 	for length, want := range map[int64]error{4: io.ErrUnexpectedEOF, 3: nil, -1: nil} {
 		r := httptest.NewRequest("POST", "/", io.NopCloser(strings.NewReader("abc")))
 		r.ContentLength = length
 		_ = forward(httptest.NewRecorder(), r, caddyhttp.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) error {
-			if body, err := io.ReadAll(r.Body); string(body) != "abc" || err != want {
+			if body, err := io.ReadAll(r.Body); string(body) != "abc" || !errors.Is(err, want) {
 				t.Errorf("length %d: %q, %v", length, body, err)
 			}
 			return nil

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
 // TestAttackFraming hides requests in others. What is hidden goes to /api/hidden, and
@@ -76,6 +78,7 @@ func TestAttackFraming(t *testing.T) {
 	} {
 		rows = append(rows, row{"chunks: " + name, post(body+hidden, chunked), []int{400}, 0})
 	}
+	rows = append(rows, row{"a GET with chunks that are none", message(f.Addr, "GET", "/free/x", chunked) + "g\r\nabc\r\n0\r\n\r\n" + hidden, []int{400}, 0})
 	for name, body := range map[string]string{
 		"extension": "3;a=b\r\nabc\r\n0\r\n\r\n", "extension of the last": "3\r\nabc\r\n0;GET /api/hidden HTTP/1.1\r\n\r\n", "zeros": "00003\r\nabc\r\n000\r\n\r\n", "capitals": "A\r\n0123456789\r\n0\r\n\r\n", "blanks": "3 \t\r\nabc\r\n0\r\n\r\n",
 	} {
@@ -109,6 +112,46 @@ func TestAttackFraming(t *testing.T) {
 				t.Errorf("no answer: %q", c.rest)
 			}
 		})
+	}
+}
+
+// TestAttackBrokenBodiesLeaveTheUpstreamIn is about an upstream that Caddy leaves out
+// once it has failed: what a client breaks is no failure of it.
+func TestAttackBrokenBodiesLeaveTheUpstreamIn(t *testing.T) {
+	t.Parallel()
+	f := newFort3(t, strings.Replace(fortSite("servers {\ntimeouts {\nread_body 2s\n}\n}"), "reverse_proxy {$UPSTREAM}", "reverse_proxy {$UPSTREAM} {\nfail_duration 1h\n}", 1))
+	post := func(addr string, fields ...field) message2 {
+		return message2{fields: get2(addr, "POST", "/free/x", fields...), data: []string{"abc"}}
+	}
+	longer2, longer3 := post(f.Addr, field{"content-length", "9"}), post(f.addr2(), field{"content-length", "9"})
+	longer3.fields[1].value = "https"
+	for _, c := range []struct {
+		name   string
+		send   func() rig.Answer
+		status int // 0: none, the stream is ended
+	}{
+		{"chunks that are none", func() rig.Answer {
+			return rig.Raw(f.Addr, message(f.Addr, "POST", "/free/x", "Transfer-Encoding: chunked")+"3\r\nabc\r\ng\r\n\r\n")
+		}, 400},
+		{"no more comes", func() rig.Answer {
+			return rig.Raw(f.Addr, message(f.Addr, "POST", "/free/x", "Content-Length: 9")+"abc")
+		}, 408},
+		{"longer over HTTP/2", func() rig.Answer { return raw2(f.Addr, nil, longer2) }, 0},
+		{"longer over HTTP/3", func() rig.Answer { return raw3(f.addr2(), longer3) }, 400},
+	} {
+		if a := c.send(); a.Status != c.status && a.Status != 400 {
+			t.Errorf("%s: %d %v, want %d", c.name, a.Status, a.Err, c.status)
+		}
+		if a := rig.Raw(f.Addr, message(f.Addr, "GET", "/free/next")); a.Status != http.StatusOK {
+			t.Fatalf("after %s others are answered %d: %s", c.name, a.Status, a.Body)
+		}
+	}
+	// An upstream that is away is left out.
+	away := newFort(t, strings.Replace(fortSite(""), "reverse_proxy {$UPSTREAM}", "reverse_proxy 127.0.0.1:1 {\nfail_duration 1h\n}", 1))
+	for _, want := range []int{http.StatusBadGateway, http.StatusServiceUnavailable} {
+		if a := rig.Raw(away.Addr, message(away.Addr, "POST", "/free/x", "Content-Length: 3")+"abc"); a.Status != want {
+			t.Errorf("with the upstream away: %d, want %d", a.Status, want)
+		}
 	}
 }
 
