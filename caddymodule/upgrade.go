@@ -39,7 +39,7 @@ func (s *site) serveUpgrade(w http.ResponseWriter, r *http.Request, caller *toke
 		// one goroutine.
 		u.begin(stream{innermost(w)})
 	}
-	return next.ServeHTTP(u, r.WithContext(ctx))
+	return forward(u, r.WithContext(ctx), next) // what asks for an upgrade may be an upload all the same
 }
 
 // stream closes a stream of HTTP/2 or HTTP/3: deadlines in the past end its
