@@ -10,15 +10,34 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
 )
 
-// identify learns who sent the login code.
+var errSpent = errors.New("the login code has opened a session already")
+
+// identify learns who sent the login code, and whether both codes have opened a session
+// meanwhile.
 //
 // Codes that have opened a session already do without WeChat, and alone: who
 // comes with this login code but another phone code must not learn from them
 // whose it was.
-func (c *Chain) identify(ctx context.Context, r Request, again replayed) (caller, error) {
-	if again.SessionID != "" {
-		return c.identifyAgain(ctx, again)
+func (c *Chain) identify(ctx context.Context, r Request, both Key, again replayed) (who caller, _ replayed, err error) {
+	if again.SessionID == "" {
+		if who, err = c.caller(ctx, r); err != nil || !who.Spent {
+			return who, again, err
+		}
+		if again, err = c.opened(ctx, both); err != nil {
+			return caller{}, again, err
+		}
+		if again.SessionID == "" {
+			e := refuse(LoginCodeInvalid, errSpent, wechat.RenewCode)
+			e.Refused = true // as WeChat would
+			return caller{}, again, e
+		}
 	}
+	who, err = c.identifyAgain(ctx, again)
+	return who, again, err
+}
+
+// caller exchanges the login code, or finds what was kept of that.
+func (c *Chain) caller(ctx context.Context, r Request) (caller, error) {
 	k := loginStep(r)
 	return c.State.callers.join(ctx, k, c.Hold, func(ctx context.Context) (caller, error) {
 		return once(ctx, c, k, func() (caller, error) {

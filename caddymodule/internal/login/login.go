@@ -64,7 +64,8 @@ type Store interface {
 	// UserBinding returns the newest openid of the user in the app.
 	UserBinding(ctx context.Context, appid, userID string) (user.Binding, bool, error)
 	// Settle ends a login, all in one transaction. user.ErrNewOpenID: the rule refuses;
-	// user.ErrDisabled, user.ErrUnknown: so was the user meanwhile.
+	// user.ErrDisabled, user.ErrUnknown: so was the user meanwhile; *Opened: another
+	// replica was faster. Then nothing is written.
 	Settle(ctx context.Context, s Settlement) (ended []string, err error)
 
 	// Keep stores a step's result, sealed, until expires, and ends the claim on it;
@@ -92,10 +93,16 @@ type Settlement struct {
 	Login   Key
 	Value   []byte
 	Expires time.Time
-	// Code is the step to forget: the login code has bought its session, and from
-	// here on only both codes together find it.
-	Code Key
+	// Code is the step whose result becomes Spent: the login code has bought its
+	// session, and from here on only both codes together find it.
+	Code  Key
+	Spent []byte
 }
+
+// Opened says that these codes have opened a session already, and what was kept about it.
+type Opened struct{ Value []byte }
+
+func (o *Opened) Error() string { return "these codes have opened a session" }
 
 // WeChat is what a login asks of WeChat; *wechat.Client implements it.
 type WeChat interface {
@@ -176,18 +183,17 @@ func (c *Chain) Login(ctx context.Context, r Request) (Result, error) {
 	})
 }
 
-// run is the chain, in order. One replica at a time takes the same codes through it.
+// run is the chain, in order. Replicas that have the same codes take turns at each
+// step, and the first that opens a session opens the one of all.
 func (c *Chain) run(ctx context.Context, r Request, k Key) (res Result, err error) {
 	if r.PhoneCode == "" && c.Silent == 0 {
 		return Result{}, refuse(PhoneRequired, nil)
 	}
-	var again replayed
-	_, mine, err := c.claim(ctx, k, &again)
+	again, err := c.opened(ctx, k)
 	if err != nil {
 		return Result{}, err
 	}
-	defer func() { mine.end(ctx, err) }()
-	who, err := c.identify(ctx, r, again)
+	who, again, err := c.identify(ctx, r, k, again)
 	if err != nil {
 		return Result{}, err
 	}

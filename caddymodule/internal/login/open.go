@@ -17,16 +17,7 @@ import (
 func (c *Chain) open(ctx context.Context, r Request, k Key, u user.User, b user.Binding, again replayed) (Result, error) {
 	now := c.now()
 	if again.SessionID != "" {
-		s, err := c.Sessions.Store.Session(ctx, again.SessionID)
-		switch {
-		case err != nil && !errors.Is(err, session.ErrNotFound):
-			return Result{}, fromStore(err)
-		case err != nil || c.over(s) || s.UserID != u.ID:
-			return Result{}, refuse(LoginCodeInvalid, nil, wechat.RenewCode)
-		}
-		u.New = again.New
-		token, err := c.mint(s, u, now)
-		return Result{User: u, Session: s, Token: token, Replayed: true}, err
+		return c.reopen(ctx, u, again, now)
 	}
 	created := keyOf("created", u.ID)
 	before := c.State.created.get(created, now)
@@ -46,16 +37,26 @@ func (c *Chain) open(ctx context.Context, r Request, k Key, u user.User, b user.
 	if err != nil {
 		return Result{}, refuse(StoreUnavailable, err)
 	}
+	spent, err := json.Marshal(caller{Spent: true})
+	if err != nil {
+		return Result{}, refuse(StoreUnavailable, err)
+	}
 	until := c.Sessions.Settings.Until(now)
 	var ended []string
 	err = c.observed(ctx, "session", func() (err error) {
 		ended, err = c.Store.Settle(ctx, Settlement{
 			Binding: b, Rule: c.NewOpenID, Until: until, Session: s,
-			Login: k, Value: opened, Expires: now.Add(replayFor), Code: loginStep(r),
+			Login: k, Value: opened, Expires: now.Add(replayFor), Code: loginStep(r), Spent: spent,
 		})
 		return err
 	})
+	var faster *Opened
 	switch {
+	case errors.As(err, &faster):
+		if err := readStep(faster.Value, &again); err != nil {
+			return Result{}, fromStore(err)
+		}
+		return c.reopen(ctx, u, again, now)
 	case errors.Is(err, user.ErrNewOpenID):
 		return Result{}, refuse(NewOpenIDDenied, nil)
 	case errors.Is(err, user.ErrDisabled):
@@ -71,6 +72,20 @@ func (c *Chain) open(ctx context.Context, r Request, k Key, u user.User, b user.
 		c.Sessions.Revoked.Add(id, until)
 	}
 	return Result{User: u, Session: s, Token: token, Ended: ended}, nil
+}
+
+// reopen answers with the session that these codes have opened.
+func (c *Chain) reopen(ctx context.Context, u user.User, again replayed, now time.Time) (Result, error) {
+	s, err := c.Sessions.Store.Session(ctx, again.SessionID)
+	switch {
+	case err != nil && !errors.Is(err, session.ErrNotFound):
+		return Result{}, fromStore(err)
+	case err != nil || c.over(s) || s.UserID != u.ID:
+		return Result{}, refuse(LoginCodeInvalid, nil, wechat.RenewCode)
+	}
+	u.New = again.New
+	token, err := c.mint(s, u, now)
+	return Result{User: u, Session: s, Token: token, Replayed: true}, err
 }
 
 func (c *Chain) mint(s session.Session, u user.User, now time.Time) (string, error) {

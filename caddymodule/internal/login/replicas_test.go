@@ -55,7 +55,7 @@ func TestLoginInFlightIsJoinedOnAnotherReplica(t *testing.T) {
 	all.Wait()
 	first := <-done
 	for _, j := range joined {
-		if j.Session.ID != first.Session.ID || j.RefreshToken != first.RefreshToken || !j.User.New || !j.Replayed {
+		if j.Session.ID != first.Session.ID || j.RefreshToken != first.RefreshToken || !j.User.New || j.Replayed == first.Replayed {
 			t.Fatalf("joined %+v, first %+v", j, first)
 		}
 	}

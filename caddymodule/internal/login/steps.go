@@ -44,10 +44,12 @@ func keyOf(kind string, parts ...string) Key {
 	return k
 }
 
-// caller is the result of the first step: who sent the login code.
+// caller is the result of the first step: who sent the login code, or that it has
+// bought a session already.
 type caller struct {
-	OpenID  string `json:"openid"`
+	OpenID  string `json:"openid,omitempty"`
 	UnionID string `json:"unionid,omitempty"`
+	Spent   bool   `json:"spent,omitempty"`
 }
 
 // owned is the result of the phone step: the number, and the openid that it
@@ -62,6 +64,14 @@ type owned struct {
 type replayed struct {
 	SessionID string `json:"sid"`
 	New       bool   `json:"new,omitempty"`
+}
+
+// opened tells which session both codes have opened within the last minute, if any.
+func (c *Chain) opened(ctx context.Context, k Key) (again replayed, err error) {
+	if _, err := c.kept(ctx, k, &again); err != nil {
+		return replayed{}, fromStore(err)
+	}
+	return again, nil
 }
 
 // kept reads the step's result into v.

@@ -73,10 +73,10 @@ func (s *Store) findBinding(t *tx, which string, args ...any) (user.Binding, boo
 }
 
 // Settle ends a login, in one transaction: it binds the openid to its user, opens
-// the session, keeps under which codes it was opened, and forgets whose the login
-// code was. An openid bound to another user moves. user.ErrDisabled and
+// the session, keeps under which codes it was opened, and that the login code is
+// spent. An openid bound to another user moves. user.ErrDisabled and
 // user.ErrUnknown: the user was disabled or erased while the login was under way,
-// and nothing is written.
+// and nothing is written; nor is it if these codes have opened a session: *login.Opened.
 //
 // If the user has another openid in this app, the rule decides. user.Deny:
 // user.ErrNewOpenID, and nothing is written (an openid that is bound to the
@@ -93,6 +93,17 @@ func (s *Store) Settle(ctx context.Context, l login.Settlement) (ended []string,
 		return nil, fmt.Errorf("settling a login: %d bytes are too many to keep", len(l.Value))
 	}
 	err = s.write(ctx, "settling a login", func(t *tx) error {
+		if err := lockUser(t, l.Binding.UserID); err != nil {
+			return err
+		}
+		// The other one that has these codes has the same user, and so waits here.
+		before, found, err := s.keptStep(t, l.Login, l.Session.CreatedAt)
+		if err != nil {
+			return err
+		}
+		if found {
+			return &login.Opened{Value: before}
+		}
 		if ended, err = s.settleBinding(t, l.Binding, l.Rule, l.Session.CreatedAt, l.Until); err != nil {
 			return err
 		}
@@ -102,7 +113,7 @@ func (s *Store) Settle(ctx context.Context, l login.Settlement) (ended []string,
 		if err := s.keepStep(t, l.Login, l.Value, l.Expires); err != nil {
 			return err
 		}
-		return forgetStep(t, l.Code)
+		return s.changeStep(t, l.Code, l.Spent)
 	})
 	if err != nil {
 		return nil, err
@@ -111,9 +122,6 @@ func (s *Store) Settle(ctx context.Context, l login.Settlement) (ended []string,
 }
 
 func (s *Store) settleBinding(t *tx, b user.Binding, rule user.NewOpenID, now, until time.Time) (ended []string, err error) {
-	if err := lockUser(t, b.UserID); err != nil {
-		return nil, err
-	}
 	if err := admitted(t, b.UserID); err != nil {
 		return nil, err
 	}

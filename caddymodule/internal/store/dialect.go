@@ -66,6 +66,10 @@ type dialect struct {
 	// were empty a moment ago; empty where no plan depends on that.
 	byIndex string
 
+	// light begins a transaction that need not be on disk when it is committed;
+	// empty where there is no such thing, or the queue sees to it.
+	light string
+
 	// options are those of every transaction.
 	options *sql.TxOptions
 

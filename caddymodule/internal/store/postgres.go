@@ -47,6 +47,7 @@ var postgres = &dialect{
 	// As the search path finds it, since that is how it is used. to_regclass
 	// would remember that there was none from before the lock was ours.
 	hasTable: `SELECT COUNT(*) FROM pg_catalog.pg_class WHERE relname = ? AND relkind IN ('r', 'p') AND pg_catalog.pg_table_is_visible(oid)`,
+	light:    `SET LOCAL synchronous_commit TO OFF`,
 	options:  &sql.TxOptions{Isolation: sql.LevelReadCommitted},
 	// A plan that was made while a table was small reads the whole of it until
 	// the statistics are made anew, and many small questions in one look like

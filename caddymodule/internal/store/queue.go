@@ -9,26 +9,35 @@ import (
 	"time"
 )
 
-// A queue gathers the writes that arrive while the disk is busy with earlier
-// ones into one transaction. A durable commit costs a wait for the disk, and
-// SQLite lets one writer in at a time: without this, a hundred logins a moment
-// apart wait for a few hundred such waits in turn.
+// A queue gathers the writes that arrive while the database is busy with earlier
+// ones into one transaction, and the transactions that are committed while the disk
+// is busy into one wait for the disk. SQLite lets one writer in at a time, and would
+// keep the others out while it waits.
 //
 // Each write keeps a transaction's promise: it happens as a whole or not at
 // all, is on disk when its caller hears of it, and one that fails takes none of
-// the others with it.
+// the others with it. Light writes are told before they are on disk: a power cut may
+// undo them, with everything that was written after them.
+//
+// SQLite's part is to commit into its log without a wait (synchronous = NORMAL), and to
+// wait for the disk itself before and after it moves the log into the file. What has been
+// committed is on disk, therefore, when the log, as it is then, has been flushed.
 type queue struct {
-	pool *sql.DB
+	pool  *sql.DB      // of one connection
+	flush func() error // waits until the log is on disk
 
-	mu      sync.Mutex
-	waiting []*pendingWrite
-	running bool
-	closed  bool
-	runs    sync.WaitGroup
+	mu       sync.Mutex
+	waiting  []*pendingWrite
+	running  bool
+	written  []*pendingWrite // committed, and not known to be on disk
+	flushing bool
+	closed   bool
+	runs     sync.WaitGroup
 }
 
 type pendingWrite struct {
 	change func(*tx) error
+	how    durability
 	begun  bool // guarded by queue.mu
 	done   chan error
 }
@@ -38,6 +47,10 @@ const (
 	// write waits for the others' statements.
 	batchSize = 64
 
+	// gatherFor is how long others gather once there are several at a time: what a
+	// transaction costs by itself is as much as ten of their statements.
+	gatherFor = 500 * time.Microsecond
+
 	// batchTimeout bounds a batch that has begun. It is longer than the wait
 	// for another process's lock (busyTimeout).
 	batchTimeout = 10 * time.Second
@@ -46,11 +59,11 @@ const (
 // write runs change in a transaction that it may share with others. When ctx
 // ends before it has begun, it does not happen; once begun it is seen through,
 // since an interrupted statement would take the whole batch with it.
-func (q *queue) write(ctx context.Context, db *DB, change func(*tx) error) error {
+func (q *queue) write(ctx context.Context, db *DB, how durability, change func(*tx) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	w := &pendingWrite{change: change, done: make(chan error, 1)}
+	w := &pendingWrite{change: change, how: how, done: make(chan error, 1)}
 	q.mu.Lock()
 	if q.closed {
 		q.mu.Unlock()
@@ -112,6 +125,9 @@ func (q *queue) run(db *DB) {
 		}
 		q.mu.Unlock()
 		q.commit(db, batch)
+		if n > 1 {
+			time.Sleep(gatherFor)
+		}
 	}
 }
 
@@ -125,13 +141,48 @@ func (q *queue) commit(db *DB, batch []*pendingWrite) {
 		}
 		return
 	}
+	var written []*pendingWrite
 	for i, w := range batch {
-		if err != nil {
+		switch {
+		case err != nil:
 			w.done <- err
-		} else {
+		case results[i] != nil || w.how == light:
 			w.done <- results[i]
+		default:
+			written = append(written, w)
 		}
 	}
+	q.settle(written)
+}
+
+// settle tells writers that their writes are on disk, when they are.
+func (q *queue) settle(written []*pendingWrite) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.written = append(q.written, written...)
+	if len(q.written) == 0 || q.flushing {
+		return
+	}
+	q.flushing = true
+	q.runs.Go(func() {
+		for {
+			q.mu.Lock()
+			written := q.written
+			q.written = nil
+			q.flushing = len(written) > 0
+			q.mu.Unlock()
+			if len(written) == 0 {
+				return
+			}
+			err := q.flush()
+			if err != nil {
+				err = fmt.Errorf("%w: %w", ErrUnavailable, err) // it has happened, and may be undone
+			}
+			for _, w := range written {
+				w.done <- err
+			}
+		}
+	})
 }
 
 // oneWrite names the savepoint of each write of a batch.

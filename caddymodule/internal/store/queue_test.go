@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"sync"
 	"testing"
 	"time"
@@ -158,5 +159,56 @@ func BenchmarkDurableWrites(b *testing.B) {
 				}
 			})
 		})
+	}
+}
+
+func TestDurableWriteIsToldWhenItIsOnDisk(t *testing.T) {
+	s := started(t, newSQLite(t))
+	q := s.db.pools.Load().queue
+	flush, flushing, disk := q.flush, make(chan struct{}), make(chan error)
+	q.flush = func() error {
+		flushing <- struct{}{}
+		return errors.Join(<-disk, flush())
+	}
+	keep := func(b byte) <-chan error {
+		told := make(chan error, 1)
+		go func() { told <- s.Keep(context.Background(), login.Key{b}, nil, now.Add(time.Hour)) }()
+		return told
+	}
+	first := keep(1)
+	<-flushing
+	second, third := keep(2), keep(3)
+	// It is there for all to see, and others can write, before the disk has it.
+	waitFor(t, "the others", func() bool {
+		return count(t, s, `SELECT COUNT(*) FROM {kept_steps}`) == 3
+	})
+	if _, err := s.Claim(t.Context(), login.Key{4}, "me", now, time.Minute); err != nil {
+		t.Error("a light write:", err)
+	}
+	select {
+	case <-first:
+		t.Error("the first was told before the disk had it")
+	case <-second:
+		t.Error("the second was told before the disk had it")
+	default:
+	}
+	disk <- nil
+	if err := <-first; err != nil {
+		t.Error(err)
+	}
+	<-flushing // once for both
+	broken := errors.New("broken")
+	disk <- broken
+	for _, told := range []<-chan error{second, third} {
+		if err := <-told; !errors.Is(err, ErrUnavailable) || !errors.Is(err, broken) {
+			t.Errorf("with a broken disk: %v", err)
+		}
+	}
+	q.flush = flush
+	if err := <-keep(5); err != nil {
+		t.Error(err)
+	}
+	if err := flushFile(filepath.Join(t.TempDir(), "none")); err == nil {
+		t.Error("a file that is not there was flushed")
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/token"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
@@ -133,7 +134,7 @@ func TestClaimFindsWhatIsKeptAndKeepingEndsTheClaim(t *testing.T) {
 	})
 }
 
-func TestSettledLoginIsKeptAndItsLoginCodeForgotten(t *testing.T) {
+func TestSettledLoginIsKeptAndItsLoginCodeSpent(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
 		ann := settlement(user.Binding{AppID: "wx1", OpenID: "ann", UserID: "u", PhoneAt: now}, user.Deny, newSession("u", "wx1", "ann", now))
@@ -149,8 +150,19 @@ func TestSettledLoginIsKeptAndItsLoginCodeForgotten(t *testing.T) {
 		if c, err := s.Claim(t.Context(), ann.Login, "b", now, time.Hour); string(c.Value) != ann.Session.ID || err != nil {
 			t.Errorf("%+v, %v", c, err)
 		}
-		if _, ok, err := s.Kept(t.Context(), ann.Code, now); ok || err != nil {
-			t.Errorf("the login code is still known: %v", err)
+		if value, ok, err := s.Kept(t.Context(), ann.Code, now); string(value) != "spent" || !ok || err != nil {
+			t.Errorf("of the login code is known %q, %t, %v", value, ok, err)
+		}
+
+		// Another replica with the same codes is told which session they have opened.
+		late := ann
+		late.Session = newSession("u", "wx1", "ann", now)
+		var opened *login.Opened
+		if _, err := s.Settle(t.Context(), late); !errors.As(err, &opened) || string(opened.Value) != ann.Session.ID {
+			t.Errorf("settled once more: %v", err)
+		}
+		if _, err := s.Session(t.Context(), late.Session.ID); !errors.Is(err, session.ErrNotFound) {
+			t.Errorf("and has a session: %v", err)
 		}
 
 		// All or nothing.
@@ -166,6 +178,9 @@ func TestSettledLoginIsKeptAndItsLoginCodeForgotten(t *testing.T) {
 		}
 		if _, ok, err := s.Kept(t.Context(), bob.Code, now); !ok || err != nil {
 			t.Errorf("and its login code forgotten: %v", err)
+		}
+		if value, _, _ := s.Kept(t.Context(), bob.Code, now); string(value) != "whose" {
+			t.Errorf("its login code is %q", value)
 		}
 		bob.Value = make([]byte, maxKept+1)
 		if _, err := s.Settle(t.Context(), bob); err == nil {

@@ -119,7 +119,7 @@ func settlement(b user.Binding, rule user.NewOpenID, opened session.Session) log
 	at := opened.CreatedAt
 	return login.Settlement{
 		Binding: b, Rule: rule, Until: settings.Until(at), Session: opened,
-		Login: sha256.Sum256([]byte(opened.ID)), Value: []byte(opened.ID), Expires: at.Add(time.Minute), Code: login.Key{0: 77},
+		Login: sha256.Sum256([]byte(opened.ID)), Value: []byte(opened.ID), Expires: at.Add(time.Minute), Code: login.Key{0: 77}, Spent: []byte("spent"),
 	}
 }
 

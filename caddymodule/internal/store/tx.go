@@ -89,21 +89,30 @@ func (s *Store) read(ctx context.Context, doing string, ask func(*tx) error) err
 	return s.db.wrap(ctx, doing+" in", err)
 }
 
-// write runs change in one transaction: all of it happens, or nothing. change
+// write runs change in one durable transaction: all of it happens, or nothing. change
 // may be run again from its start when another transaction got in its way, and
 // on another goroutine than the caller's. If the connection breaks during the
 // commit, it is not known what has happened, and the error is [ErrUnavailable].
 func (s *Store) write(ctx context.Context, doing string, change func(*tx) error) error {
-	return s.change(ctx, doing, once, change)
+	return s.change(ctx, doing, once, durable, change)
 }
 
 // rewrite is write for what may be done twice with the result of once: then a
 // commit that was not answered is made good by doing it again.
 func (s *Store) rewrite(ctx context.Context, doing string, change func(*tx) error) error {
-	return s.change(ctx, doing, again, change)
+	return s.change(ctx, doing, again, durable, change)
 }
 
-func (s *Store) change(ctx context.Context, doing string, may repeat, change func(*tx) error) error {
+// durability says whether a write survives a power cut by itself, or not before
+// something durable is written after it. All survive the end of this process.
+type durability bool
+
+const (
+	durable durability = false
+	light   durability = true
+)
+
+func (s *Store) change(ctx context.Context, doing string, may repeat, how durability, change func(*tx) error) error {
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
 	p, err := s.use(ctx)
@@ -111,9 +120,9 @@ func (s *Store) change(ctx context.Context, doing string, may repeat, change fun
 		return err
 	}
 	if p.queue != nil {
-		err = p.queue.write(ctx, s.db, change)
+		err = p.queue.write(ctx, s.db, how, change)
 	} else {
-		err = s.db.transaction(ctx, p.write, may, change)
+		err = s.db.transaction(ctx, p.write, may, s.db.weighed(how, change))
 	}
 	return s.db.wrap(ctx, doing+" in", err)
 }
@@ -159,6 +168,20 @@ func (db *DB) transaction(ctx context.Context, pool *sql.DB, may repeat, change 
 		}
 	}
 	return fmt.Errorf("%w: %w", ErrUnavailable, err)
+}
+
+// weighed lets the server commit what is light without waiting for its disk, where it
+// has words for that.
+func (db *DB) weighed(how durability, change func(*tx) error) func(*tx) error {
+	if how == durable || db.dialect.light == "" {
+		return change
+	}
+	return func(t *tx) error {
+		if _, err := t.exec(db.dialect.light); err != nil {
+			return err
+		}
+		return change(t)
+	}
 }
 
 func (db *DB) transactionOnce(ctx context.Context, pool *sql.DB, change func(*tx) error) error {

@@ -54,7 +54,8 @@ func (d *Users) Login(ctx context.Context, l user.Login) (found user.User, err e
 	if !d.register || len(d.countries) > 0 && !slices.Contains(d.countries, l.Phone.Country) {
 		return user.User{}, user.ErrRegistrationClosed
 	}
-	err = d.write(ctx, "creating a user", func(t *tx) error {
+	// Whoever gets to know of the user does so after a durable write: see Settle.
+	err = d.change(ctx, "creating a user", once, light, func(t *tx) error {
 		// Another first login of this number may have been faster.
 		if err := find(t); !errors.Is(err, user.ErrUnknown) {
 			return err
