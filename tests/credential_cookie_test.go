@@ -15,6 +15,10 @@ func TestCookieCountsOnlyFromTheSameSite(t *testing.T) {
 	cookie := "Cookie: __Host-wx-auth=" + token
 	g.everyHTTP(t, func(t *testing.T, g *guard) {
 		own := "Origin: " + g.origin
+		unsafe := goesOn // where it is our own
+		if strings.HasPrefix(g.origin, "https://") {
+			unsafe = crossSite
+		}
 		for _, c := range []struct {
 			name  string
 			lines []string
@@ -31,6 +35,7 @@ func TestCookieCountsOnlyFromTheSameSite(t *testing.T) {
 			{"empty", []string{"Sec-Fetch-Site:", own}, crossSite},
 			{"own origin", []string{own}, goesOn},
 			{"own origin behind a proxy that ends TLS", []string{"Origin: https://" + g.origin[strings.LastIndex(g.origin, "/")+1:]}, goesOn},
+			{"our host without TLS", []string{"Origin: http://" + g.origin[strings.LastIndex(g.origin, "/")+1:]}, unsafe},
 			{"another origin", []string{"Origin: https://evil.example"}, crossSite},
 			{"another port", []string{"Origin: http://127.0.0.1:1"}, crossSite},
 			{"longer host", []string{own + ".evil.example"}, crossSite},
