@@ -11,7 +11,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// growth shows how the cost goes with the number of clients, of tokens and of users.
+// growth shows how the cost goes with the number of clients and of tokens.
 func growth(t *testing.T, p *page) {
 	p.heading("Growth")
 	p.text("With the number of revoked sessions see `Contains` above, with that of cached tokens in process `VerifyHit`.")
@@ -34,11 +34,16 @@ func growth(t *testing.T, p *page) {
 	p.end()
 	c.stop()
 
+}
+
+// users measures logins and refreshes beside few users and many.
+func users(t *testing.T, p *page) {
+	p.heading("Beside a million users")
 	p.text("Logins of new users and refreshes by 32 clients, without a delay, beside so many users, each with a binding and a session, and a tenth as many revocations:")
 	p.table("store", "users before", "logins/s", "p99", "CPU of the gateway a login", "refreshes/s", "p99", "CPU of the gateway a refresh")
 	for _, kind := range rig.Kinds {
-		for _, users := range []int{1000, 1_000_000} {
-			cells := crowded(t, kind, often(users, users/1000))
+		for _, n := range []int{1000, 1_000_000} {
+			cells := crowded(t, kind, often(n, n/1000))
 			t.Log(strings.Join(cells, "  "))
 			p.row(cells...)
 		}

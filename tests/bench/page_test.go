@@ -4,30 +4,56 @@ package bench
 
 import (
 	"bytes"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 )
 
-// page is a Markdown page of tables.
+// page is a section of a Markdown page: a heading, texts and tables.
 type page struct{ bytes.Buffer }
 
-func newPage(t *testing.T) *page {
+// introduction is what the page begins with.
+func introduction(t *testing.T) []byte {
 	p := new(page)
-	fmt.Fprintf(p, "# Benchmarks\n\nMade by `%s` on %s: %s, %d cores, %s, %s. Load generator, upstream, simulator and "+
-		"databases share these cores with what is measured.\n\n",
-		command(), time.Now().UTC().Format(time.DateOnly), processor(), runtime.NumCPU(), kernel(t), runtime.Version())
+	fmt.Fprintf(p, "# Benchmarks\n\nMade by %s. Load generator, upstream, simulator and databases share these cores with what is measured.\n\n", made(t))
 	p.text("Every comparison is taken in pairs, with and without the gateway right after each other, in changing order; a ratio is the median over the pairs, " +
 		"with the middle half of them in brackets. Processor time is that of the proxy's process, by the kernel's clock. Where the brackets hold 1.00, no cost can be told from noise.")
-	return p
+	return p.Bytes()
+}
+
+// made says how, when and where something was measured.
+func made(t *testing.T) string {
+	return fmt.Sprintf("`%s` on %s: %s, %d cores, %s, %s", command(), time.Now().UTC().Format(time.DateOnly), processor(), runtime.NumCPU(), kernel(t), runtime.Version())
+}
+
+// note ends a section that was measured by itself.
+func (p *page) note(t *testing.T) { p.text("This section was made by " + made(t) + ".") }
+
+// into puts the section in the place of the one of the same heading, or at the end.
+func (p *page) into(whole []byte) []byte {
+	heading, _, _ := bytes.Cut(p.Bytes(), []byte("\n"))
+	before, after, found := bytes.Cut(whole, append([]byte("\n"), append(heading, '\n')...))
+	if !found {
+		return append(whole, p.Bytes()...)
+	}
+	rest := []byte(nil)
+	if next := bytes.Index(after, []byte("\n## ")); next >= 0 {
+		rest = after[next+1:]
+	}
+	return slices.Concat(before, []byte("\n"), p.Bytes(), rest)
 }
 
 func command() string {
 	c := "go test ./tests/bench"
+	if run := flag.Lookup("test.run").Value.String(); run != "" {
+		c += " -run " + run
+	}
 	if *full {
 		c += " -full"
 	}
@@ -70,4 +96,20 @@ func kernel(t *testing.T) string {
 		t.Fatal(err)
 	}
 	return strings.TrimSpace(string(out))
+}
+
+func TestSectionTakesItsPlaceOnThePage(t *testing.T) {
+	whole := []byte("# Page\n\n## A\n\nold a\n\n## B\n\nold b\n\n")
+	section := func(heading, text string) *page {
+		p := new(page)
+		p.heading(heading)
+		p.text(text)
+		return p
+	}
+	for _, p := range []*page{section("B", "new b"), section("A", "new a"), section("C", "c")} {
+		whole = p.into(whole)
+	}
+	if want := "# Page\n\n## A\n\nnew a\n\n## B\n\nnew b\n\n## C\n\nc\n\n"; string(whole) != want {
+		t.Errorf("%q, want %q", whole, want)
+	}
 }
