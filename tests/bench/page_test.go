@@ -52,7 +52,7 @@ func (p *page) into(whole []byte) []byte {
 func command() string {
 	c := "go test ./tests/bench"
 	if run := flag.Lookup("test.run").Value.String(); run != "" {
-		c += " -run " + run
+		c += " -run '" + run + "'"
 	}
 	if *full {
 		c += " -full"
