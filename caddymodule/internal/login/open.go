@@ -37,10 +37,6 @@ func (c *Chain) open(ctx context.Context, r Request, k Key, u user.User, b user.
 	if err != nil {
 		return Result{}, refuse(StoreUnavailable, err)
 	}
-	spent, err := json.Marshal(caller{Spent: true})
-	if err != nil {
-		return Result{}, refuse(StoreUnavailable, err)
-	}
 	until := c.Sessions.Settings.Until(now)
 	var ended []string
 	err = c.observed(ctx, "session", func() (err error) {

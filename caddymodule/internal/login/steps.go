@@ -52,6 +52,9 @@ type caller struct {
 	Spent   bool   `json:"spent,omitempty"`
 }
 
+// spent is the caller that takes the place of one whose code has bought a session.
+var spent = []byte(`{"spent":true}`)
+
 // owned is the result of the phone step: the number, and the openid that it
 // was exchanged for. It is of use with that openid only.
 type owned struct {

@@ -3,7 +3,6 @@ package store
 import (
 	"context"
 	"database/sql/driver"
-	"strings"
 )
 
 // sqliteConnector opens connections that keep their prepared statements: reading
@@ -48,7 +47,7 @@ func (c *sqliteConn) statement(ctx context.Context, query string, args []driver.
 	if s, ok := c.prepared[query]; ok {
 		return s, nil
 	}
-	if (len(args) == 0 && !strings.HasSuffix(query, oneWrite)) || len(c.prepared) >= maxPrepared {
+	if len(args) == 0 || len(c.prepared) >= maxPrepared {
 		return nil, nil
 	}
 	prepared, err := c.PrepareContext(ctx, query)
