@@ -29,6 +29,8 @@ type endpoint struct {
 	serve   func(*call) error
 	closed  bool // works without the store, too
 	service bool // for the backend, with the service key
+	// configured says whether there is one for the id at the path's end; nil: for any.
+	configured func(s *site, id string) bool
 }
 
 // endpoints by their path under the prefix.
@@ -42,7 +44,7 @@ var endpoints = map[string]endpoint{
 	"/verify":    {serve: (*call).verify},
 	"/jwks.json": {methods: []string{http.MethodGet}, serve: (*call).jwks},
 	"/health":    {methods: []string{http.MethodGet, http.MethodHead}, serve: (*call).health, closed: true},
-	"/push/":     {methods: []string{http.MethodGet, http.MethodPost}, serve: (*call).push, closed: true},
+	"/push/":     {methods: []string{http.MethodGet, http.MethodPost}, serve: (*call).push, closed: true, configured: (*site).takesPushes},
 
 	"/service/revoke": {methods: []string{http.MethodPost}, serve: (*call).revoke, service: true},
 	"/service/users/": {methods: []string{http.MethodGet, http.MethodPatch, http.MethodDelete}, serve: (*call).serviceUser, service: true},
@@ -124,11 +126,8 @@ func (c *call) find(rest string) (endpoint, bool) {
 	for _, path := range below {
 		if id, ok := strings.CutPrefix(rest, path); ok {
 			c.id = id
-			known := id != "" && !strings.Contains(id, "/")
-			if path == "/push/" {
-				known = known && c.site.set.Pushes[id] != nil
-			}
-			return endpoints[path], known
+			e := endpoints[path]
+			return e, id != "" && !strings.Contains(id, "/") && (e.configured == nil || e.configured(c.site, id))
 		}
 	}
 	e, ok := endpoints[rest]

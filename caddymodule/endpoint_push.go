@@ -26,6 +26,9 @@ const (
 	leaveSkew = time.Minute
 )
 
+// takesPushes says whether messages of that app are taken.
+func (s *site) takesPushes(appid string) bool { return s.set.Pushes[appid] != nil }
+
 // push takes what WeChat pushes to an app: the handshake when the address is set
 // up, and then messages, of which those count that say that a user has left.
 func (c *call) push() error {
