@@ -26,6 +26,7 @@ func wxAuth(options ...string) string {
 type couple struct {
 	plain, gateway *rig.Caddy
 	wx             *rig.WeChat
+	upstream       string
 	key            signing
 	token          string
 }
@@ -36,7 +37,7 @@ func newCouple(t testing.TB, algorithm string) *couple {
 		w.Header()["Content-Type"] = []string{"application/json"}
 		fmt.Fprint(w, `{"ok":true}`)
 	}))
-	c := &couple{wx: rig.NewWeChat(t), key: newSigning(t, algorithm)}
+	c := &couple{wx: rig.NewWeChat(t), upstream: upstream, key: newSigning(t, algorithm)}
 	c.plain = rig.StartCaddy(t, site(), c.wx.Environ(upstream)...)
 	c.gateway = rig.StartCaddy(t, site(wxAuth(c.key.options())), c.wx.Environ(upstream)...)
 	c.token = login(t, c.gateway, c.wx)
@@ -50,13 +51,25 @@ func (c *couple) stop() {
 
 // warm is a load with tokens in turn that the gateway knows from the first run on.
 func (c *couple) warm(t testing.TB, path string, tokens, clients, requests int) load {
-	list := c.key.tokens(t, c.token, tokens)
-	prepared := make([][]byte, tokens)
+	return inTurn(path, c.key.tokens(t, c.token, tokens), clients, requests)
+}
+
+// inTurn is a load with these tokens, each of them at least once.
+func inTurn(path string, tokens []string, clients, requests int) load {
+	prepared := make([][]byte, len(tokens))
 	for i := range prepared {
-		prepared[i] = get(path, list[i])
+		prepared[i] = get(path, tokens[i])
 	}
-	return load{clients: clients, requests: max(requests, tokens), status: http.StatusOK,
-		request: func(i int) []byte { return prepared[i%tokens] }}
+	return load{clients: clients, requests: max(requests, len(tokens)), status: http.StatusOK,
+		request: func(i int) []byte { return prepared[i%len(prepared)] }}
+}
+
+// held is how much memory both processes hold.
+func (c *couple) held(t testing.TB, when string) []string {
+	t.Helper()
+	mebi := func(c *rig.Caddy) float64 { return float64(resident(t, c.PID())) / (1 << 20) }
+	plain, gateway := mebi(c.plain), mebi(c.gateway)
+	return []string{when, fmt.Sprintf("%.1f MiB", plain), fmt.Sprintf("%.1f MiB", gateway), fmt.Sprintf("%+.1f MiB", gateway-plain)}
 }
 
 func nothing() {}
@@ -79,18 +92,46 @@ func proxied(t *testing.T, p *page) {
 	}
 
 	c := newCouple(t, "ES256")
-	many := often(20_000, 20)
+	one, many := c.key.tokens(t, c.token, 1), c.key.tokens(t, c.token, often(20_000, 20))
+	respond := func(tokens []string) load { return inTurn("/respond/orders", tokens, clients, requests) }
+	proxy := func(tokens []string) load { return inTurn("/orders", tokens, clients, requests) }
+	inTurns := fmt.Sprintf(", %d tokens in turn", len(many))
+	held := [][]string{c.held(t, "just started")}
 	// Either process takes more in its first seconds, while its heap grows.
-	compare(t, c.plain, c.gateway, often(10, 1), c.warm(t, "/respond/orders", many, clients, requests), nothing)
-	add("`respond`, one token", c, c.warm(t, "/respond/orders", 1, clients, requests), nothing)
-	add(fmt.Sprintf("`respond`, %d tokens in turn", many), c, c.warm(t, "/respond/orders", many, clients, requests), nothing)
+	compare(t, c.plain, c.gateway, often(10, 1), respond(one), nothing)
+	add("`respond`, one token", c, respond(one), nothing)
 	add("`respond`, public path, no token", c, always("/respond/public/logo", "", http.StatusOK), nothing)
-	add("`reverse_proxy`, one token", c, c.warm(t, "/orders", 1, clients, requests), nothing)
-	add(fmt.Sprintf("`reverse_proxy`, %d tokens in turn", many), c, c.warm(t, "/orders", many, clients, requests), nothing)
+	add("`reverse_proxy`, one token", c, proxy(one), nothing)
 	add("`reverse_proxy`, public path, no token", c, always("/public/logo", "", http.StatusOK), nothing)
+	held = append(held, c.held(t, fmt.Sprintf("after %d requests with one token or none", 5*(n+1)*requests)))
+	add("`respond`"+inTurns, c, respond(many), nothing)
+	add("`reverse_proxy`"+inTurns, c, proxy(many), nothing)
+	held = append(held, c.held(t, fmt.Sprintf("after %d more with %d tokens in turn", 2*(n+1)*max(requests, len(many)), len(many))))
+	other := &couple{plain: c.plain, gateway: rig.StartCaddy(t, site("request_header X-WX-USER-ID 01a20a19-23a0-7d1c-8098-d0fef8aaf38c"), c.wx.Environ(c.upstream)...)}
+	compare(t, other.plain, other.gateway, often(10, 1), respond(one), nothing)
+	add("for comparison: `respond` behind a `request_header` of Caddy's instead of the gateway", other, respond(one), nothing)
+	other.gateway.Stop()
 	p.end()
-	p.text(fmt.Sprintf("After these %d requests each, the process with the gateway holds %+.1f MiB more memory than the plain one (%.1f MiB).",
-		6*(n+1)*requests, float64(resident(t, c.gateway.PID())-resident(t, c.plain.PID()))/(1<<20), float64(resident(t, c.plain.PID()))/(1<<20)))
+
+	p.text("What a request to `respond` with one token is made of, by profiles of both processes:")
+	p.table("", "plain", "with the gateway")
+	long := respond(one)
+	long.requests = often(400_000, 100)
+	plain, gateway := long.spent(t, c.plain, often(20, 1)), long.spent(t, c.gateway, often(20, 1))
+	for i := range plain {
+		name := "in all"
+		if i < len(requestParts) {
+			name = requestParts[i].name
+		}
+		p.row(name, fmt.Sprintf("%.1f µs", plain[i]), fmt.Sprintf("%.1f µs", gateway[i]))
+	}
+	p.end()
+	p.text("The last lines but one overlap with those above. Memory that each process holds:")
+	p.table("", "plain", "with the gateway", "difference")
+	for _, cells := range held {
+		p.row(cells...)
+	}
+	p.end()
 
 	p.text("Refused without a token, by the gateway alone:")
 	p.table("path", "CPU a request", "p50", "p99")

@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -15,23 +15,45 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// parts are what a login is made of, by the functions below which the time is spent.
-var parts = []struct {
+// part is a part of what a processor does: the time below some functions, less that below
+// others which these call.
+type part struct {
 	name  string
 	below []string
-}{
-	{"writing to the store", []string{"internal/store.(*queue).run", "internal/store.(*Store).change"}},
-	{"of that, the commits", []string{"database/sql.(*Tx).Commit"}},
-	{"reading from the store", []string{"internal/store.(*Store).read"}},
-	{"calling WeChat", []string{"wechat.(*Transport).exchange", "net/http.(*persistConn).readLoop", "net/http.(*persistConn).writeLoop"}},
-	{"HTTP server", []string{"net/http.(*conn).serve"}},
-	{"signing the token", []string{"internal/login.(*Minter).Mint"}},
-	{"collecting garbage", []string{"runtime.gcBgMarkWorker", "runtime.gcAssistAlloc"}},
+	less  []string
 }
 
-// shares says how the gateway's processor time was spent in the seconds after the call:
-// for each of parts, its share in percent.
-func shares(t testing.TB, c *rig.Caddy, seconds int) func() []string {
+var (
+	garbageCollection = part{name: "collecting garbage", below: []string{"runtime.gcBgMarkWorker", "runtime.gcAssistAlloc", "runtime.bgsweep"}}
+	systemCalls       = part{name: "system calls", below: []string{"internal/runtime/syscall/linux.Syscall6"}}
+)
+
+// loginParts are what a login is made of.
+var loginParts = []part{
+	{"writing to the store", []string{"internal/store.(*queue).run", "internal/store.(*Store).change"}, nil},
+	{"of that, the commits", []string{"database/sql.(*Tx).Commit"}, nil},
+	{"reading from the store", []string{"internal/store.(*Store).read"}, nil},
+	{"calling WeChat", []string{"wechat.(*Transport).exchange", "net/http.(*persistConn).readLoop", "net/http.(*persistConn).writeLoop"}, nil},
+	{"HTTP server", []string{"net/http.(*conn).serve"}, nil},
+	{"signing the token", []string{"internal/login.(*Minter).Mint"}, nil},
+	garbageCollection,
+}
+
+// requestParts are what a request with a known token is made of.
+var requestParts = []part{
+	{"the directive `wx_auth`", []string{"caddymodule.(*Handler).ServeHTTP"}, []string{"caddymodule.forward"}},
+	{"of that, checking the token", []string{"internal/gate.(*Gate).verify"}, nil},
+	{"of that, its SHA-256", []string{"internal/token.sumString"}, nil},
+	{"of that, setting the identity headers", []string{"internal/gate.(*Gate).SetIdentity"}, nil},
+	{"Caddy's handlers", []string{"caddyhttp.(*Server).ServeHTTP", "caddymodule.forward"}, []string{"caddymodule.(*Handler).ServeHTTP"}},
+	{"reading the request", []string{"net/http.(*conn).readRequest"}, nil},
+	garbageCollection,
+	systemCalls,
+}
+
+// shares says how a Caddy's processor time was spent in the seconds after the call: for
+// each of parts, its share in percent.
+func shares(t testing.TB, c *rig.Caddy, seconds int, parts []part) func() []float64 {
 	t.Helper()
 	type taken struct {
 		profile string
@@ -43,26 +65,56 @@ func shares(t testing.TB, c *rig.Caddy, seconds int) func() []string {
 		profile, err := c.Admin(fmt.Sprintf("/debug/pprof/profile?seconds=%d", seconds))
 		done <- taken{profile, err}
 	}()
-	return func() []string {
+	return func() []float64 {
 		t.Helper()
 		got := <-done
 		if got.err != nil {
 			t.Fatal(got.err)
 		}
-		file := filepath.Join(t.TempDir(), "profile")
-		if err := os.WriteFile(file, []byte(got.profile), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		out, err := exec.Command("go", "tool", "pprof", "-top", "-cum", "-nodecount=100000", "-nodefraction=0", "-edgefraction=0", file).Output()
-		if err != nil {
-			t.Fatal(err)
-		}
-		return sharesIn(string(out))
+		return sharesIn(pprof(t, got.profile, "-cum"), parts)
 	}
 }
 
+// pprof is the table that pprof makes of a profile.
+func pprof(t testing.TB, profile string, options ...string) string {
+	t.Helper()
+	options = append([]string{"tool", "pprof", "-top", "-nodecount=100000", "-nodefraction=0", "-edgefraction=0"}, options...)
+	out, err := exec.Command("go", append(options, keep(t, profile))...).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(out)
+}
+
+// keep writes a profile to a file.
+func keep(t testing.TB, profile string) string {
+	t.Helper()
+	f, err := os.CreateTemp(t.TempDir(), "profile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteString(profile); err != nil {
+		t.Fatal(err)
+	}
+	return f.Name()
+}
+
+// spent is what of a request's processor time goes into each of requestParts, in
+// microseconds.
+func (l load) spent(t testing.TB, c *rig.Caddy, seconds int) []float64 {
+	t.Helper()
+	taken := shares(t, c, seconds, requestParts)
+	each := micros(l.run(t, c).perRequest)
+	parts := taken()
+	for i := range parts {
+		parts[i] *= each / 100
+	}
+	return append(parts, each)
+}
+
 // sharesIn reads a table of pprof's.
-func sharesIn(top string) []string {
+func sharesIn(top string, parts []part) []float64 {
 	sums := make([]float64, len(parts))
 	for line := range strings.Lines(top) {
 		f := strings.Fields(line)
@@ -73,17 +125,17 @@ func sharesIn(top string) []string {
 		if err != nil {
 			continue
 		}
+		named := func(list []string) bool {
+			return slices.ContainsFunc(list, func(name string) bool { return strings.HasSuffix(f[5], name) })
+		}
 		for i, p := range parts {
-			for _, name := range p.below {
-				if strings.HasSuffix(f[5], name) {
-					sums[i] += percent
-				}
+			if named(p.below) {
+				sums[i] += percent
+			}
+			if named(p.less) {
+				sums[i] -= percent
 			}
 		}
 	}
-	cells := make([]string, len(sums))
-	for i, sum := range sums {
-		cells[i] = fmt.Sprintf("%.0f %%", sum)
-	}
-	return cells
+	return sums
 }
