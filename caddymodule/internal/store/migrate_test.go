@@ -1,0 +1,82 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
+)
+
+// MySQL commits each change of a table at once. A migration that was broken off
+// anywhere is taken up.
+func TestMigrationBrokenOffIsTakenUp(t *testing.T) {
+	if without(t, "mysql") {
+		return
+	}
+	total := 0
+	for _, statements := range migrations {
+		total += len(statements)
+	}
+	for _, broken := range []int{0, 1, 2, 4, 7, total} {
+		open := newMySQL(t)
+		db := open(defaults)
+		if err := db.opened(t.Context(), true, func(ctx context.Context, p *pools) error {
+			asking := &tx{ctx: ctx, db: db, q: p.write}
+			for i, statement := range flat(migrations)[:broken] {
+				if _, err := asking.exec(statement); err != nil {
+					return fmt.Errorf("statement %d: %w", i, err)
+				}
+			}
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		s := db.With(testKeys(t, 1))
+		if err := s.Open(t.Context()); err != nil {
+			t.Errorf("broken off after %d statements: %v", broken, err)
+		}
+		settle(t, s, user.Binding{AppID: "wx1", OpenID: "o1", UserID: "u1"}, user.Keep, now)
+	}
+	// A table that is there but is not ours is not taken for it.
+	db := newMySQL(t)(defaults)
+	if err := db.opened(t.Context(), true, func(ctx context.Context, p *pools) error {
+		_, err := p.write.ExecContext(ctx, db.sql("CREATE TABLE {sessions} (x INT)"))
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := db.With(testKeys(t, 1)).Open(t.Context()); err == nil || errors.Is(err, ErrUnavailable) {
+		t.Errorf("another table of that name: %v", err)
+	}
+}
+
+func flat(lists [][]string) (all []string) {
+	for _, list := range lists {
+		all = append(all, list...)
+	}
+	return all
+}
+
+func TestMySQLTablesAreUTF8AndInnoDB(t *testing.T) {
+	if without(t, "mysql") {
+		return
+	}
+	s := started(t, newMySQL(t))
+	if n := count(t, s, `SELECT COUNT(*) FROM information_schema.columns WHERE table_schema = DATABASE() AND collation_name IS NOT NULL AND collation_name <> 'utf8mb4_bin'`); n != 0 {
+		t.Errorf("%d columns of another collation", n)
+	}
+	if n := count(t, s, `SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = DATABASE() AND engine = 'InnoDB'`); n != len(tableNames) {
+		t.Errorf("%d tables of InnoDB", n)
+	}
+	var level string
+	if err := s.db.pools.Load().write.QueryRow(`SELECT @@sql_mode`).Scan(&level); err != nil || !strings.Contains(level, "STRICT_ALL_TABLES") {
+		t.Error(level, err)
+	}
+	long := newSession(strings.Repeat("u", 200), "wx1", "o1", now)
+	if _, err := s.Settle(t.Context(), settlement(user.Binding{AppID: "wx1", OpenID: "o1", UserID: long.UserID}, user.Keep, long)); err == nil {
+		t.Error("a value that does not fit was cut")
+	}
+}

@@ -1,0 +1,139 @@
+package store
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
+)
+
+func TestWhatTheOperatorMustMendIsToldForGoodAndWithoutThePassword(t *testing.T) {
+	const password = "hunter2 $&%/x"
+	onServers(t, func(t *testing.T, kind, address string) {
+		s, role := servers[kind], testName()
+		u, err := url.Parse(address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if kind == "mysql" {
+			s.do(t, "CREATE USER '%s'@'%%' IDENTIFIED BY 'right'", role)
+			t.Cleanup(func() { s.do(t, "DROP USER '%s'@'%%'", role) })
+			s.do(t, "CREATE USER '%s'@'localhost' IDENTIFIED BY 'right'", role)
+			t.Cleanup(func() { s.do(t, "DROP USER '%s'@'localhost'", role) })
+		} else {
+			s.do(t, "CREATE ROLE %s LOGIN PASSWORD 'right'", role)
+			t.Cleanup(func() { s.do(t, "DROP ROLE %s", role) })
+			s.do(t, "GRANT USAGE ON SCHEMA %s TO %s", u.Query().Get("search_path"), role)
+			t.Cleanup(func() { s.do(t, "DROP OWNED BY %s", role) })
+		}
+		cases := map[string]struct {
+			change func(u *url.URL)
+			want   string
+		}{
+			"no such database": {func(u *url.URL) { u.Path = "/none_such" }, "none_such"},
+			"no permission":    {func(u *url.URL) { u.User = url.UserPassword(role, "right") }, "denied"},
+		}
+		if kind == "mysql" {
+			cases["wrong password"] = struct {
+				change func(u *url.URL)
+				want   string
+			}{func(u *url.URL) { u.User = url.UserPassword(role, password) }, "denied"}
+		}
+		for name, c := range cases {
+			changed := *u
+			c.change(&changed)
+			db, err := New(changed.String(), defaults)
+			if err != nil {
+				t.Fatal(name, err)
+			}
+			defer db.Close()
+			err = db.With(testKeys(t, 1)).Open(t.Context())
+			if err == nil || errors.Is(err, ErrUnavailable) || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("%s: %v", name, err)
+			} else if strings.Contains(err.Error(), "hunter2") || strings.Contains(fmt.Sprintf("%+v %s", err, db), "hunter2") {
+				t.Errorf("%s tells the password: %v", name, err)
+			}
+		}
+	})
+}
+
+// The tests' own PostgreSQL asks for no password; this one does, and does not
+// like it.
+func TestPostgresWrongPasswordIsToldForGoodAndWithoutIt(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	var shown atomic.Value
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			server := pgproto3.NewBackend(conn, conn)
+			if _, err := server.ReceiveStartupMessage(); err == nil {
+				server.Send(&pgproto3.AuthenticationCleartextPassword{})
+				server.Flush()
+				server.SetAuthType(pgproto3.AuthTypeCleartextPassword)
+				if m, err := server.Receive(); err == nil {
+					p := m.(*pgproto3.PasswordMessage).Password
+					shown.Store(p)
+					// A server that repeats what it was shown.
+					server.Send(&pgproto3.ErrorResponse{Severity: "FATAL", Code: "28P01", Message: "password authentication failed for user \"wx\" with " + p})
+					server.Flush()
+				}
+			}
+			conn.Close()
+		}
+	}()
+	db, err := New("postgres://wx:hunter2%20%24%2Fx@"+listener.Addr().String()+"/wx?sslmode=disable", defaults)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = db.With(testKeys(t, 1)).Open(t.Context())
+	if err == nil || errors.Is(err, ErrUnavailable) || !strings.Contains(err.Error(), "password authentication failed") {
+		t.Error(err)
+	}
+	if shown.Load() != "hunter2 $/x" {
+		t.Errorf("the server was shown %q", shown.Load())
+	}
+	if text := fmt.Sprintf("%v %+v %s", err, err, db); strings.Contains(text, "hunter2") {
+		t.Errorf("the password is told: %s", text)
+	}
+}
+
+// As a server without TLS answers while it starts, and when TLS is required.
+func TestPostgresThatRefusesTLSIsToldForGoodOnlyIfThatIsAll(t *testing.T) {
+	refused := errors.New("tls error: server refused TLS connection")
+	if !postgresRefused(refused) {
+		t.Error("TLS is required and refused")
+	}
+	for _, second := range []error{io.ErrUnexpectedEOF, &net.OpError{Op: "read", Err: syscall.ECONNRESET}, &pgconn.PgError{Code: "57P03"}} {
+		if err := errors.Join(refused, second); postgresRefused(err) || !postgresTemporary(err) {
+			t.Errorf("%v is taken for good", err)
+		}
+	}
+}
+
+func TestServersNeedAnEncryptionKey(t *testing.T) {
+	onServers(t, func(t *testing.T, _, address string) {
+		s := handles(t, address)(defaults).With(nil)
+		if err := s.Open(t.Context()); err == nil || errors.Is(err, ErrUnavailable) || !strings.Contains(err.Error(), "encryption_key") {
+			t.Error(err)
+		}
+		var n int
+		if err := s.db.pools.Load().read.QueryRow(s.db.sql(s.db.dialect.hasTable), "wx_auth_meta").Scan(&n); err != nil || n != 0 {
+			t.Error("tables were made", n, err)
+		}
+	})
+}
