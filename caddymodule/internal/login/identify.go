@@ -12,25 +12,23 @@ import (
 
 var errSpent = errors.New("the login code has opened a session already")
 
-// identify learns who sent the login code, and whether both codes have opened a session
-// meanwhile.
+// identify learns who sent the login code, and which session both codes have opened, if
+// they have.
 //
 // Codes that have opened a session already do without WeChat, and alone: who
 // comes with this login code but another phone code must not learn from them
 // whose it was.
-func (c *Chain) identify(ctx context.Context, r Request, both Key, again replayed) (who caller, _ replayed, err error) {
+func (c *Chain) identify(ctx context.Context, r Request, both Key) (who caller, again replayed, err error) {
+	if who, err = c.caller(ctx, r); err != nil || !who.Spent {
+		return who, again, err
+	}
+	if again, err = c.opened(ctx, both); err != nil {
+		return caller{}, again, err
+	}
 	if again.SessionID == "" {
-		if who, err = c.caller(ctx, r); err != nil || !who.Spent {
-			return who, again, err
-		}
-		if again, err = c.opened(ctx, both); err != nil {
-			return caller{}, again, err
-		}
-		if again.SessionID == "" {
-			e := refuse(LoginCodeInvalid, errSpent, wechat.RenewCode)
-			e.Refused = true // as WeChat would
-			return caller{}, again, e
-		}
+		e := refuse(LoginCodeInvalid, errSpent, wechat.RenewCode)
+		e.Refused = true // as WeChat would
+		return caller{}, again, e
 	}
 	who, err = c.identifyAgain(ctx, again)
 	return who, again, err

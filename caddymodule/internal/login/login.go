@@ -189,11 +189,7 @@ func (c *Chain) run(ctx context.Context, r Request, k Key) (res Result, err erro
 	if r.PhoneCode == "" && c.Silent == 0 {
 		return Result{}, refuse(PhoneRequired, nil)
 	}
-	again, err := c.opened(ctx, k)
-	if err != nil {
-		return Result{}, err
-	}
-	who, again, err := c.identify(ctx, r, k, again)
+	who, again, err := c.identify(ctx, r, k)
 	if err != nil {
 		return Result{}, err
 	}

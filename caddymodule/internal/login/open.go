@@ -52,6 +52,7 @@ func (c *Chain) open(ctx context.Context, r Request, k Key, u user.User, b user.
 		if err := readStep(faster.Value, &again); err != nil {
 			return Result{}, fromStore(err)
 		}
+		c.State.created.drop(created, before)
 		return c.reopen(ctx, u, again, now)
 	case errors.Is(err, user.ErrNewOpenID):
 		return Result{}, refuse(NewOpenIDDenied, nil)
@@ -79,7 +80,7 @@ func (c *Chain) reopen(ctx context.Context, u user.User, again replayed, now tim
 	case err != nil || c.over(s) || s.UserID != u.ID:
 		return Result{}, refuse(LoginCodeInvalid, nil, wechat.RenewCode)
 	}
-	u.New = again.New
+	u.New = u.New || again.New // it may be ours that was new, and another replica's login faster
 	token, err := c.mint(s, u, now)
 	return Result{User: u, Session: s, Token: token, Replayed: true}, err
 }

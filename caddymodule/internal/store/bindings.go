@@ -113,7 +113,7 @@ func (s *Store) Settle(ctx context.Context, l login.Settlement) (ended []string,
 		if err := s.keepStep(t, l.Login, l.Value, l.Expires); err != nil {
 			return err
 		}
-		return s.changeStep(t, l.Code, l.Spent)
+		return s.changeStep(t, l.Code, l.Spent, l.Expires)
 	})
 	if err != nil {
 		return nil, err

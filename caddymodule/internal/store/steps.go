@@ -60,9 +60,11 @@ func (s *Store) keptStep(t *tx, step login.Key, now time.Time) (value []byte, ok
 	return value, err == nil, err
 }
 
-// changeStep gives a step that is kept another result.
-func (s *Store) changeStep(t *tx, step login.Key, value []byte) error {
-	_, err := t.exec(`UPDATE {kept_steps} SET value = ? WHERE step = ?`, s.keys.Load().seal(keptPlace(step), value), step[:])
+// changeStep gives a step that is kept another result, which is kept until expires at
+// least.
+func (s *Store) changeStep(t *tx, step login.Key, value []byte, expires time.Time) error {
+	_, err := t.exec(`UPDATE {kept_steps} SET value = ?, expires_at = CASE WHEN expires_at < ? THEN ? ELSE expires_at END WHERE step = ?`,
+		s.keys.Load().seal(keptPlace(step), value), millis(expires), millis(expires), step[:])
 	return err
 }
 
