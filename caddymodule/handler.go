@@ -40,12 +40,12 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	}
 	setPlaceholders(in.r, in.Caller)
 	if in.Caller == nil {
-		return forward(w, in.r, next)
+		return forward(w, r, in.r, next)
 	}
 	if upgrades(in.r) {
-		return s.serveUpgrade(w, in.r, in.Caller, next)
+		return s.serveUpgrade(w, r, in.r, in.Caller, next)
 	}
-	return forward(w, in.r, next)
+	return forward(w, r, in.r, next)
 }
 
 // entry is what has become of a request.

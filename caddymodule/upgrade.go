@@ -26,7 +26,7 @@ func upgrades(r *http.Request) bool {
 // its token and with its session. A request that only asks for an upgrade, as
 // Java's client does in every one (Upgrade: h2c), is served to its end: what
 // counts is that somebody takes the connection over.
-func (s *site) serveUpgrade(w http.ResponseWriter, r *http.Request, caller *token.Identity, next caddyhttp.Handler) error {
+func (s *site) serveUpgrade(w http.ResponseWriter, given, r *http.Request, caller *token.Identity, next caddyhttp.Handler) error {
 	ctx, cancel := context.WithCancelCause(r.Context())
 	u := &upgrade{
 		ResponseWriterWrapper: caddyhttp.ResponseWriterWrapper{ResponseWriter: w},
@@ -39,7 +39,7 @@ func (s *site) serveUpgrade(w http.ResponseWriter, r *http.Request, caller *toke
 		// one goroutine.
 		u.begin(stream{innermost(w)})
 	}
-	return forward(u, r.WithContext(ctx), next) // what asks for an upgrade may be an upload all the same
+	return forward(u, given, r.WithContext(ctx), next) // what asks for an upgrade may be an upload all the same
 }
 
 // stream closes a stream of HTTP/2 or HTTP/3: deadlines in the past end its

@@ -13,19 +13,24 @@ import (
 
 // forward lets a request on. A body that cannot be read to its end is its
 // client's fault, and is answered as such: to Caddy's proxy it looks like a
-// failure of the upstream, a 502, for which it may leave the upstream out.
-func forward(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+// failure of the upstream, a 502, for which it may leave the upstream out. The
+// request that we were given is the one that Caddy's error routes go on with, and
+// there may be a proxy there, too.
+func forward(w http.ResponseWriter, given, r *http.Request, next caddyhttp.Handler) error {
 	if r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0 || r.Method == http.MethodConnect {
 		return next.ServeHTTP(w, r)
 	}
-	body := &upload{ReadCloser: r.Body, left: r.ContentLength}
-	r.Body = body
+	body := &upload{ReadCloser: r.Body}
+	body.left.Store(r.ContentLength)
+	given.Body, r.Body = body, body
 	answer := &uploadAnswer{ResponseWriterWrapper: caddyhttp.ResponseWriterWrapper{ResponseWriter: w}, body: body}
 	err := next.ServeHTTP(answer, r)
 	cause := body.failed.Load()
 	if cause == nil {
 		return err
 	}
+	given.Body, given.ContentLength = http.NoBody, 0 // what is left of it is nobody's
+	delete(given.Header, "Content-Length")
 	if answer.heldBack {
 		err = caddyhttp.Error(statusClosed, *cause) // which stays what it is if it has a status, such as 413
 	}
@@ -43,17 +48,18 @@ func forward(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) err
 	return he
 }
 
-// upload is the body of a request. A proxy reads it in a goroutine of its own.
+// upload is the body of a request. A proxy reads it in a goroutine of its own, which
+// may outlast it.
 type upload struct {
 	io.ReadCloser
-	left   int64                 // bytes to come; negative if their number is not known
+	left   atomic.Int64          // bytes to come; negative if their number is not known
 	failed atomic.Pointer[error] // why it could not be read to its end
 }
 
 func (u *upload) Read(p []byte) (int, error) {
 	n, err := u.ReadCloser.Read(p)
-	if u.left >= 0 {
-		if u.left -= int64(n); err == io.EOF && u.left > 0 {
+	if u.left.Load() >= 0 {
+		if u.left.Add(-int64(n)) > 0 && err == io.EOF {
 			err = io.ErrUnexpectedEOF // HTTP/3's server does not say so
 		}
 	}

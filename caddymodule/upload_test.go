@@ -40,9 +40,12 @@ func TestBodyThatFailsIsItsClientsFault(t *testing.T) {
 		{"read after it was closed", http.ErrBodyReadAfterClose, caddyhttp.Error(502, errors.New("refused")), 502},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			r := httptest.NewRequest("POST", "/", failing{c.body})
+			given := httptest.NewRequest("POST", "/", failing{c.body})
+			given.Header.Set("Content-Length", "1")
+			given.ContentLength = 1
+			r := given.WithContext(t.Context())
 			w := httptest.NewRecorder()
-			err := forward(w, r, caddyhttp.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) error {
+			err := forward(w, given, r, caddyhttp.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) error {
 				_, _ = io.ReadAll(r.Body)
 				return c.next
 			}))
@@ -53,6 +56,11 @@ func TestBodyThatFailsIsItsClientsFault(t *testing.T) {
 			blamed := c.status == 400 || c.status == 408
 			if closes := w.Header().Get("Connection") == "close"; closes != blamed {
 				t.Errorf("the connection closes: %v", closes)
+			}
+			// What an error route goes on with.
+			emptied := given.Body == http.NoBody && given.ContentLength == 0 && given.Header["Content-Length"] == nil
+			if failed := c.body != io.EOF && c.body != http.ErrBodyReadAfterClose; emptied != failed || !failed && given.Body != r.Body {
+				t.Errorf("emptied: %v", emptied)
 			}
 		})
 	}
@@ -73,7 +81,7 @@ func TestAnswerToNobodyIsHeldBack(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			r := httptest.NewRequest("POST", "/", failing{c.body})
 			w := httptest.NewRecorder()
-			err := forward(w, r, caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+			err := forward(w, r, r, caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
 				if _, err := io.ReadAll(r.Body); errors.Is(err, context.Canceled) != (c.body != io.EOF) {
 					t.Errorf("the proxy sees %v", err)
 				}
@@ -97,7 +105,7 @@ func TestBodyShorterThanAnnouncedIsNoWholeOne(t *testing.T) {
 	for length, want := range map[int64]error{4: io.ErrUnexpectedEOF, 3: nil, -1: nil} {
 		r := httptest.NewRequest("POST", "/", io.NopCloser(strings.NewReader("abc")))
 		r.ContentLength = length
-		_ = forward(httptest.NewRecorder(), r, caddyhttp.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) error {
+		_ = forward(httptest.NewRecorder(), r, r, caddyhttp.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) error {
 			if body, err := io.ReadAll(r.Body); string(body) != "abc" || !errors.Is(err, want) {
 				t.Errorf("length %d: %q, %v", length, body, err)
 			}

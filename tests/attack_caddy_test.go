@@ -39,6 +39,9 @@ func TestAttackThroughErrorHandlers(t *testing.T) {
 					method := "GET"
 					_, got := f.handled(t, message(f.Addr, method, path.target, lines...)+"1\r\na\r\n0\r\nX-WX-USER-ID: "+forged+"\r\nX-WX-Unionid: "+forged+"\r\nX-WX-Late: "+forged+"\r\n\r\n")
 					got.wantIdentity(t, identity)
+					if got.body != "a" {
+						t.Errorf("%s: its body arrives as %q", path.target, got.body)
+					}
 					if len(got.values("Authorization")) > 0 {
 						t.Errorf("%s: the token reached the upstream", path.target)
 					}

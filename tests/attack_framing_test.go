@@ -116,42 +116,66 @@ func TestAttackFraming(t *testing.T) {
 }
 
 // TestAttackBrokenBodiesLeaveTheUpstreamIn is about an upstream that Caddy leaves out
-// once it has failed: what a client breaks is no failure of it.
+// once it has failed: what a client breaks is no failure of it, nor of the one of an
+// error route, which gets the request again.
 func TestAttackBrokenBodiesLeaveTheUpstreamIn(t *testing.T) {
 	t.Parallel()
-	f := newFort3(t, strings.Replace(fortSite("servers {\ntimeouts {\nread_body 2s\n}\n}"), "reverse_proxy {$UPSTREAM}", "reverse_proxy {$UPSTREAM} {\nfail_duration 1h\n}", 1))
-	auth := "Authorization: Bearer " + f.login(t, "13800138000").Token
-	post := func(addr string, fields ...field) message2 {
-		return message2{fields: get2(addr, "POST", "/free/x", fields...), data: []string{"abc"}}
+	const globals, proxy = "servers {\ntimeouts {\nread_body 2s\n}\n}", "reverse_proxy {$UPSTREAM} {\nfail_duration 1h\n}"
+	site := func(globals, proxy string) string {
+		return strings.Replace(fortSite(globals), "reverse_proxy {$UPSTREAM}", proxy, 1)
 	}
-	longer2, longer3 := post(f.Addr, field{"content-length", "9"}), post(f.addr2(), field{"content-length", "9"})
-	longer3.fields[1].value = "https"
-	for _, c := range []struct {
-		name   string
-		send   func() rig.Answer
-		status int // 0: none, the stream is ended
+	type answers struct{ broken, late, late2 int } // late2: over HTTP/2
+	for _, s := range []struct {
+		name, proxy string
+		want        answers
 	}{
-		{"chunks that are none", func() rig.Answer {
-			return rig.Raw(f.Addr, message(f.Addr, "POST", "/free/x", "Transfer-Encoding: chunked")+"3\r\nabc\r\ng\r\n\r\n")
-		}, 400},
-		{"beside an upgrade", func() rig.Answer {
-			return rig.Raw(f.Addr, message(f.Addr, "POST", "/api/x", auth, "Connection: Upgrade", "Upgrade: h2c", "Transfer-Encoding: chunked")+"3\r\nabc\r\ng\r\n\r\n")
-		}, 400},
-		{"no more comes", func() rig.Answer {
-			return rig.Raw(f.Addr, message(f.Addr, "POST", "/free/x", "Content-Length: 9")+"abc")
-		}, 408},
-		{"longer over HTTP/2", func() rig.Answer { return raw2(f.Addr, nil, longer2) }, 0},
-		{"longer over HTTP/3", func() rig.Answer { return raw3(f.addr2(), longer3) }, 400},
+		{"at the proxy", proxy, answers{400, 408, 408}},
+		// With the time for a body net/http's server ends that of its request.
+		{"at the proxy, before an error route", proxy + "\nhandle_errors {\n" + proxy + "\n}", answers{200, 499, 200}},
+		// Nobody is around an error route to answer for it.
+		{"at an error route", "error 503\nhandle_errors {\n" + proxy + "\n}", answers{499, 499, 499}},
 	} {
-		if a := c.send(); a.Status != c.status && (c.status != 0 || a.Status != 400) {
-			t.Errorf("%s: %d %v, want %d", c.name, a.Status, a.Err, c.status)
-		}
-		if a := rig.Raw(f.Addr, message(f.Addr, "GET", "/free/next")); a.Status != http.StatusOK {
-			t.Fatalf("after %s others are answered %d: %s", c.name, a.Status, a.Body)
-		}
+		t.Run(s.name, func(t *testing.T) {
+			t.Parallel()
+			f := newFort3(t, site(globals, s.proxy))
+			auth := "Authorization: Bearer " + f.login(t, "13800138000").Token
+			post := func(addr string, fields ...field) message2 {
+				return message2{fields: get2(addr, "POST", "/free/x", fields...), data: []string{"abc"}}
+			}
+			longer2, longer3 := post(f.Addr, field{"content-length", "9"}), post(f.addr2(), field{"content-length", "9"})
+			longer3.fields[1].value = "https"
+			late2 := post(f.Addr)
+			late2.unended = true
+			for _, c := range []struct {
+				name   string
+				send   func() rig.Answer
+				status int
+				ended  bool // there may be no answer: the stream is ended
+			}{
+				{"chunks that are none", func() rig.Answer {
+					return rig.Raw(f.Addr, message(f.Addr, "POST", "/free/x", "Transfer-Encoding: chunked")+"3\r\nabc\r\ng\r\n\r\n")
+				}, s.want.broken, false},
+				{"beside an upgrade", func() rig.Answer {
+					return rig.Raw(f.Addr, message(f.Addr, "POST", "/api/x", auth, "Connection: Upgrade", "Upgrade: h2c", "Transfer-Encoding: chunked")+"3\r\nabc\r\ng\r\n\r\n")
+				}, s.want.broken, false},
+				{"no more comes", func() rig.Answer {
+					return rig.Raw(f.Addr, message(f.Addr, "POST", "/free/x", "Content-Length: 9")+"abc")
+				}, s.want.late, false},
+				{"longer over HTTP/2", func() rig.Answer { return raw2(f.Addr, nil, longer2) }, s.want.broken, true},
+				{"longer over HTTP/3", func() rig.Answer { return raw3(f.addr2(), longer3) }, s.want.broken, false},
+				{"no more comes over HTTP/2", func() rig.Answer { return raw2(f.Addr, nil, late2) }, s.want.late2, false},
+			} {
+				if a := c.send(); a.Status != c.status && (a.Status != 0 || !c.ended) {
+					t.Errorf("%s: %d %v, want %d", c.name, a.Status, a.Err, c.status)
+				}
+				if a := rig.Raw(f.Addr, message(f.Addr, "GET", "/free/next")); a.Status != http.StatusOK {
+					t.Fatalf("after %s others are answered %d: %s", c.name, a.Status, a.Body)
+				}
+			}
+		})
 	}
 	// An upstream that is away is left out.
-	away := newFort(t, strings.Replace(fortSite(""), "reverse_proxy {$UPSTREAM}", "reverse_proxy 127.0.0.1:1 {\nfail_duration 1h\n}", 1))
+	away := newFort(t, site("", strings.Replace(proxy, "{$UPSTREAM}", "127.0.0.1:1", 1)))
 	for _, want := range []int{http.StatusBadGateway, http.StatusServiceUnavailable} {
 		if a := rig.Raw(away.Addr, message(away.Addr, "POST", "/free/x", "Content-Length: 3")+"abc"); a.Status != want {
 			t.Errorf("with the upstream away: %d, want %d", a.Status, want)
