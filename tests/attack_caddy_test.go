@@ -24,7 +24,7 @@ func TestAttackThroughErrorHandlers(t *testing.T) {
 			f := newFort3(t, caddyfile, "GODEBUG=http2xconnect=1")
 			pair := f.login(t, "13800138000")
 			auth := "Authorization: Bearer " + pair.Token
-			f.everyHTTP(t, func(t *testing.T, f *fort) {
+			everyHTTP(t, f, func(t *testing.T, f *fort) {
 				for _, path := range pathKinds {
 					identity, lines := []field(nil), []string{"X-WX-USER-ID: " + forged, "X_WX_USER_ID: " + forged, "Transfer-Encoding: chunked", "Trailer: X-WX-USER-ID, X-WX-Unionid"}
 					if f.later == nil {
@@ -89,7 +89,7 @@ func TestAttackThroughRewrites(t *testing.T) {
 	f := newFort3(t, rig.Site("uri strip_prefix /v1\nrewrite /old/* /public{uri}\nrewrite /hidden/* /api{uri}\n@guarded not path /free/*\n"+
 		"wx_auth @guarded {env.WX_APPID} {env.WX_SECRET} {\npublic /public/*\nwechat {\napi {$WX_API}\n}\n}\n"+
 		"handle_path /public/below/* {\nreverse_proxy {$UPSTREAM}\n}\nhandle {\nreverse_proxy {$UPSTREAM}\n}"))
-	f.everyHTTP(t, func(t *testing.T, f *fort) {
+	everyHTTP(t, f, func(t *testing.T, f *fort) {
 		for target, want := range map[string]string{
 			"/v1/public/x": "/public/x", "/old/x?y": "/public/old/x?y", "/public/below/api/x": "/api/x", "/v1/free/x": "/free/x",
 			"/v1//public/x": "/public/x", // strip_prefix merges them, before anybody looks
@@ -115,7 +115,7 @@ func TestAttackThroughRewrites(t *testing.T) {
 func TestAttackByNamesOfOtherPaths(t *testing.T) {
 	t.Parallel()
 	f := newFort3(t, fortSite(expected("X-Original-URL", "X-Rewrite-URL", "X-HTTP-Method-Override")))
-	f.everyHTTP(t, func(t *testing.T, f *fort) {
+	everyHTTP(t, f, func(t *testing.T, f *fort) {
 		for _, target := range []string{"/public/x", "/optional/x", "/free/x", "/healthz"} {
 			for _, name := range []string{"X-Original-URL", "X-Rewrite-URL", "X-HTTP-Method-Override"} {
 				for _, s := range spellings(name) {
@@ -170,7 +170,7 @@ func TestAttackFastCGI(t *testing.T) {
 		lines = append(lines, s+": "+forged)
 	}
 	lines = append(lines, "X~WX~USER~ID: "+forged, "HTTP_X_WX_USER_ID: "+forged)
-	f.everyHTTP(t, func(t *testing.T, f *fort) {
+	everyHTTP(t, f, func(t *testing.T, f *fort) {
 		for _, path := range pathKinds {
 			all := lines
 			if path.token {

@@ -99,7 +99,7 @@ func TestAttackIdentityHeadersInEverySpelling(t *testing.T) {
 				}
 			}
 			auth := "Authorization: Bearer " + pair.Token
-			f.everyHTTP(t, func(t *testing.T, f *fort) {
+			everyHTTP(t, f, func(t *testing.T, f *fort) {
 				for form := range cases("X-A") {
 					if f.later != nil && form > 0 {
 						break // names are in lower case there, or refused
@@ -357,7 +357,7 @@ func TestAttackOddValues(t *testing.T) {
 		"a bare CR":                      {"a\rX-WX-USER-ID: " + forged, refused},
 		"another line's look":            {`a%0d%0aX-WX-USER-ID:+` + forged + `\r\nX-WX-USER-ID: ` + forged, arrives},
 	}
-	f.everyHTTP(t, func(t *testing.T, f *fort) {
+	everyHTTP(t, f, func(t *testing.T, f *fort) {
 		for name, c := range rows {
 			t.Run(name, func(t *testing.T) {
 				if c.want == refused {
@@ -416,7 +416,7 @@ func TestAttackTraceShowsNothing(t *testing.T) {
 	t.Parallel()
 	f := newFort3(t, fortSite(""))
 	auth := "Authorization: Bearer " + f.login(t, "13800138000").Token
-	f.everyHTTP(t, func(t *testing.T, f *fort) {
+	everyHTTP(t, f, func(t *testing.T, f *fort) {
 		for _, method := range []string{"TRACE", "trace", "Trace", "tRACE"} {
 			for _, target := range []string{"/api/x", "/public/x", "/optional/x", "/free/x", "/healthz", "/auth/wx", "/auth/wx/me", "/auth/wx/nothing", "*", "//x", "http:x"} {
 				if f.later != nil && target[0] != '/' {

@@ -46,7 +46,7 @@ func TestAttackBadTokensLookAlike(t *testing.T) {
 	}
 	bad["another gateway's"] = stranger
 	bad["opaque"] = "opaque"
-	f.everyHTTP(t, func(t *testing.T, f *fort) {
+	everyHTTP(t, f, func(t *testing.T, f *fort) {
 		for _, at := range []struct{ method, target string }{{"GET", "/api/x"}, {"POST", "/api/x"}, {"GET", "/auth/wx/me"}, {"GET", "/auth/wx/sessions"}, {"DELETE", "/auth/wx/sessions/x"}, {"GET", "/auth/wx/verify"}, {"POST", "/auth/wx/logout"}} {
 			t.Run(at.method+" "+at.target, func(t *testing.T) {
 				ask := func(token string) string {

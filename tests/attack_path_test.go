@@ -77,7 +77,7 @@ func TestAttackPathsAroundTheRules(t *testing.T) {
 		attack{"PROPFIND", "/public/x"}, attack{"DELETE", "/healthz"}, attack{"HEAD ", "/api/x"})
 
 	preflight := []string{"Origin: https://a.example", "Access-Control-Request-Method: GET"}
-	f.everyHTTP(t, func(t *testing.T, f *fort) {
+	everyHTTP(t, f, func(t *testing.T, f *fort) {
 		reached := 0
 		for _, a := range attacks {
 			// Without a token: nothing comes through, and it is no endpoint.
@@ -167,7 +167,7 @@ func TestAttackPathsAroundTheMatcher(t *testing.T) {
 		"http:admin/x", "http:/admin/x", "http://" + f.Addr + "/admin/x", "http://" + f.Addr + "//admin/x", "http://" + f.Addr + "/x/../admin/x", "x:/admin/x", "x:admin/x", "ftp://" + f.Addr + "/x",
 		"/open/../admin/x", "/.;/admin/x", "/admin/", "/admin//", "/%u0061dmin/x", "/admin%ff/x",
 	}
-	f.everyHTTP(t, func(t *testing.T, f *fort) {
+	everyHTTP(t, f, func(t *testing.T, f *fort) {
 		for _, target := range targets {
 			for _, method := range []string{"GET", "POST", "OPTIONS", "admin"} {
 				a, got := f.fire(t, message(f.Addr, method, target))
@@ -189,7 +189,7 @@ func TestAttackPathsAroundThePrefix(t *testing.T) {
 	f := newFort3(t, fortSite(""))
 	pair := f.login(t, "13800138000")
 	auth := "Authorization: Bearer " + pair.Token
-	f.everyHTTP(t, func(t *testing.T, f *fort) {
+	everyHTTP(t, f, func(t *testing.T, f *fort) {
 		absent := func(target string) bool { return f.later != nil && target[0] != '/' } // no path there
 		// Under the prefix to the letter: ours, whatever follows.
 		for _, target := range []string{"/auth/wx/nothing", "/auth/wx/../wx/me", "/auth/wx/..", "/auth/wx/../../api/x", "/auth/wx/./me", "/auth/wx//me", "/auth/wx//", "/auth/wx/me//", "/auth/wx/me/.", "/auth/wx/ME", "/auth/wx/me/x",

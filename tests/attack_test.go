@@ -189,19 +189,16 @@ func whole(got []wire, text string) []wire {
 
 // fort is a gateway under attack: its upstream is a wiretap.
 type fort struct {
-	*rig.Caddy
-	tap   *wiretap
-	wx    *rig.WeChat
-	later sender // of what fire is given; nil: over HTTP/1.1
+	front
+	tap *wiretap
 }
 
 // newFort starts a gateway with that Caddyfile, in which {$UPSTREAM} is the wiretap and
 // {$ADDR2} a second address.
 func newFort(t testing.TB, caddyfile string, env ...string) *fort {
 	t.Helper()
-	f := &fort{tap: newWiretap(t), wx: rig.NewWeChat(t)}
-	f.Caddy = rig.StartCaddy(t, caddyfile, append(f.wx.Environ(f.tap.addr), env...)...)
-	return f
+	tap := newWiretap(t)
+	return &fort{startFront(t, caddyfile, tap.addr, env...), tap}
 }
 
 // fortSite has every kind of path: /public/ and /healthz are public, /optional/ is
@@ -211,16 +208,6 @@ func fortSite(globals string, options ...string) string {
 	return rig.Site("@guarded not path /free/*\nwx_auth @guarded {env.WX_APPID} {env.WX_SECRET} {\n"+
 		"public /public/* /healthz\noptional /optional/*\nwechat {\napi {$WX_API}\n}\n"+strings.Join(options, "\n")+"\n}\n"+
 		"reverse_proxy {$UPSTREAM}", globals)
-}
-
-// addr2 is {$ADDR2}.
-func (f *fort) addr2() string { return f.Getenv("ADDR2") }
-
-// login logs the owner of that number in.
-func (f *fort) login(t testing.TB, number string) rig.Pair {
-	t.Helper()
-	codes := f.wx.Tap(t, number)
-	return f.Client().Login(codes.Code, codes.PhoneCode).Pair(t)
 }
 
 // message is a request with exactly those header lines, beside Host.

@@ -214,7 +214,7 @@ func TestAttackForgedTokens(t *testing.T) {
 	bad["another gateway's"] = elsewhere.login(t, "13800138000").Token
 	f.tap.take()
 
-	f.everyHTTP(t, func(t *testing.T, f *fort) {
+	everyHTTP(t, f, func(t *testing.T, f *fort) {
 		for name, token := range bad {
 			t.Run(name, func(t *testing.T) {
 				line := "Authorization: Bearer " + token
@@ -241,7 +241,7 @@ func TestAttackForgedTokens(t *testing.T) {
 	f.Client().Logout(ended, "", false).Want(t, http.StatusNoContent)
 	signed, r, s := numbers(ended)
 	other := withNumbers(signed, r, new(big.Int).Sub(elliptic.P256().Params().N, s))
-	f.everyHTTP(t, func(t *testing.T, f *fort) {
+	everyHTTP(t, f, func(t *testing.T, f *fort) {
 		f.refuses(t, tokenRevoked, message(f.Addr, "GET", "/api/x", "Authorization: Bearer "+other))
 	})
 	// All this has changed nothing for the good one, and nobody has fetched a key.

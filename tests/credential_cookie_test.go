@@ -13,7 +13,7 @@ func TestCookieCountsOnlyFromTheSameSite(t *testing.T) {
 	g := newGuard3(t, guardSite("credential cookie"))
 	token := g.login(t, "13800138000").Token
 	cookie := "Cookie: __Host-wx-auth=" + token
-	g.everyHTTP(t, func(t *testing.T, g *guard) {
+	everyHTTP(t, g, func(t *testing.T, g *guard) {
 		own := "Origin: " + g.origin
 		unsafe := goesOn // where it is our own
 		if strings.HasPrefix(g.origin, "https://") {

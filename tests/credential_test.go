@@ -92,7 +92,7 @@ func TestEveryCellOfTheCredentialTable(t *testing.T) {
 		"two tokens, one space": {"Authorization: Bearer " + ts.good + " " + ts.good},
 		"a comma behind":        {"Authorization: Bearer " + ts.good + ","},
 	}
-	g.everyHTTP(t, func(t *testing.T, g *guard) {
+	everyHTTP(t, g, func(t *testing.T, g *guard) {
 		for i, path := range kindsOfPaths {
 			for _, row := range rows {
 				t.Run(strings.Trim(path, "/x")+"/"+row.name, func(t *testing.T) {
@@ -169,7 +169,7 @@ func TestEverySourceHasTheSameTable(t *testing.T) {
 			},
 		},
 	}
-	g.everyHTTP(t, func(t *testing.T, g *guard) {
+	everyHTTP(t, g, func(t *testing.T, g *guard) {
 		for name, src := range sources {
 			for i, path := range kindsOfPaths {
 				for _, row := range []struct {
@@ -212,7 +212,7 @@ func TestEverySourceHasTheSameTable(t *testing.T) {
 func TestCredentialIsRemovedAndNothingElse(t *testing.T) {
 	g := newGuard3(t, guardSite(allSources))
 	token := g.login(t, "13800138000").Token
-	g.everyHTTP(t, func(t *testing.T, g *guard) {
+	everyHTTP(t, g, func(t *testing.T, g *guard) {
 		for _, c := range []struct{ query, want string }{
 			{"access_token=T", ""},
 			{"access_token=T&b=2", "b=2"},
@@ -285,7 +285,7 @@ func TestConflictingSourcesAreRefused(t *testing.T) {
 		"query":         func(tok string) (string, string) { return "access_token=" + tok, "" },
 		"protocol":      func(tok string) (string, string) { return "", "Sec-WebSocket-Protocol: bearer, " + tok },
 	}
-	g.everyHTTP(t, func(t *testing.T, g *guard) {
+	everyHTTP(t, g, func(t *testing.T, g *guard) {
 		for nameA, a := range places {
 			for nameB, b := range places {
 				for kind, second := range map[string]string{"other": two, "equal": one, "broken": broken(two)} {

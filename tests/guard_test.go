@@ -18,14 +18,36 @@ func guardSite(options ...string) string {
 		"reverse_proxy {$UPSTREAM} {\nstream_close_delay 1h\n}", "servers {\nprotocols h1 h2c\n}")
 }
 
+// front is the built binary, and the WeChat that it asks.
+type front struct {
+	*rig.Caddy
+	wx     *rig.WeChat
+	later  sender // of requests; nil: over HTTP/1.1
+	origin string // of pages over that version
+}
+
+func startFront(t testing.TB, caddyfile, upstream string, env ...string) front {
+	t.Helper()
+	wx := rig.NewWeChat(t)
+	caddy := rig.StartCaddy(t, caddyfile, append(wx.Environ(upstream), env...)...)
+	return front{Caddy: caddy, wx: wx, origin: caddy.URL()}
+}
+
+// addr2 is {$ADDR2}.
+func (f *front) addr2() string { return f.Getenv("ADDR2") }
+
+// login logs the owner of that number in.
+func (f *front) login(t testing.TB, number string) rig.Pair {
+	t.Helper()
+	codes := f.wx.Tap(t, number)
+	return f.Client().Login(codes.Code, codes.PhoneCode).Pair(t)
+}
+
 // guard is a gateway before an upstream that counts.
 type guard struct {
-	*rig.Caddy
-	up     *rig.Upstream
-	wx     *rig.WeChat
-	site   func(caddyfile string) string // what is made of a Caddyfile
-	later  sender                        // of what ask is given; nil: over HTTP/1.1
-	origin string                        // of requests over that version
+	front
+	up   *rig.Upstream
+	site func(caddyfile string) string // what is made of a Caddyfile
 }
 
 func newGuard(t testing.TB, caddyfile string, env ...string) *guard {
@@ -37,40 +59,14 @@ func newGuard(t testing.TB, caddyfile string, env ...string) *guard {
 func newGuard3(t testing.TB, caddyfile string) *guard {
 	t.Helper()
 	g := startGuard(t, withHTTP3, caddyfile, "ADDR2="+rig.FreeAddress(t), "GODEBUG=http2xconnect=1")
-	awaitHTTP3(t, g.Getenv("ADDR2"))
+	awaitHTTP3(t, g.addr2())
 	return g
 }
 
 func startGuard(t testing.TB, site func(string) string, caddyfile string, env ...string) *guard {
 	t.Helper()
-	g := &guard{up: rig.NewUpstream(t), wx: rig.NewWeChat(t), site: site}
-	g.Caddy = rig.StartCaddy(t, site(caddyfile), append([]string{
-		"WX_APPID=" + rig.AppID, "WX_SECRET=" + rig.Secret, "WX_API=" + g.wx.URL, "UPSTREAM=" + g.up.Addr,
-	}, env...)...)
-	g.origin = g.URL()
-	return g
-}
-
-// everyHTTP tries a table over each version. It may ask for g.later.
-func (g *guard) everyHTTP(t *testing.T, try func(t *testing.T, g *guard)) {
-	t.Run("HTTP1", func(t *testing.T) { try(t, g) })
-	two, three := *g, *g
-	t.Run("HTTP2", func(t *testing.T) {
-		two.later = later2(g.Addr)
-		try(t, &two)
-	})
-	t.Run("HTTP3", func(t *testing.T) {
-		addr := g.Getenv("ADDR2")
-		three.later, three.origin = later3(t, addr), "https://"+addr
-		try(t, &three)
-	})
-}
-
-// login logs the owner of that number in.
-func (g *guard) login(t testing.TB, number string) rig.Pair {
-	t.Helper()
-	codes := g.wx.Tap(t, number)
-	return g.Client().Login(codes.Code, codes.PhoneCode).Pair(t)
+	up := rig.NewUpstream(t)
+	return &guard{startFront(t, site(caddyfile), up.Addr, env...), up, site}
 }
 
 // reload is Reload, and waits until the former listener is closed: Caddy does not,

@@ -181,7 +181,7 @@ func (g *guard) open3(t testing.TB, target string, headers ...string) *rig.Socke
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), rig.RawTime)
 	defer cancel()
-	conn, err := quic.DialAddr(ctx, g.Getenv("ADDR2"), config3(), nil)
+	conn, err := quic.DialAddr(ctx, g.addr2(), config3(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -190,7 +190,7 @@ func (g *guard) open3(t testing.TB, target string, headers ...string) *rig.Socke
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := http.NewRequest(http.MethodConnect, "https://"+g.Getenv("ADDR2")+target, nil)
+	r, err := http.NewRequest(http.MethodConnect, "https://"+g.addr2()+target, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

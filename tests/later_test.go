@@ -99,16 +99,24 @@ func newFort3(t testing.TB, caddyfile string, env ...string) *fort {
 	return f
 }
 
-// everyHTTP tries a table over each version. It may ask for f.later.
-func (f *fort) everyHTTP(t *testing.T, try func(t *testing.T, f *fort)) {
-	t.Run("HTTP1", func(t *testing.T) { try(t, f) })
-	two, three := *f, *f
-	t.Run("HTTP2", func(t *testing.T) {
-		two.later = later2(f.Addr)
-		try(t, &two)
-	})
-	t.Run("HTTP3", func(t *testing.T) {
-		three.later = later3(t, f.addr2())
-		try(t, &three)
-	})
+// everyHTTP tries a table over each version, with a copy whose front sends over it.
+func everyHTTP[T any, P fronted[T]](t *testing.T, g P, try func(t *testing.T, g P)) {
+	t.Run("HTTP1", func(t *testing.T) { try(t, g) })
+	over := func(name string, turn func(t *testing.T, f *front)) {
+		c := *g
+		t.Run(name, func(t *testing.T) {
+			turn(t, P(&c).self())
+			try(t, &c)
+		})
+	}
+	over("HTTP2", func(_ *testing.T, f *front) { f.later = later2(f.Addr) })
+	over("HTTP3", func(t *testing.T, f *front) { f.later, f.origin = later3(t, f.addr2()), "https://"+f.addr2() })
 }
+
+// fronted is a guard or a fort.
+type fronted[T any] interface {
+	*T
+	self() *front
+}
+
+func (f *front) self() *front { return f }

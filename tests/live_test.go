@@ -240,7 +240,7 @@ func TestAnswerNamesNoCredentialAsProtocol(t *testing.T) {
 	g := newGuard3(t, guardSite("credential websocket_protocol"))
 	g.up.SetHandler(http.HandlerFunc(rig.EchoUpgrade))
 	token := g.login(t, "13800138000").Token
-	g.everyHTTP(t, func(t *testing.T, g *guard) {
+	everyHTTP(t, g, func(t *testing.T, g *guard) {
 		upgraded := http.StatusSwitchingProtocols
 		if g.later != nil {
 			upgraded = http.StatusOK

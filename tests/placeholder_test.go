@@ -24,7 +24,7 @@ func TestPlaceholdersSayWhoCallsAndShowNoToken(t *testing.T) {
 	pair := f.login(t, "13800138000")
 	claims := rig.JWTPart(t, pair.Token, 1)
 	want := map[string]any{"id": pair.UserInfo.ID, "openid": claims["openid"], "appid": rig.AppID, "unionid": "", "session": claims["sid"], "phone": pair.UserInfo.PhoneNumber}
-	f.everyHTTP(t, func(t *testing.T, f *fort) {
+	everyHTTP(t, f, func(t *testing.T, f *fort) {
 		for source, show := range map[string]struct {
 			query string
 			lines []string
