@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/quic-go/quic-go/http3"
 	"golang.org/x/net/http2"
 
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
@@ -44,12 +45,17 @@ func (g *guard) open(t testing.TB, target string, lines ...string) *rig.Socket {
 	return &rig.Socket{ReadWriteCloser: conn, R: r}
 }
 
+// transport2 sends over HTTP/2 without TLS.
+func transport2() *http2.Transport {
+	return &http2.Transport{AllowHTTP: true, DialTLSContext: func(ctx context.Context, network, addr string, _ *tls.Config) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, network, addr)
+	}}
+}
+
 // open2 is open by extended CONNECT over HTTP/2 without TLS.
 func (g *guard) open2(t testing.TB, target string, headers ...string) *rig.Socket {
 	t.Helper()
-	transport := &http2.Transport{AllowHTTP: true, DialTLSContext: func(ctx context.Context, network, addr string, _ *tls.Config) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, network, addr)
-	}}
+	transport := transport2()
 	pr, pw := io.Pipe()
 	r, err := http.NewRequest(http.MethodConnect, g.URL()+target, pr)
 	if err != nil {
@@ -263,7 +269,9 @@ func TestAnswerNamesNoCredentialAsProtocol(t *testing.T) {
 // TestStreamsOutliveTheirToken: only what was upgraded ends with its token. Java's
 // client asks for h2c in every request and gets a plain answer.
 func TestStreamsOutliveTheirToken(t *testing.T) {
-	g := newGuard(t, guardSite("token {\nlifetime 2s\nleeway 0s\n}"))
+	g := newGuard3(t, guardSite("token {\nlifetime 2s\nleeway 0s\n}"))
+	three := &http3.Transport{TLSClientConfig: config3()}
+	t.Cleanup(func() { three.Close() })
 	const steps, step = 16, 250 * time.Millisecond
 	g.up.SetHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method == http.MethodPost {
@@ -280,14 +288,22 @@ func TestStreamsOutliveTheirToken(t *testing.T) {
 			time.Sleep(step)
 		}
 	}))
-	for name, headers := range map[string]http.Header{
-		"plain":             {},
-		"asking for an h2c": {"Connection": {"Upgrade, HTTP2-Settings"}, "Upgrade": {"h2c"}, "Http2-Settings": {"AAMAAABkAAQAAP__"}},
-		"asking for a socket that nobody gives": {"Connection": {"Upgrade"}, "Upgrade": {"websocket"},
-			"Sec-Websocket-Version": {"13"}, "Sec-Websocket-Key": {"dGhlIHNhbXBsZSBub25jZQ=="}},
+	for _, c := range []struct {
+		name    string
+		client  http.RoundTripper
+		origin  string
+		headers http.Header
+	}{
+		{"plain", http.DefaultTransport, g.URL(), http.Header{}},
+		{"asking for an h2c", http.DefaultTransport, g.URL(),
+			http.Header{"Connection": {"Upgrade, HTTP2-Settings"}, "Upgrade": {"h2c"}, "Http2-Settings": {"AAMAAABkAAQAAP__"}}},
+		{"asking for a socket that nobody gives", http.DefaultTransport, g.URL(), http.Header{"Connection": {"Upgrade"}, "Upgrade": {"websocket"},
+			"Sec-Websocket-Version": {"13"}, "Sec-Websocket-Key": {"dGhlIHNhbXBsZSBub25jZQ=="}}},
+		{"HTTP2", transport2(), g.URL(), http.Header{}},
+		{"HTTP3", three, "https://" + g.addr2(), http.Header{}},
 	} {
 		for _, path := range []string{"/api/events", "/api/download", "/api/upload"} {
-			t.Run(name+path, func(t *testing.T) {
+			t.Run(c.name+path, func(t *testing.T) {
 				t.Parallel()
 				token := g.login(t, "13800138000").Token
 				method, want := http.MethodGet, fmt.Sprintf("data: %d\n\n", steps-1)
@@ -306,13 +322,13 @@ func TestStreamsOutliveTheirToken(t *testing.T) {
 						pw.Close()
 					}()
 				}
-				r, err := http.NewRequest(method, g.URL()+path, body)
+				r, err := http.NewRequest(method, c.origin+path, body)
 				if err != nil {
 					t.Fatal(err)
 				}
-				r.Header = headers.Clone()
+				r.Header = c.headers.Clone()
 				r.Header.Set("Authorization", "Bearer "+token)
-				resp, err := g.Client().HTTP.Do(r)
+				resp, err := c.client.RoundTrip(r)
 				if err != nil {
 					t.Fatal(err)
 				}
