@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"fmt"
 	"net/http"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -165,5 +166,101 @@ func TestAttackTenThousandOfEverything(t *testing.T) {
 		if len(c.answers) != 1 || c.answers[0].Status != http.StatusRequestHeaderFieldsTooLarge || !c.closed || len(small.tap.take()) > 0 {
 			t.Errorf("answers %d, closed %v", c.statuses(), c.closed)
 		}
+	}
+}
+
+// TestAttackManyAddresses has logins refused from very many addresses: what is kept of
+// each has a bound, and who has used a rate up stays refused beside them.
+func TestAttackManyAddresses(t *testing.T) {
+	t.Parallel()
+	f := newFort(t, fortSite("servers {\ntrusted_proxies static 127.0.0.1/32\n}", "login_rate 3/h"))
+	from := func(client *rig.Client, address, code string) rig.Answer {
+		return client.Do(http.MethodPost, "/auth/wx", map[string]string{"code": code}, "X-Forwarded-For: "+address)
+	}
+	const worker, limited = 8, "198.51.100.7"
+	flood := func(first, n int) {
+		var all sync.WaitGroup
+		for w := range worker {
+			all.Go(func() {
+				client := f.Client()
+				for i := first + w; i < first+n; i += worker {
+					if a := from(client, fmt.Sprintf("10.%d.%d.%d", i>>16, i>>8&255, i&255), fmt.Sprint("0nonsense", i)); a.Status != http.StatusBadRequest {
+						t.Errorf("address %d: %d %v %s", i, a.Status, a.Err, a.Body)
+						return
+					}
+				}
+			})
+		}
+		all.Wait()
+	}
+	for range 3 {
+		from(f.Client(), limited, "0nonsense").WantProblem(t, 400, "login_code_invalid", nil)
+	}
+	flood(0, 1000) // what any number of logins costs
+	before := rig.Resident(t, f.PID())
+	flood(1000, rig.Rounds(4000, 99_000))
+	grown := rig.Resident(t, f.PID()) - before
+	t.Logf("grown by %d KiB", grown>>10)
+	if grown > 48<<20 {
+		t.Errorf("grown by %d MiB", grown>>20)
+	}
+	if !rig.Long { // beyond the bound some are forgotten, so that it is one
+		from(f.Client(), limited, "0nonsense").WantProblem(t, 429, "rate_limited", nil)
+	}
+	f.login(t, "13800138000")
+}
+
+// panics are in the places where a matcher of somebody else's, an endpoint and the
+// chain of a login would panic, with words that may be a client's.
+var panics = []rig.Change{
+	{File: "caddymodule/handler.go", Old: "if len(h.matcher) == 0 {", New: panicIf(`r.Header.Get("X-Panic") != ""`) + "if len(h.matcher) == 0 {"},
+	{File: "caddymodule/endpoint.go", Old: "return serve(c)\n", New: panicIf(`c.r.Header.Get("X-Panic") != ""`) + "return serve(c)\n"},
+	{File: "caddymodule/internal/login/identify.go", Old: `if again.SessionID == "" {` + "\n\t\tif who", New: panicIf(`r.Code == "0panic"`) + `if again.SessionID == "" {` + "\n\t\tif who"},
+}
+
+const panicWords = "the words of a panic"
+
+func panicIf(condition string) string {
+	return fmt.Sprintf("if %s {\npanic(%q)\n}\n", condition, panicWords)
+}
+
+// TestAttackPanics reaches panics: each is a counted 500 without details, reaches no
+// upstream, and ends nothing else.
+func TestAttackPanics(t *testing.T) {
+	t.Parallel()
+	tap, wx := newWiretap(t), rig.NewWeChat(t)
+	f := &fort{front{Caddy: rig.NewCaddyOf(t, rig.BuildWith(t, "panics", panics), append(wx.Environ(tap.addr), "ADDR2="+rig.FreeAddress(t))...), wx: wx}, tap}
+	f.Start(withHTTP3(rig.Site("wx_auth {env.WX_APPID} {env.WX_SECRET} {\npublic /public/*\nwechat {\napi {$WX_API}\n}\n}\nreverse_proxy {$UPSTREAM}", "metrics")))
+	awaitHTTP3(t, f.addr2())
+	auth := "Authorization: Bearer " + f.login(t, "13800138000").Token
+	json := []string{"Content-Type: application/json", "Content-Length: 17"}
+	counted := 0
+	everyHTTP(t, f, func(t *testing.T, f *fort) {
+		for _, raw := range []string{
+			message(f.Addr, "GET", "/api/x", auth, "X-Panic: yes"),
+			message(f.Addr, "GET", "/x", "X-Panic: yes"),
+			message(f.Addr, "POST", "/api/x", auth, "X-Panic: yes", "Content-Length: 3") + "abc",
+			message(f.Addr, "GET", "/auth/wx/me", auth, "X-Panic: yes"),
+			message(f.Addr, "POST", "/auth/wx", append(json, "X-Panic: yes")...) + `{"code":"0panic"}`,
+			message(f.Addr, "POST", "/auth/wx", json...) + `{"code":"0panic"}`,
+		} {
+			a := f.later.send(f.Addr, raw)
+			counted++
+			a.WantProblem(t, http.StatusInternalServerError, "internal_error", nil)
+			if text := fmt.Sprint(a); strings.Contains(text, panicWords) || strings.Contains(text, ".go:") || strings.Contains(text, "goroutine") {
+				t.Errorf("the answer has details: %s", text)
+			}
+			if got := f.tap.take(); len(got) > 0 {
+				t.Errorf("reached the upstream: %s", short(got))
+			}
+		}
+		f.passes(t, message(f.Addr, "GET", "/api/x", auth))
+		f.passes(t, message(f.Addr, "GET", "/public/x", "X-Panic: yes")) // asks no matcher
+	})
+	if metrics, err := f.Admin("/metrics"); err != nil || !strings.Contains(metrics, fmt.Sprintf("\nwx_auth_panics_total %d\n", counted)) {
+		t.Errorf("%v: %d panics are counted as %q", err, counted, regexp.MustCompile("(?m)^wx_auth_panics_total.*").FindString(metrics))
+	}
+	if log := f.Log.String(); strings.Contains(log, panicWords) || !strings.Contains(log, "panic at the gate") || !strings.Contains(log, "panic in an endpoint") {
+		t.Error("the log says the panic's words, or nothing of it")
 	}
 }

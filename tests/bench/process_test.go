@@ -4,7 +4,6 @@ package bench
 
 import (
 	"fmt"
-	"os"
 	"strings"
 	"syscall"
 	"testing"
@@ -23,15 +22,6 @@ func processorTime(t testing.TB, pid int) time.Duration {
 		t.Fatal(errno)
 	}
 	return time.Duration(ts.Nano())
-}
-
-// resident is how much memory a process holds, in bytes.
-func resident(t testing.TB, pid int) int {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return field(t, string(text), "VmRSS:") << 10
 }
 
 // heap is what is in use of a Caddy's heap and stacks after some collections, in

@@ -67,7 +67,7 @@ func inTurn(path string, tokens []string, clients, requests int) load {
 // held is how much memory both processes hold.
 func (c *couple) held(t testing.TB, when string) []string {
 	t.Helper()
-	mebi := func(c *rig.Caddy) float64 { return float64(resident(t, c.PID())) / (1 << 20) }
+	mebi := func(c *rig.Caddy) float64 { return float64(rig.Resident(t, c.PID())) / (1 << 20) }
 	plain, gateway := mebi(c.plain), mebi(c.gateway)
 	return []string{when, fmt.Sprintf("%.1f MiB", plain), fmt.Sprintf("%.1f MiB", gateway), fmt.Sprintf("%+.1f MiB", gateway-plain)}
 }

@@ -46,17 +46,18 @@ type Caddy struct {
 // process is stopped and the test fails if it panicked or had a data race.
 func NewCaddy(t testing.TB, env ...string) *Caddy {
 	t.Helper()
-	return newCaddy(t, Binary(t), env)
+	return NewCaddyOf(t, Binary(t), env...)
 }
 
-func newCaddy(t testing.TB, bin string, env []string) *Caddy {
+// NewCaddyOf is NewCaddy with another binary; see BuildWith.
+func NewCaddyOf(t testing.TB, binary string, env ...string) *Caddy {
 	t.Helper()
 	// Not t.TempDir: with the test's name in it the path may be too long for a socket.
 	home, err := os.MkdirTemp(scratch, "caddy-")
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &Caddy{Home: home, Addr: FreeAddress(t), t: t, binary: bin}
+	c := &Caddy{Home: home, Addr: FreeAddress(t), t: t, binary: binary}
 	c.env = append([]string{
 		"PATH=" + os.Getenv("PATH"),
 		"HOME=" + home,

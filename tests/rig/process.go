@@ -27,6 +27,21 @@ func ProcessorTime(t testing.TB, pid int) time.Duration {
 	return time.Duration(user+system) * 10 * time.Millisecond // USER_HZ is 100
 }
 
+// Resident is how much memory a process holds, in bytes, as Linux counts it; elsewhere
+// the test is left out.
+func Resident(t testing.TB, pid int) (bytes int) {
+	t.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		t.Skipf("left out: %v", err)
+	}
+	_, rest, _ := strings.Cut(string(text), "VmRSS:")
+	if _, err := fmt.Sscan(rest, &bytes); err != nil {
+		t.Fatal(err)
+	}
+	return bytes << 10
+}
+
 // Usage is what a process holds.
 type Usage struct {
 	Goroutines, Files, Sockets int

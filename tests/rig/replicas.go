@@ -39,7 +39,7 @@ func PrepareReplicasOf(t testing.TB, db *Database, n int, binary string) []*Gate
 	wx, up := NewWeChat(t), NewUpstream(t)
 	replicas := make([]*Gateway, n)
 	for i := range replicas {
-		c := newCaddy(t, binary, append(wx.Environ(up.Addr), db.Environ()...))
+		c := NewCaddyOf(t, binary, append(wx.Environ(up.Addr), db.Environ()...)...)
 		replicas[i] = &Gateway{Client: c.Client(), Caddy: c, WeChat: wx, Upstream: up}
 	}
 	return replicas
