@@ -182,6 +182,30 @@ func TestAttackPathsAroundTheMatcher(t *testing.T) {
 	})
 }
 
+// TestAttackMatcherThatFails makes the matcher fail, which Caddy takes for "no match":
+// nothing goes on by that.
+func TestAttackMatcherThatFails(t *testing.T) {
+	t.Parallel()
+	for name, matcher := range map[string]string{
+		"what to protect":       "expression int({http.request.header.X-N}) > 1",
+		"what not to protect":   "not expression int({http.request.header.X-N}) < 2",
+		"behind one that holds": "{\npath /*\nexpression int({http.request.header.X-N}) > 1\n}",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := newFort3(t, rig.Site("@guarded "+matcher+"\nwx_auth @guarded {env.WX_APPID} {env.WX_SECRET} {\nwechat {\napi {$WX_API}\n}\n}\nreverse_proxy {$UPSTREAM}"))
+			everyHTTP(t, f, func(t *testing.T, f *fort) {
+				f.passes(t, message(f.Addr, "GET", "/x", "X-N: 1"))
+				f.refuses(t, tokenMissing, message(f.Addr, "GET", "/x", "X-N: 2"))
+				for _, n := range []string{"x", "", "1.", "1x", "99999999999999999999"} {
+					f.refuses(t, tokenMissing, message(f.Addr, "GET", "/x", "X-N: "+n))
+				}
+				f.refuses(t, tokenMissing, message(f.Addr, "GET", "/x"))
+			})
+		})
+	}
+}
+
 // TestAttackPathsAroundThePrefix is about what is nearly an endpoint: it is not
 // served as one, and without a token goes nowhere.
 func TestAttackPathsAroundThePrefix(t *testing.T) {
