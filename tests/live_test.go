@@ -177,6 +177,14 @@ func TestWebSocketEndsWithItsSession(t *testing.T) {
 	})
 }
 
+// TestPublicWebSocket is open to all where the rule names the method that it has over
+// HTTP/2 and HTTP/3, too.
+func TestPublicWebSocket(t *testing.T) {
+	overHTTP(t, guardSite("public GET CONNECT /live"), func(t *testing.T, g *guard, open func(string, ...string) *rig.Socket) {
+		open("/live").Alive(t)
+	})
+}
+
 // TestStalledWebSocketEndsToo: a proxy that waits for a client that neither reads
 // nor sends must be told.
 func TestStalledWebSocketEndsToo(t *testing.T) {
