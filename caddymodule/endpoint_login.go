@@ -188,9 +188,10 @@ func (l *loginLimit) count() {
 
 // tooEarly reports whether the request came as TLS early data, which anyone
 // who recorded it can send again: to us, or to a proxy before us, which then
-// says so (RFC 8470, section 5.1).
+// says so. Whatever else the header says, and however often, means the same (RFC
+// 8470, section 5.1): a proxy may have put its own beside the client's.
 func tooEarly(r *http.Request) bool {
-	return r.TLS != nil && !r.TLS.HandshakeComplete || r.Header.Get("Early-Data") == "1"
+	return r.TLS != nil && !r.TLS.HandshakeComplete || len(r.Header["Early-Data"]) > 0
 }
 
 // clientIP is the client's address as Caddy knows it: a header counts only from

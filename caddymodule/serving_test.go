@@ -324,18 +324,6 @@ func sessionOf(s *serving, p pair) string {
 	return c.SessionID()
 }
 
-// A proxy before us says what came as early data.
-func TestEarlyDataOfAProxy(t *testing.T) {
-	s := serve(t)
-	for _, path := range []string{"/auth/wx", "/auth/wx/refresh"} {
-		r := httptest.NewRequest(http.MethodPost, path, strings.NewReader(`{}`))
-		r.Header.Set("Early-Data", "1")
-		if w := s.do(r); w.Code != http.StatusTooEarly {
-			t.Errorf("%s: %d", path, w.Code)
-		}
-	}
-}
-
 // A client that hangs up is no failure of the store's.
 func TestHangingUpIsNoErrorInTheLog(t *testing.T) {
 	s := serve(t)

@@ -276,10 +276,9 @@ func early3(t testing.TB, addr string, sessions tls.ClientSessionCache, m messag
 
 func TestAttackEarlyData(t *testing.T) {
 	t.Parallel()
-	f := newFort(t, withHTTP3(fortSite("servers {\nprotocols h1 h2c\n}")), "ADDR2="+rig.FreeAddress(t))
+	f := newFort3(t, fortSite("servers {\nprotocols h1 h2c\n}", withKey))
 	pair := f.login(t, "13800138000")
 	addr := f.addr2()
-	awaitHTTP3(t, addr)
 	sessions := tls.NewLRUClientSessionCache(8)
 	ticket := func() {
 		t.Helper()
@@ -301,10 +300,18 @@ func TestAttackEarlyData(t *testing.T) {
 	login := fmt.Sprintf(`{"code":%q,"phoneCode":%q}`, codes.Code, codes.PhoneCode)
 	refresh := fmt.Sprintf(`{"refreshToken":%q}`, pair.RefreshToken)
 	json := field{"content-type", "application/json"}
+	service := fmt.Sprintf(`{"userId":%q}`, pair.UserInfo.ID)
 	asked := f.wx.Asked()
-	for target, body := range map[string]string{"/auth/wx": login, "/auth/wx/": login, "/auth/wx/refresh": refresh} {
+	for target, body := range map[string]string{"/auth/wx": login, "/auth/wx/": login, "/auth/wx/refresh": refresh, "/auth/wx/service/revoke": service} {
 		ticket()
-		early3(t, addr, sessions, message2{fields: get3(addr, "POST", target, json), data: []string{body}}).WantProblem(t, http.StatusTooEarly, "too_early", nil)
+		early3(t, addr, sessions, message2{fields: get3(addr, "POST", target, json, field{"authorization", "Bearer " + serviceKey}), data: []string{body}}).WantProblem(t, http.StatusTooEarly, "too_early", nil)
+		// So says a proxy before us, whatever a client has said before it.
+		everyHTTP(t, f, func(t *testing.T, f *fort) {
+			for _, says := range [][]string{{"Early-Data: 1"}, {"early-data: 1", "Early-Data: 1"}, {"Early-Data: 0", "Early-Data: 1"}, {"Early-Data:", "Early-Data: 1"}, {"Early-Data: 1, 1"}, {"Early-Data: 0"}} {
+				lines := append(says, "Content-Type: application/json", "Authorization: Bearer "+serviceKey, fmt.Sprint("Content-Length: ", len(body)))
+				f.refuses(t, refusal{http.StatusTooEarly, "too_early"}, message(f.Addr, "POST", target, lines...)+body)
+			}
+		})
 	}
 	if f.wx.Asked() != asked {
 		t.Error("WeChat was asked")
