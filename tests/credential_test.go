@@ -117,6 +117,12 @@ func TestEveryCellOfTheCredentialTable(t *testing.T) {
 				t.Run(strings.Trim(path, "/x")+"/"+name, func(t *testing.T) { g.wants(t, twoTokens, "GET", path, lines...) })
 			}
 		}
+		// A preflight shows no credential (Fetch standard); what shows one is none.
+		preflight := []string{"Origin: https://a.example", "Access-Control-Request-Method: PUT"}
+		g.wants(t, goesOn, "OPTIONS", "/api/x", preflight...)
+		for _, token := range append([]string{ts.broken}, foreignTokens...) {
+			g.wants(t, tokenInvalid, "OPTIONS", "/api/x", append(preflight, "Authorization: Bearer "+token)...)
+		}
 		// Off by default: what stands elsewhere is no credential.
 		for _, lines := range [][]string{
 			{"Cookie: __Host-wx-auth=" + ts.good},
