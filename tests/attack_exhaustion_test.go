@@ -215,7 +215,7 @@ func TestAttackManyAddresses(t *testing.T) {
 var panics = []rig.Change{
 	{File: "caddymodule/handler.go", Old: "if len(h.matcher) == 0 {", New: panicIf(`r.Header.Get("X-Panic") != ""`) + "if len(h.matcher) == 0 {"},
 	{File: "caddymodule/endpoint.go", Old: "return serve(c)\n", New: panicIf(`c.r.Header.Get("X-Panic") != ""`) + "return serve(c)\n"},
-	{File: "caddymodule/internal/login/identify.go", Old: `if again.SessionID == "" {` + "\n\t\tif who", New: panicIf(`r.Code == "0panic"`) + `if again.SessionID == "" {` + "\n\t\tif who"},
+	{File: "caddymodule/internal/login/identify.go", Old: "if who, err = c.caller", New: panicIf(`r.Code == "0panic"`) + "if who, err = c.caller"},
 }
 
 const panicWords = "the words of a panic"
