@@ -20,15 +20,12 @@ const passedVar = "wx_auth.passed"
 // our endpoints are served; all else goes on by the gate's rules.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	s := h.site
-	vars, _ := r.Context().Value(caddyhttp.VarsCtxKey).(map[string]any)
-	if _, passed := vars[passedVar]; passed {
+	if caddyhttp.GetVar(r.Context(), passedVar) != nil {
 		// The second one would remove what the first has set.
 		s.log.Error("a request reached a second wx_auth: put one on each way, and let paths differ by public, optional and the matcher")
 		return newProblem(string(login.Misconfigured)).as(http.StatusInternalServerError).write(w, r)
 	}
-	if vars != nil {
-		vars[passedVar] = true
-	}
+	caddyhttp.SetVar(r.Context(), passedVar, true)
 
 	in := h.enter(r)
 	if in.ours {

@@ -232,8 +232,8 @@ func (s *soak) idle() (routines, files int, profile string) {
 func TestSoakAccountsForEveryPhoneCode(t *testing.T) {
 	t.Parallel()
 	const seed, clients = 20260301, 24
-	r := rig.NewGatewayWith(t, strings.NewReplacer("timeout 1s", "timeout 2s",
-		"wx_auth {env", "log\nlog_append login {http.request.uuid}\nwx_auth {env").Replace(rig.HastySite()))
+	r := rig.NewGatewayWith(t, strings.Replace(rig.WaitingSite("2s"),
+		"wx_auth {env", "log\nlog_append login {http.request.uuid}\nwx_auth {env", 1))
 	s := &soak{
 		t: t, w: r.WeChat, c: r.Caddy, client: r.Client,
 		used: make(map[string]bool), renewed: make(map[string]bool), answers: make(map[string]int),

@@ -14,14 +14,10 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// patient is rig.HastySite with time for a test to hold WeChat's answers.
-func patient() string {
-	return rig.Site("wx_auth {env.WX_APPID} {env.WX_SECRET} {\nwechat {\napi {$WX_API}\ntimeout 20s\n}\n}\nreverse_proxy {$UPSTREAM}")
-}
-
+// startPatient starts a gateway with time for a test to hold WeChat's answers.
 func startPatient(t *testing.T, w *rig.WeChat) *rig.Caddy {
 	t.Helper()
-	return rig.StartCaddy(t, patient(), w.Environ("127.0.0.1:1")...)
+	return rig.StartCaddy(t, rig.WaitingSite("20s"), w.Environ("127.0.0.1:1")...)
 }
 
 // abandon sends a login and hangs up when done says so.

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -38,8 +37,7 @@ func miniApps(t testing.TB, n int) []mini {
 		}
 	}
 	// On a busy machine 1 s is not enough for an answer that is far too long.
-	site := strings.ReplaceAll(rig.HastySite(lines...), "timeout 1s", "timeout 1500ms")
-	c := rig.StartCaddy(t, site, append(w.Environ("127.0.0.1:1"), "MINI_SECRET="+miniSecret)...)
+	c := rig.StartCaddy(t, rig.WaitingSite("1500ms", lines...), append(w.Environ("127.0.0.1:1"), "MINI_SECRET="+miniSecret)...)
 	client := c.Client()
 	all := make([]mini, n)
 	for i := range all {
@@ -260,7 +258,7 @@ func TestRevokedAccessTokenCostsOneFetch(t *testing.T) {
 	t.Parallel()
 	const logins, under = 200, 120 // of them are at WeChat, which is asked by 128 at most
 	w := rig.NewWeChat(t)
-	c := rig.StartCaddy(t, strings.ReplaceAll(rig.HastySite(), "timeout 1s", "timeout 20s"), w.Environ("127.0.0.1:1")...)
+	c := startPatient(t, w)
 	client := c.Client()
 	first := w.Tap(t, "13800138000")
 	client.Login(first.Code, first.PhoneCode).Pair(t)
@@ -305,7 +303,7 @@ func TestAThousandLoginsAtStartCostOneTokenFetch(t *testing.T) {
 		logins = 300 // ten times as slow
 	}
 	w := rig.NewWeChat(t)
-	c := rig.StartCaddy(t, strings.ReplaceAll(rig.HastySite(), "timeout 1s", "timeout 20s"), w.Environ("127.0.0.1:1")...)
+	c := startPatient(t, w)
 	client := c.Client()
 	codes := make([]wechattest.Codes, logins)
 	for i := range codes {

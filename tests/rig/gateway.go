@@ -112,7 +112,10 @@ func (r *Gateway) WantAlive(t testing.TB, p Pair) {
 
 // HastySite is a site with wx_auth before an upstream, asking the simulator of the
 // environment, with a short timeout.
-func HastySite(options ...string) string {
-	return Site("wx_auth {env.WX_APPID} {env.WX_SECRET} {\nwechat {\napi {$WX_API}\ntimeout 1s\n}\n" +
+func HastySite(options ...string) string { return WaitingSite("1s", options...) }
+
+// WaitingSite is HastySite with another time for an answer of WeChat's.
+func WaitingSite(timeout string, options ...string) string {
+	return Site("wx_auth {env.WX_APPID} {env.WX_SECRET} {\nwechat {\napi {$WX_API}\ntimeout " + timeout + "\n}\n" +
 		strings.Join(options, "\n") + "\n}\nreverse_proxy {$UPSTREAM}")
 }
