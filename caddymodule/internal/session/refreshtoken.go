@@ -96,6 +96,17 @@ func (k Keys) RefreshToken(s Session) string {
 	return refreshEncoding.EncodeToString(raw[:])
 }
 
+// SessionOf reads the id of the session that a refresh token belongs to; false
+// if its MAC is not by one of our keys. It asks no store: the session may have
+// ended, or be another issuer's.
+func (k Keys) SessionOf(refreshToken string) (sessionID string, ok bool) {
+	shown, ok := k.open(refreshToken)
+	if !ok {
+		return "", false
+	}
+	return shown.id.String(), true
+}
+
 // shownToken is what a good refresh token says.
 type shownToken struct {
 	id      sid

@@ -46,6 +46,22 @@ func TestRefreshTokenKeysRotate(t *testing.T) {
 	}
 }
 
+// A login is counted by the session whose refresh token it carries. A client that
+// could make such a token up would be counted under as many sessions as it likes.
+func TestSessionOfARefreshToken(t *testing.T) {
+	k, s := testKeys(t), opened()
+	token := k.RefreshToken(s)
+	if id, ok := k.SessionOf(token); !ok || id != s.ID {
+		t.Errorf("got %q, %v, want %q", id, ok, s.ID)
+	}
+	foreign := testKeys(t, secret(9)).RefreshToken(s)
+	for _, bad := range []string{"", "x", token + "A", token[:len(token)-1], foreign, strings.Repeat("A", refreshLen)} {
+		if id, ok := k.SessionOf(bad); ok || id != "" {
+			t.Errorf("%q is of session %q", bad, id)
+		}
+	}
+}
+
 func TestKeysAreNotPrinted(t *testing.T) {
 	k := testKeys(t, []byte("a secret of thirty-two bytes ...."))
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s"} {
