@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -39,6 +40,9 @@ type Caddy struct {
 	cmd     *exec.Cmd
 	exited  chan struct{} // closed when cmd has ended
 	exitErr error         // valid then
+
+	mu      sync.Mutex
+	clients []*Client
 }
 
 // NewCaddy prepares a Caddy; env are further variables ("WX_APPID=wx…"). Nothing
@@ -190,7 +194,18 @@ func (c *Caddy) Reload(caddyfile string) error {
 		return fmt.Errorf("caddy reload: %w\n%s", err, out)
 	}
 	c.file = caddyfile
+	c.closeIdle()
 	return nil
+}
+
+// closeIdle closes the kept connections of the clients. After a reload the former
+// server closes them too, and a request that crosses with that gets an EOF.
+func (c *Caddy) closeIdle() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, client := range c.clients {
+		client.HTTP.CloseIdleConnections()
+	}
 }
 
 // Validate does `caddy validate` in the same home, beside the running process if
@@ -319,7 +334,7 @@ func (c *Caddy) end() {
 		c.t.Errorf("a data race:\n%s", race)
 	}
 	if c.t.Failed() {
-		c.t.Logf("log of caddy in %s:\n%s", c.Home, c.Log.tail())
+		c.t.Log(c.Log.report(c.t.Name(), suspects(c.t)))
 	}
 	if err := os.RemoveAll(c.Home); err != nil {
 		c.t.Error(err)

@@ -37,8 +37,14 @@ func NewClient(t testing.TB, base string) *Client {
 	}}
 }
 
-// Client makes a client of this Caddy.
-func (c *Caddy) Client() *Client { return NewClient(c.t, c.URL()) }
+// Client makes a client of this Caddy. [Caddy.Reload] closes its idle connections.
+func (c *Caddy) Client() *Client {
+	client := NewClient(c.t, c.URL())
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.clients = append(c.clients, client)
+	return client
+}
 
 // Answer is what came back. Err is a failure of the exchange itself; Status is 0
 // then.
@@ -201,6 +207,7 @@ func (a Answer) Problem(t testing.TB) Problem {
 	var p Problem
 	a.Decode(t, "application/problem+json", &p)
 	if p.Status != a.Status {
+		a.suspect(t)
 		t.Errorf("status %d in the body of a %d", p.Status, a.Status)
 	}
 	return p
@@ -213,6 +220,7 @@ func (a Answer) Want(t testing.TB, status int) {
 		t.Fatal(a.Err)
 	}
 	if a.Status != status {
+		a.suspect(t)
 		t.Fatalf("status %d, want %d: %s", a.Status, status, a.Body)
 	}
 }
@@ -223,6 +231,7 @@ func (a Answer) WantProblem(t testing.TB, status int, code string, renew []strin
 	t.Helper()
 	p := a.Problem(t)
 	if a.Status != status || p.Code != code {
+		a.suspect(t)
 		t.Errorf("%d %s, want %d %s: %s", a.Status, p.Code, status, code, a.Body)
 	}
 	if renew != nil && (p.Renew == nil || !slices.Equal(p.Renew, renew)) {

@@ -58,9 +58,9 @@ func (l *Log) Wait(t testing.TB, within time.Duration, texts ...string) string {
 	}
 }
 
-// tail is the end of the log, for the report of a test that failed.
+// tail is the end of the log, for a process that does not start.
 func (l *Log) tail() string {
-	const most = 16 << 10
+	const most = 4 << 10
 	s := l.String()
 	if len(s) > most {
 		s = "…" + s[len(s)-most:]

@@ -63,7 +63,7 @@ func NewServer(t testing.TB, kind string, settings ...string) *Server {
 	t.Cleanup(func() {
 		s.end(syscall.SIGQUIT)
 		if t.Failed() {
-			t.Logf("log of %s:\n%s", kind, s.Log.tail())
+			t.Log(s.Log.report(t.Name()+"-"+kind, nil))
 		}
 	})
 	return s
