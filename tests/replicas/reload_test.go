@@ -129,7 +129,7 @@ func TestReloadsUnderLoadFailNothingAndLeaveNothingBehind(t *testing.T) {
 
 		// What it holds when it has been reloaded and is at rest.
 		reloads(t, r.Caddy, 3, configs, rig.Bearer(p.Token)...)
-		rest := atRest(t, r)
+		rest, pooled := atRest(t, r), db.Connections(t)
 
 		begun := time.Now()
 		failed, asked := reloads(t, r.Caddy, count, configs, rig.Bearer(p.Token)...)
@@ -145,7 +145,10 @@ func TestReloadsUnderLoadFailNothingAndLeaveNothingBehind(t *testing.T) {
 		settled := func() bool {
 			r.HTTP.CloseIdleConnections()
 			now = r.Caddy.Usage(t)
-			return now.Goroutines <= rest.Goroutines+2 && now.Files <= rest.Files+1 && now.Sockets <= rest.Sockets+1
+			// The pool keeps the connections of a burst for minutes, up to its bound: no leak.
+			// Each is a file, a socket and at most two goroutines of its driver.
+			more := max(0, db.Connections(t)-pooled)
+			return now.Goroutines <= rest.Goroutines+2+2*more && now.Files <= rest.Files+1+more && now.Sockets <= rest.Sockets+1+more
 		}
 		for deadline := time.Now().Add(patience); !settled() && time.Now().Before(deadline); {
 			time.Sleep(time.Second)
@@ -153,7 +156,7 @@ func TestReloadsUnderLoadFailNothingAndLeaveNothingBehind(t *testing.T) {
 		t.Logf("%s: at rest before %+v, after %+v", db.Kind, rest, now)
 		if !settled() {
 			profile, _ := r.Caddy.Admin("/debug/pprof/goroutine?debug=1")
-			t.Errorf("it holds more than before:\n%s", profile)
+			t.Errorf("it holds more than before:\n%s", profile[:min(len(profile), 8<<10)])
 		}
 	})
 }

@@ -47,6 +47,22 @@ func (d *Database) Count(t testing.TB, query string) (n int64) {
 	return n
 }
 
+// Connections is how many connections to this database the gateway has, as a server
+// tells; 0 for SQLite. A pool keeps those of a burst, so a look for leaks leaves them out.
+func (d *Database) Connections(t testing.TB) int {
+	t.Helper()
+	var n int64
+	switch d.Kind {
+	case "postgres":
+		n = d.Count(t, `SELECT COUNT(*) FROM pg_stat_activity WHERE application_name = current_setting('application_name')`)
+	case "mysql":
+		n = d.Count(t, `SELECT COUNT(*) FROM information_schema.processlist WHERE db = DATABASE()`)
+	default:
+		return 0
+	}
+	return int(n) - d.Stats().OpenConnections
+}
+
 // Run runs a statement that must work.
 func (d *Database) Run(t testing.TB, statement string, args ...any) {
 	t.Helper()
@@ -159,6 +175,7 @@ func NewDatabase(t testing.TB, kind string) *Database {
 		space, end = "SCHEMA", " CASCADE"
 		q := u.Query()
 		q.Set("search_path", own)
+		q.Set("application_name", own) // Connections counts by it
 		u.RawQuery = q.Encode()
 	} else {
 		u.Path = "/" + own
