@@ -60,6 +60,7 @@ import (
 //	    service_key    <secret>
 //	    wechat {
 //	        api          <url>...
+//	        realm        <name>
 //	        access_token stable|classic|external <url>
 //	        send_openid  on|off
 //	        timeout      <duration>

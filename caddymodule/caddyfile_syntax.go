@@ -174,6 +174,7 @@ func (p *parser) wechatBlock() subdirective {
 		},
 		block: []subdirective{
 			{name: "api", usage: "<url>...", least: 1, most: -1, set: list(&w.API)},
+			{name: "realm", usage: "<name>", least: 1, most: 1, set: text(&w.Realm)},
 			{name: "access_token", usage: "stable|classic|external <url>", least: 1, most: 2, set: func(args []string) error {
 				w.AccessToken = args[0]
 				if len(args) == 2 {

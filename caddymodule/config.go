@@ -247,6 +247,12 @@ type WeChat struct {
 	// Default: https://api.weixin.qq.com
 	API []string `json:"api,omitempty"`
 
+	// The name of a WeChat that is not WeChat's own, such as a simulator or a proxy. A
+	// store takes each appid from one WeChat only, and knows it by this name. A proxy to
+	// WeChat itself is weixin.qq.com. May contain placeholders. Default: weixin.qq.com if
+	// all hosts are under it, else the host and port of the first URL
+	Realm string `json:"realm,omitempty"`
+
 	// Where the access token comes from: "stable" (default), "classic", which
 	// ends the former token at each fetch, or "external", a service of yours.
 	AccessToken string `json:"access_token,omitempty"`

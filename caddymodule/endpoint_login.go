@@ -76,7 +76,7 @@ func (c *call) loginRequest() (login.Request, *problem) {
 		return req, invalid("code is missing: send what wx.login gave.")
 	}
 	app, p := c.site.app(appid, c.r)
-	req.App = app
+	req.App, req.WeChat = app, c.site.set.WeChat.nameOf(app.ID)
 	return req, p
 }
 

@@ -112,8 +112,8 @@ func (s *wechatShared) Destruct() error {
 }
 
 func holdWeChat(set wechatSettings, store sharedKey) (string, *wechatShared) {
-	k := fmt.Sprintf("%q %q", append([]string{set.AccessToken, set.External, store.url, store.prefix}, set.APIs...), set.AppAPIs) // maps print sorted
-	v, _, _ := wechatPool.LoadOrNew(k, func() (caddy.Destructor, error) {                                                         // which cannot fail
+	k := fmt.Sprintf("%q %q", []string{set.AccessToken, set.External, store.url, store.prefix}, set.names()) // maps print sorted
+	v, _, _ := wechatPool.LoadOrNew(k, func() (caddy.Destructor, error) {                                    // which cannot fail
 		return &wechatShared{transport: wechat.NewTransport(), tokens: newTokenSource(set)}, nil
 	})
 	return k, v.(*wechatShared)

@@ -72,6 +72,8 @@ type sessionSettings struct {
 
 type wechatSettings struct {
 	APIs []string
+	// Realm names a WeChat that is not WeChat's own; empty: by its first host.
+	Realm string
 	// AppAPIs are those of the apps that have their own, by appid.
 	AppAPIs map[string][]string
 	// AccessToken is "stable", "classic" or "external"; External is the URL of

@@ -41,6 +41,9 @@ func (s *settings) resolveWeChat(h *Handler, look lookup) error {
 	if len(w.APIs) == 0 {
 		w.APIs = []string{wechat.DefaultAPI}
 	}
+	if w.Realm, err = resolveRealm(set.Realm, look); err != nil {
+		return misset("wechat realm", err)
+	}
 	if err := w.resolveAccessToken(set, len(h.Apps), look); err != nil {
 		return misset("wechat access_token", err)
 	}

@@ -7,6 +7,9 @@ import (
 	"io"
 )
 
+// Own is the name of WeChat itself, whichever of its hosts is asked.
+const Own = "weixin.qq.com"
+
 // App is a mini program and its secret. However it is printed or marshalled,
 // only the id shows.
 type App struct {

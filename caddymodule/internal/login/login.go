@@ -24,6 +24,10 @@ const maxLogin = 60 * time.Second
 type Request struct {
 	// App is the mini program that the codes belong to.
 	App wechat.App
+	// WeChat names the WeChat that the app belongs to; empty is [wechat.Own]. Another
+	// one, such as a simulator, may know the same appid, and give the same codes and
+	// openids to other people.
+	WeChat string
 	// Code is from wx.login, PhoneCode from the phone button. Without PhoneCode
 	// the login is silent: it succeeds for an openid or unionid that is known.
 	Code, PhoneCode string
@@ -165,7 +169,7 @@ type Chain struct {
 // a *Panic, or ctx's cause if the caller hung up: the login itself then goes on,
 // so that a second try finds its result.
 func (c *Chain) Login(ctx context.Context, r Request) (Result, error) {
-	k := keyOf("login", c.Sessions.Issuer, r.App.ID, r.Code, r.PhoneCode)
+	k := keyOf("login", r.parts(c.Sessions.Issuer, r.App.ID, r.Code, r.PhoneCode)...)
 	return c.State.logins.join(ctx, k, c.Hold, func(ctx context.Context) (res Result, err error) {
 		defer func() {
 			if p := recover(); p != nil {
@@ -225,15 +229,25 @@ func (c *Chain) now() time.Time {
 	return time.Now()
 }
 
-func loginStep(r Request) Key { return keyOf("code", r.App.ID, r.Code) }
-func phoneStep(r Request) Key { return keyOf("phone", r.App.ID, r.PhoneCode) }
+func loginStep(r Request) Key { return keyOf("code", r.parts(r.App.ID, r.Code)...) }
+func phoneStep(r Request) Key { return keyOf("phone", r.parts(r.App.ID, r.PhoneCode)...) }
+
+// parts adds the app's WeChat to what makes a key: another WeChat may give the same
+// code for the same appid to somebody else. WeChat itself is left out, so that
+// replicas of an older version use the same keys during an upgrade.
+func (r Request) parts(parts ...string) []string {
+	if r.WeChat == "" || r.WeChat == wechat.Own {
+		return parts
+	}
+	return append([]string{r.WeChat}, parts...)
+}
 
 // directoryID names a login to the directory: the same for every try with the
 // phone code, which is paid for once, or of a silent login with the login code.
 func directoryID(issuer string, r Request) string {
-	k := keyOf("directory", issuer, r.App.ID, r.PhoneCode)
+	k := keyOf("directory", r.parts(issuer, r.App.ID, r.PhoneCode)...)
 	if r.PhoneCode == "" {
-		k = keyOf("directory", issuer, r.App.ID, "", r.Code)
+		k = keyOf("directory", r.parts(issuer, r.App.ID, "", r.Code)...)
 	}
 	return base64.RawURLEncoding.EncodeToString(k[:18])
 }

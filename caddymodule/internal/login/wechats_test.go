@@ -1,0 +1,25 @@
+package login_test
+
+import (
+	"testing"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
+)
+
+// Staging's simulator gives out the code that WeChat itself gave to somebody else. What
+// the one answered must not log a user of the other in.
+func TestSameCodeOfAnotherWeChat(t *testing.T) {
+	h := newHouse(t)
+	code, phoneCode := h.code("ann"), h.phoneCode("ann", number)
+	h.login(t, "wxA", code, phoneCode)
+	before := h.wechat.sessions
+	_, err := h.Login(t.Context(), login.Request{App: wechat.App{ID: "wxA"}, WeChat: "127.0.0.1:9000", Code: code, PhoneCode: phoneCode})
+	if h.wechat.sessions == before {
+		t.Errorf("the other WeChat was not asked; the login ended with %v", err)
+	}
+	// An older replica writes no name: its keys are those of WeChat itself.
+	if _, err := h.Login(t.Context(), login.Request{App: wechat.App{ID: "wxA"}, WeChat: wechat.Own, Code: code, PhoneCode: phoneCode}); err != nil {
+		t.Errorf("WeChat itself, by its name: %v", err)
+	}
+}
