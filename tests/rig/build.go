@@ -4,11 +4,13 @@ package rig
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -21,7 +23,17 @@ const buildTime = 8 * time.Minute
 var scratch string
 
 // Main runs a package's tests, for its TestMain to call, and removes what they left.
-func Main(m *testing.M) int {
+// With -short and without -run only the tests named in smoke run: those that a change
+// most often breaks, as the built binary's tests take minutes.
+func Main(m *testing.M, smoke ...string) int {
+	flag.Parse()
+	if run := flag.Lookup("test.run"); testing.Short() && run.Value.String() == "" {
+		fmt.Printf("-short: %d smoke tests of this package run, the others are left out\n", len(smoke))
+		if err := run.Value.Set("^(" + strings.Join(smoke, "|") + ")$"); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+	}
 	dir, err := os.MkdirTemp("", "wx-auth-tests-")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

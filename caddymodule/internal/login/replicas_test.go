@@ -108,6 +108,9 @@ func TestSomebodyElsesPhoneCodeOnAnotherReplica(t *testing.T) {
 
 // While the other replica is alive and slow, nobody else spends the code.
 func TestLoginWaitsForAnotherReplicaAndThenSaysTryAgain(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: it takes seconds")
+	}
 	t.Parallel()
 	a := newHouse(t)
 	b := a.replica()
@@ -135,6 +138,9 @@ func (deadStore) Prolong(context.Context, login.Key, string, time.Duration) erro
 func (deadStore) Release(context.Context, login.Key, string) error                { return nil }
 
 func TestDeadReplicaHoldsAStepForItsLeaseOnly(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: it takes seconds")
+	}
 	t.Parallel()
 	a := newHouse(t)
 	b := a.replica()

@@ -13,6 +13,9 @@ import (
 // MySQL commits each change of a table at once. A migration that was broken off
 // anywhere is taken up.
 func TestMigrationBrokenOffIsTakenUp(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: it takes seconds")
+	}
 	if without(t, "mysql") {
 		return
 	}

@@ -133,6 +133,9 @@ func TestCacheIsBounded(t *testing.T) {
 // TestMillionTokensThroughTheCache has each of so many tokens seen once, beside some that
 // are in use: the cache takes no more than it may, and those stay.
 func TestMillionTokensThroughTheCache(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: it takes seconds")
+	}
 	const entries, hot = 100_000, 16
 	n := 1_000_000
 	if raceDetector {
