@@ -2,9 +2,7 @@ package store
 
 import (
 	"context"
-	"crypto/rand"
 	"database/sql"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"slices"
@@ -185,17 +183,5 @@ func flag(b bool) int64 {
 	return 0
 }
 
-// newID is a UUID of version 7 (RFC 9562): ids made later sort later, which
-// keeps the index of a growing table compact.
-func newID(now time.Time) string {
-	var b [16]byte
-	rand.Read(b[:]) // never fails
-	ms := uint64(now.UnixMilli())
-	for i := range 6 {
-		b[i] = byte(ms >> (40 - 8*i))
-	}
-	b[6] = b[6]&0x0f | 0x70
-	b[8] = b[8]&0x3f | 0x80
-	h := hex.EncodeToString(b[:])
-	return h[:8] + "-" + h[8:12] + "-" + h[12:16] + "-" + h[16:20] + "-" + h[20:]
-}
+// newID makes a user's id. Users and sessions have ids of the same form.
+func newID(now time.Time) string { return session.NewID(now) }
