@@ -307,7 +307,7 @@ func (s *site) Ours(raw string) bool {
 	if ks := s.keys(); ks != nil {
 		return ks.Ours(raw)
 	}
-	return new(token.KeySet).Stranger(raw)
+	return new(token.KeySet).NamesUnknownKey(raw)
 }
 
 // Verify implements [gate.Tokens]: the signature and the claims, and then
@@ -323,7 +323,7 @@ func (s *site) Verify(raw string, now time.Time) (*token.Identity, error) {
 	ks := s.keys()
 	id, err := l.verifier.Verify(ks, raw, now)
 	if err != nil {
-		if s.ring != nil && ks.Stranger(raw) {
+		if s.ring != nil && ks.NamesUnknownKey(raw) {
 			s.readRingSoon(now)
 		}
 		return nil, err

@@ -20,7 +20,7 @@ const (
 
 var algorithms = []Algorithm{ES256, EdDSA, RS256, HS256}
 
-// ParseAlgorithm reads the name of an algorithm; the empty name is [ES256].
+// ParseAlgorithm parses the name of an algorithm. The empty name means [ES256].
 func ParseAlgorithm(name string) (Algorithm, error) {
 	if name == "" {
 		return ES256, nil

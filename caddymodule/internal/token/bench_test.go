@@ -17,9 +17,9 @@ import (
 	"time"
 )
 
-// paired measures ours, and reports the median of its ratio to bare, which is
-// measured in turn with it, a few milliseconds each: what else runs on the
-// machine meets both.
+// paired measures ours, and reports the median of its ratio to bare. Both are measured
+// alternately, a few milliseconds each, so that other load on the machine affects both
+// alike.
 func paired(b *testing.B, bare, ours func()) {
 	chunk := func(f func(), n int) time.Duration {
 		start := time.Now()
@@ -51,7 +51,7 @@ func paired(b *testing.B, bare, ours func()) {
 	}
 }
 
-// BenchmarkVerifyMiss is a verification without a cache, beside the standard
+// BenchmarkVerifyMiss compares a verification without a cache with the standard
 // library's bare check of the same signature.
 func BenchmarkVerifyMiss(b *testing.B) {
 	for _, alg := range algorithms {
@@ -100,7 +100,7 @@ func bareVerify(public any, signed, sig []byte) bool {
 	return false
 }
 
-// BenchmarkMint is beside the standard library's bare signature.
+// BenchmarkMint compares minting with the standard library's bare signature.
 func BenchmarkMint(b *testing.B) {
 	for _, alg := range algorithms {
 		ks := testKeys()[alg]
@@ -108,7 +108,7 @@ func BenchmarkMint(b *testing.B) {
 		signed := []byte(raw[:strings.LastIndexByte(raw, '.')])
 		b.Run(string(alg), func(b *testing.B) {
 			seal, c := testSeal(b), testClaims()
-			c.ID = "" // made at random, as for every token
+			c.ID = "" // a random one, as for every token
 			paired(b, func() { bareSign(b, ks.members[0].private, signed) }, func() {
 				if _, err := Mint(ks, "", seal, c); err != nil {
 					b.Fatal(err)
@@ -138,7 +138,7 @@ func bareSign(b *testing.B, private any, signed []byte) {
 	}
 }
 
-// manyTokens are tokens of distinct users, signed with the quickest algorithm.
+// manyTokens mints n tokens of distinct users.
 func manyTokens(b *testing.B, ks *KeySet, n int) []string {
 	raws := make([]string, n)
 	seal, c := testSeal(b), testClaims()
@@ -154,7 +154,7 @@ func manyTokens(b *testing.B, ks *KeySet, n int) []string {
 	return raws
 }
 
-// BenchmarkVerifyHit looks tokens up in turn; run it with -cpu 1,2.
+// BenchmarkVerifyHit looks tokens up in turn. Run it with -cpu 1,2.
 func BenchmarkVerifyHit(b *testing.B) {
 	for _, alg := range []Algorithm{ES256, HS256} {
 		for _, n := range []int{1, 1000, 20_000, 100_000, 1_000_000} {
@@ -186,7 +186,7 @@ func BenchmarkVerifyHit(b *testing.B) {
 	}
 }
 
-// BenchmarkReject is what garbage costs.
+// BenchmarkReject measures the cost of refusing malformed and forged tokens.
 func BenchmarkReject(b *testing.B) {
 	ks := testKeys()[ES256]
 	raw := mustMint(b, ks, testClaims())
@@ -213,7 +213,7 @@ func BenchmarkReject(b *testing.B) {
 	}
 }
 
-// BenchmarkCacheMemory reports what a cached token takes, all included.
+// BenchmarkCacheMemory reports the memory of a cached token, all included.
 func BenchmarkCacheMemory(b *testing.B) {
 	const n = 100_000
 	ks := testKeys()[HS256]

@@ -9,13 +9,13 @@ import (
 	"unsafe"
 )
 
-// Cache remembers tokens that were found good, so that a token is verified once
-// and then looked up. It is safe for concurrent use; looking up takes no lock
-// and allocates nothing.
+// Cache remembers tokens that were found valid, so that a token is verified once and
+// looked up afterwards. It is safe for concurrent use. A lookup takes no lock and
+// allocates nothing.
 //
-// An entry's key is the SHA-256 of the whole token. Before that is computed, a
-// fast keyed hash of the signature finds the few entries that it could be: a
-// token that is not in the cache, such as a forged one, costs no SHA-256.
+// The key of an entry is the SHA-256 of the whole token. A fast keyed hash of the
+// signature first selects the few candidate entries, so that a token that is not in the
+// cache, such as a forged one, costs no SHA-256.
 type Cache struct {
 	seed   maphash.Seed
 	limit  cacheLimit // of each shard
@@ -26,21 +26,21 @@ type cacheLimit struct{ entries, bytes int }
 
 const cacheShards = 16
 
-// cacheShard is a part of the cache with a lock for its writers.
+// cacheShard is a part of the cache with its own lock for writers.
 type cacheShard struct {
 	table atomic.Pointer[cacheTable]
 	mu    sync.Mutex
-	_     [48]byte // keeps shards on cache lines of their own
+	_     [48]byte // padding: each shard has its own cache lines
 }
 
-// cacheTable is what a shard holds under one key set and one policy. Whoever
-// asks under another one finds nothing in it.
+// cacheTable holds a shard's entries for one key set and one policy. A lookup with
+// another key set or policy finds nothing in it.
 type cacheTable struct {
 	owner   cacheOwner
-	buckets []atomic.Pointer[cacheEntry] // chains; a power of two
-	ring    []*cacheEntry                // all entries, in CLOCK's order
+	buckets []atomic.Pointer[cacheEntry] // linked lists; their number is a power of two
+	ring    []*cacheEntry                // all entries, in the order of the CLOCK algorithm
 	hand    int
-	bytes   int // the entries' sizes
+	bytes   int // the total size of the entries
 }
 
 type cacheOwner struct {
@@ -51,29 +51,29 @@ type cacheOwner struct {
 type cacheEntry struct {
 	next     atomic.Pointer[cacheEntry]
 	hash     uint32
-	used     atomic.Bool // looked up since the hand passed
+	used     atomic.Bool // looked up since the hand last passed
 	sum      [sha256.Size]byte
 	identity Identity
 }
 
-// size is about how much memory an entry takes, with its place in the table.
+// size returns the approximate memory of an entry, including its place in the table.
 func (e *cacheEntry) size() int {
 	return int(unsafe.Sizeof(*e)) + 3*8 + e.identity.footprint()
 }
 
-// bytesPerEntry is how much memory NewCache allows for each entry: what a token
-// without claims of the directory's takes, and a little more.
+// bytesPerEntry is the memory that NewCache allows for each entry: slightly more than a
+// token without the directory's claims takes.
 const bytesPerEntry = 300
 
-// NewCache makes a cache of at most so many tokens; none if entries is not
-// positive. It takes at most 300 bytes for each of them: where tokens carry
-// many claims of the directory's, fewer tokens are in it.
+// NewCache returns a cache of at most the given number of tokens; it stays empty if
+// entries is not positive. It takes at most 300 bytes for each of them, so it holds
+// fewer tokens if they carry many of the directory's claims.
 func NewCache(entries int) *Cache {
 	perShard := max(0, (entries+cacheShards-1)/cacheShards)
 	return &Cache{seed: maphash.MakeSeed(), limit: cacheLimit{perShard, perShard * bytesPerEntry}}
 }
 
-// Len is the number of tokens in the cache.
+// Len returns the number of tokens in the cache.
 func (c *Cache) Len() int {
 	n := 0
 	for i := range c.shards {
@@ -87,14 +87,14 @@ func (c *Cache) Len() int {
 	return n
 }
 
-// hash finds a signature's shard by one half of its hash, and its bucket there
-// by the other.
+// hash selects a signature's shard with one half of its hash, and the bucket in that
+// shard with the other.
 func (c *Cache) hash(signature string) (uint32, *cacheShard) {
 	h := maphash.String(c.seed, signature)
 	return uint32(h), &c.shards[h>>32%cacheShards]
 }
 
-// get returns what a token says that was found good under owner; nil if there
+// get returns the identity of a token that was found valid under owner, or nil if there
 // is none. The token may have expired since.
 func (c *Cache) get(owner *cacheOwner, raw, signature string) *Identity {
 	hash, shard := c.hash(signature)
@@ -112,7 +112,8 @@ func (c *Cache) get(owner *cacheOwner, raw, signature string) *Identity {
 			sum, summed = sumString(raw), true
 		}
 		if e.sum == sum {
-			// Written only if it changes: all cores read this entry.
+			// The flag is written only when it changes, because all cores read this
+			// entry.
 			if !e.used.Load() {
 				e.used.Store(true)
 			}
@@ -122,8 +123,8 @@ func (c *Cache) get(owner *cacheOwner, raw, signature string) *Identity {
 	return nil
 }
 
-// put remembers a token that was found good, and returns its identity as it is
-// shared from now on.
+// put adds a token that was found valid, and returns the identity that all its requests
+// share from now on.
 func (c *Cache) put(owner *cacheOwner, raw, signature string, id Identity, now time.Time) *Identity {
 	hash, shard := c.hash(signature)
 	e := &cacheEntry{hash: hash, sum: sumString(raw), identity: id}
@@ -163,8 +164,8 @@ func (t *cacheTable) bucket(hash uint32) *atomic.Pointer[cacheEntry] {
 	return &t.buckets[int(hash)&(len(t.buckets)-1)]
 }
 
-// insert gives an entry a place in the ring: that of the last of those that
-// have to go so that the limit is kept, or a new one.
+// insert adds an entry to the ring. It evicts entries until the limit is kept, and
+// reuses the place of the last evicted one.
 func (t *cacheTable) insert(e *cacheEntry, size int, limit cacheLimit, now time.Time) {
 	t.bytes += size
 	for len(t.ring) >= limit.entries || t.bytes > limit.bytes {
@@ -185,7 +186,7 @@ func (t *cacheTable) insert(e *cacheEntry, size int, limit cacheLimit, now time.
 	t.ring = append(t.ring, e)
 }
 
-// victim finds the entry that makes room: one that has expired, or that nobody
+// victim returns the index of the entry to evict: one that has expired, or that was not
 // looked up since the hand last passed.
 func (t *cacheTable) victim(now time.Time) int {
 	for {
@@ -197,8 +198,8 @@ func (t *cacheTable) victim(now time.Time) int {
 	}
 }
 
-// remove takes an entry out of its chain. Its own next stays as it is, for
-// those who are just reading there.
+// remove unlinks an entry from its bucket's list. The entry keeps its own next pointer
+// for readers that are just passing through it.
 func (t *cacheTable) remove(e *cacheEntry) {
 	link := t.bucket(e.hash)
 	for link.Load() != e {

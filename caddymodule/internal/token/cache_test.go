@@ -15,7 +15,7 @@ import (
 	"time"
 )
 
-// tokens mints n tokens of distinct sessions.
+// tokens mints n tokens, each for a different session.
 func tokens(t testing.TB, ks *KeySet, n int) []string {
 	t.Helper()
 	raws := make([]string, n)
@@ -27,6 +27,8 @@ func tokens(t testing.TB, ks *KeySet, n int) []string {
 	return raws
 }
 
+// TestHitsAllocateNothing verifies one cached token again and again: the hot path of
+// every site must not feed the garbage collector.
 func TestHitsAllocateNothing(t *testing.T) {
 	for _, alg := range algorithms {
 		ks := testKeys()[alg]
@@ -46,6 +48,8 @@ func TestHitsAllocateNothing(t *testing.T) {
 	}
 }
 
+// TestGarbageAllocatesNothing sends malformed and forged tokens: an attacker must not
+// be able to make the gateway allocate memory.
 func TestGarbageAllocatesNothing(t *testing.T) {
 	ks := testKeys()[ES256]
 	raw := mustMint(t, ks, testClaims())
@@ -61,6 +65,8 @@ func TestGarbageAllocatesNothing(t *testing.T) {
 	}
 }
 
+// TestExpiryIsCheckedOnEveryHit lets a token expire while it is in the cache. From that
+// second on it is refused, except for logging out.
 func TestExpiryIsCheckedOnEveryHit(t *testing.T) {
 	ks := testKeys()[HS256]
 	v := NewVerifier(testPolicy(), testSeal(t), NewCache(10))
@@ -78,6 +84,8 @@ func TestExpiryIsCheckedOnEveryHit(t *testing.T) {
 	}
 }
 
+// TestExpiredTokensAreNotCached presents a token that expired long ago: it must not
+// take the place of a valid one.
 func TestExpiredTokensAreNotCached(t *testing.T) {
 	ks, cache := testKeys()[HS256], NewCache(10)
 	v := NewVerifier(testPolicy(), testSeal(t), cache)
@@ -93,6 +101,8 @@ func TestExpiredTokensAreNotCached(t *testing.T) {
 	}
 }
 
+// TestCacheIsBounded puts more tokens into caches than they may hold. They stay within
+// their limit, and every token that is counted can still be found.
 func TestCacheIsBounded(t *testing.T) {
 	ks := testKeys()[HS256]
 	raws := tokens(t, ks, 2000)
@@ -130,8 +140,9 @@ func TestCacheIsBounded(t *testing.T) {
 	}
 }
 
-// TestMillionTokensThroughTheCache has each of so many tokens seen once, beside some that
-// are in use: the cache takes no more than it may, and those stay.
+// TestMillionTokensThroughTheCache presents a million tokens once each, beside a few
+// tokens that are in constant use. The cache stays within its memory limit, and the
+// tokens in use stay cached.
 func TestMillionTokensThroughTheCache(t *testing.T) {
 	if testing.Short() {
 		t.Skip("-short: it takes seconds")
@@ -145,7 +156,7 @@ func TestMillionTokensThroughTheCache(t *testing.T) {
 	v := NewVerifier(testPolicy(), testSeal(t), NewCache(entries))
 	signed := b64(goodHeader(ks)) + "."
 	before, after, _ := strings.Cut(goodPayload, `"s1"`)
-	nth := func(m hash.Hash, i int) string { // Mint takes as long again as Verify
+	nth := func(m hash.Hash, i int) string { // faster than Mint, which takes as long as Verify
 		payload := before + `"s` + strconv.Itoa(i) + `"` + after
 		raw := base64.RawURLEncoding.AppendEncode([]byte(signed), []byte(payload))
 		m.Reset()
@@ -197,6 +208,9 @@ func TestMillionTokensThroughTheCache(t *testing.T) {
 	runtime.KeepAlive(v)
 }
 
+// TestCacheIsBoundedInBytes caches tokens with few, many, nested and long claims of the
+// directory. A directory that sends much must not make the cache exceed its memory
+// limit.
 func TestCacheIsBoundedInBytes(t *testing.T) {
 	const entries = 3200
 	ks := testKeys()[HS256]
@@ -231,12 +245,12 @@ func TestCacheIsBoundedInBytes(t *testing.T) {
 	}
 }
 
-// heapGrowth is how many bytes that stay are allocated by f.
+// heapGrowth returns how many bytes f allocates that stay in use.
 func heapGrowth(f func()) int {
 	var before, after runtime.MemStats
 	for _, m := range []*runtime.MemStats{&before, &after} {
 		runtime.GC()
-		runtime.GC() // the pools' memory goes at the second one
+		runtime.GC() // pools are freed by the second collection
 		runtime.ReadMemStats(m)
 		if m == &before {
 			f()
@@ -245,6 +259,8 @@ func heapGrowth(f func()) int {
 	return int(after.HeapAlloc) - int(before.HeapAlloc)
 }
 
+// TestBadTokensNeverEvictGoodOnes floods the cache with ten thousand forgeries of
+// cached tokens. An attacker must not be able to push good tokens out.
 func TestBadTokensNeverEvictGoodOnes(t *testing.T) {
 	ks := testKeys()[HS256]
 	cache := NewCache(640)
@@ -273,6 +289,8 @@ func TestBadTokensNeverEvictGoodOnes(t *testing.T) {
 	}
 }
 
+// TestTokensInUseStay sends a stream of tokens that are each seen only once, beside a
+// few tokens in constant use. Most of those in use stay cached.
 func TestTokensInUseStay(t *testing.T) {
 	ks := testKeys()[HS256]
 	v := NewVerifier(testPolicy(), testSeal(t), NewCache(320))
@@ -297,6 +315,8 @@ func TestTokensInUseStay(t *testing.T) {
 	}
 }
 
+// TestExpiredEntriesMakeRoomFirst fills a shard with entries in use, of which one has
+// expired: that one is evicted.
 func TestExpiredEntriesMakeRoomFirst(t *testing.T) {
 	table := &cacheTable{}
 	for i := range 8 {
@@ -312,6 +332,9 @@ func TestExpiredEntriesMakeRoomFirst(t *testing.T) {
 	}
 }
 
+// TestOtherKeysOrPolicyFindNothing looks a cached token up after a key was removed or
+// the policy was changed by a reload. The cache must not answer for the new keys or the
+// new policy; a reload that changes nothing keeps the cache.
 func TestOtherKeysOrPolicyFindNothing(t *testing.T) {
 	a := testKeys()[HS256]
 	b, err := newKeySet(a.members) // as a load that changed something
@@ -351,6 +374,8 @@ func TestOtherKeysOrPolicyFindNothing(t *testing.T) {
 	}
 }
 
+// TestCacheUnderContention verifies tokens in parallel while the key set changes and
+// entries are evicted. No reader may get the identity of another token.
 func TestCacheUnderContention(t *testing.T) {
 	a := testKeys()[HS256]
 	b, err := newKeySet(a.members)

@@ -5,27 +5,27 @@ import (
 	"time"
 )
 
-// The types that a token's header can name (its "typ").
+// The values that a token's header can have as its "typ".
 const (
 	TypeAccessToken = "at+jwt" // RFC 9068, the default
-	TypeJWT         = "JWT"    // for verifiers that know no other
+	TypeJWT         = "JWT"    // for verifiers that do not know at+jwt
 )
 
-// MaxSize is the longest token, in bytes, that is minted or looked at.
+// MaxSize is the length of the longest token, in bytes, that is minted or parsed.
 const MaxSize = 8 << 10
 
 var (
-	// ErrInvalid is the error for every token that is not good, whatever the
-	// reason: callers must not be able to tell the reasons apart.
+	// ErrInvalid is the error for every token that is not valid, whatever the reason.
+	// Callers must not be able to distinguish the reasons.
 	ErrInvalid = errors.New("the token is not valid")
-	// ErrExpired is the error for a token that is good but for its age.
+	// ErrExpired is the error for a token whose only fault is its age.
 	ErrExpired = errors.New("the token has expired")
 	// ErrTooLarge is the error for claims that do not fit in [MaxSize] bytes.
 	ErrTooLarge = errors.New("the token would be larger than 8 KiB")
 )
 
-// Claims is what a token is minted to say. What a verified token says is an
-// [Identity].
+// Claims are the claims that a token is minted with. A verified token is represented by
+// an [Identity] instead.
 type Claims struct {
 	ID        string    // jti; minted at random if empty
 	Issuer    string    // iss
@@ -34,13 +34,14 @@ type Claims struct {
 	AppID     string    // client_id: the mini program
 	SessionID string    // sid
 	OpenID    string    // openid
-	UnionID   string    // unionid; empty if WeChat told none
+	UnionID   string    // unionid; empty if WeChat returned none
 	IssuedAt  time.Time // iat, in whole seconds
 	Expires   time.Time // exp, in whole seconds
-	// Phone is the user's number in E.164. It travels sealed.
+	// Phone is the user's number in E.164. It is sealed in the token.
 	Phone string
-	// Extra is what the directory said of the user. It travels sealed, as JSON.
+	// Extra holds the directory's claims about the user. They are sealed in the token,
+	// as JSON.
 	Extra map[string]any
-	// Plain holds claims of other names that everybody with the token can read.
+	// Plain holds further claims, which everybody with the token can read.
 	Plain map[string]any
 }

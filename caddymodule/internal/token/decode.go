@@ -5,9 +5,9 @@ import (
 	"strings"
 )
 
-// The names of the claims that have a meaning here. Others are tolerated, as a
-// directory's claims can be put in plain, but not in another case: "Sub" beside
-// "sub" means that somebody hopes for a reader less exact than this one.
+// The names of the claims that have a meaning here. Other names are tolerated, because
+// the directory's claims can be put in plain. Other spellings of these names are
+// refused: "Sub" beside "sub" is an attack on a reader that ignores case.
 var claimNames = [...]string{"iss", "sub", "aud", "exp", "iat", "nbf", "jti",
 	"client_id", "sid", "openid", "unionid", "wx"}
 
@@ -26,21 +26,21 @@ const (
 	claimSealed
 )
 
-// required has the bit of each claim that no token of ours lacks.
+// required has a bit for each claim that all our tokens carry.
 const required = 1<<claimIssuer | 1<<claimSubject | 1<<claimAudience | 1<<claimExpires |
 	1<<claimIssuedAt | 1<<claimAppID | 1<<claimSessionID
 
 const (
 	maxDepth     = 16           // of values inside a claim
 	maxAudiences = 32           // in a token
-	maxNumber    = 64           // digits of a number, whatever they mean
+	maxNumber    = 64           // characters of a number, whatever its value
 	maxUnixTime  = 253402300799 // the last second of the year 9999
 )
 
 var errClaims = errors.New("the claims are malformed")
 
-// Reserved reports whether a claim's name, in any case, is one that only this
-// package sets; such a claim cannot be among [Claims.Plain].
+// Reserved reports whether only this package may set a claim of this name, in any case.
+// Such a claim cannot be among [Claims.Plain].
 func Reserved(name string) bool { return claimIndex(name, strings.EqualFold) >= 0 }
 
 func claimIndex(name string, equal func(a, b string) bool) int {
@@ -52,7 +52,7 @@ func claimIndex(name string, equal func(a, b string) bool) int {
 	return -1
 }
 
-// rawClaims is a token's payload, decoded. The byte slices point into it.
+// rawClaims is a decoded payload. The byte slices point into the payload.
 type rawClaims struct {
 	seen                         uint32
 	text                         [len(claimNames)][]byte // the claims that are strings
@@ -64,10 +64,10 @@ type rawClaims struct {
 
 func (c *rawClaims) has(claim int) bool { return c.seen&(1<<claim) != 0 }
 
-// decode reads a payload in one pass. It refuses what two readers could
-// understand in two ways: duplicate members at any level, names in another
-// case, broken UTF-8, data behind the end; and every claim that is missing, of
-// the wrong type, or out of range.
+// decode parses a payload in one pass. It refuses everything that two parsers could
+// understand differently: duplicate members at any level, names in another case,
+// invalid UTF-8, trailing data. It also refuses a claim that is missing, of the wrong
+// type, or out of range.
 func (c *rawClaims) decode(payload []byte) error {
 	s := scanner{data: payload}
 	if err := s.object(func(name []byte) error { return c.member(&s, name) }); err != nil {
@@ -124,7 +124,7 @@ func (c *rawClaims) member(s *scanner, name []byte) error {
 	return err
 }
 
-// audiences reads aud: a string or an array of them (RFC 7519, section 4.1.3).
+// audiences parses aud: a string or an array of strings (RFC 7519, section 4.1.3).
 func (c *rawClaims) audiences(s *scanner) error {
 	c.audience = c.one[:0]
 	if s.peek() != '[' {

@@ -13,10 +13,11 @@ import (
 	"time"
 )
 
-// t0 is the time of the tests.
+// t0 is the current time in the tests.
 var t0 = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
-// Keys take long to make (RSA), so each test binary makes one of each kind.
+// testKeys returns a key set of each algorithm. Generating an RSA key takes long, so
+// each test binary generates its keys once.
 var testKeys = sync.OnceValue(func() map[Algorithm]*KeySet {
 	sets := make(map[Algorithm]*KeySet)
 	for _, alg := range algorithms {
@@ -63,7 +64,7 @@ func mustMint(t testing.TB, ks *KeySet, c Claims) string {
 	return raw
 }
 
-// sign makes a token of any header and payload, signed with the key of ks.
+// sign returns a token with any header and payload, signed with the key of ks.
 func sign(t testing.TB, ks *KeySet, header, payload string) string {
 	t.Helper()
 	return signSegments(t, ks, base64.RawURLEncoding.EncodeToString([]byte(header)),
@@ -85,7 +86,7 @@ func goodHeader(ks *KeySet) string {
 	return string(headerJSON(k.alg, k.id, TypeAccessToken))
 }
 
-// goodPayload is what Mint would write, without the sealed claim.
+// goodPayload is a payload as Mint writes it, without the sealed claim.
 const goodPayload = `{"iss":"wx-auth","sub":"u1","aud":"wx-auth","exp":1772370000,"iat":1772366400,"jti":"j1",` +
 	`"client_id":"wx0000000000000001","sid":"s1","openid":"o1"}`
 
@@ -98,7 +99,7 @@ func with(t testing.TB, old, new string) string {
 	return strings.Replace(goodPayload, old, new, 1)
 }
 
-// memoryStore is a key store as several replicas share it.
+// memoryStore is a key store that several replicas share.
 type memoryStore struct {
 	mu   sync.Mutex
 	keys map[string]StoredKey

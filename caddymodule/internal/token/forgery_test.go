@@ -26,8 +26,8 @@ import (
 	"github.com/lestrrat-go/jwx/v2/jws"
 )
 
-// refuse checks that a token is refused in one way only, with a cache and
-// without, and that it leaves nothing in the cache.
+// refuse checks that a token is refused with the one error for invalid tokens, with a
+// cache and without, and that it leaves nothing in the cache.
 func refuse(t *testing.T, ks *KeySet, raw string) {
 	t.Helper()
 	cache := NewCache(100)
@@ -47,6 +47,9 @@ func refuse(t *testing.T, ks *KeySet, raw string) {
 
 func b64(s string) string { return base64.RawURLEncoding.EncodeToString([]byte(s)) }
 
+// TestHeadersThatWeDoNotWriteAreRefused signs tokens correctly under headers of the
+// known attacks: "alg": "none", another algorithm, a key or key URL in the header,
+// "crit" and "b64", path and SQL injection in "kid", other types, other spellings.
 func TestHeadersThatWeDoNotWriteAreRefused(t *testing.T) {
 	for _, alg := range algorithms {
 		ks := testKeys()[alg]
@@ -90,9 +93,10 @@ func mustJSON(t *testing.T, v any) []byte {
 	return data
 }
 
-// TestOtherAlgorithmsOfTheSameKeyAreRefused signs with our own keys by what their
-// family has beside our algorithm, under a header that says so and under ours.
-func TestOtherAlgorithmsOfTheSameKeyAreRefused(t *testing.T) {
+// TestOtherAlgorithmsOfAKeyAreRefused signs with our own keys and another algorithm of
+// the same family (RS384, PS256, HS512, Ed25519ph and others), once under a header that
+// names that algorithm and once under our header.
+func TestOtherAlgorithmsOfAKeyAreRefused(t *testing.T) {
 	for alg, others := range map[Algorithm][]jwa.SignatureAlgorithm{
 		RS256: {jwa.RS384, jwa.RS512, jwa.PS256, jwa.PS384, jwa.PS512}, HS256: {jwa.HS384, jwa.HS512},
 	} {
@@ -110,11 +114,12 @@ func TestOtherAlgorithmsOfTheSameKeyAreRefused(t *testing.T) {
 					t.Fatal(err)
 				}
 				refuse(t, ks, signed+"."+b64(string(sig)))
-				refuse(t, ks, signed+"."+b64(string(sig[:k.sigSize]))) // of HS512's, what HS256 would have the length of
+				refuse(t, ks, signed+"."+b64(string(sig[:k.sigSize]))) // an HS512 signature, cut to the length of HS256
 			}
 		}
 	}
-	// jwx has these for no P-256 key, and for no Ed25519 key, at all.
+	// jwx signs with no other algorithm under a P-256 or Ed25519 key, so these
+	// signatures are made with the standard library.
 	ks := testKeys()[ES256]
 	signed := b64(goodHeader(ks)) + "." + b64(goodPayload)
 	for _, hash := range []crypto.Hash{crypto.SHA1, crypto.SHA224, crypto.SHA384, crypto.SHA512} {
@@ -141,6 +146,8 @@ func TestOtherAlgorithmsOfTheSameKeyAreRefused(t *testing.T) {
 	}
 }
 
+// TestPublicKeysAreNoHMACSecrets is the algorithm confusion attack: tokens are signed
+// by HMAC with the published key, in each of its encodings, as the secret.
 func TestPublicKeysAreNoHMACSecrets(t *testing.T) {
 	for _, alg := range []Algorithm{ES256, EdDSA, RS256} {
 		ks := testKeys()[alg]
@@ -173,6 +180,9 @@ func TestPublicKeysAreNoHMACSecrets(t *testing.T) {
 	}
 }
 
+// TestDegenerateECDSASignaturesAreRefused tries the signatures of the "psychic
+// signatures" attack (r or s of 0, the order, the prime and their neighbors), and other
+// encodings and lengths of a good signature.
 func TestDegenerateECDSASignaturesAreRefused(t *testing.T) {
 	ks := testKeys()[ES256]
 	k := ks.members[0].key
@@ -208,8 +218,8 @@ func TestDegenerateECDSASignaturesAreRefused(t *testing.T) {
 		refuse(t, ks, signed+"."+b64(sig))
 	}
 
-	// The second good signature of the same token says the same, and nothing
-	// but the session names it.
+	// The twin (r, n−s) of a good signature is valid, too. It makes the same statement,
+	// and only the session id identifies it.
 	var twin [64]byte
 	r.FillBytes(twin[:32])
 	new(big.Int).Sub(n, s).FillBytes(twin[32:])
@@ -221,11 +231,14 @@ func TestDegenerateECDSASignaturesAreRefused(t *testing.T) {
 	}
 }
 
+// TestSpellingsOfBase64AreRefused spells a good token differently: with padding, line
+// breaks, unused bits, the standard alphabet. One token must have one spelling, or a
+// deny list or log search would miss the others.
 func TestSpellingsOfBase64AreRefused(t *testing.T) {
 	for _, alg := range algorithms {
 		ks := testKeys()[alg]
 		header := b64(goodHeader(ks))
-		// A payload for each length modulo 3: without, and with, unused bits.
+		// There is one payload for each length modulo 3, with and without unused bits.
 		for pad := range 3 {
 			payload := b64(goodPayload + strings.Repeat(" ", pad))
 			raw := signSegments(t, ks, header, payload)
@@ -257,6 +270,9 @@ func TestSpellingsOfBase64AreRefused(t *testing.T) {
 	}
 }
 
+// TestShapesThatAreNoToken sends strings that are no compact JWS: too few or too many
+// dots, the JSON serialization, megabytes of text, and a good token cut off at each
+// place.
 func TestShapesThatAreNoToken(t *testing.T) {
 	ks := testKeys()[ES256]
 	raw := mustMint(t, ks, testClaims())
@@ -280,6 +296,8 @@ func TestShapesThatAreNoToken(t *testing.T) {
 	}
 }
 
+// TestEverySingleBitCounts flips each bit of a cached token in turn: none of the
+// results is valid.
 func TestEverySingleBitCounts(t *testing.T) {
 	for _, alg := range algorithms {
 		ks := testKeys()[alg]
@@ -304,7 +322,8 @@ func TestEverySingleBitCounts(t *testing.T) {
 	}
 }
 
-// payloads that a signed token may have, and whether they are accepted.
+// payloads returns payloads for signed tokens: those that are accepted, and those that
+// are refused.
 func payloads(t testing.TB) (good, bad map[string]string) {
 	long := strings.Repeat("x", 3000)
 	good = map[string]string{
@@ -374,8 +393,10 @@ func payloads(t testing.TB) (good, bad map[string]string) {
 	return good, bad
 }
 
+// TestPayloads presents correctly signed tokens with the payloads above. A backend that
+// shares the key, or a bug in minting, must not get an ambiguous payload past us.
 func TestPayloads(t *testing.T) {
-	ks := testKeys()[HS256] // the quickest: what is tested is behind the signature
+	ks := testKeys()[HS256] // the fastest; the signature is not under test
 	good, bad := payloads(t)
 	for name, p := range good {
 		t.Run("good "+name, func(t *testing.T) {
@@ -390,6 +411,8 @@ func TestPayloads(t *testing.T) {
 	}
 }
 
+// TestSealedClaimOfAnotherTokenIsRefused moves the sealed claim of one token to a token
+// of another user, session or issuer, and seals malformed contents.
 func TestSealedClaimOfAnotherTokenIsRefused(t *testing.T) {
 	ks, seal := testKeys()[HS256], testSeal(t)
 	v := NewVerifier(testPolicy(), seal, nil)
@@ -421,6 +444,8 @@ func TestSealedClaimOfAnotherTokenIsRefused(t *testing.T) {
 	}
 }
 
+// TestTokensOfOtherSites presents a valid token to sites with another issuer, audience,
+// app, type or key, and a token of an unknown key under our header.
 func TestTokensOfOtherSites(t *testing.T) {
 	ks := testKeys()[ES256]
 	raw := mustMint(t, ks, testClaims())
@@ -439,11 +464,11 @@ func TestTokensOfOtherSites(t *testing.T) {
 		}
 	}
 	// The same header, but signed with another key.
-	stranger, _, err := generate(ES256)
+	unknown, _, err := generate(ES256)
 	if err != nil {
 		t.Fatal(err)
 	}
-	foreign := *stranger
+	foreign := *unknown
 	foreign.id = ks.members[0].id
 	set, err := newKeySet([]member{{key: &foreign}})
 	if err != nil {

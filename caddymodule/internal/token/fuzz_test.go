@@ -13,7 +13,7 @@ import (
 	"github.com/lestrrat-go/jwx/v2/jwt"
 )
 
-// fuzzSecret is fixed, so that the tokens in the corpus stay good.
+// fuzzSecret is constant, so that the tokens in the corpus stay valid.
 const fuzzSecret = "a secret of the fuzz tests, which is long enough"
 
 func fuzzKeys(t testing.TB) *KeySet {
@@ -25,7 +25,7 @@ func fuzzKeys(t testing.TB) *KeySet {
 	return ks
 }
 
-// jwxAccepts verifies a token as strictly as jwx can.
+// jwxAccepts verifies a token with jwx, as strictly as jwx can.
 func jwxAccepts(ks *KeySet, raw string, p Policy, now time.Time) (jwt.Token, error) {
 	k := ks.members[0].key
 	token, err := jwt.ParseString(raw,
@@ -49,7 +49,7 @@ func jwxAccepts(ks *KeySet, raw string, p Policy, now time.Time) (jwt.Token, err
 	if err != nil {
 		return nil, err
 	}
-	// The header's own view of what was signed.
+	// The algorithm is compared with the header that the signature covers.
 	m, err := jws.ParseString(raw)
 	if err == nil && string(m.Signatures()[0].ProtectedHeaders().Algorithm()) != string(k.alg) {
 		err = ErrInvalid
@@ -57,7 +57,8 @@ func jwxAccepts(ks *KeySet, raw string, p Policy, now time.Time) (jwt.Token, err
 	return token, err
 }
 
-// agree checks that what we accept jwx accepts, and reads in the same way.
+// agree checks that jwx accepts every token that we accept, and that it reads the same
+// claims.
 func agree(t *testing.T, ks *KeySet, raw string) {
 	t.Helper()
 	p := testPolicy()
@@ -100,7 +101,7 @@ func agree(t *testing.T, ks *KeySet, raw string) {
 	}
 }
 
-// FuzzClaims feeds payloads, signed well, to the decoder.
+// FuzzClaims feeds correctly signed payloads to the decoder.
 func FuzzClaims(f *testing.F) {
 	good, bad := payloads(f)
 	for _, list := range []map[string]string{good, bad} {
@@ -130,7 +131,7 @@ func FuzzClaims(f *testing.F) {
 	})
 }
 
-// FuzzVerify feeds whole tokens.
+// FuzzVerify feeds whole tokens to the verifier.
 func FuzzVerify(f *testing.F) {
 	ks := fuzzKeys(f)
 	raw := mustMint(f, ks, testClaims())
@@ -143,9 +144,9 @@ func FuzzVerify(f *testing.F) {
 	f.Add("")
 	f.Fuzz(func(t *testing.T, raw string) {
 		ks.Ours(raw)
-		ks.Stranger(raw)
+		ks.NamesUnknownKey(raw)
 		agree(t, ks, raw)
-		// The same segments with a good signature reach further.
+		// With a good signature the same segments get past the signature check.
 		if parts := strings.Split(raw, "."); len(parts) == 3 {
 			agree(t, ks, signSegments(t, ks, parts[0], parts[1]))
 			agree(t, ks, signSegments(t, ks, base64.RawURLEncoding.EncodeToString([]byte(goodHeader(ks))), parts[1]))
@@ -153,7 +154,7 @@ func FuzzVerify(f *testing.F) {
 	})
 }
 
-// FuzzKey feeds key material.
+// FuzzKey feeds key material as it may stand in a configuration.
 func FuzzKey(f *testing.F) {
 	f.Add(fuzzSecret, uint8(3))
 	f.Add(`{"kty":"oct","k":"`+b64(fuzzSecret)+`"}`, uint8(3))

@@ -6,18 +6,18 @@ import (
 	"time"
 )
 
-// Identity is what a good token says of its caller. It never changes: all
-// requests that show the token share it. It is small, as the cache holds one for
-// each token: the fields are cut from one string.
+// Identity is the caller as a valid token describes it. It never changes: all requests
+// that present the token share it. It is kept small, because the cache holds one for
+// each token: all fields are slices of one string.
 type Identity struct {
-	text    string             // the fields, one behind the other
-	ends    [textFields]uint16 // where each of them ends
-	appID   *string            // one for all tokens of an app
+	text    string             // the fields, one after the other
+	ends    [textFields]uint16 // the end of each field in text
+	appID   *string            // shared by all tokens of an app
 	expires int64              // seconds since 1970
-	claims  map[string]any     // nil for most
+	claims  map[string]any     // nil in most tokens
 }
 
-// The fields of an identity that are its own, in their order.
+// The fields that each identity stores in its own text, in their order.
 const (
 	fieldSubject = iota
 	fieldSessionID
@@ -27,44 +27,44 @@ const (
 	textFields
 )
 
-// Subject is the user's id.
+// Subject returns the user's id.
 func (i *Identity) Subject() string { return i.text[:i.ends[fieldSubject]] }
 
-// SessionID is the session that the token was minted for.
+// SessionID returns the id of the session that the token was minted for.
 func (i *Identity) SessionID() string { return i.field(fieldSessionID) }
 
-// AppID is the mini program that the user logged in with.
+// AppID returns the appid of the mini program that the user logged in with.
 func (i *Identity) AppID() string { return *i.appID }
 
-// OpenID is the user's openid in that mini program.
+// OpenID returns the user's openid in that mini program.
 func (i *Identity) OpenID() string { return i.field(fieldOpenID) }
 
-// UnionID is empty if WeChat told none.
+// UnionID returns the user's unionid. It is empty if WeChat returned none.
 func (i *Identity) UnionID() string { return i.field(fieldUnionID) }
 
-// Phone is the user's number in E.164; empty if the user has none.
+// Phone returns the user's number in E.164. It is empty if the user has none.
 func (i *Identity) Phone() string { return i.field(fieldPhone) }
 
-// Expires is when the token expires, in whole seconds.
+// Expires returns the expiry time of the token, in whole seconds.
 func (i *Identity) Expires() time.Time { return time.Unix(i.expires, 0).UTC() }
 
-// Claim is a claim of the directory's, or of those in plain if the directory
-// made none of that name; nil if there is none. Of a verified token it is a
-// string, a bool, a json.Number, nil, or a []any or map[string]any of these,
-// which must not be changed.
+// Claim returns one of the directory's claims, or a plain claim if the directory sent
+// none of that name, or nil if there is neither. The value of a verified token's claim
+// is a string, a bool, a json.Number, nil, or a []any or map[string]any of these. It
+// must not be changed.
 func (i *Identity) Claim(name string) any { return i.claims[name] }
 
 func (i *Identity) field(f int) string { return i.text[i.ends[f-1]:i.ends[f]] }
 
-// Identity is what a token that says c says of its caller.
+// Identity returns the identity that a token minted from c has.
 func (c *Claims) Identity() Identity {
 	i := Identity{appID: &c.AppID, expires: c.Expires.Unix(), claims: merge(c.Extra, c.Plain)}
 	pack(&i, [textFields]string{c.Subject, c.SessionID, c.OpenID, c.UnionID, c.Phone})
 	return i
 }
 
-// pack gives i its fields, in one piece of memory. They are parts of a token,
-// or about to become such: longer ones than fit are cut.
+// pack stores the fields of i in one piece of memory. The fields are parts of a token,
+// or will become such; a field longer than a token is cut.
 func pack[T string | []byte](i *Identity, fields [textFields]T) {
 	size := 0
 	for f := range fields {
@@ -72,7 +72,7 @@ func pack[T string | []byte](i *Identity, fields [textFields]T) {
 		size += len(fields[f])
 		i.ends[f] = uint16(size)
 	}
-	var buf [256]byte // most fit
+	var buf [256]byte // large enough for most tokens
 	text := buf[:0]
 	for f := range fields {
 		text = append(text, fields[f]...)
@@ -80,7 +80,8 @@ func pack[T string | []byte](i *Identity, fields [textFields]T) {
 	i.text = string(text)
 }
 
-// merge puts the directory's claims over those in plain.
+// merge combines both sets of claims. The directory's claims override plain claims of
+// the same name.
 func merge(extra, plain map[string]any) map[string]any {
 	switch {
 	case len(extra) == 0:
@@ -93,14 +94,15 @@ func merge(extra, plain map[string]any) map[string]any {
 	return all
 }
 
-// footprint is about how much memory i takes beside itself, in bytes.
+// footprint returns the approximate memory that i refers to, in bytes, without i
+// itself.
 func (i *Identity) footprint() int { return len(i.text) + mapFootprint(i.claims) }
 
 func mapFootprint(m map[string]any) int {
 	if m == nil {
 		return 0
 	}
-	n := 48 // a map; its slots are two thirds full on average
+	n := 48 // the map itself; on average, two thirds of its slots are full
 	for name, v := range m {
 		n += 48 + len(name) + footprint(v)
 	}

@@ -7,8 +7,8 @@ import (
 	"unicode/utf8"
 )
 
-// decodeObject reads one JSON object as strictly as a token's payload. Numbers
-// become json.Number.
+// decodeObject parses one JSON object as strictly as a token's payload. Numbers become
+// json.Number.
 func decodeObject(data []byte) (map[string]any, error) {
 	s := scanner{data: data}
 	if s.peek() != '{' {
@@ -24,14 +24,14 @@ func decodeObject(data []byte) (map[string]any, error) {
 	return v.(map[string]any), nil
 }
 
-// scanner reads JSON (RFC 8259). encoding/json is not strict enough: it takes
-// the last of duplicate members, any case of their names, and broken UTF-8.
+// scanner parses JSON (RFC 8259). encoding/json is not strict enough: it accepts
+// duplicate members (the last one wins), member names in any case, and invalid UTF-8.
 type scanner struct {
 	data []byte
 	at   int
 }
 
-// peek skips white space and returns the next byte; 0 at the end.
+// peek skips white space and returns the next byte, or 0 at the end.
 func (s *scanner) peek() byte {
 	for ; s.at < len(s.data); s.at++ {
 		switch b := s.data[s.at]; b {
@@ -45,7 +45,7 @@ func (s *scanner) peek() byte {
 
 func (s *scanner) end() bool { return s.peek() == 0 && s.at == len(s.data) }
 
-// take reads one byte of punctuation.
+// take consumes the punctuation byte b if it comes next.
 func (s *scanner) take(b byte) bool {
 	if s.peek() != b {
 		return false
@@ -54,7 +54,8 @@ func (s *scanner) take(b byte) bool {
 	return true
 }
 
-// object reads an object; member reads each value, and refuses duplicates.
+// object parses an object. The callback member parses each value and refuses
+// duplicates.
 func (s *scanner) object(member func(name []byte) error) error {
 	if !s.take('{') {
 		return errClaims
@@ -82,7 +83,7 @@ func (s *scanner) object(member func(name []byte) error) error {
 	}
 }
 
-// array reads an array; element reads each value.
+// array parses an array. The callback element parses each value.
 func (s *scanner) array(element func() error) error {
 	if !s.take('[') {
 		return errClaims
@@ -103,7 +104,7 @@ func (s *scanner) array(element func() error) error {
 	}
 }
 
-// text reads a string that is not empty.
+// text parses a string that must not be empty.
 func (s *scanner) text() ([]byte, error) {
 	v, err := s.str()
 	if err == nil && len(v) == 0 {
@@ -112,7 +113,8 @@ func (s *scanner) text() ([]byte, error) {
 	return v, err
 }
 
-// str reads a string: a part of the data itself where nothing is escaped.
+// str parses a string. The result is a slice of the data itself unless a character is
+// escaped.
 func (s *scanner) str() ([]byte, error) {
 	if !s.take('"') {
 		return nil, errClaims
@@ -138,7 +140,8 @@ func (s *scanner) str() ([]byte, error) {
 	return nil, errClaims
 }
 
-// escaped reads the rest of a string from its first backslash on.
+// escaped parses the rest of a string from its first backslash on. start is the index
+// of the string's first byte.
 func (s *scanner) escaped(start int) ([]byte, error) {
 	v := append([]byte(nil), s.data[start:s.at]...)
 	for s.at < len(s.data) {
@@ -169,7 +172,7 @@ func (s *scanner) escaped(start int) ([]byte, error) {
 			return nil, errClaims
 		}
 		r, ok := s.hex4()
-		if ok && r >= 0xd800 && r < 0xe000 { // a surrogate: only a pair is a character
+		if ok && r >= 0xd800 && r < 0xe000 { // a surrogate: only a pair of them encodes a character
 			low, pair := rune(0), false
 			if r < 0xdc00 && s.at+1 < len(s.data) && s.data[s.at] == '\\' && s.data[s.at+1] == 'u' {
 				s.at += 2
@@ -195,7 +198,7 @@ func (s *scanner) hex4() (rune, bool) {
 	return rune(n), err == nil
 }
 
-// time reads seconds since 1970: a plain positive integer.
+// time parses seconds since 1970: a plain positive integer.
 func (s *scanner) time() (int64, error) {
 	n := s.number()
 	if len(n) == 0 || len(n) > len("253402300799") {
@@ -214,7 +217,7 @@ func (s *scanner) time() (int64, error) {
 	return t, nil
 }
 
-// number reads what the grammar calls a number; nothing if there is none.
+// number parses a number of the JSON grammar. It returns nothing if there is none.
 func (s *scanner) number() []byte {
 	s.peek()
 	start := s.at
@@ -248,7 +251,7 @@ func (s *scanner) number() []byte {
 	return s.data[start:s.at]
 }
 
-// value reads any value that is not nested too deeply.
+// value parses any value. A value that is nested too deeply is an error.
 func (s *scanner) value(depth int) (any, error) {
 	if depth > maxDepth {
 		return nil, errClaims
@@ -286,7 +289,7 @@ func (s *scanner) value(depth int) (any, error) {
 	if len(n) == 0 || len(n) > maxNumber {
 		return nil, errClaims
 	}
-	// 1e999 is well formed, but other readers cannot hold it.
+	// 1e999 is well-formed, but other parsers cannot represent it.
 	if _, err := strconv.ParseFloat(string(n), 64); err != nil {
 		return nil, errClaims
 	}

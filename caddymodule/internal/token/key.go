@@ -23,11 +23,11 @@ import (
 const (
 	minSecret  = 32   // bytes of an HS256 secret: RFC 7518, section 3.2
 	minRSABits = 2048 // RFC 7518, section 3.3
-	maxRSABits = 8192 // above it, one signature takes a large part of a token
+	maxRSABits = 8192 // a signature of a larger key would fill a large part of a token
 )
 
-// key is one key that signs and verifies. It never changes; jwx's signers and
-// verifiers hold no state, so one of each serves all requests.
+// key is one key that signs and verifies. It never changes. jwx's signers and verifiers
+// hold no state, so one of each serves all requests.
 type key struct {
 	id  string // kid
 	alg Algorithm
@@ -41,12 +41,12 @@ type key struct {
 	jwk jwk.Key // the public key as published; nil for HS256
 }
 
-// stableECDSA keeps jwx from copying the private key for each signature: the
-// standard library finds what it computed for a key by the key's address.
+// stableECDSA prevents jwx from copying the private key for each signature: the
+// standard library caches precomputed values of a key under the key's address.
 type stableECDSA struct{ *ecdsa.PrivateKey }
 
-// publicKey is a public key as jwx takes it without converting it by reflection
-// for each signature: out of a crypto.Signer. It cannot sign.
+// publicKey wraps a public key in a crypto.Signer, which jwx accepts without converting
+// the key by reflection for each signature. It cannot sign.
 type publicKey struct{ key crypto.PublicKey }
 
 func (p publicKey) Public() crypto.PublicKey { return p.key }
@@ -55,8 +55,8 @@ func (p publicKey) Sign(io.Reader, []byte, crypto.SignerOpts) ([]byte, error) {
 	return nil, errPublic
 }
 
-// newKey checks that raw is a private key fit for alg, and prepares it. Errors
-// say what to do instead, and hold nothing of the key.
+// newKey checks that raw is a private key suitable for alg, and prepares it. Errors
+// name the remedy and contain nothing of the key.
 func newKey(raw any, alg Algorithm) (*key, error) {
 	k := &key{alg: alg}
 	switch raw := raw.(type) {
@@ -82,8 +82,8 @@ func newKey(raw any, alg Algorithm) (*key, error) {
 		if alg != EdDSA {
 			return nil, wrongKind("an Ed25519 key", EdDSA, alg)
 		}
-		// A public half that is not the private one's own gives the private
-		// one away with the signatures it makes.
+		// Signatures made with a public half that does not match the private key reveal
+		// the private key.
 		if len(raw) != ed25519.PrivateKeySize || !raw.Equal(ed25519.NewKeyFromSeed(raw.Seed())) {
 			return nil, errors.New("the key's public and private halves do not belong together")
 		}
@@ -109,7 +109,7 @@ func newKey(raw any, alg Algorithm) (*key, error) {
 	if k.verifier, err = jws.NewVerifier(alg.jwa()); err != nil {
 		return nil, err
 	}
-	// Halves that do not belong together would sign tokens that nobody accepts.
+	// A key pair with mismatched halves would sign tokens that nobody accepts.
 	probe := []byte("probe")
 	sig, err := k.signer.Sign(probe, k.private)
 	if err != nil || k.verifier.Verify(probe, sig, k.public) != nil {
@@ -156,15 +156,16 @@ func checkRSA(k *rsa.PrivateKey) error {
 	return nil
 }
 
-// secretID names a secret without giving anything to those who would guess it:
-// they would have to guess the tokens' MAC just the same.
+// secretID returns an id for a secret. The id does not help an attacker to guess the
+// secret: checking a guess against it costs as much as checking the guess against a
+// token's MAC.
 func secretID(secret []byte) string {
 	m := hmac.New(sha256.New, secret)
 	m.Write([]byte("wx_auth kid"))
 	return base64.RawURLEncoding.EncodeToString(m.Sum(nil)[:16])
 }
 
-// publish sets the public JWK and the key's id, its RFC 7638 thumbprint.
+// publish sets the public JWK and the key id, which is its RFC 7638 thumbprint.
 func (k *key) publish() error {
 	pub, err := jwk.FromRaw(k.public.(publicKey).key)
 	if err != nil {
@@ -183,7 +184,7 @@ func (k *key) publish() error {
 	)
 }
 
-// generate makes a new key and its private JWK, as a key store keeps it.
+// generate creates a new key and its private JWK, the form that a key store keeps.
 func generate(alg Algorithm) (*key, []byte, error) {
 	var raw any
 	var err error

@@ -10,30 +10,30 @@ import (
 	"github.com/lestrrat-go/jwx/v2/jwk"
 )
 
-// KeySet is the keys in force: those that sign, each from its time on, and all
-// that verify. It never changes once it is made, and is safe for concurrent
-// use. A nil *KeySet holds no key.
+// KeySet holds the keys in force: the keys that sign, each from its time on, and all
+// keys that verify. It never changes once it is made, and is safe for concurrent use. A
+// nil *KeySet holds no key.
 type KeySet struct {
-	members []member // in the order in which they are asked to sign
+	members []member // in the order in which they are tried for signing
 	headers []header
 	jwks    []byte
 }
 
-// member is a key and the time in which it may sign.
+// member is a key and the period in which it may sign.
 type member struct {
 	*key
 	from    time.Time // zero: always
-	retired time.Time // zero: not
+	retired time.Time // zero: never
 }
 
-// header is one of the constants that a token of ours can begin with.
+// header is one of the constants with which our tokens begin.
 type header struct {
 	segment string // base64url, without the dot
 	typ     string
 	key     *key
 }
 
-// maxHeader is the longest first segment that is looked at.
+// maxHeader is the length of the longest first segment that is examined.
 const maxHeader = 256
 
 func newKeySet(members []member) (*KeySet, error) {
@@ -62,8 +62,8 @@ func headerJSON(alg Algorithm, kid, typ string) []byte {
 	return []byte(`{"alg":"` + string(alg) + `","kid":"` + kid + `","typ":"` + typ + `"}`)
 }
 
-// Ours reports whether a token's first segment is one of the headers that we
-// write, of either type. Nothing else of the token is looked at.
+// Ours reports whether a token's first segment is one of the headers that this package
+// writes, of either type. The rest of the token is not examined.
 func (ks *KeySet) Ours(token string) bool {
 	dot := strings.IndexByte(token[:min(len(token), maxHeader)], '.')
 	return dot > 0 && ks.header(token[:dot]) != nil
@@ -81,10 +81,10 @@ func (ks *KeySet) header(segment string) *header {
 	return nil
 }
 
-// Stranger reports whether a token has a header of our shape that names a key
-// which ks does not hold: a reason to load the ring again, if the last load is
-// not quite recent.
-func (ks *KeySet) Stranger(token string) bool {
+// NamesUnknownKey reports whether a token has a header of our shape that names a key
+// which ks does not hold. Such a token is a reason to load the key ring again, unless
+// the last load was quite recent.
+func (ks *KeySet) NamesUnknownKey(token string) bool {
 	dot := strings.IndexByte(token[:min(len(token), maxHeader)], '.')
 	if dot <= 0 || ks.header(token[:dot]) != nil {
 		return false
@@ -104,8 +104,8 @@ func (ks *KeySet) Stranger(token string) bool {
 		!strings.ContainsAny(kid, `"\`) && (typ == TypeAccessToken+`"}` || typ == TypeJWT+`"}`)
 }
 
-// JWKS is the public keys as JSON (RFC 7517): no member of a private key, and
-// no key at all for HS256.
+// JWKS returns the public keys as JSON (RFC 7517). It contains no member of a private
+// key, and no key at all for HS256.
 func (ks *KeySet) JWKS() []byte {
 	if ks == nil {
 		return []byte(`{"keys":[]}`)
@@ -113,7 +113,7 @@ func (ks *KeySet) JWKS() []byte {
 	return append([]byte(nil), ks.jwks...)
 }
 
-// signer returns the key that signs at a time; nil if there is none.
+// signer returns the key that signs at the given time, or nil if there is none.
 func (ks *KeySet) signer(at time.Time) *key {
 	if ks == nil {
 		return nil
@@ -127,8 +127,8 @@ func (ks *KeySet) signer(at time.Time) *key {
 		if !at.Before(m.from) {
 			return m.key
 		}
-		// All keys are still to come: the clock of whoever made the first one is
-		// ahead of ours.
+		// All keys start in the future: the clock of the replica that made the first
+		// one is ahead of our clock.
 		if first == nil || m.from.Before(first.from) {
 			first = m
 		}

@@ -15,14 +15,14 @@ import (
 	"unsafe"
 )
 
-// ErrNoKey is the error for minting without a key that signs: none was loaded
-// yet, or all are retired.
+// ErrNoKey is the error for minting without a signing key: no key was loaded yet, or
+// all keys are retired.
 var ErrNoKey = errors.New("there is no key to sign with")
 
-// Mint signs a token that says c, of type typ ([TypeAccessToken] or [TypeJWT];
-// empty: the first), with the key of ks that signs at c.IssuedAt. Issuer,
-// Subject, Audience, AppID, SessionID and both times are required. It returns
-// [ErrTooLarge] where the claims do not fit, and [ErrNoKey].
+// Mint returns a signed token with the claims c. typ is [TypeAccessToken] or [TypeJWT];
+// empty means the first. The token is signed with the key of ks that signs at
+// c.IssuedAt. Issuer, Subject, Audience, AppID, SessionID and both times are required.
+// Mint returns [ErrTooLarge] if the claims do not fit, and [ErrNoKey].
 func Mint(ks *KeySet, typ string, seal Sealer, c Claims) (string, error) {
 	k := ks.signer(c.IssuedAt)
 	if k == nil {
@@ -40,7 +40,7 @@ func Mint(ks *KeySet, typ string, seal Sealer, c Claims) (string, error) {
 	if segment == "" {
 		return "", fmt.Errorf("unknown token type %q", typ)
 	}
-	var buf [1024]byte // most claims fit
+	var buf [1024]byte // large enough for most claims
 	payload, err := encodeClaims(buf[:0], seal, &c)
 	if err != nil {
 		return "", fmt.Errorf("minting a token: %w", err)
@@ -60,7 +60,7 @@ func Mint(ks *KeySet, typ string, seal Sealer, c Claims) (string, error) {
 	}
 	out = append(out, '.')
 	out = enc.AppendEncode(out, sig)
-	return unsafe.String(unsafe.SliceData(out), len(out)), nil // nobody else has out
+	return unsafe.String(unsafe.SliceData(out), len(out)), nil // out is not referenced elsewhere
 }
 
 func encodeClaims(w writer, seal Sealer, c *Claims) ([]byte, error) {
@@ -113,7 +113,7 @@ func encodeClaims(w writer, seal Sealer, c *Claims) ([]byte, error) {
 			return nil, fmt.Errorf("the claim %q: %w", name, err)
 		}
 		s := scanner{data: value}
-		if _, err := s.value(1); err != nil { // nothing leaves that would not be let in
+		if _, err := s.value(1); err != nil { // a token that we would refuse must not be minted
 			return nil, fmt.Errorf("the claim %q: its value cannot be in a token", name)
 		}
 		w = append(w, value...)
@@ -137,14 +137,14 @@ func encodeClaims(w writer, seal Sealer, c *Claims) ([]byte, error) {
 
 func inRange(t time.Time) bool { s := t.Unix(); return s > 0 && s <= maxUnixTime }
 
-// The sealed claim is an object with these members.
+// The members of the object in the sealed claim.
 const (
 	sealedPhone = "phone"
 	sealedExtra = "claims"
 )
 
 func sealClaims(seal Sealer, c *Claims) ([]byte, error) {
-	w := make(writer, 0, 64) // a phone number fits
+	w := make(writer, 0, 64) // large enough for a phone number
 	w = append(w, '{')
 	if c.Phone != "" {
 		w.text(sealedPhone, c.Phone)
@@ -158,7 +158,7 @@ func sealClaims(seal Sealer, c *Claims) ([]byte, error) {
 		w = append(w, value...)
 	}
 	w = append(w, '}')
-	if _, _, err := decodeSealed(w); err != nil { // nothing leaves that would not be let in
+	if _, _, err := decodeSealed(w); err != nil { // a token that we would refuse must not be minted
 		return nil, errors.New("the directory's claims cannot be in a token")
 	}
 	if seal == nil {
@@ -172,7 +172,7 @@ func sealClaims(seal Sealer, c *Claims) ([]byte, error) {
 	return sealed, nil
 }
 
-// decodeSealed reads what sealClaims wrote. phone is a part of plain.
+// decodeSealed parses the output of sealClaims. phone is a slice of plain.
 func decodeSealed(plain []byte) (phone []byte, extra map[string]any, err error) {
 	s := scanner{data: plain}
 	err = s.object(func(name []byte) error {
@@ -193,8 +193,9 @@ func decodeSealed(plain []byte) (phone []byte, extra map[string]any, err error) 
 	return phone, extra, err
 }
 
-// appendAAD binds a sealed claim to the issuer, the user and the session. Each
-// part has its length before it, so that no two lists of parts look the same.
+// appendAAD encodes the issuer, the user and the session that a sealed claim is bound
+// to. Each part is preceded by its length, so that different lists of parts have
+// different encodings.
 func appendAAD[T string | []byte](to []byte, parts ...T) []byte {
 	for _, p := range parts {
 		to = binary.BigEndian.AppendUint32(to, uint32(len(p)))

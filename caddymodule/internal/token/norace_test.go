@@ -2,5 +2,5 @@
 
 package token
 
-// raceDetector says that these tests run with the race detector.
+// raceDetector reports whether these tests run with the race detector.
 const raceDetector = false

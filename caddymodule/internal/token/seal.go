@@ -12,16 +12,16 @@ import (
 	"sync"
 )
 
-// Sealer encrypts what neither the client nor a log may read, bound to aad,
-// which is not secret. Open refuses whatever Seal did not make of the same aad.
-// It is safe for concurrent use.
+// Sealer encrypts data that neither the client nor a log may read. The data is bound to
+// aad, which is not secret: Open fails unless Seal made the data with the same aad. A
+// Sealer is safe for concurrent use.
 type Sealer interface {
 	Seal(aad, plain []byte) ([]byte, error)
 	Open(aad, sealed []byte) ([]byte, error)
 }
 
-// NewSeal makes a Sealer of one or more keys of 32 bytes each: AES-256-GCM. The
-// first key seals, all of them open.
+// NewSeal returns a Sealer (AES-256-GCM) for one or more keys of 32 bytes each. The
+// first key seals; every key opens.
 func NewSeal(keys ...[]byte) (Sealer, error) {
 	if len(keys) == 0 {
 		return nil, errors.New("a seal needs a key")
@@ -42,9 +42,9 @@ const sealKeySize = 32
 // seal has a pool of derivations for each key.
 type seal []sync.Pool
 
-// derivation makes the key for one aad, which names a session. GCM's random
-// nonces are safe for 2^32 messages under one key: a large site mints as many
-// within weeks, a session never does.
+// derivation derives the encryption key for one aad, which names a session. GCM with
+// random nonces is safe for 2^32 messages under one key. A large site mints that many
+// tokens within weeks, a session never does.
 type derivation struct {
 	mac hash.Hash
 	key [sealKeySize]byte

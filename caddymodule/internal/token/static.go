@@ -12,10 +12,10 @@ import (
 	"github.com/lestrrat-go/jwx/v2/jwk"
 )
 
-// StaticKeys makes a KeySet of the one key of a configuration: a private key in
-// PEM (PKCS #8, PKCS #1, SEC 1) or as a JWK, or the bytes of an HS256 secret,
-// taken as they are written. Keys that are too weak, public, encrypted, or not
-// for alg are refused with the remedy; the error holds nothing of the key.
+// StaticKeys returns a KeySet with the single key of a configuration: a private key in
+// PEM (PKCS #8, PKCS #1, SEC 1) or as a JWK, or the bytes of an HS256 secret, taken as
+// they are written. A key that is too weak, public, encrypted, or unsuitable for alg is
+// an error that names the remedy and contains nothing of the key.
 func StaticKeys(material string, alg Algorithm) (*KeySet, error) {
 	k, err := parseKey(material, alg)
 	if err != nil {
@@ -33,8 +33,8 @@ func parseKey(material string, alg Algorithm) (*key, error) {
 	case trimmed == "":
 		return nil, errors.New("the key is empty")
 	case strings.HasPrefix(trimmed, "-----BEGIN"):
-		// Also for HS256: a public key's text taken as a secret is the oldest
-		// forgery there is.
+		// PEM is refused for HS256, too: the oldest forgery of all signs tokens with
+		// the text of a public key as the HMAC secret.
 		if alg == HS256 {
 			return nil, errors.New("HS256 needs a secret, not a key in PEM: use the output of: openssl rand -base64 48")
 		}
@@ -95,7 +95,7 @@ func parsePEM(data []byte, alg Algorithm) (*key, error) {
 	return newKey(raw, alg)
 }
 
-// parseJWK makes a key of a JWK (RFC 7517). object is data, decoded strictly.
+// parseJWK returns the key of a JWK (RFC 7517). object is data, strictly decoded.
 func parseJWK(data []byte, object map[string]any, alg Algorithm) (*key, error) {
 	if object["keys"] != nil {
 		return nil, errors.New("this is a set of keys: give one of them, {\"kty\": …}")

@@ -29,7 +29,7 @@ func pkcs8(t *testing.T, k any) string {
 	return pemOf(t, "PRIVATE KEY", der, err)
 }
 
-// edit changes members of a JWK; a nil value removes one.
+// edit changes members of a JWK. A nil value removes the member.
 func edit(t *testing.T, jwk []byte, changes map[string]any) string {
 	t.Helper()
 	m := map[string]any{}
@@ -44,6 +44,9 @@ func edit(t *testing.T, jwk []byte, changes map[string]any) string {
 	return string(mustJSON(t, m))
 }
 
+// TestStaticKeys loads keys in each form that operators paste into a configuration, and
+// each wrong form: weak, public, encrypted, truncated, of another kind. The error must
+// name the remedy and must not contain the key.
 func TestStaticKeys(t *testing.T) {
 	ec, _ := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	ec2, _ := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -186,6 +189,8 @@ func TestStaticKeys(t *testing.T) {
 	}
 }
 
+// TestSecretsBytesAreTakenAsWritten checks that a secret is neither trimmed nor
+// decoded: a backend that shares it would otherwise compute another MAC.
 func TestSecretsBytesAreTakenAsWritten(t *testing.T) {
 	const secret = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
 	ids := map[string]bool{}
@@ -204,6 +209,8 @@ func TestSecretsBytesAreTakenAsWritten(t *testing.T) {
 	}
 }
 
+// TestJWKSHoldsPublicMembersOnly checks that the published JWKS contains neither a
+// private member nor an HS256 secret.
 func TestJWKSHoldsPublicMembersOnly(t *testing.T) {
 	allowed := map[Algorithm]string{ES256: "alg crv kid kty use x y", EdDSA: "alg crv kid kty use x", RS256: "alg e kid kty n use"}
 	for _, alg := range algorithms {
@@ -232,7 +239,7 @@ func TestJWKSHoldsPublicMembersOnly(t *testing.T) {
 	}
 }
 
-// The example of RFC 7638, section 3.1, as a private key's public half.
+// TestKeyIDIsTheThumbprint computes the example of RFC 7638, section 3.1.
 func TestKeyIDIsTheThumbprint(t *testing.T) {
 	const n = "0vx7agoebGcQSuuPiLJXZptN9nndrQmbXEps2aiAFbWhM78LhWx4cbbfAAtVT86zwu1RK7aPFFxuhDR1L6tSoc_BJECPebWKRXjBZCiFV4n3oknjhMstn64tZ_2W-5JsGY4Hc5n9yBXArwl93lqt7_RN5w6Cf0h4QyQ5v-65YGjQR0_FDW2QvzqY368QQMicAtaSqzs8KJZgnYb9c7d0zgdAZHzu6qMQvRL5hajrn1n91CbOpbISD08qNLyrdkt-bFTWhAI4vMQFh6WeZu0fM4lFd2NcRwr3XPksINHaQ-G_xBniIqbw0Ls1jF44-csFCur-kEgU8awapJzKnqDKgw"
 	modulus := make([]byte, 256)
@@ -248,6 +255,8 @@ func TestKeyIDIsTheThumbprint(t *testing.T) {
 	}
 }
 
+// TestParseAlgorithm parses names of algorithms. A name in the wrong case gets an error
+// with the right one.
 func TestParseAlgorithm(t *testing.T) {
 	for name, want := range map[string]Algorithm{"": ES256, "ES256": ES256, "EdDSA": EdDSA, "RS256": RS256, "HS256": HS256} {
 		if got, err := ParseAlgorithm(name); err != nil || got != want {

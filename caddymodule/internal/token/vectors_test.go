@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// accepts runs a token through the two layers that vectors can speak of: its
-// spelling, and its signature. header is what the tokens of this key begin with.
+// accepts runs a token through the two layers that the vectors test: its encoding and
+// its signature. segment is the header segment of this key's tokens.
 func accepts(k *key, segment, raw string) bool {
 	ks := &KeySet{headers: []header{{segment: segment, key: k}}}
 	_, p, ok := ks.split(raw)
@@ -32,8 +32,8 @@ func readJSON(t *testing.T, path string, to any) {
 	}
 }
 
-// loadVector loads a vector's key as a configuration would, for the algorithm
-// of ours that has such keys.
+// loadVector loads a vector's key as a configuration would, for the one of our
+// algorithms that uses such keys.
 func loadVector(jwk json.RawMessage) (*key, error) {
 	var k struct{ Kty, Crv string }
 	json.Unmarshal(jwk, &k)
@@ -45,14 +45,15 @@ func loadVector(jwk json.RawMessage) (*key, error) {
 }
 
 const (
-	noSuchAlgorithm = "not one of our four algorithms: the key is refused"
-	aSet            = "a configuration has one key: a set of several is refused"
-	lostPadding     = "the file lost what it is about: it holds the same token as vector 357, a valid one"
-	strictSpelling  = "the vector tolerates a character that is none of base64url; we do not"
-	vectorsTypo     = `the vector's key_ops is the one word "sign, verify", which is no operation`
+	noSuchAlgorithm = "the algorithm is not one of our four: the key is refused"
+	keySet          = "a configuration has one key: a set of several keys is refused"
+	lostPadding     = "the padding under test is missing from the file: the token is that of vector 357, which is valid"
+	strictSpelling  = "the vector tolerates a character outside base64url; we do not"
+	vectorsTypo     = `the vector's key_ops has the one element "sign, verify", which is no operation`
 )
 
-// unfitting lists the vectors of Wycheproof whose expectation we do not share.
+// unfitting lists the Wycheproof vectors whose expected result differs from ours, with
+// the reason.
 var unfitting = map[string]map[int]string{
 	"json_web_signature_test.json": {
 		// RS384, RS512
@@ -69,12 +70,14 @@ var unfitting = map[string]map[int]string{
 		372: strictSpelling, 373: strictSpelling,
 	},
 	"json_web_key_test.json": {
-		2:  aSet,
-		7:  "telling a ROCA key by its modulus would be RSA arithmetic of our own; such keys come from smart cards made before 2017",
+		2:  keySet,
+		7:  "recognizing a ROCA key by its modulus would need our own RSA arithmetic; such keys come from smart cards made before 2017",
 		14: noSuchAlgorithm, 15: noSuchAlgorithm,
 	},
 }
 
+// TestWycheproof runs Google's collection of known attacks on JWS and JWK
+// implementations.
 func TestWycheproof(t *testing.T) {
 	for _, file := range []string{"json_web_signature_test.json", "json_web_key_test.json"} {
 		var vectors struct {
@@ -98,8 +101,8 @@ func TestWycheproof(t *testing.T) {
 			}
 			k, err := loadVector(private)
 			if g.Comment == "base64" {
-				// A secret of zeros: refused, which must not keep us from the
-				// signatures made with it.
+				// The secret of this group is all zeros. It is refused as a configured
+				// key, but its signatures are tested nevertheless.
 				if err == nil || !strings.Contains(err.Error(), "repeats one byte") {
 					t.Errorf("the secret of zeros: %v", err)
 				}
@@ -107,8 +110,8 @@ func TestWycheproof(t *testing.T) {
 				k.private, k.public = make([]byte, 32), make([]byte, 32)
 				err = nil
 			}
-			// The header that this group's good tokens have; where there is none,
-			// any token's own.
+			// common is the header of this group's valid tokens. In a group without
+			// valid tokens, each token's own header is used.
 			common := ""
 			for _, tt := range g.Tests {
 				if h, _, _ := strings.Cut(tt.JWS, "."); tt.Result == "valid" && common == "" {
@@ -148,11 +151,13 @@ func TestWycheproof(t *testing.T) {
 	}
 }
 
+// TestRFC7520 checks the examples of RFC 7520: the examples that fit our algorithms and
+// the compact form verify, and the others are refused.
 func TestRFC7520(t *testing.T) {
-	const otherForm = "made for a form that is not the compact one"
+	const otherForm = "it is not in the compact form"
 	unfit := map[string]string{
 		"4_2": noSuchAlgorithm, "4_3": noSuchAlgorithm, // PS384, ES512
-		"4_5": "its content is detached: we do not take tokens without", "4_6": otherForm, "4_7": otherForm, "4_8": otherForm,
+		"4_5": "its content is detached: a token without content is refused", "4_6": otherForm, "4_7": otherForm, "4_8": otherForm,
 	}
 	type signing struct {
 		Protected64 string `json:"protected_b64u"`
@@ -235,7 +240,8 @@ func TestRFC7520(t *testing.T) {
 	}
 }
 
-// Nothing of a vector's own header reaches us: it must be one of our constants.
+// TestVectorsHeadersAreNotOurs: a vector's header must never be taken for one of the
+// constants that we write.
 func TestVectorsHeadersAreNotOurs(t *testing.T) {
 	var vectors struct {
 		TestGroups []struct{ Tests []struct{ JWS string } }
@@ -245,7 +251,7 @@ func TestVectorsHeadersAreNotOurs(t *testing.T) {
 		for _, g := range vectors.TestGroups {
 			for _, tt := range g.Tests {
 				if testKeys()[alg].Ours(tt.JWS) {
-					t.Errorf("%.80s is taken for a token of ours", tt.JWS)
+					t.Errorf("%.80s is taken for our token", tt.JWS)
 				}
 			}
 		}

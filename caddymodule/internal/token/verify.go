@@ -11,7 +11,8 @@ import (
 	"unsafe"
 )
 
-// Policy is what a directive asks of a token beside a good signature.
+// Policy is the set of conditions that a directive imposes on a token besides a good
+// signature.
 type Policy struct {
 	Issuer   string        // iss must equal it
 	Audience []string      // aud must hold at least one of them
@@ -20,7 +21,7 @@ type Policy struct {
 	Type     string        // typ must equal it; empty: TypeAccessToken
 }
 
-// digest is different for any two policies that are.
+// digest returns a hash that differs for any two different policies.
 func (p *Policy) digest() [sha256.Size]byte {
 	b := appendAAD(nil, p.Issuer, p.Type)
 	for _, list := range [][]string{p.Audience, p.Apps} {
@@ -38,10 +39,10 @@ type Verifier struct {
 	cache  *Cache
 }
 
-// NewVerifier makes a verifier. seal opens the claim "wx"; cache, which may be
-// nil, remembers the tokens found good. A cache is for one policy: it outlives
-// a reload that leaves the policy as it was, and is emptied by one that does
-// not. Verifiers of equal policies can share one.
+// NewVerifier returns a verifier. seal opens the claim "wx". cache remembers the tokens
+// found valid; it may be nil. A cache serves one policy: it survives a reload that
+// leaves the policy unchanged, and a reload that changes the policy empties it.
+// Verifiers with equal policies can share one cache.
 func NewVerifier(p Policy, seal Sealer, cache *Cache) *Verifier {
 	if p.Type == "" {
 		p.Type = TypeAccessToken
@@ -50,38 +51,38 @@ func NewVerifier(p Policy, seal Sealer, cache *Cache) *Verifier {
 	return &Verifier{policy: p, digest: p.digest(), seal: seal, cache: cache}
 }
 
-// Verify checks a token and returns what it says, or [ErrInvalid], or
-// [ErrExpired] if nothing but its age is wrong. ks may be nil: then no token is
-// good. Whether the session has ended is the caller's to ask.
+// Verify checks a token and returns its identity. It returns [ErrExpired] if nothing
+// but the token's age is wrong, and [ErrInvalid] for every other fault. With a nil ks
+// no token is valid. The caller has to check that the session has not ended.
 //
-// For ES256 there is a second good signature to each one, which anybody can
-// compute (s and n−s). Such a token is accepted: it says the same, and ends with
-// the same session. Nothing may take a token's text for the name of anything.
+// Every ES256 signature has a second valid form, which anybody can compute (s and n−s).
+// Such a token is accepted: it makes the same statement and ends with the same session.
+// Therefore nothing may use a token's text as an identifier.
 func (v *Verifier) Verify(ks *KeySet, raw string, now time.Time) (*Identity, error) {
 	id, err := v.verify(ks, raw, now)
 	if err != nil {
 		return nil, err
 	}
-	// On every look-up, not only when the token was verified.
+	// Expiry is checked on every lookup, not only when the token is first verified.
 	if v.expired(id, now) {
 		return nil, ErrExpired
 	}
 	return id, nil
 }
 
-// expired reports whether exp is not after now less the leeway. It is a whole
-// second, so the fraction of now does not matter but for the leeway's.
+// expired reports whether exp is not after now minus the leeway. exp is a whole second,
+// so the fraction of now matters only together with a fraction of the leeway.
 func (v *Verifier) expired(id *Identity, now time.Time) bool {
 	return id.expires <= now.Add(-v.policy.Leeway).Unix()
 }
 
-// VerifyExpired is Verify for logging out: a token that has expired is good.
+// VerifyExpired is Verify for logging out: it accepts a token that has expired.
 func (v *Verifier) VerifyExpired(ks *KeySet, raw string, now time.Time) (*Identity, error) {
 	return v.verify(ks, raw, now)
 }
 
-// verify checks all but exp, the cheap things first: what is not a token of
-// ours is refused before any cryptography.
+// verify checks everything but exp. The cheap checks come first: a token that we did
+// not write is refused before any cryptography.
 func (v *Verifier) verify(ks *KeySet, raw string, now time.Time) (*Identity, error) {
 	h, p, ok := ks.split(raw)
 	if !ok || h.typ != v.policy.Type {
@@ -98,13 +99,13 @@ func (v *Verifier) verify(ks *KeySet, raw string, now time.Time) (*Identity, err
 		return nil, err
 	}
 	if v.cache == nil || v.expired(&id, now) {
-		kept := id // only this one is on the heap: what is refused allocates nothing
+		kept := id // only an accepted identity goes to the heap: a refused token allocates nothing
 		return &kept, nil
 	}
 	return v.cache.put(&owner, raw, p.signature(), id, now), nil
 }
 
-// parts is a token and the places of its two dots.
+// parts is a token with the positions of its two dots.
 type parts struct {
 	raw           string
 	first, second int
@@ -112,7 +113,7 @@ type parts struct {
 
 func (p parts) signature() string { return p.raw[p.second+1:] }
 
-// split finds the key that a token's header names, and the token's parts.
+// split returns the key that a token's header names, and the token's parts.
 func (ks *KeySet) split(raw string) (*header, parts, bool) {
 	if len(raw) > MaxSize {
 		return nil, parts{}, false
@@ -125,8 +126,8 @@ func (ks *KeySet) split(raw string) (*header, parts, bool) {
 	if h == nil {
 		return nil, parts{}, false
 	}
-	// The signature's length is known, so the second dot's place is, too. A
-	// third one would be no base64url.
+	// The length of the signature is known, and with it the position of the second dot.
+	// A third dot would fail as base64url.
 	second := len(raw) - base64.RawURLEncoding.EncodedLen(h.key.sigSize) - 1
 	if second <= first || raw[second] != '.' {
 		return nil, parts{}, false
@@ -134,7 +135,7 @@ func (ks *KeySet) split(raw string) (*header, parts, bool) {
 	return h, parts{raw, first, second}, true
 }
 
-// scratch is the memory that checking a token takes.
+// scratch is the memory needed to check one token.
 type scratch struct {
 	raw, decoded, sealed [MaxSize]byte
 	aad                  []byte
@@ -143,7 +144,7 @@ type scratch struct {
 
 var scratches = sync.Pool{New: func() any { return new(scratch) }}
 
-// check looks at everything behind the header.
+// check verifies everything after the header.
 func (v *Verifier) check(k *key, p parts, now time.Time) (Identity, error) {
 	b := scratches.Get().(*scratch)
 	defer scratches.Put(b)
@@ -155,10 +156,10 @@ func (v *Verifier) check(k *key, p parts, now time.Time) (Identity, error) {
 	if err := b.claims.decode(payload); err != nil {
 		return Identity{}, ErrInvalid
 	}
-	return v.judge(b, now)
+	return v.checkClaims(b, now)
 }
 
-// open decodes a token's payload if the signature is good.
+// open returns a token's decoded payload if the signature is good.
 func (b *scratch) open(k *key, p parts) ([]byte, bool) {
 	raw := b.raw[:copy(b.raw[:], p.raw)]
 	signature, ok := decodeSegment(b.decoded[:], raw[p.second+1:])
@@ -172,20 +173,21 @@ func (b *scratch) open(k *key, p parts) ([]byte, bool) {
 	return payload, k.signed(raw[:p.second], signature)
 }
 
-// decodeSegment decodes base64url in its one canonical form: no padding, no
-// bits set behind the last byte, nothing skipped.
+// decodeSegment decodes base64url in its only canonical form: without padding, without
+// bits set after the last byte, and without skipped characters.
 func decodeSegment(dst, src []byte) ([]byte, bool) {
 	n, err := strictBase64.Decode(dst, src)
-	// The decoder skips line breaks. Then there are fewer bytes than so many
-	// characters make, or the characters are one more than can be.
+	// The decoder skips line breaks. In that case it returns fewer bytes than the
+	// number of characters encodes, or the number of characters is impossible in
+	// base64.
 	return dst[:n], err == nil && n == strictBase64.DecodedLen(len(src)) && len(src)%4 != 1
 }
 
 var strictBase64 = base64.RawURLEncoding.Strict()
 
-// judge compares the claims with the policy, opens the sealed one, and copies
-// what stays.
-func (v *Verifier) judge(b *scratch, now time.Time) (Identity, error) {
+// checkClaims compares the claims with the policy, opens the sealed claim, and copies
+// everything that outlives the scratch memory.
+func (v *Verifier) checkClaims(b *scratch, now time.Time) (Identity, error) {
 	r, p := &b.claims, &v.policy
 	latest := now.Add(p.Leeway).Unix()
 	if string(r.text[claimIssuer]) != p.Issuer || r.issuedAt > latest || r.notBefore > latest {

@@ -10,6 +10,9 @@ import (
 	"time"
 )
 
+// TestMintedTokenSaysWhatItWasGiven mints a token with every claim, in every algorithm
+// and type, and verifies it: the identity has the same claims, and a site that expects
+// the other type refuses the token.
 func TestMintedTokenSaysWhatItWasGiven(t *testing.T) {
 	for _, alg := range algorithms {
 		for _, typ := range []string{TypeAccessToken, TypeJWT} {
@@ -49,7 +52,7 @@ func TestMintedTokenSaysWhatItWasGiven(t *testing.T) {
 					t.Errorf("header %s, want %s", decoded, want)
 				}
 				if !ks.Ours(raw) {
-					t.Error("a token of ours is not taken for one")
+					t.Error("our token is not recognized as ours")
 				}
 				other := TypeJWT
 				if typ == TypeJWT {
@@ -64,6 +67,8 @@ func TestMintedTokenSaysWhatItWasGiven(t *testing.T) {
 	}
 }
 
+// TestPersonalDataIsNotReadableInAToken decodes a token as everybody can who holds it:
+// neither the phone number nor the directory's claims are readable.
 func TestPersonalDataIsNotReadableInAToken(t *testing.T) {
 	c := testClaims()
 	c.Extra = map[string]any{"role": "chieftain"}
@@ -83,6 +88,8 @@ func TestPersonalDataIsNotReadableInAToken(t *testing.T) {
 	}
 }
 
+// TestTimesAreCheckedWithLeeway verifies tokens at the edges of exp, iat and nbf, with
+// a cache and without. A token with a second fault is invalid rather than expired.
 func TestTimesAreCheckedWithLeeway(t *testing.T) {
 	ks := testKeys()[ES256]
 	exp, iat := time.Unix(1772370000, 0), time.Unix(1772366400, 0)
@@ -119,6 +126,9 @@ func TestTimesAreCheckedWithLeeway(t *testing.T) {
 	}
 }
 
+// TestSealIsBoundToIssuerUserAndSession opens a seal with other issuers, users and
+// sessions, among them such that concatenate to the same text, and with each byte
+// changed.
 func TestSealIsBoundToIssuerUserAndSession(t *testing.T) {
 	seal := testSeal(t)
 	sealed, err := seal.Seal(appendAAD(nil, "iss", "sub", "sid"), []byte("x"))
@@ -145,6 +155,8 @@ func TestSealIsBoundToIssuerUserAndSession(t *testing.T) {
 	}
 }
 
+// TestSealOpensWithFormerKeys rotates the encryption key: data sealed with the former
+// key opens, and new data is sealed with the new key alone.
 func TestSealOpensWithFormerKeys(t *testing.T) {
 	a, b := make([]byte, 32), append(make([]byte, 31), 1)
 	old, _ := NewSeal(a)
@@ -168,6 +180,9 @@ func TestSealOpensWithFormerKeys(t *testing.T) {
 	}
 }
 
+// TestMintRefusesWhatWouldNotVerify mints claims that verification would refuse, such
+// as a plain claim named "Sub". Minting must fail at once, rather than let a login end
+// with a token that never works.
 func TestMintRefusesWhatWouldNotVerify(t *testing.T) {
 	deep := any("x")
 	for range 20 {
@@ -215,6 +230,7 @@ func TestMintRefusesWhatWouldNotVerify(t *testing.T) {
 	}
 }
 
+// TestMintedTokensDiffer mints the same claims twice: each token has its own jti.
 func TestMintedTokensDiffer(t *testing.T) {
 	c := testClaims()
 	c.ID = ""
@@ -223,6 +239,9 @@ func TestMintedTokensDiffer(t *testing.T) {
 	}
 }
 
+// TestOursLooksAtTheHeaderOnly checks that a token is recognized as ours by its header
+// alone, whatever follows, so that a gateway before another API can pass foreign tokens
+// on and refuse forged ones.
 func TestOursLooksAtTheHeaderOnly(t *testing.T) {
 	ks := testKeys()[ES256]
 	raw := mustMint(t, ks, testClaims())
@@ -243,7 +262,10 @@ func TestOursLooksAtTheHeaderOnly(t *testing.T) {
 	}
 }
 
-func TestStrangerNamesAKeyWeDoNotHave(t *testing.T) {
+// TestTokenOfAnUnknownKeyIsFound presents a token that another replica signed with a
+// newer key. It is a reason to load the key ring; malformed headers are not, or garbage
+// would cause database reads.
+func TestTokenOfAnUnknownKeyIsFound(t *testing.T) {
 	ks := testKeys()[ES256]
 	enc := base64.RawURLEncoding.EncodeToString
 	for raw, want := range map[string]bool{
@@ -256,12 +278,12 @@ func TestStrangerNamesAKeyWeDoNotHave(t *testing.T) {
 		enc(headerJSON(ES256, strings.Repeat("A", 43), "x")) + ".x.y":    false,
 		"": false, "x": false, ".": false, strings.Repeat(".", 300): false, strings.Repeat("A", 300) + ".": false,
 	} {
-		if got := ks.Stranger(raw); got != want {
-			t.Errorf("Stranger(%.60s…) = %v", raw, got)
+		if got := ks.NamesUnknownKey(raw); got != want {
+			t.Errorf("NamesUnknownKey(%.60s…) = %v", raw, got)
 		}
 	}
 	var none *KeySet
-	if !none.Stranger(mustMint(t, ks, testClaims())) {
-		t.Error("to no key set, every key is a stranger")
+	if !none.NamesUnknownKey(mustMint(t, ks, testClaims())) {
+		t.Error("without a key set, every key is unknown")
 	}
 }

@@ -24,7 +24,8 @@ const (
 
 var now = time.Unix(1_772_366_400, 0)
 
-// cache finds what a token says, or keeps it.
+// cache is one of the compared caches: get returns a token's identity if it is cached,
+// and put stores it. keep holds the cache in memory.
 type cache struct {
 	name string
 	get  func(raw string) *token.Identity
@@ -32,7 +33,7 @@ type cache struct {
 	keep any
 }
 
-// fixture is a verifier with our cache, and tokens of distinct users.
+// fixture has keys and tokens of distinct users, for all caches alike.
 type fixture struct {
 	keys *token.KeySet
 	seal token.Sealer
@@ -69,8 +70,8 @@ func (f *fixture) verifier(c *token.Cache) *token.Verifier {
 	return token.NewVerifier(token.Policy{Issuer: policy, Audience: []string{policy}, Apps: []string{"wx0123456789abcdef"}}, f.seal, c)
 }
 
-// caches are those compared, each with that much room. Ours is measured with
-// all that Verify does around it.
+// caches returns the compared caches, each with the given capacity. Our cache is
+// measured with everything that Verify does around it.
 func (f *fixture) caches(room int) []cache {
 	ours := f.verifier(token.NewCache(room))
 	verify := func(raw string) *token.Identity {
@@ -95,8 +96,8 @@ func sum(raw string) [32]byte {
 	return sha256.Sum256(unsafe.Slice(unsafe.StringData(raw), len(raw)))
 }
 
-// BenchmarkHit looks tokens up on all cores, each cache in turn, a few milliseconds
-// each; the medians are comparable whatever else runs on the machine.
+// BenchmarkHit looks tokens up on all cores. The caches alternate every few
+// milliseconds, so that the medians stay comparable whatever else runs on the machine.
 func BenchmarkHit(b *testing.B) {
 	f := newFixture(b, 20_000)
 	for _, n := range []int{1, 20_000} {
@@ -142,7 +143,7 @@ func BenchmarkHit(b *testing.B) {
 	}
 }
 
-// BenchmarkMemory is what a token takes, with what it says.
+// BenchmarkMemory reports the memory of one cached token with its identity.
 func BenchmarkMemory(b *testing.B) {
 	f := newFixture(b, entries)
 	for b.Loop() {

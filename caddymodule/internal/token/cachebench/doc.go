@@ -1,5 +1,5 @@
-// Package cachebench compares the cache of verified tokens with two libraries. It is
-// a module of its own, so that nobody's build has them:
+// Package cachebench compares the cache of verified tokens with two libraries. It is a
+// separate module, so that no build of the gateway depends on these libraries:
 //
 //	cd caddymodule/internal/token/cachebench && go test -bench . -cpu 1,2
 package cachebench

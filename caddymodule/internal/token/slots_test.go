@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// slowVerifier counts how many signatures it checks at once.
+// slowVerifier records how many signatures are checked at the same time.
 type slowVerifier struct{ now, most, all atomic.Int64 }
 
 func (s *slowVerifier) Verify(_, _ []byte, _ any) error {
@@ -19,12 +19,15 @@ func (s *slowVerifier) Verify(_, _ []byte, _ any) error {
 	}
 	time.Sleep(time.Millisecond)
 	if s.all.Add(1)%3 == 0 {
-		panic("a check that panics gives its turn back")
+		panic("a check that panics gives its slot back")
 	}
 	return errors.New("forged")
 }
 
-func TestSignaturesAreCheckedOnHalfTheProcessors(t *testing.T) {
+// TestSignaturesUseHalfTheProcessors has many forged tokens checked at once. Only as
+// many checks as there are verification slots may run together, a check that panics
+// must give its slot back, and HMACs must not wait.
+func TestSignaturesUseHalfTheProcessors(t *testing.T) {
 	for alg, ks := range testKeys() {
 		k := *ks.members[0].key
 		slow := new(slowVerifier)
@@ -47,7 +50,7 @@ func TestSignaturesAreCheckedOnHalfTheProcessors(t *testing.T) {
 			t.Errorf("an HMAC waited: %d at once", most)
 		}
 	}
-	if n := len(turns()); n > 0 {
-		t.Errorf("%d turns were not given back", n)
+	if n := len(verificationSlots()); n > 0 {
+		t.Errorf("%d slots were not given back", n)
 	}
 }
