@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
 )
 
@@ -125,23 +126,23 @@ func (c *call) leave(ctx context.Context, m wechat.PushMessage) error {
 	if _, dealtWith, err := c.site.store.Kept(ctx, step, c.now); err != nil || dealtWith {
 		return err
 	}
-	until := c.site.sessionSettings().Until(c.now)
-	left, err := c.site.store.Leave(ctx, c.id, m.OpenID, m.CreatedAt.Add(leaveSkew), c.now, until)
+	ending := c.live.sessions.Ending(session.ReasonRevoked, c.now)
+	left, err := c.site.store.Leave(ctx, c.id, m.OpenID, m.CreatedAt.Add(leaveSkew), ending)
 	if err != nil {
 		return err
 	}
 	for _, id := range left.Ended {
-		c.live.sessions.Revoked.Add(id, until)
+		c.live.sessions.Revoked.Add(id, ending.Until)
 	}
-	if len(left.Ended) > 0 {
-		c.site.emit(event{"wx_auth_revoked", map[string]any{"user": left.UserID, "sessions": left.Ended}})
-	}
+	var ended session.Ended
+	ended.Add(left.Ended...)
+	c.emitEnded(left.UserID, ended, session.ReasonRevoked)
 	if left.Last {
 		if _, err := c.erase(ctx, left.UserID); err != nil {
 			return fmt.Errorf("user %s: %w", left.UserID, err)
 		}
 	}
 	c.site.log.Info("a user has left", zap.String("event", m.Event), zap.String("appid", c.id), zap.String("user", left.UserID),
-		zap.Strings("sessions", left.Ended), zap.Bool("erased", left.Last), zap.Bool("returned", left.Returned))
+		zap.Int("ended", ended.Count), zap.Strings("sessions", ended.IDs), zap.Bool("erased", left.Last), zap.Bool("returned", left.Returned))
 	return c.site.store.Keep(ctx, step, []byte(m.Event), c.now.Add(pushKept))
 }

@@ -66,7 +66,7 @@ func (c *call) revoke() error {
 	ctx, done := c.seenThrough()
 	defer done()
 	if userID != "" {
-		return c.did(ctx, "revoke", userID, nil)
+		return c.endAllOf(ctx, "revoke", userID, nil)
 	}
 	s, err := c.site.store.Session(ctx, sessionID)
 	if errors.Is(err, session.ErrNotFound) {
@@ -75,40 +75,36 @@ func (c *call) revoke() error {
 		return p.write(c.w, c.r)
 	}
 	if err == nil {
-		err = c.end(ctx, s.ID, s.UserID, false)
+		err = c.endOne(ctx, s.ID, s.UserID, session.ReasonRevoked)
 	}
 	if err != nil {
 		return c.storeFailed("revoking a session", err).write(c.w, c.r)
 	}
-	c.served("revoke", s.UserID, []string{s.ID})
+	c.served("revoke", s.UserID, session.Ended{Count: 1, IDs: []string{s.ID}})
 	return answer(c.w, c.r, http.StatusNoContent, "", nil)
 }
 
 // served logs what was done for the backend.
-func (c *call) served(what, userID string, ended []string) {
-	c.site.log.Info("service: "+what, zap.String("user", userID), zap.Strings("sessions", ended),
+func (c *call) served(what, userID string, ended session.Ended) {
+	c.site.log.Info("service: "+what, zap.String("user", userID), zap.Int("ended", ended.Count), zap.Strings("sessions", ended.IDs),
 		zap.String("address", clientIP(c.r)), zap.String("request", requestID(c.r)))
 }
 
-// did ends a user's sessions, after what else was to be done about them, and
-// tells of it: in the log, in an event if it has one, and to the backend. What
-// failed is never told as done.
-func (c *call) did(ctx context.Context, what, userID string, ev *event) error {
-	ids, err := c.live.sessions.EndUser(ctx, userID, c.now)
+// endAllOf ends a user's sessions, after what else was to be done about them. It
+// logs what it did, emits the event that it is given, if any, and answers the
+// backend: 204 only when all sessions have ended. After a 503 the same call goes
+// on with those that are left.
+func (c *call) endAllOf(ctx context.Context, what, userID string, ev *event) error {
+	ended, err := c.live.sessions.EndUser(ctx, userID, session.ReasonRevoked, c.now)
 	if err != nil {
+		c.emitEnded(userID, ended, session.ReasonRevoked)
 		return c.storeFailed("service: "+what, err).write(c.w, c.r)
 	}
-	c.served(what, userID, ids)
-	var events []event
+	c.served(what, userID, ended)
 	if ev != nil {
-		events = append(events, *ev)
+		c.site.emit(*ev)
 	}
-	if len(ids) > 0 {
-		events = append(events, event{"wx_auth_revoked", map[string]any{"user": userID, "sessions": ids}})
-	}
-	if len(events) > 0 {
-		c.site.emit(events...)
-	}
+	c.emitEnded(userID, ended, session.ReasonRevoked)
 	return answer(c.w, c.r, http.StatusNoContent, "", nil)
 }
 
@@ -152,9 +148,9 @@ func (c *call) setDisabled(id string) error {
 		return c.storeFailed("disabling a user", err).write(c.w, c.r)
 	case *disabled:
 		// Afterwards: from here on, no login opens another.
-		return c.did(ctx, "disable", id, &event{"wx_auth_user_disabled", map[string]any{"user": id}})
+		return c.endAllOf(ctx, "disable", id, &event{"wx_auth_user_disabled", map[string]any{"user": id}})
 	}
-	c.served("enable", id, nil)
+	c.served("enable", id, session.Ended{})
 	c.site.emit(event{"wx_auth_user_enabled", map[string]any{"user": id}})
 	return answer(c.w, c.r, http.StatusNoContent, "", nil)
 }
@@ -163,24 +159,24 @@ func (c *call) setDisabled(id string) error {
 func (c *call) eraseUser(id string) error {
 	ctx, done := c.seenThrough()
 	defer done()
-	ids, err := c.erase(ctx, id)
+	ended, err := c.erase(ctx, id)
 	if err != nil {
 		c.storeFailed("erasing a user", err)
 		return unavailable(err).write(c.w, c.r)
 	}
-	c.served("erase", id, ids)
+	c.served("erase", id, ended)
 	return answer(c.w, c.r, http.StatusNoContent, "", nil)
 }
 
-// erase throws a user out at once, and then erases them.
-func (c *call) erase(ctx context.Context, id string) (ended []string, err error) {
-	if ended, err = c.live.sessions.EndUser(ctx, id, c.now); err != nil {
-		return nil, err
+// erase ends a user's sessions at once, and then erases the user.
+func (c *call) erase(ctx context.Context, id string) (ended session.Ended, err error) {
+	if ended, err = c.live.sessions.EndUser(ctx, id, session.ReasonRevoked, c.now); err != nil {
+		return ended, err
 	}
 	if err := c.site.directory.Erase(ctx, id); err != nil {
 		return ended, errors.Join(errDirectory, err)
 	}
-	c.site.emit(event{"wx_auth_user_erased", map[string]any{"user": id, "sessions": ended}})
+	c.site.emit(event{"wx_auth_user_erased", map[string]any{"user": id, "sessions": ended.IDs, "count": ended.Count}})
 	return ended, nil
 }
 

@@ -141,7 +141,7 @@ func (c *call) welcome(ctx context.Context, s session.Session) (user.User, error
 	switch {
 	case errors.Is(err, user.ErrUnknown), err == nil && u.Disabled:
 		gone := err
-		if _, err := c.live.sessions.EndUser(ctx, s.UserID, c.now); err != nil {
+		if _, err := c.live.sessions.EndUser(ctx, s.UserID, session.ReasonRevoked, c.now); err != nil {
 			return u, err
 		}
 		if gone != nil {
@@ -175,7 +175,14 @@ func (c *call) refreshRefused(s session.Session, err error) *problem {
 	case errors.Is(err, session.ErrRefreshInvalid):
 		return newProblem(codeRefreshInvalid)
 	case errors.Is(err, session.ErrEnded):
-		return newProblem(codeSessionEnded)
+		if errors.Is(err, session.ErrLate) {
+			c.site.log.Info("a refresh token was shown again after the grace; the session was ended",
+				zap.String("session", s.ID), zap.String("user", s.UserID), zap.String("appid", s.AppID),
+				zap.String("address", clientIP(c.r)), zap.String("request", requestID(c.r)))
+		}
+		p := newProblem(codeSessionEnded)
+		p.Reason = string(c.live.sessions.Why(s))
+		return p
 	case errors.Is(err, session.ErrReuse):
 		c.site.log.Warn("a refresh token was shown again after two or more had followed it: it may have been stolen; the session was ended",
 			zap.String("session", s.ID), zap.String("user", s.UserID))
@@ -192,68 +199,6 @@ func (c *call) refreshRefused(s session.Session, err error) *problem {
 	}
 	c.site.log.Error("refreshing", zap.Error(err))
 	return newProblem(string(login.StoreUnavailable))
-}
-
-// logout ends the session that is shown, by token, refresh token or both, or
-// all sessions of its user. What has ended already is no error; an expired
-// token of ours will do.
-func (c *call) logout() error {
-	var shown string
-	var all bool
-	if p := readOptionalJSON(c.w, c.r, map[string]any{"refreshToken": &shown, "all": &all}); p != nil {
-		return p.write(c.w, c.r)
-	}
-	ctx, done := c.seenThrough()
-	defer done()
-	sessions := make(map[string]string) // id -> user
-	caller, p := c.formerCaller()
-	switch {
-	case p == nil:
-		sessions[caller.SessionID()] = caller.Subject()
-	case shown == "" || p.Status != http.StatusUnauthorized:
-		return p.write(c.w, c.r)
-	}
-	if shown != "" {
-		s, err := c.live.sessions.Shown(ctx, shown)
-		switch {
-		case err == nil:
-			sessions[s.ID] = s.UserID
-		case errors.Is(err, session.ErrEnded):
-			if s.ID != "" && all {
-				sessions[s.ID] = s.UserID
-			}
-		case errors.Is(err, session.ErrRefreshInvalid):
-			if caller == nil {
-				return newProblem(codeRefreshInvalid).write(c.w, c.r)
-			}
-		default:
-			return c.storeFailed("logging out", err).write(c.w, c.r)
-		}
-	}
-	for id, userID := range sessions {
-		if err := c.end(ctx, id, userID, all); err != nil {
-			return c.storeFailed("logging out", err).write(c.w, c.r)
-		}
-	}
-	c.setCookie("", 0)
-	return answer(c.w, c.r, http.StatusNoContent, "", nil)
-}
-
-// end ends a session, or all of its user's. A write that failed is an error,
-// so that nobody is told of a logout that did not happen.
-func (c *call) end(ctx context.Context, id, userID string, all bool) error {
-	if !all {
-		ended, err := c.live.sessions.End(ctx, id, c.now)
-		if err == nil && ended {
-			c.site.emit(event{"wx_auth_revoked", map[string]any{"user": userID, "sessions": []string{id}}})
-		}
-		return err
-	}
-	ids, err := c.live.sessions.EndUser(ctx, userID, c.now)
-	if err == nil && len(ids) > 0 {
-		c.site.emit(event{"wx_auth_revoked", map[string]any{"user": userID, "sessions": ids}})
-	}
-	return err
 }
 
 // device is a session as its user sees it.
@@ -311,7 +256,7 @@ func (c *call) endSession() error {
 		if s.ID != c.id {
 			continue
 		}
-		if err := c.end(ctx, s.ID, s.UserID, false); err != nil {
+		if err := c.endOne(ctx, s.ID, s.UserID, session.ReasonLogout); err != nil {
 			return c.storeFailed("ending a session", err).write(c.w, c.r)
 		}
 		return answer(c.w, c.r, http.StatusNoContent, "", nil)

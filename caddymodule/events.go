@@ -6,6 +6,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
 )
 
 // event is something that happened. Phone numbers in it are masked.
@@ -32,6 +33,17 @@ func (s *site) emit(events ...event) {
 			s.events.Emit(s.ctx, e.name, e.data)
 		}
 	}()
+}
+
+// emitEnded emits that sessions of a user ended, if any did. Of many only the
+// first are named.
+func (c *call) emitEnded(userID string, ended session.Ended, reason session.Reason) {
+	if ended.Count == 0 {
+		return
+	}
+	c.site.emit(event{"wx_auth_revoked", map[string]any{
+		"user": userID, "sessions": ended.IDs, "count": ended.Count, "reason": string(reason),
+	}})
 }
 
 // emitLogin tells of a login that succeeded. Its codes sent again are no other

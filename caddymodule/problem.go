@@ -15,7 +15,8 @@ import (
 )
 
 // problem is an error as clients get it: RFC 9457's application/problem+json.
-// Renew is present in the answers of a login only.
+// Renew is present in the answers of a login only, Reason in a refresh's
+// session_ended.
 type problem struct {
 	Title     string    `json:"title"`
 	Status    int       `json:"status"`
@@ -23,6 +24,7 @@ type problem struct {
 	Code      string    `json:"code"`
 	RequestID string    `json:"requestId"`
 	Renew     *[]string `json:"renew,omitempty"`
+	Reason    string    `json:"reason,omitempty"`
 
 	retryAfter time.Duration
 	challenge  string

@@ -258,7 +258,7 @@ func (s *site) assemble(keys *store.Keys) (*live, error) {
 			Lifetime: t.Lifetime, Plain: t.Claims, Check: s.gate.CheckValues,
 		},
 		sessions: session.Sessions{
-			Store: s.store, Keys: refresh, Issuer: t.Issuer, Apps: policy.Apps, Revoked: s.shared.revoked,
+			Store: s.store, Keys: refresh, Issuer: t.Issuer, Audience: t.Audience, Apps: policy.Apps, Revoked: s.shared.revoked,
 			Allow: s.allowRefresh, Advanced: s.countRefresh, Settings: s.sessionSettings(),
 		},
 	}

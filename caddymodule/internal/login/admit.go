@@ -3,6 +3,7 @@ package login
 import (
 	"context"
 
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
@@ -30,7 +31,7 @@ func (c *Chain) admit(ctx context.Context, r Request, who caller, phone user.Pho
 		return user.User{}, user.Binding{}, fromDirectory(err)
 	}
 	if u.Disabled {
-		if _, err := c.Sessions.EndUser(ctx, u.ID, now); err != nil {
+		if _, err := c.Sessions.EndUser(ctx, u.ID, session.ReasonRevoked, now); err != nil {
 			return user.User{}, user.Binding{}, fromStore(err)
 		}
 		return user.User{}, user.Binding{}, refuse(UserDisabled, nil)

@@ -169,7 +169,7 @@ type Chain struct {
 // a *Panic, or ctx's cause if the caller hung up: the login itself then goes on,
 // so that a second try finds its result.
 func (c *Chain) Login(ctx context.Context, r Request) (Result, error) {
-	k := keyOf("login", r.parts(c.Sessions.Issuer, r.App.ID, r.Code, r.PhoneCode)...)
+	k := keyOf("login", r.parts(c.Sessions.Issuer, c.Sessions.FirstAudience(), r.App.ID, r.Code, r.PhoneCode)...)
 	return c.State.logins.join(ctx, k, c.Hold, func(ctx context.Context) (res Result, err error) {
 		defer func() {
 			if p := recover(); p != nil {

@@ -228,7 +228,7 @@ func TestEndedSessionIsNotRevivedByItsCodes(t *testing.T) {
 	h := newHouse(t)
 	code, phoneCode := h.code("ann"), h.phoneCode("ann", number)
 	first := h.login(t, "wxA", code, phoneCode)
-	if _, err := h.Sessions.End(t.Context(), first.Session.ID, h.Now()); err != nil {
+	if _, err := h.Sessions.End(t.Context(), first.Session.ID, session.ReasonLogout, h.Now()); err != nil {
 		t.Fatal(err)
 	}
 	h.refused(t, "wxA", code, phoneCode, login.LoginCodeInvalid, "code")

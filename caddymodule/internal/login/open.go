@@ -25,7 +25,7 @@ func (c *Chain) open(ctx context.Context, r Request, k Key, u user.User, b user.
 		u.New = true // by a login that came no further
 	}
 	s := session.New(session.Session{
-		UserID: u.ID, Issuer: c.Sessions.Issuer, AppID: b.AppID, OpenID: b.OpenID, UnionID: b.UnionID,
+		UserID: u.ID, Issuer: c.Sessions.Issuer, Audience: c.Sessions.FirstAudience(), AppID: b.AppID, OpenID: b.OpenID, UnionID: b.UnionID,
 		UserAgent: r.UserAgent, Address: r.Address,
 	}, c.Sessions.Settings, now)
 	// First: what cannot be in a token must not leave a session behind.
@@ -81,6 +81,9 @@ func (c *Chain) reopen(ctx context.Context, u user.User, again replayed, now tim
 		return Result{}, refuse(LoginCodeInvalid, nil, wechat.RenewCode)
 	}
 	u.New = u.New || again.New // it may be ours that was new, and another replica's login faster
+	if err := c.Sessions.Extend(ctx, s, now); err != nil {
+		return Result{}, fromStore(err)
+	}
 	token, err := c.mint(s, u, now)
 	return Result{User: u, Session: s, Token: token, Replayed: true}, err
 }

@@ -48,7 +48,7 @@ func TestRevocationReachesTheOtherReplica(t *testing.T) {
 	polled(t, there, m, start)
 	conn, release := watch(there.Revoked, s.ID, start.Add(time.Hour))
 	defer release()
-	if _, err := here.End(t.Context(), s.ID, start); err != nil {
+	if _, err := here.End(t.Context(), s.ID, ReasonLogout, start); err != nil {
 		t.Fatal(err)
 	}
 	if there.Revoked.Contains(s.ID) {

@@ -16,7 +16,7 @@ const (
 )
 
 // New makes the session of a login at now out of its caller's fields: UserID,
-// Issuer, AppID, OpenID, UnionID, UserAgent and Address. All others are set
+// Issuer, Audience, AppID, OpenID, UnionID, UserAgent and Address. All others are set
 // here. Times are in UTC and whole milliseconds, as the store keeps them. The
 // first refresh token is [Keys.RefreshToken] of it, once the store has it.
 func New(s Session, set Settings, now time.Time) Session {
@@ -24,7 +24,8 @@ func New(s Session, set Settings, now time.Time) Session {
 	now = stored(now)
 	s.CreatedAt, s.RefreshedAt, s.AdvancedAt = now, now, now
 	s.ExpiresAt = set.expires(now, now)
-	s.EndedAt = time.Time{}
+	s.TokensUntil = set.tokensUntilAfter(now)
+	s.EndedAt, s.EndReason = time.Time{}, ""
 	s.Counter = firstCounter
 	s.UserAgent, s.Address = device(s.UserAgent), device(s.Address)
 	return s

@@ -40,7 +40,7 @@ func TestNewSession(t *testing.T) {
 	now := start.Add(1234567 * time.Nanosecond).In(time.FixedZone("CST", 8*3600))
 	got := New(Session{
 		ID: "x", UserID: "u1", Issuer: "wx-auth", AppID: "wxapp", OpenID: "o1", UnionID: "n1",
-		Counter: 99, EndedAt: start, UserAgent: "agent", Address: "192.0.2.1",
+		Audience: "api", Counter: 99, EndedAt: start, EndReason: ReasonLogout, UserAgent: "agent", Address: "192.0.2.1",
 	}, settings, now)
 	if !uuid7.MatchString(got.ID) {
 		t.Errorf("id %q", got.ID)
@@ -49,6 +49,7 @@ func TestNewSession(t *testing.T) {
 	want := Session{
 		ID: got.ID, UserID: "u1", Issuer: "wx-auth", AppID: "wxapp", OpenID: "o1", UnionID: "n1",
 		CreatedAt: login, RefreshedAt: login, AdvancedAt: login, ExpiresAt: login.Add(settings.Idle),
+		Audience: "api", TokensUntil: login.Add(settings.TokenLife + settings.Grace + clockSkew),
 		Counter: 1, UserAgent: "agent", Address: "192.0.2.1",
 	}
 	if got != want {

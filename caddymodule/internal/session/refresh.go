@@ -1,14 +1,16 @@
 package session
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"time"
 )
 
-// maxRaces is how often a refresh that others overtook judges again. Who is
-// overtaken by the same token is answered the second time.
+// maxRaces bounds how often a refresh starts again after it lost the update of
+// the counter to another. One that lost to the same token is answered the second
+// time.
 const maxRaces = 8
 
 // errRaces is what is left when the store keeps refusing an advance that its
@@ -21,13 +23,13 @@ var errRaces = errors.New("overtaken too often")
 //	the same             the counter advances
 //	one behind, in grace the answer was lost, or two asked at once: the same
 //	                     refresh token as then, nothing advances
-//	one behind, later    the session is ended: ErrEnded
+//	one behind, later    the session is ended: ErrLate, which is an ErrEnded
 //	further behind       the session is ended: ErrReuse
 //	ahead                the store lost a write: accepted, it goes on from there
 //
 // welcome is asked whether the user may go on, before anything advances; its
-// error is returned as it is. With ErrEnded and ErrReuse comes the session, if
-// the store still has it. Any error but these, ErrRefreshInvalid, welcome's and
+// error is returned as it is. With ErrEnded and ErrReuse comes the session, as it
+// ended, if the store still has it. Any error but these, ErrRefreshInvalid, welcome's and
 // Allow's is the store's: the same token may be shown again.
 func (ss Sessions) Refresh(ctx context.Context, refreshToken string, now time.Time, welcome func(context.Context, Session) error) (Session, string, error) {
 	shown, ok := ss.Keys.open(refreshToken)
@@ -42,15 +44,19 @@ func (ss Sessions) Refresh(ctx context.Context, refreshToken string, now time.Ti
 			return Session{}, "", err
 		}
 		// The settings in force count too, so that shorter ones work at once.
-		if ss.ended(s) || !now.Before(s.ExpiresAt) || !now.Before(ss.Settings.expires(s.CreatedAt, s.RefreshedAt)) {
+		if ss.Over(s, now) {
 			return s, "", ErrEnded
 		}
-		verdict := ss.judge(shown, s, now)
-		if verdict != nil {
-			if _, err := ss.End(ctx, s.ID, now); err != nil {
+		if reason, stale := ss.stale(shown, s, now); stale != nil {
+			ended, err := ss.End(ctx, s.ID, reason, now)
+			if err != nil {
 				return Session{}, "", err
 			}
-			return s, "", verdict
+			if !ended && stale == ErrLate {
+				continue // to see why it ended meanwhile
+			}
+			s.EndedAt, s.EndReason = now, reason
+			return s, "", stale
 		}
 		if !welcomed {
 			// The rate first: the directory may be somebody's backend.
@@ -60,7 +66,7 @@ func (ss Sessions) Refresh(ctx context.Context, refreshToken string, now time.Ti
 				}
 			}
 			if err := welcome(ctx, s); err != nil {
-				return Session{}, "", err
+				return s, "", err
 			}
 			welcomed = true
 			if shown.counter < s.Counter {
@@ -68,11 +74,17 @@ func (ss Sessions) Refresh(ctx context.Context, refreshToken string, now time.Ti
 			}
 		}
 		if shown.counter < s.Counter {
+			if err := ss.Extend(ctx, s, now); err != nil {
+				return Session{}, "", err
+			}
 			return s, ss.Keys.RefreshToken(s), nil
 		}
-		from, to := s.Counter, shown.counter+1
-		expires := ss.Settings.expires(s.CreatedAt, now)
-		advanced, err := ss.Store.Advance(ctx, s.ID, from, to, now, expires)
+		a := Advance{
+			From: s.Counter, To: shown.counter + 1,
+			Now: now, Expires: ss.Settings.expires(s.CreatedAt, now), TokensUntil: ss.Settings.tokensUntilAfter(now),
+			Audience: ss.FirstAudience(),
+		}
+		advanced, err := ss.Store.Advance(ctx, s.ID, a)
 		if err != nil {
 			return Session{}, "", fmt.Errorf("refreshing session %s: %w", s.ID, err)
 		}
@@ -80,25 +92,35 @@ func (ss Sessions) Refresh(ctx context.Context, refreshToken string, now time.Ti
 			if ss.Advanced != nil {
 				ss.Advanced(s.ID, now)
 			}
-			s.Counter, s.AdvancedAt, s.RefreshedAt, s.ExpiresAt = to, now, now, expires
+			s.Counter, s.AdvancedAt, s.RefreshedAt, s.ExpiresAt, s.TokensUntil = a.To, now, now, a.Expires, a.TokensUntil
+			s.Audience = cmp.Or(s.Audience, a.Audience)
 			return s, ss.Keys.RefreshToken(s), nil
 		}
 	}
 	return Session{}, "", fmt.Errorf("refreshing session %s: %w", shown.id, errRaces)
 }
 
-// judge says why the session must end; nil if it goes on.
-func (ss Sessions) judge(shown shownToken, s Session, now time.Time) error {
+// stale says that a counter is too far behind for the session to go on, and why
+// it ends; nil if it goes on.
+func (ss Sessions) stale(shown shownToken, s Session, now time.Time) (Reason, error) {
 	switch {
 	case shown.counter >= s.Counter:
-		return nil
+		return "", nil
 	case shown.counter+1 < s.Counter:
-		return ErrReuse
+		return ReasonRevoked, ErrReuse
 	}
 	// The advance may lie ahead of us, by another replica's clock; but not by
 	// any amount, or a clock that was set back would extend the grace by that.
 	if since := now.Sub(s.AdvancedAt); since > ss.Settings.Grace || since < -ss.Settings.Grace {
-		return ErrEnded
+		return ReasonExpired, ErrLate
 	}
-	return nil
+	return "", nil
+}
+
+// FirstAudience is that of new sessions.
+func (ss Sessions) FirstAudience() string {
+	if len(ss.Audience) == 0 {
+		return ""
+	}
+	return ss.Audience[0]
 }

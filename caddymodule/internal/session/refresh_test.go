@@ -40,7 +40,7 @@ func TestCounterTable(t *testing.T) {
 			now := start.Add(now)
 			s := opened()
 			s.Counter, s.AdvancedAt = tt.stored, now.Add(-tt.advanced)
-			s.RefreshedAt = s.AdvancedAt
+			s.RefreshedAt, s.TokensUntil = s.AdvancedAt, now.Add(2*time.Hour)
 			m := newMemory(s)
 			ss := desk(t, m)
 
@@ -141,12 +141,12 @@ type overtaken struct {
 	by    func()
 }
 
-func (o *overtaken) Advance(ctx context.Context, id string, from, to uint64, now, expires time.Time) (bool, error) {
+func (o *overtaken) Advance(ctx context.Context, id string, a Advance) (bool, error) {
 	if o.times > 0 {
 		o.times--
 		o.by()
 	}
-	return o.memory.Advance(ctx, id, from, to, now, expires)
+	return o.memory.Advance(ctx, id, a)
 }
 
 func TestOvertakenRefreshIsJudgedAgain(t *testing.T) {
@@ -206,7 +206,7 @@ func TestOvertakenRefreshIsJudgedAgain(t *testing.T) {
 // stubborn never advances, as behind a reader that lags.
 type stubborn struct{ *memory }
 
-func (stubborn) Advance(context.Context, string, uint64, uint64, time.Time, time.Time) (bool, error) {
+func (stubborn) Advance(context.Context, string, Advance) (bool, error) {
 	return false, nil
 }
 
@@ -226,6 +226,8 @@ func TestRefusedRefreshChangesNothing(t *testing.T) {
 		{"another key", func(Keys) string { return at(testKeys(t, secret(9)), s, 5) }, nil, ErrRefreshInvalid, 0},
 		{"another issuer", func(k Keys) string { return at(k, s, 5) }, func(ss *Sessions, _ *memory) { ss.Issuer = "other" }, ErrRefreshInvalid, 1},
 		{"another issuer, stolen", func(k Keys) string { return at(k, s, 1) }, func(ss *Sessions, _ *memory) { ss.Issuer = "other" }, ErrRefreshInvalid, 1},
+		{"another audience", func(k Keys) string { return at(k, s, 5) }, func(ss *Sessions, m *memory) { audience(m, s.ID, "admin") }, ErrRefreshInvalid, 1},
+		{"another audience, stolen", func(k Keys) string { return at(k, s, 1) }, func(ss *Sessions, m *memory) { audience(m, s.ID, "admin") }, ErrRefreshInvalid, 1},
 		{"another app", func(k Keys) string { return at(k, s, 5) }, func(ss *Sessions, _ *memory) { ss.Apps = []string{"wxother"} }, ErrRefreshInvalid, 1},
 		{"another app, too late", func(k Keys) string { return at(k, s, 4) }, func(ss *Sessions, _ *memory) { ss.Apps = nil }, ErrRefreshInvalid, 1},
 		{"forgotten session", func(k Keys) string { return at(k, s, 5) }, func(_ *Sessions, m *memory) { clear(m.sessions) }, ErrEnded, 1},
@@ -331,7 +333,7 @@ func TestEndedSessionIsNeverRevived(t *testing.T) {
 		s.Counter, s.AdvancedAt = 5, start
 		m := newMemory(s)
 		ss := desk(t, m)
-		if ended, err := ss.End(t.Context(), s.ID, start); err != nil || !ended {
+		if ended, err := ss.End(t.Context(), s.ID, ReasonLogout, start); err != nil || !ended {
 			t.Fatal(ended, err)
 		}
 		ended := m.sessions[s.ID]
@@ -361,7 +363,7 @@ func TestRepeatSeesALogoutDuringTheDirectorysAnswer(t *testing.T) {
 	m := newMemory(s)
 	ss := desk(t, m)
 	_, token, err := ss.Refresh(t.Context(), at(ss.Keys, s, 4), start, func(ctx context.Context, _ Session) error {
-		_, err := m.End(ctx, s.ID, start, start) // on another replica
+		_, err := m.End(ctx, s.ID, Ending{ReasonLogout, start, start}) // on another replica
 		return err
 	})
 	if !errors.Is(err, ErrEnded) || token != "" {

@@ -1,7 +1,7 @@
 // Package session holds what a login leaves behind: the session, its refresh
 // tokens, how it ends, and the feed that carries its end to every replica. It
-// knows nothing of HTTP, of access tokens or of SQL; whoever keeps sessions
-// implements [Store].
+// knows nothing of HTTP, of access tokens or of SQL. [Store] is implemented by
+// package store.
 package session
 
 import (
@@ -16,13 +16,17 @@ var (
 	// ErrNotFound says that the store has no session of that id.
 	ErrNotFound = errors.New("session not found")
 
-	// ErrRefreshInvalid says that what was shown is no refresh token of ours,
-	// or one for another issuer or app. Nothing was changed.
+	// ErrRefreshInvalid says that what was shown is not a refresh token of ours,
+	// or one for another issuer, audience or app. Nothing was changed.
 	ErrRefreshInvalid = errors.New("refresh token invalid")
 
 	// ErrEnded says that the session has ended: by logout, by its age, or
 	// because its refresh token was shown again too late.
 	ErrEnded = errors.New("session ended")
+
+	// ErrLate is the ErrEnded of a session that ends just now, because its refresh
+	// token was shown again too late.
+	ErrLate = fmt.Errorf("%w: refresh token shown again after the grace", ErrEnded)
 
 	// ErrReuse says that a refresh token was shown that two or more have
 	// followed: somebody else has a copy. The session was ended.
@@ -39,8 +43,10 @@ type Session struct {
 	ID string
 	// UserID is whose session it is.
 	UserID string
-	// Issuer and AppID are where it was opened; it works nowhere else.
-	Issuer, AppID string
+	// Issuer, AppID and Audience are where it was opened; it works nowhere else.
+	// Audience is the first audience of the site that opened it. It is empty in a
+	// session from before audiences were kept, until the next refresh.
+	Issuer, AppID, Audience string
 	// OpenID and UnionID are the caller's WeChat ids in that app; UnionID may
 	// be empty.
 	OpenID, UnionID string
@@ -53,11 +59,55 @@ type Session struct {
 	AdvancedAt time.Time
 	// ExpiresAt is when the session ends if it is not refreshed.
 	ExpiresAt time.Time
-	// EndedAt is when it was ended; zero while it is not.
-	EndedAt time.Time
+	// TokensUntil is when the last access token of the session will have expired
+	// on every replica; zero if that is not known, since a replica of an earlier
+	// version advanced the session.
+	TokensUntil time.Time
+	// EndedAt is when it was ended; zero while it is not. EndReason is why; it may
+	// be empty in a session that an earlier version ended.
+	EndedAt   time.Time
+	EndReason Reason
 	// UserAgent and Address are the device's at login, for the user's list of
 	// sessions.
 	UserAgent, Address string
+}
+
+// Reason is why a session ended, as its client may learn it. It never says which
+// device or account ended it.
+type Reason string
+
+const (
+	// ReasonLogout: the user logged out, on this or another device.
+	ReasonLogout Reason = "logout"
+	// ReasonMax: the user had more live sessions in the app than allowed.
+	ReasonMax Reason = "max"
+	// ReasonReplaced: another login took the place of the session: one that showed
+	// its refresh token, or that of another WeChat account of the user.
+	ReasonReplaced Reason = "replaced"
+	// ReasonRevoked: the backend, the operator, WeChat or a stolen refresh token
+	// ended the session. It also stands for reasons that are not known.
+	ReasonRevoked Reason = "revoked"
+	// ReasonExpired: the session was not refreshed in time, or its refresh token
+	// was shown again after the grace.
+	ReasonExpired Reason = "expired"
+)
+
+// Ending is how sessions end.
+type Ending struct {
+	Reason Reason
+	// Now is when, Until how long their access tokens must be refused.
+	Now, Until time.Time
+}
+
+// Advance is what a refresh writes.
+type Advance struct {
+	// From and To are the session's counter before and after.
+	From, To uint64
+	// Now is the time of the refresh, Expires the session's new expiry, TokensUntil
+	// that of the access token which the refresh buys; see [Session].
+	Now, Expires, TokensUntil time.Time
+	// Audience is taken on by a session that has none.
+	Audience string
 }
 
 // Revocation says that the tokens of a session are refused.
@@ -78,18 +128,21 @@ type Store interface {
 	// from a copy that lags behind.
 	Session(ctx context.Context, id string) (Session, error)
 
-	// Advance moves the counter, if it is still at from and the session has not
-	// ended; false if not. It sets the times of the advance and of the last
-	// refresh to now, and the session's expiry.
-	Advance(ctx context.Context, id string, from, to uint64, now, expires time.Time) (bool, error)
+	// Advance moves the counter, if it is still at From and the session has not
+	// ended; false if not.
+	Advance(ctx context.Context, id string, a Advance) (bool, error)
 
-	// End marks the session as ended and writes its revocation, in one
-	// transaction. False: it had ended before, or there is none.
-	End(ctx context.Context, id string, now, until time.Time) (bool, error)
+	// Extend moves a session's TokensUntil, if it is known and earlier.
+	Extend(ctx context.Context, id string, tokensUntil time.Time) error
 
-	// EndUser does so for each live session of the user, in one transaction,
-	// and tells which.
-	EndUser(ctx context.Context, userID string, now, until time.Time) ([]string, error)
+	// End marks the session as ended and writes its revocation, unless no token of
+	// it is left, in one transaction. False: it had ended before, or there is none.
+	End(ctx context.Context, id string, e Ending) (bool, error)
+
+	// EndUser does so for each live session of the user, at every issuer, in as
+	// many transactions as it takes. each is called with the sessions that have
+	// ended, after each transaction, also if a later one fails.
+	EndUser(ctx context.Context, userID string, e Ending, each func(ids []string)) error
 
 	// UserSessions lists the user's live sessions, newest first.
 	UserSessions(ctx context.Context, userID string, now time.Time) ([]Session, error)
@@ -125,6 +178,19 @@ type Settings struct {
 	TokenLife time.Duration
 }
 
+// tokensUntil is when a token that is minted now will have expired on every
+// replica.
+func (set Settings) tokensUntil(now time.Time) time.Time {
+	return stored(now.Add(set.TokenLife + min(clockSkew, set.TokenLife)))
+}
+
+// tokensUntilAfter is the same for a token that is minted when the counter
+// advances. It leaves room for those that are minted in the grace, so that they
+// need no write.
+func (set Settings) tokensUntilAfter(advanced time.Time) time.Time {
+	return set.tokensUntil(advanced.Add(min(set.Grace, set.TokenLife)))
+}
+
 // Until is when the revocation of a session that ends now may be forgotten.
 // It leaves room for clocks that differ and for tokens of other settings.
 func (set Settings) Until(now time.Time) time.Time {
@@ -146,9 +212,12 @@ type Sessions struct {
 	Store    Store
 	Keys     Keys
 	Settings Settings
-	// Issuer and Apps are whose refresh tokens are taken.
-	Issuer string
-	Apps   []string
+	// Issuer, Audience and Apps are whose refresh tokens are taken: those of
+	// sessions with this issuer, one of these audiences and one of these apps. New
+	// sessions have the first audience.
+	Issuer   string
+	Audience []string
+	Apps     []string
 	// Revoked is told of every session that is ended here, at once; the other
 	// replicas learn it from the feed.
 	Revoked *Revoked
@@ -161,8 +230,8 @@ type Sessions struct {
 }
 
 // Shown returns the session that a refresh token belongs to, whichever of its
-// refresh tokens it is. ErrRefreshInvalid: it is not ours or for another issuer
-// or app; ErrEnded: the session has ended or is forgotten. A token that was not
+// refresh tokens it is. ErrRefreshInvalid: it is not ours, or for another issuer,
+// audience or app; ErrEnded: the session has ended or is forgotten. A token that was not
 // made with one of our keys is refused without asking the store.
 func (ss Sessions) Shown(ctx context.Context, refreshToken string) (Session, error) {
 	shown, ok := ss.Keys.open(refreshToken)
@@ -189,10 +258,16 @@ func (ss Sessions) read(ctx context.Context, id sid) (Session, error) {
 	if err != nil {
 		return Session{}, fmt.Errorf("reading session %s: %w", id, err)
 	}
-	if s.Issuer != ss.Issuer || !slices.Contains(ss.Apps, s.AppID) {
+	if !ss.ours(s) {
 		return Session{}, ErrRefreshInvalid
 	}
 	return s, nil
+}
+
+// ours reports whether the session was opened by a site like this one.
+func (ss Sessions) ours(s Session) bool {
+	return s.Issuer == ss.Issuer && slices.Contains(ss.Apps, s.AppID) &&
+		(s.Audience == "" || slices.Contains(ss.Audience, s.Audience))
 }
 
 // ended also asks the memory of this process: a database that lost a write in
@@ -201,31 +276,89 @@ func (ss Sessions) ended(s Session) bool {
 	return !s.EndedAt.IsZero() || ss.Revoked.Contains(s.ID)
 }
 
+// Over reports whether the session has ended, or expired by the settings in
+// force or by those of its last refresh.
+func (ss Sessions) Over(s Session, now time.Time) bool {
+	return ss.ended(s) || !now.Before(s.ExpiresAt) || !now.Before(ss.Settings.expires(s.CreatedAt, s.RefreshedAt))
+}
+
+// Why is why a session that is over has ended.
+func (ss Sessions) Why(s Session) Reason {
+	switch {
+	case s.ID == "": // forgotten, so its time was long over
+		return ReasonExpired
+	case s.EndReason != "":
+		return s.EndReason
+	case ss.ended(s):
+		return ReasonRevoked
+	}
+	return ReasonExpired
+}
+
+// Extend must be called before an access token is minted for a session of which
+// no counter advances. It keeps the end of the session's last token right.
+func (ss Sessions) Extend(ctx context.Context, s Session, now time.Time) error {
+	until := ss.Settings.tokensUntil(now)
+	if s.TokensUntil.IsZero() || !s.TokensUntil.Before(until) {
+		return nil
+	}
+	if err := ss.Store.Extend(ctx, s.ID, until); err != nil {
+		return fmt.Errorf("extending session %s: %w", s.ID, err)
+	}
+	return nil
+}
+
+// Ending is how a session ends now, for that reason.
+func (ss Sessions) Ending(reason Reason, now time.Time) Ending {
+	return Ending{Reason: reason, Now: now, Until: ss.Settings.Until(now)}
+}
+
 // End ends a session: in the store, then on this replica at once. It reports
 // whether it was this call that ended it; a session that had ended before, or
 // is unknown, is no error. After an error it is not known to have ended, and
 // must not be reported so.
-func (ss Sessions) End(ctx context.Context, id string, now time.Time) (bool, error) {
-	until := ss.Settings.Until(now)
-	ended, err := ss.Store.End(ctx, id, now, until)
+func (ss Sessions) End(ctx context.Context, id string, reason Reason, now time.Time) (bool, error) {
+	e := ss.Ending(reason, now)
+	ended, err := ss.Store.End(ctx, id, e)
 	if err != nil {
 		return false, fmt.Errorf("ending session %s: %w", id, err)
 	}
 	// Also if another replica ended it: its revocation may not be here yet.
-	ss.Revoked.Add(id, until)
+	ss.Revoked.Add(id, e.Until)
 	return ended, nil
 }
 
-// EndUser ends all sessions of a user, as [Sessions.End] does one, and tells
-// which it ended.
-func (ss Sessions) EndUser(ctx context.Context, userID string, now time.Time) ([]string, error) {
-	until := ss.Settings.Until(now)
-	ids, err := ss.Store.EndUser(ctx, userID, now, until)
+// Ended are sessions that have ended.
+type Ended struct {
+	// Count is how many.
+	Count int
+	// IDs are theirs, or those of the first hundred.
+	IDs []string
+}
+
+// maxNamed bounds how many sessions are named in logs and events.
+const maxNamed = 100
+
+// Add counts more of them.
+func (e *Ended) Add(ids ...string) {
+	e.Count += len(ids)
+	e.IDs = append(e.IDs, ids[:min(len(ids), maxNamed-len(e.IDs))]...)
+}
+
+// EndUser ends all sessions of a user, as [Sessions.End] does one, and returns
+// which it ended. After an error some may have ended, which are returned too;
+// the same call ends the rest.
+func (ss Sessions) EndUser(ctx context.Context, userID string, reason Reason, now time.Time) (Ended, error) {
+	var ended Ended
+	e := ss.Ending(reason, now)
+	err := ss.Store.EndUser(ctx, userID, e, func(ids []string) {
+		ended.Add(ids...)
+		for _, id := range ids {
+			ss.Revoked.Add(id, e.Until)
+		}
+	})
 	if err != nil {
-		return nil, fmt.Errorf("ending the sessions of user %s: %w", userID, err)
+		return ended, fmt.Errorf("ending the sessions of user %s: %w", userID, err)
 	}
-	for _, id := range ids {
-		ss.Revoked.Add(id, until)
-	}
-	return ids, nil
+	return ended, nil
 }

@@ -26,7 +26,7 @@ func TestShown(t *testing.T) {
 	if _, err := other.Shown(t.Context(), at(ss.Keys, s, 5)); !errors.Is(err, ErrRefreshInvalid) {
 		t.Errorf("another issuer: got %v", err)
 	}
-	if _, err := ss.End(t.Context(), s.ID, start); err != nil {
+	if _, err := ss.End(t.Context(), s.ID, ReasonLogout, start); err != nil {
 		t.Fatal(err)
 	}
 	if got, err := ss.Shown(t.Context(), at(ss.Keys, s, 5)); !errors.Is(err, ErrEnded) || got.UserID != "u1" {
@@ -42,18 +42,18 @@ func TestEndingAUserEndsTheirSessionsOnly(t *testing.T) {
 	c.UserID = "u2"
 	m := newMemory(a, b, c)
 	ss := desk(t, m)
-	ids, err := ss.EndUser(t.Context(), "u1", start)
-	if err != nil || len(ids) != 2 {
-		t.Fatal(ids, err)
+	ended, err := ss.EndUser(t.Context(), "u1", ReasonRevoked, start)
+	if err != nil || ended.Count != 2 || len(ended.IDs) != 2 {
+		t.Fatal(ended, err)
 	}
 	if !ss.Revoked.Contains(a.ID) || !ss.Revoked.Contains(b.ID) || ss.Revoked.Contains(c.ID) {
 		t.Error("the wrong sessions are revoked")
 	}
 	// Again, and one by one: no error, nothing new.
-	if ids, err := ss.EndUser(t.Context(), "u1", start); err != nil || len(ids) != 0 {
-		t.Error(ids, err)
+	if ended, err := ss.EndUser(t.Context(), "u1", ReasonRevoked, start); err != nil || ended.Count != 0 {
+		t.Error(ended, err)
 	}
-	if ended, err := ss.End(t.Context(), a.ID, start); err != nil || ended {
+	if ended, err := ss.End(t.Context(), a.ID, ReasonLogout, start); err != nil || ended {
 		t.Error(ended, err)
 	}
 }
@@ -69,10 +69,10 @@ func TestFailedWritesAreNoSuccess(t *testing.T) {
 		if !errors.Is(err, errAway) || errors.Is(err, ErrEnded) || errors.Is(err, ErrReuse) || token != "" || got != (Session{}) {
 			t.Errorf("counter %d: got %v", counter, err)
 		}
-		if _, err := ss.End(t.Context(), s.ID, start); !errors.Is(err, errAway) {
+		if _, err := ss.End(t.Context(), s.ID, ReasonLogout, start); !errors.Is(err, errAway) {
 			t.Errorf("ending: got %v", err)
 		}
-		if _, err := ss.EndUser(t.Context(), s.UserID, start); !errors.Is(err, errAway) {
+		if _, err := ss.EndUser(t.Context(), s.UserID, ReasonRevoked, start); !errors.Is(err, errAway) {
 			t.Errorf("ending the user's: got %v", err)
 		}
 		if ss.Revoked.Len() != 0 {
@@ -84,12 +84,6 @@ func TestFailedWritesAreNoSuccess(t *testing.T) {
 // readOnly is a store whose writes fail.
 type readOnly struct{ *memory }
 
-func (readOnly) Advance(context.Context, string, uint64, uint64, time.Time, time.Time) (bool, error) {
-	return false, errAway
-}
-func (readOnly) End(context.Context, string, time.Time, time.Time) (bool, error) {
-	return false, errAway
-}
-func (readOnly) EndUser(context.Context, string, time.Time, time.Time) ([]string, error) {
-	return nil, errAway
-}
+func (readOnly) Advance(context.Context, string, Advance) (bool, error)            { return false, errAway }
+func (readOnly) End(context.Context, string, Ending) (bool, error)                 { return false, errAway }
+func (readOnly) EndUser(context.Context, string, Ending, func(ids []string)) error { return errAway }

@@ -1,6 +1,7 @@
 package session
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -22,15 +23,16 @@ var errAway = errors.New("database away")
 // memory is a Store with the atomicity that a database gives. Its feed can
 // hold commits back, and has a clock of its own.
 type memory struct {
-	mu       sync.Mutex
-	sessions map[string]Session
-	feed     []feedRow
-	seq      int64
-	clock    func() time.Time // the database's
-	fail     error            // answers everything
-	reads    int
-	advances int
-	polls    []poll
+	mu         sync.Mutex
+	sessions   map[string]Session
+	feed       []feedRow
+	seq        int64
+	clock      func() time.Time // the database's
+	fail       error            // answers everything
+	reads      int
+	advances   int
+	extensions int
+	polls      []poll
 }
 
 type feedRow struct {
@@ -66,39 +68,54 @@ func (m *memory) Session(_ context.Context, id string) (Session, error) {
 	return s, nil
 }
 
-func (m *memory) Advance(_ context.Context, id string, from, to uint64, now, expires time.Time) (bool, error) {
+func (m *memory) Advance(_ context.Context, id string, a Advance) (bool, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.fail != nil {
 		return false, m.fail
 	}
 	s, ok := m.sessions[id]
-	if !ok || s.Counter != from || !s.EndedAt.IsZero() {
+	if !ok || s.Counter != a.From || !s.EndedAt.IsZero() {
 		return false, nil
 	}
 	m.advances++
-	s.Counter, s.AdvancedAt, s.RefreshedAt, s.ExpiresAt = to, now, now, expires
+	s.Counter, s.AdvancedAt, s.RefreshedAt, s.ExpiresAt, s.TokensUntil = a.To, a.Now, a.Now, a.Expires, a.TokensUntil
+	s.Audience = cmp.Or(s.Audience, a.Audience)
 	m.sessions[id] = s
 	return true, nil
 }
 
-func (m *memory) End(_ context.Context, id string, now, until time.Time) (bool, error) {
+func (m *memory) Extend(_ context.Context, id string, tokensUntil time.Time) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s := m.sessions[id]
+	if m.fail == nil && !s.TokensUntil.IsZero() && s.TokensUntil.Before(tokensUntil) {
+		m.extensions++
+		s.TokensUntil = tokensUntil
+		m.sessions[id] = s
+	}
+	return m.fail
+}
+
+func (m *memory) End(_ context.Context, id string, e Ending) (bool, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.fail != nil {
 		return false, m.fail
 	}
-	return m.end(id, now, until), nil
+	return m.end(id, e), nil
 }
 
-func (m *memory) end(id string, now, until time.Time) bool {
+func (m *memory) end(id string, e Ending) bool {
 	s, ok := m.sessions[id]
 	if !ok || !s.EndedAt.IsZero() {
 		return false
 	}
-	s.EndedAt = now
+	s.EndedAt, s.EndReason = e.Now, e.Reason
 	m.sessions[id] = s
-	m.write(id, until, true)
+	if s.TokensUntil.IsZero() || !s.TokensUntil.Before(e.Now) {
+		m.write(id, e.Until, true)
+	}
 	return true
 }
 
@@ -108,19 +125,18 @@ func (m *memory) write(id string, until time.Time, committed bool) int {
 	return len(m.feed) - 1
 }
 
-func (m *memory) EndUser(_ context.Context, userID string, now, until time.Time) ([]string, error) {
+func (m *memory) EndUser(_ context.Context, userID string, e Ending, each func([]string)) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.fail != nil {
-		return nil, m.fail
+		return m.fail
 	}
-	var ids []string
 	for id, s := range m.sessions {
-		if s.UserID == userID && m.end(id, now, until) {
-			ids = append(ids, id)
+		if s.UserID == userID && m.end(id, e) {
+			each([]string{id})
 		}
 	}
-	return ids, nil
+	return nil
 }
 
 func (m *memory) UserSessions(_ context.Context, userID string, now time.Time) ([]Session, error) {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"database/sql"
 	"errors"
-	"time"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
@@ -46,11 +45,11 @@ func admitted(t *tx, id string) error {
 // eraseTraces removes what is here of a user, wherever their record lives: the
 // bindings and what sessions tell of the person. The sessions end, and stay until
 // they are purged, so that their refresh tokens are refused for what they are.
-func eraseTraces(t *tx, id string, now, until time.Time) error {
+func eraseTraces(t *tx, id string, e session.Ending) error {
 	if _, err := t.exec(`DELETE FROM {bindings} WHERE user_id = ?`, id); err != nil {
 		return err
 	}
-	if _, err := endSessions(t, now, until, `user_id = ?`, id); err != nil {
+	if _, err := endSessions(t, e, `user_id = ?`, id); err != nil {
 		return err
 	}
 	_, err := t.exec(`UPDATE {sessions} SET openid = '', unionid = '', user_agent = '', address = '' WHERE user_id = ?`, id)
@@ -113,7 +112,7 @@ func (e *Elsewhere) Erase(ctx context.Context, id string) error {
 			return err
 		}
 		now := e.store.db.opts.Now()
-		return eraseTraces(t, id, now, e.sessions.Until(now))
+		return eraseTraces(t, id, session.Ending{Reason: session.ReasonRevoked, Now: now, Until: e.sessions.Until(now)})
 	})
 }
 

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
@@ -104,7 +105,7 @@ func (s *Store) Settle(ctx context.Context, l login.Settlement) (ended []string,
 		if found {
 			return &login.Opened{Value: before}
 		}
-		if ended, err = s.settleBinding(t, l.Binding, l.Rule, l.Session.CreatedAt, l.Until); err != nil {
+		if ended, err = s.settleBinding(t, l.Binding, l.Rule, session.Ending{Reason: session.ReasonReplaced, Now: l.Session.CreatedAt, Until: l.Until}); err != nil {
 			return err
 		}
 		if err := insertSession(t, l.Session); err != nil {
@@ -121,7 +122,7 @@ func (s *Store) Settle(ctx context.Context, l login.Settlement) (ended []string,
 	return ended, nil
 }
 
-func (s *Store) settleBinding(t *tx, b user.Binding, rule user.NewOpenID, now, until time.Time) (ended []string, err error) {
+func (s *Store) settleBinding(t *tx, b user.Binding, rule user.NewOpenID, e session.Ending) (ended []string, err error) {
 	if err := admitted(t, b.UserID); err != nil {
 		return nil, err
 	}
@@ -138,11 +139,11 @@ func (s *Store) settleBinding(t *tx, b user.Binding, rule user.NewOpenID, now, u
 	case rule == user.Deny && !same && slices.ContainsFunc(others, func(b user.Binding) bool { return !b.PhoneAt.IsZero() }):
 		return nil, user.ErrNewOpenID
 	case rule == user.Replace:
-		if ended, err = s.dropBindings(t, others, b.UnionID, now, until); err != nil {
+		if ended, err = s.dropBindings(t, others, b.UnionID, e); err != nil {
 			return nil, err
 		}
 	}
-	return ended, s.bind(t, b, before, same, now)
+	return ended, s.bind(t, b, before, same, e.Now)
 }
 
 // userStripes is how many users can log in at the same moment, at most.
@@ -222,7 +223,7 @@ func (s *Store) bindingPhone(b user.Binding) []byte {
 // dropBindings removes bindings, with those that the same WeChat accounts have
 // to the same user in other apps, and ends their sessions. keep is the unionid
 // whose bindings in other apps stay.
-func (s *Store) dropBindings(t *tx, bindings []user.Binding, keep string, now, until time.Time) (ended []string, err error) {
+func (s *Store) dropBindings(t *tx, bindings []user.Binding, keep string, e session.Ending) (ended []string, err error) {
 	for _, b := range bindings {
 		gone := []user.Binding{b}
 		if b.UnionID != "" && b.UnionID != keep {
@@ -236,7 +237,7 @@ func (s *Store) dropBindings(t *tx, bindings []user.Binding, keep string, now, u
 			if _, err := t.exec(`DELETE FROM {bindings} WHERE appid = ? AND openid = ? AND user_id = ?`, b.AppID, b.OpenID, b.UserID); err != nil {
 				return nil, err
 			}
-			ids, err := endSessions(t, now, until, `user_id = ? AND appid = ? AND openid = ?`, b.UserID, b.AppID, b.OpenID)
+			ids, err := endSessions(t, e, `user_id = ? AND appid = ? AND openid = ?`, b.UserID, b.AppID, b.OpenID)
 			if err != nil {
 				return nil, err
 			}

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"time"
 
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
@@ -29,7 +30,7 @@ type Leaver struct {
 // before the next one with a phone number. So an erasure that failed can be
 // repeated, and nobody who left one app gets back into it silently by way of
 // another that has the same unionid.
-func (s *Store) Leave(ctx context.Context, appid, openid string, before, now, until time.Time) (left Leaver, err error) {
+func (s *Store) Leave(ctx context.Context, appid, openid string, before time.Time, e session.Ending) (left Leaver, err error) {
 	err = s.rewrite(ctx, "ending an openid's sessions", func(t *tx) error {
 		left = Leaver{}
 		b, bound, err := s.findBinding(t, `WHERE appid = ? AND openid = ?`, appid, openid)
@@ -49,7 +50,7 @@ func (s *Store) Leave(ctx context.Context, appid, openid string, before, now, un
 		if left.Returned = b.PhoneAt.After(before); left.Returned {
 			return nil
 		}
-		if left.Ended, err = endSessions(t, now, until, `openid = ? AND appid = ?`, openid, appid); err != nil || !bound {
+		if left.Ended, err = endSessions(t, e, `openid = ? AND appid = ?`, openid, appid); err != nil || !bound {
 			return err
 		}
 		if _, err := t.exec(`UPDATE {bindings} SET phone_at = 0, phone = NULL WHERE appid = ? AND openid = ?`, appid, openid); err != nil {

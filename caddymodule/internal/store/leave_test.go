@@ -10,7 +10,7 @@ import (
 
 func leave(t *testing.T, s *Store, appid, openid string, before time.Time) Leaver {
 	t.Helper()
-	left, err := s.Leave(t.Context(), appid, openid, before, now, settings.Until(now))
+	left, err := s.Leave(t.Context(), appid, openid, before, ending(now, settings.Until(now)))
 	if err != nil {
 		t.Fatal(err)
 	}

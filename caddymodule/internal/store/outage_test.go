@@ -76,7 +76,7 @@ func TestDroppedConnectionIsReplaced(t *testing.T) {
 				t.Errorf("reading: %v", err)
 			}
 			sever(t, kind, address)
-			if ok, err := s.Advance(t.Context(), opened.ID, uint64(i), uint64(i+1), now, now); !ok || err != nil {
+			if ok, err := s.Advance(t.Context(), opened.ID, advance(uint64(i), uint64(i+1), now, now)); !ok || err != nil {
 				t.Errorf("advancing: %v, %v", ok, err)
 			}
 			sever(t, kind, address)
@@ -107,7 +107,7 @@ func TestWritesUnderCutConnectionsAreDoneOrReported(t *testing.T) {
 			wg.Go(func() {
 				var counter uint64
 				for ctx.Err() == nil {
-					ok, err := s.Advance(context.Background(), id, counter, counter+1, now, now)
+					ok, err := s.Advance(context.Background(), id, advance(counter, counter+1, now, now))
 					if err != nil {
 						if !errors.Is(err, ErrUnavailable) {
 							t.Errorf("advancing: %v", err)

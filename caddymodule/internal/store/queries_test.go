@@ -51,7 +51,7 @@ func TestServersReadLargeTablesByIndex(t *testing.T) {
 		digits := `(SELECT 0 AS d UNION ALL SELECT 1 UNION ALL SELECT 2 UNION ALL SELECT 3 UNION ALL SELECT 4 UNION ALL SELECT 5 UNION ALL SELECT 6 UNION ALL SELECT 7 UNION ALL SELECT 8 UNION ALL SELECT 9)`
 		numbers := `(SELECT a.d + 10 * b.d + 100 * c.d + 1000 * e.d AS n FROM ` + digits + ` a, ` + digits + ` b, ` + digits + ` c, (SELECT 0 AS d UNION ALL SELECT 1) e) AS numbers`
 		text := `CAST(n AS CHAR(9))`
-		execute(t, s, `INSERT INTO {sessions} (`+sessionColumns+`) SELECT `+text+`, `+text+`, 'i', 'wx1', `+text+`, '', n, n, 0, n, n, 0, '', '' FROM `+numbers)
+		execute(t, s, `INSERT INTO {sessions} (`+sessionColumns+`) SELECT `+text+`, `+text+`, 'i', 'wx1', `+text+`, '', n, n, 0, n, n, 0, '', '', '', '', 0, 0 FROM `+numbers)
 		execute(t, s, `INSERT INTO {bindings} (appid, openid, unionid, user_id, phone_at, bound_at) SELECT 'wx1', `+text+`, `+text+`, `+text+`, n, n FROM `+numbers)
 		execute(t, s, `INSERT INTO {revocations} (session_id, until_at, recorded_at) SELECT `+text+`, n, n FROM `+numbers)
 		for _, table := range []string{"{sessions}", "{bindings}", "{revocations}"} {
@@ -124,11 +124,11 @@ func TestQueriesEndAtTheirDeadline(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 		defer cancel()
 		begun := time.Now()
-		if ok, err := s.Advance(ctx, opened.ID, 0, 1, now, now); ok || !errors.Is(err, ErrUnavailable) || time.Since(begun) > 2*time.Second {
+		if ok, err := s.Advance(ctx, opened.ID, advance(0, 1, now, now)); ok || !errors.Is(err, ErrUnavailable) || time.Since(begun) > 2*time.Second {
 			t.Errorf("%v, %v after %v", ok, err, time.Since(begun))
 		}
 		lock.Rollback()
-		if ok, err := s.Advance(t.Context(), opened.ID, 0, 1, now, now); !ok || err != nil {
+		if ok, err := s.Advance(t.Context(), opened.ID, advance(0, 1, now, now)); !ok || err != nil {
 			t.Errorf("afterwards: %v, %v", ok, err)
 		}
 	})
@@ -202,7 +202,7 @@ func TestPostgresModeSuitsThePooler(t *testing.T) {
 		if got, err := s.Session(t.Context(), opened.ID); err != nil || got != opened {
 			t.Errorf("%s: %v", mode, err)
 		}
-		if _, err := s.End(t.Context(), opened.ID, now, now); err != nil {
+		if _, err := s.End(t.Context(), opened.ID, ending(now, now)); err != nil {
 			t.Errorf("%s: %v", mode, err)
 		}
 		if _, err := s.Revocations(t.Context(), 0, time.Minute); err != nil {

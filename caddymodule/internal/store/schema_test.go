@@ -83,7 +83,7 @@ func TestPrintedSchemaAndGrantsServeALimitedUser(t *testing.T) {
 		users := furnish(t, s, 2)
 		wantFurnished(t, s, users)
 		opened, _ := settle(t, s, user.Binding{AppID: "wx1", OpenID: "mine", UserID: users[0].ID, PhoneAt: now}, user.Replace, now)
-		if ended, err := s.End(t.Context(), opened.ID, now, now.Add(time.Hour)); err != nil || !ended {
+		if ended, err := s.End(t.Context(), opened.ID, ending(now, now.Add(time.Hour))); err != nil || !ended {
 			t.Errorf("ending: %v, %v", ended, err)
 		}
 		if err := s.Users(true, settings).Erase(t.Context(), users[1].ID); err != nil {
@@ -164,10 +164,10 @@ func TestRevocationThatCommitsLateIsReadByClocksAMinuteApart(t *testing.T) {
 		}
 		defer held.Rollback()
 		until := real.Add(time.Hour)
-		if _, err := endSessions(&tx{ctx: t.Context(), db: s.db, q: held}, real, until, `id = ?`, late.ID); err != nil {
+		if _, err := endSessions(&tx{ctx: t.Context(), db: s.db, q: held}, ending(real, until), `id = ?`, late.ID); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := s.End(t.Context(), early.ID, real, until); err != nil {
+		if _, err := s.End(t.Context(), early.ID, ending(real, until)); err != nil {
 			t.Fatal(err)
 		}
 		poll()

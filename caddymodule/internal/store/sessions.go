@@ -15,14 +15,18 @@ import (
 )
 
 const sessionColumns = `id, user_id, issuer, appid, openid, unionid, created_at, refreshed_at,
-	counter, advanced_at, expires_at, ended_at, user_agent, address`
+	counter, advanced_at, expires_at, ended_at, user_agent, address,
+	audience, end_reason, tokens_until, tokens_counter`
 
 func scanSession(row interface{ Scan(...any) error }) (s session.Session, err error) {
-	var created, refreshed, counter, advanced, expires, ended int64
+	var created, refreshed, counter, advanced, expires, ended, tokens, tokensOf int64
 	err = row.Scan(&s.ID, &s.UserID, &s.Issuer, &s.AppID, &s.OpenID, &s.UnionID, &created, &refreshed,
-		&counter, &advanced, &expires, &ended, &s.UserAgent, &s.Address)
+		&counter, &advanced, &expires, &ended, &s.UserAgent, &s.Address, &s.Audience, &s.EndReason, &tokens, &tokensOf)
 	s.CreatedAt, s.RefreshedAt, s.AdvancedAt = fromMillis(created), fromMillis(refreshed), fromMillis(advanced)
 	s.ExpiresAt, s.EndedAt, s.Counter = fromMillis(expires), fromMillis(ended), uint64(counter)
+	if tokensOf == counter { // else a replica of an earlier version advanced it
+		s.TokensUntil = fromMillis(tokens)
+	}
 	return s, err
 }
 
@@ -32,9 +36,10 @@ func insertSession(t *tx, s session.Session) error {
 	if err != nil {
 		return err
 	}
-	_, err = t.exec(`INSERT INTO {sessions} (`+sessionColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+	_, err = t.exec(`INSERT INTO {sessions} (`+sessionColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 		s.ID, s.UserID, s.Issuer, s.AppID, s.OpenID, s.UnionID, millis(s.CreatedAt), millis(s.RefreshedAt),
-		counter, millis(s.AdvancedAt), millis(s.ExpiresAt), millis(s.EndedAt), clip(s.UserAgent), clip(s.Address))
+		counter, millis(s.AdvancedAt), millis(s.ExpiresAt), millis(s.EndedAt), clip(s.UserAgent), clip(s.Address),
+		s.Audience, string(s.EndReason), millis(s.TokensUntil), counter)
 	return err
 }
 
@@ -50,66 +55,34 @@ func (s *Store) Session(ctx context.Context, id string) (found session.Session, 
 	return found, err
 }
 
-// Advance moves a live session's counter, if it is still at from.
-func (s *Store) Advance(ctx context.Context, id string, from, to uint64, now, expires time.Time) (advanced bool, err error) {
-	was, err := counterColumn(from)
+// Advance moves a live session's counter, if it is still at From.
+func (s *Store) Advance(ctx context.Context, id string, a session.Advance) (advanced bool, err error) {
+	was, err := counterColumn(a.From)
 	if err != nil {
 		return false, err
 	}
-	is, err := counterColumn(to)
+	is, err := counterColumn(a.To)
 	if err != nil {
 		return false, err
 	}
 	err = s.write(ctx, "advancing a session", func(t *tx) error {
-		n, err := t.exec(`UPDATE {sessions} SET counter = ?, advanced_at = ?, refreshed_at = ?, expires_at = ?
+		n, err := t.exec(`UPDATE {sessions} SET counter = ?, advanced_at = ?, refreshed_at = ?, expires_at = ?,
+				tokens_until = ?, tokens_counter = ?, audience = CASE WHEN audience = '' THEN ? ELSE audience END
 			WHERE id = ? AND counter = ? AND ended_at = 0`,
-			is, millis(now), millis(now), millis(expires), id, was)
+			is, millis(a.Now), millis(a.Now), millis(a.Expires), millis(a.TokensUntil), is, a.Audience, id, was)
 		advanced = n == 1
 		return err
 	})
 	return advanced && err == nil, err
 }
 
-// End ends a session and writes its revocation. False: it had ended before, or
-// there is none, or the connection broke while it ended.
-func (s *Store) End(ctx context.Context, id string, now, until time.Time) (bool, error) {
-	var ended []string
-	err := s.rewrite(ctx, "ending a session", func(t *tx) (err error) {
-		ended, err = endSessions(t, now, until, `id = ?`, id)
+// Extend moves the end of a session's last token, if it is known and earlier.
+func (s *Store) Extend(ctx context.Context, id string, tokensUntil time.Time) error {
+	return s.rewrite(ctx, "extending a session", func(t *tx) error {
+		_, err := t.exec(`UPDATE {sessions} SET tokens_until = ? WHERE id = ? AND tokens_until > 0 AND tokens_until < ?`,
+			millis(tokensUntil), id, millis(tokensUntil))
 		return err
 	})
-	return len(ended) == 1 && err == nil, err
-}
-
-// EndUser ends each live session of a user, and tells which.
-func (s *Store) EndUser(ctx context.Context, userID string, now, until time.Time) (ended []string, err error) {
-	err = s.write(ctx, "ending a user's sessions", func(t *tx) (err error) {
-		ended, err = endSessions(t, now, until, `user_id = ?`, userID)
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return ended, nil
-}
-
-// endSessions ends the live sessions that the condition finds and writes their
-// revocations. A session that has expired without having been ended counts as
-// live: a token of it may live on.
-func endSessions(t *tx, now, until time.Time, condition string, args ...any) ([]string, error) {
-	ids, err := t.strings(`SELECT id FROM {sessions} WHERE ended_at = 0 AND `+condition+` {lock}`, args...)
-	if err != nil {
-		return nil, err
-	}
-	for _, id := range ids {
-		if _, err := t.exec(`UPDATE {sessions} SET ended_at = ? WHERE id = ?`, millis(now), id); err != nil {
-			return nil, err
-		}
-		if _, err := t.exec(`INSERT INTO {revocations} (session_id, until_at, recorded_at) VALUES (?, ?, {now})`, id, millis(until)); err != nil {
-			return nil, err
-		}
-	}
-	return ids, nil
 }
 
 // maxListed bounds a user's list of sessions.

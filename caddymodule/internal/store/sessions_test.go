@@ -62,7 +62,7 @@ func TestAdvanceIsWonByOne(t *testing.T) {
 				s = b
 			}
 			wg.Go(func() {
-				ok, err := s.Advance(t.Context(), opened.ID, 0, 1, at, expires)
+				ok, err := s.Advance(t.Context(), opened.ID, advance(0, 1, at, expires))
 				if err != nil {
 					t.Error(err)
 				}
@@ -77,19 +77,19 @@ func TestAdvanceIsWonByOne(t *testing.T) {
 			t.Errorf("won %d times: %+v, %v", won.Load(), got, err)
 		}
 		// From ahead, as after a write that the database lost.
-		if ok, err := a.Advance(t.Context(), opened.ID, 1, 9, at, expires); !ok || err != nil {
+		if ok, err := a.Advance(t.Context(), opened.ID, advance(1, 9, at, expires)); !ok || err != nil {
 			t.Error(ok, err)
 		}
-		if ok, err := a.Advance(t.Context(), "none", 0, 1, at, expires); ok || err != nil {
+		if ok, err := a.Advance(t.Context(), "none", advance(0, 1, at, expires)); ok || err != nil {
 			t.Error(ok, err)
 		}
-		if _, err := a.Advance(t.Context(), opened.ID, 9, 1<<63, at, expires); err == nil {
+		if _, err := a.Advance(t.Context(), opened.ID, advance(9, 1<<63, at, expires)); err == nil {
 			t.Error("a counter that no column holds was taken")
 		}
-		if _, err := a.End(t.Context(), opened.ID, at, at); err != nil {
+		if _, err := a.End(t.Context(), opened.ID, ending(at, at)); err != nil {
 			t.Fatal(err)
 		}
-		if ok, err := a.Advance(t.Context(), opened.ID, 9, 10, at, expires); ok || err != nil {
+		if ok, err := a.Advance(t.Context(), opened.ID, advance(9, 10, at, expires)); ok || err != nil {
 			t.Error("an ended session advanced", err)
 		}
 	})
@@ -104,7 +104,7 @@ func TestEndWritesOneRevocation(t *testing.T) {
 		var wg sync.WaitGroup
 		for range 20 {
 			wg.Go(func() {
-				if ended, err := s.End(t.Context(), opened.ID, now, until); err != nil {
+				if ended, err := s.End(t.Context(), opened.ID, ending(now, until)); err != nil {
 					t.Error(err)
 				} else if ended {
 					won.Add(1)
@@ -119,7 +119,7 @@ func TestEndWritesOneRevocation(t *testing.T) {
 		if got, err := s.Session(t.Context(), opened.ID); err != nil || !got.EndedAt.Equal(now) {
 			t.Errorf("%+v, %v", got, err)
 		}
-		if ended, err := s.End(t.Context(), "none", now, until); ended || err != nil {
+		if ended, err := s.End(t.Context(), "none", ending(now, until)); ended || err != nil {
 			t.Error(ended, err)
 		}
 	})
@@ -147,13 +147,13 @@ func TestEndUserEndsAllTheirSessionsAndNoOthers(t *testing.T) {
 			t.Errorf("of three sessions two have expired: %v, %v", list, err)
 		}
 
-		ended, err := s.EndUser(t.Context(), "u1", now, now.Add(time.Hour))
+		ended, err := endUser(t.Context(), s, "u1", ending(now, now.Add(time.Hour)))
 		slices.Sort(ended)
 		slices.Sort(want)
 		if err != nil || !slices.Equal(ended, want) {
 			t.Errorf("ended %v, %v; want %v", ended, err, want)
 		}
-		if again, err := s.EndUser(t.Context(), "u1", now, now); err != nil || len(again) != 0 {
+		if again, err := endUser(t.Context(), s, "u1", ending(now, now)); err != nil || len(again) != 0 {
 			t.Error(again, err)
 		}
 		if list, err := s.UserSessions(t.Context(), "u1", now); err != nil || len(list) != 0 {
@@ -170,7 +170,7 @@ func TestFeedTellsWhatIsNewAndWhatIsYoung(t *testing.T) {
 		s := started(t, open)
 		for range 4 {
 			opened, _ := settle(t, s, user.Binding{AppID: "wx1", OpenID: "o1", UserID: "u1"}, user.Replace, now)
-			if _, err := s.End(t.Context(), opened.ID, now, now); err != nil {
+			if _, err := s.End(t.Context(), opened.ID, ending(now, now)); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -200,7 +200,7 @@ func TestFeedNumbersOnlyGrow(t *testing.T) {
 		for range 3 {
 			s := started(t, open)
 			opened, _ := settle(t, s, user.Binding{AppID: "wx1", OpenID: "o1", UserID: "u1"}, user.Replace, now)
-			if _, err := s.End(t.Context(), opened.ID, now, now); err != nil {
+			if _, err := s.End(t.Context(), opened.ID, ending(now, now)); err != nil {
 				t.Fatal(err)
 			}
 			feed, err := s.Revocations(t.Context(), last, 0)
@@ -223,7 +223,7 @@ func TestUnavailableStoreIsNotMistakenForAnAnswer(t *testing.T) {
 		if _, err := s.Session(t.Context(), "x"); !errors.Is(err, ErrUnavailable) || errors.Is(err, session.ErrNotFound) {
 			t.Error(err)
 		}
-		if ended, err := s.End(t.Context(), "x", now, now); ended || !errors.Is(err, ErrUnavailable) {
+		if ended, err := s.End(t.Context(), "x", ending(now, now)); ended || !errors.Is(err, ErrUnavailable) {
 			t.Error(ended, err)
 		}
 		if _, err := s.Users(true, settings).Login(t.Context(), user.Login{Phone: phone(t, "13800138000")}); !errors.Is(err, ErrUnavailable) {

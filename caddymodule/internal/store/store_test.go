@@ -123,6 +123,22 @@ func settlement(b user.Binding, rule user.NewOpenID, opened session.Session) log
 	}
 }
 
+// advance is a refresh at that moment.
+func advance(from, to uint64, now, expires time.Time) session.Advance {
+	return session.Advance{From: from, To: to, Now: now, Expires: expires, Audience: "wx-auth"}
+}
+
+// ending is a logout at that moment.
+func ending(now, until time.Time) session.Ending {
+	return session.Ending{Reason: session.ReasonLogout, Now: now, Until: until}
+}
+
+// endUser ends a user's sessions and returns which.
+func endUser(ctx context.Context, s *Store, userID string, e session.Ending) (ended []string, err error) {
+	err = s.EndUser(ctx, userID, e, func(ids []string) { ended = append(ended, ids...) })
+	return ended, err
+}
+
 // settle logs somebody in.
 func settle(t *testing.T, s *Store, b user.Binding, rule user.NewOpenID, at time.Time) (session.Session, []string) {
 	t.Helper()
@@ -373,7 +389,7 @@ func TestPurgeDeletesWhatIsOverInSmallBatchesAndNothingElse(t *testing.T) {
 		for i := range 5 {
 			at := now.Add(-400*24*time.Hour + time.Duration(i)*time.Second)
 			opened, _ := settle(t, s, user.Binding{AppID: "wx1", OpenID: fmt.Sprint("o", i), UserID: "u"}, user.Keep, at)
-			if _, err := s.End(t.Context(), opened.ID, at, at.Add(time.Hour)); err != nil {
+			if _, err := s.End(t.Context(), opened.ID, ending(at, at.Add(time.Hour))); err != nil {
 				t.Fatal(err)
 			}
 			if err := s.Keep(t.Context(), [32]byte{byte(i)}, nil, at); err != nil {

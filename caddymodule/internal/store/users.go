@@ -106,7 +106,7 @@ func (d *Users) Erase(ctx context.Context, id string) error {
 				return err
 			}
 		}
-		return eraseTraces(t, id, now, d.sessions.Until(now))
+		return eraseTraces(t, id, session.Ending{Reason: session.ReasonRevoked, Now: now, Until: d.sessions.Until(now)})
 	})
 }
 

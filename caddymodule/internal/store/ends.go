@@ -1,0 +1,137 @@
+package store
+
+import (
+	"context"
+	"slices"
+	"strings"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
+)
+
+const (
+	// endBatch is how many sessions end in one transaction. It is short enough for
+	// logins to go on between two of them where a database has one writer, and long
+	// enough for a database in another zone.
+	endBatch = 500
+
+	// endRead is how many ids of sessions are read at a time.
+	endRead = 20_000
+)
+
+// End ends a session and writes its revocation. False: it had ended before, or
+// there is none, or the connection broke while it ended.
+func (s *Store) End(ctx context.Context, id string, e session.Ending) (bool, error) {
+	var ended int64
+	err := s.rewrite(ctx, "ending a session", func(t *tx) (err error) {
+		ended, err = endByID(t, e, []string{id})
+		return err
+	})
+	return ended == 1 && err == nil, err
+}
+
+// EndUser ends each live session of a user, in batches. each is called after
+// each of them.
+func (s *Store) EndUser(ctx context.Context, userID string, e session.Ending, each func(ids []string)) error {
+	return s.endAll(ctx, e, each, `user_id = ?`, userID)
+}
+
+// endAll ends the live sessions that the condition finds, however many there are,
+// a batch for each transaction. After an error, each was called with those that
+// have ended, and the same call goes on with the rest. Sessions that are opened
+// while it runs may stay.
+func (s *Store) endAll(ctx context.Context, e session.Ending, each func(ids []string), condition string, args ...any) error {
+	return s.inBatches(ctx, "ending sessions", func(t *tx, ids []string) error {
+		_, err := endByID(t, e, ids)
+		return err
+	}, each, `ended_at = 0 AND `+condition, args...)
+}
+
+// inBatches runs change for the sessions that the condition finds: once for each
+// batch of ids, in a transaction of its own, and perhaps again with the same
+// batch. The condition must not find a session any more that was changed. done is
+// called after each transaction.
+func (s *Store) inBatches(ctx context.Context, doing string, change func(*tx, []string) error, done func(ids []string), condition string, args ...any) error {
+	for {
+		// One read for many batches: a read for each would find the index entries of
+		// all earlier batches in its way.
+		var ids []string
+		err := s.read(ctx, doing, func(t *tx) (err error) {
+			ids, err = t.strings(`SELECT id FROM {sessions} WHERE `+condition+` LIMIT ?`, append(slices.Clone(args), endRead)...)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		slices.Sort(ids) // of two that do this at once, neither waits for the other's later rows
+		for batch := range slices.Chunk(ids, endBatch) {
+			if err := s.rewrite(ctx, doing, func(t *tx) error { return change(t, batch) }); err != nil {
+				return err
+			}
+			done(batch)
+		}
+		if len(ids) < endRead {
+			return nil
+		}
+	}
+}
+
+// endSessions ends the live sessions that the condition finds, within a larger
+// transaction, and returns their ids. It is for a few sessions; see endAll for any
+// number. A session that has expired without having been ended counts as live.
+func endSessions(t *tx, e session.Ending, condition string, args ...any) ([]string, error) {
+	ids, err := t.strings(`SELECT id FROM {sessions} WHERE ended_at = 0 AND `+condition+` {lock}`, args...)
+	if err != nil {
+		return nil, err
+	}
+	slices.Sort(ids)
+	for batch := range slices.Chunk(ids, endBatch) {
+		if _, err := endByID(t, e, batch); err != nil {
+			return nil, err
+		}
+	}
+	return ids, nil
+}
+
+// endByID ends those of the sessions that live, and counts them. It writes a
+// revocation for each of which an access token may be left, by the database's
+// clock or by ours.
+func endByID(t *tx, e session.Ending, ids []string) (int64, error) {
+	in, keys, err := t.oneOf(ids)
+	if err != nil {
+		return 0, err
+	}
+	now := millis(e.Now)
+	ended, err := t.exec(`UPDATE {sessions} SET ended_at = ?, end_reason = ? WHERE ended_at = 0 AND id`+in,
+		append([]any{now, string(e.Reason)}, keys...)...)
+	if err != nil || ended == 0 {
+		return ended, err
+	}
+	// Those that another call ended in this millisecond get a second revocation.
+	_, err = t.exec(`INSERT INTO {revocations} (session_id, until_at, recorded_at)
+		SELECT id, ?, {now} FROM {sessions} WHERE ended_at = ?
+			AND NOT (tokens_until > 0 AND tokens_counter = counter AND tokens_until < ? AND tokens_until < {now})
+			AND id`+in,
+		append([]any{millis(e.Until), now, now}, keys...)...)
+	return ended, err
+}
+
+// oneOf is a condition for any of the keys, at most endBatch, and its parameters.
+// There are three lengths of it, so that there are few different statements.
+func (t *tx) oneOf(keys []string) (in string, args []any, err error) {
+	size := 1
+	switch {
+	case len(keys) > 20:
+		size = endBatch
+	case len(keys) > 1:
+		size = 20
+	}
+	if size > 1 && t.db.dialect.byIndex != "" {
+		if _, err := t.exec(t.db.dialect.byIndex); err != nil {
+			return "", nil, err
+		}
+	}
+	for i := range size {
+		args = append(args, keys[min(i, len(keys)-1)]) // the last one again finds nothing new
+	}
+	return ` IN (` + strings.Repeat("?, ", size-1) + `?)`, args, nil
+}

@@ -1,0 +1,157 @@
+package store
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
+)
+
+// A session reads back as it was opened, refreshed and ended, also when a replica
+// of an earlier version refreshed it in between.
+func TestSessionsKeepAudienceAndReason(t *testing.T) {
+	onEach(t, func(t *testing.T, open database) {
+		s := started(t, open)
+		opened := newSession("u1", "wx1", "o1", now)
+		opened.Counter, opened.TokensUntil = 1, now.Add(time.Hour)
+		if _, err := s.Settle(t.Context(), settlement(user.Binding{AppID: "wx1", OpenID: "o1", UserID: "u1"}, user.Replace, opened)); err != nil {
+			t.Fatal(err)
+		}
+		want := opened
+		check := func() {
+			t.Helper()
+			if got, err := s.Session(t.Context(), opened.ID); err != nil || got != want {
+				t.Errorf("got  %+v, %v\nwant %+v", got, err, want)
+			}
+		}
+		check()
+		// One from before there was the column takes on the first audience, and keeps it.
+		later := now.Add(time.Minute)
+		for i, audience := range []string{"shop", "admin"} {
+			a := session.Advance{From: uint64(i + 1), To: uint64(i + 2), Now: later, Expires: later.Add(time.Hour), TokensUntil: later.Add(2 * time.Hour), Audience: audience}
+			if ok, err := s.Advance(t.Context(), opened.ID, a); !ok || err != nil {
+				t.Fatal(ok, err)
+			}
+			want.Counter, want.AdvancedAt, want.RefreshedAt, want.ExpiresAt, want.TokensUntil = a.To, a.Now, a.Now, a.Expires, a.TokensUntil
+			want.Audience = "shop"
+			check()
+		}
+		for _, until := range []time.Duration{time.Hour, 3 * time.Hour} { // only ever further
+			if err := s.Extend(t.Context(), opened.ID, later.Add(until)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		want.TokensUntil = later.Add(3 * time.Hour)
+		check()
+		// A replica of an earlier version advances what it knows of.
+		execute(t, s, `UPDATE {sessions} SET counter = counter + 1, advanced_at = ?, refreshed_at = ? WHERE id = ?`, millis(later), millis(later), opened.ID)
+		want.Counter++
+		want.TokensUntil = time.Time{}
+		check()
+		for _, reason := range []session.Reason{session.ReasonMax, session.ReasonLogout} { // the first one counts
+			if _, err := s.End(t.Context(), opened.ID, session.Ending{Reason: reason, Now: later, Until: later}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		want.EndedAt, want.EndReason = later, session.ReasonMax
+		check()
+	})
+}
+
+// A session whose last token has expired needs no place in the feed, which all
+// replicas read. Whatever is not sure has one.
+func TestFeedHoldsSessionsWithTokensOnly(t *testing.T) {
+	onEach(t, func(t *testing.T, open database) {
+		// The tests' clock is not the database's, and the later of the two counts.
+		real := time.Now()
+		s := started(t, open)
+		opened := make(map[string]string)
+		add := func(name string, tokensUntil time.Time, change string) {
+			one := newSession("u1", "wx1", "o1", real)
+			one.Counter, one.TokensUntil = 1, tokensUntil
+			if err := s.write(t.Context(), "opening", func(t *tx) error { return insertSession(t, one) }); err != nil {
+				t.Fatal(err)
+			}
+			if change != "" {
+				execute(t, s, `UPDATE {sessions} SET `+change+` WHERE id = ?`, one.ID)
+			}
+			opened[one.ID] = name
+		}
+		add("expired", real.Add(-time.Hour), "")
+		add("live", real.Add(time.Hour), "")
+		add("from before the columns", time.Time{}, "tokens_counter = 0")
+		add("advanced by an earlier version", real.Add(-time.Hour), "counter = 2")
+		want := map[string]bool{"live": true, "from before the columns": true, "advanced by an earlier version": true}
+
+		ended, err := endUser(t.Context(), s, "u1", ending(real, real.Add(time.Hour)))
+		if err != nil || len(ended) != len(opened) {
+			t.Fatal(ended, err)
+		}
+		wantFeed := func(after int64) (last int64) {
+			t.Helper()
+			feed, err := s.Revocations(t.Context(), after, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := make(map[string]bool)
+			for _, r := range feed {
+				got[opened[r.SessionID]], last = true, r.Seq
+			}
+			if fmt.Sprint(got) != fmt.Sprint(want) {
+				t.Errorf("in the feed are %v, want %v", got, want)
+			}
+			return last
+		}
+		last := wantFeed(0)
+
+		// A replica whose clock is a year ahead takes no token for expired that the
+		// database's clock does not; nor does one that is behind.
+		clear(opened)
+		add("live", real.Add(time.Hour), "")
+		add("expired", real.Add(-time.Hour), "")
+		want = map[string]bool{"live": true}
+		if _, err := endUser(t.Context(), s, "u1", ending(real.Add(365*24*time.Hour), real)); err != nil {
+			t.Fatal(err)
+		}
+		last = wantFeed(last)
+		clear(opened)
+		add("expired", real.Add(-time.Hour), "")
+		want = map[string]bool{"expired": true}
+		if _, err := endUser(t.Context(), s, "u1", ending(real.Add(-365*24*time.Hour), real)); err != nil {
+			t.Fatal(err)
+		}
+		wantFeed(last)
+	})
+}
+
+// A user has more sessions than a transaction ends: others log in meanwhile.
+func TestManySessionsEndInBatches(t *testing.T) {
+	onEach(t, func(t *testing.T, open database) {
+		s := started(t, open)
+		const many = 3*endBatch + 7
+		for range many {
+			one := newSession("u1", "wx1", "o1", now)
+			if err := s.change(t.Context(), "opening", once, light, func(t *tx) error { return insertSession(t, one) }); err != nil {
+				t.Fatal(err)
+			}
+		}
+		other, _ := settle(t, s, user.Binding{AppID: "wx1", OpenID: "o2", UserID: "u2"}, user.Replace, now)
+		var batches []int
+		err := s.EndUser(t.Context(), "u1", ending(now, now.Add(time.Hour)), func(ids []string) {
+			batches = append(batches, len(ids))
+			// Another login, between two transactions.
+			settle(t, s, user.Binding{AppID: "wx1", OpenID: "o2", UserID: "u2"}, user.Replace, now)
+		})
+		if err != nil || fmt.Sprint(batches) != fmt.Sprint([]int{endBatch, endBatch, endBatch, 7}) {
+			t.Errorf("batches of %v, %v", batches, err)
+		}
+		if live, told := count(t, s, `SELECT COUNT(*) FROM {sessions} WHERE user_id = 'u1' AND ended_at = 0`), count(t, s, `SELECT COUNT(DISTINCT session_id) FROM {revocations}`); live != 0 || told != many {
+			t.Errorf("%d live, %d in the feed", live, told)
+		}
+		if got, err := s.Session(t.Context(), other.ID); err != nil || !got.EndedAt.IsZero() {
+			t.Errorf("another user's session: %+v, %v", got, err)
+		}
+	})
+}
