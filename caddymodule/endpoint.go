@@ -164,7 +164,7 @@ func (c *call) caller() (*token.Identity, *problem) {
 // formerCaller is caller for logging out: a token that has expired, or whose
 // session has ended, still says whose it is.
 func (c *call) formerCaller() (*token.Identity, *problem) {
-	cred, refusal := c.site.gate.Shown(c.r)
+	cred, refusal := c.site.gate.Credential(c.r)
 	if refusal == nil && cred.Kind == gate.Bearer && !cred.Malformed {
 		if caller, err := c.live.verifier.VerifyExpired(c.site.keys(), cred.Token, c.now); err == nil {
 			return caller, nil

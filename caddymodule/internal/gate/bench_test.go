@@ -9,14 +9,14 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/token"
 )
 
-// cached verifies at no cost, as a hit of the verified-token cache almost does.
+// cached verifies at no cost, almost like a hit of the cache of verified tokens.
 type cached struct{ caller *token.Identity }
 
 func (c cached) Ours(string) bool { return true }
 
 func (c cached) Verify(string, time.Time) (*token.Identity, error) { return c.caller, nil }
 
-// browserHeaders are those of an ordinary request of a mini program.
+// browserHeaders returns the headers of an ordinary request from a mini program.
 func browserHeaders() http.Header {
 	return http.Header{
 		"Accept": {"*/*"}, "Accept-Encoding": {"gzip, deflate, br"}, "Accept-Language": {"zh-CN,zh;q=0.9"},
@@ -26,6 +26,7 @@ func browserHeaders() http.Header {
 	}
 }
 
+// BenchmarkCanonical checks an ordinary path, and one with escapes.
 func BenchmarkCanonical(b *testing.B) {
 	for name, path := range map[string]string{
 		"plain":   "/api/v1/orders/0190b5c0-7c1e-7a4e/items",
@@ -42,6 +43,7 @@ func BenchmarkCanonical(b *testing.B) {
 	}
 }
 
+// BenchmarkPath checks the path of a parsed request.
 func BenchmarkPath(b *testing.B) {
 	u, err := url.ParseRequestURI("/api/v1/orders/0190b5c0-7c1e-7a4e/items?page=2")
 	if err != nil {
@@ -56,6 +58,7 @@ func BenchmarkPath(b *testing.B) {
 	}
 }
 
+// BenchmarkPrepare prepares an ordinary request with the default identity headers.
 func BenchmarkPrepare(b *testing.B) {
 	g := newGate(b, Settings{}, nil)
 	r := &http.Request{Header: browserHeaders(), Body: http.NoBody, ProtoMajor: 1}
@@ -65,6 +68,7 @@ func BenchmarkPrepare(b *testing.B) {
 	}
 }
 
+// BenchmarkPrepareConfiguredHeaders prepares it with identity headers of other names.
 func BenchmarkPrepareConfiguredHeaders(b *testing.B) {
 	g := newGate(b, Settings{Headers: []Header{{"X-User-ID", "id"}, {"X-User-Phone", "phone"}, {"X-Roles", "claims.roles"}}}, nil)
 	r := &http.Request{Header: browserHeaders(), Body: http.NoBody, ProtoMajor: 1}
@@ -93,20 +97,24 @@ func benchmarkEnter(b *testing.B, s Settings, target string) {
 	}
 }
 
+// BenchmarkEnterHit admits a request with a cached token: the hot path.
 func BenchmarkEnterHit(b *testing.B) {
 	benchmarkEnter(b, Settings{}, "/api/v1/orders/0190b5c0-7c1e-7a4e/items")
 }
 
+// BenchmarkEnterHitWithRules admits it past public and optional rules.
 func BenchmarkEnterHitWithRules(b *testing.B) {
 	benchmarkEnter(b, Settings{
 		Public: []Rule{{Path: "/health"}, {Path: "/docs/*"}, {Path: "/static/*"}}, Optional: []Rule{{Path: "/articles/*"}},
 	}, "/api/v1/orders/0190b5c0-7c1e-7a4e/items")
 }
 
+// BenchmarkEnterHitWithClaims admits it with the directory's claims as headers.
 func BenchmarkEnterHitWithClaims(b *testing.B) {
 	benchmarkEnter(b, Settings{Headers: append(DefaultHeaders(), Header{"X-Roles", "claims.roles"}, Header{"X-Name", "claims.name"})}, "/api/v1/orders")
 }
 
+// BenchmarkEnterPublic admits a request to a public path and removes its token.
 func BenchmarkEnterPublic(b *testing.B) {
 	benchmarkEnter(b, Settings{Public: []Rule{{Path: "/docs/*"}}}, "/docs/a")
 }

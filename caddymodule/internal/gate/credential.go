@@ -5,28 +5,29 @@ import (
 	"strings"
 )
 
-// Kind is what the Authorization of a request is.
+// Kind classifies the Authorization of a request.
 type Kind byte
 
 // The kinds of credential.
 const (
 	None        Kind = iota // no Authorization, or an empty one
-	Bearer                  // "Bearer <token>"; whose token it is remains to be seen
-	Other                   // another scheme, or nothing that can be read
-	Conflicting             // more than one credential: nothing must choose between them
+	Bearer                  // "Bearer <token>", whoever issued the token
+	Other                   // another scheme, or an unreadable value
+	Conflicting             // more than one credential: the gate must not choose between them
 )
 
-// Credential is what a request shows as its credential.
+// Credential is the credential that a request presents.
 type Credential struct {
 	Kind  Kind
-	Token string // of a Bearer
-	// Malformed is true of a Bearer that is not exactly as RFC 6750 writes it.
-	// It is never good; if the token in it is ours, it is a bad token of ours.
+	Token string // set for Bearer
+	// Malformed is true for a Bearer that deviates from the syntax of RFC 6750. It is
+	// never accepted: if the token in it is ours, the request is refused rather than
+	// treated as one with a foreign credential.
 	Malformed bool
 }
 
-// ParseCredential reads the Authorization of a request. The name of the scheme
-// is case-insensitive (RFC 9110, section 11.1).
+// ParseCredential parses the Authorization of a request. The name of the scheme is
+// case-insensitive (RFC 9110, section 11.1).
 func ParseCredential(h http.Header) Credential {
 	lines := h["Authorization"]
 	if len(lines) == 0 {
@@ -35,7 +36,7 @@ func ParseCredential(h http.Header) Credential {
 	if len(lines) > 1 {
 		return Credential{Kind: Conflicting}
 	}
-	value := strings.Trim(lines[0], " \t") // HTTP/2 leaves them in
+	value := strings.Trim(lines[0], " \t") // net/http does not trim the value for HTTP/2
 	if value == "" {
 		return Credential{}
 	}
@@ -54,17 +55,17 @@ func ParseCredential(h http.Header) Credential {
 	if token[0] == '\t' {
 		token, malformed = strings.TrimLeft(token, " \t"), true
 	}
-	// A token has no comma and no space: what follows one is another credential,
-	// and an upstream could read that one.
+	// A token contains no comma and no space. Text after one is another credential, and
+	// an upstream could use that one.
 	if strings.IndexByte(token, ' ') >= 0 || strings.IndexByte(token, '\t') >= 0 || strings.IndexByte(token, ',') >= 0 {
 		return Credential{Kind: Conflicting}
 	}
 	return Credential{Kind: Bearer, Token: token, Malformed: malformed}
 }
 
-// secondScheme reports whether, after a comma outside quotes, value goes on
-// with another scheme and its credential. The commas of a scheme's own
-// parameters (Digest) are followed by "name=".
+// secondScheme reports whether value continues, after a comma outside quotes, with
+// another scheme and its credential. A comma between the parameters of one scheme
+// (Digest) is followed by "name=" instead.
 func secondScheme(value string) bool {
 	quoted := false
 	for i := 0; i < len(value); i++ {

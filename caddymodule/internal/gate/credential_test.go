@@ -5,6 +5,9 @@ import (
 	"testing"
 )
 
+// TestCredentials parses Authorization headers with every mixture of schemes, tokens,
+// commas and blanks. A value that an upstream could read as another credential must be
+// conflicting.
 func TestCredentials(t *testing.T) {
 	for _, c := range []struct {
 		name  string

@@ -12,40 +12,39 @@ import (
 
 // Tokens verifies tokens.
 type Tokens interface {
-	// Ours reports whether a token begins with a header that we write. While
-	// no keys are loaded, a header of the form of ours will do.
+	// Ours reports whether a token begins with a header that we write. While no keys
+	// are loaded, any header of the same form counts.
 	Ours(token string) bool
-	// Verify returns what a good token says of its caller. The
-	// errors are [token.ErrExpired], [ErrRevoked], and [ErrUnavailable] while it
-	// cannot decide; all others mean that the token is not good. A token that
-	// is known not to be ours is not good, whatever else is missing.
+	// Verify returns the identity in a valid token. The errors are [token.ErrExpired],
+	// [ErrRevoked], and [ErrUnavailable] while it cannot decide; every other error
+	// means that the token is not valid. A token that is certainly not ours is invalid
+	// even while keys or revocations are missing.
 	Verify(token string, now time.Time) (*token.Identity, error)
 }
 
-// Settings is what a directive says of requests.
+// Settings are the settings of a directive about requests.
 type Settings struct {
 	Headers  []Header // identity headers; nil: [DefaultHeaders]
-	Public   []Rule   // need no token
-	Optional []Rule   // need no token, get the identity of the token they have
-	// ForwardToken leaves a good token of ours in Authorization. A bad one is
-	// removed all the same, as is any in the other sources.
+	Public   []Rule   // requests that need no token
+	Optional []Rule   // requests that need no token, but get the identity of the token that they present
+	// ForwardToken leaves a valid token in Authorization for the upstream. An invalid
+	// one is removed all the same, as is a token in any other source.
 	ForwardToken bool
-	Sources      Sources // where a token may stand beside Authorization
+	Sources      Sources // the places besides Authorization that may hold a token
 }
 
-// Gate decides which requests go on, and with whose identity. It does not
-// change, and is safe for concurrent use.
+// Gate decides which requests proceed, and with which identity. It does not change, and
+// is safe for concurrent use.
 type Gate struct {
 	headers      []identityHeader
-	otherNames   []string // of headers, in lower case, those without ownPrefix
+	otherNames   []string // the names of identity headers without ownPrefix, in lower case
 	rules        rules
 	forwardToken bool
 	sources      Sources
 	tokens       Tokens
 }
 
-// New makes a gate. The error says what is wrong with the settings, and what to
-// write instead.
+// New returns a gate. Its error names the faulty setting and the correct form.
 func New(s Settings, tokens Tokens) (*Gate, error) {
 	if s.Headers == nil {
 		s.Headers = DefaultHeaders()
@@ -61,30 +60,31 @@ func New(s Settings, tokens Tokens) (*Gate, error) {
 	return &Gate{headers: headers, otherNames: others, rules: rs, forwardToken: s.ForwardToken, sources: s.Sources, tokens: tokens}, nil
 }
 
-// Verdict is what becomes of a request.
+// Verdict is the decision on a request.
 type Verdict struct {
-	Caller  *token.Identity // who is calling; nil: nobody we know
-	Refusal *Refusal        // the answer, if the request does not go on
+	Caller  *token.Identity // the authenticated caller; nil: anonymous
+	Refusal *Refusal        // the answer to a request that is refused; nil: the request proceeds
 }
 
-// Enter decides whether a request, which [Gate.Prepare] has returned, goes on.
-// If it does, it is ready for the upstream: with the identity headers of its
-// token, without the token, and, if it has no identity, without anything that
-// would make it act as another method.
+// Enter decides whether a request, which [Gate.Prepare] has returned, proceeds. A
+// request that proceeds is ready for the upstream: it has the identity headers of its
+// token and not the token itself. Without an identity, it has no header that would make
+// an upstream treat it as another method.
 //
-// protect is the matcher: whether the request needs a token. It is asked only
-// for canonical paths that no rule names; nil, and an error, mean that it does.
+// protect is the matcher, which reports whether the request needs a token. It is called
+// only for canonical paths that no rule matches. If it is nil or returns an error, the
+// request needs a token.
 func (g *Gate) Enter(r *http.Request, protect func(*http.Request) (bool, error), now time.Time) Verdict {
-	// The answer to TRACE is the request as the upstream got it, with whatever
-	// was added on the way. Some servers take methods in any case.
+	// The answer to TRACE echoes the request as the upstream received it, including
+	// everything that was added on the way. Some servers accept methods in any case.
 	if strings.EqualFold(r.Method, http.MethodTrace) {
 		return Verdict{Refusal: refuse(CodeMethodNotAllowed)}
 	}
-	if !isToken(r.Method) { // HTTP/2 lets it through; no proxy can send it on
+	if !isToken(r.Method) { // possible over HTTP/2; a proxy cannot forward it
 		return Verdict{Refusal: notHTTP()}
 	}
-	var buf [4]shown
-	all := g.shown(buf[:0], r, true)
+	var buf [4]presented
+	all := g.presented(buf[:0], r, true)
 	if slices.ContainsFunc(all, conflicting) {
 		return Verdict{Refusal: refuse(CodeInvalidRequest)}
 	}
@@ -94,8 +94,8 @@ func (g *Gate) Enter(r *http.Request, protect func(*http.Request) (bool, error),
 	case access == public:
 		v = g.passPublic(r, all, now)
 	case len(all) > 1:
-		// Two credentials, even if they are equal: nothing must depend on which
-		// of them is looked at, here or behind.
+		// Two credentials are refused even if they are equal: no decision may depend on
+		// which of them this gate or an upstream reads.
 		return Verdict{Refusal: refuse(CodeInvalidRequest)}
 	case access == optional:
 		v = g.passOptional(r, one(all), now)
@@ -112,7 +112,8 @@ func (g *Gate) Enter(r *http.Request, protect func(*http.Request) (bool, error),
 	switch from := all[0].from; {
 	case from == fromHeader && g.forwardToken:
 	case from == fromCookie:
-		// Whether it may be forged was decided by the method it has.
+		// The check for forgery used the request's actual method, so no header may
+		// replace that method later.
 		dropOverrides(r.Header)
 		fallthrough
 	default:
@@ -122,22 +123,22 @@ func (g *Gate) Enter(r *http.Request, protect func(*http.Request) (bool, error),
 	return v
 }
 
-// Authenticate decides on the token of a request alone, as for a protected
-// path, and leaves the request as it is. It is for our endpoints, where nothing
-// is upgraded: of the other sources it knows the cookie.
+// Authenticate decides on the token of a request alone, as for a protected path, and
+// leaves the request unchanged. It is for our own endpoints. They upgrade no
+// connections, so of the other sources only the cookie counts.
 func (g *Gate) Authenticate(r *http.Request, now time.Time) Verdict {
-	cred, refusal := g.Shown(r)
+	cred, refusal := g.Credential(r)
 	if refusal != nil {
 		return Verdict{Refusal: refusal}
 	}
 	return g.verify(cred, now)
 }
 
-// Shown returns the one credential of a request to our endpoints, or why it
-// cannot count.
-func (g *Gate) Shown(r *http.Request) (Credential, *Refusal) {
-	var buf [4]shown
-	all := g.shown(buf[:0], r, false)
+// Credential returns the one credential of a request to our endpoints, or the refusal if the
+// request has no usable one.
+func (g *Gate) Credential(r *http.Request) (Credential, *Refusal) {
+	var buf [4]presented
+	all := g.presented(buf[:0], r, false)
 	if len(all) > 1 || slices.ContainsFunc(all, conflicting) {
 		return Credential{}, refuse(CodeInvalidRequest)
 	}
@@ -148,7 +149,8 @@ func (g *Gate) Shown(r *http.Request) (Credential, *Refusal) {
 	return cred.Credential, nil
 }
 
-// isToken reports whether a method is one (RFC 9110, section 5.6.2).
+// isToken reports whether a method is a token, as the grammar of HTTP requires (RFC
+// 9110, section 5.6.2).
 func isToken(method string) bool {
 	for i := range len(method) {
 		if !tokenChars[method[i]] {
@@ -160,12 +162,12 @@ func isToken(method string) bool {
 
 var tokenChars = set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789!#$%&'*+-.^_`|~")
 
-func conflicting(s shown) bool { return s.Kind == Conflicting }
+func conflicting(s presented) bool { return s.Kind == Conflicting }
 
-// one is the only credential of a list that has one at most.
-func one(all []shown) shown {
+// one returns the credential of a list that has at most one.
+func one(all []presented) presented {
 	if len(all) == 0 {
-		return shown{}
+		return presented{}
 	}
 	return all[0]
 }
@@ -175,7 +177,7 @@ func (g *Gate) access(r *http.Request, credential bool, protect func(*http.Reque
 	if _, canonical := Path(r); !canonical {
 		return protected
 	}
-	// Of a canonical path, Path is the decoded form: there is no other.
+	// For a canonical path, r.URL.Path is the only decoded form.
 	if a := g.rules.find(r.Method, r.URL.Path); a != unmatched {
 		return a
 	}
@@ -190,18 +192,19 @@ func (g *Gate) access(r *http.Request, credential bool, protect func(*http.Reque
 	return protected
 }
 
-// isPreflight reports whether a request asks what a page of another origin may
-// do (Fetch standard, "CORS-preflight request"). Browsers send no credential
-// with it, so none can be asked for; one that has a credential is no preflight.
+// isPreflight reports whether a request is a CORS preflight (Fetch standard), with
+// which a browser asks for the permissions of a page of another origin. Browsers send
+// no credential with a preflight, so requiring one would refuse every page; a request
+// that has a credential is no preflight.
 func isPreflight(r *http.Request) bool {
 	return r.Method == http.MethodOptions && r.Header.Get("Origin") != "" &&
 		r.Header.Get("Access-Control-Request-Method") != ""
 }
 
-// passPublic lets a request on without an identity. A token of ours is removed,
-// unless it is good and the upstream is to have it; what is not ours is none of
-// our business. Two of ours are refused here too.
-func (g *Gate) passPublic(r *http.Request, all []shown, now time.Time) Verdict {
+// passPublic lets a request proceed without an identity. It removes our tokens, except
+// a valid one that the upstream is to receive. Credentials that are not ours are left
+// alone. Two of our tokens are refused here too.
+func (g *Gate) passPublic(r *http.Request, all []presented, now time.Time) Verdict {
 	ours := all[:0]
 	for _, s := range all {
 		if s.Kind == Bearer && g.tokens.Ours(s.Token) {
@@ -222,23 +225,24 @@ func (g *Gate) passPublic(r *http.Request, all []shown, now time.Time) Verdict {
 	return Verdict{}
 }
 
-// passOptional lets a request on with the identity of its token, or anonymously
-// if it shows none of ours. A bad token of ours is refused: its user would
-// otherwise be a stranger all of a sudden, and the client not know why.
-func (g *Gate) passOptional(r *http.Request, cred shown, now time.Time) Verdict {
+// passOptional lets a request proceed with the identity of its token, or anonymously if
+// it presents none of our tokens. If our token is invalid, the request is refused: the
+// user would otherwise be logged out without the client noticing.
+func (g *Gate) passOptional(r *http.Request, cred presented, now time.Time) Verdict {
 	if cred.Kind != Bearer {
 		return Verdict{}
 	}
 	v := g.authenticate(r, cred, now)
-	// A token that cannot be verified yet may be ours, so that is said first.
+	// A token that cannot be verified yet may be ours, so that refusal is returned in
+	// any case.
 	if v.Refusal != nil && v.Refusal.Status == http.StatusUnauthorized && !g.tokens.Ours(cred.Token) {
 		return Verdict{}
 	}
 	return v
 }
 
-// authenticate decides where a token is needed.
-func (g *Gate) authenticate(r *http.Request, cred shown, now time.Time) Verdict {
+// authenticate decides on a request that needs a token.
+func (g *Gate) authenticate(r *http.Request, cred presented, now time.Time) Verdict {
 	if cred.from == fromCookie && mayBeForged(r) {
 		return Verdict{Refusal: refuse(CodeCrossSite)}
 	}

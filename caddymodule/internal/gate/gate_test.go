@@ -11,7 +11,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/token"
 )
 
-// stubTokens knows tokens by their first segment and their name.
+// stubTokens recognizes tokens by their first segment and verifies them by their name.
 type stubTokens struct {
 	unavailable bool
 	asked       int
@@ -40,12 +40,12 @@ func (s *stubTokens) Verify(raw string, _ time.Time) (*token.Identity, error) {
 
 var now = time.Unix(1_700_000_000, 0)
 
-// The outcomes of a cell of the table.
+// outcome is the expected result in one cell of the table.
 type outcome struct {
-	status   int    // 0: goes on
+	status   int    // 0: the request proceeds
 	code     string // of the refusal
 	identity bool   // the headers are set
-	keeps    bool   // the Authorization is left
+	keeps    bool   // the Authorization is kept
 }
 
 var (
@@ -60,10 +60,10 @@ var (
 	notYet      = outcome{status: 503, code: CodeStoreUnavailable, keeps: true}
 )
 
-// matchAPI is a matcher that protects all but /free.
+// matchAPI is a matcher that protects every path outside /free.
 func matchAPI(r *http.Request) (bool, error) { return !strings.HasPrefix(r.URL.Path, "/free"), nil }
 
-// paths are one of each kind.
+// paths has a path of each kind.
 var paths = map[string]string{
 	"protected":           "/api/x",
 	"optional":            "/opt/x",
@@ -107,6 +107,8 @@ func check(t *testing.T, name string, v Verdict, r *http.Request, want outcome, 
 	}
 }
 
+// TestWhichRequestsGoOn presents each kind of credential on each kind of path: the
+// table of the documentation, cell by cell.
 func TestWhichRequestsGoOn(t *testing.T) {
 	credentials := []struct{ name, line string }{
 		{"no token", ""},
@@ -148,6 +150,8 @@ func TestWhichRequestsGoOn(t *testing.T) {
 	}
 }
 
+// TestForwardedTokensAreGoodOnes has the upstream receive tokens. An invalid or revoked
+// one must not reach it, as it may check nothing but the signature.
 func TestForwardedTokensAreGoodOnes(t *testing.T) {
 	credentials := []string{"Bearer ours.good", "Bearer ours.bad", "Bearer ours.revoked", "Bearer\tours.good", "Bearer theirs.good"}
 	withToken := outcome{identity: true, keeps: true}
@@ -166,6 +170,8 @@ func TestForwardedTokensAreGoodOnes(t *testing.T) {
 	}
 }
 
+// TestBeforeTheKeysAreLoaded sends requests while the store is unreachable at start:
+// those that need a token get 503 rather than 401, or every client would log in again.
 func TestBeforeTheKeysAreLoaded(t *testing.T) {
 	for _, c := range []struct {
 		kind, line string
@@ -178,7 +184,7 @@ func TestBeforeTheKeysAreLoaded(t *testing.T) {
 		{"optional", "Bearer ours.good", notYet},
 		{"optional", "Basic eDp5", onLeft},
 		{"public", "", onAnonymous},
-		{"public", "Bearer ours.good", onLeft}, // nobody can tell whose it is
+		{"public", "Bearer ours.good", onLeft}, // without keys it is not recognized as ours
 		{"outside the matcher", "Bearer theirs.good", onLeft},
 	} {
 		g := tableGate(t, false, &stubTokens{unavailable: true})
@@ -194,6 +200,8 @@ func TestBeforeTheKeysAreLoaded(t *testing.T) {
 	}
 }
 
+// TestTwoHeadersAreRefusedEverywhere sends two Authorization headers, of which the gate
+// and an upstream might each read another.
 func TestTwoHeadersAreRefusedEverywhere(t *testing.T) {
 	for kind, path := range paths {
 		g := tableGate(t, false, &stubTokens{})
@@ -202,6 +210,8 @@ func TestTwoHeadersAreRefusedEverywhere(t *testing.T) {
 	}
 }
 
+// TestPathsThatAreNotCanonicalNeedAToken reaches for a protected path through a public
+// one. Such a path needs a token, and the matcher is not consulted.
 func TestPathsThatAreNotCanonicalNeedAToken(t *testing.T) {
 	nothing := func(*http.Request) (bool, error) { return false, nil }
 	for _, path := range []string{"/pub/../api", "/pub//x", "/opt/..;/x", "/free/%2e%2e/api", "/pub/%2e%2e/api", "/free;x", "http:free/x", "ftp://h/free"} {
@@ -218,6 +228,8 @@ func TestPathsThatAreNotCanonicalNeedAToken(t *testing.T) {
 	}
 }
 
+// TestAMatcherThatFailsProtects has a matcher that returns an error, and none: the
+// request needs a token.
 func TestAMatcherThatFailsProtects(t *testing.T) {
 	g := tableGate(t, false, &stubTokens{})
 	for name, matcher := range map[string]func(*http.Request) (bool, error){
@@ -229,6 +241,8 @@ func TestAMatcherThatFailsProtects(t *testing.T) {
 	}
 }
 
+// TestRulesAreForTheirMethods sends other methods to public paths: a page that
+// everybody may read is not one that everybody may change.
 func TestRulesAreForTheirMethods(t *testing.T) {
 	for _, c := range []struct {
 		line string
@@ -254,6 +268,8 @@ func TestRulesAreForTheirMethods(t *testing.T) {
 	}
 }
 
+// TestPreflightsPass sends CORS preflights, which carry no credential, and requests
+// that merely resemble one.
 func TestPreflightsPass(t *testing.T) {
 	const origin, method = "Origin: https://page.example\n", "Access-Control-Request-Method: PUT\n"
 	for _, c := range []struct {
@@ -273,7 +289,8 @@ func TestPreflightsPass(t *testing.T) {
 		v, r := enter(t, g, request(t, c.lines))
 		check(t, c.name, v, r, c.want, false)
 	}
-	// Browsers send no credential with a preflight: what has one is judged by it.
+	// Browsers send no credential with a preflight, so a request with one is treated
+	// like any other.
 	for line, want := range map[string]outcome{"Bearer ours.good": onIdentity, "Bearer ours.bad": invalid, "Basic eDp5": invalid} {
 		g := tableGate(t, false, &stubTokens{})
 		v, r := enter(t, g, request(t, "OPTIONS /api/x HTTP/1.1\nHost: h\n"+origin+method+"Authorization: "+line+"\n"))
@@ -281,6 +298,8 @@ func TestPreflightsPass(t *testing.T) {
 	}
 }
 
+// TestTraceIsNeverLetThrough sends TRACE, whose answer would show the client the
+// headers that the gateway adds.
 func TestTraceIsNeverLetThrough(t *testing.T) {
 	for _, method := range []string{"TRACE", "trace", "Trace"} {
 		for kind, path := range paths {
@@ -296,6 +315,8 @@ func TestTraceIsNeverLetThrough(t *testing.T) {
 	}
 }
 
+// TestChallengesAreThoseOfRFC6750 checks WWW-Authenticate: a request without a
+// credential gets no error code, and each other refusal gets its own.
 func TestChallengesAreThoseOfRFC6750(t *testing.T) {
 	for _, c := range []struct {
 		line, contains, lacks string
@@ -316,6 +337,9 @@ func TestChallengesAreThoseOfRFC6750(t *testing.T) {
 	}
 }
 
+// TestAnonymousRequestsCannotBecomeOthers sends overriding headers with requests that
+// need no token: a public GET must not become a DELETE, or a request for another URL,
+// at the upstream.
 func TestAnonymousRequestsCannotBecomeOthers(t *testing.T) {
 	const overrides = "X-HTTP-Method: DELETE\nX-HTTP-Method-Override: DELETE\nX-Method-Override: DELETE\n" +
 		"X_HTTP_Method_Override: DELETE\nX.HTTP-Method: DELETE\nX-HTTP-Methods: kept\n" +
@@ -350,6 +374,8 @@ func TestAnonymousRequestsCannotBecomeOthers(t *testing.T) {
 	}
 }
 
+// TestMethodsThatAreNone sends methods with blanks, line breaks and other characters,
+// which would become request smuggling in HTTP/1.1.
 func TestMethodsThatAreNone(t *testing.T) {
 	for method, ok := range map[string]bool{"GET": true, "get": true, "M-SEARCH": true, "!#$%&'*+-.^_`|~09AZaz": true,
 		"": false, "GET /admin": false, "GET\r\nX-WX-USER-ID: 1": false, "GÄT": false, "GET,POST": false, "(GET)": false, "GET\x00": false, "\x7f": false} {
@@ -363,6 +389,8 @@ func TestMethodsThatAreNone(t *testing.T) {
 	}
 }
 
+// TestPublicPathsCostNoVerification sends a token to a public path: it must not cost a
+// signature check.
 func TestPublicPathsCostNoVerification(t *testing.T) {
 	tokens := &stubTokens{}
 	g := tableGate(t, false, tokens)
@@ -372,6 +400,8 @@ func TestPublicPathsCostNoVerification(t *testing.T) {
 	}
 }
 
+// TestAuthenticateLooksAtTheTokenAlone calls our own endpoints: public and optional
+// rules do not apply to them, and the request stays unchanged.
 func TestAuthenticateLooksAtTheTokenAlone(t *testing.T) {
 	for _, c := range []struct {
 		lines string

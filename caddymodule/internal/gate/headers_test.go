@@ -8,7 +8,9 @@ import (
 	"testing"
 )
 
-func TestIdentityHeadersOfClientsAreRemovedInEverySpelling(t *testing.T) {
+// TestClientIdentityHeadersAreRemoved forges identity headers in every spelling that
+// some server reads as the real name, such as CGI with its underscores.
+func TestClientIdentityHeadersAreRemoved(t *testing.T) {
 	g := newGate(t, Settings{Headers: []Header{{"X-User-ID", "id"}, {"Remote-User", "openid"}, {"X-WX-Phone", "phone"}}}, nil)
 	for _, name := range []string{
 		"X-WX-USER-ID", "x-wx-user-id", "X_WX_USER_ID", "X.WX.USER.ID", "x-wx_user.id", "X_wx-User-Id", "X-Wx-Anything", "x_wx_", "X-WX-",
@@ -24,6 +26,8 @@ func TestIdentityHeadersOfClientsAreRemovedInEverySpelling(t *testing.T) {
 	}
 }
 
+// TestOtherHeadersAreLeft sends headers with similar names, and those of WebSockets and
+// gRPC: they must reach the upstream.
 func TestOtherHeadersAreLeft(t *testing.T) {
 	g := newGate(t, Settings{Headers: []Header{{"X-User-ID", "id"}}}, nil)
 	h := http.Header{
@@ -38,7 +42,9 @@ func TestOtherHeadersAreLeft(t *testing.T) {
 	}
 }
 
-func TestConnectionNamesNothingButTheConnection(t *testing.T) {
+// TestConnectionNamesNoOtherHeader names identity headers in Connection, so that the
+// proxy would delete them after the gate has set them.
+func TestConnectionNamesNoOtherHeader(t *testing.T) {
 	g := newGate(t, Settings{}, nil)
 	for _, c := range []struct{ lines, want []string }{
 		{[]string{"keep-alive"}, []string{"keep-alive"}},
@@ -62,6 +68,8 @@ func TestConnectionNamesNothingButTheConnection(t *testing.T) {
 	}
 }
 
+// TestTrailersAreCutOff sends identities as trailers, announced or not, over each
+// version of HTTP. Only a request that can have trailers is copied.
 func TestTrailersAreCutOff(t *testing.T) {
 	g := newGate(t, Settings{}, nil)
 	for _, c := range []struct {
@@ -89,11 +97,11 @@ func TestTrailersAreCutOff(t *testing.T) {
 		if copied := got != &c.r; copied != c.copied {
 			t.Errorf("%s: copied = %v", c.name, copied)
 		}
-		// An error handler gets the request that we were given.
+		// Error handlers get the original request.
 		if c.r.Trailer != nil {
 			t.Errorf("%s: left to error handlers: %v", c.name, c.r.Trailer)
 		}
-		// What the server does at the end of the body must not show.
+		// Trailers that the server adds at the end of the body must not reach the copy.
 		c.r.Trailer = http.Header{"X-Wx-Phone": {"forged"}}
 		if c.copied && got.Trailer != nil {
 			t.Errorf("%s: %v", c.name, got.Trailer)
@@ -105,8 +113,8 @@ func TestTrailersAreCutOff(t *testing.T) {
 	}
 }
 
-// FuzzPrepare holds that no header of a client's can be read as an identity header
-// by whoever renames headers, and that nobody else's is taken.
+// FuzzPrepare checks that no header of a client can pass for an identity header at a
+// server that renames headers, and that no other header is removed.
 func FuzzPrepare(f *testing.F) {
 	for _, name := range []string{"X-Wx-User-Id", "x_wx_phone", "X.WX-Openid", "x~wx~user~id", "X-Wx", "X-User-ID", "X_USER.ID", "XX-Wx-User-Id", "X-Wx-", "X--Wx-Id", "\u017f-wx-", "\u212a", "Trailer", "Connection"} {
 		f.Add(name, "X-Wx-User-Id, close")

@@ -13,22 +13,22 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/token"
 )
 
-// MaxValue is the longest value of an identity header, in bytes as it is sent.
+// MaxValue is the maximum length of an identity header's value, in bytes as sent.
 const MaxValue = 1 << 10
 
-// ErrValue is the error of [CheckValues] for a value that no header can carry.
+// ErrValue is the error of [CheckValues] for a value that cannot be sent in a header.
 var ErrValue = errors.New("the value does not fit in an identity header")
 
-// Header is one identity header: its name, and the field of the token that it
-// holds: id, openid, appid, unionid, phone, session, or claims.<name> for what
-// the directory said of the user.
+// Header is an identity header: its name, and the field of the token that supplies its
+// value. The fields are id, openid, appid, unionid, phone, session, and claims.<name>
+// for the directory's claims about the user.
 type Header struct {
 	Name  string `json:"name"`
 	Field string `json:"field"`
 }
 
-// DefaultHeaders returns the headers set where none are configured, named as
-// WeChat Cloud Hosting names them.
+// DefaultHeaders returns the headers that are set if none are configured. Their names
+// are those that WeChat Cloud Hosting uses.
 func DefaultHeaders() []Header {
 	return []Header{
 		{"X-WX-USER-ID", "id"},
@@ -39,8 +39,7 @@ func DefaultHeaders() []Header {
 	}
 }
 
-// ParseHeader reads the arguments of identity. The error says what to write
-// instead.
+// ParseHeader parses the arguments of identity. Its error shows the correct form.
 func ParseHeader(name, field string) (Header, error) {
 	h := Header{Name: name, Field: field}
 	if err := h.check(); err != nil {
@@ -85,11 +84,11 @@ func checkName(name string) error {
 	return nil
 }
 
-// reservedNames and reservedPrefixes are headers that cannot be identity
-// headers: those that frame or route a message, those that proxies delete or
-// set ("close" and "upgrade" are what Connection may still name), and those
-// that clients, upstreams and this gate need for what they mean. An identity
-// header is taken from every request.
+// reservedNames and reservedPrefixes are headers that cannot be identity headers,
+// because an identity header is removed from every request. They frame or route a
+// message, or proxies delete or set them ("close" and "upgrade" are the options that
+// Connection may still name), or clients, upstreams and this gate need them for their
+// standard purpose.
 var (
 	reservedNames = []string{
 		"accept", "age", "allow", "alt-svc", "authorization", "cache-control", "close", "connection", "cookie",
@@ -102,9 +101,9 @@ var (
 	reservedPrefixes = []string{"accept-", "access-control-", "content-", "if-", "proxy-", "sec-", "x-forwarded-"}
 )
 
-// field gets a value of the claims.
+// field reads one value of an identity.
 type field struct {
-	get   func(*token.Identity) string // nil: a claim of the directory
+	get   func(*token.Identity) string // nil: the value is the directory's claim
 	claim string
 }
 
@@ -127,14 +126,14 @@ func fieldOf(name string) (field, bool) {
 	return field{claim: claim}, ok && claim != ""
 }
 
-// identityHeader is a Header made ready.
+// identityHeader is a Header in compiled form.
 type identityHeader struct {
-	key string // as net/http writes it
+	key string // in net/http's canonical form
 	field
 }
 
-// compileHeaders checks the headers and returns them ready for use, with those
-// of their names, folded, that ownPrefix does not cover.
+// compileHeaders checks and compiles the headers. others are the names, in lower case,
+// that ownPrefix does not cover.
 func compileHeaders(headers []Header) (ready []identityHeader, others []string, err error) {
 	var seen []string
 	for _, h := range headers {
@@ -155,13 +154,14 @@ func compileHeaders(headers []Header) (ready []identityHeader, others []string, 
 	return ready, others, nil
 }
 
-// SetIdentity sets the identity headers of a caller in h, which may be a request's
-// or (for forward auth) an answer's. Where id has no value, the header is not set:
-// of a request, [Gate.Prepare] has removed the client's before.
+// SetIdentity sets the caller's identity headers in h, which belongs to a request or
+// (for forward auth) to an answer. A header without a value is not set; the client's
+// own header of that name is already gone from a request, because [Gate.Prepare] has
+// removed it.
 func (g *Gate) SetIdentity(h http.Header, id *token.Identity) {
-	// Who comes after us changes values in place, and identities are shared by all
-	// requests with the same token: each request has slices of its own, cut
-	// from one array so that they cost one allocation.
+	// Later handlers change values in place, and all requests with the same token share
+	// one identity. Therefore each request has its own slices, cut from one array so
+	// that they cost one allocation.
 	values := make([]string, len(g.headers))
 	for i := range g.headers {
 		v := g.headers[i].value(id)
@@ -173,10 +173,10 @@ func (g *Gate) SetIdentity(h http.Header, id *token.Identity) {
 	}
 }
 
-// CheckValues reports, before a token with claims c is minted, a value that an
-// identity header cannot carry: one longer than [MaxValue], or one that is not
-// a string, a number, a bool, or a list of these. The error wraps [ErrValue] and
-// does not hold the value.
+// CheckValues checks the claims c of a token before it is minted. It returns an error
+// for a value that cannot be sent in a header: one longer than [MaxValue], or one that
+// is not a string, a number, a bool, or a list of these. The error wraps [ErrValue] and
+// does not contain the value.
 func (g *Gate) CheckValues(c *token.Claims) error {
 	id := c.Identity()
 	for _, h := range g.headers {
@@ -192,7 +192,8 @@ func (g *Gate) CheckValues(c *token.Claims) error {
 	return nil
 }
 
-// value returns the value of f in id as a header carries it; "" if id has none.
+// value returns the value of f in id in the form that a header carries, or "" if id has
+// none.
 func (f *field) value(id *token.Identity) string {
 	if f.get != nil {
 		return encode(f.get(id), false)
@@ -212,14 +213,14 @@ func (f *field) value(id *token.Identity) string {
 	}
 }
 
-// join writes a list. A comma within an item is encoded, so that an item cannot
-// pass for two: a role must not bring another.
+// join encodes a list. It escapes a comma within an item, so that one item cannot pass
+// for two: a role must not grant another role.
 func join(items []any) string {
 	if len(items) == 1 {
 		s, _ := text(items[0])
 		return encode(s, true)
 	}
-	var buf [256]byte // what fits is on the stack until it is a string
+	var buf [256]byte // keeps a value of this size on the stack until it becomes a string
 	b := buf[:0]
 	for i, item := range items {
 		if i > 0 {
@@ -243,7 +244,7 @@ func carriable(v any) bool {
 	}
 }
 
-// text returns a single value as text; ok is false for what has none.
+// text returns a single value as text. ok is false for a value that has no text form.
 func text(v any) (s string, ok bool) {
 	switch v := v.(type) {
 	case nil:
@@ -266,10 +267,9 @@ func text(v any) (s string, ok bool) {
 	return "", false
 }
 
-// encode percent-encodes the bytes of s that are not visible ASCII, and "%"
-// itself: so decoding once always gives what the token says, and a name of
-// "%E4%BD%A0" does not arrive as another's "你". Of a list's item the comma is
-// encoded too.
+// encode percent-encodes "%" and every byte of s that is not visible ASCII. Decoding
+// once therefore always yields the value in the token, and a name of "%E4%BD%A0" does
+// not arrive as another user's "你". In an item of a list the comma is encoded too.
 func encode(s string, item bool) string {
 	clean := true
 	for i := range len(s) {

@@ -34,6 +34,7 @@ func newGate(t testing.TB, s Settings, tokens Tokens) *Gate {
 	return g
 }
 
+// TestDefaultHeadersHoldWhatTheTokenSays sets the headers of a caller with every field.
 func TestDefaultHeadersHoldWhatTheTokenSays(t *testing.T) {
 	g := newGate(t, Settings{}, nil)
 	h := http.Header{}
@@ -46,6 +47,9 @@ func TestDefaultHeadersHoldWhatTheTokenSays(t *testing.T) {
 	}
 }
 
+// TestWhatTheTokenLacksIsAbsent sets the headers of a caller without unionid and roles.
+// An upstream must find no header rather than an empty one, which it might take for a
+// value.
 func TestWhatTheTokenLacksIsAbsent(t *testing.T) {
 	g := newGate(t, Settings{Headers: []Header{{"X-User", "id"}, {"X-Union", "unionid"}, {"X-Roles", "claims.roles"}, {"X-None", "claims.none"}, {"X-Nil", "claims.nil"}}}, nil)
 	h := http.Header{}
@@ -55,6 +59,8 @@ func TestWhatTheTokenLacksIsAbsent(t *testing.T) {
 	}
 }
 
+// TestClaimsAsHeaders encodes claims of every type. A line break must not add a header,
+// a comma must not add a role, and decoding once must give the original text.
 func TestClaimsAsHeaders(t *testing.T) {
 	for _, c := range []struct {
 		name  string
@@ -98,6 +104,8 @@ func TestClaimsAsHeaders(t *testing.T) {
 	}
 }
 
+// TestSealedClaimsComeBeforePlainOnes has a claim both in plain and in the seal: the
+// header has the sealed value.
 func TestSealedClaimsComeBeforePlainOnes(t *testing.T) {
 	g := newGate(t, Settings{Headers: []Header{{"X-Name", "claims.name"}, {"X-Plan", "claims.plan"}, {"X-Session", "session"}}}, nil)
 	h := http.Header{}
@@ -108,6 +116,8 @@ func TestSealedClaimsComeBeforePlainOnes(t *testing.T) {
 	}
 }
 
+// TestRequestsShareNoValues changes a request's headers after the gate, as handlers do:
+// neither the next request with the same token nor another header may change.
 func TestRequestsShareNoValues(t *testing.T) {
 	g := newGate(t, Settings{}, nil)
 	c := someone()
@@ -125,6 +135,8 @@ func TestRequestsShareNoValues(t *testing.T) {
 	}
 }
 
+// TestValuesThatNoHeaderCanCarryAreRefused checks claims before minting. A login with a
+// value that is too long or nested must fail, rather than each request later.
 func TestValuesThatNoHeaderCanCarryAreRefused(t *testing.T) {
 	g := newGate(t, Settings{Headers: []Header{{"X-User", "id"}, {"X-Roles", "claims.roles"}}}, nil)
 	for _, c := range []struct {
@@ -155,7 +167,9 @@ func TestValuesThatNoHeaderCanCarryAreRefused(t *testing.T) {
 	}
 }
 
-func TestMistakenHeadersAreRefusedWithTheRemedy(t *testing.T) {
+// TestMistakenHeadersAreRefusedWithRemedy configures headers that Caddy drops, that no
+// upstream could read, or that HTTP needs: the error says what to write.
+func TestMistakenHeadersAreRefusedWithRemedy(t *testing.T) {
 	for _, c := range []struct{ name, field, remedy string }{
 		{"X_User_ID", "id", "write X-User-ID"},
 		{"X.User.ID", "id", "write X-User-ID"},

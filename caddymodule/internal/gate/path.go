@@ -5,44 +5,44 @@ import (
 	"unicode/utf8"
 )
 
-// Path returns the path of a request as the proxy will send it, and whether it
-// is canonical, so that it may be compared with rules: whether no upstream can
-// take it for another path than we do. A path that is not canonical always
+// Path returns the path of a request as the proxy will send it. It also reports whether
+// the path is canonical, which means that no upstream can take it for another path than
+// we do, so that it may be compared with rules. A path that is not canonical always
 // needs a token.
 func Path(r *http.Request) (escaped string, canonical bool) {
 	u := r.URL
 	escaped = u.EscapedPath()
-	// "GET http:admin/x" has an opaque part and no path: what the proxy sends
-	// then is not what was looked at here.
+	// "GET http:admin/x" has an opaque part and no path: the proxy would send something
+	// else than the path examined here.
 	if u.Opaque != "" || (u.Scheme != "" && u.Scheme != "http" && u.Scheme != "https") {
 		return escaped, false
 	}
 	return escaped, Canonical(escaped)
 }
 
-// Canonical reports whether a path, as it goes over the wire, has one reading
-// only. Upstreams decode a path once or twice, resolve dots, merge slashes, cut
-// at ";" "?" "#" or NUL, take "\" for "/", and drop dots and spaces at the end
-// of a segment; a canonical path holds nothing that any of them could use to
-// get from one resource to another. It holds only:
+// Canonical reports whether a path, as sent over the wire, has only one interpretation.
+// Upstreams decode a path once or twice, resolve dots, merge slashes, cut at ";" "?"
+// "#" or NUL, take "\" for "/", and drop dots and spaces at the end of a segment. A
+// canonical path contains nothing that any of them could use to get from one resource
+// to another. It contains only:
 //
 //   - letters, digits, "-._~" (RFC 3986's unreserved), "!$&'()*+,=" (its
 //     sub-delimiters, without ";" which begins Tomcat's path parameters), ":"
 //     and "@";
 //   - %XX of a space, of one of "<>[]^`{|} and the double quote, of those
-//     sub-delimiters, or of valid UTF-8 beyond ASCII: all else would be read
-//     differently after one decoding more, or is needed by nobody;
+//     sub-delimiters, or of valid UTF-8 beyond ASCII: other escapes are
+//     unnecessary, or have another meaning after one more decoding;
 //   - no empty segment but the last;
-//   - no segment that ends in a dot or a space: "." and ".." are resolved by
-//     all, ". ." and "..%20" by some, and Windows takes "admin." for "admin";
-//   - no ":$", by which NTFS reaches a name another way
+//   - no segment that ends in a dot or a space: all servers resolve "." and
+//     "..", some resolve ". ." and "..%20", and Windows takes "admin." for "admin";
+//   - no ":$", with which NTFS reaches the same file under another name
 //     ("admin::$INDEX_ALLOCATION").
 func Canonical(escaped string) bool {
 	if escaped == "" || escaped[0] != '/' {
 		return false
 	}
-	// Of the segment so far: nothing yet; what it must not end in; its last
-	// character was a colon.
+	// The state of the current segment: whether it is empty so far, whether its last
+	// character is one that must not end it, and whether that character was a colon.
 	start, trimmed, colon := true, true, false
 	for i := 1; i < len(escaped); {
 		n, char := 1, escaped[i]
@@ -70,9 +70,9 @@ func Canonical(escaped string) bool {
 	return start || !trimmed
 }
 
-// escape returns the length of the escape, or of the run of escapes that is one
-// character, at the beginning of s, and its first byte; 0 if a canonical path
-// does not hold it.
+// escape returns the length of the escape at the beginning of s, or of the run of
+// escapes that encodes one character, and its first byte. n is 0 for an escape that a
+// canonical path must not contain.
 func escape(s string) (n int, first byte) {
 	c, ok := unhex(s)
 	if !ok {
@@ -94,15 +94,15 @@ func escape(s string) (n int, first byte) {
 		char[size] = c
 		size++
 	}
-	// What is overlong, a surrogate or cut short decodes with width 1; no
-	// character beyond ASCII does.
+	// Overlong, surrogate and truncated encodings decode with width 1; no character
+	// beyond ASCII does.
 	if _, width := utf8.DecodeRune(char[:size]); width == 1 || width != size {
 		return 0, 0
 	}
 	return 3 * size, c
 }
 
-// unhex returns the byte that the %XX at the beginning of s stands for.
+// unhex returns the byte that the %XX at the beginning of s encodes.
 func unhex(s string) (byte, bool) {
 	if len(s) < 3 || s[0] != '%' {
 		return 0, false
@@ -124,9 +124,11 @@ func hexDigit(c byte) byte {
 }
 
 var (
-	// plain is what a canonical path holds as it is, beside "/", "." and "%".
+	// plain are the characters of a canonical path that are not escaped, besides "/",
+	// "." and "%".
 	plain = set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_~" + subDelims + ":@")
-	// escapable is the ASCII that a canonical path holds as %XX.
+	// escapable are the ASCII characters that may be escaped as %XX in a canonical
+	// path.
 	escapable = set(" \"<>[]^`{|}" + subDelims)
 )
 

@@ -8,17 +8,17 @@ import (
 	"testing"
 )
 
-// upstream is a model of how a server finds a resource: what it makes of the
-// path on the wire, and whether it takes names in any case for one. Each server
-// is modelled at its most obliging.
+// upstream models how a server maps a path on the wire to a resource. anyCase is true
+// for servers that ignore the case of names. Each model is as lenient as the server can
+// be.
 type upstream struct {
 	name     string
 	resource func(wire string) string
 	anyCase  bool
 }
 
-// decode undoes %XX wherever it stands, as lenient servers do, and leaves what
-// is not an escape.
+// decode decodes %XX everywhere, as lenient servers do, and keeps text that is no
+// escape.
 func decode(s string) string {
 	var b strings.Builder
 	for i := 0; i < len(s); {
@@ -44,7 +44,7 @@ func unhexLenient(s string) (byte, bool) {
 	return d[0], true
 }
 
-// cutAt cuts s at the first of chars.
+// cutAt cuts s at the first character that is in chars.
 func cutAt(s, chars string) string {
 	if i := strings.IndexAny(s, chars); i >= 0 {
 		return s[:i]
@@ -52,7 +52,7 @@ func cutAt(s, chars string) string {
 	return s
 }
 
-// keepSlash is path.Clean that keeps a "/" at the end.
+// keepSlash is path.Clean, but keeps a "/" at the end.
 func keepSlash(p string) string {
 	c := path.Clean("/" + p)
 	if strings.HasSuffix(p, "/") && c != "/" {
@@ -78,11 +78,11 @@ func trimmed(p string) string {
 		if t := strings.TrimRight(s, ". "); t != "" || s == "" {
 			return t
 		}
-		return s // all dots and spaces: for path.Clean to see
+		return s // only dots and spaces: path.Clean handles it
 	})
 }
 
-// overlong reads the two-byte forms of ASCII that old decoders accepted.
+// overlong decodes the two-byte encodings of ASCII that old decoders accepted.
 func overlong(s string) string {
 	var b strings.Builder
 	for i := 0; i < len(s); i++ {
@@ -117,7 +117,7 @@ var upstreams = []upstream{
 		return keepSlash(p)
 	}},
 	{name: "overlong UTF-8", resource: func(p string) string { return keepSlash(overlong(decode(p))) }},
-	{name: "a dot for what is no UTF-8", resource: func(p string) string {
+	{name: "a dot for invalid UTF-8", resource: func(p string) string {
 		return keepSlash(strings.ToValidUTF8(decode(p), "."))
 	}},
 	{name: "IIS, backslash and case", anyCase: true, resource: func(p string) string {
@@ -155,7 +155,7 @@ var upstreams = []upstream{
 	}},
 }
 
-// open are the rules of the fuzz test; everything else is protected.
+// open are the rules of the fuzz test; every other path is protected.
 var open = must(compileRules(
 	[]Rule{{Path: "/pub/*"}, {Path: "/health"}, {Path: "/Deep/in/*"}, {Path: "/"}},
 	[]Rule{{Path: "/opt/*"}, {Path: "/pub/mine"}},
@@ -168,8 +168,8 @@ func must[T any](v T, err error) T {
 	return v
 }
 
-// isOpen reports whether the rules open a resource, as a server that takes
-// names in any case sees them.
+// isOpen reports whether the rules open a resource. With anyCase it compares as a
+// server does that ignores the case of names.
 func isOpen(resource string, anyCase bool) bool {
 	rs := open
 	if anyCase {
@@ -183,15 +183,15 @@ func isOpen(resource string, anyCase bool) bool {
 	return rs.find(http.MethodGet, resource) != unmatched
 }
 
-// underAdmin is a matcher that protects /admin and all below it, in any case,
-// as Caddy's path matcher does.
+// underAdmin is a matcher that protects /admin and everything below it, in any case,
+// like Caddy's path matcher.
 func underAdmin(resource string) bool {
 	resource = strings.ToLower(resource)
 	return resource == "/admin" || strings.HasPrefix(resource, "/admin/")
 }
 
-// FuzzCanonical holds the rule that no upstream finds a protected resource
-// under a path that goes on without a token.
+// FuzzCanonical checks that no upstream finds a protected resource under a path that
+// proceeds without a token.
 func FuzzCanonical(f *testing.F) {
 	for _, target := range []string{
 		"/", "/health", "/pub/x", "/opt/%E4%BD%A0", "/Deep/in/a", "/pub/../admin", "/pub/..;/admin", "/pub/%2e%2e/admin",
@@ -211,16 +211,16 @@ func FuzzCanonical(f *testing.F) {
 			return
 		}
 		if sent := u.RequestURI(); cutAt(sent, "?") != wire {
-			t.Fatalf("%q: judged %q, sent %q", target, wire, sent)
+			t.Fatalf("%q: examined %q, sent %q", target, wire, sent)
 		}
 		if decode(wire) != u.Path {
-			t.Fatalf("%q: judged %q, compared %q", target, wire, u.Path)
+			t.Fatalf("%q: examined %q, compared %q", target, wire, u.Path)
 		}
 		opened := open.find(http.MethodGet, u.Path) != unmatched
 		for _, up := range upstreams {
 			resource := up.resource(wire)
 			if opened && !isOpen(resource, up.anyCase) {
-				t.Errorf("%q goes on without a token; %s serves %q", target, up.name, resource)
+				t.Errorf("%q proceeds without a token; %s serves %q", target, up.name, resource)
 			}
 			if !underAdmin(u.Path) && underAdmin(resource) {
 				t.Errorf("%q is outside the matcher; %s serves %q", target, up.name, resource)
@@ -229,8 +229,8 @@ func FuzzCanonical(f *testing.F) {
 	})
 }
 
-// FuzzCredential holds that a credential is taken as a token only if it is one
-// token and nothing else.
+// FuzzCredential checks that a credential counts as a token only if it is exactly one
+// token.
 func FuzzCredential(f *testing.F) {
 	for _, v := range []string{
 		"", "Bearer a.b.c", "bearer  a.b.c", "Bearer\ta.b.c", "Bearer a.b.c,Bearer d.e.f", "Basic eA==, Bearer a.b.c",

@@ -8,6 +8,7 @@ import (
 	"testing"
 )
 
+// TestCanonicalPaths lists paths that clients need: none of them may be refused.
 func TestCanonicalPaths(t *testing.T) {
 	for _, path := range []string{
 		"/", "/a", "/a/", "/a/b", "/a/b/", "/.well-known/x", "/a.b", "/a..b", "/..a", "/...a/b",
@@ -20,6 +21,8 @@ func TestCanonicalPaths(t *testing.T) {
 	}
 }
 
+// TestPathsWithTwoReadings lists paths that some server takes for another path: dots,
+// empty segments, path parameters, double encodings, overlong UTF-8, NTFS names.
 func TestPathsWithTwoReadings(t *testing.T) {
 	for _, path := range []string{
 		"", "a", "*", "http:/a", // no "/" first
@@ -33,8 +36,8 @@ func TestPathsWithTwoReadings(t *testing.T) {
 		"/a%25b", "/%252e%252e", "/%25%32%65", // decoded twice
 		"/a%00", "/a%00.png", "/a%0d%0a", "/a%09b", "/a%7f", "/a%1f", "/a\x00", "/a\tb", "/a b",
 		"/a?b", "/a#b", "/a%3fb", "/a%23b",
-		"/%61", "/%7e", "/%2d", "/%5f", "/%30", "/a%3ab", "/a%40b", // what nobody needs to encode
-		"/a%", "/a%2", "/a%zz", "/a%2x", "/%-1", "/%u002e", "/%%32",
+		"/%61", "/%7e", "/%2d", "/%5f", "/%30", "/a%3ab", "/a%40b", // needless escapes
+		"/a%", "/a%2", "/a%zz", "/a%2x", "/%-1", "/%u002e", "/%%32", // broken escapes
 		"/%c0%af", "/%c0%ae", "/%e0%80%af", "/%f0%80%80%af", "/%c1%9c", // overlong
 		"/%ed%a0%80", "/%f4%90%80%80", "/%ff", "/%80", "/%e4%bd", "/%e4%bdx", "/%c3/%a9", "/%c3", "/%c3%", "/%f0%9f%98", "/%c3%28",
 		"/\xc3\xa9", "/\"", "/<", "/[", "/{", "/|", "/`", "/^", // raw
@@ -45,7 +48,7 @@ func TestPathsWithTwoReadings(t *testing.T) {
 	}
 }
 
-// request reads a request as a server gets it.
+// request parses a request as a server does.
 func request(t testing.TB, lines string) *http.Request {
 	t.Helper()
 	r, err := http.ReadRequest(bufio.NewReader(strings.NewReader(
@@ -56,6 +59,9 @@ func request(t testing.TB, lines string) *http.Request {
 	return r
 }
 
+// TestOnlyOrdinaryTargetsAreCanonical parses request targets of every form. An
+// absolute, opaque or asterisk target must not reach another path than the one that was
+// checked.
 func TestOnlyOrdinaryTargetsAreCanonical(t *testing.T) {
 	for target, want := range map[string]bool{
 		"/a":                 true,
@@ -97,6 +103,8 @@ func TestOnlyOrdinaryTargetsAreCanonical(t *testing.T) {
 	}
 }
 
+// TestPathIsWhatTheProxySends builds URLs whose parts contradict each other, as a
+// rewrite could. The gate must examine the path that the proxy sends, or refuse it.
 func TestPathIsWhatTheProxySends(t *testing.T) {
 	for _, u := range []*url.URL{
 		{Path: "/a/../b", RawPath: "/a"},        // RawPath out of step: Path counts

@@ -13,14 +13,14 @@ import (
 	"testing"
 )
 
-// arrived is what the upstream saw of one request.
+// arrived are the headers and trailers of a request at the upstream.
 type arrived struct {
 	header, trailer http.Header
 }
 
-// forwarding is a server in front of an upstream. Its proxy is as obliging as
-// Caddy's: it deletes what Connection names, after the gate, and passes on the
-// trailers that the request has once its body has been read.
+// forwarding is a server in front of an upstream. Its proxy behaves like Caddy's: after
+// the gate it deletes the headers that Connection names, and it forwards the trailers
+// that the request has once its body has been read.
 type forwarding struct {
 	front *httptest.Server
 	mu    sync.Mutex
@@ -78,7 +78,7 @@ func forward(t *testing.T, http2 bool, prepare func(*http.Request) *http.Request
 	return f
 }
 
-// trailing copies the trailers of a request where its body ends.
+// trailing copies the trailers of a request when its body ends.
 type trailing struct {
 	io.ReadCloser
 	from *http.Request
@@ -93,7 +93,7 @@ func (b *trailing) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// raw sends bytes as they are and returns what the upstream saw.
+// raw sends bytes unchanged and returns the request that the upstream received.
 func (f *forwarding) raw(t *testing.T, text string) arrived {
 	t.Helper()
 	c, err := net.Dial("tcp", f.front.Listener.Addr().String())
@@ -126,7 +126,7 @@ func (f *forwarding) last(t *testing.T) arrived {
 	return f.saw[len(f.saw)-1]
 }
 
-// announces appends a trailer that was not announced, where the body ends.
+// announces adds trailers that were not announced when the body ends.
 type announces struct {
 	io.Reader
 	trailer http.Header
@@ -141,8 +141,8 @@ func (a announces) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// attack runs the attacks on headers and trailers and returns, by name, what of
-// them arrived.
+// attack runs the attacks on headers and trailers. It returns, by the name of the
+// attack, the request that the upstream received.
 func attack(t *testing.T, prepare func(*http.Request) *http.Request, set func(http.Header)) map[string]arrived {
 	t.Helper()
 	seen := map[string]arrived{}
@@ -173,6 +173,8 @@ func attack(t *testing.T, prepare func(*http.Request) *http.Request, set func(ht
 	return seen
 }
 
+// TestNothingForgedReachesTheUpstream has clients delete the identity headers by naming
+// them in Connection, and send identities as trailers.
 func TestNothingForgedReachesTheUpstream(t *testing.T) {
 	g := newGate(t, Settings{}, nil)
 	set := func(h http.Header) { h["X-Wx-User-Id"] = []string{"u-1"} }
@@ -194,8 +196,8 @@ func TestNothingForgedReachesTheUpstream(t *testing.T) {
 	}
 }
 
-// TestTheAttacksWorkWithoutTheGate holds that the proxy of these tests does pass
-// on what the gate takes away: else they would prove nothing.
+// TestTheAttacksWorkWithoutTheGate runs the same attacks without the gate: they
+// succeed, or the test above would prove nothing.
 func TestTheAttacksWorkWithoutTheGate(t *testing.T) {
 	same := func(r *http.Request) *http.Request { return r }
 	seen := attack(t, same, func(h http.Header) { h["X-Wx-User-Id"] = []string{"u-1"} })

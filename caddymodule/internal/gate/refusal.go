@@ -8,10 +8,10 @@ import (
 
 // The codes of the refusals. They are part of the HTTP API.
 const (
-	CodeInvalidRequest   = "invalid_request"    // 400: two credentials, or a method that is none
+	CodeInvalidRequest   = "invalid_request"    // 400: two credentials, or a malformed method
 	CodeTokenMissing     = "token_missing"      // 401: no Authorization
-	CodeTokenInvalid     = "token_invalid"      // 401: a bad token, or an Authorization that is not ours
-	CodeTokenExpired     = "token_expired"      // 401: good but for its age
+	CodeTokenInvalid     = "token_invalid"      // 401: an invalid token, or an Authorization that is not ours
+	CodeTokenExpired     = "token_expired"      // 401: valid but for its age
 	CodeTokenRevoked     = "token_revoked"      // 401: its session has ended
 	CodeCrossSite        = "cookie_cross_site"  // 403: a cookie that another site's page may have sent
 	CodeMethodNotAllowed = "method_not_allowed" // 405: TRACE
@@ -19,16 +19,16 @@ const (
 )
 
 var (
-	// ErrRevoked is the error of [Tokens].Verify for a token that is good but
-	// whose session has ended.
+	// ErrRevoked is the error of [Tokens].Verify for a token that is valid but whose
+	// session has ended.
 	ErrRevoked = errors.New("the token's session has ended")
 	// ErrUnavailable is the error of [Tokens].Verify while it cannot decide:
 	// the keys or the revocations have not been loaded yet.
 	ErrUnavailable = errors.New("tokens cannot be verified yet")
 )
 
-// retryAfter is how long a client waits after a 503: about as long as one
-// attempt at reaching the store.
+// retryAfter is the delay that a 503 asks of a client: about the duration of one
+// attempt to reach the store.
 const retryAfter = 2 * time.Second
 
 // The challenges of RFC 6750, section 3. A request without any credential gets
@@ -41,11 +41,11 @@ const (
 	challengeRevoked = `Bearer realm="wx-auth", error="invalid_token", error_description="the session has ended"`
 )
 
-// allowed is the Allow header that a 405 must carry (RFC 9110, section
-// 15.5.6): every method but TRACE and CONNECT may be fine with the upstream.
+// allowed is the Allow header, which a 405 must have (RFC 9110, section 15.5.6). The
+// upstream may support every method but TRACE and CONNECT.
 const allowed = "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"
 
-// Refusal is the answer to a request that does not go on.
+// Refusal is the answer to a request that is refused.
 type Refusal struct {
 	Status     int           // HTTP status
 	Code       string        // one of the codes of this package
@@ -55,9 +55,9 @@ type Refusal struct {
 	RetryAfter time.Duration // the Retry-After header; 0: none
 }
 
-// notHTTP returns the refusal of what cannot be written down as HTTP/1.1.
+// notHTTP returns the refusal for a request that cannot be expressed in HTTP/1.1.
 func notHTTP() *Refusal {
-	return &Refusal{Status: http.StatusBadRequest, Code: CodeInvalidRequest, Detail: "The method is not one: it has characters that no method has."}
+	return &Refusal{Status: http.StatusBadRequest, Code: CodeInvalidRequest, Detail: "The method is malformed: it contains characters that no method may contain."}
 }
 
 // refuse returns the refusal for a code.
@@ -66,7 +66,7 @@ func refuse(code string) *Refusal {
 	case CodeInvalidRequest:
 		return &Refusal{
 			Status: http.StatusBadRequest, Code: code, Challenge: challengeRequest,
-			Detail: "The request shows more than one credential. Send one token, in one place.",
+			Detail: "The request has more than one credential. Send one token, in one place.",
 		}
 	case CodeTokenMissing:
 		return &Refusal{
@@ -84,10 +84,10 @@ func refuse(code string) *Refusal {
 			Detail: "The token's session has ended. Log in silently.",
 		}
 	case CodeCrossSite:
-		// Not 401: to refresh or to log in anew would not help.
+		// The status is not 401, because refreshing or logging in again would not help.
 		return &Refusal{
 			Status: http.StatusForbidden, Code: code,
-			Detail: "The cookie does not count in this request, as a page of another site may have sent it: " +
+			Detail: "The cookie is ignored in this request, because a page of another site may have sent it: " +
 				"send Sec-Fetch-Site same-origin or same-site, or this site's Origin, as browsers do; or send the token in Authorization.",
 		}
 	case CodeMethodNotAllowed:

@@ -9,18 +9,18 @@ import (
 	"strings"
 )
 
-// Rule names requests that need no token.
+// Rule matches requests that need no token.
 type Rule struct {
-	// Methods that the rule is for. Of a public rule, empty means GET and
-	// HEAD. An optional rule is for every method and names none.
+	// Methods are the methods that the rule matches. Empty means GET and HEAD in a
+	// public rule. An optional rule matches every method, and must not list any.
 	Methods []string `json:"methods,omitempty"`
-	// Path is compared with the decoded path, case-sensitively: "/health" is
-	// that path only, "/docs/*" is "/docs/" and all below it, not "/docs".
+	// Path is compared with the decoded path, case-sensitively. "/health" matches that
+	// path only. "/docs/*" matches "/docs/" and everything below it, but not "/docs".
 	Path string `json:"path"`
 }
 
-// ParsePublic reads the arguments of public: methods, if any, then one path or
-// more. The error says what to write instead.
+// ParsePublic parses the arguments of public: optional methods, then one or more paths.
+// Its error shows the correct form.
 func ParsePublic(args []string) ([]Rule, error) {
 	n := slices.IndexFunc(args, func(a string) bool { return a == "" || a[0] == '/' || a[0] == '*' })
 	if n < 0 {
@@ -46,8 +46,8 @@ func ParsePublic(args []string) ([]Rule, error) {
 	return rules, nil
 }
 
-// ParseOptional reads the arguments of optional: one path or more. The error
-// says what to write instead.
+// ParseOptional parses the arguments of optional: one or more paths. Its error shows
+// the correct form.
 func ParseOptional(args []string) ([]Rule, error) {
 	if len(args) == 0 {
 		return nil, errors.New("optional names no path; write: optional /articles/*")
@@ -98,8 +98,8 @@ func (r Rule) checkOptional() error {
 	return nil
 }
 
-// checkPattern refuses what can match no canonical path, or would not match
-// what its writer means.
+// checkPattern refuses a pattern that matches no canonical path, or that matches
+// something else than its author probably means.
 func checkPattern(pattern string) error {
 	if !strings.HasPrefix(pattern, "/") {
 		return errors.New("paths begin with \"/\"")
@@ -127,8 +127,8 @@ func checkPattern(pattern string) error {
 		"or one of ; % \\ ? # or a control character, which upstreams read in different ways; name another path")
 }
 
-// isMethod reports whether s can be a method as methods are written here: they
-// are case-sensitive, and those in use are in capitals.
+// isMethod reports whether s has the form of the methods in a rule. Methods are
+// case-sensitive, and the methods in use are in capitals.
 func isMethod(s string) bool {
 	for i := range len(s) {
 		if c := s[i]; (c < 'A' || c > 'Z') && c != '-' && c != '_' {
@@ -138,17 +138,17 @@ func isMethod(s string) bool {
 	return s != ""
 }
 
-// access is what the rules and the matcher say of a request.
+// access is the decision of the rules and the matcher about a request.
 type access byte
 
 const (
-	protected access = iota // needs a token
-	public                  // needs none, gets no identity
-	optional                // needs none, gets the identity of the token it has
-	unmatched               // no rule names it: the matcher decides
+	protected access = iota // the request needs a token
+	public                  // it needs none and gets no identity
+	optional                // it needs none, but gets the identity of the token that it presents
+	unmatched               // no rule matches it: the matcher decides
 )
 
-// rules finds the rule for a request.
+// rules are compiled rules, the more specific ones first.
 type rules []compiledRule
 
 type compiledRule struct {
@@ -158,9 +158,9 @@ type compiledRule struct {
 	prefix  bool
 }
 
-// compileRules checks the rules and puts the more specific before the less: an
-// exact path before a prefix, a longer prefix before a shorter. So each path is
-// either public or optional, whatever the order in the configuration.
+// compileRules checks the rules and sorts the more specific before the less specific:
+// an exact path before a prefix, a longer prefix before a shorter one. Each path is
+// therefore either public or optional, whatever the order in the configuration.
 func compileRules(publicRules, optionalRules []Rule) (rules, error) {
 	var rs rules
 	for _, r := range publicRules {
@@ -199,7 +199,7 @@ func compile(a access, methods []string, pattern string) compiledRule {
 	return compiledRule{access: a, methods: methods, path: path, prefix: prefix}
 }
 
-// find returns what the rules say of a method and a decoded canonical path.
+// find returns the decision of the rules for a method and a decoded canonical path.
 func (rs rules) find(method, path string) access {
 	for i := range rs {
 		r := &rs[i]

@@ -7,6 +7,7 @@ import (
 	"testing"
 )
 
+// TestRulesAreRead parses the arguments of public and optional.
 func TestRulesAreRead(t *testing.T) {
 	for _, c := range []struct {
 		args []string
@@ -29,6 +30,8 @@ func TestRulesAreRead(t *testing.T) {
 	}
 }
 
+// TestMistakenRulesAreRefusedWithTheRemedy parses rules that would open too much or
+// never match. The error says what to write.
 func TestMistakenRulesAreRefusedWithTheRemedy(t *testing.T) {
 	for _, c := range []struct{ directive, args, remedy string }{
 		{"public", "", "write: public /health"},
@@ -75,7 +78,9 @@ func TestMistakenRulesAreRefusedWithTheRemedy(t *testing.T) {
 	}
 }
 
-func TestSettingsAreCheckedWhateverTheirSource(t *testing.T) {
+// TestSettingsAreCheckedFromAnySource has the mistakes in a JSON configuration, which
+// no Caddyfile parser has checked.
+func TestSettingsAreCheckedFromAnySource(t *testing.T) {
 	for _, c := range []struct {
 		name, want string
 		s          Settings
@@ -94,6 +99,8 @@ func TestSettingsAreCheckedWhateverTheirSource(t *testing.T) {
 	}
 }
 
+// TestTheMoreSpecificRuleCounts compares paths with nested public and optional rules,
+// whose order must not matter.
 func TestTheMoreSpecificRuleCounts(t *testing.T) {
 	rs, err := compileRules(
 		[]Rule{{Path: "/docs/*"}, {Methods: []string{"POST"}, Path: "/hooks/*"}, {Path: "/a b"}, {Path: "/docs/mine/open/*"}, {Path: "/你好/*"}},

@@ -8,28 +8,28 @@ import (
 	"strings"
 )
 
-// Sources are the places beside Authorization where a token may stand, each off
-// unless it is named. They are for clients that cannot set a header: pages that
-// a browser navigates to, and WebSockets that it opens.
+// Sources are the places besides Authorization that may hold a token. Each is off
+// unless it is named. They are for clients that cannot set a header: pages that a
+// browser navigates to, and WebSockets that it opens.
 type Sources struct {
 	Cookie            string // the name of a cookie
-	Query             string // the name of a query parameter, of upgrade requests only
-	WebSocketProtocol bool   // "Sec-WebSocket-Protocol: bearer, <token>", of upgrade requests only
+	Query             string // the name of a query parameter; only for upgrade requests
+	WebSocketProtocol bool   // "Sec-WebSocket-Protocol: bearer, <token>"; only for upgrade requests
 }
 
-// The names that are used where none is given.
+// The names that are used if none is configured.
 const (
 	DefaultCookie = "__Host-wx-auth"
 	DefaultQuery  = "access_token" // RFC 6750, section 2.3
 )
 
-// hostPrefix makes browsers refuse the cookie from any other host, without
-// Secure, or for a part of the paths (RFC 6265bis, section 4.1.3.2): a sibling
-// domain must not be able to log a visitor in as somebody else.
+// hostPrefix makes browsers refuse the cookie if another host sets it, or if it is not
+// Secure, or limited to a part of the paths (RFC 6265bis, section 4.1.3.2). Without it,
+// a sibling domain could log a visitor in as somebody else.
 const hostPrefix = "__Host-"
 
-// ParseSource adds what the arguments of credential name. The error says what
-// to write instead.
+// ParseSource adds the source that the arguments of credential name. Its error shows
+// the correct form.
 func (s *Sources) ParseSource(kind, name string) error {
 	switch kind {
 	case "cookie":
@@ -80,7 +80,8 @@ func checkCookieName(name string) error {
 	return nil
 }
 
-// isPlain reports whether no one escapes, cuts or renames s.
+// isPlain reports whether s has only characters that no program escapes, cuts or
+// renames.
 func isPlain(s string) bool {
 	for i := range len(s) {
 		switch c := s[i]; {
@@ -92,7 +93,7 @@ func isPlain(s string) bool {
 	return s != ""
 }
 
-// source is a place where a token may stand.
+// source is a place that may hold a token.
 type source byte
 
 const (
@@ -102,17 +103,17 @@ const (
 	fromProtocol
 )
 
-// shown is a credential that a request shows, and where.
-type shown struct {
+// presented is a credential of a request, with its source.
+type presented struct {
 	Credential
 	from source
 }
 
-// shown appends what a request shows in Authorization, and in the sources that
-// are on. Those for upgrade requests only are looked at if upgrade is set.
-func (g *Gate) shown(list []shown, r *http.Request, upgrade bool) []shown {
+// presented appends the credentials in Authorization, and in the sources that are on.
+// Sources for upgrade requests are read only if upgrade is set.
+func (g *Gate) presented(list []presented, r *http.Request, upgrade bool) []presented {
 	if cred := ParseCredential(r.Header); cred.Kind != None {
-		list = append(list, shown{cred, fromHeader})
+		list = append(list, presented{cred, fromHeader})
 	}
 	if g.sources == (Sources{}) {
 		return list
@@ -136,7 +137,7 @@ func (g *Gate) shown(list []shown, r *http.Request, upgrade bool) []shown {
 // RFC 9220).
 func IsWebSocket(r *http.Request) bool {
 	if r.Method == http.MethodConnect {
-		protocol := r.Header[":protocol"] // as net/http has it; HTTP/3 puts it into Proto
+		protocol := r.Header[":protocol"] // net/http stores it there; HTTP/3 stores it in Proto
 		return (len(protocol) == 1 && protocol[0] == "websocket") || (r.ProtoMajor == 3 && r.Proto == "websocket")
 	}
 	if r.ProtoMajor != 1 || r.Method != http.MethodGet {
@@ -157,25 +158,25 @@ func hasElement(lines []string, want string) bool {
 	return false
 }
 
-func cookieTokens(list []shown, lines []string, name string) []shown {
+func cookieTokens(list []presented, lines []string, name string) []presented {
 	for _, line := range lines {
 		for pair := range strings.SplitSeq(line, ";") {
 			if value, ok := ownCookie(pair, name); ok && value != "" {
-				list = append(list, shown{Credential{Kind: Bearer, Token: value}, fromCookie})
+				list = append(list, presented{Credential{Kind: Bearer, Token: value}, fromCookie})
 			}
 		}
 	}
 	return list
 }
 
-// ownCookie returns the value of a cookie pair if it has that name. Servers
-// trim blanks around both.
+// ownCookie returns the value of a cookie pair, and whether the pair has that name.
+// Servers trim blanks around both.
 func ownCookie(pair, name string) (string, bool) {
 	key, value, _ := strings.Cut(pair, "=")
 	return strings.Trim(value, " \t"), strings.Trim(key, " \t") == name
 }
 
-// dropCookie removes the cookies of that name and leaves every other byte.
+// dropCookie removes the cookies of that name and keeps every other byte.
 func dropCookie(h http.Header, name string) {
 	var lines []string
 	for _, line := range h["Cookie"] {
@@ -200,28 +201,28 @@ func dropCookie(h http.Header, name string) {
 	h["Cookie"] = lines
 }
 
-func queryTokens(list []shown, query, name string) []shown {
+func queryTokens(list []presented, query, name string) []presented {
 	for pair := range strings.SplitSeq(query, "&") {
 		value, ok := ownParameter(pair, name)
 		if !ok || value == "" {
 			continue
 		}
 		token, err := url.QueryUnescape(value)
-		list = append(list, shown{Credential{Kind: Bearer, Token: token, Malformed: err != nil}, fromQuery})
+		list = append(list, presented{Credential{Kind: Bearer, Token: token, Malformed: err != nil}, fromQuery})
 	}
 	return list
 }
 
-// ownParameter returns the value, as it is written, of a parameter if it has
-// that name in any spelling.
+// ownParameter returns the value of a query parameter as it is written, and whether the
+// parameter has that name in any encoding.
 func ownParameter(pair, name string) (string, bool) {
 	key, value, _ := strings.Cut(pair, "=")
 	key, err := url.QueryUnescape(key)
 	return value, err == nil && key == name
 }
 
-// dropParameter removes the parameters of that name and leaves every other
-// byte. The URL is changed in place, as headers are.
+// dropParameter removes the query parameters of that name and keeps every other byte.
+// It changes the URL in place, as the headers are changed.
 func dropParameter(r *http.Request, name string) {
 	var kept []string
 	for pair := range strings.SplitSeq(r.URL.RawQuery, "&") {
@@ -233,21 +234,21 @@ func dropParameter(r *http.Request, name string) {
 	r.RequestURI = r.URL.RequestURI()
 }
 
-// bearerProtocol is the sub-protocol that says: the next one is a token.
+// bearerProtocol is the sub-protocol that announces that the next one is a token.
 const bearerProtocol = "bearer"
 
-func protocolTokens(list []shown, lines []string) []shown {
+func protocolTokens(list []presented, lines []string) []presented {
 	names := protocols(lines)
 	for i := 0; i < len(names); i++ {
 		if !strings.EqualFold(names[i], bearerProtocol) {
 			continue
 		}
-		cred := Credential{Kind: Bearer, Malformed: true} // nothing follows
+		cred := Credential{Kind: Bearer, Malformed: true} // no token follows
 		if i+1 < len(names) {
 			i++
 			cred = Credential{Kind: Bearer, Token: names[i]}
 		}
-		list = append(list, shown{cred, fromProtocol})
+		list = append(list, presented{cred, fromProtocol})
 	}
 	return list
 }
@@ -264,7 +265,7 @@ func protocols(lines []string) []string {
 	return names
 }
 
-// dropProtocol removes "bearer" and the token behind it from the sub-protocols.
+// dropProtocol removes "bearer" and the token after it from the sub-protocols.
 func dropProtocol(h http.Header) {
 	names := protocols(h["Sec-Websocket-Protocol"])
 	var kept []string
@@ -282,7 +283,7 @@ func dropProtocol(h http.Header) {
 	h["Sec-Websocket-Protocol"] = []string{strings.Join(kept, ", ")}
 }
 
-// drop removes the credential of a source from a request that goes on.
+// drop removes the credential of a source from a request that proceeds.
 func (g *Gate) drop(r *http.Request, from source) {
 	switch from {
 	case fromHeader:
@@ -296,14 +297,14 @@ func (g *Gate) drop(r *http.Request, from source) {
 	}
 }
 
-// DropEcho removes from an answer a sub-protocol that is none: "bearer", which
-// was never offered to the upstream, and the token. Clients take what an answer
-// names for the protocol spoken.
+// DropEcho removes from an answer sub-protocols that are none: "bearer", which was
+// never offered to the upstream, and the token. Clients take the sub-protocol in an
+// answer for the one that is spoken.
 func (g *Gate) DropEcho(answer http.Header) {
 	if !g.sources.WebSocketProtocol {
 		return
 	}
-	for name, lines := range answer { // Caddy's proxy writes RFC 6455's own case
+	for name, lines := range answer { // Caddy's proxy spells the name as RFC 6455 does
 		if !strings.EqualFold(name, "Sec-Websocket-Protocol") {
 			continue
 		}
@@ -321,12 +322,12 @@ func (g *Gate) DropEcho(answer http.Header) {
 	}
 }
 
-// mayBeForged reports whether another site's page could have made the browser
-// send a request with our cookie. SameSite=Lax leaves gaps: navigations by GET,
-// old browsers, and the first two minutes of a cookie in some. So
-// whatever may change something, and a WebSocket, which a page of another
-// origin may open without asking, must come from this site by the browser's own
-// word: Sec-Fetch-Site, or from browsers without it an Origin that is ours.
+// mayBeForged reports whether a page of another site could have made the browser send a
+// request with our cookie. SameSite=Lax leaves gaps: navigations by GET, old browsers,
+// and in some browsers the first two minutes of a cookie. So does a WebSocket, which a
+// page of another origin may open without asking. Such a request, and every request
+// that may change something, must come from this site according to the browser: by
+// Sec-Fetch-Site, or by our own Origin from browsers without it.
 func mayBeForged(r *http.Request) bool {
 	switch r.Method {
 	case http.MethodGet, http.MethodHead, http.MethodOptions:
@@ -341,8 +342,8 @@ func mayBeForged(r *http.Request) bool {
 	return len(origin) != 1 || !isOwnOrigin(origin[0], r)
 }
 
-// isOwnOrigin reports whether an Origin is the request's own. Behind a proxy
-// that ends TLS the scheme is not known here; where it is known it counts.
+// isOwnOrigin reports whether an Origin is the request's own. The scheme is compared
+// only if it is known; behind a proxy that terminates TLS it is not.
 func isOwnOrigin(origin string, r *http.Request) bool {
 	scheme, host, ok := strings.Cut(origin, "://")
 	if !ok || host == "" || (scheme != "https" && (scheme != "http" || r.TLS != nil)) {

@@ -8,9 +8,8 @@ import (
 	"testing"
 )
 
-// FuzzSources holds what is removed to what was found: once a request has gone
-// on, no source shows a credential any more, and what stays is a part of what
-// came, in its order.
+// FuzzSources checks that every credential that is found is also removed: afterwards no
+// source presents one, and the rest of the request is a subsequence of what came.
 func FuzzSources(f *testing.F) {
 	f.Add("a=1&access_token=ours.good&b=%zz", "a=1; __Host-wx-auth=ours.good; b", "chat, bearer, ours.good")
 	f.Add("%61ccess_token=a+b&access_token", " __Host-wx-auth = x ;;__Host-wx-auth", "bearer,bearer,bearer")
@@ -22,11 +21,11 @@ func FuzzSources(f *testing.F) {
 		r.Header = http.Header{
 			"Cookie": {cookie}, "Sec-Websocket-Protocol": {protocol}, "Connection": {"keep-alive, Upgrade"}, "Upgrade": {"WebSocket"},
 		}
-		for _, s := range g.shown(nil, r, true) {
+		for _, s := range g.presented(nil, r, true) {
 			g.drop(r, s.from)
 		}
-		if left := g.shown(nil, r, true); len(left) > 0 {
-			t.Errorf("still shown: %+v", left)
+		if left := g.presented(nil, r, true); len(left) > 0 {
+			t.Errorf("still presented: %+v", left)
 		}
 		for _, part := range []struct{ before, after, sep string }{
 			{query, r.URL.RawQuery, "&"},
@@ -47,6 +46,9 @@ func FuzzSources(f *testing.F) {
 	})
 }
 
+// TestOnlyWebSocketsAreUpgrades checks which requests open a WebSocket. A token in the
+// query of any other request must be ignored, because it would end up in logs and in
+// Referer.
 func TestOnlyWebSocketsAreUpgrades(t *testing.T) {
 	for _, c := range []struct {
 		method string
