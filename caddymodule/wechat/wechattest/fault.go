@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -34,6 +35,9 @@ var kinds = []Kind{Delay, Reset, Close, Status, HTML, Empty, Truncated, Cut, Dir
 type Fault struct {
 	// Call is the call it strikes; empty: any.
 	Call Call `json:"call"`
+	// Code, if not empty, has it strike only calls that carry a one-time code which
+	// begins so: the codes of one client among others.
+	Code string `json:"code"`
 	// Kind is what happens.
 	Kind Kind `json:"kind"`
 	// Count is how many calls it strikes: 0 means one, below 0 all of them.
@@ -128,12 +132,15 @@ func (s *Simulator) ClearFaults() {
 	s.faults = nil
 }
 
-// takeFault answers the fault that strikes this call, or nil.
-func (s *Simulator) takeFault(call Call) *Fault {
+// takeFault returns the fault that strikes this call, or nil.
+func (s *Simulator) takeFault(req *request) *Fault {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for i, f := range s.faults {
-		if f.Call != "" && f.Call != call {
+		if f.Call != "" && f.Call != req.call {
+			continue
+		}
+		if f.Code != "" && !strings.HasPrefix(req.code(), f.Code) {
 			continue
 		}
 		if f.Skip > 0 {

@@ -49,6 +49,11 @@ func (s *Simulator) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		end = endpoint{Elsewhere, "", (*Simulator).elsewhere}
 	}
 	s.arrived(end.call)
+	if limit := s.edgeLimit(); limit > 0 && len(r.Method)+len(r.RequestURI)+len(r.Proto)+2 > limit {
+		s.ended(end.call, "414")
+		writeEdge(w, http.StatusRequestURITooLong)
+		return
+	}
 	// WeChat's edge wants to know the length in advance; 412 and no word more.
 	if r.ContentLength < 0 {
 		s.ended(end.call, "412")
@@ -76,7 +81,7 @@ func (s *Simulator) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		defer s.mu.Unlock()
 		return end.carry(s, req)
 	}
-	if fault := s.takeFault(end.call); fault != nil {
+	if fault := s.takeFault(req); fault != nil {
 		s.serveFault(w, r, req, fault, carry)
 		return
 	}

@@ -52,6 +52,8 @@ type Simulator struct {
 	faults     []*Fault
 	counts     map[Call]*Count
 	secrets    map[string]struct{}
+
+	requestLine int // the longest that the edge takes; 0: any
 }
 
 // New makes a simulator. It panics if one of the apps is not valid, as that is

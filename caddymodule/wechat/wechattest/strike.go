@@ -88,9 +88,7 @@ func (s *Simulator) strike(w http.ResponseWriter, r *http.Request, req *request,
 	case Close:
 		hangUp(w, false)
 	case Status:
-		w.Header().Set("Content-Type", "text/html")
-		w.WriteHeader(orDefault(f.Status, http.StatusBadGateway))
-		w.Write([]byte(edgePage))
+		writeEdge(w, orDefault(f.Status, http.StatusBadGateway))
 	case HTML:
 		reply{contentType: "text/html; charset=utf-8", body: []byte(htmlPage)}.write(w)
 	case Empty:
