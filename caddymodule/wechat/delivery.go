@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/binary"
+	"net/http"
 	"time"
 )
 
@@ -70,6 +71,9 @@ func (d *delivery) send(ctx context.Context, o outgoing) (answer, *Error) {
 		case ctx.Err() != nil:
 			f.err.Unanswered = f.sent && d.code != "" || d.lost != nil
 			return answer{}, f.err
+		case d.code != "" && f.edgeRefused():
+			// The same request would be refused again.
+			return answer{}, d.edgeRefused(f.err)
 		case !f.sent && f.reused && stale < staleRetries:
 			stale++
 		case d.code != "" && f.sent && d.lost == nil:
@@ -90,6 +94,18 @@ func (d *delivery) send(ctx context.Context, o outgoing) (answer, *Error) {
 			return answer{}, f.err
 		}
 	}
+}
+
+// edgeRefused makes the error of a request that did not get past WeChat's edge. The
+// code is as good as before; whether it is worth another try depends on what the
+// edge did not like: the request, or this moment.
+func (d *delivery) edgeRefused(e *Error) *Error {
+	e.Kind, e.Unanswered = KindRefused, d.lost != nil
+	switch e.Status {
+	case http.StatusBadRequest, http.StatusRequestEntityTooLarge, http.StatusRequestURITooLong, http.StatusRequestHeaderFieldsTooLarge:
+		e.Renew = []Renew{d.code}
+	}
+	return e
 }
 
 // refused makes the error of an errcode.

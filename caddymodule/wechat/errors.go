@@ -26,7 +26,7 @@ const (
 	RenewPhoneCode Renew = "phoneCode" // the phone button
 )
 
-// Kind says what an [Error] means to whoever has to decide on it.
+// Kind is what an [Error] means to a caller that has to decide on it.
 type Kind int
 
 // The kinds of failure.
@@ -37,19 +37,20 @@ const (
 	KindBlocked                     // WeChat's risk control blocks this user
 	KindBusy                        // WeChat said "busy" three times
 	KindQuota                       // a quota is used up, see RetryAfter
-	KindOperator                    // only the operator can mend it, see Advice
+	KindOperator                    // only the operator can fix it, see Advice
 	KindBug                         // WeChat calls our request malformed
 	KindBadAnswer                   // not an answer of WeChat's API, or one that makes no sense
 	KindTimeout                     // no answer in time
 	KindUnreachable                 // no connection, or it broke before the answer
 	KindCanceled                    // the caller's context was cancelled
+	KindRefused                     // WeChat's edge refused the request itself, see Status
 )
 
 var kindNames = [...]string{
 	KindLoginCode: "login code", KindPhoneCode: "phone code", KindMismatch: "mismatch",
 	KindBlocked: "blocked", KindBusy: "busy", KindQuota: "quota", KindOperator: "operator",
 	KindBug: "bug", KindBadAnswer: "bad answer", KindTimeout: "timeout",
-	KindUnreachable: "unreachable", KindCanceled: "canceled",
+	KindUnreachable: "unreachable", KindCanceled: "canceled", KindRefused: "request refused",
 }
 
 // String returns the kind in words.
@@ -65,11 +66,12 @@ func (k Kind) Client() bool {
 	return k == KindLoginCode || k == KindPhoneCode || k == KindMismatch || k == KindBlocked
 }
 
-// Operator reports whether only the operator can mend it.
+// Operator reports whether only the operator can fix it.
 func (k Kind) Operator() bool { return k == KindOperator }
 
 // WeChat reports whether WeChat, or the way to it, failed: what a circuit
-// breaker should count. A used up quota is not among these, it has a time of its own.
+// breaker should count, if no client's input has caused it (see [Error.Unprovoked]).
+// A used-up quota is not among these, as it says when to try again.
 func (k Kind) WeChat() bool {
 	return k == KindBusy || k == KindBadAnswer || k == KindTimeout || k == KindUnreachable
 }
@@ -102,9 +104,16 @@ type Error struct {
 	// Advice tells the operator what to do; "" where there is nothing to do.
 	Advice string
 
-	reason string // in fixed words of ours, never text from outside
+	reason string // in our own fixed words, never text from outside
 	cause  error  // a context's error, or nil
+	// unconnected: there was no connection to send anything on.
+	unconnected bool
 }
+
+// Unprovoked reports whether nothing that a mini program sends can have caused the
+// failure: there was no connection, or the call was that for the access token. A
+// circuit breaker may count such a failure whichever client met it.
+func (e *Error) Unprovoked() bool { return e.unconnected || e.Call == CallToken }
 
 // Error describes the failure for a log.
 func (e *Error) Error() string {

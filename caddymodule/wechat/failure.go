@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/http"
 	"strings"
 	"syscall"
 )
@@ -16,6 +17,12 @@ type failure struct {
 	err    *Error
 	sent   bool // a byte of the request may have left
 	reused bool // on a connection that had been used before
+}
+
+// edgeRefused reports whether a proxy or firewall before WeChat's API took the
+// request for a bad one. A 408 is about the connection.
+func (f *failure) edgeRefused() bool {
+	return f.err.Status >= 400 && f.err.Status < 500 && f.err.Status != http.StatusRequestTimeout
 }
 
 // explain fills in kind and reason. The error's own text is never used: it may

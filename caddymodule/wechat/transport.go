@@ -147,6 +147,7 @@ func (t *Transport) exchange(ctx context.Context, timeout time.Duration, base st
 	response, err := t.http.RoundTrip(r)
 	if err != nil {
 		f.sent, f.reused = sending.sent(asked.Err() != nil), sending.reused()
+		f.err.unconnected = !f.sent
 		f.explain(ctx, asked, err)
 		return answer{}, f
 	}
