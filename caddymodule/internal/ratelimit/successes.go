@@ -1,0 +1,43 @@
+package ratelimit
+
+import "time"
+
+const (
+	slots    = 6
+	slotSpan = time.Minute / slots
+)
+
+// successes counts the successes of the last minute, in slots of ten seconds.
+type successes struct {
+	slots [slots]int32
+	last  int64 // the newest slot, by its number since 1970
+}
+
+func (s *successes) add(now time.Time) {
+	s.advance(now)
+	s.slots[s.last%slots]++
+}
+
+func (s *successes) count(now time.Time) (n int) {
+	if s == nil {
+		return 0
+	}
+	s.advance(now)
+	for _, c := range s.slots {
+		n += int(c)
+	}
+	return n
+}
+
+// advance empties the slots that are over. A clock that was set back changes
+// nothing.
+func (s *successes) advance(now time.Time) {
+	current := now.UnixNano() / int64(slotSpan)
+	if current-s.last >= slots {
+		s.slots, s.last = [slots]int32{}, current
+	}
+	for s.last < current {
+		s.last++
+		s.slots[s.last%slots] = 0
+	}
+}
