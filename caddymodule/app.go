@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/store"
@@ -37,6 +38,7 @@ type Background struct {
 	mu      sync.Mutex
 	sites   []*site
 	rings   map[ringKey]*token.RingSettings
+	warned  map[*caddyhttp.Server]bool // about their trusted proxies
 	cancel  context.CancelFunc
 	loops   sync.WaitGroup
 }

@@ -65,15 +65,30 @@ func isJSON(h http.Header) bool {
 		return false
 	}
 	cs, given := params["charset"]
-	return !given || strings.EqualFold(cs, "utf-8")
+	return !given || strings.EqualFold(cs, "utf-8") || strings.EqualFold(cs, "utf8")
+}
+
+// encoded reports whether a body is compressed or the like. "identity" is no coding.
+func encoded(h http.Header) bool {
+	for _, value := range h["Content-Encoding"] {
+		for coding := range strings.SplitSeq(value, ",") {
+			if coding = strings.TrimSpace(coding); coding != "" && !strings.EqualFold(coding, "identity") {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, *problem) {
 	if r.ContentLength > limit {
 		return nil, newProblem(codeTooLarge)
 	}
-	if len(r.Header["Content-Encoding"]) > 0 {
-		return nil, newProblem(codeMediaType)
+	if encoded(r.Header) {
+		w.Header().Set("Accept-Encoding", "identity") // RFC 9110, section 15.5.16
+		p := newProblem(codeMediaType)
+		p.Detail = "Send the body as it is: a Content-Encoding, such as gzip, is not taken."
+		return nil, p
 	}
 	rc := http.NewResponseController(w)
 	if rc.SetReadDeadline(time.Now().Add(bodyTimeout)) == nil {

@@ -3,15 +3,8 @@ package caddymodule
 import (
 	"context"
 	"errors"
-	"fmt"
-	"math"
 	"net/http"
-	"net/netip"
 	"strings"
-	"time"
-
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-	"go.uber.org/zap"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
@@ -31,11 +24,12 @@ func (c *call) login() error {
 		}
 		return p.write(c.w, c.r)
 	}
-	limit := c.limit()
-	if p := limit.refusal(); p != nil {
-		return p.write(c.w, c.r)
+	network, known := c.client()
+	if known {
+		req.Client = network
 	}
-	req.Client = limit.who
+	limit := c.limit(network, known)
+	req.Admit = limit.reserve
 	a := &attempt{request: requestID(c.r), limit: limit}
 	res, err := c.live.chain.Login(context.WithValue(c.r.Context(), attemptKey{}, a), req)
 	if err != nil {
@@ -46,10 +40,13 @@ func (c *call) login() error {
 	return c.answerPair(out)
 }
 
-// loginProblem is what the client is told of a login that did not succeed.
+// loginProblem is the answer to a login that did not succeed.
 func loginProblem(err error) *problem {
 	var e *login.Error
+	var much tooMany
 	switch {
+	case errors.As(err, &much):
+		return much.problem()
 	case errors.As(err, &e):
 	case errors.As(err, new(*login.Panic)):
 		return newProblem(codeInternal)
@@ -72,12 +69,26 @@ func (c *call) loginRequest() (login.Request, *problem) {
 	if p != nil {
 		return req, p
 	}
-	if req.Code == "" {
+	switch {
+	case req.Code == "":
 		return req, invalid("code is missing: send what wx.login gave.")
+	case !isCode(req.Code):
+		return req, invalid("code must be what wx.login gave: 1 to 256 visible ASCII characters. (In DevTools without an AppID it is a mock code with blanks.)")
+	case req.PhoneCode != "" && !isCode(req.PhoneCode):
+		return req, invalid("phoneCode must be what the phone button gave: 1 to 256 visible ASCII characters.")
 	}
 	app, p := c.site.app(appid, c.r)
 	req.App, req.WeChat = app, c.site.set.WeChat.nameOf(app.ID)
 	return req, p
+}
+
+// maxCode bounds a one-time code. WeChat's have 32 to 64 characters.
+const maxCode = 256
+
+// isCode reports whether s may be one of WeChat's codes. Anything else could make a
+// request that WeChat's edge refuses, or takes for an attack.
+func isCode(s string) bool {
+	return s != "" && len(s) <= maxCode && !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' })
 }
 
 // app chooses the mini program that the codes belong to: the one named in the
@@ -124,112 +135,10 @@ func userInfo(u user.User) map[string]any {
 	return info
 }
 
-// loginLimit is login_rate as it applies to one request.
-type loginLimit struct {
-	site *site
-	now  time.Time
-	who  netip.Prefix
-	off  bool
-}
-
-// limit finds out whom to count.
-func (c *call) limit() *loginLimit {
-	l := &loginLimit{site: c.site, now: c.now, off: c.site.set.LoginRate.Count == 0}
-	if l.off {
-		return l
-	}
-	var known bool
-	if l.who, known = c.who(); !known {
-		c.site.warnNoProxies()
-		l.off = true
-	}
-	return l
-}
-
-// who is the client as limits count it. Where the peer has a proxy's kind of
-// address and Caddy does not trust it, everybody seems to be one client: then it
-// is not known.
-func (c *call) who() (netip.Prefix, bool) {
-	if private(peer(c.r)) && !trustedProxy(c.r) {
-		return netip.Prefix{}, false
-	}
-	addr, _ := netip.ParseAddr(clientIP(c.r))
-	return login.Subscriber(addr), true
-}
-
-func (l *loginLimit) refusal() *problem {
-	if l.off {
-		return nil
-	}
-	rate := l.site.set.LoginRate
-	wait := l.site.shared.logins.Refused.Wait(rate, l.who, l.now)
-	if wait <= 0 {
-		return nil
-	}
-	left, reset := l.site.shared.logins.Refused.Remaining(rate, l.who, l.now)
-	return limited("login", rate, wait, left, reset)
-}
-
-// limited is the answer to who must wait, with the RateLimit header fields
-// (draft-ietf-httpapi-ratelimit-headers).
-func limited(policy string, rate login.Rate, wait time.Duration, left int, reset time.Duration) *problem {
-	p := newProblem(string(login.RateLimited))
-	p.retryAfter = wait
-	p.rateLimit = fmt.Sprintf(`"%s";r=%d;t=%d`, policy, left, int(math.Ceil(reset.Seconds())))
-	p.rateLimitPolicy = fmt.Sprintf(`"%s";q=%d;w=%d`, policy, rate.Count, int(rate.Per.Seconds()))
-	return p
-}
-
-func (l *loginLimit) count() {
-	if !l.off {
-		l.site.shared.logins.Refused.Count(l.site.set.LoginRate, l.who, l.now)
-	}
-}
-
 // tooEarly reports whether the request came as TLS early data, which anyone
 // who recorded it can send again: to us, or to a proxy before us, which then
 // says so. Whatever else the header says, and however often, means the same (RFC
 // 8470, section 5.1): a proxy may have put its own beside the client's.
 func tooEarly(r *http.Request) bool {
 	return r.TLS != nil && !r.TLS.HandshakeComplete || len(r.Header["Early-Data"]) > 0
-}
-
-// clientIP is the client's address as Caddy knows it: a header counts only from
-// a proxy that Caddy was told to trust.
-func clientIP(r *http.Request) string {
-	ip, _ := caddyhttp.GetVar(r.Context(), caddyhttp.ClientIPVarKey).(string)
-	return ip
-}
-
-func peer(r *http.Request) netip.Addr {
-	ap, err := netip.ParseAddrPort(r.RemoteAddr)
-	if err != nil {
-		return netip.Addr{}
-	}
-	return ap.Addr().Unmap()
-}
-
-// carrierNAT is where some clouds' load balancers come from (RFC 6598).
-var carrierNAT = netip.MustParsePrefix("100.64.0.0/10")
-
-// private reports whether an address is of the kind that proxies have. A unix
-// socket, which has none, is too.
-func private(a netip.Addr) bool {
-	return !a.IsValid() || a.IsLoopback() || a.IsPrivate() || a.IsLinkLocalUnicast() || carrierNAT.Contains(a)
-}
-
-// trustedProxy reports whether Caddy takes the peer for one of its trusted
-// proxies. (Whether it has any is not to be seen: Caddy forgets a server's
-// TrustedProxiesRaw once it is loaded.)
-func trustedProxy(r *http.Request) bool {
-	trusted, _ := caddyhttp.GetVar(r.Context(), caddyhttp.TrustedProxyVarKey).(bool)
-	return trusted
-}
-
-// warnNoProxies says once for each configuration that login_rate is off.
-func (s *site) warnNoProxies() {
-	if s.warned.CompareAndSwap(false, true) {
-		s.log.Warn("login_rate, and the limit of wrong service keys, are off: requests come from a loopback, private or link-local address that is none of Caddy's trusted proxies, so all clients look like one",
-			zap.String("remedy", "behind a load balancer set trusted_proxies in the global options: servers { trusted_proxies static private_ranges }"))
-	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strings"
 	"time"
@@ -11,42 +12,47 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/ratelimit"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
 // wrongKeyRate is how many wrong service keys a client may show. Beyond it none
-// is looked at, not even the right one.
-var wrongKeyRate = login.Rate{Count: 10, Per: time.Minute}
+// is taken, not even the right one.
+var wrongKeyRate = ratelimit.Rate{Count: 10, Per: time.Minute}
 
-// serviceKey checks that the backend is asking, and not who has recorded it.
+// serviceKey checks that the request is the backend's own, and not a recorded one.
 func (c *call) serviceKey() *problem {
 	if tooEarly(c.r) {
 		return newProblem(codeTooEarly)
 	}
-	who, known := c.who()
-	limiter := &c.site.shared.wrongKeys
-	if known {
-		if wait := limiter.Wait(wrongKeyRate, who, c.now); wait > 0 {
-			left, reset := limiter.Remaining(wrongKeyRate, who, c.now)
-			return limited("service_key", wrongKeyRate, wait, left, reset)
+	right := c.showsServiceKey()
+	if network, known := c.client(); known {
+		// A wrong key is counted in the moment in which it is looked at: of many at
+		// once no more than the rate learn that they are wrong.
+		limiter, check := &c.site.shared.wrongKeys, (*ratelimit.Limiter[netip.Prefix]).Take
+		if right {
+			check = (*ratelimit.Limiter[netip.Prefix]).Check
+		}
+		if r := check(limiter, wrongKeyRate, network, c.now); r != nil {
+			return tooMany{"service_key", wrongKeyRate, *r}.problem()
 		}
 	}
-	shown := c.r.Header["Authorization"]
-	if len(shown) == 1 {
-		scheme, key, _ := strings.Cut(shown[0], " ")
-		if strings.EqualFold(scheme, "Bearer") && c.site.set.Service.is(strings.TrimLeft(key, " ")) {
-			return nil
-		}
+	if right {
+		return nil
 	}
-	if known {
-		limiter.Count(wrongKeyRate, who, c.now)
-	} else {
-		c.site.warnNoProxies()
-	}
-	c.site.log.Warn("somebody without the service key asked for a service endpoint",
+	c.site.log.Warn("a request without the service key for a service endpoint",
 		zap.String("address", clientIP(c.r)), zap.String("request", requestID(c.r)))
 	return newProblem(codeServiceKey)
+}
+
+func (c *call) showsServiceKey() bool {
+	shown := c.r.Header["Authorization"]
+	if len(shown) != 1 {
+		return false
+	}
+	scheme, key, _ := strings.Cut(shown[0], " ")
+	return strings.EqualFold(scheme, "Bearer") && c.site.set.Service.is(strings.TrimLeft(key, " "))
 }
 
 // revoke ends all sessions of a user, or one session.

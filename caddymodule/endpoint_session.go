@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/ratelimit"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/token"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
@@ -16,29 +17,19 @@ import (
 
 // refreshRate is how often a session may be refreshed. The repeats of one token
 // whose answer was lost do not count.
-var refreshRate = login.Rate{Count: 10, Per: time.Minute}
-
-// tooMany is the error of a refresh beyond the rate.
-type tooMany struct {
-	wait, reset time.Duration
-	left        int
-}
-
-func (tooMany) Error() string { return "too many refreshes" }
+var refreshRate = ratelimit.Rate{Count: 10, Per: time.Minute}
 
 // allowRefresh refuses a refresh beyond the rate that would advance.
 func (s *site) allowRefresh(sessionID string, now time.Time) error {
-	limiter := &s.shared.logins.Refreshes
-	if wait := limiter.Wait(refreshRate, sessionID, now); wait > 0 {
-		left, reset := limiter.Remaining(refreshRate, sessionID, now)
-		return tooMany{wait: wait, reset: reset, left: left}
+	if r := s.shared.refreshes.Check(refreshRate, sessionID, now); r != nil {
+		return tooMany{"refresh", refreshRate, *r}
 	}
 	return nil
 }
 
 // countRefresh counts a refresh that has advanced.
 func (s *site) countRefresh(sessionID string, now time.Time) {
-	s.shared.logins.Refreshes.Count(refreshRate, sessionID, now)
+	s.shared.refreshes.Fail(refreshRate, sessionID, now)
 }
 
 var (
@@ -171,7 +162,7 @@ func (c *call) refreshRefused(s session.Session, err error) *problem {
 	var much tooMany
 	switch {
 	case errors.As(err, &much):
-		return limited("refresh", refreshRate, much.wait, much.left, much.reset)
+		return much.problem()
 	case errors.Is(err, session.ErrRefreshInvalid):
 		return newProblem(codeRefreshInvalid)
 	case errors.Is(err, session.ErrEnded):

@@ -59,13 +59,11 @@ func (s *site) settled(ctx context.Context, req login.Request, res login.Result,
 	switch {
 	case errors.As(err, &le):
 		outcome = string(le.Code)
-		if le.Refused {
-			a.limit.count()
-		}
 	case err != nil:
 		outcome = codeInternal
 		s.metrics.panics.Inc()
 	}
+	a.limit.settle(le != nil && le.Refused, err == nil && !res.Replayed)
 	s.metrics.logins.WithLabelValues(outcome).Inc()
 	s.logLogin(req, res, err, a)
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/ratelimit"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/store"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/token"
@@ -39,9 +40,11 @@ type shared struct {
 	db      *store.DB
 	revoked *session.Revoked
 	feed    *session.Feed
-	logins  login.State
-	// wrongKeys counts wrong service keys, by client.
-	wrongKeys login.Limiter[netip.Prefix]
+	chain   login.State
+
+	logins    ratelimit.Limiter[string]       // that WeChat refused, by client or session
+	refreshes ratelimit.Limiter[string]       // that advanced, by session
+	wrongKeys ratelimit.Limiter[netip.Prefix] // wrong service keys, by client
 }
 
 // Destruct closes the store when the last configuration, and the last login in

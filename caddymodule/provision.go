@@ -5,6 +5,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
 // Provision checks the configuration and takes hold of what it shares with
@@ -41,6 +42,8 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	}
 	h.site.events = events.(*caddyevents.App)
 	h.site.metrics = app.(*Background).metrics
+	server, _ := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+	app.(*Background).warnNotStrict(server)
 	return app.(*Background).add(h.site)
 }
 

@@ -10,7 +10,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/gate"
-	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/ratelimit"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/store"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/token"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
@@ -44,7 +44,7 @@ type settings struct {
 	Headers      []gate.Header
 	ForwardToken bool
 	Sources      gate.Sources
-	LoginRate    login.Rate
+	LoginRate    ratelimit.Rate
 	WeChat       wechatSettings
 }
 
@@ -274,9 +274,9 @@ func (s *settings) resolveLogin(h *Handler, _ lookup) error {
 			return misset("on_new_openid", fmt.Errorf("unknown rule %q: use replace, keep or deny", h.OnNewOpenID))
 		}
 	}
-	s.LoginRate = login.Rate{Count: 30, Per: time.Minute}
+	s.LoginRate = ratelimit.Rate{Count: 30, Per: time.Minute}
 	if set := h.LoginRate; set != nil {
-		s.LoginRate = login.Rate{Count: set.Count, Per: time.Duration(set.Per)}
+		s.LoginRate = ratelimit.Rate{Count: set.Count, Per: time.Duration(set.Per)}
 		if err := checkRate(s.LoginRate); err != nil {
 			return misset("login_rate", err)
 		}
@@ -300,7 +300,7 @@ func (s *settings) resolveCountries(h *Handler) error {
 	return nil
 }
 
-func checkRate(r login.Rate) error {
+func checkRate(r ratelimit.Rate) error {
 	if r.Count < 1 || r.Count > 1_000_000 || r.Per < time.Second || r.Per > day {
 		return errors.New("use a number from 1 to 1000000 in a time from a second to a day, such as 30/m")
 	}

@@ -21,7 +21,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/gate"
-	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/ratelimit"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/token"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
@@ -46,7 +46,7 @@ func TestSettingsDefaults(t *testing.T) {
 		},
 		Session:   sessionSettings{Idle: 30 * day, Lifetime: 180 * day, Grace: time.Minute},
 		Headers:   gate.DefaultHeaders(),
-		LoginRate: login.Rate{Count: 30, Per: time.Minute},
+		LoginRate: ratelimit.Rate{Count: 30, Per: time.Minute},
 		WeChat: wechatSettings{
 			APIs: []string{"https://api.weixin.qq.com"}, AccessToken: "stable", SendOpenID: true, Timeout: 5 * time.Second,
 		},
@@ -121,7 +121,7 @@ func TestSettingsFromWholeDirective(t *testing.T) {
 		Session:      sessionSettings{Idle: 7 * day, Lifetime: 180 * day, Grace: time.Minute},
 		Headers:      []gate.Header{{Name: "X-User-ID", Field: "id"}},
 		ForwardToken: true,
-		LoginRate:    login.Rate{Count: 5, Per: time.Hour},
+		LoginRate:    ratelimit.Rate{Count: 5, Per: time.Hour},
 		WeChat: wechatSettings{
 			APIs:        []string{"http://localhost:9000", "https://api.weixin.qq.com"},
 			AccessToken: "external", External: "http://tokens:8080/{appid}?key=k3y", Timeout: 2 * time.Second,

@@ -29,7 +29,8 @@ type site struct {
 	ctx     caddy.Context
 	events  *caddyevents.App
 	metrics *metrics
-	warned  atomic.Bool
+
+	warnedPrivate, warnedForwarded atomic.Bool
 
 	apps      map[string]wechat.App
 	sharedKey sharedKey
@@ -267,7 +268,7 @@ func (s *site) assemble(keys *store.Keys) (*live, error) {
 			APIs: s.set.WeChat.APIs, AppAPIs: s.set.WeChat.AppAPIs, Timeout: s.set.WeChat.Timeout, OmitOpenID: !s.set.WeChat.SendOpenID,
 			Tokens: s.wechat.tokens, Shared: sharedTokens{s.store}, Transport: s.wechat.transport, Log: s.logWeChat,
 		},
-		Directory: s.directory, Store: s.store, Sessions: l.sessions, State: &s.shared.logins,
+		Directory: s.directory, Store: s.store, Sessions: l.sessions, State: &s.shared.chain, Route: s.wechatKey,
 		Silent: s.set.Silent, NewOpenID: s.set.NewOpenID,
 		Mint: l.minter.Mint, Hold: s.hold, Observe: observeStep, Settled: s.settled,
 	}

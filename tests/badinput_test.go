@@ -220,6 +220,7 @@ func TestBadLoginsAreRefusedWithoutWeChat(t *testing.T) {
 	// the input that was refused above.
 	for name, contentType := range map[string]string{
 		"plain": jsonType, "charset": "application/json; charset=utf-8", "charset in capitals": `Application/JSON;charset="UTF-8"`,
+		"charset by its other name": "application/json; charset=utf8", "the same in capitals": "application/json;charset=UTF8",
 	} {
 		codes := w.Tap(t, "13800138000")
 		a := client.Do(http.MethodPost, "/auth/wx", fmt.Sprintf(` {"x":[{"code":null}],"Code":7,"code":%q,"phoneCode":%q,"appid":%q} `+"\n",

@@ -25,19 +25,20 @@ const (
 // may import; ARCHITECTURE.md draws them. A package that is not here has no place
 // yet.
 var rooms = map[string][]string{
-	"caddymodule/user":              {},
-	"caddymodule/wechat":            {},
-	"caddymodule/internal/token":    {},
-	"caddymodule/internal/session":  {},
-	"caddymodule/internal/gate":     {"caddymodule/internal/token"},
-	"caddymodule/internal/login":    {"caddymodule/user", "caddymodule/wechat", "caddymodule/internal/session", "caddymodule/internal/token"},
-	"caddymodule/internal/importer": {"caddymodule/user"},
+	"caddymodule/user":               {},
+	"caddymodule/wechat":             {},
+	"caddymodule/internal/token":     {},
+	"caddymodule/internal/session":   {},
+	"caddymodule/internal/gate":      {"caddymodule/internal/token"},
+	"caddymodule/internal/login":     {"caddymodule/user", "caddymodule/wechat", "caddymodule/internal/session", "caddymodule/internal/token"},
+	"caddymodule/internal/importer":  {"caddymodule/user"},
+	"caddymodule/internal/ratelimit": {},
 	"caddymodule/internal/store": {"caddymodule/user", "caddymodule/user/sqldir", "caddymodule/internal/importer", "caddymodule/internal/login",
 		"caddymodule/internal/session", "caddymodule/internal/token"},
 	"caddymodule/user/webhook": {"caddymodule/user"},
 	"caddymodule/user/sqldir":  {"caddymodule/user"},
 	plugin: {"caddymodule/user", "caddymodule/user/webhook", "caddymodule/user/sqldir", "caddymodule/wechat", "caddymodule/internal/gate", "caddymodule/internal/importer",
-		"caddymodule/internal/login", "caddymodule/internal/session", "caddymodule/internal/store", "caddymodule/internal/token"},
+		"caddymodule/internal/login", "caddymodule/internal/ratelimit", "caddymodule/internal/session", "caddymodule/internal/store", "caddymodule/internal/token"},
 	double:              {}, // a second reading of WeChat's documentation, not of our client
 	"cmd/build":         {},
 	"cmd/caddy":         {plugin, double},

@@ -109,7 +109,7 @@ func TestKeyFromTheEnvironmentIsInNothingThatCaddyShows(t *testing.T) {
 
 func TestWrongServiceKeysAreCountedByClient(t *testing.T) {
 	t.Parallel()
-	proxies := "servers {\ntrusted_proxies static 127.0.0.1/32\n}"
+	proxies := "servers {\ntrusted_proxies static 127.0.0.1/32\ntrusted_proxies_strict\n}"
 	g := rig.NewGatewayWith(t, rig.Site("wx_auth {env.WX_APPID} {env.WX_SECRET} {\nwechat {\napi {$WX_API}\n}\n"+withKey+"\n}\nreverse_proxy {$UPSTREAM}", proxies))
 	ask := func(key, from string) rig.Answer {
 		return g.Do(http.MethodGet, userPath+noSuchUserID, nil, "Authorization: Bearer "+key, "X-Forwarded-For: "+from)

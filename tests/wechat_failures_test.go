@@ -333,7 +333,7 @@ func TestAThousandLoginsAtStartCostOneTokenFetch(t *testing.T) {
 func TestRateLimitSaysHowLongToWait(t *testing.T) {
 	t.Parallel()
 	w := rig.NewWeChat(t)
-	proxies := "servers {\ntrusted_proxies static 127.0.0.1/32\n}"
+	proxies := "servers {\ntrusted_proxies static 127.0.0.1/32\ntrusted_proxies_strict\n}"
 	c := rig.StartCaddy(t, rig.Site("wx_auth {env.WX_APPID} {env.WX_SECRET} {\nlogin_rate 3/m\nwechat {\napi {$WX_API}\n}\n}\nreverse_proxy {$UPSTREAM}", proxies),
 		w.Environ("127.0.0.1:1")...)
 	client := c.Client()

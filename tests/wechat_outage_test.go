@@ -40,7 +40,7 @@ func TestWeChatIsDown(t *testing.T) {
 		t.Run(string(down), func(t *testing.T) {
 			t.Parallel()
 			outage := time.Duration(rig.Rounds(6, 60)) * time.Second
-			r := rig.NewGatewayWith(t, rig.HastySite())
+			r := rig.NewGatewayWith(t, rig.Site("wx_auth {env.WX_APPID} {env.WX_SECRET} {\nwechat {\napi {$WX_API}\ntimeout 1s\n}\n}\nreverse_proxy {$UPSTREAM}", trustedLoopback))
 			w := r.WeChat
 			pair := r.MustLogin(t, "13800138000")
 			before, _ := goroutines(t, r.Caddy)
@@ -78,8 +78,9 @@ func TestWeChatIsDown(t *testing.T) {
 			for start := time.Now(); time.Since(start) < outage; <-beat.C {
 				c := w.Tap(t, fmt.Sprintf("137%08d", len(codes)))
 				codes = append(codes, c)
+				address := fmt.Sprintf("X-Forwarded-For: 198.51.100.%d", len(codes)%200)
 				logins.Go(func() {
-					a := r.Login(c.Code, c.PhoneCode)
+					a := r.Do(http.MethodPost, "/auth/wx", map[string]string{"code": c.Code, "phoneCode": c.PhoneCode}, address)
 					switch {
 					case a.Err != nil:
 						t.Error(a.Err)
@@ -209,7 +210,7 @@ func TestWeChatWithoutItsCertificate(t *testing.T) {
 // 45011 may be the limit of one user. So one who meets it stops nobody else, and five do.
 func TestLimitOfAMinuteIsTheAppsWhenSeveralMeetIt(t *testing.T) {
 	t.Parallel()
-	proxies := "servers {\ntrusted_proxies static 127.0.0.1/32\n}"
+	proxies := "servers {\ntrusted_proxies static 127.0.0.1/32\ntrusted_proxies_strict\n}"
 	w := rig.NewWeChat(t)
 	c := rig.StartCaddy(t, rig.Site("wx_auth {env.WX_APPID} {env.WX_SECRET} {\nwechat {\napi {$WX_API}\n}\n}\nreverse_proxy {$UPSTREAM}", proxies),
 		w.Environ("127.0.0.1:1")...)

@@ -106,7 +106,7 @@ func TestReloadsUnderLoadFailNothingAndLeaveNothingBehind(t *testing.T) {
 
 	rig.OnDatabases(t, func(t *testing.T, db *rig.Database) {
 		// Refused logins are counted by the client's address.
-		const proxies = "servers {\ntrusted_proxies static private_ranges 127.0.0.1/8\n}"
+		const proxies = "servers {\ntrusted_proxies static private_ranges 127.0.0.1/8\ntrusted_proxies_strict\n}"
 		site := func(mark string) string {
 			return rig.Site("log\nheader X-Config "+mark+"\nwx_auth {env.WX_APPID} {env.WX_SECRET} {\nstore {env.WX_AUTH_STORE}\nencryption_key {env.WX_AUTH_KEY}\n"+
 				"login_rate 3/h\nwechat {\napi {$WX_API}\n}\n}\n"+proxy, proxies)

@@ -35,13 +35,13 @@ const (
 type Error struct {
 	// Code says why, to the client.
 	Code Code
-	// Renew names the codes that the client must fetch anew before it tries
-	// again: "code", "phoneCode", both or none. None means: send the same again.
+	// Renew names the codes that the client must renew before it tries again:
+	// "code", "phoneCode", both or none. None means: send the same again.
 	Renew []string
 	// RetryAfter is how long to wait before the next try; zero: no need to.
 	RetryAfter time.Duration
-	// Refused reports that WeChat refused the client or a code of its, which is what
-	// the limit on failed logins counts. A code that got lost between WeChat and
+	// Refused reports that WeChat, or its edge, refused what the client sent: the
+	// limit on failed logins counts that. A code that got lost between WeChat and
 	// us is not the client's fault and does not count.
 	Refused bool
 	// Cause is for the operator's log. It holds no code, token or secret.
@@ -58,7 +58,7 @@ func (e *Error) Error() string {
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Cause }
 
-// refuse returns the error for code, telling the client to renew codes.
+// refuse returns the error for code, with the codes that the client must renew.
 func refuse(code Code, cause error, renew ...wechat.Renew) *Error {
 	e := &Error{Code: code, Cause: cause, Renew: []string{}}
 	for _, r := range renew {
@@ -92,8 +92,12 @@ func fromDirectory(err error) *Error {
 	return e
 }
 
-// fromWeChat turns what WeChat, or the way to it, said into a login's error.
+// fromWeChat turns WeChat's error, or one of the way to it, into a login's.
 func fromWeChat(err error) *Error {
+	var e *Error
+	if errors.As(err, &e) {
+		return e
+	}
 	if errors.Is(err, wechat.ErrSharedTokens) {
 		return fromStore(err)
 	}
@@ -103,19 +107,27 @@ func fromWeChat(err error) *Error {
 		e.RetryAfter = busyRetry
 		return e
 	}
-	e := refuse(codeOf(we.Kind), err, we.Renew...)
+	e = refuse(codeOf(we.Kind), err, we.Renew...)
 	e.RetryAfter = we.RetryAfter
-	switch e.Code {
-	case LoginCodeInvalid, PhoneCodeInvalid, UserBlocked:
-		e.Refused = !we.Unanswered
-	case WeChatUnavailable, Misconfigured:
-		// 40013 may be our appid, or a code of another mini program.
-		e.Refused = we.Kind == wechat.KindOperator && len(we.Renew) > 0 && !we.Unanswered
-		if e.RetryAfter == 0 {
-			e.RetryAfter = busyRetry
-		}
+	e.Refused = we.Call != wechat.CallToken && !we.Unanswered && refusal(we)
+	if (e.Code == WeChatUnavailable || e.Code == Misconfigured) && e.RetryAfter == 0 {
+		e.RetryAfter = busyRetry
 	}
 	return e
+}
+
+// refusal reports whether WeChat may have refused what the client sent. Where that
+// is in doubt the limit counts it: a client could send it all day.
+func refusal(we *wechat.Error) bool {
+	switch we.Kind {
+	case wechat.KindLoginCode, wechat.KindPhoneCode, wechat.KindMismatch, wechat.KindBlocked, wechat.KindRefused, wechat.KindBug:
+		return true
+	case wechat.KindOperator:
+		return len(we.Renew) > 0 // 40013 may be our appid, or a code of another mini program
+	case wechat.KindBadAnswer:
+		return we.Code != 0 // an errcode that we do not know
+	}
+	return false
 }
 
 func codeOf(k wechat.Kind) Code {

@@ -36,12 +36,24 @@ type Request struct {
 	// Client is the network that the request comes from, as far as it can be told
 	// from others': zero behind a proxy that Caddy does not trust.
 	Client netip.Prefix
+	// Admit is asked once before the login begins; its error ends the login, and
+	// neither code is sent. Logins that join one under way are not asked.
+	// Optional.
+	Admit func() error
 }
 
-// client tells one client from another; empty: it cannot be told.
+// siteBits is how much of an IPv6 address names a site: a subscriber may have as
+// many /64 networks as a /48 holds, and would be as many clients.
+const siteBits = 48
+
+// client distinguishes clients whose failures count for them; empty: they cannot
+// be told apart.
 func (r Request) client() string {
 	if !r.Client.IsValid() {
 		return ""
+	}
+	if r.Client.Addr().Is6() && r.Client.Bits() == 64 {
+		return netip.PrefixFrom(r.Client.Addr(), siteBits).Masked().String()
 	}
 	return r.Client.String()
 }
@@ -117,12 +129,7 @@ type WeChat interface {
 
 // State is what logins share over reloads. The zero value is ready to use.
 type State struct {
-	// Refused counts the logins that WeChat refused, by client; Refreshes the
-	// refreshes, by session.
-	Refused   Limiter[netip.Prefix]
-	Refreshes Limiter[string]
-
-	sessions, numbers valve // before jscode2session and getuserphonenumber
+	upstreams upstreams
 
 	naming sync.Once
 	name   string // see replica
@@ -143,6 +150,9 @@ type Chain struct {
 	Store     Store
 	Sessions  session.Sessions
 	State     *State
+	// Route names the way to WeChat: its hosts, and where access tokens come from.
+	// What fails on one way says nothing of another.
+	Route string
 
 	// Silent is for how long after its last phone login an openid may log in
 	// with its login code alone; zero: never.
@@ -167,10 +177,16 @@ type Chain struct {
 // Login takes a login from its codes to a token. The same codes sent again
 // meanwhile, or within a minute, get the same session. The error is an *Error,
 // a *Panic, or ctx's cause if the caller hung up: the login itself then goes on,
-// so that a second try finds its result.
+// so that a second try finds its result. An error of Request.Admit is returned as
+// it is.
 func (c *Chain) Login(ctx context.Context, r Request) (Result, error) {
 	k := keyOf("login", r.parts(c.Sessions.Issuer, c.Sessions.FirstAudience(), r.App.ID, r.Code, r.PhoneCode)...)
 	return c.State.logins.join(ctx, k, c.Hold, func(ctx context.Context) (res Result, err error) {
+		if r.Admit != nil {
+			if err := r.Admit(); err != nil {
+				return Result{}, err
+			}
+		}
 		defer func() {
 			if p := recover(); p != nil {
 				res, err = Result{}, panicked(p)

@@ -57,9 +57,14 @@ func (c *Chain) exchange(ctx context.Context, r Request, k Key, who caller) (own
 func (c *Chain) askPhone(ctx context.Context, r Request, who caller) (user.Phone, error) {
 	var number wechat.PhoneNumber
 	err := c.observed(ctx, "getuserphonenumber", func() error {
-		return c.State.numbers.do(ctx, r.App.ID, who.OpenID, c.now, func() (err error) {
-			number, err = c.WeChat.PhoneNumber(ctx, r.App, r.PhoneCode, who.OpenID)
-			return err
+		made := false // also where the token was wanting
+		return c.State.upstreams.token(c.Route, r.App.ID).do("", c.now, func() (bool, error) {
+			err := c.State.upstreams.call(c.Route, r.WeChat, wechat.CallPhone).do(ctx, r.App.ID, who.OpenID, c.now, func() (err error) {
+				made = true
+				number, err = c.WeChat.PhoneNumber(ctx, r.App, r.PhoneCode, who.OpenID)
+				return err
+			})
+			return made, err
 		})
 	})
 	if err != nil {

@@ -1,0 +1,258 @@
+package login
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
+)
+
+// trial makes calls through a circuit breaker, at a time that stands still.
+type trial struct {
+	t     *testing.T
+	b     breaker
+	now   time.Time
+	calls int
+}
+
+func newTrial(t *testing.T) *trial {
+	return &trial{t: t, b: breaker{call: wechat.CallSession}, now: time.Unix(1_700_000_000, 0)}
+}
+
+func (tr *trial) do(who string, result error) error {
+	return tr.b.do(who, func() time.Time { return tr.now }, func() (bool, error) { tr.calls++; return true, result })
+}
+
+// made reports whether the call was made.
+func (tr *trial) made(who string, result error) bool {
+	before := tr.calls
+	_ = tr.do(who, result)
+	return tr.calls > before
+}
+
+// open lets so many clients meet failures until the breaker is open.
+func (tr *trial) open(clients int, err error) {
+	tr.t.Helper()
+	for i := range tripAfter {
+		tr.do(fmt.Sprint("client ", i%clients), err)
+	}
+	if tr.made("somebody", nil) {
+		tr.t.Fatal("the breaker is not open")
+	}
+}
+
+// reset is a failure that a client's input may have caused, down one that none can.
+var (
+	reset = &wechat.Error{Call: wechat.CallSession, Kind: wechat.KindUnreachable}
+	down  = &wechat.Error{Call: wechat.CallToken, Kind: wechat.KindUnreachable}
+)
+
+func TestBreakerOpensAndProbes(t *testing.T) {
+	tr := newTrial(t)
+	tr.open(3, reset)
+	if tr.calls != tripAfter {
+		t.Fatalf("%d calls were made", tr.calls)
+	}
+	var le *Error
+	if err := tr.do("ann", nil); !errors.As(err, &le) || le.Code != WeChatUnavailable || len(le.Renew) != 0 || le.RetryAfter != firstPause {
+		t.Fatalf("while it is open: %+v", le)
+	}
+	tr.now = tr.now.Add(firstPause)
+	if !tr.made("ann", reset) {
+		t.Fatal("nobody may probe")
+	}
+	if tr.now = tr.now.Add(firstPause); tr.made("bob", nil) {
+		t.Error("the pause did not grow after a probe that failed")
+	}
+	tr.now = tr.now.Add(firstPause)
+	if !tr.made("bob", nil) || !tr.made("ann", nil) || !tr.made("eve", nil) {
+		t.Error("it is not closed after a probe that succeeded")
+	}
+}
+
+// Nothing that one client sends, or that WeChat answers, opens a breaker: not in any
+// number, and not from an address that nobody can tell from others.
+func TestOneClientOpensNoBreaker(t *testing.T) {
+	for name, err := range map[string]*wechat.Error{
+		"reset":              reset,
+		"timeout":            {Call: wechat.CallSession, Kind: wechat.KindTimeout, Unanswered: true},
+		"HTML":               {Call: wechat.CallSession, Kind: wechat.KindBadAnswer},
+		"502":                {Call: wechat.CallSession, Kind: wechat.KindBadAnswer, Status: 502},
+		"busy":               {Call: wechat.CallSession, Kind: wechat.KindBusy, Code: -1},
+		"414 of the edge":    {Call: wechat.CallSession, Kind: wechat.KindRefused, Status: 414},
+		"an unknown errcode": {Call: wechat.CallSession, Kind: wechat.KindBadAnswer, Code: 99999},
+		"a bad code":         {Call: wechat.CallSession, Kind: wechat.KindLoginCode, Code: 40029},
+		"a malformed one":    {Call: wechat.CallSession, Kind: wechat.KindBug, Code: 47001},
+		"hung up":            {Call: wechat.CallSession, Kind: wechat.KindCanceled},
+	} {
+		for _, who := range []string{"eve", ""} {
+			tr := newTrial(t)
+			for i := range 200 {
+				if !tr.made(who, err) {
+					t.Errorf("%s, met by %q: not asked after %d", name, who, i)
+					break
+				}
+			}
+			if !tr.made("ann", nil) {
+				t.Errorf("%s, met by %q: ann is refused", name, who)
+			}
+		}
+	}
+	tr := newTrial(t)
+	for range 100 { // one more of them does not make several
+		tr.do("eve", reset)
+		tr.do("mallory", reset)
+	}
+	if !tr.made("ann", nil) {
+		t.Error("two clients opened it")
+	}
+}
+
+// WeChat's answers open no breaker, whoever gets them: it is there.
+func TestAnswersOfManyOpenNoBreaker(t *testing.T) {
+	for _, err := range []*wechat.Error{
+		{Call: wechat.CallSession, Kind: wechat.KindBadAnswer, Code: 99999},
+		{Call: wechat.CallSession, Kind: wechat.KindRefused, Status: 403},
+	} {
+		tr := newTrial(t)
+		for i := range 200 {
+			if !tr.made(fmt.Sprint("client ", i), err) {
+				t.Fatalf("%v: not asked after %d", err, i)
+			}
+		}
+	}
+}
+
+// What no input can cause counts whoever meets it: else nobody behind an untrusted
+// proxy would be spared a dead WeChat.
+func TestWhatNoInputCausesCountsForAll(t *testing.T) {
+	for _, who := range []string{"", "ann"} {
+		tr := newTrial(t)
+		tr.b.call = wechat.CallToken
+		for range tripAfter {
+			tr.do(who, down)
+		}
+		if tr.made("bob", nil) {
+			t.Errorf("met by %q: it is not open", who)
+		}
+	}
+}
+
+// Failures that are far apart are not in a row.
+func TestOldFailuresAreForgotten(t *testing.T) {
+	tr := newTrial(t)
+	for i := range 5 * tripAfter {
+		tr.do(fmt.Sprint("client ", i), reset)
+		tr.now = tr.now.Add(forgetAfter + time.Second)
+	}
+	if !tr.made("ann", nil) {
+		t.Error("it is open")
+	}
+}
+
+// A client that is always the first to come when the pause is over, with something
+// that fails, probes once: then it is the others' turn, as long as there are any.
+func TestProbeIsNotTheAttackersAgain(t *testing.T) {
+	tr := newTrial(t)
+	tr.open(3, reset)
+	tr.now = tr.now.Add(firstPause)
+	if !tr.made("eve", reset) {
+		t.Fatal("eve may not probe")
+	}
+	pause := 2 * firstPause
+	tr.now = tr.now.Add(pause - 10*time.Millisecond)
+	if tr.made("ann", nil) {
+		t.Fatal("it is not open")
+	}
+	tr.now = tr.now.Add(10 * time.Millisecond)
+	if tr.made("eve", reset) {
+		t.Error("eve probes again although ann has come")
+	}
+	if !tr.made("ann", nil) || !tr.made("eve", nil) {
+		t.Error("ann may not probe, or it is not closed")
+	}
+}
+
+// Two attackers in turn are not better off: each probes once before ann does, who
+// comes back every second.
+func TestProbesOfTwoAttackers(t *testing.T) {
+	tr := newTrial(t)
+	tr.open(3, reset)
+	asked := 0
+	for range 60 {
+		tr.now = tr.now.Add(time.Second)
+		for _, who := range []string{"eve", "mallory"} {
+			if tr.made(who, reset) {
+				asked++
+			}
+		}
+		if tr.made("ann", nil) {
+			if asked > 2 {
+				t.Errorf("they probed %d times before ann", asked)
+			}
+			return
+		}
+	}
+	t.Error("ann never probes")
+}
+
+// Where nobody else comes, the one who does may try again: else one user alone would
+// be kept out for ever.
+func TestOnlyClientProbesAgain(t *testing.T) {
+	tr := newTrial(t)
+	tr.open(3, reset)
+	for range 5 {
+		tr.now = tr.now.Add(longestPause)
+		if !tr.made("ann", reset) {
+			t.Fatal("ann may not probe")
+		}
+	}
+	tr.now = tr.now.Add(longestPause)
+	if !tr.made("ann", nil) || !tr.made("bob", nil) {
+		t.Error("it is not closed")
+	}
+}
+
+// A long outage in which everybody has probed in vain: whoever is the first then, the
+// others have their turn.
+func TestProbesGoInRounds(t *testing.T) {
+	tr := newTrial(t)
+	tr.open(3, reset)
+	for _, who := range []string{"ann", "eve"} {
+		tr.now = tr.now.Add(longestPause)
+		if !tr.made(who, reset) {
+			t.Fatalf("%s may not probe", who)
+		}
+	}
+	tr.now = tr.now.Add(3 * longestPause)
+	if !tr.made("eve", reset) {
+		t.Fatal("eve may not begin a new round")
+	}
+	tr.made("ann", nil) // comes in the pause
+	tr.now = tr.now.Add(longestPause - time.Millisecond)
+	tr.made("ann", nil)
+	tr.now = tr.now.Add(time.Millisecond)
+	if tr.made("eve", reset) {
+		t.Error("eve probes before ann")
+	}
+	if !tr.made("ann", nil) {
+		t.Error("ann may not probe")
+	}
+}
+
+// A probe that could not be made, or that panicked, leaves its turn to others.
+func TestProbeThatIsNotMade(t *testing.T) {
+	tr := newTrial(t)
+	tr.open(3, reset)
+	tr.now = tr.now.Add(firstPause)
+	_ = tr.b.do("ann", func() time.Time { return tr.now }, func() (bool, error) { return false, unavailable(errBusy, busyRetry) })
+	func() {
+		defer func() { _ = recover() }()
+		_ = tr.b.do("bob", func() time.Time { return tr.now }, func() (bool, error) { panic("in a call") })
+	}()
+	if !tr.made("eve", nil) {
+		t.Error("nobody may probe any more")
+	}
+}

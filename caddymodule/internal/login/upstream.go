@@ -1,0 +1,113 @@
+package login
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
+)
+
+// upstream is one of WeChat's calls as logins see it: how many may be under way, a
+// circuit breaker, and the apps' quotas. It lives over reloads.
+type upstream struct {
+	turns   concurrency
+	breaker breaker
+	quotas  quotas
+}
+
+func newUpstream(call wechat.Call) *upstream {
+	return &upstream{turns: make(concurrency, maxCalls), breaker: breaker{call: call}}
+}
+
+// upstreams are the calls by the WeChat that they are made at: one that is dead, as
+// staging's may be, stops no login at another. The zero value is ready to use.
+type upstreams struct {
+	mu     sync.Mutex
+	calls  map[upstreamKey]*upstream
+	tokens map[tokenKey]*breaker
+}
+
+type upstreamKey struct {
+	route, wechat string
+	call          wechat.Call
+}
+
+// tokenKey is where an app's access token comes from. That may be the operator's own
+// service, and trouble with it is this app's alone.
+type tokenKey struct{ route, appid string }
+
+func (us *upstreams) call(route, name string, call wechat.Call) *upstream {
+	us.mu.Lock()
+	defer us.mu.Unlock()
+	k := upstreamKey{route, name, call}
+	u := us.calls[k]
+	if u == nil {
+		if us.calls == nil {
+			us.calls = make(map[upstreamKey]*upstream)
+		}
+		u = newUpstream(call)
+		us.calls[k] = u
+	}
+	return u
+}
+
+func (us *upstreams) token(route, appid string) *breaker {
+	us.mu.Lock()
+	defer us.mu.Unlock()
+	k := tokenKey{route, appid}
+	b := us.tokens[k]
+	if b == nil {
+		if us.tokens == nil {
+			us.tokens = make(map[tokenKey]*breaker)
+		}
+		b = &breaker{call: wechat.CallToken}
+		us.tokens[k] = b
+	}
+	return b
+}
+
+// do makes the call for somebody in an app, or says why not. who distinguishes
+// clients; empty: they cannot be told apart.
+func (u *upstream) do(ctx context.Context, appid, who string, now func() time.Time, call func() error) error {
+	if e := u.quotas.enter(appid, now()); e != nil {
+		return e
+	}
+	return u.breaker.do(who, now, func() (bool, error) {
+		if e := u.turns.acquire(ctx); e != nil {
+			return false, e
+		}
+		defer u.turns.release()
+		err := call()
+		u.quotas.leave(appid, who, now(), err)
+		return true, err
+	})
+}
+
+// do makes a call through the breaker. call reports whether it was made, and the
+// error of WeChat or, if it was not made, the login's.
+func (b *breaker) do(who string, now func() time.Time, call func() (made bool, err error)) error {
+	probe, e := b.enter(who, now())
+	if e != nil {
+		return e
+	}
+	var made bool
+	var err error
+	defer func() { b.leave(who, probe, now(), err, made) }() // also after a panic
+	made, err = call()
+	if err == nil {
+		return nil
+	}
+	if made {
+		return fromWeChat(err)
+	}
+	return err
+}
+
+// unavailable is the error of a call that was not made: the same codes will do
+// when the time is up.
+func unavailable(cause error, wait time.Duration) *Error {
+	e := refuse(WeChatUnavailable, cause)
+	e.RetryAfter = wait
+	return e
+}

@@ -1,0 +1,74 @@
+package caddymodule
+
+import (
+	"fmt"
+	"math"
+	"net/netip"
+	"time"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/ratelimit"
+)
+
+// loginLimit is login_rate as it applies to one login.
+type loginLimit struct {
+	site *site
+	key  string // what the login counts by; empty: the limit is off
+}
+
+// limit returns the limit of a login from a network, if that is known.
+func (c *call) limit(network netip.Prefix, known bool) *loginLimit {
+	l := &loginLimit{site: c.site}
+	if known && c.site.set.LoginRate.Count > 0 {
+		l.key = network.String()
+	}
+	return l
+}
+
+// reserve lets the login begin, or refuses it with a tooMany. WeChat's answer
+// decides whether it counts, see settle.
+func (l *loginLimit) reserve() error {
+	if l.key == "" {
+		return nil
+	}
+	rate := l.site.set.LoginRate
+	if r := l.site.shared.logins.Reserve(rate, l.key, time.Now()); r != nil {
+		return tooMany{"login", rate, *r}
+	}
+	return nil
+}
+
+// settle ends what reserve began. What counts is that WeChat refused the login.
+func (l *loginLimit) settle(refused, succeeded bool) {
+	if l.key == "" {
+		return
+	}
+	limiter := &l.site.shared.logins
+	switch {
+	case refused:
+		limiter.Fail(l.site.set.LoginRate, l.key, time.Now())
+	case succeeded:
+		limiter.Succeed(l.key, time.Now())
+	default:
+		limiter.Release(l.key)
+	}
+}
+
+// tooMany is the error of an attempt beyond a rate.
+type tooMany struct {
+	policy string
+	rate   ratelimit.Rate
+	ratelimit.Refusal
+}
+
+func (t tooMany) Error() string { return "beyond the rate of " + t.policy }
+
+// problem is the answer to it, with the RateLimit header fields
+// (draft-ietf-httpapi-ratelimit-headers).
+func (t tooMany) problem() *problem {
+	p := newProblem(string(login.RateLimited))
+	p.retryAfter = t.Wait
+	p.rateLimit = fmt.Sprintf(`"%s";r=%d;t=%d`, t.policy, t.Left, int(math.Ceil(t.Reset.Seconds())))
+	p.rateLimitPolicy = fmt.Sprintf(`"%s";q=%d;w=%d`, t.policy, t.rate.Count, int(t.rate.Per.Seconds()))
+	return p
+}
