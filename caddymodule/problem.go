@@ -99,7 +99,7 @@ func invalid(detail string) *problem {
 	return p
 }
 
-// withRenew says which codes to fetch anew; none means: send the same again.
+// withRenew names the codes to fetch again; none means: send the same request again.
 func (p *problem) withRenew(codes []string) *problem {
 	if codes == nil {
 		codes = []string{}
@@ -108,8 +108,8 @@ func (p *problem) withRenew(codes []string) *problem {
 	return p
 }
 
-// write answers the request with the problem. It returns nil: the request has
-// been dealt with.
+// write answers the request with the problem. It returns nil: nothing is left to do
+// for the request but, over HTTP/1.1, to discard the rest of its body.
 func (p *problem) write(w http.ResponseWriter, r *http.Request) error {
 	p.Title = http.StatusText(p.Status)
 	p.RequestID = requestID(r)
@@ -132,12 +132,17 @@ func (p *problem) write(w http.ResponseWriter, r *http.Request) error {
 		h.Set("RateLimit", p.rateLimit)
 		h.Set("RateLimit-Policy", p.rateLimitPolicy)
 	}
-	closeUnread(w, r)
-	return answer(w, r, p.Status, "application/problem+json", p)
+	if !stillSending(r) {
+		return answer(w, r, p.Status, "application/problem+json", p)
+	}
+	h.Set("Connection", "close")
+	err := answer(w, r, p.Status, "application/problem+json", p)
+	discardUnread(w, r)
+	return err
 }
 
-// answer writes v as JSON, or nothing but the status if v is nil. Nothing that it
-// writes may be kept, whatever a directive before us says of the whole site.
+// answer writes v as JSON, or nothing but the status if v is nil. Caches must not
+// keep it, whatever a directive before us sets for the whole site.
 func answer(w http.ResponseWriter, r *http.Request, status int, contentType string, v any) error {
 	h := w.Header()
 	h.Set("Cache-Control", "no-store")
@@ -156,31 +161,13 @@ func answer(w http.ResponseWriter, r *http.Request, status int, contentType stri
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(status)
+	if held(w) {
+		h.Del("Content-Length") // of our body, which may give way to another one
+	}
 	if r.Method != http.MethodHead {
 		_, _ = w.Write(body) // the client may be gone; nothing depends on it
 	}
 	return nil
-}
-
-// unreadTime is how long the rest of a body that a refusal does not need may
-// still come in. Who is sending one gets to read the refusal that way: closed on
-// unread bytes, a connection is reset, and the answer lost.
-const unreadTime = 2 * time.Second
-
-// closeUnread ends the connection behind a refusal whose request still has a
-// body to come: to read it would make the refusal wait for it, and to keep the
-// connection would take what follows in it for the next request. net/http waits
-// for the rest of a small body before it closes, without end; so there is one.
-func closeUnread(w http.ResponseWriter, r *http.Request) {
-	if r.ProtoMajor != 1 || r.ContentLength == 0 || r.Body == nil || r.Body == http.NoBody {
-		return
-	}
-	w.Header().Set("Connection", "close")
-	end := time.Now()
-	if r.Header.Get("Expect") == "" { // else none is being sent
-		end = end.Add(unreadTime)
-	}
-	_ = http.NewResponseController(w).SetReadDeadline(end)
 }
 
 // requestID returns the id that Caddy gives the request, which its logs can

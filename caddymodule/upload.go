@@ -11,11 +11,10 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
-// forward lets a request on. A body that cannot be read to its end is its
-// client's fault, and is answered as such: to Caddy's proxy it looks like a
-// failure of the upstream, a 502, for which it may leave the upstream out. The
-// request that we were given is the one that Caddy's error routes go on with, and
-// there may be a proxy there, too.
+// forward passes a request on. A body that cannot be read to its end is the client's
+// fault, and the answer says so: Caddy's proxy would take it for a failure of the
+// upstream, answer 502, and might count it against the upstream (fail_duration).
+// Caddy's error routes, which may hold a proxy too, go on with the given request.
 func forward(w http.ResponseWriter, given, r *http.Request, next caddyhttp.Handler) error {
 	if r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0 || r.Method == http.MethodConnect {
 		return next.ServeHTTP(w, r)
@@ -29,10 +28,10 @@ func forward(w http.ResponseWriter, given, r *http.Request, next caddyhttp.Handl
 	if cause == nil {
 		return err
 	}
-	given.Body, given.ContentLength = http.NoBody, 0 // what is left of it is nobody's
+	given.Body, given.ContentLength = http.NoBody, 0 // the rest of it must not be read
 	delete(given.Header, "Content-Length")
 	if answer.heldBack {
-		err = caddyhttp.Error(statusClosed, *cause) // which stays what it is if it has a status, such as 413
+		err = caddyhttp.Error(statusClosed, *cause) // which keeps a status of its own, such as 413
 	}
 	he, ok := errors.AsType[caddyhttp.HandlerError](err)
 	if !ok || he.StatusCode < statusClosed {
@@ -43,13 +42,14 @@ func forward(w http.ResponseWriter, given, r *http.Request, next caddyhttp.Handl
 		he.StatusCode = http.StatusRequestTimeout
 	}
 	if r.ProtoMajor == 1 {
-		w.Header().Set("Connection", "close") // who knows where the next request begins
+		w.Header().Set("Connection", "close") // nothing says where the next request begins
+		closeInSteps(w)
 	}
 	return he
 }
 
-// upload is the body of a request. A proxy reads it in a goroutine of its own, which
-// may outlast it.
+// upload is the body of a request. A proxy reads it in its own goroutine, which may
+// outlast the request.
 type upload struct {
 	io.ReadCloser
 	left   atomic.Int64          // bytes to come; negative if their number is not known
@@ -70,20 +70,20 @@ func (u *upload) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// givenUp is why a body could not be read to its end. Caddy's proxy takes it for a
-// client that hung up: it counts nothing against the upstream (fail_duration), and
-// tries no other one.
+// givenUp is the error of a body that could not be read to its end. Caddy's proxy
+// takes it for a client that hung up: it counts nothing against the upstream
+// (fail_duration), and tries no other one.
 type givenUp struct{ error }
 
 func (g givenUp) Unwrap() error { return g.error }
 
 func (givenUp) Is(target error) bool { return target == context.Canceled }
 
-// statusClosed is what Caddy's proxy answers to nobody when a client hung up.
+// statusClosed is the status that Caddy's proxy writes when a client hung up.
 const statusClosed = 499
 
-// uploadAnswer is the way of the answer to an upload. Where the proxy takes the
-// client for gone, the answer is held back: the client may well be there.
+// uploadAnswer is the ResponseWriter for an upload. It drops the 499 of a proxy that
+// takes the client for gone, as the client may well be there.
 type uploadAnswer struct {
 	caddyhttp.ResponseWriterWrapper
 	body     *upload

@@ -1,0 +1,111 @@
+package caddymodule
+
+import (
+	"io"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+)
+
+// The bounds within which the rest of a refused upload is read and discarded. They
+// cap what a client can make the server do by uploading without a token.
+const (
+	maxUnread     = 64 << 20         // bytes of one body
+	maxUnreadTime = 60 * time.Second // of one body
+	unreadStep    = 64 << 10         // bytes that must arrive in unreadStepTime: 32 KiB/s
+	// unreadStepTime is also the longest that a reader waits for a client, and so the
+	// longest that it delays a shutdown.
+	unreadStepTime = 2 * time.Second
+	maxUnreadConns = 256 // connections at a time, in the whole process
+)
+
+// unreadSlots holds one item for each connection whose upload is being discarded.
+var unreadSlots = make(chan struct{}, maxUnreadConns)
+
+// stillSending reports whether the client of an HTTP/1 request may still be sending
+// its body. HTTP/2 and HTTP/3 end the one stream instead.
+func stillSending(r *http.Request) bool {
+	return r.ProtoMajor == 1 && r.ContentLength != 0 && r.Body != nil && r.Body != http.NoBody
+}
+
+// discardUnread follows the refusal of an upload that is still under way. Many
+// clients read nothing before they have sent everything, and closing a connection
+// that has unread data resets it: the client would lose the refusal. So the answer
+// is flushed, and what arrives is read and thrown away, within bounds. Then the
+// connection closes, as the answer says: what follows an unread body must not be
+// taken for the next request.
+func discardUnread(w http.ResponseWriter, r *http.Request) {
+	rc := http.NewResponseController(w)
+	_ = rc.Flush() // where a directive such as intercept holds the answer, it goes out after the body
+	if discard(rc, r) {
+		return
+	}
+	// net/http would read on for a while, without a time limit, before it closes.
+	_ = rc.SetReadDeadline(time.Now())
+	closeInSteps(w)
+}
+
+// discard reads the body of r to its end. It returns false if a bound was reached,
+// or the body broke, before the end.
+func discard(rc *http.ResponseController, r *http.Request) (whole bool) {
+	if r.ContentLength > maxUnread || r.Header.Get("Expect") != "" {
+		return false // a client that expects 100 Continue sends its body only after that
+	}
+	select {
+	case unreadSlots <- struct{}{}:
+		defer func() { <-unreadSlots }()
+	default:
+		return false
+	}
+	end := time.Now().Add(maxUnreadTime)
+	buf := make([]byte, 32<<10)
+	for total, step := 0, unreadStep; total <= maxUnread; {
+		if step >= unreadStep { // the next one begins
+			step = 0
+			due := time.Now().Add(unreadStepTime)
+			if due.After(end) {
+				due = end
+			}
+			if rc.SetReadDeadline(due) != nil {
+				return false
+			}
+		}
+		n, err := r.Body.Read(buf)
+		total, step = total+n, step+n
+		switch {
+		case err == io.EOF:
+			return true
+		case err != nil || !time.Now().Before(end) || caddy.Exiting():
+			return false
+		}
+	}
+	return false
+}
+
+// closeInSteps makes net/http close the connection as it does after a body that was
+// too large: it sends its FIN, and waits half a second before it lets go of the
+// socket. A client that reads while it sends gets the answer even so. Only
+// [http.MaxBytesReader] can ask for that.
+func closeInSteps(w http.ResponseWriter) {
+	body := io.NopCloser(strings.NewReader("x"))
+	_, _ = http.MaxBytesReader(innermost(w), body, 0).Read(make([]byte, 1))
+}
+
+// held reports whether a directive around us (intercept, for instance) keeps the
+// answer back, to send it later or to send another one. It can tell only once
+// WriteHeader was called.
+func held(w http.ResponseWriter) bool {
+	for {
+		if rec, ok := w.(caddyhttp.ResponseRecorder); ok && rec.Buffered() {
+			return true
+		}
+		u, ok := w.(interface{ Unwrap() http.ResponseWriter })
+		if !ok {
+			return false
+		}
+		w = u.Unwrap()
+	}
+}
