@@ -9,7 +9,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
-// saying is a directory that always says the same.
+// saying is a directory that always returns the same answer.
 type saying struct {
 	user user.User
 	err  error
@@ -19,6 +19,10 @@ func (s saying) Login(context.Context, user.Login) (user.User, error) { return s
 func (s saying) Check(context.Context, string) (user.User, error)     { return s.user, s.err }
 func (s saying) Erase(context.Context, string) error                  { return s.err }
 
+// TestAnswersThatNoUserCanHaveAreRefused has a faulty backend return ids such as
+// "undefined", header injections, reserved claims and too much data. Each must be
+// refused at the login, or every such caller would become the same user, or "sub" would
+// be forged.
 func TestAnswersThatNoUserCanHaveAreRefused(t *testing.T) {
 	phone, err := user.ParsePhone("86", "13800138000")
 	if err != nil {
@@ -68,6 +72,8 @@ func TestAnswersThatNoUserCanHaveAreRefused(t *testing.T) {
 	}
 }
 
+// TestNobodyElseThanAskedForIsTaken has a directory answer for another user than the
+// requested one: a silent login must not become another person's.
 func TestNobodyElseThanAskedForIsTaken(t *testing.T) {
 	phone, _ := user.ParsePhone("86", "13800138000")
 	d := user.Checked(saying{user: user.User{ID: "u2"}})
@@ -77,8 +83,8 @@ func TestNobodyElseThanAskedForIsTaken(t *testing.T) {
 	if _, err := d.Check(t.Context(), "u1"); !errors.Is(err, user.ErrMisconfigured) {
 		t.Errorf("asked for u1, u2 was taken: %v", err)
 	}
-	// With a phone number the directory decides, and who is known to it only is
-	// found by openid.
+	// With a phone number the directory decides. It also decides on openids that only
+	// it knows.
 	for _, l := range []user.Login{{UserID: "u1", Phone: phone}, {}} {
 		if u, err := d.Login(t.Context(), l); err != nil || u.ID != "u2" {
 			t.Errorf("%+v: %+v, %v", l, u, err)
@@ -86,6 +92,8 @@ func TestNobodyElseThanAskedForIsTaken(t *testing.T) {
 	}
 }
 
+// TestErrorsOfADirectoryPassAsTheyAre checks that the directory's errors are not
+// wrapped.
 func TestErrorsOfADirectoryPassAsTheyAre(t *testing.T) {
 	for _, want := range []error{user.ErrUnknown, user.ErrRegistrationClosed, errors.New("down")} {
 		d := user.Checked(saying{err: want})

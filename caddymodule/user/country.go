@@ -2,8 +2,8 @@ package user
 
 import "strings"
 
-// callingCodes are the country codes of ITU-T E.164 in use, with the shared
-// ones (800, 870, 88x). None begins with another one.
+// callingCodes are the ITU-T E.164 country codes in use, including the shared ones
+// (800, 870, 88x). No code begins with another one.
 const callingCodes = " 1 7 " +
 	"20 211 212 213 216 218 220 221 222 223 224 225 226 227 228 229 230 231 232 233 234 235 236 237 238 239 " +
 	"240 241 242 243 244 245 246 247 248 249 250 251 252 253 254 255 256 257 258 260 261 262 263 264 265 266 267 268 269 " +
@@ -16,14 +16,14 @@ const callingCodes = " 1 7 " +
 	"800 808 81 82 84 850 852 853 855 856 86 870 878 880 881 882 883 886 888 " +
 	"90 91 92 93 94 95 960 961 962 963 964 965 966 967 968 970 971 972 973 974 975 976 977 979 98 992 993 994 995 996 998 "
 
-// ValidCountry reports whether code is a complete country calling code, such as
-// "86": digits alone, and none that only begins one ("85") or goes beyond ("1264").
+// ValidCountry reports whether code is a complete country calling code, such as "86":
+// digits only, neither a part of a code ("85") nor longer than one ("1264").
 func ValidCountry(code string) bool {
 	calling, rest, ok := splitCode(code)
 	return ok && calling == code && rest == ""
 }
 
-// splitCode finds the calling code that s begins with.
+// splitCode splits s after the calling code with which it begins.
 func splitCode(s string) (code, rest string, ok bool) {
 	for n := 1; n <= 3 && n <= len(s); n++ {
 		if strings.Contains(callingCodes, " "+s[:n]+" ") {
@@ -33,21 +33,21 @@ func splitCode(s string) (code, rest string, ok bool) {
 	return "", "", false
 }
 
-// plan is what has to be known of a country's numbers to tell a prefix from
-// the number itself. Of countries that are not in the table nothing is taken
-// away: there, a zero or a repeated code may well belong to the number.
+// plan describes a country's numbers, as far as needed to distinguish a prefix from the
+// number itself. For a country without a plan nothing is removed, because a zero or a
+// repeated code may well belong to the number.
 type plan struct {
-	// short and long are the lengths of national numbers, without trunk prefix.
+	// short and long are the minimum and maximum lengths of national numbers, without
+	// trunk prefix.
 	short, long int
-	// trunk is dialled before national numbers inside the country, and no
-	// national number begins with it; empty if there is none.
+	// trunk is dialled before national numbers inside the country. No national number
+	// begins with it. It is empty if the country has none.
 	trunk string
 }
 
-// plans holds the countries where most of WeChat's users live and whose
-// numbers never begin with the trunk prefix. Italy (39), Côte d'Ivoire (225),
-// Benin (229), Gabon (241) and Congo (242) are missing on purpose: there the
-// zero is part of the number.
+// plans has the countries in which most of WeChat's users live and whose numbers never
+// begin with the trunk prefix. Italy (39), Côte d'Ivoire (225), Benin (229), Gabon
+// (241) and Congo (242) are omitted on purpose: the zero is part of their numbers.
 var plans = map[string]plan{
 	"1":   {10, 10, ""},
 	"20":  {8, 10, "0"},
@@ -93,8 +93,8 @@ var plans = map[string]plan{
 // fits reports whether a national number can have n digits.
 func (p plan) fits(n int) bool { return p.long > 0 && n >= p.short && n <= p.long }
 
-// bare takes repeated country codes and trunk prefixes off number, until there
-// are none: the result of it is left as it is by another bare.
+// bare removes repeated country codes and trunk prefixes from number until none is
+// left, so that applying bare to its result changes nothing.
 func (p plan) bare(number, code string) string {
 	for {
 		shorter := p.trunkless(p.strip(number, code))
@@ -105,8 +105,9 @@ func (p plan) bare(number, code string) string {
 	}
 }
 
-// strip takes a repeated country code off number: "0086…" wherever it stands,
-// "86…" only where the number is too long with it and right without it.
+// strip removes a repeated country code from number. It removes "0086" if the rest has
+// a valid length or the country's lengths are not known, and "86" only if the number is
+// too long with it and has a valid length without it.
 func (p plan) strip(number, code string) string {
 	if rest, ok := strings.CutPrefix(number, "00"+code); ok && (p.long == 0 || p.fits(len(p.trunkless(rest)))) {
 		return rest
@@ -118,9 +119,9 @@ func (p plan) strip(number, code string) string {
 	return number
 }
 
-// trunkless takes the trunk prefix off number. A zero may stand there more
-// than once; another prefix counts only where the number is too long with it,
-// since Russian numbers may begin with the 8 that is also dialled before them.
+// trunkless removes the trunk prefix from number. A zero may be repeated. Any other
+// prefix is removed only if the number is too long with it, since Russian numbers may
+// begin with the 8 that is also dialled before them.
 func (p plan) trunkless(number string) string {
 	switch {
 	case p.trunk == "0":

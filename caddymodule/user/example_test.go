@@ -16,11 +16,11 @@ type Members struct {
 	byID    map[string]user.User
 }
 
-// Login finds the owner of the number, or makes a member of them.
+// Login finds the owner of the number, or creates a member with it.
 func (m *Members) Login(_ context.Context, l user.Login) (user.User, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if l.Silent() { // no number: whom the caller is bound to
+	if l.Silent() { // no number: the user to whom the openid is bound
 		return m.find(l.UserID)
 	}
 	if u, ok := m.byPhone[l.Phone]; ok {
@@ -32,7 +32,7 @@ func (m *Members) Login(_ context.Context, l user.Login) (user.User, error) {
 	return u, nil
 }
 
-// Check tells whether the user is still there, and what is known of them now.
+// Check returns the user with their current data.
 func (m *Members) Check(_ context.Context, id string) (user.User, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -56,7 +56,7 @@ func (m *Members) find(id string) (user.User, error) {
 	return u, nil
 }
 
-// A directory of one's own has three methods.
+// A custom directory has three methods.
 func ExampleDirectory() {
 	var d user.Directory = &Members{byPhone: map[user.Phone]user.User{}, byID: map[string]user.User{}}
 	ctx := context.Background()

@@ -6,31 +6,32 @@ import (
 	"unicode"
 )
 
-// Phone is a phone number in its one normal form: digits only, in two parts,
-// such as "86" and "13800138000". The country part is always a complete ITU
-// calling code; no such code begins with another one, so two numbers are the
-// same exactly if their E.164 forms are.
+// Phone is a phone number in its single normal form: digits only, in two parts, such as
+// "86" and "13800138000". The country part is always a complete ITU calling code. No
+// such code begins with another one, so two numbers are equal exactly if their E.164
+// forms are equal.
 //
-// Printing a Phone prints it masked.
+// A printed Phone is masked.
 type Phone struct{ Country, National string }
 
-// E.164 allows 15 digits, calling code included. The shortest numbers that
-// somebody can own, on small islands, have four digits behind the code's first.
+// Both limits include the calling code. E.164 allows 15 digits. The minimum is
+// generous: the shortest national numbers that a person can own, on small islands, have
+// four digits without the calling code.
 const (
 	minDigits = 4
 	maxDigits = 15
 )
 
-// ParsePhone makes a Phone of WeChat's countryCode and purePhoneNumber. Both
-// are taken as people write them: full-width digits, spaces, dashes, brackets;
-// "+" or "00" before the calling code; an area code behind it ("1264" is "1"
-// and the first digits of the number); the calling code once more before the
-// number; trunk zeros ("0912…" in Taiwan), where no number of that country
-// begins with a zero. All spellings of one number become one Phone.
+// ParsePhone parses WeChat's countryCode and purePhoneNumber. It accepts both in the
+// forms that people write: with full-width digits, spaces, dashes and brackets; with
+// "+" or "00" before the calling code; with an area code after it ("1264" is "1" and
+// the first digits of the number); with the calling code repeated before the number;
+// with trunk zeros ("0912…" in Taiwan) if no number of that country begins with a zero.
+// All spellings of one number become the same Phone.
 //
-// An empty country is accepted if national begins with "+", so that
-// ParsePhone("", p.E164()) is p. Whatever is not a phone number is [ErrPhone];
-// the error does not hold the number.
+// An empty country is accepted if national begins with "+", so that ParsePhone("",
+// p.E164()) is p. Anything that is not a phone number is [ErrPhone]. The error does not
+// contain the number.
 func ParsePhone(country, national string) (Phone, error) {
 	if len(country) > 64 || len(national) > 128 {
 		return Phone{}, fmt.Errorf("%w: too long", ErrPhone)
@@ -64,9 +65,9 @@ func ParsePhone(country, national string) (Phone, error) {
 	}
 	number = plan.bare(number, calling)
 	if area != "" {
-		// "1264" is Anguilla, whose numbers are +1 264 497 1234. Only where all
-		// numbers of a country have one length can it be told whether the area
-		// is in the number already.
+		// "1264" is Anguilla, whose numbers are +1 264 497 1234. The number shows
+		// whether it already includes the area code only if all numbers of the country
+		// have the same length.
 		if plan.long != len(number) || plan.short != plan.long || !strings.HasPrefix(number, area) {
 			number = area + number
 		}
@@ -86,8 +87,8 @@ func newPhone(country, national string) (Phone, error) {
 	return Phone{Country: country, National: national}, nil
 }
 
-// E164 is the number as ITU-T E.164 writes it, "+8613800138000"; empty for the
-// zero Phone.
+// E164 returns the number in the form of ITU-T E.164, "+8613800138000". It is empty for
+// the zero Phone.
 func (p Phone) E164() string {
 	if p.IsZero() {
 		return ""
@@ -98,9 +99,9 @@ func (p Phone) E164() string {
 // IsZero reports whether there is no number.
 func (p Phone) IsZero() bool { return p == Phone{} }
 
-// Masked is the number for logs: "+86138****8000". Of a number of 11 digits or
-// more it shows the first three and the last four; of shorter ones at most
-// half, and never more than five digits.
+// Masked returns the number for logs: "+86138****8000". A number of 11 digits or more
+// keeps its first three and last four digits; a shorter one keeps at most half, and
+// never more than five.
 func (p Phone) Masked() string {
 	if p.IsZero() {
 		return ""
@@ -115,14 +116,14 @@ func (p Phone) Masked() string {
 	return "+" + p.Country + p.National[:head] + strings.Repeat("*", n-head-tail) + p.National[n-tail:]
 }
 
-// String is [Phone.Masked], so that a number printed by accident is not told.
+// String is [Phone.Masked], so that printing a number by accident does not reveal it.
 func (p Phone) String() string { return p.Masked() }
 
-// GoString keeps %#v from telling the number.
+// GoString is [Phone.Masked] for %#v.
 func (p Phone) GoString() string { return "user.Phone(" + p.Masked() + ")" }
 
-// digits takes what people write between digits out of s. plus says that a
-// plus sign stood before the first digit.
+// digits removes from s the characters that people write between digits. plus reports a
+// plus sign before the first digit.
 func digits(s string) (out string, plus, ok bool) {
 	var b strings.Builder
 	for _, r := range s {
@@ -134,8 +135,8 @@ func digits(s string) (out string, plus, ok bool) {
 		case (r == '+' || r == '＋') && b.Len() == 0 && !plus:
 			plus = true
 		case strings.ContainsRune("().（）", r), unicode.Is(unicode.Pd, r), r == '−', unicode.IsSpace(r), unicode.Is(unicode.Cf, r):
-			// Brackets, dots, dashes, spaces, and the invisible direction marks
-			// that come along when a number is copied from an address book.
+			// Brackets, dots, dashes, spaces, and the invisible direction marks that
+			// are copied along with a number from an address book, are skipped.
 		default:
 			return "", false, false
 		}

@@ -9,6 +9,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
+// TestEverySpellingOfANumberIsOnePhone parses the spellings of one number. If two of
+// them differed, one person would become two users.
 func TestEverySpellingOfANumberIsOnePhone(t *testing.T) {
 	for want, spellings := range map[string][][2]string{
 		"+8613800138000": {
@@ -44,7 +46,9 @@ func TestEverySpellingOfANumberIsOnePhone(t *testing.T) {
 	}
 }
 
-func TestWhatIsNoPhoneNumberIsRefusedAndNotRepeated(t *testing.T) {
+// TestTextThatIsNoPhoneNumberIsRefused parses other texts. The error must not contain
+// them, because it is logged and an almost correct number identifies a person.
+func TestTextThatIsNoPhoneNumberIsRefused(t *testing.T) {
 	for _, c := range [][2]string{
 		{"", ""}, {"86", ""}, {"", "13800138000"}, {"0", "13800138000"}, {"86", "1380013800x"}, {"8x", "13800138000"},
 		{"210", "13800138000"}, {"999", "13800138000"}, {"86", "+85291234567"}, {"86", "1"}, {"86", "00000"},
@@ -57,11 +61,13 @@ func TestWhatIsNoPhoneNumberIsRefusedAndNotRepeated(t *testing.T) {
 			continue
 		}
 		if len(c[1]) > 3 && strings.Contains(err.Error(), c[1]) {
-			t.Errorf("the error tells the number: %v", err)
+			t.Errorf("the error contains the number: %v", err)
 		}
 	}
 }
 
+// TestTwoCountriesNumbersNeverCollide parses the same national numbers in many
+// countries: if two became equal, one user could log in as the other.
 func TestTwoCountriesNumbersNeverCollide(t *testing.T) {
 	seen := map[string]string{}
 	for _, country := range []string{"1", "7", "20", "33", "39", "44", "49", "65", "81", "82", "86", "852", "853", "886", "225", "880"} {
@@ -78,7 +84,9 @@ func TestTwoCountriesNumbersNeverCollide(t *testing.T) {
 	}
 }
 
-func TestMaskedShowsEnoughToRecogniseAndNotTheNumber(t *testing.T) {
+// TestMaskedNumbersAreRecognizable masks and prints numbers of every length. An
+// operator can recognize a number, but nobody can restore it from a log.
+func TestMaskedNumbersAreRecognizable(t *testing.T) {
 	for _, c := range []struct{ country, national, want string }{
 		{"86", "13800138000", "+86138****8000"},
 		{"49", "151123456789", "+49151*****6789"},
@@ -101,7 +109,7 @@ func TestMaskedShowsEnoughToRecogniseAndNotTheNumber(t *testing.T) {
 		}
 		for _, printed := range []string{fmt.Sprint(p), fmt.Sprintf("%v %+v %#v %s", p, p, p, p), fmt.Sprintf("%+v", user.User{Phone: p}), fmt.Sprintf("%+v", &user.Login{Phone: p})} {
 			if len(c.national) > 3 && strings.Contains(printed, c.national) {
-				t.Errorf("printing tells the number: %s", printed)
+				t.Errorf("printing reveals the number: %s", printed)
 			}
 		}
 	}
@@ -110,6 +118,8 @@ func TestMaskedShowsEnoughToRecogniseAndNotTheNumber(t *testing.T) {
 	}
 }
 
+// TestValidID checks ids against the characters that a header and a token carry
+// unchanged.
 func TestValidID(t *testing.T) {
 	for id, want := range map[string]bool{
 		"u": true, "018f-…": false, "": false, "a b": false, "a\n": false, "~!x": true,
@@ -121,8 +131,8 @@ func TestValidID(t *testing.T) {
 	}
 }
 
-// A phone that was parsed once is the same when it is parsed again, whole or in
-// parts: stored numbers keep finding their user.
+// FuzzParsePhoneIsStable parses the result of parsing again, whole and in parts: the
+// Phone must stay the same, so that stored numbers keep finding their user.
 func FuzzParsePhoneIsStable(f *testing.F) {
 	for _, s := range [][2]string{{"86", "13800138000"}, {"1264", "4971234"}, {"7", "89161234567"}, {"65", "656512345678"}, {"60", "606012345678"}, {"39", "0612"}, {"", "+886 0912"}} {
 		f.Add(s[0], s[1])
@@ -144,7 +154,9 @@ func FuzzParsePhoneIsStable(f *testing.F) {
 	})
 }
 
-func TestValidCountryTakesWholeCallingCodesOnly(t *testing.T) {
+// TestValidCountryTakesWholeCodesOnly checks the codes of a registration rule: "85"
+// must not open registration for a part of the world.
+func TestValidCountryTakesWholeCodesOnly(t *testing.T) {
 	for code, want := range map[string]bool{
 		"86": true, "852": true, "1": true, "7": true, "886": true, "": false, "85": false, "8": false, "+86": false,
 		"086": false, "0086": false, "1264": false, "8613": false, "CN": false, "８６": false, "86 ": false, "999": false,

@@ -1,6 +1,6 @@
-// Package user says what a user is: who owns a phone number, which openids are
-// aliases of them, and the directory that finds, creates and erases them. It
-// knows nothing of WeChat's API, of tokens, of databases or of Caddy.
+// Package user defines users: the owner of a phone number, the openids that are aliases
+// of a user, and the directory that finds, creates and erases users. It knows nothing
+// of WeChat's API, of tokens, of databases or of Caddy.
 package user
 
 import (
@@ -10,90 +10,91 @@ import (
 )
 
 var (
-	// ErrUnknown says that nobody is known: a silent login of someone who has
-	// never logged in with a phone number, or an id that no user has (any more).
+	// ErrUnknown means that the user is not known: a silent login by someone who has
+	// never logged in with a phone number, or an id that belongs to no user (any more).
 	ErrUnknown = errors.New("user unknown")
 
-	// ErrRegistrationClosed says that the phone number is nobody's and that
+	// ErrRegistrationClosed means that the phone number belongs to no user, and that
 	// unknown numbers, or those of its country, do not become users.
 	ErrRegistrationClosed = errors.New("registration is closed")
 
-	// ErrDisabled says that the user was disabled while they logged in.
+	// ErrDisabled means that the user was disabled while they logged in.
 	ErrDisabled = errors.New("user disabled")
 
 	// ErrNewOpenID says that the user already has another openid in this app
 	// and that the rule is [Deny].
 	ErrNewOpenID = errors.New("the user has another openid in this app")
 
-	// ErrMisconfigured says that the directory cannot do its work until its
-	// operator has mended something: a wrong query, secret or address, or an
-	// answer that no user can have. The text says what; it goes into the log.
-	ErrMisconfigured = errors.New("the user directory needs mending")
+	// ErrMisconfigured means that the directory cannot work until its operator has
+	// fixed something: a wrong query, secret or address, or an answer that no user can
+	// have. The text names the fault; it goes into the log.
+	ErrMisconfigured = errors.New("the user directory is misconfigured")
 
-	// ErrPhone says that a phone number makes no sense. The number itself is
-	// never part of an error.
+	// ErrPhone means that a text is not a phone number. The text itself is never part
+	// of an error.
 	ErrPhone = errors.New("not a phone number")
 )
 
 // User is a person as the directory knows them.
 type User struct {
-	// ID names the user for good: 1–128 visible ASCII characters, see [ValidID].
+	// ID identifies the user permanently: 1–128 visible ASCII characters, see
+	// [ValidID].
 	ID string
-	// Phone is the user's number; zero if the directory does not tell it.
+	// Phone is the user's number. It is zero if the directory does not return it.
 	Phone Phone
-	// Disabled users exist but may not log in or refresh.
+	// Disabled users exist, but may not log in or refresh.
 	Disabled bool
-	// New is set by the login that created the user, and by no other.
+	// New is set only by the login that created the user.
 	New bool
-	// CreatedAt is when the user was created; zero if the directory does not tell it.
+	// CreatedAt is the time of the user's creation. It is zero if the directory does
+	// not return it.
 	CreatedAt time.Time
-	// Info goes into the answer's userInfo as further members.
+	// Info is added to the answer's userInfo as further members.
 	Info map[string]any
-	// Claims go into the token: roles and what else the API needs to know.
+	// Claims are added to the token: roles and other facts that the API needs.
 	Claims map[string]any
 }
 
-// Login is what a directory is asked at every login.
+// Login is the question that a directory answers at every login.
 type Login struct {
-	// ID is the same for every try of one login, and no other login's: a phone
-	// login is tried again with its phone code, a silent one with its login code.
-	// Visible ASCII, without ".".
+	// ID is the same for every attempt at one login, and differs from the ids of all
+	// other logins. A phone login is retried with the same phone code, a silent one
+	// with the same login code. It has visible ASCII characters without ".".
 	ID string
 	// AppID is the mini program, OpenID the caller's id in it.
 	AppID, OpenID string
-	// UnionID is the caller's id over all apps of one owner; empty if WeChat
-	// tells none.
+	// UnionID is the caller's id across all apps of one owner. It is empty if WeChat
+	// returned none.
 	UnionID string
-	// Phone is the number that WeChat vouches for; zero at a silent login.
+	// Phone is the number that WeChat has verified. It is zero in a silent login.
 	Phone Phone
 	// UserID is whom this openid, or else this unionid, is bound to; empty if
 	// nobody.
 	UserID string
-	// Rebound reports that Phone is another number than the one with which this
-	// openid, or else this unionid, last logged in: UserID has a new number, or
-	// somebody else has the account. It is not known, and false, where the
-	// directory itself tells numbers.
+	// Rebound reports that Phone is not the number with which this openid, or else this
+	// unionid, last logged in: either UserID has a new number, or somebody else has the
+	// WeChat account. It is always false if the directory itself returns numbers,
+	// because it is not known then.
 	Rebound bool
 }
 
 // Silent reports whether the login came without a phone number.
 func (l Login) Silent() bool { return l.Phone.IsZero() }
 
-// Directory is where users live. All methods may be called at once from many
-// goroutines. Any error but [ErrMisconfigured] and those named below means that
-// the directory could not be asked: nothing is decided, and the caller may try
-// again. Errors are logged: no phone number belongs into them.
+// Directory stores users. All methods may be called concurrently. An error other than
+// [ErrMisconfigured] and those named below means that the directory could not be
+// reached: nothing is decided, and the caller may try again. Errors are logged, so they
+// must not contain a phone number.
 type Directory interface {
-	// Login finds the user or, given a phone number, creates them. A silent
-	// login of somebody unknown is [ErrUnknown]; an unknown number where
-	// numbers do not become users is [ErrRegistrationClosed]. A disabled user
-	// is no error: see [User.Disabled].
+	// Login finds the user or, given a phone number, creates them. It returns
+	// [ErrUnknown] for a silent login of an unknown user, and [ErrRegistrationClosed]
+	// for an unknown number if numbers do not become users. A disabled user is not an
+	// error: see [User.Disabled].
 	Login(ctx context.Context, l Login) (User, error)
-	// Check loads a user, to see whether they are still welcome. [ErrUnknown]:
-	// gone.
+	// Check loads a user, to find out whether they may still use the service. It
+	// returns [ErrUnknown] if the user no longer exists.
 	Check(ctx context.Context, id string) (User, error)
-	// Erase deletes a user and what is known of them. Erasing an unknown user
-	// is no error.
+	// Erase deletes a user and all their data. Erasing an unknown user is not an error.
 	Erase(ctx context.Context, id string) error
 }
 
@@ -129,8 +130,8 @@ const (
 // Valid reports whether r is one of the three rules.
 func (r NewOpenID) Valid() bool { return r == Replace || r == Keep || r == Deny }
 
-// ValidID reports whether id can be a user's id: 1–128 visible ASCII
-// characters, so that it travels in a header and in a token as it is.
+// ValidID reports whether id can be a user's id: 1–128 visible ASCII characters, so
+// that it needs no encoding in a header or a token.
 func ValidID(id string) bool {
 	if id == "" || len(id) > 128 {
 		return false

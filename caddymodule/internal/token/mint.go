@@ -105,7 +105,7 @@ func encodeClaims(w writer, seal Sealer, c *Claims) ([]byte, error) {
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.Plain)) {
 		if Reserved(name) {
-			return nil, fmt.Errorf("the claim %q is not the directory's to set", name)
+			return nil, fmt.Errorf("the claim %q is reserved", name)
 		}
 		w.name(name)
 		value, err := json.Marshal(c.Plain[name])

@@ -211,7 +211,7 @@ func TestRFC7520(t *testing.T) {
 				sig := make([]byte, 1024)
 				sig, ok := decodeSegment(sig, []byte(s.Sig))
 				if !ok {
-					t.Fatal("the signature is no base64url")
+					t.Fatal("the signature is not base64url")
 				}
 				fits := k.verifier.Verify([]byte(s.SigInput), sig, k.public) == nil
 				if section == "4_2" { // PSS padding under RS256

@@ -8,16 +8,15 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
-// read takes the user out of an answer. Names of members are exact, and members
-// of other names are left alone. Errors hold nothing of what was answered but
-// types.
+// read parses the user in an answer. Names of members are compared exactly, and other
+// members are ignored. Errors contain no values of the answer, only their types.
 func read(status int, body []byte) (user.User, error) {
 	if status != http.StatusOK && status != http.StatusCreated {
-		return user.User{}, judge(status)
+		return user.User{}, statusError(status)
 	}
 	var members map[string]json.RawMessage
 	if err := json.Unmarshal(body, &members); err != nil || members == nil {
-		return user.User{}, misconfigured("its answer is no JSON object")
+		return user.User{}, misconfigured("its answer is not a JSON object")
 	}
 	var u user.User
 	if raw := members["id"]; kind(raw) != "string" || json.Unmarshal(raw, &u.ID) != nil {
@@ -37,8 +36,8 @@ func read(status int, body []byte) (user.User, error) {
 	return u, err
 }
 
-// object takes a member that is an object, if it is there. An empty list is PHP's
-// empty object.
+// object returns a member that must be an object, or nil if it is missing. An empty
+// list is accepted, because PHP encodes an empty object that way.
 func object(members map[string]json.RawMessage, name string) (map[string]any, error) {
 	raw := members[name]
 	switch kind(raw) {
@@ -52,7 +51,7 @@ func object(members map[string]json.RawMessage, name string) (map[string]any, er
 	case "an object":
 		var out map[string]any
 		dec := json.NewDecoder(bytes.NewReader(raw))
-		dec.UseNumber() // as they are written, however long
+		dec.UseNumber() // keeps long numbers exactly as they are written
 		if dec.Decode(&out) == nil {
 			return out, nil
 		}

@@ -14,22 +14,23 @@ import (
 )
 
 const (
-	// maxAnswer bounds an answer, in bytes.
+	// maxAnswer bounds the size of an answer, in bytes.
 	maxAnswer = 64 << 10
-	// tries is how often a request is sent whose connection broke.
+	// tries bounds how often a request is sent if its connection breaks.
 	tries = 2
-	// pause is between them: a backend that is being replaced is back soon.
+	// pause is the delay between two attempts: a backend that is being redeployed is
+	// back soon.
 	pause = 100 * time.Millisecond
-	// maxConnections bounds what is open to a backend; who finds all of them busy
-	// waits.
+	// maxConnections bounds the open connections to a backend. Further requests wait
+	// for a free one.
 	maxConnections = 64
-	// idle is less than the five seconds after which Node closes an idle
-	// connection, which a request must not meet.
+	// idle is shorter than the five seconds after which Node closes an idle connection,
+	// so that no request is sent on a connection that is being closed.
 	idle = 4 * time.Second
 )
 
-// NewTransport returns what outlives configurations: the connections, and no
-// settings. It honours HTTPS_PROXY, HTTP_PROXY and NO_PROXY.
+// NewTransport returns the part that outlives reloads of the configuration: the
+// connections, without settings. It honours HTTPS_PROXY, HTTP_PROXY and NO_PROXY.
 func NewTransport() *http.Transport {
 	return &http.Transport{
 		Proxy:                  http.ProxyFromEnvironment,
@@ -43,10 +44,10 @@ func NewTransport() *http.Transport {
 	}
 }
 
-// ask sends a request and reads the answer, all within [Timeout]. One whose
-// connection was refused, or broke before there was an answer, is sent once more:
-// with the same webhook-id, and what is asked for (find, or else make) comes to
-// the same. What was answered, and what took too long, is not.
+// ask sends a request and reads the answer, all within [Timeout]. If the connection was
+// refused, or broke before an answer began, the request is sent once more with the same
+// webhook-id; repeating it is safe, because finding or else creating a user gives the
+// same result. A request that was answered, or timed out, is not repeated.
 func (d *Directory) ask(ctx context.Context, id string, what any) (status int, body []byte, err error) {
 	question, err := json.Marshal(what)
 	if err != nil {
@@ -76,10 +77,10 @@ func (d *Directory) ask(ctx context.Context, id string, what any) (status int, b
 	return status, body, nil
 }
 
-// send is one try. answered reports whether the backend began to answer.
+// send makes one attempt. answered reports whether the backend began to answer.
 func (d *Directory) send(ctx context.Context, id string, question []byte) (status int, body []byte, answered bool, err error) {
 	r, err := http.NewRequestWithContext(ctx, http.MethodPost, d.URL, bytes.NewReader(question))
-	if err != nil { // which would hold the URL, and a key perhaps
+	if err != nil { // not wrapped: it contains the URL, which may contain a key
 		return 0, nil, true, errors.New("its URL cannot be used")
 	}
 	now := time.Now()
@@ -92,8 +93,8 @@ func (d *Directory) send(ctx context.Context, id string, question []byte) (statu
 	r.Header.Set("Webhook-Id", id)
 	r.Header.Set("Webhook-Timestamp", strconv.FormatInt(now.Unix(), 10))
 	r.Header.Set("Webhook-Signature", signatures(d.Secrets, id, now, question))
-	// Not a Client: it follows redirects, keeps cookies and takes a user name out
-	// of the URL.
+	// An http.Client is not used, because it follows redirects, keeps cookies and takes
+	// a user name out of the URL.
 	resp, err := d.Transport.RoundTrip(r)
 	if err != nil {
 		return 0, nil, false, err

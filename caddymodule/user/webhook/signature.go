@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// Secret signs requests. Printing it tells nothing.
+// Secret signs requests. Printing it does not reveal it.
 type Secret struct{ key []byte }
 
 const secretPrefix = "whsec_"
@@ -19,8 +19,8 @@ const secretPrefix = "whsec_"
 // The size of a secret, in bytes (Standard Webhooks, "Symmetric").
 const leastSecret, mostSecret = 24, 64
 
-// ParseSecret takes a secret as Standard Webhooks writes it: "whsec_" and 24 to
-// 64 bytes in base64. The error does not hold it.
+// ParseSecret parses a secret in the format of Standard Webhooks: "whsec_" and 24 to 64
+// bytes in base64. The error does not contain the secret.
 func ParseSecret(text string) (Secret, error) {
 	const remedy = "write whsec_ and what `openssl rand -base64 32` prints"
 	encoded, ok := strings.CutPrefix(text, secretPrefix)
@@ -29,7 +29,7 @@ func ParseSecret(text string) (Secret, error) {
 	}
 	key, err := base64.RawStdEncoding.DecodeString(strings.TrimRight(encoded, "="))
 	if err != nil {
-		return Secret{}, errors.New("what follows whsec_ is no base64: " + remedy)
+		return Secret{}, errors.New("the text after whsec_ is not base64: " + remedy)
 	}
 	if len(key) < leastSecret || len(key) > mostSecret {
 		return Secret{}, errors.New("a secret has 24 to 64 bytes: " + remedy)
@@ -37,13 +37,14 @@ func ParseSecret(text string) (Secret, error) {
 	return Secret{key}, nil
 }
 
-// String keeps a secret from being printed by accident.
+// String returns a placeholder, so that a secret is not printed by accident.
 func (Secret) String() string { return secretPrefix + "*****" }
 
-// GoString keeps %#v from telling the secret.
+// GoString returns the same placeholder for %#v.
 func (s Secret) GoString() string { return s.String() }
 
-// signatures is the header webhook-signature: one signature for each secret.
+// signatures returns the value of the header webhook-signature: one signature for each
+// secret.
 func signatures(secrets []Secret, id string, at time.Time, body []byte) string {
 	list := make([]string, len(secrets))
 	for i, s := range secrets {
@@ -55,7 +56,7 @@ func signatures(secrets []Secret, id string, at time.Time, body []byte) string {
 	return strings.Join(list, " ")
 }
 
-// newID names a request that is not tried again by anybody else.
+// newID returns the id of a request that nobody but this call repeats.
 func newID() string {
 	var b [18]byte
 	rand.Read(b[:]) // never fails

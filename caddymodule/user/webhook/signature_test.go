@@ -7,7 +7,8 @@ import (
 	"time"
 )
 
-// The example of the Standard Webhooks libraries.
+// TestSignatureIsThatOfStandardWebhooks computes the example of the Standard Webhooks
+// libraries.
 func TestSignatureIsThatOfStandardWebhooks(t *testing.T) {
 	s, err := ParseSecret("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
 	if err != nil {
@@ -19,7 +20,9 @@ func TestSignatureIsThatOfStandardWebhooks(t *testing.T) {
 	}
 }
 
-func TestSecretsOfAnotherFormAreRefusedAndNotTold(t *testing.T) {
+// TestMalformedSecretsAreNotPrinted parses secrets with the mistakes of copying: the
+// error names the remedy and must not contain the secret.
+func TestMalformedSecretsAreNotPrinted(t *testing.T) {
 	good := "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 	for name, text := range map[string]string{
 		"no prefix":      good,
@@ -35,7 +38,7 @@ func TestSecretsOfAnotherFormAreRefusedAndNotTold(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	s, err := ParseSecret("whsec_" + good + "==") // padding that is too much, or missing, does no harm
+	s, err := ParseSecret("whsec_" + good + "==") // superfluous or missing padding is accepted
 	if err != nil {
 		t.Fatal(err)
 	}

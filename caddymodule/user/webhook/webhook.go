@@ -1,7 +1,6 @@
-// Package webhook is a directory of users behind a team's own backend, which is
-// asked by signed POST requests (Standard Webhooks 1.0.0,
-// https://www.standardwebhooks.com). It knows nothing of Caddy, of tokens or of
-// WeChat's API.
+// Package webhook is a directory of users in a team's own backend, which receives
+// signed POST requests (Standard Webhooks 1.0.0, https://www.standardwebhooks.com). It
+// knows nothing of Caddy, of tokens or of WeChat's API.
 //
 // The body of a request is one of
 //
@@ -9,13 +8,14 @@
 //	{"type":"user.check","userId"}
 //	{"type":"user.erase","userId"}
 //
-// where what is not known is null. A login or a check is answered with status 200
-// (201: this login made the user) and
+// with null for every unknown value. The answer to a login or a check has status 200
+// (or 201 if this login created the user) and the body
 //
 //	{"id": "…", "userInfo": {…}, "claims": {…}, "disabled": false}
 //
-// of which only id must be there; an erasure with any 2xx. Status 404 says that
-// there is no such user, and of a login with a phone number that none is made.
+// in which only id is required. The answer to an erasure is any 2xx. Status 404 means
+// that there is no such user and, for a login with a phone number, that none is
+// created.
 package webhook
 
 import (
@@ -28,34 +28,35 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
-// Timeout bounds one question, with its second try.
+// Timeout bounds one request, including its second attempt.
 const Timeout = 3 * time.Second
 
-// Directory asks a backend. It implements [user.Directory].
+// Directory sends its requests to a backend. It implements [user.Directory].
 //
-// What cannot be asked again with hope (a redirect, a refusal, an answer that
-// makes no sense) is [user.ErrMisconfigured]. What may pass (no answer in time,
-// a server error) is any other error.
+// A fault that a retry cannot fix (a redirect, a refusal, a malformed answer) is
+// [user.ErrMisconfigured]. A fault that may pass (a timeout, a server error) is any
+// other error.
 type Directory struct {
-	// URL is where the backend takes the requests.
+	// URL is the address of the backend's endpoint.
 	URL string
-	// Secrets sign: each request has one signature for each of them, so that they
-	// can be changed one side at a time. At least one.
+	// Secrets sign the requests: each request has one signature for each secret, so
+	// that both sides can change the secret one after the other. There must be at least
+	// one.
 	Secrets []Secret
-	// Transport makes the requests; see [NewTransport].
+	// Transport sends the requests; see [NewTransport].
 	Transport http.RoundTripper
-	// Now is the clock; time.Now if nil.
+	// Now returns the current time. Nil means time.Now.
 	Now func() time.Time
 }
 
-// event is the body of a request about a user who is known.
+// event is the body of a request about a known user.
 type event struct {
 	Type   string `json:"type"`
 	UserID string `json:"userId"`
 }
 
-// login is the body of a request about who logs in. What is null is not known:
-// databases compare nothing with it.
+// login is the body of a request about a login. null means unknown: no row of a
+// database matches it by accident, as it would match an empty string.
 type login struct {
 	Type     string  `json:"type"`
 	AppID    string  `json:"appid"`
@@ -68,7 +69,7 @@ type login struct {
 	Rebound  bool    `json:"rebound"`
 }
 
-// Login asks for the user, with the same webhook-id for every try of one login.
+// Login requests the user. All attempts at one login have the same webhook-id.
 func (d *Directory) Login(ctx context.Context, l user.Login) (user.User, error) {
 	status, body, err := d.ask(ctx, "msg_"+l.ID, login{
 		Type: "user.login", AppID: l.AppID, OpenID: l.OpenID, UnionID: known(l.UnionID),
@@ -88,7 +89,7 @@ func (d *Directory) Login(ctx context.Context, l user.Login) (user.User, error) 
 	return u, err
 }
 
-// Check asks whether the user is still welcome.
+// Check requests the user, to find out whether they may still use the service.
 func (d *Directory) Check(ctx context.Context, id string) (user.User, error) {
 	if id == "" {
 		return user.User{}, user.ErrUnknown
@@ -103,13 +104,13 @@ func (d *Directory) Check(ctx context.Context, id string) (user.User, error) {
 	return read(status, body)
 }
 
-// Erase tells that the user is to be erased.
+// Erase requests the erasure of the user.
 func (d *Directory) Erase(ctx context.Context, id string) error {
 	status, _, err := d.ask(ctx, newID(), event{"user.erase", id})
 	if err != nil || gone(status) || status/100 == 2 {
 		return err
 	}
-	return judge(status)
+	return statusError(status)
 }
 
 func known(s string) *string {
@@ -119,11 +120,11 @@ func known(s string) *string {
 	return &s
 }
 
-// gone reports whether the backend knows no such user.
+// gone reports whether a status means that the backend has no such user.
 func gone(status int) bool { return status == http.StatusNotFound || status == http.StatusGone }
 
-// judge is the error of an answer that is no user.
-func judge(status int) error {
+// statusError returns the error for an answer without a user.
+func statusError(status int) error {
 	switch {
 	case status >= 500 && status != http.StatusNotImplemented,
 		status == http.StatusTooManyRequests, status == http.StatusRequestTimeout, status == http.StatusTooEarly:

@@ -55,6 +55,8 @@ func answering(status int, body string) http.HandlerFunc {
 	}
 }
 
+// TestRequestsAreSignedAndSayWhatIsKnown checks each kind of request byte by byte: null
+// for unknown values, a signature for each secret, and one webhook-id per login.
 func TestRequestsAreSignedAndSayWhatIsKnown(t *testing.T) {
 	var header http.Header
 	var body string
@@ -113,6 +115,9 @@ func TestRequestsAreSignedAndSayWhatIsKnown(t *testing.T) {
 	}
 }
 
+// TestAnswersAreReadOrRefused answers in each way that backends do by mistake: other
+// types, HTML, lists, redirects, megabytes. The error must reveal neither the URL's key
+// nor the phone number.
 func TestAnswersAreReadOrRefused(t *testing.T) {
 	for name, tc := range map[string]struct {
 		status int
@@ -165,7 +170,7 @@ func TestAnswersAreReadOrRefused(t *testing.T) {
 				t.Errorf("got %+v, %v; want %+v, %v", got, err, tc.want, tc.err)
 			}
 			if err != nil && (strings.Contains(err.Error(), "key=secret") || strings.Contains(err.Error(), "138")) {
-				t.Errorf("the error tells too much: %v", err)
+				t.Errorf("the error reveals too much: %v", err)
 			}
 			switch got, err := d.Check(t.Context(), "7"); {
 			case tc.status == 404 || tc.status == 410:
@@ -179,6 +184,8 @@ func TestAnswersAreReadOrRefused(t *testing.T) {
 	}
 }
 
+// TestServerErrorsMayPass answers with statuses that may pass: the login can be
+// retried, and the operator is not asked to fix the configuration.
 func TestServerErrorsMayPass(t *testing.T) {
 	for _, status := range []int{408, 425, 429, 500, 502, 503, 504} {
 		d := directory(t, answering(status, `{"id":"7"}`))
@@ -194,6 +201,8 @@ func TestServerErrorsMayPass(t *testing.T) {
 
 func second(_ user.User, err error) error { return err }
 
+// TestSilentLoginOfNobodyIsUnknown answers a silent login with 404: the client should
+// ask for the phone number.
 func TestSilentLoginOfNobodyIsUnknown(t *testing.T) {
 	d := directory(t, answering(404, ""))
 	if _, err := d.Login(t.Context(), user.Login{AppID: "wx1", OpenID: "o1"}); err != user.ErrUnknown {
@@ -201,6 +210,8 @@ func TestSilentLoginOfNobodyIsUnknown(t *testing.T) {
 	}
 }
 
+// TestErasureOfNobodyIsDone erases a user twice: the second time is a success, too, so
+// that an interrupted erasure can be repeated.
 func TestErasureOfNobodyIsDone(t *testing.T) {
 	for _, status := range []int{200, 202, 204, 404, 410} {
 		if err := directory(t, answering(status, "")).Erase(t.Context(), "7"); err != nil {
@@ -209,9 +220,9 @@ func TestErasureOfNobodyIsDone(t *testing.T) {
 	}
 }
 
-// A connection that breaks before the answer is tried once more, as the same
-// request; anything that was answered is not.
-func TestBrokenConnectionIsTriedOnceMoreAsTheSame(t *testing.T) {
+// TestBrokenConnectionIsTriedOnceMore breaks the connection before the answer: the same
+// request is sent once more. It is not repeated once an answer has begun.
+func TestBrokenConnectionIsTriedOnceMore(t *testing.T) {
 	var asked atomic.Int64
 	for _, broken := range []int64{1, 2} {
 		asked.Store(0)
@@ -244,7 +255,9 @@ func TestBrokenConnectionIsTriedOnceMoreAsTheSame(t *testing.T) {
 	}
 }
 
-func TestNobodyThereIsNoMistake(t *testing.T) {
+// TestUnreachableBackendMayPass has no backend listen: the error may pass, and must not
+// reveal the key in the URL.
+func TestUnreachableBackendMayPass(t *testing.T) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -257,7 +270,7 @@ func TestNobodyThereIsNoMistake(t *testing.T) {
 	}
 }
 
-// slow never answers, and lets its caller wait for as long as their context lives.
+// slow never answers, and blocks for as long as the request's context lives.
 type slow struct{ left chan time.Duration }
 
 func (s slow) RoundTrip(r *http.Request) (*http.Response, error) {
@@ -270,6 +283,8 @@ func (s slow) RoundTrip(r *http.Request) (*http.Response, error) {
 	return nil, r.Context().Err()
 }
 
+// TestAnswerThatTakesTooLongIsNotWaitedFor has a backend that hangs: the login fails
+// after the timeout, and the request is not sent again.
 func TestAnswerThatTakesTooLongIsNotWaitedFor(t *testing.T) {
 	s := slow{make(chan time.Duration, 2)}
 	d := &webhook.Directory{URL: "http://127.0.0.1/", Secrets: []webhook.Secret{secret(t)}, Transport: s}
