@@ -7,11 +7,10 @@ import (
 	"io"
 )
 
-// Own is the name of WeChat itself, whichever of its hosts is asked.
+// Own is the name of WeChat itself, whichever of its hosts is called.
 const Own = "weixin.qq.com"
 
-// App is a mini program and its secret. However it is printed or marshalled,
-// only the id shows.
+// App is a mini program and its secret. Printing or marshalling it shows only the id.
 type App struct {
 	ID     string // appid, "wx" and 16 hexadecimal digits
 	Secret string // AppSecret
@@ -40,5 +39,5 @@ func (a App) MarshalJSON() ([]byte, error) {
 // MarshalText writes the appid.
 func (a App) MarshalText() ([]byte, error) { return []byte(a.ID), nil }
 
-// fingerprint tells one secret from another without keeping either.
+// fingerprint allows two secrets to be compared without storing either.
 func (a App) fingerprint() [sha256.Size]byte { return sha256.Sum256([]byte(a.Secret)) }

@@ -47,7 +47,8 @@ func (ch *chain) mint(t *testing.T, n int) wechattest.Codes {
 	return codes
 }
 
-// login runs the three calls. No secret that the simulator knows may be in the error.
+// login makes the three calls. The error must contain no secret that the simulator
+// knows.
 func (ch *chain) login(t *testing.T, codes wechattest.Codes) (wechat.PhoneNumber, error) {
 	t.Helper()
 	ctx := context.Background()
@@ -71,6 +72,8 @@ func (ch *chain) login(t *testing.T, codes wechattest.Codes) (wechat.PhoneNumber
 	return n, err
 }
 
+// TestChainAgainstTheSimulator logs in all day with each kind of token and each shape
+// of answer that WeChat documents. No token is ever refused, and a code works once.
 func TestChainAgainstTheSimulator(t *testing.T) {
 	for name, tt := range map[string]struct {
 		tokens wechat.TokenSource
@@ -84,7 +87,7 @@ func TestChainAgainstTheSimulator(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			ch := newChain(t, tt.tokens, tt.edit)
-			// A day of logins, one every 50 minutes: no token is ever refused.
+			// One login every 50 minutes, for a day: no token is ever refused.
 			for i := range 29 {
 				n, err := ch.login(t, ch.mint(t, i))
 				if err != nil || n.CountryCode != "86" || n.PurePhoneNumber != fmt.Sprintf("138%08d", i) {
@@ -108,6 +111,8 @@ func TestChainAgainstTheSimulator(t *testing.T) {
 	}
 }
 
+// TestExternalTokenOfTheSimulator takes tokens from a central service, and none from
+// WeChat.
 func TestExternalTokenOfTheSimulator(t *testing.T) {
 	for _, format := range []string{"", "&format=bare"} {
 		ch := newChain(t, nil, nil)
@@ -121,8 +126,9 @@ func TestExternalTokenOfTheSimulator(t *testing.T) {
 	}
 }
 
-// A phone code that was paid for is exchanged, or the client is told to renew
-// it, or it may be sent again: whatever WeChat's side does.
+// TestEveryFaultAccountsForThePhoneCode injects each fault into the call that spends a
+// phone code, which costs money. Either the code is exchanged, or the client must fetch
+// a new one, or the same code may be sent again.
 func TestEveryFaultAccountsForThePhoneCode(t *testing.T) {
 	for _, kind := range []wechattest.Kind{wechattest.Reset, wechattest.Close, wechattest.Status, wechattest.HTML, wechattest.Empty,
 		wechattest.Truncated, wechattest.Cut, wechattest.Oversized, wechattest.Endless, wechattest.Redirect} {
@@ -161,10 +167,12 @@ func TestEveryFaultAccountsForThePhoneCode(t *testing.T) {
 	}
 }
 
-func TestRevokedTokenUnder200LoginsOfTheSimulator(t *testing.T) {
+// TestRevokedTokenUnder200Logins revokes the access token before 200 concurrent logins:
+// all of them succeed with one further fetch.
+func TestRevokedTokenUnder200Logins(t *testing.T) {
 	for name, src := range map[string]wechat.TokenSource{"stable": wechat.NewStableToken(), "classic": wechat.NewClassicToken()} {
 		ch := newChain(t, src, nil)
-		ch.client.Timeout = time.Minute // that of 200 at once none is late, however slow the machine
+		ch.client.Timeout = time.Minute // long enough for 200 concurrent logins on a slow machine
 		call := map[string]wechattest.Call{"stable": wechattest.StableToken, "classic": wechattest.ClassicToken}[name]
 		if _, err := ch.login(t, ch.mint(t, 999)); err != nil {
 			t.Fatal(err)
@@ -188,6 +196,8 @@ func TestRevokedTokenUnder200LoginsOfTheSimulator(t *testing.T) {
 	}
 }
 
+// TestSimulatorRefusesAnothersPhoneCode sends the phone code of another user: it must
+// not log the attacker in with the victim's number.
 func TestSimulatorRefusesAnothersPhoneCode(t *testing.T) {
 	ch := newChain(t, wechat.NewStableToken(), nil)
 	mine, theirs := ch.mint(t, 1), ch.mint(t, 2)
@@ -198,7 +208,9 @@ func TestSimulatorRefusesAnothersPhoneCode(t *testing.T) {
 	}
 }
 
-func TestWhitelistOfTheSimulatorNamesOurAddress(t *testing.T) {
+// TestWhitelistNamesOurAddress calls from an address that is not whitelisted: the error
+// names the address for the operator, and calls pause.
+func TestWhitelistNamesOurAddress(t *testing.T) {
 	ch := newChain(t, wechat.NewStableToken(), func(a *wechattest.App) { a.Whitelist, a.CallerIP = []string{"192.0.2.1"}, "198.51.100.7" })
 	var e *wechat.Error
 	if _, err := ch.login(t, ch.mint(t, 1)); !errors.As(err, &e) || e.Code != 40164 || e.IP != "198.51.100.7" || e.RID == "" {

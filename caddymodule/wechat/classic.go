@@ -11,37 +11,39 @@ import (
 )
 
 const (
-	// A replica that died with the lease holds the others up for this long.
+	// A replica that dies while it holds the lease delays the others for this long.
 	leaseLife = 15 * time.Second
-	// A fetch ends while its lease is still good.
+	// A fetch ends before its lease does.
 	leaseFetch = leaseLife - 2*time.Second
 	leasePoll  = 200 * time.Millisecond
 )
 
-// ErrSharedTokens means that the place where replicas share classic tokens could
-// not be asked, so that to fetch one might have ended another replica's.
+// ErrSharedTokens means that the storage in which replicas share classic tokens could
+// not be reached. No token was fetched, because that might have invalidated another
+// replica's token.
 var ErrSharedTokens = errors.New("the shared access token cannot be read")
 
-// SharedTokens is where replicas share classic access tokens. A token is worth
-// as much as the app's secret for two hours: keep it sealed.
+// SharedTokens is the storage in which replicas share classic access tokens. For two
+// hours a token gives as much access as the app's secret: it must be stored encrypted.
 type SharedTokens interface {
-	// LoadToken returns the token kept for the app; ok false: there is none.
+	// LoadToken returns the app's stored token; ok is false if there is none.
 	LoadToken(ctx context.Context, appid string) (t AccessToken, ok bool, err error)
-	// StoreToken keeps the token with its two times, in place of the one before.
+	// StoreToken stores the token with its two times, and replaces the previous one.
 	StoreToken(ctx context.Context, appid string, t AccessToken) error
-	// LeaseToken gives owner the right to fetch the app's token until until. False:
-	// another owner's lease is still good at now.
+	// LeaseToken gives owner the lease to fetch the app's token, until the time until.
+	// It returns false if another owner's lease is still valid at now.
 	LeaseToken(ctx context.Context, appid, owner string, now, until time.Time) (bool, error)
-	// ReleaseToken gives owner's lease back; another's is left alone.
+	// ReleaseToken releases owner's lease. It leaves another owner's lease alone.
 	ReleaseToken(ctx context.Context, appid, owner string) error
 }
 
-// ClassicToken fetches access tokens by cgi-bin/token, where each fetch ends the
-// token before it within five minutes. So replicas must share one, through
-// Fetcher.Shared; without it this process takes itself for the only one.
+// ClassicToken fetches access tokens with cgi-bin/token. Each fetch invalidates the
+// previous token within five minutes, so replicas must share one token through
+// Fetcher.Shared. Without Fetcher.Shared this process must be the only one that
+// fetches.
 type ClassicToken struct{ tokens }
 
-// NewClassicToken returns a source that remembers nothing yet.
+// NewClassicToken returns a source without any tokens yet.
 func NewClassicToken() *ClassicToken { return new(ClassicToken) }
 
 // Token implements TokenSource. Errors of Fetcher.Shared wrap ErrSharedTokens.
@@ -58,12 +60,13 @@ func (s *ClassicToken) Token(ctx context.Context, app App, f Fetcher) (string, e
 	})
 }
 
-// halfAhead: another replica refreshes the token when the time that ahead tells
-// has come, and ours then lasts for five minutes at most. A replica that was not
-// asked meanwhile looks at the shared one first.
+// halfAhead is the remaining lifetime below which a replica no longer uses its own
+// copy, but looks at the shared token first. Another replica may have refreshed the
+// token at the time that ahead gives, and the old token then works for only five more
+// minutes.
 func halfAhead(t AccessToken) time.Duration { return t.ahead() / 2 }
 
-// shareToken returns the shared token if it is a fresh one, or fetches the next
+// shareToken returns the shared token if it is fresh, and otherwise fetches the next
 // one under the lease.
 func shareToken(ctx context.Context, appid string, f Fetcher, refused string, fetch func(context.Context) (AccessToken, error)) (AccessToken, error) {
 	owner := rand.Text()
@@ -85,7 +88,7 @@ func shareToken(ctx context.Context, appid string, f Fetcher, refused string, fe
 			return fetchLeased(ctx, appid, owner, f, refused, fetch)
 		}
 		if ok && t.usable(now) {
-			return t, nil // somebody is fetching the next one; this one is good meanwhile
+			return t, nil // another replica is fetching the next one; this one is valid meanwhile
 		}
 		if err := wait(ctx, leasePoll); err != nil {
 			return AccessToken{}, &Error{Call: CallToken, Kind: KindTimeout, reason: "another replica is fetching the access token"}
@@ -95,7 +98,7 @@ func shareToken(ctx context.Context, appid string, f Fetcher, refused string, fe
 
 func fetchLeased(ctx context.Context, appid, owner string, f Fetcher, refused string, fetch func(context.Context) (AccessToken, error)) (AccessToken, error) {
 	defer f.Shared.ReleaseToken(context.WithoutCancel(ctx), appid, owner)
-	// Between the look before and the lease another replica may have finished.
+	// Another replica may have finished between the load above and the lease.
 	t, ok, err := f.Shared.LoadToken(ctx, appid)
 	if err != nil {
 		return AccessToken{}, fmt.Errorf("%w: %w", ErrSharedTokens, err)
@@ -110,7 +113,8 @@ func fetchLeased(ctx context.Context, appid, owner string, f Fetcher, refused st
 		return AccessToken{}, err
 	}
 	if err := f.Shared.StoreToken(ctx, appid, t); err != nil && f.Log != nil {
-		// Ours is good; the others will fetch one of their own and end it.
+		// Our token is valid, but the other replicas will fetch their own and
+		// invalidate it.
 		f.Log(Event{AppID: appid, Err: fmt.Errorf("sharing the access token: %w", err)})
 	}
 	return t, nil

@@ -12,13 +12,13 @@ import (
 	"time"
 )
 
-// shelf is a SharedTokens as a database would be one.
+// shelf implements SharedTokens in memory.
 type shelf struct {
 	mu     sync.Mutex
 	tokens map[string]AccessToken
 	leases map[string]lease
-	err    error // of every read and lease
-	errPut error // of StoreToken
+	err    error // returned by every read and lease
+	errPut error // returned by StoreToken
 }
 
 type lease struct {
@@ -65,14 +65,14 @@ func (s *shelf) ReleaseToken(_ context.Context, appid, owner string) error {
 	return nil
 }
 
-// classic is cgi-bin/token: each fetch leaves the token before it five minutes.
+// classic simulates cgi-bin/token: each fetch leaves the previous token five minutes.
 type classic struct {
 	mu     sync.Mutex
 	now    func() time.Time
 	ends   map[string]time.Time
 	newest string
 	n      int
-	wrong  int // phone calls with a dead token
+	wrong  int // phone calls with an expired token
 }
 
 func (c *classic) fetch(context.Context, App, TokenRequest) (AccessToken, error) {
@@ -96,8 +96,8 @@ func (c *classic) use(token string) {
 	}
 }
 
-// Two replicas over a day: one busy, one that gets a login now and then. They
-// fetch one token every two hours between them and never use a dead one.
+// TestReplicasShareOneClassicToken runs a busy and a mostly idle replica for a day.
+// Together they fetch one token every two hours, and never use an expired one.
 func TestReplicasShareOneClassicToken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		wechat := &classic{now: time.Now, ends: make(map[string]time.Time)}
@@ -111,12 +111,14 @@ func TestReplicasShareOneClassicToken(t *testing.T) {
 			time.Sleep(time.Minute)
 		}
 		if wechat.n < 12 || wechat.n > 14 || wechat.wrong != 0 {
-			t.Errorf("%d fetches in a day, %d dead tokens used", wechat.n, wechat.wrong)
+			t.Errorf("%d fetches in a day, %d expired tokens used", wechat.n, wechat.wrong)
 		}
 	})
 }
 
-func TestReplicasThatStartTogetherMakeOneFetch(t *testing.T) {
+// TestReplicasStartedTogetherFetchOnce starts ten replicas at once. If two of them
+// fetched, each would invalidate the other's token.
+func TestReplicasStartedTogetherFetchOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		wechat := &classic{now: time.Now, ends: make(map[string]time.Time)}
 		f := Fetcher{Shared: newShelf(), Now: time.Now, Fetch: func(ctx context.Context, app App, r TokenRequest) (AccessToken, error) {
@@ -133,7 +135,7 @@ func TestReplicasThatStartTogetherMakeOneFetch(t *testing.T) {
 			})
 		}
 		all.Wait()
-		// One of them finds it refused: the others take its next one.
+		// One replica's token is refused: the others take over its next token.
 		one, two := NewClassicToken(), NewClassicToken()
 		for _, src := range []*ClassicToken{one, two} {
 			token(t, src, f)
@@ -148,6 +150,8 @@ func TestReplicasThatStartTogetherMakeOneFetch(t *testing.T) {
 	})
 }
 
+// TestDeadReplicasLeaseEnds has a replica die while it holds the lease: the others
+// fetch a token once the lease has ended.
 func TestDeadReplicasLeaseEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newShelf()
@@ -170,13 +174,14 @@ func TestDeadReplicasLeaseEnds(t *testing.T) {
 	})
 }
 
-// While another replica fetches the next token, the old one still serves.
-func TestOldSharedTokenServesWhileTheNextIsFetched(t *testing.T) {
+// TestOldSharedTokenServesDuringFetch has another replica fetch the next token: logins
+// use the old one meanwhile.
+func TestOldSharedTokenServesDuringFetch(t *testing.T) {
 	s, clock := newShelf(), newClock()
 	s.tokens[testApp.ID] = AccessToken{"TOKEN-old", start.Add(-110 * time.Minute), start.Add(9 * time.Minute)}
 	s.leases[testApp.ID] = lease{"another", start.Add(leaseLife)}
 	f := Fetcher{Shared: s, Now: clock.now, Fetch: func(context.Context, App, TokenRequest) (AccessToken, error) {
-		t.Error("fetched beside another replica")
+		t.Error("fetched while another replica holds the lease")
 		return AccessToken{}, errors.New("no")
 	}}
 	if got := token(t, NewClassicToken(), f); got != "TOKEN-old" {
@@ -184,6 +189,8 @@ func TestOldSharedTokenServesWhileTheNextIsFetched(t *testing.T) {
 	}
 }
 
+// TestSharedTokensOutOfReach takes the database away. Without it nothing is fetched,
+// because that could invalidate another replica's token.
 func TestSharedTokensOutOfReach(t *testing.T) {
 	gone := errors.New("database gone")
 	s := newShelf()
@@ -195,7 +202,7 @@ func TestSharedTokensOutOfReach(t *testing.T) {
 	if _, err := c.Token(context.Background(), testApp, f); !errors.Is(err, ErrSharedTokens) || !errors.Is(err, gone) || src.n.Load() != 0 {
 		t.Errorf("%v after %d fetches", err, src.n.Load())
 	}
-	// Read but not written: the token is used, and the operator told.
+	// The token can be read but not written: it is used, and the fault is logged.
 	s.err, s.errPut = nil, gone
 	if got := token(t, c, f); got != "TOKEN-1" || len(src.log) != 1 || !errors.Is(src.log[0].Err, gone) {
 		t.Errorf("%s, log %v", got, src.log)
@@ -206,7 +213,9 @@ func TestSharedTokensOutOfReach(t *testing.T) {
 	}
 }
 
-func TestClassicFetchThatFailsGivesTheLeaseBack(t *testing.T) {
+// TestFailedClassicFetchReleasesTheLease has a fetch fail: the next replica need not
+// wait for the lease to end.
+func TestFailedClassicFetchReleasesTheLease(t *testing.T) {
 	s := newShelf()
 	src := newSource(func(int, App) (string, time.Duration, error) {
 		return "", 0, &Error{Call: CallToken, Kind: KindTimeout}
@@ -218,6 +227,8 @@ func TestClassicFetchThatFailsGivesTheLeaseBack(t *testing.T) {
 	}
 }
 
+// TestClassicTokenRefusedOverHTTP has WeChat refuse the current token: the call is
+// repeated with a new classic token.
 func TestClassicTokenRefusedOverHTTP(t *testing.T) {
 	a := newAPI(t)
 	c := newClient(t, newClock(), a.URL)

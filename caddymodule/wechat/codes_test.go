@@ -27,7 +27,10 @@ func pathOf(call Call) string {
 	return map[Call]string{CallSession: sessionPath, CallToken: stablePath, CallPhone: phonePath}[call]
 }
 
-func TestEachErrcodeSaysWhoseFaultAndWhatToRenew(t *testing.T) {
+// TestErrcodesHaveTheirKindAndRenewal answers each documented errcode to each call. It
+// checks the kind, the codes to renew, the pause, the advice, and how often the call is
+// made.
+func TestErrcodesHaveTheirKindAndRenewal(t *testing.T) {
 	s, k, p := []Call{CallSession}, []Call{CallToken}, []Call{CallPhone}
 	all, coded, secret := []Call{CallSession, CallToken, CallPhone}, []Call{CallSession, CallPhone}, []Call{CallSession, CallToken}
 	code, phone := []Renew{RenewCode}, []Renew{RenewPhoneCode}
@@ -38,7 +41,7 @@ func TestEachErrcodeSaysWhoseFaultAndWhatToRenew(t *testing.T) {
 		renew   []Renew
 		retry   time.Duration
 		advised bool
-		sent    int // how often the call is made
+		sent    int // number of requests
 	}{
 		{[]int{-1}, all, KindBusy, nil, 5 * time.Second, false, 3},
 		{[]int{40001}, secret, KindOperator, nil, 45 * time.Second, true, 1},
@@ -60,7 +63,7 @@ func TestEachErrcodeSaysWhoseFaultAndWhatToRenew(t *testing.T) {
 		{[]int{45011}, all, KindQuota, nil, time.Minute, false, 1},
 		{[]int{48001, 48004, 50002, 50004, 50007, 61024}, all, KindOperator, nil, 45 * time.Second, true, 1},
 		{[]int{12345}, all, KindBadAnswer, nil, 0, false, 1},
-		// Codes at calls that do not have them.
+		// Codes at calls that do not document them.
 		{[]int{40003, 40014, 42001}, s, KindBadAnswer, nil, 0, false, 1},
 		{[]int{40003, 40029, 40163, 40226, 87009}, k, KindBadAnswer, nil, 0, false, 1},
 	}
@@ -94,6 +97,8 @@ func TestEachErrcodeSaysWhoseFaultAndWhatToRenew(t *testing.T) {
 	}
 }
 
+// TestErrcodeMayBeAString answers an errcode in quotes, as some of WeChat's services
+// do.
 func TestErrcodeMayBeAString(t *testing.T) {
 	a := newAPI(t)
 	c := newClient(t, newClock(), a.URL)
@@ -107,6 +112,8 @@ func TestErrcodeMayBeAString(t *testing.T) {
 	}
 }
 
+// TestObservedErrorBodies parses errors that developers have received from WeChat, with
+// the request ids in all their spellings.
 func TestObservedErrorBodies(t *testing.T) {
 	tests := []struct {
 		name string
@@ -146,6 +153,8 @@ func TestObservedErrorBodies(t *testing.T) {
 	}
 }
 
+// TestOurAddressIsInNoString answers an error that contains our public address: the
+// field IP has it, and no printed error does.
 func TestOurAddressIsInNoString(t *testing.T) {
 	a := newAPI(t)
 	c := newClient(t, newClock(), a.URL)
@@ -159,7 +168,7 @@ func TestOurAddressIsInNoString(t *testing.T) {
 			t.Errorf("%q shows the address", s)
 		}
 	}
-	// errmsg of another code may hold an address too; it is not ours to tell.
+	// The errmsg of another code may contain an address too, which is not ours.
 	a.on(phonePath, says(`{"errcode":40029,"errmsg":"invalid code from 10.1.2.3"}`))
 	if e := failed(t, ask(c, CallPhone)); e.IP != "" {
 		t.Errorf("IP = %q with 40029", e.IP)
@@ -175,6 +184,8 @@ func TestOurAddressIsInNoString(t *testing.T) {
 	}
 }
 
+// TestKindSaysWhoseFaultItIs checks that each kind is the fault of the client, the
+// operator, or WeChat, or of none of them.
 func TestKindSaysWhoseFaultItIs(t *testing.T) {
 	for k := KindLoginCode; k <= KindCanceled; k++ {
 		n := 0
@@ -196,6 +207,8 @@ func TestKindSaysWhoseFaultItIs(t *testing.T) {
 	}
 }
 
+// TestAnswersInEveryShape parses documented and observed answers: with a byte-order
+// mark, control bytes, and numbers as strings.
 func TestAnswersInEveryShape(t *testing.T) {
 	a := newAPI(t)
 	v := vectors(t)
@@ -230,6 +243,8 @@ func TestAnswersInEveryShape(t *testing.T) {
 	}
 }
 
+// TestDoneButUselessRenewsTheSpentCode answers success without usable data. The code is
+// spent then, so the client must fetch a new one and the call is not repeated.
 func TestDoneButUselessRenewsTheSpentCode(t *testing.T) {
 	a := newAPI(t)
 	c := newClient(t, newClock(), a.URL)
@@ -269,6 +284,8 @@ func TestDoneButUselessRenewsTheSpentCode(t *testing.T) {
 	}
 }
 
+// TestOpenIDIsSentUnlessSwitchedOff sends the openid with the phone code, so that
+// WeChat refuses a phone code of another user.
 func TestOpenIDIsSentUnlessSwitchedOff(t *testing.T) {
 	a := newAPI(t)
 	var body string

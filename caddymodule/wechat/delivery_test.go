@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// tokenOr answers token requests, and leaves the rest to do, which counts from 1.
+// tokenOr answers token requests, and passes the others, counted from 1, to do.
 func tokenOr(do func(n int, r *http.Request) (string, bool)) func(int, *http.Request) (string, bool) {
 	var n atomic.Int64
 	return func(_ int, r *http.Request) (string, bool) {
@@ -23,7 +23,7 @@ func tokenOr(do func(n int, r *http.Request) (string, bool)) func(int, *http.Req
 	}
 }
 
-// okBody is the good answer of a call that carries a code.
+// okBody is a successful answer to a call that carries a code.
 func okBody(call Call) string {
 	if call == CallSession {
 		return sessionOK
@@ -47,9 +47,9 @@ func codeOf(call Call) Renew {
 
 var codedCalls = []Call{CallSession, CallPhone}
 
-// The server reads the request and closes the connection: a lost code. It is
-// sent once more, by us and not by net/http, which would do so for a GET on a
-// connection that was used before.
+// TestUnansweredCodeIsSentExactlyTwice has a server that reads the request and closes
+// the connection. The code is sent once more by this package, and not by net/http,
+// which would repeat a GET by itself on a connection that was used before.
 func TestUnansweredCodeIsSentExactlyTwice(t *testing.T) {
 	for _, call := range codedCalls {
 		for _, reused := range []bool{false, true} {
@@ -72,7 +72,8 @@ func TestUnansweredCodeIsSentExactlyTwice(t *testing.T) {
 						t.Fatal(err)
 					}
 				} else if call == CallPhone {
-					// The token's request, so that its connection cannot be taken for this one.
+					// The token is fetched first, and its connection closed, so that
+					// the phone call opens a new one.
 					if err := ask(c, CallToken); err != nil {
 						t.Fatal(err)
 					}
@@ -90,6 +91,8 @@ func TestUnansweredCodeIsSentExactlyTwice(t *testing.T) {
 	}
 }
 
+// TestLostThenAnsweredSucceeds loses the first answer: the second attempt saves the
+// login.
 func TestLostThenAnsweredSucceeds(t *testing.T) {
 	for _, call := range codedCalls {
 		s := newRawServer(t, tokenOr(func(n int, r *http.Request) (string, bool) {
@@ -105,8 +108,8 @@ func TestLostThenAnsweredSucceeds(t *testing.T) {
 	}
 }
 
-// What the first try ended in is what the call ends in, if WeChat then calls the
-// code used.
+// TestLostThenUsedEndsAsTheFirstTryDid loses the first answer, and WeChat calls the
+// code used at the second attempt. The call then ends with the first failure.
 func TestLostThenUsedEndsAsTheFirstTryDid(t *testing.T) {
 	tests := []struct {
 		name   string
@@ -162,7 +165,7 @@ func TestLostThenUsedEndsAsTheFirstTryDid(t *testing.T) {
 					t.Errorf("%d requests, %d redirected", n.Load(), a.count("/elsewhere"))
 				}
 
-				// The same, always: the code may still be good.
+				// Every attempt fails: the code may still be valid.
 				n.Store(0)
 				a.on(pathOf(call), func(w http.ResponseWriter, r *http.Request) { n.Add(1); tt.answer(w, r) })
 				e = failed(t, ask(c, call))
@@ -174,6 +177,8 @@ func TestLostThenUsedEndsAsTheFirstTryDid(t *testing.T) {
 	}
 }
 
+// TestLostThenRefusedOtherwiseIsTheRefusal loses the first answer, and WeChat refuses
+// the second attempt for another reason, which is the error then.
 func TestLostThenRefusedOtherwiseIsTheRefusal(t *testing.T) {
 	a := newAPI(t)
 	for code, kind := range map[int]Kind{40029: KindLoginCode, 40226: KindBlocked, 40125: KindOperator, -1: KindBusy} {
@@ -185,6 +190,8 @@ func TestLostThenRefusedOtherwiseIsTheRefusal(t *testing.T) {
 	}
 }
 
+// TestBusyIsAskedThreeTimes answers "busy" twice: the third attempt succeeds, and the
+// delays are random, so that logins do not return all at once.
 func TestBusyIsAskedThreeTimes(t *testing.T) {
 	a := newAPI(t)
 	ok := map[Call]string{CallSession: sessionOK, CallToken: `{"access_token":"TOKEN-x","expires_in":7200}`, CallPhone: phoneOK("86")}
@@ -203,7 +210,7 @@ func TestBusyIsAskedThreeTimes(t *testing.T) {
 	}
 }
 
-// closedPort is an address where nobody listens.
+// closedPort is an address at which no server listens.
 func closedPort(t *testing.T) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -214,6 +221,8 @@ func closedPort(t *testing.T) string {
 	return "http://" + l.Addr().String()
 }
 
+// TestFallbackHostOnlyBeforeTheCodeLeft fails hosts before and after the code was sent.
+// A code that was sent must not go to a second host, or its outcome would be unknown.
 func TestFallbackHostOnlyBeforeTheCodeLeft(t *testing.T) {
 	t.Run("no connection: next host", func(t *testing.T) {
 		a := newAPI(t)
@@ -277,6 +286,8 @@ func TestFallbackHostOnlyBeforeTheCodeLeft(t *testing.T) {
 	})
 }
 
+// TestAppWithItsOwnAPIIsAskedAboutThere configures other API hosts for one app: its
+// calls go there, and those of other apps do not.
 func TestAppWithItsOwnAPIIsAskedAboutThere(t *testing.T) {
 	all, own := newAPI(t), newAPI(t)
 	c := newClient(t, newClock(), all.URL)
@@ -299,7 +310,9 @@ func TestAppWithItsOwnAPIIsAskedAboutThere(t *testing.T) {
 	}
 }
 
-func TestHostThatCannotBeReachedIsAskedLastForAWhile(t *testing.T) {
+// TestUnreachableHostIsAskedLast makes a host unreachable: it is tried after the others
+// for a while, so that not every login waits for it.
+func TestUnreachableHostIsAskedLast(t *testing.T) {
 	clock := newClock()
 	tr := NewTransport()
 	hosts := []string{"a", "b", "c"}
@@ -313,7 +326,8 @@ func TestHostThatCannotBeReachedIsAskedLastForAWhile(t *testing.T) {
 	}
 }
 
-// A connection that dies while it is idle costs nothing: no byte left on it.
+// TestStaleConnectionIsNotALoss has the server close idle connections. No byte of the
+// code was sent on them, so a new connection is tried.
 func TestStaleConnectionIsNotALoss(t *testing.T) {
 	s := newRawServer(t, tokenOr(func(n int, r *http.Request) (string, bool) { return http200(sessionOK), n > 1 }))
 	c := newClient(t, newClock(), s.url)
@@ -327,6 +341,7 @@ func TestStaleConnectionIsNotALoss(t *testing.T) {
 	}
 }
 
+// TestConnectionsAreKept makes eleven requests over one connection.
 func TestConnectionsAreKept(t *testing.T) {
 	s := newRawServer(t, tokenOr(func(n int, r *http.Request) (string, bool) {
 		if r.URL.Path == sessionPath {
@@ -347,6 +362,8 @@ func TestConnectionsAreKept(t *testing.T) {
 	}
 }
 
+// TestCallersContextEndsTheCall has a client hang up during a call and between two
+// attempts. A code that was sent may be spent, which the error says.
 func TestCallersContextEndsTheCall(t *testing.T) {
 	a := newAPI(t)
 	for _, call := range codedCalls {
@@ -379,7 +396,7 @@ func TestCallersContextEndsTheCall(t *testing.T) {
 	if e := failed(t, err); e.Kind != KindTimeout || !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("got %#v", e)
 	}
-	// Between two tries.
+	// Between two attempts.
 	ctx, cancel = context.WithCancel(context.Background())
 	a.on(sessionPath, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, fails(-1)) })
 	c := newClient(t, newClock(), a.URL)

@@ -8,17 +8,17 @@ import (
 	"strings"
 )
 
-// ExternalToken takes access tokens from a central token service: a GET to a URL
-// that answers WeChat's JSON ({"access_token", "expires_in"}) or the bare token.
-// A token without a stated life is asked for again after a minute.
+// ExternalToken gets access tokens from a central token service: it sends a GET to a
+// URL, which answers with WeChat's JSON ({"access_token", "expires_in"}) or the bare
+// token. A token without a stated lifetime is requested again after a minute.
 type ExternalToken struct {
 	tokens
 	url string
 }
 
-// NewExternalToken returns a source for the service at url, in which "{appid}"
-// stands for the app's id. The URL is a name of the resource, not a setting: one
-// source belongs to one URL.
+// NewExternalToken returns a source for the service at url, in which "{appid}" stands
+// for the app's id. The URL identifies the resource and is not a setting: each URL
+// needs its own source.
 func NewExternalToken(url string) *ExternalToken { return &ExternalToken{url: url} }
 
 // Token implements TokenSource.
@@ -29,5 +29,5 @@ func (s *ExternalToken) Token(ctx context.Context, app App, f Fetcher) (string, 
 	})
 }
 
-// Format prints nothing of the tokens, nor the URL, which may hold a key.
+// Format prints neither the tokens nor the URL, which may contain a key.
 func (s *ExternalToken) Format(f fmt.State, verb rune) { s.tokens.Format(f, verb) }

@@ -9,6 +9,8 @@ import (
 	"time"
 )
 
+// TestExternalToken takes tokens from a central service in each format that such
+// services use. Error pages must not be taken for a token.
 func TestExternalToken(t *testing.T) {
 	a := newAPI(t)
 	tests := []struct {

@@ -37,7 +37,7 @@ const (
 
 var start = time.Date(2025, 6, 1, 8, 0, 0, 0, time.UTC)
 
-// clock is a time that tests move.
+// clock is a clock that tests advance.
 type clock struct {
 	mu sync.Mutex
 	t  time.Time
@@ -57,7 +57,7 @@ func (c *clock) add(d time.Duration) {
 	c.t = c.t.Add(d)
 }
 
-// api is a WeChat that answers what the test tells it to, and counts.
+// api is a fake WeChat: it answers as the test configures it, and counts requests.
 type api struct {
 	*httptest.Server
 	mu     sync.Mutex
@@ -69,7 +69,7 @@ type api struct {
 func newAPI(t *testing.T) *api {
 	a := &api{counts: make(map[string]int), answer: make(map[string]http.HandlerFunc)}
 	a.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		// Only with the body read does the server notice a client that hangs up.
+		// The server notices a client that hangs up only after the body was read.
 		body, _ := io.ReadAll(r.Body)
 		r.Body = io.NopCloser(bytes.NewReader(body))
 		a.mu.Lock()
@@ -113,7 +113,7 @@ func says(body string) http.HandlerFunc {
 	}
 }
 
-// inTurn answers each request with the next body, and then goes on with the last.
+// inTurn answers each request with the next body, and repeats the last one.
 func inTurn(bodies ...string) http.HandlerFunc {
 	var n atomic.Int64
 	return func(w http.ResponseWriter, r *http.Request) {
@@ -130,7 +130,7 @@ func phoneOK(country string) string {
 	"countryCode":%q,"watermark":{"timestamp":%d,"appid":%q}}}`, country, start.Unix(), testApp.ID)
 }
 
-// newClient returns a client of these hosts, without waits.
+// newClient returns a client of these hosts, without delays.
 func newClient(t *testing.T, c *clock, hosts ...string) *Client {
 	tr := NewTransport()
 	t.Cleanup(tr.Close)
@@ -138,8 +138,8 @@ func newClient(t *testing.T, c *clock, hosts ...string) *Client {
 		jitter: func() time.Duration { return 0 }}
 }
 
-// rawServer reads requests off its connections and does with each what do says:
-// the bytes to answer, and whether to keep the connection.
+// rawServer reads requests from its connections. For each, do returns the bytes to
+// answer with, and whether to keep the connection open.
 type rawServer struct {
 	url      string
 	requests atomic.Int64
@@ -221,7 +221,8 @@ func vectors(t *testing.T) map[string]json.RawMessage {
 	return v
 }
 
-// failed returns err as the *Error it has to be, without anything secret in it.
+// failed returns err as the *Error that it must be, and checks that it contains no
+// secret.
 func failed(t *testing.T, err error) *Error {
 	t.Helper()
 	var e *Error

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// pauseKey is a call that is not to be made for now.
+// pauseKey identifies a call that is paused.
 type pauseKey struct {
 	call   Call
 	appid  string
@@ -18,8 +18,8 @@ type pause struct {
 	secret [sha256.Size]byte
 }
 
-// paused returns the error to answer instead of making the call, or nil. Another
-// secret than the one that was refused ends the pause.
+// paused returns the error to return instead of making the call, or nil. A changed
+// secret ends the pause.
 func (t *Transport) paused(key pauseKey, app App, now time.Time) *Error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -36,12 +36,12 @@ func (t *Transport) paused(key pauseKey, app App, now time.Time) *Error {
 	return e
 }
 
-// pause stops the call for a while if the error is one that asking again would
-// not change, or would make worse.
+// pause stops the call for a while if repeating it would not change the error, or would
+// make it worse.
 func (t *Transport) pause(key pauseKey, app App, e *Error, now time.Time) {
 	stop := judge(key.call, e.Code).pause && e.Code != 0
 	if e.Code == 0 {
-		// An external source that refuses us.
+		// An external source refuses our request.
 		stop = key.call == CallToken && e.Kind == KindOperator
 	}
 	if !stop || e.RetryAfter <= 0 {

@@ -10,6 +10,8 @@ import (
 	"time"
 )
 
+// TestOperatorsErrorPausesFetches answers errors that only the operator can fix.
+// Fetches pause, because repeating them would use up the quota or lock the app.
 func TestOperatorsErrorPausesFetches(t *testing.T) {
 	for code, rest := range map[int]time.Duration{40001: 45 * time.Second, 40013: 45 * time.Second, 40125: 45 * time.Second, 40243: 45 * time.Second,
 		40164: 45 * time.Second, 61004: 45 * time.Second, 89503: 45 * time.Second, 89506: 24 * time.Hour, 89507: time.Hour, 50002: 45 * time.Second,
@@ -39,20 +41,24 @@ func TestOperatorsErrorPausesFetches(t *testing.T) {
 	}
 }
 
+// TestChangedSecretEndsThePauseAtOnce corrects the secret by a reload: the next login
+// must not wait for the end of the pause.
 func TestChangedSecretEndsThePauseAtOnce(t *testing.T) {
 	a := newAPI(t)
 	c := newClient(t, newClock(), a.URL)
 	a.on(stablePath, says(fails(40125)))
 	failed(t, ask(c, CallToken))
 	a.on(stablePath, a.nextToken)
-	// The next config's client, on the same transport and source.
+	// The client of the next configuration shares the transport and the source.
 	c2 := &Client{APIs: c.APIs, Tokens: c.Tokens, Transport: c.Transport, Now: c.Now}
 	if err := c2.WarmToken(context.Background(), App{testApp.ID, "another secret"}); err != nil {
 		t.Error(err)
 	}
 }
 
-func TestWaiterWithTheNewSecretDoesNotFailWithTheOldOne(t *testing.T) {
+// TestWaiterWithANewSecretIsNotFailed has a login with the corrected secret wait for a
+// fetch that began with the wrong one: it makes its own fetch.
+func TestWaiterWithANewSecretIsNotFailed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSource(func(n int, app App) (string, time.Duration, error) {
 			if app == testApp {
@@ -81,7 +87,9 @@ func TestWaiterWithTheNewSecretDoesNotFailWithTheOldOne(t *testing.T) {
 	})
 }
 
-func TestLoginCodesAreNotSentWithARefusedSecret(t *testing.T) {
+// TestRefusedSecretStopsLoginCodes has WeChat refuse the secret at a login: no further
+// login code is spent with it.
+func TestRefusedSecretStopsLoginCodes(t *testing.T) {
 	a, clock := newAPI(t), newClock()
 	c := newClient(t, clock, a.URL)
 	for code, pauses := range map[int]bool{40125: true, 40164: true, 89507: true, 40013: false, 45011: false, 40226: false, 48001: false} {
@@ -95,7 +103,9 @@ func TestLoginCodesAreNotSentWithARefusedSecret(t *testing.T) {
 	}
 }
 
-func TestFailureThatIsNobodysMistakeDoesNotPause(t *testing.T) {
+// TestPassingFailureDoesNotPause answers failures that may pass: the next login tries
+// again at once.
+func TestPassingFailureDoesNotPause(t *testing.T) {
 	a := newAPI(t)
 	c := newClient(t, newClock(), a.URL)
 	for _, h := range []http.HandlerFunc{says(fails(-1)), says("<html>"), func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(502) }, says("{}"),

@@ -19,34 +19,35 @@ import (
 	"time"
 )
 
-// Why a message that was pushed is refused.
+// The reasons to refuse a pushed message.
 var (
-	// ErrPushForm says that it does not have the form of WeChat's: also that of a
-	// push in plain or compatible mode, whose signature does not cover the message.
+	// ErrPushForm means that it does not have the form of WeChat's messages. This
+	// includes pushes in plain or compatible mode, whose signature does not cover the
+	// message.
 	ErrPushForm = errors.New("not a message of the secure mode: in WeChat's console choose the secure mode (安全模式)")
-	// ErrPushSignature says that it is not signed with the token.
+	// ErrPushSignature means that it is not signed with the token.
 	ErrPushSignature = errors.New("the signature is not made with this token: the token in WeChat's console must be the same")
-	// ErrPushTime says that it is older than [PushAge], or that much ahead.
+	// ErrPushTime means that its time differs from ours by more than [PushAge].
 	ErrPushTime = errors.New("its time is too far from ours: an old message sent again, or this server's clock is wrong")
-	// ErrPushKey says that it does not decrypt.
+	// ErrPushKey means that it cannot be decrypted.
 	ErrPushKey = errors.New("it is not encrypted with this EncodingAESKey: the key in WeChat's console must be the same")
-	// ErrPushApp says that it was meant for another app.
+	// ErrPushApp means that it is meant for another app.
 	ErrPushApp = errors.New("it is another app's")
 )
 
 const (
-	// PushAge is how far the time of a message may be from ours.
+	// PushAge bounds the difference between a message's time and ours.
 	PushAge = 5 * time.Minute
 	// MaxPush bounds the body of a message, in bytes.
 	MaxPush = 64 << 10
 
 	maxEcho  = 256
-	pushPad  = 32 // PKCS #7 with blocks of 32, where AES has 16
+	pushPad  = 32 // PKCS #7 with blocks of 32 bytes, although AES has blocks of 16
 	pushHead = 16 + 4
 )
 
-// PushReceiver reads the messages that WeChat pushes to an app in secure mode.
-// However it is printed, only the appid shows.
+// PushReceiver verifies and decrypts the messages that WeChat pushes to an app in
+// secure mode. Printing it shows only the appid.
 //
 // https://developers.weixin.qq.com/miniprogram/dev/framework/server-ability/message-push.html
 type PushReceiver struct {
@@ -60,8 +61,8 @@ var (
 	timestampForm = regexp.MustCompile(`^[0-9]{10}$`) // until the year 2286
 )
 
-// NewPushReceiver makes the receiver for an app, with the token and the
-// EncodingAESKey of WeChat's console. The errors hold neither.
+// NewPushReceiver returns the receiver for an app, with the token and the
+// EncodingAESKey from WeChat's console. Errors contain neither.
 func NewPushReceiver(appid, token, encodingAESKey string) (*PushReceiver, error) {
 	if !pushTokenForm.MatchString(token) {
 		return nil, errors.New("the token has 3 to 32 letters and digits, as in WeChat's console")
@@ -69,8 +70,8 @@ func NewPushReceiver(appid, token, encodingAESKey string) (*PushReceiver, error)
 	if !pushKeyForm.MatchString(encodingAESKey) {
 		return nil, errors.New("the EncodingAESKey has 43 letters and digits, as in WeChat's console")
 	}
-	// Not strictly: WeChat's keys are any 43 characters, of which the last has
-	// two bits that stand for nothing.
+	// The decoding is not strict: WeChat's keys are any 43 characters, and two bits of
+	// the last one have no meaning.
 	key, err := base64.StdEncoding.DecodeString(encodingAESKey + "=")
 	if err != nil {
 		return nil, errors.New("the EncodingAESKey is not base64")
@@ -86,8 +87,8 @@ func (p *PushReceiver) MarshalJSON() ([]byte, error) {
 	return []byte(`{"appid":` + strconv.Quote(p.appid) + `}`), nil
 }
 
-// Echo is the answer to the request with which WeChat's console tries the
-// address: its echostr, if the signature is good. It is visible ASCII.
+// Echo returns the answer to the request with which WeChat's console verifies the
+// address: its echostr, if the signature is good. The answer is visible ASCII.
 func (p *PushReceiver) Echo(query url.Values, now time.Time) (string, error) {
 	given, ok := only(query, "signature", "timestamp", "nonce", "echostr")
 	if !ok || !printable(given[3], maxEcho) {
@@ -99,9 +100,9 @@ func (p *PushReceiver) Echo(query url.Values, now time.Time) (string, error) {
 	return given[3], timely(given[1], now)
 }
 
-// Open reads a message: its signature and time are checked before anything is
-// decrypted. The error is one of the five above, and nothing of the message is
-// in it.
+// Open verifies and decrypts a message. It checks the signature and the time before it
+// decrypts anything. The error is one of the five above and contains nothing of the
+// message.
 func (p *PushReceiver) Open(query url.Values, body []byte, now time.Time) (PushMessage, error) {
 	given, ok := only(query, "msg_signature", "timestamp", "nonce")
 	if !ok || len(body) > MaxPush {
@@ -128,7 +129,8 @@ func (p *PushReceiver) Open(query url.Values, body []byte, now time.Time) (PushM
 	return p.message(text)
 }
 
-// only returns the values of parameters that are there once each.
+// only returns the values of the named parameters. ok is false unless each occurs
+// exactly once.
 func only(query url.Values, names ...string) ([]string, bool) {
 	values := make([]string, len(names))
 	for i, name := range names {
@@ -140,7 +142,7 @@ func only(query url.Values, names ...string) ([]string, bool) {
 	return values, true
 }
 
-// signed reports whether the signature is that of the token and the parts.
+// signed reports whether the signature matches the token and the parts.
 func (p *PushReceiver) signed(signature string, parts ...string) bool {
 	parts = append(parts, p.token)
 	slices.Sort(parts)
@@ -162,10 +164,11 @@ func timely(timestamp string, now time.Time) error {
 	return nil
 }
 
-// decrypt returns the message and the appid behind it: AES-256-CBC whose IV is
-// the key's first half; 16 random bytes, the length of the message, the message,
-// the appid. The signature must have been checked: what is wrong with the padding
-// is not told apart, but takes its own time.
+// decrypt returns the message and the appid after it. The encryption is AES-256-CBC,
+// and its IV is the first half of the key. The plaintext consists of 16 random bytes,
+// the length of the message, the message and the appid. The signature must have been
+// checked before: the result does not distinguish padding errors, but their timing
+// would.
 func (p *PushReceiver) decrypt(encrypted string) (message []byte, appid string, ok bool) {
 	data, err := base64.StdEncoding.DecodeString(encrypted)
 	if err != nil || len(data) == 0 || len(data)%pushPad != 0 {

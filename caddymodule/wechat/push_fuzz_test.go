@@ -13,9 +13,9 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat/wechattest"
 )
 
-// FuzzPush opens any bytes in the place of the request's body, of the encrypted
-// part under a good signature, and of the message under a good encryption. What
-// is opened is what was sent, and the error is one of those that are documented.
+// FuzzPush opens arbitrary bytes as the body of a request, as the encrypted part under
+// a valid signature, and as the message under valid encryption. It never panics, and
+// the error is one of the documented ones.
 func FuzzPush(f *testing.F) {
 	for _, seed := range []string{
 		`{"Encrypt":"AAAA"}`, `<xml><Encrypt><![CDATA[AAAA]]></Encrypt></xml>`, `{`, `<`, "", "\xef\xbb\xbf{}",

@@ -11,23 +11,23 @@ import (
 	"time"
 )
 
-// PushMessage is a message that WeChat has pushed: what an event about an account
-// has of it.
+// PushMessage is a pushed message, reduced to the fields of an event about an account.
 type PushMessage struct {
-	// Event is the name of the event; empty for messages that are none.
+	// Event is the name of the event. It is empty for other messages.
 	Event string
-	// OpenID is the user in this app whom an event about an account is about;
-	// empty in others.
+	// OpenID identifies the user of an event about an account, in this app. It is empty
+	// for other events.
 	OpenID string
-	// CreatedAt is when WeChat made it.
+	// CreatedAt is the time at which WeChat created the message.
 	CreatedAt time.Time
-	// RevokeInfo says which authorization was taken back: "8" is the phone number.
+	// RevokeInfo lists the revoked authorizations: "8" is the phone number.
 	RevokeInfo string
-	// PluginID is the plugin that the authorization was given to; empty: the app.
+	// PluginID is the plugin whose authorization was revoked; empty means the app
+	// itself.
 	PluginID string
 }
 
-// The events about accounts, and what was taken back.
+// The events about accounts, and the authorization that matters here.
 //
 // https://developers.weixin.qq.com/miniprogram/dev/server/event_push/platform/authorized_user_information_changes
 const (
@@ -36,8 +36,8 @@ const (
 	RevokedPhone      = "8"
 )
 
-// Leaves reports whether the user has left: their account is gone, or they have
-// taken back what they had allowed this app, the phone number.
+// Leaves reports whether the user has left: the WeChat account was cancelled, or the
+// user has revoked this app's authorization for the phone number.
 func (m PushMessage) Leaves() bool {
 	if m.PluginID != "" {
 		return false
@@ -46,7 +46,8 @@ func (m PushMessage) Leaves() bool {
 	case EventCancellation:
 		return true
 	case EventRevoke:
-		// One number by the documentation; several with commas would be no surprise.
+		// The documentation has one number. Several numbers with commas between them
+		// are accepted, too.
 		for _, what := range strings.Split(m.RevokeInfo, ",") {
 			if strings.TrimSpace(what) == RevokedPhone {
 				return true
@@ -56,7 +57,8 @@ func (m PushMessage) Leaves() bool {
 	return false
 }
 
-// message reads the decrypted text. Who is told to have left must be named.
+// message parses the decrypted text. An event that makes a user leave must name the
+// user.
 func (p *PushReceiver) message(text []byte) (PushMessage, error) {
 	all, ok := members(text)
 	if !ok {
@@ -79,9 +81,10 @@ func (p *PushReceiver) message(text []byte) (PushMessage, error) {
 	return m, nil
 }
 
-// members reads the texts and numbers of a flat JSON object, or of the elements
-// right below an XML document's root. The first of a name counts. Blanks around
-// names and values go: WeChat's own examples have some. Others are passed over.
+// members returns the texts and numbers of a flat JSON object, or of the elements
+// directly below an XML document's root. Members of other types are ignored, and the
+// first of several members with one name counts. Blanks around names and values are
+// removed, because WeChat's own examples have some.
 func members(body []byte) (map[string]string, bool) {
 	body = bytes.TrimSpace(bytes.TrimPrefix(body, []byte("\xef\xbb\xbf")))
 	if len(body) > 0 && body[0] == '<' {
@@ -119,11 +122,11 @@ func jsonMembers(body []byte) (map[string]string, bool) {
 	return all, true
 }
 
-// maxXMLDepth is more than any of WeChat's messages has.
+// maxXMLDepth bounds the nesting of elements. WeChat's messages stay far below it.
 const maxXMLDepth = 16
 
-// xmlMembers takes no document type: there entities are declared, with which a
-// small document becomes a large one. (This reader knows none anyway.)
+// xmlMembers refuses a document type. Entities are declared there, which can expand a
+// small document to a huge one. (This parser expands none in any case.)
 func xmlMembers(body []byte) (map[string]string, bool) {
 	d := xml.NewDecoder(bytes.NewReader(body))
 	all := make(map[string]string)

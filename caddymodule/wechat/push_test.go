@@ -22,7 +22,7 @@ type vector struct {
 	MsgSignature   string `json:"msg_signature"`
 }
 
-// vectors are from WeChat's documentation of the message push.
+// vectors returns the examples in WeChat's documentation of the message push.
 func vectors(t *testing.T) map[string]vector {
 	t.Helper()
 	data, err := os.ReadFile("testdata/push.json")
@@ -54,6 +54,7 @@ func receiver(t *testing.T, appid, token, key string) *wechat.PushReceiver {
 	return p
 }
 
+// TestPushVectorsOfWeChat opens WeChat's own examples, in JSON and in XML.
 func TestPushVectorsOfWeChat(t *testing.T) {
 	all := vectors(t)
 	message := all["push_aes_post"]
@@ -76,7 +77,7 @@ func TestPushVectorsOfWeChat(t *testing.T) {
 		t.Errorf("the message in XML: %+v %v", m, err)
 	}
 
-	// An app's own answer, in the same form.
+	// A reply by an app has the same form.
 	reply := all["push_aes_reply"]
 	query = url.Values{"msg_signature": {reply.MsgSignature}, "timestamp": {reply.Timestamp}, "nonce": {reply.Nonce}}
 	body = fmt.Sprintf(`{"Encrypt":%q}`, reply.Encrypt)
@@ -84,7 +85,7 @@ func TestPushVectorsOfWeChat(t *testing.T) {
 		t.Errorf("the reply: %+v %v", m, err)
 	}
 
-	// Plain mode's signature says nothing of the message.
+	// The signature of plain mode does not cover the message.
 	plain := all["push_plain_post"]
 	query = url.Values{"signature": {plain.Signature}, "timestamp": {plain.Timestamp}, "nonce": {plain.Nonce}}
 	if _, err := p.Open(query, []byte(plain.Body), plain.at(t)); !errors.Is(err, wechat.ErrPushForm) {
@@ -97,7 +98,7 @@ const (
 	pushKey   = "abcdefghijklmnopqrstuvwxyz0123456789ABCDEFG"
 )
 
-// pushing is a simulator of an app with the message push, and the receiver.
+// pushing returns a simulator whose app receives pushes, and the receiver.
 func pushing(t *testing.T) (*wechattest.Simulator, *wechat.PushReceiver) {
 	t.Helper()
 	sim := wechattest.New(wechattest.Options{Apps: []wechattest.App{{ID: "wxA", Secret: "s", PushToken: pushToken, PushKey: pushKey}}})
@@ -114,7 +115,9 @@ func deliver(t *testing.T, sim *wechattest.Simulator, p wechattest.Push) wechatt
 	return d
 }
 
-func TestPushTellsWhoLeaves(t *testing.T) {
+// TestPushReportsWhoLeaves pushes each event about accounts: the user has left after a
+// cancelled account or a revoked phone number, and after nothing else.
+func TestPushReportsWhoLeaves(t *testing.T) {
 	sim, p := pushing(t)
 	codes, err := sim.MintLogin("wxA", "ann")
 	if err != nil {
@@ -144,7 +147,8 @@ func TestPushTellsWhoLeaves(t *testing.T) {
 	}
 }
 
-// As WeChat's own example has them: numbers in quotes or not, blanks in names.
+// TestPushReadsWeChatsSpellings pushes messages spelled as in WeChat's own example:
+// with numbers in quotes or not, and blanks in names.
 func TestPushReadsWeChatsSpellings(t *testing.T) {
 	sim, p := pushing(t)
 	const rest = `"MsgType":"Event","Event":"user_authorization_revoke"`
@@ -163,6 +167,8 @@ func TestPushReadsWeChatsSpellings(t *testing.T) {
 	}
 }
 
+// TestPushRefusesForgeries pushes messages with a forged signature, key, padding,
+// length, app and time. A forged message could erase any user.
 func TestPushRefusesForgeries(t *testing.T) {
 	sim, p := pushing(t)
 	for forge, want := range map[wechattest.Forgery]error{
@@ -178,7 +184,9 @@ func TestPushRefusesForgeries(t *testing.T) {
 	}
 }
 
-func TestPushRefusesWhatWasChangedOnTheWay(t *testing.T) {
+// TestPushRefusesAlteredMessages alters a genuine message in transit: its time, nonce,
+// signature and body.
+func TestPushRefusesAlteredMessages(t *testing.T) {
 	sim, p := pushing(t)
 	fresh := func() wechattest.Delivery {
 		return deliver(t, sim, wechattest.Push{Event: "user_authorization_cancellation", User: "ann"})
@@ -211,7 +219,8 @@ func TestPushRefusesWhatWasChangedOnTheWay(t *testing.T) {
 	}
 }
 
-// Entities, declared or not, and elements without end.
+// TestPushRefusesXMLBombs pushes entities, declared or not, external files, and endless
+// nesting.
 func TestPushRefusesXMLBombs(t *testing.T) {
 	sim, p := pushing(t)
 	bombs := map[string]string{
@@ -228,7 +237,8 @@ func TestPushRefusesXMLBombs(t *testing.T) {
 		if _, err := p.Open(d.Query, []byte(bomb), sim.Now()); !errors.Is(err, wechat.ErrPushForm) {
 			t.Errorf("%s around the message: %v", name, err)
 		}
-		// WeChat would not send one, but who has its keys might.
+		// WeChat would not send such a message, but an attacker with the app's keys
+		// could.
 		d = deliver(t, sim, wechattest.Push{Text: bomb})
 		if _, err := p.Open(d.Query, d.Body, sim.Now()); !errors.Is(err, wechat.ErrPushForm) {
 			t.Errorf("%s as the message: %v", name, err)
@@ -236,7 +246,9 @@ func TestPushRefusesXMLBombs(t *testing.T) {
 	}
 }
 
-func TestPushOfWhoCannotBeNamedIsRefused(t *testing.T) {
+// TestPushThatNamesNoUserIsRefused pushes an event about an account without a valid
+// openid or time: nobody may be erased by it.
+func TestPushThatNamesNoUserIsRefused(t *testing.T) {
 	sim, p := pushing(t)
 	for _, rest := range []string{
 		``, `,"OpenID":""`, `,"OpenID":"o1","CreateTime":"soon"`, `,"CreateTime":1627359464,"OpenID":"o 1"`,
@@ -253,6 +265,8 @@ func TestPushOfWhoCannotBeNamedIsRefused(t *testing.T) {
 	}
 }
 
+// TestPushHandshakeRefuses sends malformed, old and forged verification requests: none
+// of them is echoed.
 func TestPushHandshakeRefuses(t *testing.T) {
 	sim, p := pushing(t)
 	fresh := func(echo string) url.Values {
@@ -287,7 +301,9 @@ func TestPushHandshakeRefuses(t *testing.T) {
 	}
 }
 
-func TestPushReceiverRefusesWhatTheConsoleDoesNotGive(t *testing.T) {
+// TestPushReceiverChecksTokenAndKey configures tokens and keys that WeChat's console
+// cannot give: the error must not contain them, nor may the receiver print them.
+func TestPushReceiverChecksTokenAndKey(t *testing.T) {
 	for _, c := range []struct{ token, key string }{
 		{"", pushKey}, {"ab", pushKey}, {strings.Repeat("a", 33), pushKey}, {"to-ken", pushKey},
 		{pushToken, ""}, {pushToken, pushKey[1:]}, {pushToken, pushKey + "="}, {pushToken, pushKey[:42] + "-"},
@@ -296,7 +312,7 @@ func TestPushReceiverRefusesWhatTheConsoleDoesNotGive(t *testing.T) {
 		if err == nil {
 			t.Errorf("%q %q is taken", c.token, c.key)
 		} else if len(c.token) > 2 && strings.Contains(err.Error(), c.token) || c.key != "" && strings.Contains(err.Error(), c.key) {
-			t.Errorf("the error tells a secret: %v", err)
+			t.Errorf("the error contains a secret: %v", err)
 		}
 		_ = p
 	}

@@ -6,12 +6,12 @@ import (
 	"net/http"
 )
 
-// StableToken fetches access tokens by cgi-bin/stable_token, which gives
-// everyone the same token: replicas need not agree on anything. It never forces
-// a refresh, as that would end the token that everybody else holds.
+// StableToken fetches access tokens with cgi-bin/stable_token, which returns the same
+// token to every caller, so that replicas need no coordination. It never forces a
+// refresh, because that would invalidate the token of all other callers.
 type StableToken struct{ tokens }
 
-// NewStableToken returns a source that remembers nothing yet.
+// NewStableToken returns a source without any tokens yet.
 func NewStableToken() *StableToken { return new(StableToken) }
 
 // Token implements TokenSource.

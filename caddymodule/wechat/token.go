@@ -13,39 +13,40 @@ import (
 )
 
 const (
-	fetchBound   = 30 * time.Second // of one fetch with all its tries and waits
+	fetchBound   = 30 * time.Second // for one fetch with all its attempts and delays
 	aheadMost    = 10 * time.Minute
-	aheadBackoff = 10 * time.Second // after a refresh ahead that failed
-	// For this long after a fetch gave a refused token once more, it is not dropped again.
+	aheadBackoff = 10 * time.Second // after a failed refresh ahead of the end
+	// A refused token that a new fetch returned again is not dropped a second time
+	// within this period.
 	confirmedFor = 30 * time.Second
 )
 
-// TokenSource is where access tokens come from, and where they are remembered.
-// It holds state, never settings: those come with each call. StableToken,
-// ClassicToken and ExternalToken are the three there are.
+// TokenSource supplies and caches access tokens. It holds state, never settings: those
+// are passed with each call. There are three: StableToken, ClassicToken and
+// ExternalToken.
 type TokenSource interface {
-	// Token returns an access token of the app, fetching one if there is none.
-	// Whoever asks meanwhile waits for the same fetch, each for as long as its own
-	// ctx lasts; the fetch goes on without them. A token near its end is returned
-	// at once and refreshed in the background.
+	// Token returns an access token of the app, and fetches one if there is none.
+	// Concurrent callers wait for the same fetch, each as long as its own ctx lasts;
+	// the fetch continues without them. A token near its end is returned at once and
+	// refreshed in the background.
 	Token(ctx context.Context, app App, f Fetcher) (string, error)
-	// Drop forgets token, if it is still the one: WeChat refused it.
+	// Drop removes token if it is still the current one, because WeChat refused it.
 	Drop(appid, token string, now time.Time)
 }
 
-// Fetcher is what a TokenSource needs of the client that asks.
+// Fetcher is the part of the calling client that a TokenSource needs.
 type Fetcher struct {
 	Fetch  Fetch
-	Shared SharedTokens // nil: nobody to share with
+	Shared SharedTokens // nil: tokens are not shared
 	Now    func() time.Time
 	Log    func(Event) // may be nil
 }
 
-// Fetch asks for an access token over HTTP. Errors are *Error. While fetches are
-// paused after an operator's mistake, it answers the same error at once.
+// Fetch requests an access token over HTTP. Errors are *Error. While fetches are paused
+// after an operator's mistake, it returns the same error at once.
 type Fetch func(ctx context.Context, app App, r TokenRequest) (AccessToken, error)
 
-// TokenRequest is the request for an access token: to Path on an API host, or to URL.
+// TokenRequest is a request for an access token: to Path on an API host, or to URL.
 type TokenRequest struct {
 	Method string
 	Path   string
@@ -54,8 +55,8 @@ type TokenRequest struct {
 	Body   []byte
 }
 
-// AccessToken is WeChat's access token of an app. It neither prints nor marshals:
-// a store writes its fields one by one.
+// AccessToken is an app's access token. It can be neither printed nor marshalled: a
+// store writes its fields one by one.
 type AccessToken struct {
 	Token   string
 	Fetched time.Time
@@ -74,7 +75,7 @@ func (t AccessToken) Format(f fmt.State, _ rune) { io.WriteString(f, t.String())
 // MarshalJSON writes a placeholder for the token.
 func (t AccessToken) MarshalJSON() ([]byte, error) { return []byte(`"` + t.String() + `"`), nil }
 
-// ahead is how long before its end the token should be refreshed.
+// ahead returns how long before its end the token should be refreshed.
 func (t AccessToken) ahead() time.Duration {
 	return min(aheadMost, t.Expires.Sub(t.Fetched)/6)
 }
@@ -87,41 +88,43 @@ func (t AccessToken) usable(now time.Time) bool {
 	return t.Token != "" && now.Before(t.Expires)
 }
 
-// tokens remembers the access token of each app and sees to it that one fetch
-// serves all who wait.
+// tokens caches the access token of each app. All callers that need a new one share a
+// single fetch.
 type tokens struct {
 	mu   sync.Mutex
 	apps map[string]*slot
 }
 
-// Format prints nothing of the tokens: %s and %x go through every pointer.
+// Format prints none of the tokens: %s and %x would follow every pointer.
 func (t *tokens) Format(f fmt.State, _ rune) { io.WriteString(f, "(access tokens)") }
 
-// slot is an app's access token and the fetch under way.
+// slot holds an app's access token and the current fetch.
 type slot struct {
 	mu     sync.Mutex
 	token  AccessToken
 	flight *flight
 
-	refused   string    // the token dropped last
-	confirmed time.Time // when a fetch gave that one once more
-	backoff   time.Time // no refresh ahead before
+	refused   string    // the token that was dropped last
+	confirmed time.Time // when a fetch returned that token again
+	backoff   time.Time // no refresh ahead of the end before this time
 }
 
-// flight is one fetch and all who wait for it.
+// flight is one fetch, shared by all its waiters. x/sync's singleflight is not used,
+// because a waiter has to give up when its own ctx ends, and the result depends on
+// tokens that are dropped meanwhile.
 type flight struct {
-	done   chan struct{} // closed when the rest is settled
+	done   chan struct{} // closed when the other fields are final
 	token  AccessToken
 	err    error
-	void   bool // it brought a token that was dropped while it was under way
+	void   bool // it returned a token that was dropped during the fetch
 	secret [sha256.Size]byte
-	// overtaken: a token was dropped since it started. Guarded by slot.mu.
+	// overtaken reports that a token was dropped since the start. Guarded by slot.mu.
 	overtaken bool
-	told      atomic.Bool // somebody has been told of err
+	reported  atomic.Bool // err was returned or logged once
 }
 
-// obtain gets a token from wherever; refused is one that must not be taken from
-// a store that others write to.
+// obtain gets a token from the source. refused is a token that must not be taken from a
+// storage which others write to.
 type obtain func(ctx context.Context, refused string) (AccessToken, error)
 
 func (t *tokens) slot(appid string) *slot {
@@ -138,8 +141,8 @@ func (t *tokens) slot(appid string) *slot {
 	return s
 }
 
-// token is TokenSource.Token. late says how long before its end a token is no
-// longer handed out.
+// token implements TokenSource.Token. late returns how long before its end a token is
+// no longer returned.
 func (t *tokens) token(ctx context.Context, app App, f Fetcher, late func(AccessToken) time.Duration, get obtain) (string, error) {
 	s, secret := t.slot(app.ID), app.fingerprint()
 	for {
@@ -172,8 +175,9 @@ func (t *tokens) token(ctx context.Context, app App, f Fetcher, late func(Access
 		case !errors.As(fl.err, &e):
 			return "", fl.err
 		case e.Kind == KindOperator && fl.secret != secret:
-			// Started with a secret that has been changed since. Ours may be right.
-		case fl.told.Swap(true):
+			// The fetch used a secret that has been changed since. Our secret may be
+			// right.
+		case fl.reported.Swap(true):
 			return "", e.repeated()
 		default:
 			return "", e
@@ -181,8 +185,8 @@ func (t *tokens) token(ctx context.Context, app App, f Fetcher, late func(Access
 	}
 }
 
-// start begins a fetch, with s.mu held. It runs on its own, so that it does not
-// die with the login that happened to be first.
+// start begins a fetch; the caller holds s.mu. The fetch has its own context, so that
+// it does not end with the login that happened to be first.
 func (s *slot) start(app App, f Fetcher, get obtain, background bool) *flight {
 	fl := &flight{done: make(chan struct{}), secret: app.fingerprint()}
 	s.flight = fl
@@ -192,7 +196,7 @@ func (s *slot) start(app App, f Fetcher, get obtain, background bool) *flight {
 		defer cancel()
 		token, err := get(ctx, refused)
 		s.land(fl, token, err, f.Now())
-		if err != nil && background && !fl.told.Swap(true) && f.Log != nil {
+		if err != nil && background && !fl.reported.Swap(true) && f.Log != nil {
 			var e *Error
 			if !errors.As(err, &e) || !e.Repeated {
 				f.Log(Event{AppID: app.ID, Err: err})
@@ -222,8 +226,8 @@ func (s *slot) land(fl *flight, token AccessToken, err error, now time.Time) {
 	s.token, s.backoff = token, time.Time{}
 }
 
-// Drop is TokenSource.Drop. A token that a fetch has given again just after it
-// was refused is kept: to fetch once more for each login would help nobody.
+// Drop implements TokenSource.Drop. A token is kept if a fetch returned it again
+// shortly after it was refused: fetching once more for each login would not help.
 func (t *tokens) Drop(appid, token string, now time.Time) {
 	s := t.slot(appid)
 	s.mu.Lock()

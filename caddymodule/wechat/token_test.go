@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// source is a Fetch that gives out what next says, and counts.
+// source is a Fetch that returns the results of next, and counts its calls.
 type source struct {
 	clock *clock
 	n     atomic.Int64
@@ -62,6 +62,8 @@ func token(t *testing.T, src TokenSource, f Fetcher) string {
 	return got
 }
 
+// TestThousandLoginsMakeOneFetch starts a thousand logins at once without a token. More
+// than one fetch would use up the quota and, for classic tokens, invalidate the others.
 func TestThousandLoginsMakeOneFetch(t *testing.T) {
 	a := newAPI(t)
 	for name, src := range map[string]TokenSource{"stable": NewStableToken(), "classic": NewClassicToken(),
@@ -87,6 +89,8 @@ func TestThousandLoginsMakeOneFetch(t *testing.T) {
 	}
 }
 
+// TestWaiterLeavesAndTheFetchGoesOn has the client that started a fetch hang up: the
+// others still get its token.
 func TestWaiterLeavesAndTheFetchGoesOn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSource(numbered)
@@ -107,13 +111,15 @@ func TestWaiterLeavesAndTheFetchGoesOn(t *testing.T) {
 		if err := <-second; err != nil {
 			t.Error(err)
 		}
-		// A token at hand is given even to somebody whose time is up.
+		// A token that is there is returned even if the caller's time is up.
 		if _, err := src.Token(ctx, testApp, s.fetcher()); err != nil || s.n.Load() != 1 {
 			t.Errorf("%v after %d fetches", err, s.n.Load())
 		}
 	})
 }
 
+// TestRefreshAheadMakesNobodyWait refreshes a token ten minutes before its end: logins
+// use the old one meanwhile.
 func TestRefreshAheadMakesNobodyWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSource(numbered)
@@ -125,7 +131,7 @@ func TestRefreshAheadMakesNobodyWait(t *testing.T) {
 			t.Error("refreshed too early")
 		}
 		s.clock.add(time.Second)
-		for range 20 { // at once, while the one fetch hangs
+		for range 20 { // while the one fetch hangs
 			if got := token(t, src, s.fetcher()); got != "TOKEN-1" {
 				t.Errorf("got %s", got)
 			}
@@ -142,9 +148,10 @@ func TestRefreshAheadMakesNobodyWait(t *testing.T) {
 	})
 }
 
-// stable_token gives the same token with the seconds that remain, until five
-// minutes before its end: that must not become a fetch for each login.
-func TestRefreshAheadThatBringsTheSameTokenIsNotRepeatedAtOnce(t *testing.T) {
+// TestRefreshAheadWithTheSameTokenPauses: stable_token returns the same token, with the
+// remaining seconds, until five minutes before its end. That must not cause a fetch for
+// each login.
+func TestRefreshAheadWithTheSameTokenPauses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var s *source
 		s = newSource(func(n int, _ App) (string, time.Duration, error) {
@@ -157,7 +164,7 @@ func TestRefreshAheadThatBringsTheSameTokenIsNotRepeatedAtOnce(t *testing.T) {
 		src := NewStableToken()
 		token(t, src, s.fetcher())
 		s.clock.add(110 * time.Minute)
-		for range 595 { // one login a second, for all but the last five seconds
+		for range 595 { // one login per second, until five seconds before the token's end
 			token(t, src, s.fetcher())
 			synctest.Wait()
 			s.clock.add(time.Second)
@@ -168,7 +175,9 @@ func TestRefreshAheadThatBringsTheSameTokenIsNotRepeatedAtOnce(t *testing.T) {
 	})
 }
 
-func TestFailedRefreshAheadIsLoggedAndNotHammered(t *testing.T) {
+// TestFailedRefreshAheadIsLogged fails refreshes ahead of the end: they are logged, and
+// repeated only every ten seconds.
+func TestFailedRefreshAheadIsLogged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		fail := &Error{Call: CallToken, Kind: KindTimeout}
 		s := newSource(func(n int, app App) (string, time.Duration, error) {
@@ -188,7 +197,7 @@ func TestFailedRefreshAheadIsLoggedAndNotHammered(t *testing.T) {
 		if n := s.n.Load() - 1; n != 3 || len(s.log) != 3 || s.log[0].AppID != testApp.ID || !errors.Is(s.log[0].Err, fail) {
 			t.Errorf("%d fetches in 30 seconds, log %v", n, s.log)
 		}
-		// At its end the token is no longer given out.
+		// After its end the token is no longer returned.
 		s.clock.add(9 * time.Minute)
 		if _, err := src.Token(context.Background(), testApp, s.fetcher()); failed(t, err).Kind != KindTimeout {
 			t.Errorf("got %v", err)
@@ -196,7 +205,9 @@ func TestFailedRefreshAheadIsLoggedAndNotHammered(t *testing.T) {
 	})
 }
 
-func TestOneFetchThatFailsIsToldOnce(t *testing.T) {
+// TestOneFailedFetchIsReportedOnce has a hundred logins wait for one fetch that fails.
+// One gets the error, and the others get it as repeated, so that the log has one line.
+func TestOneFailedFetchIsReportedOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSource(func(int, App) (string, time.Duration, error) {
 			return "", 0, &Error{Call: CallToken, Kind: KindOperator, Code: 40125}
@@ -223,20 +234,23 @@ func TestOneFetchThatFailsIsToldOnce(t *testing.T) {
 	})
 }
 
-func TestDropForgetsOnlyTheTokenThatIsStillTheOne(t *testing.T) {
+// TestDropRemovesOnlyTheCurrentToken drops a token that was replaced meanwhile: the new
+// one stays.
+func TestDropRemovesOnlyTheCurrentToken(t *testing.T) {
 	s := newSource(numbered)
 	src := NewStableToken()
 	one := token(t, src, s.fetcher())
 	src.Drop(testApp.ID, one, s.clock.now())
 	two := token(t, src, s.fetcher())
-	src.Drop(testApp.ID, one, s.clock.now()) // a login that was slow to learn
+	src.Drop(testApp.ID, one, s.clock.now()) // a slow login, whose call began with the old token
 	src.Drop("wxanother", two, s.clock.now())
 	if got := token(t, src, s.fetcher()); got != two || two == one || s.n.Load() != 2 {
 		t.Errorf("%s, then %s, then %s after %d fetches", one, two, got, s.n.Load())
 	}
 }
 
-// A refresh that was under way when its token was refused proves nothing.
+// TestFetchFromBeforeTheDropIsNotTrusted drops a token during a refresh. The refresh
+// may return the dropped token, which must not be used.
 func TestFetchFromBeforeTheDropIsNotTrusted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSource(func(n int, app App) (string, time.Duration, error) { return numbered(max(n-1, 1), app) })
@@ -257,7 +271,9 @@ func TestFetchFromBeforeTheDropIsNotTrusted(t *testing.T) {
 	})
 }
 
-func TestRevokedTokenUnderManyLoginsIsFetchedOnce(t *testing.T) {
+// TestRevokedTokenIsFetchedOnce revokes the token under 200 concurrent
+// logins: all succeed, with one fetch.
+func TestRevokedTokenIsFetchedOnce(t *testing.T) {
 	a := newAPI(t)
 	var good atomic.Value
 	good.Store("TOKEN-1")
@@ -287,6 +303,8 @@ func TestRevokedTokenUnderManyLoginsIsFetchedOnce(t *testing.T) {
 	}
 }
 
+// TestSameTokenAgainStops has WeChat refuse a token, and return it again from the next
+// fetch. The login fails, and further logins do not fetch again.
 func TestSameTokenAgainStops(t *testing.T) {
 	a := newAPI(t)
 	a.on(stablePath, says(`{"access_token":"TOKEN-1","expires_in":7200}`))
@@ -297,14 +315,14 @@ func TestSameTokenAgainStops(t *testing.T) {
 	if e.Kind != KindOperator || e.Code != 40001 || !renewIs(e) || a.count(phonePath) != 1 || a.count(stablePath) != 2 {
 		t.Errorf("%#v after %d and %d requests", e, a.count(phonePath), a.count(stablePath))
 	}
-	// Other logins do not fetch again for the same answer …
+	// Other logins do not fetch again for the same answer for a while.
 	for range 50 {
 		failed(t, ask(c, CallPhone))
 	}
 	if n := a.count(stablePath); n != 2 {
 		t.Errorf("%d fetches", n)
 	}
-	// … but for as long only.
+	// After that, they do.
 	clock.add(confirmedFor)
 	a.on(stablePath, says(`{"access_token":"TOKEN-2","expires_in":7200}`))
 	a.on(phonePath, func(w http.ResponseWriter, r *http.Request) {
@@ -319,6 +337,8 @@ func TestSameTokenAgainStops(t *testing.T) {
 	}
 }
 
+// TestAnotherTokenThatIsRefusedStops has WeChat refuse the next token too: there is no
+// endless loop.
 func TestAnotherTokenThatIsRefusedStops(t *testing.T) {
 	a := newAPI(t)
 	a.on(phonePath, says(fails(42001)))
@@ -328,8 +348,9 @@ func TestAnotherTokenThatIsRefusedStops(t *testing.T) {
 	}
 }
 
-// A code that was lost on the way before the token was found bad has had its
-// second try: it is not lost a third time.
+// TestLossesAreCountedOverBothTokens loses a code, then has the token refused, then
+// loses the code again. The second attempt was already made, so there is no further
+// one.
 func TestLossesAreCountedOverBothTokens(t *testing.T) {
 	var codes atomic.Int64
 	s := newRawServer(t, func(n int, r *http.Request) (string, bool) {
@@ -347,7 +368,8 @@ func TestLossesAreCountedOverBothTokens(t *testing.T) {
 	}
 }
 
-func TestAppsHaveTokensOfTheirOwn(t *testing.T) {
+// TestEachAppHasItsOwnToken asks for the tokens of two apps in turn.
+func TestEachAppHasItsOwnToken(t *testing.T) {
 	s := newSource(func(n int, app App) (string, time.Duration, error) { return "TOKEN-" + app.ID, time.Hour, nil })
 	src := NewStableToken()
 	for range 3 {
@@ -362,6 +384,7 @@ func TestAppsHaveTokensOfTheirOwn(t *testing.T) {
 	}
 }
 
+// TestZeroClientWorks checks the defaults of a Client.
 func TestZeroClientWorks(t *testing.T) {
 	c := new(Client)
 	c.init()

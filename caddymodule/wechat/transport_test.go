@@ -16,6 +16,8 @@ import (
 	"time"
 )
 
+// TestRequestsOnTheWire compares the three requests byte by byte with those that WeChat
+// documents.
 func TestRequestsOnTheWire(t *testing.T) {
 	s := newRawServer(t, func(n int, r *http.Request) (string, bool) {
 		switch r.URL.Path {
@@ -58,6 +60,8 @@ func TestRequestsOnTheWire(t *testing.T) {
 	}
 }
 
+// TestBodyIsBounded answers huge, endless and slow bodies: a host in WeChat's place
+// must not exhaust memory or time.
 func TestBodyIsBounded(t *testing.T) {
 	a := newAPI(t)
 	big := strings.Repeat("x", 1<<20)
@@ -86,7 +90,7 @@ func TestBodyIsBounded(t *testing.T) {
 			t.Errorf("%s: took %d bytes of memory", name, grown)
 		}
 	}
-	// 64 KiB are still read, one more is not.
+	// A body of 64 KiB is read, and one byte more is refused.
 	for size, ok := range map[int]bool{maxBody: true, maxBody + 1: false} {
 		frame := `{"openid":"o1","x":""}`
 		a.on(sessionPath, says(strings.Replace(frame, `""`, `"`+strings.Repeat("x", size-len(frame))+`"`, 1)))
@@ -94,7 +98,7 @@ func TestBodyIsBounded(t *testing.T) {
 			t.Errorf("%d bytes: %v", size, err)
 		}
 	}
-	// Slowly endless: the timeout holds for the body too.
+	// The body is slow and endless: the timeout covers the body, too.
 	a.on(sessionPath, func(w http.ResponseWriter, r *http.Request) {
 		for r.Context().Err() == nil {
 			io.WriteString(w, " ")
@@ -109,6 +113,7 @@ func TestBodyIsBounded(t *testing.T) {
 	}
 }
 
+// TestNotHTTP answers something else than HTTP.
 func TestNotHTTP(t *testing.T) {
 	for name, answer := range map[string]string{
 		"garbage":         "SSH-2.0-OpenSSH_9.6\r\n",
@@ -123,6 +128,8 @@ func TestNotHTTP(t *testing.T) {
 	}
 }
 
+// TestUntrustedCertificate impersonates WeChat with a certificate of an unknown
+// authority: no byte of the code is sent.
 func TestUntrustedCertificate(t *testing.T) {
 	asked := false
 	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { asked = true }))
@@ -138,12 +145,14 @@ func TestUntrustedCertificate(t *testing.T) {
 	if e := failed(t, ask(newClient(t, newClock(), plain), CallSession)); e.Kind != KindUnreachable || e.Unanswered {
 		t.Errorf("plain HTTP: %#v", e)
 	}
-	// Nothing was sent there, so the next host may have the code.
+	// Nothing was sent to that host, so the code may go to the next one.
 	if err := ask(newClient(t, newClock(), s.URL, a.URL), CallSession); err != nil {
 		t.Error(err)
 	}
 }
 
+// TestOverTLS loses an answer over TLS: the bytes that left are counted there, too, so
+// the code is known to be unanswered.
 func TestOverTLS(t *testing.T) {
 	n := 0
 	s := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -167,6 +176,8 @@ func TestOverTLS(t *testing.T) {
 	}
 }
 
+// TestURLThatIsNone configures URLs that cannot be called: the error advises the
+// operator.
 func TestURLThatIsNone(t *testing.T) {
 	for _, u := range []string{"api.weixin.qq.com", "://", "ftp://x", "https://", "http://a b/"} {
 		e := failed(t, ask(newClient(t, newClock(), u), CallSession))
@@ -176,6 +187,7 @@ func TestURLThatIsNone(t *testing.T) {
 	}
 }
 
+// TestUnknownHost configures a name that does not resolve.
 func TestUnknownHost(t *testing.T) {
 	e := failed(t, ask(newClient(t, newClock(), "http://wechat.invalid"), CallSession))
 	if e.Kind != KindUnreachable && e.Kind != KindTimeout || e.Unanswered || e.Host != "wechat.invalid" {
@@ -183,7 +195,8 @@ func TestUnknownHost(t *testing.T) {
 	}
 }
 
-// The environment is read once in a process, so the test is another one.
+// TestProxyEnvironmentIsHonoured runs itself in a second process, because the
+// environment is read only once in a process.
 func TestProxyEnvironmentIsHonoured(t *testing.T) {
 	if os.Getenv("WECHAT_TEST_PROXIED") != "" {
 		c := newClient(t, newClock(), "http://wechat.invalid")
@@ -205,6 +218,8 @@ func TestProxyEnvironmentIsHonoured(t *testing.T) {
 	}
 }
 
+// TestSecretsDoNotPrint prints and marshals every type that contains a secret, also
+// through pointers, slices and maps.
 func TestSecretsDoNotPrint(t *testing.T) {
 	a := AccessToken{Token: "TOKEN-9"}
 	c := newClient(t, newClock(), "http://x")
@@ -224,7 +239,7 @@ func TestSecretsDoNotPrint(t *testing.T) {
 	if b, err := json.Marshal(map[App]int{testApp: 1}); err != nil || strings.Contains(string(b), "SECRET") {
 		t.Errorf("%s %v", b, err)
 	}
-	// A source that has fetched: the tokens are behind pointers.
+	// The tokens of a source that has fetched are behind pointers.
 	s := newAPI(t)
 	c = newClient(t, newClock(), s.URL)
 	if err := ask(c, CallToken); err != nil {
