@@ -1,5 +1,5 @@
-// Package importer reads the users that an older system knows from a CSV file
-// and hands them to a store, in batches. It knows nothing of SQL or of Caddy.
+// Package importer reads the users of an older system from a CSV file and passes them
+// to a store in batches. It knows nothing of SQL or of Caddy.
 package importer
 
 import (
@@ -12,23 +12,24 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
-// Row is a line of the file: an openid, and whose it is.
+// Row is one line of the file: an openid and its user.
 type Row struct {
 	AppID, OpenID string
-	UnionID       string     // empty: not known
-	Phone         user.Phone // zero: not known; then UserID names somebody who is in the store
-	UserID        string     // empty: that of the phone number's owner, or a new one; needed where users live elsewhere
+	UnionID       string     // empty: unknown
+	Phone         user.Phone // zero: unknown; UserID must name a user in the store then
+	UserID        string     // empty: the id of the phone number's owner, or a new one; required if the users are in an external directory
 }
 
-// Outcome is what became of a row.
+// Outcome is the result of importing a row.
 type Outcome struct {
-	// Refused says why nothing was written for it; nil, if it was not refused.
+	// Refused is the reason if the row was refused and nothing was written for it.
 	Refused error
-	// NewUser and Bound say what was written; neither: it was known already.
+	// NewUser and Bound report a new user and a new binding. If both are false, the row
+	// was known already.
 	NewUser, Bound bool
 }
 
-// The store keeps what it knows. These are the reasons to refuse a row for it.
+// The reasons for which the store refuses a row. Existing data is never overwritten.
 var (
 	ErrPhoneTaken   = errors.New("the phone number belongs to another user in the store")
 	ErrOtherPhone   = errors.New("the user has another phone number in the store")
@@ -40,8 +41,8 @@ var (
 	ErrOtherOpenID  = errors.New("the user has another openid of this app in the store")
 )
 
-// Store takes the rows. A batch is written as a whole or not at all; an error
-// that is none of a row's is that of the batch.
+// Store accepts the rows. A batch is written completely or not at all. An error that is
+// not a row's applies to the whole batch.
 type Store interface {
 	Import(ctx context.Context, rows []Row, rule user.NewOpenID) ([]Outcome, error)
 }
@@ -49,36 +50,36 @@ type Store interface {
 // Import is one run over a file.
 type Import struct {
 	Store Store
-	// Apps are the mini programs that are served; rows of others are refused.
+	// Apps are the configured mini programs. Rows of other apps are refused.
 	Apps []string
-	// Rule says whether a user may have several openids in one app: only with
-	// user.Keep.
+	// Rule decides whether a user may have several openids in one app, which only
+	// user.Keep allows.
 	Rule user.NewOpenID
-	// Refused is told of every line that was not taken, in their order.
+	// Refused is called for every refused line, in the order of the lines.
 	Refused func(line int, phone user.Phone, reason error)
-	// Progress is told after each batch.
+	// Progress is called after each batch.
 	Progress func(Totals)
 }
 
-// Totals count lines, the header and empty ones aside.
+// Totals count lines, without the header and empty lines.
 type Totals struct {
-	Line     int   // the last one that was dealt with
+	Line     int   // the last processed line
 	Bytes    int64 // read from the file
 	NewUsers int
-	Bound    int // openids that were not known before, those of new users included
+	Bound    int // openids that were unknown before, including those of new users
 	Known    int
 	Refused  int
 }
 
-// batch bounds how much is written at once, so that logins wait only shortly
+// batch bounds the number of rows in one transaction, so that logins wait only briefly
 // for an import.
 const batch = 500
 
-// maxLine bounds a line, in bytes.
+// maxLine bounds the length of a line, in bytes.
 const maxLine = 4 << 10
 
-// Run reads to the end of the file, or until the store fails or ctx ends. What
-// is before Totals.Line is done then, and running it all again does no harm.
+// Run reads to the end of the file, or until the store fails or ctx ends. All lines up
+// to Totals.Line have been processed then. Importing the whole file again does no harm.
 func (i Import) Run(ctx context.Context, file io.Reader) (Totals, error) {
 	var sum Totals
 	lines := &lineReader{in: bufio.NewReaderSize(file, maxLine)}

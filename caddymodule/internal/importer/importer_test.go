@@ -11,7 +11,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
-// taking is a store that knows nobody and takes all but what refuse says.
+// taking is a store without users that accepts every row except those in refuse.
 type taking struct {
 	rows    []Row
 	batches int
@@ -46,6 +46,8 @@ func run(t *testing.T, s *taking, file string) (sum Totals, refused []string, er
 	return sum, refused, err
 }
 
+// TestLinesAreReadInEverySpelling imports one user from files as databases and Excel
+// export them: quoted, with a header, with CR, with a byte-order mark.
 func TestLinesAreReadInEverySpelling(t *testing.T) {
 	number := user.Phone{Country: "86", National: "13800138000"}
 	want := Row{AppID: "wx1", OpenID: "o1", UnionID: "n1", Phone: number, UserID: "u1"}
@@ -72,7 +74,10 @@ func TestLinesAreReadInEverySpelling(t *testing.T) {
 	}
 }
 
-func TestBadLinesAreRefusedWithNumberAndReasonAndTheRestIsTaken(t *testing.T) {
+// TestBadLinesAreRefusedAndOthersTaken imports a file in which most lines have a
+// mistake. Each is refused with its number and reason, no phone number is printed in
+// full, and the good lines are imported.
+func TestBadLinesAreRefusedAndOthersTaken(t *testing.T) {
 	s := &taking{refuse: map[string]error{"o9": ErrPhoneTaken}}
 	sum, refused, err := run(t, s, strings.Join([]string{
 		"appid,openid,unionid,phone,user id",   // 1
@@ -119,7 +124,9 @@ func TestBadLinesAreRefusedWithNumberAndReasonAndTheRestIsTaken(t *testing.T) {
 	}
 }
 
-func TestHeaderThatCannotBeUnderstoodEndsTheImport(t *testing.T) {
+// TestUnknownHeaderEndsTheImport imports files whose header has unknown or missing
+// columns: guessing could bind openids to the wrong users.
+func TestUnknownHeaderEndsTheImport(t *testing.T) {
 	for _, header := range []string{"appid,openid,telephone", "openid,phone", "appid,openid,phone,phone"} {
 		s := new(taking)
 		if _, _, err := run(t, s, header+"\nwx1,o1,13800138000\n"); !errors.Is(err, errHeader) || len(s.rows) != 0 {
@@ -128,7 +135,9 @@ func TestHeaderThatCannotBeUnderstoodEndsTheImport(t *testing.T) {
 	}
 }
 
-func TestBrokenImportTellsHowFarItCame(t *testing.T) {
+// TestBrokenImportReportsHowFarItCame has the database fail between two batches. The
+// totals name the last imported line, and the import can simply be repeated.
+func TestBrokenImportReportsHowFarItCame(t *testing.T) {
 	var file strings.Builder
 	for i := range 2 * batch {
 		fmt.Fprintf(&file, "wx1,o%d,,138%08d,\n", i, i)

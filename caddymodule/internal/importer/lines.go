@@ -13,14 +13,14 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
-// refusal is a line that was not taken.
+// refusal is a refused line.
 type refusal struct {
 	line   int
 	phone  user.Phone
 	reason error
 }
 
-// report tells the refusals of a batch in the order of the lines.
+// report passes the refusals of a batch on, in the order of the lines.
 func (i Import) report(bad []refusal) {
 	slices.SortStableFunc(bad, func(a, b refusal) int { return cmp.Compare(a.line, b.line) })
 	if i.Refused == nil {
@@ -33,8 +33,8 @@ func (i Import) report(bad []refusal) {
 
 var errLongLine = fmt.Errorf("the line is longer than %d bytes", maxLine)
 
-// lineReader reads lines, each on its own: a quote that is not closed must not
-// take the rest of the file with it, as it would with a CSV reader over all.
+// lineReader reads each line separately. A CSV reader over the whole file would let one
+// unclosed quote swallow the rest of the file.
 type lineReader struct {
 	in     *bufio.Reader
 	number int
@@ -62,19 +62,19 @@ func (l *lineReader) next() (string, error) {
 	return strings.TrimRight(line, "\r\n"), nil
 }
 
-// columns are those of a file without a header, in their order. A header names
-// them in any order, and may leave out those that are not needed.
+// columns are the columns of a file without a header, in their order. A header may name
+// them in any order and omit optional ones.
 var columns = []string{"appid", "openid", "unionid", "phone", "user id"}
 
 const form = "appid, openid, unionid, phone, user id"
 
-// errHeader is about a first line that names other columns: no line of the file
-// can be understood then.
+// errHeader is the error for a first line with other column names: the following lines
+// have no meaning then.
 var errHeader = errors.New("the first line must name these columns, in any order: " + form)
 
 type parser struct {
 	apps  []string
-	order []int // of the columns in a line; -1: there is none
+	order []int // the index of each column in a line; -1: the file does not have it
 	width int
 }
 
@@ -86,11 +86,11 @@ func newParser(apps []string) *parser {
 	return p
 }
 
-// line reads a line. empty: there is nothing in it to import. Of a line that is
-// refused it gives the phone number, if that could be read.
+// line parses a line. empty reports that there is nothing in it to import. For a
+// refused line it returns the phone number, if that could be parsed.
 func (p *parser) line(text string, first bool) (row Row, empty bool, err error) {
 	if first {
-		text = strings.TrimPrefix(text, "\ufeff") // as Excel writes it
+		text = strings.TrimPrefix(text, "\ufeff") // Excel writes a byte-order mark
 	}
 	if strings.TrimSpace(text) == "" {
 		return row, true, nil
@@ -138,7 +138,7 @@ func (p *parser) line(text string, first bool) (row Row, empty bool, err error) 
 	return row, false, err
 }
 
-// header is about the first line, if it names the columns.
+// header parses the first line if it names the columns.
 func (p *parser) header(fields []string) error {
 	p.width = len(fields)
 	for i, name := range columns {
@@ -159,7 +159,7 @@ func (p *parser) header(fields []string) error {
 	return nil
 }
 
-// split takes a line apart, and the blanks around its fields away.
+// split splits a line into its fields and trims the blanks around them.
 func split(text string) (fields []string, err error) {
 	if strings.Contains(text, `"`) {
 		in := csv.NewReader(strings.NewReader(text))
