@@ -12,29 +12,29 @@ import (
 	"strings"
 )
 
-// builder has the members of xcaddy's Builder that its command line can carry;
-// names and meaning are xcaddy's.
+// builder has those members of xcaddy's Builder that xcaddy's command line supports.
+// Names and meaning are xcaddy's.
 type builder struct {
 	CaddyVersion string        `json:"caddy_version"`
 	Plugins      []dependency  `json:"plugins"`
 	Replacements []replacement `json:"replacements"`
 }
 
-// dependency is a plugin: the import path of its package and, if not the newest,
-// its module's version.
+// dependency is a plugin: the import path of its package and the version of its module.
+// An empty version is the newest.
 type dependency struct {
 	PackagePath string `json:"module_path"`
 	Version     string `json:"version"`
 }
 
-// replacement is a replace directive for the go.mod of the build.
+// replacement is a replace directive in the go.mod of the build.
 type replacement struct {
 	Old string `json:"old"`
 	New string `json:"new"`
 }
 
-// readBuilder reads xcaddy.json. A member that would have no effect is an error,
-// so that nobody believes it has one.
+// readBuilder reads xcaddy.json. A member that would have no effect is an error, so
+// that it is not set in vain.
 func readBuilder(path string) (builder, error) {
 	raw, err := os.ReadFile(path)
 	if err != nil {
@@ -79,19 +79,19 @@ func parseBuilder(raw []byte) (builder, error) {
 	return b, nil
 }
 
-// treeVersion is the version under which the working tree enters the build.
+// treeVersion is the version of the working tree in the build.
 const treeVersion = "v0.0.0"
 
-// arguments is b as xcaddy's command line. Plugins of the tree's module are taken
-// from the tree unless they name a version.
+// arguments returns b as xcaddy's command line. A plugin in the tree's module is built
+// from the tree, unless it has a version.
 //
-// A replacement is of a module, a plugin is a package in it: `--with
-// package=directory` would replace a module of the package's name, which does not
-// exist. And the plain `--with package --replace module=directory` makes `go get`
-// ask the module proxy which versions there are of the module, and of one with the
-// package's name, though the source is here; a proxy that answers with anything but
-// "not found" ends the build. So the module is named at a version and replaced at
-// it, and what a longer path could be is replaced by empty, a module without
+// A replacement applies to a module, while a plugin is a package in a module. `--with
+// package=directory` would therefore replace a module with the package's name, which
+// does not exist. The plain `--with package --replace module=directory` makes `go get`
+// query the module proxy for versions of the module, and of a module with the package's
+// name, although the source is here; the build fails if the proxy answers with anything
+// but "not found". Therefore the module gets a version and is replaced at that version,
+// and each longer path that could be a module is replaced by empty, a module without
 // packages.
 func (b builder) arguments(tree module, empty, output string) []string {
 	args := []string{"build", b.CaddyVersion, "--output", output}

@@ -8,6 +8,8 @@ import (
 	"testing"
 )
 
+// TestShippedFileNamesTheCaddyOfGoMod compares xcaddy.json with go.mod: the tests must
+// run with the Caddy that users build.
 func TestShippedFileNamesTheCaddyOfGoMod(t *testing.T) {
 	b, err := readBuilder("../../xcaddy.json")
 	if err != nil {
@@ -39,6 +41,8 @@ func TestShippedFileNamesTheCaddyOfGoMod(t *testing.T) {
 	}
 }
 
+// TestBuilderIsReadStrictly reads files with mistakes. A misspelled member must be an
+// error, or it would be ignored.
 func TestBuilderIsReadStrictly(t *testing.T) {
 	for _, tc := range []struct{ name, json, err string }{
 		{"unknown member", `{"caddy_version":"v2.1.0","plugins":[{"module_path":"a/b"}],"build_flags":"-race"}`, `unknown field "build_flags"`},
@@ -60,6 +64,8 @@ func TestBuilderIsReadStrictly(t *testing.T) {
 	}
 }
 
+// TestWorkingTreeReplacesItsModule checks the command line for plugins inside and
+// outside the working tree.
 func TestWorkingTreeReplacesItsModule(t *testing.T) {
 	tree := module{Path: "example.com/m", Dir: "/src/m"}
 	for _, tc := range []struct {

@@ -1,11 +1,11 @@
-// Command build makes the Caddy that xcaddy.json describes, with this working
-// tree as the plugin's source:
+// Command build builds the Caddy that xcaddy.json describes, with this working tree as
+// the plugin's source:
 //
 //	go run ./cmd/build -o caddy
 //
-// It runs a pinned xcaddy by `go run`, so xcaddy is in nobody's go.mod. Flags and
-// tags are xcaddy's own. What xcaddy takes from its environment
-// (XCADDY_GO_BUILD_FLAGS, XCADDY_RACE_DETECTOR, …) passes through.
+// It runs a pinned xcaddy with `go run`, so that xcaddy is a dependency of no go.mod.
+// Flags and build tags are xcaddy's defaults. Environment variables for xcaddy
+// (XCADDY_GO_BUILD_FLAGS, XCADDY_RACE_DETECTOR, …) take effect.
 package main
 
 import (
@@ -22,8 +22,8 @@ import (
 	"time"
 )
 
-// xcaddy is the package that is run, at the version this file's arguments were
-// written for.
+// xcaddy is the package to run. The command line that arguments returns is written for
+// this version.
 const xcaddy = "github.com/caddyserver/xcaddy/cmd/xcaddy@v0.4.5"
 
 func main() {
@@ -73,7 +73,7 @@ func run(ctx context.Context, rest []string, output string) error {
 	cmd := exec.CommandContext(ctx, "go", append([]string{"run", xcaddy}, b.arguments(tree, empty, output)...)...)
 	cmd.Dir = tree.Dir
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-	// xcaddy removes its temporary folder on an interrupt, not when it is killed.
+	// xcaddy removes its temporary folder after an interrupt, but not if it is killed.
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.WaitDelay = 20 * time.Second
 	if err := cmd.Run(); err != nil {
@@ -82,11 +82,10 @@ func run(ctx context.Context, rest []string, output string) error {
 	return nil
 }
 
-// module is where a Go module's source lies.
+// module is a Go module and the directory of its source.
 type module struct{ Path, Dir string }
 
-// workingTree asks the go command for the module that the current directory
-// belongs to.
+// workingTree returns the module of the current directory, according to the go command.
 func workingTree(ctx context.Context) (module, error) {
 	cmd := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Path}}\t{{.Dir}}")
 	cmd.Env = append(os.Environ(), "GOWORK=off")

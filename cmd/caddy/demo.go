@@ -75,7 +75,7 @@ func runDemo(ctx context.Context, out io.Writer, config string, once bool) error
 		return err
 	}
 	defer stopAPI()
-	simulator, stopSim, err := serve(d.shown(d.sim))
+	simulator, stopSim, err := serve(d.logged(d.sim))
 	if err != nil {
 		return err
 	}
@@ -105,7 +105,7 @@ func runDemo(ctx context.Context, out io.Writer, config string, once bool) error
 	d.say("the simulator in WeChat's place   %s", d.wechat)
 
 	if err := d.walk(ctx); err != nil {
-		return fmt.Errorf("the demo did not go as it should: %w", err)
+		return fmt.Errorf("a step of the demo failed: %w", err)
 	}
 	if once {
 		return nil
@@ -115,8 +115,8 @@ func runDemo(ctx context.Context, out io.Writer, config string, once bool) error
 	return nil
 }
 
-// startCaddy runs the Caddyfile in this process, without an admin endpoint and
-// without touching the configuration that a Caddy on this machine has saved.
+// startCaddy runs the Caddyfile in this process, without an admin endpoint. It leaves
+// alone the configuration that another Caddy on this machine has saved.
 func startCaddy(path string, env map[string]string) error {
 	for k, v := range env {
 		if err := os.Setenv(k, v); err != nil {
@@ -131,15 +131,15 @@ func startCaddy(path string, env map[string]string) error {
 	if err != nil {
 		return fmt.Errorf("adapting %s: %w", path, err)
 	}
-	if adapted, err = keptApart(adapted); err != nil {
+	if adapted, err = isolated(adapted); err != nil {
 		return err
 	}
 	return caddy.Load(adapted, true)
 }
 
-// keptApart changes a configuration so that it is reachable from this machine
-// only, has no admin endpoint, is not saved, and logs errors only.
-func keptApart(config []byte) ([]byte, error) {
+// isolated changes a configuration so that it is reachable only from this machine, has
+// no admin endpoint, is not saved, and logs only errors.
+func isolated(config []byte) ([]byte, error) {
 	var c map[string]any
 	if err := json.Unmarshal(config, &c); err != nil {
 		return nil, err
@@ -157,7 +157,7 @@ func keptApart(config []byte) ([]byte, error) {
 	return json.Marshal(c)
 }
 
-// object returns the object at a path in v; nil if there is none.
+// object returns the object at a path in v, or nil if there is none.
 func object(v map[string]any, path ...string) map[string]any {
 	for _, name := range path {
 		v, _ = v[name].(map[string]any)
@@ -165,7 +165,7 @@ func object(v map[string]any, path ...string) map[string]any {
 	return v
 }
 
-// findConfig looks for the shipped Caddyfile here and in the directories above.
+// findConfig looks for the shipped Caddyfile in this directory and its parents.
 func findConfig(path string) (string, error) {
 	if path != "" {
 		return path, nil
@@ -187,7 +187,7 @@ func findConfig(path string) (string, error) {
 	}
 }
 
-// serve serves h on a free port.
+// serve serves h on a free port of 127.0.0.1.
 func serve(h http.Handler) (address string, stop func(), err error) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -198,7 +198,7 @@ func serve(h http.Handler) (address string, stop func(), err error) {
 	return ln.Addr().String(), func() { _ = srv.Close() }, nil
 }
 
-// freeAddress finds a free port for Caddy.
+// freeAddress returns an address with a free port for Caddy.
 func freeAddress() (string, error) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -210,8 +210,8 @@ func freeAddress() (string, error) {
 
 func (d *demo) say(format string, args ...any) { fmt.Fprintf(d.out, format+"\n", args...) }
 
-// shown prints each call that reaches the simulator, and how long it took.
-func (d *demo) shown(next http.Handler) http.Handler {
+// logged prints each call that reaches the simulator, and its duration.
+func (d *demo) logged(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
 		next.ServeHTTP(w, r)

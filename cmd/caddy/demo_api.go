@@ -7,8 +7,8 @@ import (
 	"sync/atomic"
 )
 
-// sampleAPI is an API like the ones behind the gateway: it does nothing for
-// authentication but read headers. It answers which identity it was shown.
+// sampleAPI is an API like those behind the gateway: for authentication it only reads
+// headers. It answers with the identity that it received.
 type sampleAPI struct{ hits atomic.Int64 }
 
 func (a *sampleAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {

@@ -14,7 +14,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat/wechattest"
 )
 
-// session is what the walk has in its hands.
+// session is the answer to a login, as the mini program keeps it.
 type session struct {
 	Token        string         `json:"token"`
 	ExpiresIn    int            `json:"expiresIn"`
@@ -22,8 +22,8 @@ type session struct {
 	UserInfo     map[string]any `json:"userInfo"`
 }
 
-// walk logs in once and shows what each step does. It stops at the first that
-// does not do what it should.
+// walk logs in once and prints the result of each step. It stops at the first step that
+// fails.
 func (d *demo) walk(ctx context.Context) error {
 	d.say("\n1. The API without a token")
 	if err := d.refused(ctx, "", "token_missing"); err != nil {
@@ -82,7 +82,8 @@ func (d *demo) walk(ctx context.Context) error {
 	return d.refused(ctx, s.Token, "token_revoked")
 }
 
-// welcomed calls the API with a token and wants to see the caller there.
+// welcomed calls the API with a token and checks that the API received the caller's
+// identity.
 func (d *demo) welcomed(ctx context.Context, s session) error {
 	var seen struct {
 		Hello   string            `json:"hello"`
@@ -98,7 +99,8 @@ func (d *demo) welcomed(ctx context.Context, s session) error {
 	return nil
 }
 
-// refused calls the API and wants it not to be reached.
+// refused calls the API and checks that the gateway refuses the request and the API
+// does not receive it.
 func (d *demo) refused(ctx context.Context, token, code string) error {
 	before := d.api.hits.Load()
 	var p struct {
@@ -117,7 +119,7 @@ func (d *demo) refused(ctx context.Context, token, code string) error {
 	return nil
 }
 
-// call makes a request to the gateway, prints it, and decodes the answer.
+// call sends a request to the gateway, prints it, and decodes the answer.
 func (d *demo) call(ctx context.Context, method, path, token string, body map[string]any, want int, v any) error {
 	var content io.Reader
 	if body != nil {
@@ -163,7 +165,7 @@ func (d *demo) call(ctx context.Context, method, path, token string, body map[st
 	return json.Unmarshal(answer, v)
 }
 
-// hints prints what to try while the demo stays up.
+// hints prints commands to try while the demo stays up.
 func (d *demo) hints() {
 	d.say(`
 Try it yourself (Ctrl-C ends):
@@ -195,7 +197,7 @@ func (s session) userID() string {
 	return c.Sub
 }
 
-// payload is a token's middle part, which anyone can read.
+// payload returns a token's middle part, which anyone can read.
 func payload(token string) (string, error) {
 	parts := strings.Split(token, ".")
 	if len(parts) != 3 {

@@ -1,5 +1,5 @@
 // Command caddy is Caddy with its standard modules and wx_auth compiled in. Its
-// subcommand wx-demo shows a whole phone login against a simulator of WeChat.
+// subcommand wx-demo runs a complete phone login against a simulator of WeChat.
 package main
 
 import (
