@@ -81,7 +81,7 @@ func (c *call) revoke() error {
 		return p.write(c.w, c.r)
 	}
 	if err == nil {
-		err = c.endOne(ctx, s.ID, s.UserID, session.ReasonRevoked)
+		_, err = c.endOne(ctx, s.ID, s.UserID, session.ReasonRevoked)
 	}
 	if err != nil {
 		return c.storeFailed("revoking a session", err).write(c.w, c.r)

@@ -113,6 +113,13 @@ func (c *call) refresh() error {
 	return c.answerPair(c.pair(s, accessToken, next))
 }
 
+// reused raises the alarm of a refresh token that was probably stolen.
+func (c *call) reused(s session.Session) {
+	c.site.log.Warn("a refresh token was shown again after two or more had followed it: it may have been stolen; the session was ended",
+		zap.String("session", s.ID), zap.String("user", s.UserID))
+	c.site.emit(event{"wx_auth_reuse_detected", map[string]any{"user": s.UserID, "session": s.ID, "appid": s.AppID}})
+}
+
 // seenThrough is the context for what is done to its end although the client
 // hangs up, or the configuration is replaced meanwhile.
 func (c *call) seenThrough() (ctx context.Context, done func()) {
@@ -175,9 +182,7 @@ func (c *call) refreshRefused(s session.Session, err error) *problem {
 		p.Reason = string(c.live.sessions.Why(s))
 		return p
 	case errors.Is(err, session.ErrReuse):
-		c.site.log.Warn("a refresh token was shown again after two or more had followed it: it may have been stolen; the session was ended",
-			zap.String("session", s.ID), zap.String("user", s.UserID))
-		c.site.emit(event{"wx_auth_reuse_detected", map[string]any{"user": s.UserID, "session": s.ID, "appid": s.AppID}})
+		c.reused(s)
 		return newProblem(codeReuseDetected)
 	case errors.Is(err, errDisabled):
 		return newProblem(string(login.UserDisabled))
@@ -247,8 +252,14 @@ func (c *call) endSession() error {
 		if s.ID != c.id {
 			continue
 		}
-		if err := c.endOne(ctx, s.ID, s.UserID, session.ReasonLogout); err != nil {
+		one := shownSession{id: s.ID, userID: s.UserID, reason: session.ReasonLogout}
+		ended, err := c.end(ctx, one, false)
+		if err != nil {
 			return c.storeFailed("ending a session", err).write(c.w, c.r)
+		}
+		c.loggedOut([]shownSession{one}, false, ended)
+		if s.ID == caller.SessionID() {
+			c.setCookie("", 0)
 		}
 		return answer(c.w, c.r, http.StatusNoContent, "", nil)
 	}

@@ -167,7 +167,8 @@ func TestLogout(t *testing.T) {
 				r.WantEnded(t, one)
 			}
 			r.WantAlive(t, stranger)
-			gone(t, way.out(p[0], true))
+			// What has ended ends nobody else's, nor says that it did.
+			wantRefusal(t, way.out(p[0], true), http.StatusUnauthorized, "session_ended", nil)
 		})
 	}
 	t.Run("an older refresh token", func(t *testing.T) {
@@ -221,8 +222,15 @@ func TestExpiredTokensLogOut(t *testing.T) {
 	r.Logout(p.Token, "", false).Want(t, http.StatusNoContent) // has ended already
 	other = r.Refresh(other.RefreshToken).Pair(t)
 
+	// An expired token may be a copy that somebody found: it ends its own session alone.
 	p = expired()
-	r.Logout(p.Token, "", true).Want(t, http.StatusNoContent)
+	wantRefusal(t, r.Logout(p.Token, "", true), http.StatusUnauthorized, "session_ended", nil)
+	wantRefusal(t, r.Refresh(p.RefreshToken), http.StatusUnauthorized, "session_ended", nil)
+	other = r.Refresh(other.RefreshToken).Pair(t)
+
+	// With a refresh token that is current, all end, however old the token beside it is.
+	p = expired()
+	r.Logout(p.Token, p.RefreshToken, true).Want(t, http.StatusNoContent)
 	for _, one := range []rig.Pair{p, other} {
 		wantRefusal(t, r.Refresh(one.RefreshToken), http.StatusUnauthorized, "session_ended", nil)
 	}

@@ -248,6 +248,21 @@ func (ss Sessions) Shown(ctx context.Context, refreshToken string) (Session, err
 	return s, nil
 }
 
+// Worth says what a refresh token is worth that belongs to the session: nil if a
+// refresh would take it, else ErrRefreshInvalid, ErrEnded, ErrLate or ErrReuse. It
+// changes nothing.
+func (ss Sessions) Worth(refreshToken string, s Session, now time.Time) error {
+	shown, ok := ss.Keys.open(refreshToken)
+	switch {
+	case !ok || shown.id.String() != s.ID || !ss.ours(s):
+		return ErrRefreshInvalid
+	case ss.Over(s, now):
+		return ErrEnded
+	}
+	_, stale := ss.stale(shown, s, now)
+	return stale
+}
+
 // read fetches a session that a good refresh token names, if it is ours.
 func (ss Sessions) read(ctx context.Context, id sid) (Session, error) {
 	s, err := ss.Store.Session(ctx, id.String())
@@ -343,6 +358,12 @@ const maxNamed = 100
 func (e *Ended) Add(ids ...string) {
 	e.Count += len(ids)
 	e.IDs = append(e.IDs, ids[:min(len(ids), maxNamed-len(e.IDs))]...)
+}
+
+// Join adds those of another Ended.
+func (e *Ended) Join(other Ended) {
+	e.Add(other.IDs...)
+	e.Count += other.Count - len(other.IDs)
 }
 
 // EndUser ends all sessions of a user, as [Sessions.End] does one, and returns
