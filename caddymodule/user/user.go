@@ -21,9 +21,9 @@ var (
 	// ErrDisabled means that the user was disabled while they logged in.
 	ErrDisabled = errors.New("user disabled")
 
-	// ErrNewOpenID says that the user already has another openid in this app
-	// and that the rule is [Deny].
-	ErrNewOpenID = errors.New("the user has another openid in this app")
+	// ErrNewOpenID says that the user has, or last had, another WeChat account and
+	// that the rule is [Deny].
+	ErrNewOpenID = errors.New("the user has another WeChat account")
 
 	// ErrMisconfigured means that the directory cannot work until its operator has
 	// fixed something: a wrong query, secret or address, or an answer that no user can
@@ -69,7 +69,7 @@ type Login struct {
 	// Phone is the number that WeChat has verified. It is zero in a silent login.
 	Phone Phone
 	// UserID is whom this openid, or else this unionid, is bound to; empty if
-	// nobody.
+	// nobody, or if that binding is suspended.
 	UserID string
 	// Rebound reports that Phone is not the number with which this openid, or else this
 	// unionid, last logged in: either UserID has a new number, or somebody else has the
@@ -104,26 +104,51 @@ type Binding struct {
 	// UnionID is empty if WeChat tells none.
 	UnionID string
 	UserID  string
+	// State says what the binding is good for.
+	State BindingState
 	// PhoneAt is when this openid last logged in with a phone number; zero if
 	// it never did, or if its user has left the app since.
 	PhoneAt time.Time
-	// Phone is the number of that login where the directory tells none; zero
+	// Phone is the number of that login where the directory returns none; zero
 	// where it does.
 	Phone Phone
 }
 
-// NewOpenID says what happens when a known phone number arrives with another
-// openid of the same app than the one bound to its user. Phone numbers are
-// recycled by the carriers, so this may be a new phone or a new person.
+// BindingState says what a binding is good for. Only an active one gives a silent
+// login, whether by its openid or, in other apps, by its unionid.
+type BindingState int
+
+const (
+	// Active is a binding whose openid logs in silently.
+	Active BindingState = iota
+	// Suspended is a binding to a user whose number another WeChat account has
+	// logged in with since. A phone login with the user's number makes it active.
+	Suspended
+	// Detached is a binding whose owner has left the app, as WeChat reported.
+	Detached
+)
+
+// SameAccount reports whether both bindings are known to be of one WeChat account:
+// the same openid in the same app, or an equal unionid.
+func (b Binding) SameAccount(other Binding) bool {
+	return b.AppID == other.AppID && b.OpenID == other.OpenID || b.UnionID != "" && b.UnionID == other.UnionID
+}
+
+// NewOpenID says what happens when a known phone number arrives with an openid that
+// has no active binding to its user. Carriers recycle phone numbers, so this may be
+// a new phone or a new person.
 type NewOpenID string
 
 const (
-	// Replace binds the new openid; the former one loses its binding and its
-	// sessions end.
+	// Replace binds the new openid. The user's other openids in the app lose their
+	// bindings, those of other WeChat accounts in other apps are suspended, and the
+	// sessions of all these accounts end.
 	Replace NewOpenID = "replace"
-	// Keep binds the new openid beside the former one.
+	// Keep binds the new openid beside the former ones.
 	Keep NewOpenID = "keep"
-	// Deny refuses the login with [ErrNewOpenID].
+	// Deny refuses the login with [ErrNewOpenID] if the user has, or last had,
+	// another openid in the app, or in another app a binding whose unionid is known
+	// and not equal. A login that it lets in is treated as by Replace.
 	Deny NewOpenID = "deny"
 )
 

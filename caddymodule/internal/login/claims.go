@@ -30,12 +30,16 @@ type Claim struct {
 	// Ours says that the step is ours to do, until the lease ends. If it is neither
 	// kept nor ours, another replica is at it.
 	Ours bool
+	// Seen is when the step's code was first seen, by the database's clock; it
+	// belongs into the result. Zero: unknown, or the step is kept.
+	Seen time.Time
 }
 
 // claimed is a step that is ours to do.
 type claimed struct {
 	c    *Chain
 	key  Key
+	seen time.Time
 	stop context.CancelFunc
 }
 
@@ -50,14 +54,14 @@ func (s *State) replica() string {
 // claim reads the step's result into v, or takes the step for this replica: then
 // the second result must be ended when the step is done. What another replica is
 // doing is waited for.
-func (c *Chain) claim(ctx context.Context, k Key, v any) (found bool, mine *claimed, err error) {
+func (c *Chain) claim(ctx context.Context, k Key, v any, seen ...Key) (found bool, mine *claimed, err error) {
 	if found, err := c.flush(ctx, k, v); found || err != nil {
 		return found, nil, err
 	}
 	patience := time.NewTimer(maxJoin)
 	defer patience.Stop()
 	for {
-		cl, err := c.Store.Claim(ctx, k, c.State.replica(), c.now(), leaseLife)
+		cl, err := c.Store.Claim(ctx, k, c.State.replica(), c.now(), leaseLife, seen...)
 		switch {
 		case err != nil:
 			return false, nil, fromStore(err)
@@ -67,7 +71,7 @@ func (c *Chain) claim(ctx context.Context, k Key, v any) (found bool, mine *clai
 			}
 			return true, nil, nil
 		case cl.Ours:
-			mine = &claimed{c: c, key: k}
+			mine = &claimed{c: c, key: k, seen: cl.Seen}
 			ctx, mine.stop = context.WithCancel(ctx)
 			go mine.prolong(ctx)
 			return false, mine, nil
@@ -119,14 +123,15 @@ func (m *claimed) end(ctx context.Context, err error) {
 }
 
 // once does a step that nobody else does at the same time, on whichever replica,
-// or finds its result. do keeps it.
-func once[T any](ctx context.Context, c *Chain, k Key, do func() (T, error)) (result T, err error) {
-	found, mine, err := c.claim(ctx, k, &result)
+// or finds its result. do keeps it, with the time when the code was first seen.
+// further are the codes of later steps, which have been seen by now, too.
+func once[T any](ctx context.Context, c *Chain, k Key, do func(seen time.Time) (T, error), further ...Key) (result T, err error) {
+	found, mine, err := c.claim(ctx, k, &result, further...)
 	if found || err != nil {
 		return result, err
 	}
 	defer func() { mine.end(ctx, err) }()
-	return do()
+	return do(mine.seen)
 }
 
 func readStep(value []byte, v any) error {

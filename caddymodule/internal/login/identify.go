@@ -3,14 +3,13 @@ package login
 import (
 	"context"
 	"errors"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
 )
-
-var errSpent = errors.New("the login code has opened a session already")
 
 // identify learns who sent the login code, and which session both codes have opened, if
 // they have.
@@ -26,7 +25,7 @@ func (c *Chain) identify(ctx context.Context, r Request, both Key) (who caller, 
 		return caller{}, again, err
 	}
 	if again.SessionID == "" {
-		e := refuse(LoginCodeInvalid, errSpent, wechat.RenewCode)
+		e := refuse(LoginCodeInvalid, ErrCodeSpent, wechat.RenewCode)
 		e.Refused = true // as WeChat would
 		return caller{}, again, e
 	}
@@ -37,8 +36,12 @@ func (c *Chain) identify(ctx context.Context, r Request, both Key) (who caller, 
 // caller exchanges the login code, or finds what was kept of that.
 func (c *Chain) caller(ctx context.Context, r Request) (caller, error) {
 	k := loginStep(r)
+	var further []Key
+	if r.PhoneCode != "" {
+		further = append(further, phoneStep(r))
+	}
 	return c.State.callers.join(ctx, k, c.Hold, func(ctx context.Context) (caller, error) {
-		return once(ctx, c, k, func() (caller, error) {
+		return once(ctx, c, k, func(seen time.Time) (caller, error) {
 			who, err := c.askCaller(ctx, r)
 			if err != nil {
 				if c.keptMeanwhile(ctx, err, k, &who) {
@@ -47,9 +50,10 @@ func (c *Chain) caller(ctx context.Context, r Request) (caller, error) {
 				c.lostOnTheWay(k, err)
 				return caller{}, err
 			}
+			who.Seen = seen
 			// Whatever fails from here on, this code is not asked for again.
 			return who, c.keep(ctx, k, who)
-		})
+		}, further...)
 	})
 }
 

@@ -66,59 +66,33 @@ type Result struct {
 	Token, RefreshToken string
 	// Replayed reports that these codes had already opened this session.
 	Replayed bool
-	// Ended lists the sessions that ended because their openid lost its binding.
-	Ended []string
+	// Moved reports that the WeChat account was another user's before.
+	Moved bool
+	// Committed is what the login changed for others.
+	Committed
 }
 
 // Store is what a login needs to remember.
 type Store interface {
-	// Binding returns whom the openid is bound to in the app.
-	Binding(ctx context.Context, appid, openid string) (user.Binding, bool, error)
-	// BindingByUnionID returns, of the unionid's bindings in all apps, the one
-	// with the latest phone login.
-	BindingByUnionID(ctx context.Context, unionid string) (user.Binding, bool, error)
-	// UserBinding returns the newest openid of the user in the app.
-	UserBinding(ctx context.Context, appid, userID string) (user.Binding, bool, error)
+	// Known returns what the store knows of the account that logs in to the app.
+	Known(ctx context.Context, appid, openid, unionid string) (Known, error)
 	// Settle ends a login, all in one transaction. user.ErrNewOpenID: the rule refuses;
-	// user.ErrDisabled, user.ErrUnknown: so was the user meanwhile; *Opened: another
-	// replica was faster. Then nothing is written.
-	Settle(ctx context.Context, s Settlement) (ended []string, err error)
+	// user.ErrDisabled, user.ErrUnknown: the user was disabled or erased meanwhile;
+	// ErrChanged, ErrOvertaken, ErrCodeSpent; *Opened: another replica was faster. Then
+	// nothing is written.
+	Settle(ctx context.Context, s Settlement) (Committed, error)
 
 	// Keep stores a step's result, sealed, until expires, and ends the claim on it;
 	// Kept reads it.
 	Keep(ctx context.Context, key Key, value []byte, expires time.Time) error
 	Kept(ctx context.Context, key Key, now time.Time) (value []byte, ok bool, err error)
 	// Claim reads a step's result or takes the step for owner, for as long as the
-	// lease, which Prolong renews, and Release ends before its time.
-	Claim(ctx context.Context, key Key, owner string, now time.Time, lease time.Duration) (Claim, error)
+	// lease, which Prolong renews, and Release ends before its time. It also records
+	// that the codes of further steps have been seen.
+	Claim(ctx context.Context, key Key, owner string, now time.Time, lease time.Duration, seen ...Key) (Claim, error)
 	Prolong(ctx context.Context, key Key, owner string, lease time.Duration) error
 	Release(ctx context.Context, key Key, owner string) error
 }
-
-// Settlement is what a login leaves in the store.
-type Settlement struct {
-	// Binding makes the openid an alias of the user. Rule says what becomes of the
-	// user's other openids in the app, whose sessions are revoked until Until.
-	Binding user.Binding
-	Rule    user.NewOpenID
-	Until   time.Time
-	// Session is opened.
-	Session session.Session
-	// Value is kept under Login, the key of both codes, until Expires: the same
-	// codes find their session.
-	Login   Key
-	Value   []byte
-	Expires time.Time
-	// Code is the step whose result becomes Spent: the login code has bought its
-	// session, and from here on only both codes together find it.
-	Code  Key
-	Spent []byte
-}
-
-// Opened says that these codes have opened a session already, and what was kept about it.
-type Opened struct{ Value []byte }
-
-func (o *Opened) Error() string { return "these codes have opened a session" }
 
 // WeChat is what a login asks of WeChat; *wechat.Client implements it.
 type WeChat interface {
@@ -203,6 +177,9 @@ func (c *Chain) Login(ctx context.Context, r Request) (Result, error) {
 	})
 }
 
+// maxAsks bounds how often the directory is asked in one login.
+const maxAsks = 4
+
 // run is the chain, in order. Replicas that have the same codes take turns at each
 // step, and the first that opens a session opens the one of all.
 func (c *Chain) run(ctx context.Context, r Request, k Key) (res Result, err error) {
@@ -213,20 +190,62 @@ func (c *Chain) run(ctx context.Context, r Request, k Key) (res Result, err erro
 	if err != nil {
 		return Result{}, err
 	}
-	phone, err := c.phone(ctx, r, who)
+	phone, begun, err := c.phone(ctx, r, who)
 	if err != nil {
 		return Result{}, err
 	}
-	u, bound, err := c.admit(ctx, r, who, phone)
-	if err != nil {
-		return Result{}, err
-	}
-	res, err = c.open(ctx, r, k, u, bound, again)
-	if err != nil {
+	l := underway{r: r, key: k, who: who, phone: phone, begun: begun, again: again}
+	if res, err = c.settle(ctx, l); err != nil {
 		return Result{}, err
 	}
 	res.RefreshToken = c.Sessions.Keys.RefreshToken(res.Session)
 	return res, nil
+}
+
+// underway is a login whose codes have been exchanged.
+type underway struct {
+	r     Request
+	key   Key // of both codes
+	who   caller
+	phone user.Phone // zero at a silent login
+	begun time.Time  // see Settlement
+	again replayed   // the session that these codes have opened already
+}
+
+// settle asks the directory who this is and opens the session. What the answer was
+// based on may change before the session opens; then the directory is asked again.
+func (c *Chain) settle(ctx context.Context, l underway) (res Result, err error) {
+	erased := ""
+	for range maxAsks {
+		var a admitted
+		if a, err = c.admit(ctx, l); err != nil {
+			return Result{}, err
+		}
+		if a.user.ID == erased {
+			return Result{}, c.overtaken(l, user.ErrUnknown)
+		}
+		res, err = c.open(ctx, l, a)
+		switch {
+		case errors.Is(err, user.ErrUnknown):
+			erased = a.user.ID // the directory may make another user of this number
+		case !errors.Is(err, ErrChanged):
+			return res, err
+		}
+	}
+	if erased != "" {
+		return Result{}, c.overtaken(l, user.ErrUnknown)
+	}
+	return Result{}, fromStore(err)
+}
+
+// overtaken refuses a login which something that came later has made void: the user
+// was erased, or another account has logged in with the number. The codes were seen
+// before that, so only fresh ones can succeed.
+func (c *Chain) overtaken(l underway, cause error) *Error {
+	if l.phone.IsZero() {
+		return refuse(PhoneRequired, cause)
+	}
+	return refuse(PhoneCodeInvalid, cause, wechat.RenewCode, wechat.RenewPhoneCode)
 }
 
 func (c *Chain) observed(ctx context.Context, step string, do func() error) error {

@@ -92,9 +92,9 @@ func (f *faultyStore) Keep(ctx context.Context, k login.Key, v []byte, expires t
 	return f.Store.Keep(ctx, k, v, expires)
 }
 
-func (f *faultyStore) Settle(ctx context.Context, s login.Settlement) ([]string, error) {
+func (f *faultyStore) Settle(ctx context.Context, s login.Settlement) (login.Committed, error) {
 	if f.failing.Load() || !f.settling.Load() {
-		return nil, errStore
+		return login.Committed{}, errStore
 	}
 	return f.Store.Settle(ctx, s)
 }

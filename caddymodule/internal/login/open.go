@@ -13,65 +13,82 @@ import (
 )
 
 // open binds the openid and opens the session in one transaction, or finds the
-// session that these codes have opened already.
-func (c *Chain) open(ctx context.Context, r Request, k Key, u user.User, b user.Binding, again replayed) (Result, error) {
+// session that these codes have opened already. user.ErrUnknown and ErrChanged are
+// returned as they are: the directory may have another answer by now.
+func (c *Chain) open(ctx context.Context, l underway, a admitted) (Result, error) {
 	now := c.now()
-	if again.SessionID != "" {
-		return c.reopen(ctx, u, again, now)
+	u, b := a.user, a.binding
+	if l.again.SessionID != "" {
+		return c.reopen(ctx, u, l.again, now)
 	}
 	created := keyOf("created", u.ID)
 	before := c.State.created.get(created, now)
 	if before != nil {
 		u.New = true // by a login that came no further
 	}
+	moved := !l.phone.IsZero() && a.known.UserID != "" && a.known.UserID != u.ID
 	s := session.New(session.Session{
 		UserID: u.ID, Issuer: c.Sessions.Issuer, Audience: c.Sessions.FirstAudience(), AppID: b.AppID, OpenID: b.OpenID, UnionID: b.UnionID,
-		UserAgent: r.UserAgent, Address: r.Address,
+		UserAgent: l.r.UserAgent, Address: l.r.Address,
 	}, c.Sessions.Settings, now)
 	// First: what cannot be in a token must not leave a session behind.
 	token, err := c.mint(s, u, now)
 	if err != nil {
 		return Result{}, err
 	}
-	opened, err := json.Marshal(replayed{s.ID, u.New})
+	value, err := json.Marshal(replayed{s.ID, u.New, moved})
 	if err != nil {
 		return Result{}, refuse(StoreUnavailable, err)
 	}
 	until := c.Sessions.Settings.Until(now)
-	var ended []string
+	var done Committed
 	err = c.observed(ctx, "session", func() (err error) {
-		ended, err = c.Store.Settle(ctx, Settlement{
-			Binding: b, Rule: c.NewOpenID, Until: until, Session: s,
-			Login: k, Value: opened, Expires: now.Add(replayFor), Code: loginStep(r), Spent: spent,
+		done, err = c.Store.Settle(ctx, Settlement{
+			Binding: b, Rule: c.NewOpenID, Until: until, Known: a.known, Phone: l.phone, Begun: l.begun, Session: s,
+			Login: l.key, Value: value, Expires: now.Add(replayFor), Code: loginStep(l.r), Spent: spent,
 		})
 		return err
 	})
 	var faster *Opened
-	switch {
-	case errors.As(err, &faster):
+	if errors.As(err, &faster) {
+		var again replayed
 		if err := readStep(faster.Value, &again); err != nil {
 			return Result{}, fromStore(err)
 		}
 		c.State.created.drop(created, before)
 		return c.reopen(ctx, u, again, now)
-	case errors.Is(err, user.ErrNewOpenID):
-		return Result{}, refuse(NewOpenIDDenied, nil)
-	case errors.Is(err, user.ErrDisabled):
-		return Result{}, refuse(UserDisabled, nil)
-	case err != nil: // also user.ErrUnknown: erased meanwhile; the next try makes a new user
+	}
+	if err != nil {
 		if u.New {
 			c.State.created.put(created, nil, now, now.Add(keepFor))
 		}
-		return Result{}, fromStore(err)
+		return Result{}, c.unsettled(l, err)
 	}
 	c.State.created.drop(created, before)
-	for _, id := range ended {
+	for _, id := range done.Ended {
 		c.Sessions.Revoked.Add(id, until)
 	}
-	return Result{User: u, Session: s, Token: token, Ended: ended}, nil
+	return Result{User: u, Session: s, Token: token, Moved: moved, Committed: done}, nil
 }
 
-// reopen answers with the session that these codes have opened.
+// unsettled turns an error of Settle into a login's.
+func (c *Chain) unsettled(l underway, err error) error {
+	switch {
+	case errors.Is(err, ErrChanged), errors.Is(err, user.ErrUnknown):
+		return err
+	case errors.Is(err, ErrOvertaken):
+		return c.overtaken(l, err)
+	case errors.Is(err, ErrCodeSpent):
+		return refuse(LoginCodeInvalid, err, wechat.RenewCode)
+	case errors.Is(err, user.ErrNewOpenID):
+		return refuse(NewOpenIDDenied, nil)
+	case errors.Is(err, user.ErrDisabled):
+		return refuse(UserDisabled, nil)
+	}
+	return fromStore(err)
+}
+
+// reopen answers with the session that these codes have opened. It ends nothing.
 func (c *Chain) reopen(ctx context.Context, u user.User, again replayed, now time.Time) (Result, error) {
 	s, err := c.Sessions.Store.Session(ctx, again.SessionID)
 	switch {
@@ -85,7 +102,7 @@ func (c *Chain) reopen(ctx context.Context, u user.User, again replayed, now tim
 		return Result{}, fromStore(err)
 	}
 	token, err := c.mint(s, u, now)
-	return Result{User: u, Session: s, Token: token, Replayed: true}, err
+	return Result{User: u, Session: s, Token: token, Replayed: true, Moved: again.Moved}, err
 }
 
 func (c *Chain) mint(s session.Session, u user.User, now time.Time) (string, error) {

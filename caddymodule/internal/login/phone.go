@@ -3,6 +3,7 @@ package login
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
@@ -14,9 +15,11 @@ import (
 // One phone code is exchanged by one login at a time. Somebody else's try with
 // it, which WeChat refuses, must not become the owner's answer, nor the owner's
 // theirs: who finds another's under way waits for its end and looks again.
-func (c *Chain) phone(ctx context.Context, r Request, who caller) (user.Phone, error) {
+//
+// begun is when the first of the login's codes was first seen.
+func (c *Chain) phone(ctx context.Context, r Request, who caller) (number user.Phone, begun time.Time, err error) {
 	if r.PhoneCode == "" {
-		return user.Phone{}, nil
+		return user.Phone{}, who.Seen, nil
 	}
 	k := phoneStep(r)
 	for {
@@ -24,7 +27,7 @@ func (c *Chain) phone(ctx context.Context, r Request, who caller) (user.Phone, e
 			return c.exchange(ctx, r, k, who)
 		})
 		if own.OpenID == who.OpenID || ctx.Err() != nil || errors.As(err, new(*Panic)) {
-			return own.Phone, err
+			return own.Phone, earlier(who.Seen, own.Seen), err
 		}
 	}
 }
@@ -32,7 +35,7 @@ func (c *Chain) phone(ctx context.Context, r Request, who caller) (user.Phone, e
 // exchange is the phone step of one caller, whose openid is in the result also
 // where there is an error.
 func (c *Chain) exchange(ctx context.Context, r Request, k Key, who caller) (owned, error) {
-	own, err := once(ctx, c, k, func() (own owned, err error) {
+	own, err := once(ctx, c, k, func(seen time.Time) (own owned, err error) {
 		p, err := c.askPhone(ctx, r, who)
 		if err != nil {
 			if c.keptMeanwhile(ctx, err, k, &own) {
@@ -41,7 +44,7 @@ func (c *Chain) exchange(ctx context.Context, r Request, k Key, who caller) (own
 			c.lostOnTheWay(k, err)
 			return owned{}, err
 		}
-		own = owned{OpenID: who.OpenID, Phone: p}
+		own = owned{OpenID: who.OpenID, Phone: p, Seen: seen}
 		return own, c.keep(ctx, k, own)
 	})
 	if err == nil && own.OpenID != who.OpenID {

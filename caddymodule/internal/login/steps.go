@@ -44,15 +44,17 @@ func keyOf(kind string, parts ...string) Key {
 	return k
 }
 
-// caller is the result of the first step: who sent the login code, or that it has
-// bought a session already.
+// caller is the result of the first step: the WeChat account that sent the login
+// code, or that the code has opened a session already.
 type caller struct {
 	OpenID  string `json:"openid,omitempty"`
 	UnionID string `json:"unionid,omitempty"`
-	Spent   bool   `json:"spent,omitempty"`
+	// Seen is when the code was first seen, by the database's clock.
+	Seen  time.Time `json:"seen,omitzero"`
+	Spent bool      `json:"spent,omitempty"`
 }
 
-// spent is the caller that takes the place of one whose code has bought a session.
+// spent is the caller that takes the place of one whose code has opened a session.
 var spent = []byte(`{"spent":true}`)
 
 // owned is the result of the phone step: the number, and the openid that it
@@ -60,13 +62,25 @@ var spent = []byte(`{"spent":true}`)
 type owned struct {
 	OpenID string     `json:"openid"`
 	Phone  user.Phone `json:"phone"`
+	// Seen is when the phone code was first seen, by the database's clock.
+	Seen time.Time `json:"seen,omitzero"`
 }
 
-// replayed says which session a pair of codes has already opened, and whether its
-// login created the user: should the answer get lost, the next one says so too.
+// earlier returns the earlier of two times, of which zero is unknown, and so is the
+// result.
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
+}
+
+// replayed says which session a pair of codes has already opened, and what else its
+// answer said: should the answer get lost, the next one says so too.
 type replayed struct {
 	SessionID string `json:"sid"`
 	New       bool   `json:"new,omitempty"`
+	Moved     bool   `json:"moved,omitempty"`
 }
 
 // opened tells which session both codes have opened within the last minute, if any.

@@ -11,7 +11,7 @@ import (
 
 // SetDisabled says whether one of the store's own users may log in and refresh.
 // user.ErrUnknown: there is no such user. It ends no session, but from here on
-// none is opened: who ends them afterwards, ends all.
+// none is opened: a caller that ends them afterwards ends all.
 func (s *Store) SetDisabled(ctx context.Context, id string, disabled bool) error {
 	return s.rewrite(ctx, "disabling a user", func(t *tx) error {
 		if err := lockUser(t, id); err != nil {
@@ -25,35 +25,33 @@ func (s *Store) SetDisabled(ctx context.Context, id string, disabled bool) error
 	})
 }
 
-// admitted refuses users who were disabled (user.ErrDisabled) or erased
-// (user.ErrUnknown) while their login was under way. The user must be locked.
-func admitted(t *tx, id string) error {
-	var erased int64
-	err := t.row(`SELECT erased_at FROM {barred_users} WHERE user_id = ?
-		UNION ALL SELECT 0 FROM {users} WHERE id = ? AND disabled <> 0 LIMIT 1`, id, id).Scan(&erased)
-	switch {
-	case errors.Is(err, sql.ErrNoRows):
-		return nil
-	case err != nil:
+// bury leaves a tombstone: logins that began before it do not open a session of this
+// user. What disables the user stays.
+func bury(t *tx, id string) error {
+	// An older replica disables by a row without more.
+	if _, err := t.exec(`UPDATE {barred_users} SET disabled = 1 WHERE user_id = ? AND erased_at = 0`, id); err != nil {
 		return err
-	case erased != 0:
-		return user.ErrUnknown
 	}
-	return user.ErrDisabled
+	_, err := t.exec(`INSERT INTO {barred_users} (user_id, erased_at, disabled) VALUES (?, {now}, 0)
+		ON CONFLICT (user_id) DO UPDATE SET erased_at = excluded.erased_at`, id)
+	return err
 }
 
 // eraseTraces removes what is here of a user, wherever their record lives: the
-// bindings and what sessions tell of the person. The sessions end, and stay until
-// they are purged, so that their refresh tokens are refused for what they are.
-func eraseTraces(t *tx, id string, e session.Ending) error {
-	if _, err := t.exec(`DELETE FROM {bindings} WHERE user_id = ?`, id); err != nil {
-		return err
+// bindings, the marks, and what sessions say about the person. The sessions end, and
+// stay until they are purged, so that their refresh tokens are refused for what they
+// are.
+func eraseTraces(t *tx, id string, e session.Ending) (ended []string, err error) {
+	for _, table := range []string{"{bindings}", "{former_openids}"} {
+		if _, err := t.exec(`DELETE FROM `+table+` WHERE user_id = ?`, id); err != nil {
+			return nil, err
+		}
 	}
-	if _, err := endSessions(t, e, `user_id = ?`, id); err != nil {
-		return err
+	if ended, err = endSessions(t, e, `user_id = ?`, id); err != nil {
+		return nil, err
 	}
-	_, err := t.exec(`UPDATE {sessions} SET openid = '', unionid = '', user_agent = '', address = '' WHERE user_id = ?`, id)
-	return err
+	_, err = t.exec(`UPDATE {sessions} SET openid = '', unionid = '', user_agent = '', address = '' WHERE user_id = ?`, id)
+	return ended, err
 }
 
 // Elsewhere is a directory whose records live elsewhere, with what is kept here
@@ -70,7 +68,7 @@ func (s *Store) Elsewhere(there user.Directory, sessions session.Settings) *Else
 	return &Elsewhere{s, there, sessions}
 }
 
-// Login asks the directory. Who is disabled here is disabled, whatever it says.
+// Login asks the directory. A user who is disabled here is disabled, whatever it says.
 func (e *Elsewhere) Login(ctx context.Context, l user.Login) (user.User, error) {
 	return e.judged(ctx)(e.there.Login(ctx, l))
 }
@@ -86,7 +84,7 @@ func (e *Elsewhere) judged(ctx context.Context) func(user.User, error) (user.Use
 			return u, err
 		}
 		err = e.store.read(ctx, "reading who is disabled", func(t *tx) error {
-			err := t.row(`SELECT 1 FROM {barred_users} WHERE user_id = ?`, u.ID).Scan(new(int))
+			err := t.row(`SELECT 1 FROM {barred_users} WHERE user_id = ? AND (disabled <> 0 OR erased_at = 0)`, u.ID).Scan(new(int))
 			u.Disabled = err == nil
 			if errors.Is(err, sql.ErrNoRows) {
 				return nil
@@ -98,7 +96,7 @@ func (e *Elsewhere) judged(ctx context.Context) func(user.User, error) (user.Use
 }
 
 // Erase erases the user there, then what is here. In this order an erasure that
-// did not reach the directory can be repeated by whoever knows but an openid.
+// did not reach the directory can be repeated by a caller that knows but an openid.
 func (e *Elsewhere) Erase(ctx context.Context, id string) error {
 	if err := e.there.Erase(ctx, id); err != nil {
 		return err
@@ -107,13 +105,48 @@ func (e *Elsewhere) Erase(ctx context.Context, id string) error {
 		if err := lockUser(t, id); err != nil {
 			return err
 		}
-		// The directory may give this id to somebody again.
-		if _, err := t.exec(`DELETE FROM {barred_users} WHERE user_id = ?`, id); err != nil {
+		_, err := e.erase(t, id)
+		return err
+	})
+}
+
+// EraseLeft is Erase for a user who has left, as that of [Users]. The directory is
+// not part of a transaction: a phone login that comes after it was asked keeps what is
+// here, and finds or makes its user there.
+func (e *Elsewhere) EraseLeft(ctx context.Context, id string) (erased bool, ended []string, err error) {
+	var stays bool
+	if err := e.store.rewrite(ctx, "looking at who has left", func(t *tx) (err error) {
+		stays, err = lockLeaver(t, id)
+		return err
+	}); err != nil || stays {
+		return false, nil, err
+	}
+	if err := e.there.Erase(ctx, id); err != nil {
+		return false, nil, err
+	}
+	err = e.store.write(ctx, "erasing a user", func(t *tx) (err error) {
+		erased, ended = false, nil
+		if stays, err = lockLeaver(t, id); err != nil || stays {
 			return err
 		}
-		now := e.store.db.opts.Now()
-		return eraseTraces(t, id, session.Ending{Reason: session.ReasonRevoked, Now: now, Until: e.sessions.Until(now)})
+		erased = true
+		ended, err = e.erase(t, id)
+		return err
 	})
+	if err != nil {
+		return false, nil, err
+	}
+	return erased, ended, nil
+}
+
+// erase removes what is here of a user who is locked. The directory may give the id
+// again, to logins that begin later.
+func (e *Elsewhere) erase(t *tx, id string) (ended []string, err error) {
+	if err := bury(t, id); err != nil {
+		return nil, err
+	}
+	now := e.store.db.opts.Now()
+	return eraseTraces(t, id, session.Ending{Reason: session.ReasonRevoked, Now: now, Until: e.sessions.Until(now)})
 }
 
 // SetDisabled says whether a user may log in and refresh, as far as we are
@@ -124,10 +157,14 @@ func (e *Elsewhere) SetDisabled(ctx context.Context, id string, disabled bool) e
 			return err
 		}
 		if !disabled {
-			_, err := t.exec(`DELETE FROM {barred_users} WHERE user_id = ?`, id)
+			if _, err := t.exec(`DELETE FROM {barred_users} WHERE user_id = ? AND erased_at = 0`, id); err != nil {
+				return err
+			}
+			_, err := t.exec(`UPDATE {barred_users} SET disabled = 0 WHERE user_id = ?`, id)
 			return err
 		}
-		_, err := t.exec(`INSERT OR IGNORE INTO {barred_users} (user_id, erased_at) VALUES (?, 0)`, id)
+		_, err := t.exec(`INSERT INTO {barred_users} (user_id, erased_at, disabled) VALUES (?, 0, 1)
+			ON CONFLICT (user_id) DO UPDATE SET disabled = excluded.disabled`, id)
 		return err
 	})
 }

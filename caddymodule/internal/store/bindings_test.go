@@ -2,8 +2,6 @@ package store
 
 import (
 	"bytes"
-	"errors"
-	"slices"
 	"testing"
 	"time"
 
@@ -25,11 +23,11 @@ func TestBindingsAreFoundByOpenIDUnionIDAndUser(t *testing.T) {
 				t.Errorf("%+v, %v, %v; want %+v", got, found, err, want)
 			}
 		}
-		if got, found, err := s.BindingByUnionID(t.Context(), "un1"); !found || err != nil || got != second {
-			t.Errorf("the latest phone login: %+v, %v, %v", got, found, err)
+		if got, err := s.Known(t.Context(), "wx9", "o9", "un1"); err != nil || got.Binding != second || got.Taken {
+			t.Errorf("the latest phone login: %+v, %v", got, err)
 		}
 		for _, none := range []string{"", "UN1", "un"} {
-			if got, found, err := s.BindingByUnionID(t.Context(), none); found || err != nil {
+			if got, err := s.Known(t.Context(), "wx9", "o9", none); got.UserID != "" || err != nil {
 				t.Errorf("unionid %q: %+v, %v", none, got, err)
 			}
 		}
@@ -38,12 +36,9 @@ func TestBindingsAreFoundByOpenIDUnionIDAndUser(t *testing.T) {
 			t.Error("O1 is taken for o1", err)
 		}
 
-		settle(t, s, user.Binding{AppID: "wx1", OpenID: "o9", UserID: "u1"}, user.Keep, now.Add(time.Hour))
-		if got, found, err := s.UserBinding(t.Context(), "wx1", "u1"); !found || err != nil || got.OpenID != "o9" {
-			t.Errorf("the newest openid: %+v, %v", got, err)
-		}
-		if _, found, err := s.UserBinding(t.Context(), "wx2", "u1"); found || err != nil {
-			t.Error(found, err)
+		settle(t, s, user.Binding{AppID: "wx1", OpenID: "o8", UserID: "u2"}, user.Keep, now.Add(time.Hour))
+		if got, err := s.Known(t.Context(), "wx1", "o9", "un1"); err != nil || got.Binding != second || !got.Taken {
+			t.Errorf("the user has another openid in the app: %+v, %v", got, err)
 		}
 	})
 }
@@ -105,59 +100,6 @@ func TestOpenIDOfAnotherUserMoves(t *testing.T) {
 	})
 }
 
-// Ann gave up her number; Bob got it, and logs in with it from his phone.
-func TestNewOpenIDRules(t *testing.T) {
-	for rule, want := range map[user.NewOpenID]struct {
-		err         error
-		ended       int
-		ann1, ann2  bool // her openids in the two apps stay bound
-		annSameApp2 bool // an account of hers that WeChat does not connect with the first
-	}{
-		user.Replace: {nil, 2, false, false, true},
-		user.Keep:    {nil, 0, true, true, true},
-		user.Deny:    {user.ErrNewOpenID, 0, true, true, true},
-	} {
-		t.Run(string(rule), func(t *testing.T) {
-			onEach(t, func(t *testing.T, open database) {
-				s := started(t, open)
-				in1, _ := settle(t, s, user.Binding{AppID: "wx1", OpenID: "ann1", UnionID: "ann", UserID: "u", PhoneAt: now}, rule, now)
-				in2, _ := settle(t, s, user.Binding{AppID: "wx2", OpenID: "ann2", UnionID: "ann", UserID: "u", PhoneAt: now}, rule, now)
-				in3, _ := settle(t, s, user.Binding{AppID: "wx3", OpenID: "tablet", UnionID: "", UserID: "u", PhoneAt: now}, rule, now)
-
-				later := now.Add(time.Hour)
-				bob := newSession("u", "wx1", "bob1", later)
-				ended, err := s.Settle(t.Context(), settlement(user.Binding{AppID: "wx1", OpenID: "bob1", UnionID: "bob", UserID: "u", PhoneAt: later}, rule, bob))
-				if !errors.Is(err, want.err) || len(ended) != want.ended {
-					t.Fatalf("ended %v, %v", ended, err)
-				}
-				for openid, stays := range map[string]bool{"ann1": want.ann1, "ann2": want.ann2} {
-					if _, bound, err := s.Binding(t.Context(), "wx"+openid[3:], openid); bound != stays || err != nil {
-						t.Errorf("%s is bound: %v, %v", openid, bound, err)
-					}
-				}
-				if _, bound, err := s.Binding(t.Context(), "wx3", "tablet"); bound != want.annSameApp2 || err != nil {
-					t.Errorf("the tablet is bound: %v, %v", bound, err)
-				}
-				for id, stays := range map[string]bool{in1.ID: want.ann1, in2.ID: want.ann2, in3.ID: true} {
-					got, err := s.Session(t.Context(), id)
-					if err != nil || got.EndedAt.IsZero() != stays || slices.Contains(ended, id) == stays {
-						t.Errorf("a session of Ann's: %+v, %v", got, err)
-					}
-				}
-				feed, err := s.Revocations(t.Context(), 0, 0)
-				if err != nil || len(feed) != want.ended {
-					t.Errorf("the feed: %+v, %v", feed, err)
-				}
-				_, bound, _ := s.Binding(t.Context(), "wx1", "bob1")
-				_, err = s.Session(t.Context(), bob.ID)
-				if bound != (want.err == nil) || (err == nil) != (want.err == nil) {
-					t.Errorf("Bob is bound: %v; his session: %v", bound, err)
-				}
-			})
-		})
-	}
-}
-
 func TestReplaceInOneAppSparesTheSameAccountElsewhere(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
@@ -176,7 +118,7 @@ func TestReplaceInOneAppSparesTheSameAccountElsewhere(t *testing.T) {
 
 func TestSettleRefusesAnUnknownRule(t *testing.T) {
 	s := started(t, newSQLite(t))
-	if _, err := s.Settle(t.Context(), settlement(user.Binding{}, "", newSession("u", "a", "o", now))); err == nil {
+	if _, err := commit(t, s, settlement(user.Binding{}, "", newSession("u", "a", "o", now))); err == nil {
 		t.Error("settled")
 	}
 }

@@ -112,7 +112,7 @@ func TestTwoLoginsOfOneUserAtOnceLeaveOneOpenID(t *testing.T) {
 				wg.Go(func() {
 					openid := fmt.Sprint("o", i, "-", round)
 					opened := newSession(who, "wx1", openid, now)
-					if _, err := s.Settle(t.Context(), settlement(user.Binding{AppID: "wx1", OpenID: openid, UserID: who}, user.Replace, opened)); err != nil {
+					if _, err := commit(t, s, settlement(user.Binding{AppID: "wx1", OpenID: openid, UserID: who}, user.Replace, opened)); err != nil {
 						t.Error(err)
 					}
 				})

@@ -118,6 +118,7 @@ func connectionLost(err error) bool {
 var tableNames = []string{
 	"meta", "users", "user_phones", "bindings", "sessions", "revocations",
 	"signing_keys", "kept_steps", "claimed_steps", "access_tokens", "user_locks", "barred_users",
+	"former_openids",
 }
 
 // replacer fills in table names and the dialect's words.

@@ -16,7 +16,7 @@ func TestSessionsKeepAudienceAndReason(t *testing.T) {
 		s := started(t, open)
 		opened := newSession("u1", "wx1", "o1", now)
 		opened.Counter, opened.TokensUntil = 1, now.Add(time.Hour)
-		if _, err := s.Settle(t.Context(), settlement(user.Binding{AppID: "wx1", OpenID: "o1", UserID: "u1"}, user.Replace, opened)); err != nil {
+		if _, err := commit(t, s, settlement(user.Binding{AppID: "wx1", OpenID: "o1", UserID: "u1"}, user.Replace, opened)); err != nil {
 			t.Fatal(err)
 		}
 		want := opened

@@ -188,7 +188,7 @@ func TestImportBesideLoginsMakesNobodyTwice(t *testing.T) {
 					return
 				}
 				b := user.Binding{AppID: "wx1", OpenID: fmt.Sprintf("own%d", i), UserID: u.ID, PhoneAt: now}
-				if _, err := replica.Settle(context.Background(), settlement(b, user.Replace, newSession(u.ID, "wx1", b.OpenID, now))); err != nil {
+				if _, err := commit(t, replica, settlement(b, user.Replace, newSession(u.ID, "wx1", b.OpenID, now))); err != nil {
 					t.Error(err)
 				}
 			})

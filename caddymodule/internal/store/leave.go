@@ -11,10 +11,10 @@ import (
 
 // Leaver is what becomes of an openid whose user has left the mini program.
 type Leaver struct {
-	// UserID is whom the openid was bound to; empty if nobody.
+	// UserID is the user that the openid was bound to; empty if none.
 	UserID string
-	// Last reports that the user has no other openid, in any app, that they have
-	// not left: then they are to be erased.
+	// Last reports that no other openid of the user, in any app, has a phone login
+	// left: then they are to be erased, see EraseLeft.
 	Last bool
 	// Returned reports that the openid logged in with a phone number after its
 	// user had left: then nothing is done.
@@ -24,27 +24,27 @@ type Leaver struct {
 }
 
 // Leave ends the sessions of an openid, whose user left before the given time,
-// and its binding. It may be done again with the same result.
+// and detaches its binding. It may be done again with the same result.
 //
-// The binding's row stays until the user is erased, but counts for no login
-// before the next one with a phone number. So an erasure that failed can be
-// repeated, and nobody who left one app gets back into it silently by way of
-// another that has the same unionid.
+// The binding's row stays until the user is erased, but gives no silent login before
+// the next one with a phone number. So an erasure that failed can be repeated, and
+// nobody who left one app gets back into it silently by way of another that has the
+// same unionid.
 func (s *Store) Leave(ctx context.Context, appid, openid string, before time.Time, e session.Ending) (left Leaver, err error) {
 	err = s.rewrite(ctx, "ending an openid's sessions", func(t *tx) error {
 		left = Leaver{}
-		b, bound, err := s.findBinding(t, `WHERE appid = ? AND openid = ?`, appid, openid)
+		const which = `WHERE appid = ? AND openid = ?`
+		b, bound, err := s.findBinding(t, which, appid, openid)
+		// As in Settle the user first, then the binding, which may be another's by now.
+		for locked := ""; err == nil && bound && b.UserID != locked; {
+			locked = b.UserID
+			if err := lockUser(t, locked); err != nil {
+				return err
+			}
+			b, bound, err = s.findBinding(t, which+` {lock}`, appid, openid)
+		}
 		if err != nil {
 			return err
-		}
-		if bound {
-			// As in Settle the user first, then the binding, which may be another's by now.
-			if err := lockUser(t, b.UserID); err != nil {
-				return err
-			}
-			if b, bound, err = s.findBinding(t, `WHERE appid = ? AND openid = ? {lock}`, appid, openid); err != nil {
-				return err
-			}
 		}
 		left.UserID = b.UserID
 		if left.Returned = b.PhoneAt.After(before); left.Returned {
@@ -53,19 +53,35 @@ func (s *Store) Leave(ctx context.Context, appid, openid string, before time.Tim
 		if left.Ended, err = endSessions(t, e, `openid = ? AND appid = ?`, openid, appid); err != nil || !bound {
 			return err
 		}
-		if _, err := t.exec(`UPDATE {bindings} SET phone_at = 0, phone = NULL WHERE appid = ? AND openid = ?`, appid, openid); err != nil {
+		if _, err := t.exec(`UPDATE {bindings} SET state = ?, state_at = {now}, phone_at = 0, phone = NULL WHERE appid = ? AND openid = ?`,
+			int64(user.Detached), appid, openid); err != nil {
 			return err
 		}
-		var others int
-		err = t.row(`SELECT COUNT(*) FROM {bindings} WHERE user_id = ? AND phone_at <> 0`, b.UserID).Scan(&others)
-		left.Last = others == 0
+		stays, err := hasPhoneLogin(t, b.UserID)
+		left.Last = !stays
 		return err
 	})
 	return left, err
 }
 
+// hasPhoneLogin reports whether an openid of the user has a phone login left.
+func hasPhoneLogin(t *tx, userID string) (bool, error) {
+	var n int
+	err := t.row(`SELECT COUNT(*) FROM {bindings} WHERE user_id = ? AND phone_at <> 0 AND state <> ?`, userID, int64(user.Detached)).Scan(&n)
+	return n > 0, err
+}
+
+// lockLeaver locks a user who has left, and reports whether they stay: an openid may
+// have logged in with a phone number since it was decided to erase them.
+func lockLeaver(t *tx, userID string) (stays bool, err error) {
+	if err := lockUser(t, userID); err != nil {
+		return false, err
+	}
+	return hasPhoneLogin(t, userID)
+}
+
 // UserBindings lists the openids of a user in all apps, without those that have
-// left.
+// left; active ones first.
 func (s *Store) UserBindings(ctx context.Context, userID string) (list []user.Binding, err error) {
 	err = s.read(ctx, "reading a user's bindings", func(t *tx) error {
 		list = nil
@@ -73,7 +89,8 @@ func (s *Store) UserBindings(ctx context.Context, userID string) (list []user.Bi
 			b, err := s.scanBinding(r)
 			list = append(list, b)
 			return err
-		}, `SELECT `+bindingColumns+` FROM {bindings} WHERE user_id = ? AND phone_at <> 0 ORDER BY appid, openid LIMIT ?`, userID, maxListed)
+		}, `SELECT `+bindingColumns+` FROM {bindings} WHERE user_id = ? AND phone_at <> 0 AND state <> ? ORDER BY state, appid, openid LIMIT ?`,
+			userID, int64(user.Detached), maxListed)
 	})
 	return list, err
 }

@@ -1,6 +1,8 @@
 package store
 
 import (
+	"context"
+	"errors"
 	"slices"
 	"testing"
 	"time"
@@ -24,18 +26,15 @@ func TestWhoLeavesLosesTheirSessionsInThatAppOnly(t *testing.T) {
 			opened, _ := settle(t, s, user.Binding{AppID: appid, OpenID: openid, UnionID: "n", UserID: userID, PhoneAt: now, Phone: phone(t, "13800138000")}, user.Keep, now)
 			return opened.ID
 		}
-		former := bound("wx1", "o1", "former") // the same WeChat user, with another number
 		here, there := bound("wx1", "o1", "u"), bound("wx2", "o2", "u")
 		bound("wx2", "o1", "other") // openids are unique within an app only
 
 		left := leave(t, s, "wx1", "o1", now.Add(time.Minute))
-		slices.Sort(left.Ended)
-		want := []string{former, here}
-		slices.Sort(want)
+		want := []string{here}
 		if left.UserID != "u" || left.Last || left.Returned || !slices.Equal(left.Ended, want) {
 			t.Errorf("left: %+v; want the sessions %v", left, want)
 		}
-		if b, ok, err := s.Binding(t.Context(), "wx1", "o1"); err != nil || !ok || !b.PhoneAt.IsZero() || !b.Phone.IsZero() {
+		if b, ok, err := s.Binding(t.Context(), "wx1", "o1"); err != nil || !ok || b.State != user.Detached || !b.PhoneAt.IsZero() || !b.Phone.IsZero() {
 			t.Errorf("the binding: %+v %v %v", b, ok, err)
 		}
 		if list, err := s.UserBindings(t.Context(), "u"); err != nil || len(list) != 1 || list[0].AppID != "wx2" {
@@ -53,7 +52,7 @@ func TestWhoLeavesLosesTheirSessionsInThatAppOnly(t *testing.T) {
 		if again := leave(t, s, "wx2", "o2", now.Add(time.Minute)); again.UserID != "u" || !again.Last {
 			t.Errorf("the last one again: %+v", again)
 		}
-		if feed, err := s.Revocations(t.Context(), 0, 0); err != nil || len(feed) != 3 {
+		if feed, err := s.Revocations(t.Context(), 0, 0); err != nil || len(feed) != 2 {
 			t.Errorf("the feed: %+v %v", feed, err)
 		}
 	})
@@ -75,14 +74,57 @@ func TestWhoLeavesIsUnknownOrBackAgain(t *testing.T) {
 	})
 }
 
-func TestAnOpenIDThatLeftIsNoOtherOpenID(t *testing.T) {
+// Ann gave her number up, and took back what she had allowed the app. Bob has the number
+// now: he is not let into her account where the rule is to deny.
+func TestDenyKnowsAnOpenIDThatLeft(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
-		settle(t, s, user.Binding{AppID: "wx1", OpenID: "o1", UserID: "u", PhoneAt: now}, user.Deny, now)
-		leave(t, s, "wx1", "o1", now)
-		settle(t, s, user.Binding{AppID: "wx1", OpenID: "o2", UserID: "u", PhoneAt: now}, user.Deny, now) // fails the test if denied
-		if _, err := s.Settle(t.Context(), settlement(user.Binding{AppID: "wx1", OpenID: "o3", UserID: "u", PhoneAt: now}, user.Deny, newSession("u", "wx1", "o3", now))); err == nil {
-			t.Error("a third one was let in beside the second")
+		settle(t, s, user.Binding{AppID: "wx1", OpenID: "ann", UserID: "u", PhoneAt: now}, user.Deny, now)
+		leave(t, s, "wx1", "ann", now)
+		bob := settlement(user.Binding{AppID: "wx1", OpenID: "bob", UserID: "u", PhoneAt: now}, user.Deny, newSession("u", "wx1", "bob", now))
+		if _, err := commit(t, s, bob); !errors.Is(err, user.ErrNewOpenID) {
+			t.Errorf("Bob: %v", err)
+		}
+		settle(t, s, user.Binding{AppID: "wx1", OpenID: "ann", UserID: "u", PhoneAt: now}, user.Deny, now) // fails the test if denied
+		if b, _, err := s.Binding(t.Context(), "wx1", "ann"); err != nil || b.State != user.Active {
+			t.Errorf("Ann is back: %+v, %v", b, err)
+		}
+	})
+}
+
+// The user is to be erased, as their last openid has left. Before that happens they log
+// in with their phone: with this openid, or with another.
+func TestPhoneLoginBeforeAnErasureKeepsTheUser(t *testing.T) {
+	onEach(t, func(t *testing.T, open database) {
+		s := started(t, open)
+		there := &elsewhere{users: make(map[string]user.User)}
+		for name, erase := range map[string]func(context.Context, string) (bool, []string, error){
+			"own": s.Users(true, settings).EraseLeft, "elsewhere": s.Elsewhere(there, settings).EraseLeft,
+		} {
+			for _, returns := range []string{"", "same", "other"} {
+				id := name + returns
+				there.users[id] = user.User{ID: id}
+				b := user.Binding{AppID: "wx1", OpenID: "same" + id, UserID: id, PhoneAt: now}
+				settle(t, s, b, user.Keep, now)
+				if left := leave(t, s, "wx1", b.OpenID, now); !left.Last {
+					t.Fatalf("%s: %+v", id, left)
+				}
+				want := true
+				if returns != "" {
+					b.OpenID, want = returns+id, false
+					settle(t, s, b, user.Keep, now)
+				}
+				erased, ended, err := erase(t.Context(), id)
+				if err != nil || erased != want || len(ended) != 0 {
+					t.Errorf("%s: erased %v, ended %v, %v", id, erased, ended, err)
+				}
+				if n := count(t, s, `SELECT COUNT(*) FROM {sessions} WHERE user_id = ? AND ended_at = 0`, id); (n == 0) != want {
+					t.Errorf("%s: %d sessions live", id, n)
+				}
+				if _, known := there.users[id]; known == want && name == "elsewhere" {
+					t.Errorf("%s: the directory has the user: %v", id, known)
+				}
+			}
 		}
 	})
 }

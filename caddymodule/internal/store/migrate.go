@@ -138,15 +138,17 @@ var columns = map[string]string{
 	"meta":          "name, value",
 	"users":         "id, phone, disabled, created_at",
 	"user_phones":   "phone_hash, key_id, user_id",
-	"bindings":      bindingColumns + ", bound_at",
+	"bindings":      bindingColumns + ", state_at, bound_at",
 	"sessions":      sessionColumns,
 	"revocations":   "seq, session_id, until_at, recorded_at",
 	"signing_keys":  signingKeyColumns,
-	"kept_steps":    "step, value, expires_at",
-	"claimed_steps": "step, owner, lease_until",
+	"kept_steps":    "step, value, expires_at, spent",
+	"claimed_steps": "step, owner, lease_until, seen_at",
 	"access_tokens": "appid, token, fetched_at, expires_at, owner, lease_until",
 	"user_locks":    "stripe",
-	"barred_users":  "user_id, erased_at",
+	"barred_users":  "user_id, erased_at, disabled",
+
+	"former_openids": "user_id, appid, openid, unionid, left_at",
 }
 
 // verify reads no row of every table.

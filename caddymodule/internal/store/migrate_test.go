@@ -79,7 +79,7 @@ func TestMySQLTablesAreUTF8AndInnoDB(t *testing.T) {
 		t.Error(level, err)
 	}
 	long := newSession(strings.Repeat("u", 200), "wx1", "o1", now)
-	if _, err := s.Settle(t.Context(), settlement(user.Binding{AppID: "wx1", OpenID: "o1", UserID: long.UserID}, user.Keep, long)); err == nil {
+	if _, err := commit(t, s, settlement(user.Binding{AppID: "wx1", OpenID: "o1", UserID: long.UserID}, user.Keep, long)); err == nil {
 		t.Error("a value that does not fit was cut")
 	}
 }

@@ -19,7 +19,7 @@ var purges = []struct {
 	{"{kept_steps}", "step", "expires_at", 0, ""},
 	{"{claimed_steps}", "step", "lease_until", purgeMargin, ""},
 	{"{sessions}", "id", "expires_at", purgeMargin, ""},
-	{"{barred_users}", "user_id", "erased_at", purgeMargin, " AND erased_at > 0"},
+	{"{barred_users}", "user_id", "erased_at", purgeMargin, " AND erased_at > 0 AND disabled = 0"},
 	// The newest stays, so that no database hands its number out again: the
 	// replicas' cursors are past it.
 	{"{revocations}", "seq", "until_at", purgeMargin, " AND seq < (SELECT newest FROM (SELECT MAX(seq) AS newest FROM {revocations}) AS r)"},

@@ -100,7 +100,7 @@ func TestAfterARekeyTheOldKeyIsNotNeeded(t *testing.T) {
 		both := open(defaults).With(testKeys(t, 2, 1))
 		wantFurnished(t, both, users)
 		seen := 0
-		if n := rekeyed(t, both, Rekey{Sessions: halfAYear, Progress: func(n int) { seen = n }}); n != 3+3+1+1+4+1 {
+		if n := rekeyed(t, both, Rekey{Sessions: halfAYear, Progress: func(n int) { seen = n }}); n != 3+3+1+1+7+1 {
 			t.Errorf("%d values sealed", n)
 		}
 		if seen < 12 {
@@ -169,7 +169,7 @@ func TestRekeyBrokenOffIsTakenUp(t *testing.T) {
 			t.Error("half of it is sealed, and the new key alone is taken")
 		}
 		wantFurnished(t, both, users)
-		if n := rekeyed(t, both, Rekey{Sessions: halfAYear}); n != 20+3+1+1+4+1 {
+		if n := rekeyed(t, both, Rekey{Sessions: halfAYear}); n != 20+3+1+1+7+1 {
 			t.Errorf("%d values sealed by the second try", n)
 		}
 		wantFurnished(t, open(defaults).With(testKeys(t, 2)), users)

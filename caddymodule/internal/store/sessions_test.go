@@ -38,7 +38,7 @@ func TestHostileUserAgentIsStoredHarmlessly(t *testing.T) {
 		s := started(t, open)
 		opened := newSession("u1", "wx1", "o1", now)
 		opened.UserAgent = "a\x00b\xff" + strings.Repeat("微", 1000)
-		if _, err := s.Settle(t.Context(), settlement(user.Binding{AppID: "wx1", OpenID: "o1", UserID: "u1"}, user.Replace, opened)); err != nil {
+		if _, err := commit(t, s, settlement(user.Binding{AppID: "wx1", OpenID: "o1", UserID: "u1"}, user.Replace, opened)); err != nil {
 			t.Fatal(err)
 		}
 		got, err := s.Session(t.Context(), opened.ID)
@@ -130,7 +130,7 @@ func TestEndUserEndsAllTheirSessionsAndNoOthers(t *testing.T) {
 		s := started(t, open)
 		var want []string
 		for i, app := range []string{"wx1", "wx2", "wx3"} {
-			opened, _ := settle(t, s, user.Binding{AppID: app, OpenID: "o1", UserID: "u1"}, user.Replace, now.Add(time.Duration(i)*time.Second))
+			opened, _ := settle(t, s, user.Binding{AppID: app, OpenID: "o1", UserID: "u1"}, user.Keep, now.Add(time.Duration(i)*time.Second))
 			want = append([]string{opened.ID}, want...)
 		}
 		other, _ := settle(t, s, user.Binding{AppID: "wx1", OpenID: "o2", UserID: "u2"}, user.Replace, now)

@@ -292,10 +292,14 @@ func TestLargeTablesAreReadByIndex(t *testing.T) {
 	opened, _ := settle(t, s, b, user.Replace, now)
 	_, _, err = s.Binding(ctx, "wx1", "o2")
 	must(err)
-	_, _, err = s.BindingByUnionID(ctx, "n1")
+	_, err = s.Known(ctx, "wx3", "o3", "n1")
 	must(err)
-	_, _, err = s.UserBinding(ctx, "wx1", found.ID)
+	silent := settlement(user.Binding{AppID: "wx3", OpenID: "o3", UnionID: "n1", UserID: found.ID}, user.Replace, newSession(found.ID, "wx3", "o3", now))
+	silent.Phone = user.Phone{}
+	_, err = commit(t, s, silent)
 	must(err)
+	b.UserID = "another"
+	settle(t, s, b, user.Replace, now)
 	_, err = s.Session(ctx, opened.ID)
 	must(err)
 	_, err = s.Advance(ctx, opened.ID, advance(opened.Counter, opened.Counter+1, now, now.Add(time.Hour)))
@@ -316,6 +320,10 @@ func TestLargeTablesAreReadByIndex(t *testing.T) {
 	must(s.SetDisabled(ctx, found.ID, true))
 	must(people.Erase(ctx, found.ID))
 
+	migration := make(map[string]bool) // which may take its time
+	for _, statement := range flat(migrations) {
+		migration[strings.TrimSpace(s.db.sql(statement))] = true
+	}
 	large := regexp.MustCompile(`SCAN wx_auth_(users|user_phones|bindings|sessions|revocations|kept_steps|claimed_steps)\b`)
 	explained := 0
 	s.db.queries.Range(func(_, statement any) bool {
@@ -338,7 +346,7 @@ func TestLargeTablesAreReadByIndex(t *testing.T) {
 			if err := rows.Scan(&id, &parent, &unused, &detail); err != nil {
 				t.Fatal(err)
 			}
-			if large.MatchString(detail) {
+			if large.MatchString(detail) && !migration[query] {
 				t.Errorf("%s\nreads a whole table: %s", query, detail)
 			}
 		}

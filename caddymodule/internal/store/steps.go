@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
@@ -60,51 +61,42 @@ func (s *Store) keptStep(t *tx, step login.Key, now time.Time) (value []byte, ok
 	return value, err == nil, err
 }
 
-// changeStep gives a step that is kept another result, which is kept until expires at
-// least.
-func (s *Store) changeStep(t *tx, step login.Key, value []byte, expires time.Time) error {
-	_, err := t.exec(`UPDATE {kept_steps} SET value = ?, expires_at = CASE WHEN expires_at < ? THEN ? ELSE expires_at END WHERE step = ?`,
-		s.keys.Load().seal(keptPlace(step), value), millis(expires), millis(expires), step[:])
-	return err
-}
-
 // Claim gives a step to owner, for as long as lease, unless its result is kept.
 // The lease is by the database's clock, which all replicas share. One's own
-// claim is prolonged.
+// claim is prolonged. It also records when the step's code, and those of further
+// steps, were first seen.
 //
 // A claim need not outlive a power cut, which ends what its owner was doing.
 //
 // A result that was kept after the claim cannot be missed: it is looked for with
 // the claim in hand, and whoever keeps one takes the claim away with it.
-func (s *Store) Claim(ctx context.Context, step login.Key, owner string, now time.Time, lease time.Duration) (c login.Claim, err error) {
+func (s *Store) Claim(ctx context.Context, step login.Key, owner string, now time.Time, lease time.Duration, further ...login.Key) (c login.Claim, err error) {
 	err = s.change(ctx, "claiming a step", again, light, func(t *tx) error {
 		c = login.Claim{}
 		if t.db.dialect.oneWriter {
-			// Nobody writes between what this statement reads and what it writes.
-			n, err := t.exec(`INSERT INTO {claimed_steps} (step, owner, lease_until) SELECT ?, ?, {now} + ?
-				WHERE NOT EXISTS (SELECT 1 FROM {kept_steps} WHERE step = ? AND expires_at > ?)
-				ON CONFLICT (step) DO UPDATE SET owner = excluded.owner, lease_until = excluded.lease_until
-				WHERE owner = excluded.owner OR lease_until <= {now}`,
-				step[:], owner, lease.Milliseconds(), step[:], millis(now))
-			if c.Ours = n > 0; err != nil || c.Ours {
-				return err
-			}
-			c.Value, c.Kept, err = s.keptStep(t, step, now)
+			return s.claimAlone(t, &c, step, owner, now, lease, further)
+		}
+		// Finds out nothing but when the codes were first seen; whose the step is, the
+		// next statement decides.
+		args := []any{step[:], owner, lease.Milliseconds()}
+		for _, f := range further {
+			args = append(args, f[:])
+		}
+		if _, err := t.exec(`INSERT INTO {claimed_steps} (step, owner, lease_until, seen_at) VALUES (?, ?, {now} + ?, {now})`+
+			strings.Repeat(`, (?, '', {now}, {now})`, len(further))+`
+			ON CONFLICT (step) DO UPDATE SET step = excluded.step`, args...); err != nil {
 			return err
 		}
 		n, err := t.exec(`UPDATE {claimed_steps} SET owner = ?, lease_until = {now} + ? WHERE step = ? AND (owner = ? OR lease_until <= {now})`,
 			owner, lease.Milliseconds(), step[:], owner)
-		if err == nil && n == 0 {
-			n, err = t.exec(`INSERT OR IGNORE INTO {claimed_steps} (step, owner, lease_until) VALUES (?, ?, {now} + ?)`,
-				step[:], owner, lease.Milliseconds())
-		}
 		if err != nil {
 			return err
 		}
-		if c.Value, c.Kept, err = s.keptStep(t, step, now); err != nil || !c.Kept {
+		if err := s.claimedStep(t, &c, step, now); err != nil || !c.Kept {
 			c.Ours = n > 0
 			return err
 		}
+		c.Seen = time.Time{}
 		_, err = t.exec(`DELETE FROM {claimed_steps} WHERE step = ?`, step[:])
 		return err
 	})
@@ -112,6 +104,51 @@ func (s *Store) Claim(ctx context.Context, step login.Key, owner string, now tim
 		return login.Claim{}, err
 	}
 	return c, nil
+}
+
+// claimAlone is Claim where nobody writes between what a statement reads and what it
+// writes.
+func (s *Store) claimAlone(t *tx, c *login.Claim, step login.Key, owner string, now time.Time, lease time.Duration, further []login.Key) error {
+	var seen int64
+	err := t.row(`INSERT INTO {claimed_steps} (step, owner, lease_until, seen_at) SELECT ?, ?, {now} + ?, {now}
+		WHERE NOT EXISTS (SELECT 1 FROM {kept_steps} WHERE step = ? AND expires_at > ?)
+		ON CONFLICT (step) DO UPDATE SET owner = excluded.owner, lease_until = excluded.lease_until
+		WHERE owner = excluded.owner OR lease_until <= {now} RETURNING seen_at`,
+		step[:], owner, lease.Milliseconds(), step[:], millis(now)).Scan(&seen)
+	if errors.Is(err, sql.ErrNoRows) {
+		c.Value, c.Kept, err = s.keptStep(t, step, now)
+		return err
+	}
+	c.Ours, c.Seen = err == nil, fromMillis(seen)
+	for _, f := range further {
+		if err == nil {
+			_, err = t.exec(`INSERT OR IGNORE INTO {claimed_steps} (step, owner, lease_until, seen_at) SELECT ?, '', {now}, {now}
+				WHERE NOT EXISTS (SELECT 1 FROM {kept_steps} WHERE step = ? AND expires_at > ?)`, f[:], f[:], millis(now))
+		}
+	}
+	return err
+}
+
+// claimedStep reads the result of a step, and when its code was first seen.
+func (s *Store) claimedStep(t *tx, c *login.Claim, step login.Key, now time.Time) error {
+	var sealed []byte
+	err := t.each(func(r *sql.Rows) error {
+		var value []byte
+		var kept bool
+		var seen int64
+		err := r.Scan(&kept, &value, &seen)
+		if kept {
+			c.Kept, sealed = true, value
+		} else {
+			c.Seen = fromMillis(seen)
+		}
+		return err
+	}, `SELECT 1, value, 0 FROM {kept_steps} WHERE step = ? AND expires_at > ?
+		UNION ALL SELECT 0, NULL, seen_at FROM {claimed_steps} WHERE step = ?`, step[:], millis(now), step[:])
+	if err == nil && c.Kept {
+		c.Value, err = s.keys.Load().open(keptPlace(step), sealed)
+	}
+	return err
 }
 
 // Prolong renews owner's claim, if it still is one; a claim that has ended is
@@ -123,10 +160,11 @@ func (s *Store) Prolong(ctx context.Context, step login.Key, owner string, lease
 	})
 }
 
-// Release ends a claim, if it is still owner's.
+// Release ends a claim, if it is still owner's. When its code was first seen stays
+// known: a login that is tried again begins no later.
 func (s *Store) Release(ctx context.Context, step login.Key, owner string) error {
 	return s.change(ctx, "releasing a step", again, light, func(t *tx) error {
-		_, err := t.exec(`DELETE FROM {claimed_steps} WHERE step = ? AND owner = ?`, step[:], owner)
+		_, err := t.exec(`UPDATE {claimed_steps} SET owner = '', lease_until = {now} WHERE step = ? AND owner = ?`, step[:], owner)
 		return err
 	})
 }

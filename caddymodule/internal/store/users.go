@@ -92,22 +92,47 @@ func (d *Users) Erase(ctx context.Context, id string) error {
 		if err := lockUser(t, id); err != nil {
 			return err
 		}
-		now := d.db.opts.Now()
-		// Whoever adds to the index of numbers holds the user's row: it goes first.
-		n, err := t.exec(`DELETE FROM {users} WHERE id = ?`, id)
-		if err != nil {
-			return err
-		}
-		if _, err := t.exec(`DELETE FROM {user_phones} WHERE user_id = ?`, id); err != nil {
-			return err
-		}
-		if n > 0 { // such an id is never given again
-			if _, err := t.exec(`INSERT OR IGNORE INTO {barred_users} (user_id, erased_at) VALUES (?, ?)`, id, millis(now)); err != nil {
-				return err
-			}
-		}
-		return eraseTraces(t, id, session.Ending{Reason: session.ReasonRevoked, Now: now, Until: d.sessions.Until(now)})
+		_, err := d.erase(t, id)
+		return err
 	})
+}
+
+// EraseLeft is Erase for a user who has left: if an openid of theirs has a phone login
+// left after all, nothing is done. ended are the sessions that ended.
+func (d *Users) EraseLeft(ctx context.Context, id string) (erased bool, ended []string, err error) {
+	err = d.write(ctx, "erasing a user", func(t *tx) error {
+		erased, ended = false, nil
+		stays, err := lockLeaver(t, id)
+		if err != nil || stays {
+			return err
+		}
+		erased = true
+		ended, err = d.erase(t, id)
+		return err
+	})
+	if err != nil {
+		return false, nil, err
+	}
+	return erased, ended, nil
+}
+
+// erase deletes a user who is locked.
+func (d *Users) erase(t *tx, id string) (ended []string, err error) {
+	now := d.db.opts.Now()
+	// Whoever adds to the index of numbers holds the user's row: it goes first.
+	n, err := t.exec(`DELETE FROM {users} WHERE id = ?`, id)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := t.exec(`DELETE FROM {user_phones} WHERE user_id = ?`, id); err != nil {
+		return nil, err
+	}
+	if n > 0 { // such an id is never given again
+		if err := bury(t, id); err != nil {
+			return nil, err
+		}
+	}
+	return eraseTraces(t, id, session.Ending{Reason: session.ReasonRevoked, Now: now, Until: d.sessions.Until(now)})
 }
 
 func phonePlace(userID string) place { return place{"users", "phone", userID} }

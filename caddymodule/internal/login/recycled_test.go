@@ -1,0 +1,228 @@
+package login_test
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"testing"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
+)
+
+// Alice logs in with a second number: the account was another user's before, and the
+// answer says so, also when it is asked for again.
+func TestMovedIsSaidInEveryAnswer(t *testing.T) {
+	for _, union := range []bool{false, true} {
+		h := newHouse(t)
+		h.wechat.union = union
+		app := "wxA"
+		if union {
+			app = "wxB" // by the unionid
+		}
+		first := h.login(t, "wxA", h.code("alice"), h.phoneCode("alice", number))
+		code, phoneCode := h.code("alice"), h.phoneCode("alice", otherNumber)
+		moved, again := h.login(t, app, code, phoneCode), h.login(t, app, code, phoneCode)
+		if first.Moved || !moved.Moved || !again.Moved || !again.Replayed || moved.User.ID == first.User.ID {
+			t.Errorf("first %+v, moved %+v, again %+v", first, moved, again)
+		}
+		if h.login(t, app, h.code("alice"), h.phoneCode("alice", otherNumber)).Moved {
+			t.Error("moved once more")
+		}
+		if h.login(t, app, h.code("alice"), "").Moved {
+			t.Error("moved silently")
+		}
+	}
+}
+
+// A login code is sent alone and with a phone code, and with another, at the same time,
+// on two replicas and at two sites: it opens one session, and the phone codes of the
+// losers are good with a new login code.
+func TestOneLoginCodeOpensOneSession(t *testing.T) {
+	a := newHouse(t)
+	b := a.replica()
+	b.Sessions.Issuer = "another site"
+	a.login(t, "wxA", a.code("alice"), a.phoneCode("alice", number))
+	for range 30 {
+		code := a.code("alice")
+		phoneCodes := []string{"", a.phoneCode("alice", number), a.phoneCode("alice", number), a.phoneCode("alice", otherNumber)}
+		opened := make([]error, 2*len(phoneCodes))
+		var wg sync.WaitGroup
+		for i := range opened {
+			h := []*house{a, b}[i%2]
+			wg.Go(func() {
+				_, opened[i] = h.Login(context.Background(), login.Request{App: wechat.App{ID: "wxA"}, Code: code, PhoneCode: phoneCodes[i/2]})
+			})
+		}
+		wg.Wait()
+		n := 0
+		for _, err := range opened {
+			var e *login.Error
+			switch {
+			case err == nil:
+				n++
+			case !errors.As(err, &e) || e.Code != login.LoginCodeInvalid && e.Code != login.PhoneRequired || e.Code == login.LoginCodeInvalid && len(e.Renew) != 1:
+				t.Errorf("refused: %v", err)
+			}
+		}
+		if n != 1 {
+			t.Fatalf("%d logins with one code", n)
+		}
+		asked := a.wechat.phones
+		for _, phoneCode := range phoneCodes[1:] {
+			a.login(t, "wxA", a.code("alice"), phoneCode)
+		}
+		if more := a.wechat.phones - asked; more > len(phoneCodes)-1 {
+			t.Errorf("%d exchanges", more)
+		}
+	}
+}
+
+// slowMembers is a directory elsewhere that lets something happen before it answers.
+type slowMembers struct {
+	*members
+	before func()
+}
+
+func (m *slowMembers) Login(ctx context.Context, l user.Login) (user.User, error) {
+	if do := m.before; do != nil {
+		m.before = nil
+		do()
+	}
+	if l.Silent() && l.UserID == "" {
+		return user.User{}, user.ErrUnknown
+	}
+	return m.members.Login(ctx, l)
+}
+
+func (m *slowMembers) Check(_ context.Context, id string) (user.User, error) {
+	return user.User{ID: id}, nil
+}
+
+func (m *slowMembers) Erase(context.Context, string) error { return nil }
+
+// A user of a directory elsewhere is erased while a login of theirs is under way: it
+// does not succeed for that id, and the client learns which codes to fetch. With these
+// the login is a new one.
+func TestErasureWinsAgainstALoginUnderWay(t *testing.T) {
+	h := newHouse(t)
+	m := &slowMembers{members: withMembers(h)}
+	there := h.store.Elsewhere(m, h.Sessions.Settings)
+	h.Directory = there
+	id := "m-" + number
+	erase := func() {
+		if err := there.Erase(t.Context(), id); err != nil {
+			t.Error(err)
+		}
+	}
+	gone := func(what string) {
+		t.Helper()
+		if list, err := h.store.UserBindings(t.Context(), id); err != nil || len(list) != 0 {
+			t.Errorf("%s: bindings %+v, %v", what, list, err)
+		}
+	}
+	h.login(t, "wxA", h.code("alice"), h.phoneCode("alice", number))
+
+	m.before = erase
+	code, phoneCode := h.code("alice"), h.phoneCode("alice", number)
+	h.refused(t, "wxA", code, phoneCode, login.PhoneCodeInvalid, "code", "phoneCode")
+	h.refused(t, "wxA", code, phoneCode, login.PhoneCodeInvalid, "code", "phoneCode")            // the same again
+	h.refused(t, "wxA", h.code("alice"), phoneCode, login.PhoneCodeInvalid, "code", "phoneCode") // one of them new
+	gone("in the directory")
+	if back := h.login(t, "wxA", h.code("alice"), h.phoneCode("alice", number)); back.User.ID != id {
+		t.Errorf("back as %+v", back.User)
+	}
+
+	resume, ended := h.underWayRefused(t, h.code("alice"), h.phoneCode("alice", number))
+	erase()
+	resume()
+	if e := <-ended; e == nil || e.Code != login.PhoneCodeInvalid {
+		t.Errorf("in WeChat: %v", e)
+	}
+	gone("in WeChat")
+	h.wechat.gate, h.wechat.entered = nil, nil
+
+	h.login(t, "wxA", h.code("alice"), h.phoneCode("alice", number))
+	m.before = erase
+	h.refused(t, "wxA", h.code("alice"), "", login.PhoneRequired)
+	gone("silently")
+
+	// The first try fails in WeChat; the same codes come again after the erasure.
+	h.login(t, "wxA", h.code("alice"), h.phoneCode("alice", number))
+	h.wechat.fail = &wechat.Error{Call: wechat.CallPhone, Kind: wechat.KindBusy}
+	code, phoneCode = h.code("alice"), h.phoneCode("alice", number)
+	h.refused(t, "wxA", code, phoneCode, login.WeChatUnavailable)
+	h.wechat.fail = nil
+	erase()
+	h.refused(t, "wxA", code, phoneCode, login.PhoneCodeInvalid, "code", "phoneCode")
+	h.refused(t, "wxA", h.code("alice"), phoneCode, login.PhoneCodeInvalid, "code", "phoneCode")
+	gone("sent again")
+	h.login(t, "wxA", h.code("alice"), h.phoneCode("alice", number))
+}
+
+func (h *house) underWayRefused(t *testing.T, code, phoneCode string) (resume func(), done <-chan *login.Error) {
+	t.Helper()
+	h.wechat.entered, h.wechat.gate = make(chan struct{}, 100), make(chan struct{})
+	ended := make(chan *login.Error, 1)
+	go func() {
+		_, err := h.Login(context.Background(), login.Request{App: wechat.App{ID: "wxA"}, Code: code, PhoneCode: phoneCode})
+		var e *login.Error
+		errors.As(err, &e)
+		ended <- e
+	}()
+	<-h.wechat.entered
+	gate := h.wechat.gate
+	return sync.OnceFunc(func() { close(gate) }), ended
+}
+
+// eraser is the store's own directory that erases each user whom it has found, once.
+type eraser struct {
+	user.Directory
+	done bool
+}
+
+func (e *eraser) Login(ctx context.Context, l user.Login) (user.User, error) {
+	u, err := e.Directory.Login(ctx, l)
+	if err == nil && !e.done {
+		e.done = true
+		err = e.Directory.Erase(ctx, u.ID)
+	}
+	return u, err
+}
+
+// In the store's own directory an id never comes again: the login becomes that of a new
+// user.
+func TestErasedIDOfOurOwnNeverComesAgain(t *testing.T) {
+	h := newHouse(t)
+	first := h.login(t, "wxA", h.code("alice"), h.phoneCode("alice", number))
+	h.Directory = &eraser{Directory: h.Directory}
+	res := h.login(t, "wxA", h.code("alice"), h.phoneCode("alice", number))
+	if res.User.ID == first.User.ID || !res.User.New {
+		t.Errorf("%+v after %+v", res.User, first.User)
+	}
+	if list, err := h.store.UserBindings(t.Context(), first.User.ID); err != nil || len(list) != 0 {
+		t.Errorf("%+v, %v", list, err)
+	}
+}
+
+// A directory elsewhere is not asked to trust a suspended binding: whose account that is
+// by now, only the number can tell.
+func TestSuspendedBindingIsNotShownToTheDirectory(t *testing.T) {
+	h := newHouse(t)
+	m := withMembers(h)
+	h.login(t, "wxB", h.code("alice"), h.phoneCode("alice", number))
+	bob := h.login(t, "wxA", h.code("bob"), h.phoneCode("bob", number))
+	if !bob.Rebound || len(bob.Ended) != 1 {
+		t.Errorf("Bob: %+v", bob)
+	}
+	asked := len(m.asked)
+	h.refused(t, "wxB", h.code("alice"), "", login.PhoneRequired)
+	if len(m.asked) != asked {
+		t.Error("the directory is asked about a silent login")
+	}
+	h.login(t, "wxB", h.code("alice"), h.phoneCode("alice", otherNumber))
+	if l := m.last(); l.UserID != "" || l.Rebound {
+		t.Errorf("it is asked %+v", l)
+	}
+}

@@ -1,0 +1,574 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
+)
+
+// A scene is a step of a story of several people. openid names a WeChat account and an
+// app: "alice/wx1" is Alice's openid in wx1. With a "+" in front WeChat also tells her
+// unionid. user is whose number she logs in with.
+type scene struct {
+	who, user string
+	rule      user.NewOpenID
+	silent    bool
+	leaves    bool // no login: WeChat pushes that the openid has left
+
+	fails   error
+	rebound bool
+}
+
+// cast plays scenes, an hour after each other.
+type cast struct {
+	t    *testing.T
+	s    *Store
+	at   time.Time
+	open map[string]string // session -> who and user
+}
+
+func newCast(t *testing.T, s *Store) *cast {
+	return &cast{t: t, s: s, at: now, open: make(map[string]string)}
+}
+
+func account(who, userID string, at time.Time) user.Binding {
+	name, union := strings.CutPrefix(who, "+")
+	person, appid, _ := strings.Cut(name, "/")
+	b := user.Binding{AppID: appid, OpenID: person + "@" + appid, UserID: userID, PhoneAt: at}
+	if union {
+		b.UnionID = "union-" + person
+	}
+	return b
+}
+
+func (c *cast) play(i int, sc scene) {
+	c.t.Helper()
+	c.at = c.at.Add(time.Hour)
+	b := account(sc.who, sc.user, c.at)
+	if sc.leaves {
+		left, err := c.s.Leave(c.t.Context(), b.AppID, b.OpenID, c.at, ending(c.at, settings.Until(c.at)))
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		for _, id := range left.Ended {
+			delete(c.open, id)
+		}
+		return
+	}
+	l := settlement(b, sc.rule, newSession(sc.user, b.AppID, b.OpenID, c.at))
+	l.Session.UnionID = b.UnionID
+	if sc.silent {
+		l.Phone = user.Phone{}
+	}
+	done, err := commit(c.t, c.s, l)
+	if !errors.Is(err, sc.fails) || done.Rebound != sc.rebound {
+		c.t.Errorf("scene %d, %+v: %v, %+v", i, sc, err, done)
+	}
+	if err == nil {
+		c.open[l.Session.ID] = strings.TrimPrefix(sc.who, "+") + "=" + sc.user
+	}
+	for _, id := range done.Ended {
+		delete(c.open, id)
+	}
+}
+
+// silent reports whether an account logs in silently, and as whom.
+func (c *cast) silent(who string) string {
+	c.t.Helper()
+	b := account(who, "", c.at)
+	known, err := c.s.Known(c.t.Context(), b.AppID, b.OpenID, b.UnionID)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	if known.State != user.Active || known.Taken || known.PhoneAt.IsZero() {
+		return ""
+	}
+	return known.UserID
+}
+
+// a is the user of number 1, which Alice has first and Bob later; b of number 2.
+var stories = map[string]struct {
+	scenes []scene
+	live   []string          // sessions
+	silent map[string]string // who logs in silently, as whom; "": not at all
+}{
+	"replace in one app": {
+		scenes: []scene{
+			{who: "alice/wx1", user: "a", rule: user.Replace},
+			{who: "bob/wx1", user: "a", rule: user.Replace, rebound: true},
+		},
+		live:   []string{"bob/wx1=a"},
+		silent: map[string]string{"alice/wx1": "", "bob/wx1": "a"},
+	},
+	"keep": {
+		scenes: []scene{
+			{who: "alice/wx1", user: "a", rule: user.Keep},
+			{who: "alice/wx2", user: "a", rule: user.Keep},
+			{who: "bob/wx1", user: "a", rule: user.Keep},
+		},
+		live:   []string{"alice/wx1=a", "alice/wx2=a", "bob/wx1=a"},
+		silent: map[string]string{"alice/wx1": "a", "alice/wx2": "a", "bob/wx1": "a"},
+	},
+	"(a) her session stays when her openid moves": {
+		scenes: []scene{
+			{who: "alice/wx1", user: "a", rule: user.Replace},
+			{who: "alice/wx1", user: "b", rule: user.Replace},
+			{who: "bob/wx1", user: "a", rule: user.Replace},
+		},
+		live:   []string{"alice/wx1=b", "bob/wx1=a"},
+		silent: map[string]string{"alice/wx1": "b", "bob/wx1": "a"},
+	},
+	"(a) under keep, too": {
+		scenes: []scene{
+			{who: "alice/wx1", user: "a", rule: user.Keep},
+			{who: "alice/wx1", user: "b", rule: user.Keep},
+		},
+		live:   []string{"alice/wx1=b"},
+		silent: map[string]string{"alice/wx1": "b"},
+	},
+	"(b) deny after her openid has moved": {
+		scenes: []scene{
+			{who: "alice/wx1", user: "a", rule: user.Deny},
+			{who: "alice/wx1", user: "b", rule: user.Deny},
+			{who: "bob/wx1", user: "a", rule: user.Deny, fails: user.ErrNewOpenID},
+			{who: "alice/wx1", user: "a", rule: user.Deny}, // she has both numbers
+			{who: "bob/wx1", user: "b", rule: user.Deny, fails: user.ErrNewOpenID},
+		},
+		live:   []string{"alice/wx1=a"},
+		silent: map[string]string{"alice/wx1": "a", "bob/wx1": ""},
+	},
+	"(c) her other mini program, unionids unknown": {
+		scenes: []scene{
+			{who: "alice/wx2", user: "a", rule: user.Replace},
+			{who: "bob/wx1", user: "a", rule: user.Replace, rebound: true},
+		},
+		live:   []string{"bob/wx1=a"},
+		silent: map[string]string{"alice/wx2": "", "bob/wx1": "a"},
+	},
+	"(c) her other mini program, unionids known": {
+		scenes: []scene{
+			{who: "+alice/wx1", user: "a", rule: user.Replace},
+			{who: "+alice/wx2", user: "a", rule: user.Replace},
+			{who: "+bob/wx1", user: "a", rule: user.Replace, rebound: true},
+		},
+		live:   []string{"bob/wx1=a"},
+		silent: map[string]string{"+alice/wx1": "", "+alice/wx2": "", "+alice/wx3": "", "+bob/wx1": "a", "+bob/wx3": "a"},
+	},
+	"her other mini program after her openid has moved": {
+		scenes: []scene{
+			{who: "+alice/wx1", user: "a", rule: user.Replace},
+			{who: "+alice/wx2", user: "a", rule: user.Replace},
+			{who: "+alice/wx1", user: "b", rule: user.Replace},
+			{who: "+bob/wx1", user: "a", rule: user.Replace, rebound: true},
+		},
+		live:   []string{"alice/wx1=b", "bob/wx1=a"},
+		silent: map[string]string{"+alice/wx1": "b", "+alice/wx2": "", "+alice/wx3": "b", "+bob/wx1": "a"},
+	},
+	"a session without a binding of its user": {
+		scenes: []scene{
+			{who: "+alice/wx1", user: "a", rule: user.Replace},
+			{who: "+alice/wx2", user: "a", rule: user.Keep, silent: true},
+			{who: "+bob/wx3", user: "a", rule: user.Replace, rebound: true},
+		},
+		live:   []string{"bob/wx3=a"},
+		silent: map[string]string{"+alice/wx1": "", "+alice/wx2": "", "+alice/wx3": "", "+alice/wx4": ""},
+	},
+	"one account in two apps": {
+		scenes: []scene{
+			{who: "+alice/wx1", user: "a", rule: user.Replace},
+			{who: "+alice/wx2", user: "a", rule: user.Replace},
+			{who: "+alice/wx1", user: "a", rule: user.Replace},
+		},
+		live:   []string{"alice/wx1=a", "alice/wx1=a", "alice/wx2=a"},
+		silent: map[string]string{"+alice/wx1": "a", "+alice/wx2": "a"},
+	},
+	"an openid that is bound already ends nothing": {
+		scenes: []scene{
+			{who: "alice/wx1", user: "a", rule: user.Keep},
+			{who: "bob/wx1", user: "a", rule: user.Keep},
+			{who: "carol/wx2", user: "a", rule: user.Keep},
+			{who: "alice/wx1", user: "a", rule: user.Replace},
+			{who: "alice/wx1", user: "a", rule: user.Deny},
+		},
+		live:   []string{"alice/wx1=a", "alice/wx1=a", "alice/wx1=a", "bob/wx1=a", "carol/wx2=a"},
+		silent: map[string]string{"alice/wx1": "a", "bob/wx1": "a", "carol/wx2": "a"},
+	},
+	"a suspended openid becomes active again, and nobody ends": {
+		scenes: []scene{
+			{who: "alice/wx2", user: "a", rule: user.Replace},
+			{who: "bob/wx1", user: "a", rule: user.Replace, rebound: true},
+			{who: "alice/wx2", user: "a", rule: user.Replace, rebound: true},
+			{who: "alice/wx2", user: "a", rule: user.Deny},
+		},
+		live:   []string{"alice/wx2=a", "alice/wx2=a", "bob/wx1=a"},
+		silent: map[string]string{"alice/wx2": "a", "bob/wx1": "a"},
+	},
+	"under deny, too": {
+		scenes: []scene{
+			{who: "alice/wx2", user: "a", rule: user.Replace},
+			{who: "bob/wx1", user: "a", rule: user.Replace, rebound: true},
+			{who: "alice/wx2", user: "a", rule: user.Deny, rebound: true},
+		},
+		live:   []string{"alice/wx2=a", "bob/wx1=a"},
+		silent: map[string]string{"alice/wx2": "a", "bob/wx1": "a"},
+	},
+	"deny in one app": {
+		scenes: []scene{
+			{who: "alice/wx1", user: "a", rule: user.Deny},
+			{who: "bob/wx1", user: "a", rule: user.Deny, fails: user.ErrNewOpenID},
+		},
+		live:   []string{"alice/wx1=a"},
+		silent: map[string]string{"alice/wx1": "a", "bob/wx1": ""},
+	},
+	"deny in two apps, unionids known": {
+		scenes: []scene{
+			{who: "+alice/wx1", user: "a", rule: user.Deny},
+			{who: "+bob/wx2", user: "a", rule: user.Deny, fails: user.ErrNewOpenID},
+			{who: "bob/wx2", user: "a", rule: user.Deny, fails: user.ErrNewOpenID}, // of another Open Platform account
+			{who: "+alice/wx2", user: "a", rule: user.Deny},
+		},
+		live:   []string{"alice/wx1=a", "alice/wx2=a"},
+		silent: map[string]string{"+alice/wx1": "a", "+alice/wx2": "a", "+bob/wx2": ""},
+	},
+	"whom deny lets in is treated as by replace": {
+		scenes: []scene{
+			{who: "alice/wx1", user: "a", rule: user.Deny}, // no unionid is known
+			{who: "bob/wx2", user: "a", rule: user.Deny, rebound: true},
+		},
+		live:   []string{"bob/wx2=a"},
+		silent: map[string]string{"alice/wx1": "", "bob/wx2": "a"},
+	},
+	"deny knows an openid that was replaced and has moved": {
+		scenes: []scene{
+			{who: "alice/wx1", user: "a", rule: user.Replace},
+			{who: "bob/wx1", user: "a", rule: user.Replace, rebound: true},
+			{who: "bob/wx1", user: "b", rule: user.Replace},
+			{who: "carol/wx1", user: "a", rule: user.Deny, fails: user.ErrNewOpenID},
+			{who: "bob/wx1", user: "a", rule: user.Deny},
+		},
+		live:   []string{"bob/wx1=a"},
+		silent: map[string]string{"alice/wx1": "", "bob/wx1": "a", "carol/wx1": ""},
+	},
+	"whoever has left one app needs the phone there, by the unionid too": {
+		scenes: []scene{
+			{who: "+alice/wx1", user: "a", rule: user.Replace},
+			{who: "+alice/wx2", user: "a", rule: user.Replace},
+			{who: "+alice/wx1", leaves: true},
+		},
+		live:   []string{"alice/wx2=a"},
+		silent: map[string]string{"+alice/wx1": "", "+alice/wx2": "a", "+alice/wx3": "a"},
+	},
+	"a silent login of a directory's own moves nothing": {
+		scenes: []scene{
+			{who: "alice/wx1", user: "a", rule: user.Replace},
+			{who: "alice/wx1", user: "b", rule: user.Replace, silent: true},
+			{who: "bob/wx1", user: "a", rule: user.Replace, silent: true},
+		},
+		live:   []string{"alice/wx1=a", "alice/wx1=b", "bob/wx1=a"},
+		silent: map[string]string{"alice/wx1": "a"},
+	},
+}
+
+func TestStoriesOfRecycledNumbers(t *testing.T) {
+	onEach(t, func(t *testing.T, open database) {
+		s := started(t, open)
+		for name, story := range stories {
+			t.Run(name, func(t *testing.T) {
+				c := newCast(t, s)
+				for i, sc := range story.scenes {
+					c.play(i, sc)
+				}
+				var live []string
+				for id, who := range c.open {
+					got, err := s.Session(t.Context(), id)
+					if err != nil || !got.EndedAt.IsZero() {
+						t.Errorf("%s has ended, and it was not reported: %v", who, err)
+					}
+					live = append(live, who)
+				}
+				if slices.Sort(live); !slices.Equal(live, story.live) {
+					t.Errorf("live are %q, want %q", live, story.live)
+				}
+				if n := count(t, s, `SELECT COUNT(*) FROM {sessions} WHERE ended_at = 0`); n != len(story.live) {
+					t.Errorf("%d sessions are live, want %q", n, story.live)
+				}
+				for who, want := range story.silent {
+					if got := c.silent(who); got != want {
+						t.Errorf("%s logs in silently as %q, want %q", who, got, want)
+					}
+				}
+				for _, table := range []string{"{sessions}", "{bindings}", "{former_openids}"} {
+					execute(t, s, `DELETE FROM `+table)
+				}
+			})
+		}
+	})
+}
+
+// A session may be from before WeChat told the unionid; the binding has learned it since.
+func TestAccountIsKnownByItsBindingToo(t *testing.T) {
+	onEach(t, func(t *testing.T, open database) {
+		s := started(t, open)
+		c := newCast(t, s)
+		for i, sc := range []scene{
+			{who: "alice/wx1", user: "a", rule: user.Replace},
+			{who: "+alice/wx1", user: "a", rule: user.Replace},
+			{who: "+alice/wx2", user: "a", rule: user.Replace},
+		} {
+			c.play(i, sc)
+		}
+		if len(c.open) != 3 {
+			t.Errorf("%d of three sessions of one account are live", len(c.open))
+		}
+	})
+}
+
+// Alice's phone login is under way when Bob's takes the account over: hers is stale, and
+// does not put him out.
+func TestLoginThatWasOvertakenIsRefused(t *testing.T) {
+	onEach(t, func(t *testing.T, open database) {
+		s := started(t, open)
+		for i, who := range []string{"alice/wx1", "alice/wx2"} {
+			id := fmt.Sprint("u", i)
+			c := newCast(t, s)
+			c.play(0, scene{who: who, user: id, rule: user.Replace})
+			hers := settlement(account(who, id, c.at), user.Replace, newSession(id, "wx", "o", c.at))
+			hers.Session.AppID, hers.Session.OpenID = hers.Binding.AppID, hers.Binding.OpenID
+			hers.Begun = seen(t, s, byte(i))
+			c.play(1, scene{who: "bob/wx1", user: id, rule: user.Replace, rebound: true})
+			if _, err := commit(t, s, hers); !errors.Is(err, login.ErrOvertaken) {
+				t.Errorf("%s: %v", who, err)
+			}
+			// With fresh codes she shows that she has the number.
+			hers.Session.ID, hers.Login, hers.Code = newID(now), login.Key{byte(i), 1}, login.Key{byte(i), 2}
+			hers.Begun = seen(t, s, byte(10+i))
+			if _, err := commit(t, s, hers); err != nil {
+				t.Errorf("%s again: %v", who, err)
+			}
+		}
+	})
+}
+
+// seen is when a code is first seen that has just come.
+func seen(t *testing.T, s *Store, code byte) time.Time {
+	t.Helper()
+	claim, err := s.Claim(t.Context(), login.Key{code}, "me", now, time.Minute)
+	if err != nil || !claim.Ours || claim.Seen.IsZero() {
+		t.Fatalf("%+v, %v", claim, err)
+	}
+	time.Sleep(2 * time.Millisecond) // the clock's next reading is another
+	return claim.Seen
+}
+
+// The silent login of the former owner beside the phone login of the new one: it finds
+// that what it was decided on has changed, whatever that was.
+func TestSilentLoginBesideThatOfTheNewOwner(t *testing.T) {
+	onEach(t, func(t *testing.T, open database) {
+		s := started(t, open)
+		for i, silent := range []string{"alice/wx1", "+alice/wx1", "+alice/wx2", "alice/wx2"} {
+			id := fmt.Sprint("u", i)
+			c := newCast(t, s)
+			home := silent
+			if silent == "+alice/wx2" {
+				home = "+alice/wx3" // which she logs in by
+			}
+			c.play(0, scene{who: home, user: id, rule: user.Replace})
+			b := account(silent, id, c.at)
+			hers := settlement(b, user.Replace, newSession(id, b.AppID, b.OpenID, c.at))
+			hers.Phone = user.Phone{}
+			known, err := s.Known(t.Context(), b.AppID, b.OpenID, b.UnionID)
+			if err != nil || known.UserID != id {
+				t.Fatalf("%+v, %v", known, err)
+			}
+			hers.Known = known
+			c.play(1, scene{who: "bob/wx1", user: id, rule: user.Replace, rebound: true})
+			if err := s.Keep(t.Context(), hers.Code, nil, now.Add(time.Hour)); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := s.Settle(t.Context(), hers); !errors.Is(err, login.ErrChanged) {
+				t.Errorf("%s: %v", silent, err)
+			}
+			execute(t, s, `DELETE FROM {bindings}`)
+		}
+	})
+}
+
+// Alice moves to number 2 while Bob logs in with number 1, which she had: with deny he is
+// refused, whichever of the two is first.
+func TestMoveBesideALoginUnderDeny(t *testing.T) {
+	onEach(t, func(t *testing.T, open database) {
+		a, b := started(t, open), started(t, open)
+		for round := range 10 {
+			one, two := fmt.Sprint("a", round), fmt.Sprint("b", round)
+			alice, bob := fmt.Sprintf("alice%d/wx1", round), fmt.Sprintf("bob%d/wx1", round)
+			newCast(t, a).play(0, scene{who: alice, user: one, rule: user.Deny})
+			var wg sync.WaitGroup
+			wg.Go(func() {
+				x := account(alice, two, now)
+				if _, err := commit(t, a, settlement(x, user.Deny, newSession(two, x.AppID, x.OpenID, now))); err != nil {
+					t.Errorf("Alice: %v", err)
+				}
+			})
+			wg.Go(func() {
+				x := account(bob, one, now)
+				if _, err := commit(t, b, settlement(x, user.Deny, newSession(one, x.AppID, x.OpenID, now))); !errors.Is(err, user.ErrNewOpenID) {
+					t.Errorf("Bob: %v", err)
+				}
+			})
+			wg.Wait()
+		}
+	})
+}
+
+// One login code opens one session, of whichever of the logins that have it.
+func TestOneLoginCodeOpensOneSession(t *testing.T) {
+	onEach(t, func(t *testing.T, open database) {
+		replicas := []*Store{started(t, open), started(t, open)}
+		for round := range 5 {
+			code := login.Key{byte(round), 1}
+			if err := replicas[0].Keep(t.Context(), code, []byte("whose"), now.Add(time.Minute)); err != nil {
+				t.Fatal(err)
+			}
+			var mu sync.Mutex
+			errs := make(map[string]int)
+			var wg sync.WaitGroup
+			for i := range 6 {
+				wg.Go(func() {
+					// Each with another phone code, and so another user.
+					id := fmt.Sprintf("u%d-%d", round, i)
+					l := settlement(account("alice/wx1", id, now), user.Keep, newSession(id, "wx1", "alice@wx1", now))
+					l.Code = code
+					var err error
+					for range 4 { // as the chain does
+						if l.Known, err = replicas[i%2].Known(t.Context(), "wx1", "alice@wx1", ""); err == nil {
+							_, err = replicas[i%2].Settle(context.Background(), l)
+						}
+						if !errors.Is(err, login.ErrChanged) {
+							break
+						}
+					}
+					mu.Lock()
+					defer mu.Unlock()
+					errs[fmt.Sprint(err)]++
+				})
+			}
+			wg.Wait()
+			if errs["<nil>"] != 1 || len(errs) != 2 {
+				t.Errorf("round %d: %v", round, errs)
+			}
+		}
+		if n := count(t, replicas[0], `SELECT COUNT(*) FROM {sessions}`); n != 5 {
+			t.Errorf("%d sessions of five codes", n)
+		}
+	})
+}
+
+// The number went to somebody else after the directory had answered.
+func TestNumberMustStillBeTheUsers(t *testing.T) {
+	onEach(t, func(t *testing.T, open database) {
+		s := started(t, open)
+		u, err := s.Users(true, settings).Login(t.Context(), user.Login{Phone: phone(t, "13800138000")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		l := settlement(user.Binding{AppID: "wx1", OpenID: "o1", UserID: u.ID, PhoneAt: now}, user.Replace, newSession(u.ID, "wx1", "o1", now))
+		l.Phone = phone(t, "13900139000")
+		if err := s.Keep(t.Context(), l.Code, nil, now.Add(time.Minute)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Settle(t.Context(), l); !errors.Is(err, login.ErrChanged) {
+			t.Errorf("another number: %v", err)
+		}
+		l.Phone = u.Phone
+		if _, err := s.Settle(t.Context(), l); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// An erasure wins against logins that began before it, and not against later ones.
+func TestTombstoneRefusesLoginsFromBefore(t *testing.T) {
+	onEach(t, func(t *testing.T, open database) {
+		s := started(t, open)
+		there := s.Elsewhere(&elsewhere{users: make(map[string]user.User)}, settings)
+		settled := func(begun time.Time) error {
+			l := settlement(user.Binding{AppID: "wx1", OpenID: "o1", UserID: "u", PhoneAt: now}, user.Replace, newSession("u", "wx1", "o1", now))
+			l.Begun = begun
+			_, err := commit(t, s, l)
+			return err
+		}
+		before := seen(t, s, 1)
+		if err := s.Release(t.Context(), login.Key{1}, "me"); err != nil { // its first try failed
+			t.Fatal(err)
+		}
+		for range 2 {
+			if err := there.Erase(t.Context(), "u"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if again := seen(t, s, 1); !again.Equal(before) {
+			t.Errorf("a code that was seen at %v is seen first at %v", before, again)
+		}
+		time.Sleep(2 * time.Millisecond)
+		after := seen(t, s, 2)
+		for _, begun := range []time.Time{before, {}} {
+			if err := settled(begun); !errors.Is(err, user.ErrUnknown) {
+				t.Errorf("begun %v: %v", begun, err)
+			}
+		}
+		if n := count(t, s, `SELECT COUNT(*) FROM {bindings}`); n != 0 {
+			t.Errorf("%d bindings of an erased user", n)
+		}
+		for _, begun := range []time.Time{after, before} { // the first lifts it
+			if err := settled(begun); err != nil {
+				t.Errorf("begun %v: %v", begun, err)
+			}
+		}
+	})
+}
+
+// The phone code comes first with a login code that WeChat refuses: from then on it has
+// been seen.
+func TestClaimRecordsFurtherCodes(t *testing.T) {
+	onEach(t, func(t *testing.T, open database) {
+		s := started(t, open)
+		first, err := s.Claim(t.Context(), login.Key{1}, "me", now, time.Minute, login.Key{2})
+		if err != nil || !first.Ours {
+			t.Fatalf("%+v, %v", first, err)
+		}
+		time.Sleep(5 * time.Millisecond)
+		phone, err := s.Claim(t.Context(), login.Key{2}, "other", now, time.Minute)
+		if err != nil || !phone.Ours || phone.Seen.IsZero() || phone.Seen.Sub(first.Seen) > 4*time.Millisecond {
+			t.Errorf("%+v, %v; first seen %v", phone, err, first.Seen)
+		}
+		if again, err := s.Claim(t.Context(), login.Key{1}, "another", now, time.Minute, login.Key{2}); err != nil || again.Ours {
+			t.Errorf("%+v, %v", again, err)
+		}
+	})
+}
+
+func TestErasureTakesMarksAlong(t *testing.T) {
+	onEach(t, func(t *testing.T, open database) {
+		s := started(t, open)
+		c := newCast(t, s)
+		c.play(0, scene{who: "alice/wx1", user: "a", rule: user.Deny})
+		c.play(1, scene{who: "alice/wx1", user: "b", rule: user.Deny})
+		if n := count(t, s, `SELECT COUNT(*) FROM {former_openids}`); n != 1 {
+			t.Fatalf("%d marks", n)
+		}
+		if err := s.Users(true, settings).Erase(t.Context(), "a"); err != nil {
+			t.Fatal(err)
+		}
+		if n := count(t, s, `SELECT COUNT(*) FROM {former_openids}`); n != 0 {
+			t.Errorf("%d marks of an erased user", n)
+		}
+	})
+}
