@@ -37,6 +37,9 @@ func (c *call) login() error {
 	}
 	out := c.pair(res.Session, res.Token, res.RefreshToken)
 	out.UserInfo = userInfo(res.User)
+	if delete(out.UserInfo, "moved"); res.Moved {
+		out.UserInfo["moved"] = true
+	}
 	return c.answerPair(out)
 }
 

@@ -3,6 +3,7 @@ package caddymodule
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -137,12 +138,33 @@ func (c *call) leave(ctx context.Context, m wechat.PushMessage) error {
 	var ended session.Ended
 	ended.Add(left.Ended...)
 	c.emitEnded(left.UserID, ended, session.ReasonRevoked)
+	erased := false
 	if left.Last {
-		if _, err := c.erase(ctx, left.UserID); err != nil {
+		if erased, err = c.eraseLeft(ctx, left.UserID); err != nil {
 			return fmt.Errorf("user %s: %w", left.UserID, err)
 		}
 	}
 	c.site.log.Info("a user has left", zap.String("event", m.Event), zap.String("appid", c.id), zap.String("user", left.UserID),
-		zap.Int("ended", ended.Count), zap.Strings("sessions", ended.IDs), zap.Bool("erased", left.Last), zap.Bool("returned", left.Returned))
+		zap.Int("ended", ended.Count), zap.Strings("sessions", ended.IDs), zap.Bool("erased", erased), zap.Bool("returned", left.Returned))
 	return c.site.store.Keep(ctx, step, []byte(m.Event), c.now.Add(pushKept))
+}
+
+// eraseLeft erases a user who has left, unless they have logged in with a phone number
+// since: this or another openid may have been under way while WeChat's message came.
+func (c *call) eraseLeft(ctx context.Context, id string) (erased bool, err error) {
+	erased, ids, err := c.site.directory.EraseLeft(ctx, id)
+	if err != nil {
+		return false, errors.Join(errDirectory, err)
+	}
+	if !erased {
+		return false, nil
+	}
+	until := c.live.sessions.Ending(session.ReasonRevoked, c.now).Until
+	for _, id := range ids {
+		c.live.sessions.Revoked.Add(id, until)
+	}
+	var ended session.Ended
+	ended.Add(ids...)
+	c.site.emit(event{"wx_auth_user_erased", map[string]any{"user": id, "count": ended.Count, "sessions": ended.IDs}})
+	return true, nil
 }

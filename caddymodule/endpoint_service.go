@@ -204,6 +204,9 @@ type openid struct {
 	UnionID string `json:"unionid,omitempty"`
 	// PhoneLoginAt is when it last logged in with a phone number.
 	PhoneLoginAt time.Time `json:"phoneLoginAt"`
+	// Suspended: another WeChat account has logged in with the user's number since,
+	// so this one does not log in silently.
+	Suspended bool `json:"suspended,omitempty"`
 }
 
 func (c *call) showUser(id string) error {
@@ -226,7 +229,7 @@ func (c *call) showUser(id string) error {
 	}
 	openids := make([]openid, 0, len(bindings))
 	for _, b := range bindings {
-		openids = append(openids, openid{b.AppID, b.OpenID, b.UnionID, b.PhoneAt.UTC()})
+		openids = append(openids, openid{b.AppID, b.OpenID, b.UnionID, b.PhoneAt.UTC(), b.State == user.Suspended})
 		if u.Phone.IsZero() { // the directory tells none: it is one that WeChat has told
 			u.Phone = b.Phone
 		}

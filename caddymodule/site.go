@@ -60,6 +60,9 @@ type directory interface {
 	// SetDisabled says whether a user may log in and refresh. user.ErrUnknown:
 	// there is no such user. It ends no session, but none is opened any more.
 	SetDisabled(ctx context.Context, id string, disabled bool) error
+	// EraseLeft is Erase for a user who has left, unless an openid of theirs has
+	// logged in with a phone number meanwhile. ended are the sessions that ended.
+	EraseLeft(ctx context.Context, id string) (erased bool, ended []string, err error)
 }
 
 // live is what a site can only have once its store is open, as it is made with
