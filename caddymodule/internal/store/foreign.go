@@ -14,9 +14,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user/sqldir"
 )
 
-// Foreign is a database whose tables are somebody else's: it is asked what it is
-// told, and nothing is created, locked or migrated here. It implements
-// [sqldir.Database].
+// Foreign is a database with a team's own tables: it runs the team's queries, and
+// creates, locks and migrates nothing. It implements [sqldir.Database].
 type Foreign struct{ db *DB }
 
 // NewForeign parses the address of a database server, postgres://… or mysql://…,
@@ -29,6 +28,7 @@ func NewForeign(address string) (*Foreign, error) {
 	if err != nil {
 		return nil, err
 	}
+	db.foreign = true
 	return &Foreign{db}, nil
 }
 
@@ -87,16 +87,57 @@ type foreignTx struct {
 }
 
 func (f foreignTx) Select(limit int, query string, args ...any) (columns []string, rows [][]any, err error) {
+	types, rows, err := f.query(limit, query, args...)
+	if err != nil {
+		return nil, nil, err
+	}
+	columns = make([]string, len(types))
+	for i, t := range types {
+		columns[i] = t.Name()
+	}
+	if f.t.db.dialect == mysql {
+		for _, row := range rows {
+			for i := range row {
+				if row[i], err = mysqlValue(types[i].DatabaseTypeName(), row[i]); err != nil {
+					return nil, nil, fmt.Errorf("the column %q: %w", columns[i], err)
+				}
+			}
+		}
+		if err := moments(f.t, rows); err != nil {
+			return nil, nil, refused{err}
+		}
+	}
+	return columns, rows, nil
+}
+
+func (f foreignTx) Describe(query string, args ...any) ([]sqldir.Column, error) {
+	types, _, err := f.query(0, query, args...)
+	if err != nil {
+		return nil, err
+	}
+	columns := make([]sqldir.Column, len(types))
+	for i, t := range types {
+		if f.t.db.dialect == mysql {
+			columns[i] = mysqlColumn(t.Name(), t.DatabaseTypeName())
+		} else if columns[i], err = postgresColumn(f.t, t.Name(), t.DatabaseTypeName()); err != nil {
+			return nil, err
+		}
+	}
+	return columns, nil
+}
+
+// query reads rows as the driver gives them.
+func (f foreignTx) query(limit int, query string, args ...any) (types []*sql.ColumnType, rows [][]any, err error) {
 	r, err := f.t.q.QueryContext(f.t.ctx, query, f.args(args)...)
 	if err != nil {
 		return nil, nil, refused{err}
 	}
 	defer r.Close()
-	if columns, err = r.Columns(); err != nil {
+	if types, err = r.ColumnTypes(); err != nil {
 		return nil, nil, refused{err}
 	}
 	for len(rows) < limit && r.Next() {
-		row, into := make([]any, len(columns)), make([]any, len(columns))
+		row, into := make([]any, len(types)), make([]any, len(types))
 		for i := range row {
 			into[i] = &row[i]
 		}
@@ -108,7 +149,7 @@ func (f foreignTx) Select(limit int, query string, args ...any) (columns []strin
 	if err := errors.Join(r.Close(), r.Err()); err != nil {
 		return nil, nil, refused{err}
 	}
-	return columns, rows, nil
+	return types, rows, nil
 }
 
 func (f foreignTx) Exec(query string, args ...any) (int64, error) {

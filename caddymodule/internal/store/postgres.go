@@ -142,11 +142,25 @@ func openPostgres(ctx context.Context, db *DB, _ bool) (*pools, error) {
 	if config.ConnectTimeout == 0 || config.ConnectTimeout > dialTimeout {
 		config.ConnectTimeout = dialTimeout
 	}
+	for name, value := range postgresSettings {
+		config.RuntimeParams[name] = value
+	}
 	if address.hosts > 1 && !address.anyHost {
 		config.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
 	}
 	pool := stdlib.OpenDB(*config)
 	direct, err := postgresDirect(ctx, pool)
+	if startupRefused(err) {
+		// A pooler that takes no settings at the start. What they ask for may be so
+		// without them; a connection that it is not so on is closed again.
+		pool.Close()
+		for name := range postgresSettings {
+			delete(config.RuntimeParams, name)
+		}
+		config.ValidateConnect = allValid(config.ValidateConnect, validSettings)
+		pool = stdlib.OpenDB(*config)
+		direct, err = postgresDirect(ctx, pool)
+	}
 	if err != nil {
 		pool.Close()
 		if postgresRefused(err) {
@@ -158,9 +172,15 @@ func openPostgres(ctx context.Context, db *DB, _ bool) (*pools, error) {
 		// A pooler that hands out connections by transaction: a statement that
 		// is prepared on one server connection is unknown on the next. In this
 		// mode statements are prepared without a name, each time.
-		pool.Close()
 		config.DefaultQueryExecMode = pgx.QueryExecModeExec
-		pool = stdlib.OpenDB(*config)
+	}
+	if db.foreign || config.DefaultQueryExecMode == pgx.QueryExecModeExec {
+		pool.Close()
+		connector := stdlib.GetConnector(*config)
+		if db.foreign {
+			connector = rowsConnector{connector}
+		}
+		pool = sql.OpenDB(connector)
 	}
 	bound(pool)
 	return &pools{write: pool, read: pool}, nil
@@ -241,7 +261,7 @@ func postgresLost(err error) bool {
 	}
 }
 
-// postgresRefused reports whether only the operator can mend why there is no
+// postgresRefused reports whether only the operator can fix why there is no
 // connection.
 func postgresRefused(err error) bool {
 	switch code := postgresCode(err); {
@@ -249,6 +269,9 @@ func postgresRefused(err error) bool {
 		return true
 	case code != "":
 		return false
+	}
+	if errors.As(err, new(settingError)) {
+		return true
 	}
 	// With sslmode=prefer a server without TLS is asked again without it, and then
 	// it is the second answer that counts.

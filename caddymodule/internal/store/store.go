@@ -50,6 +50,7 @@ type DB struct {
 	server  any    // the address as the dialect of a database server reads it
 	secrets []string
 	dialect *dialect
+	foreign bool // the tables are a team's own, see Foreign
 	opts    Options
 	tables  *strings.Replacer
 	queries sync.Map // the SQL as written here -> as the database takes it

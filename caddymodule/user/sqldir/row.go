@@ -1,6 +1,9 @@
 package sqldir
 
 import (
+	"encoding/json"
+	"math"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -9,7 +12,7 @@ import (
 )
 
 // layout is what the columns of a query mean. Names are taken in any case, as
-// databases fold them, but those that are told on keep theirs.
+// databases fold them, but those that are passed on keep theirs.
 type layout struct {
 	query        string
 	columns      []string
@@ -55,10 +58,10 @@ func (l layout) user(row []any) (u user.User, err error) {
 		return u, misconfigured("the column id of %s is neither text nor a whole number", l.query)
 	}
 	if l.disabled >= 0 {
-		var ok bool
-		if u.Disabled, ok = truth(row[l.disabled]); !ok {
-			return u, misconfigured("the column disabled of %s is neither true nor false, nor a time: compare it, such as (status = 'banned') AS disabled", l.query)
-		}
+		// A value that cannot be read was written by a system that means something by
+		// it. The user stays out rather than in.
+		yes, ok := truth(row[l.disabled])
+		u.Disabled = yes || !ok
 	}
 	u.Info = make(map[string]any)
 	for i, c := range l.columns {
@@ -72,13 +75,19 @@ func (l layout) user(row []any) (u user.User, err error) {
 			}
 			into, name = u.Claims, c[len(claimColumn):]
 		}
+		if unfit, ok := row[i].(Unfit); ok {
+			return u, misconfigured("the column %q of %s is %s, which has no one form in JSON: cast it", c, l.query, unfit)
+		}
 		into[name] = plain(row[i])
 	}
 	return u, nil
 }
 
-// truth reads a column as databases without a type for it write one. A time says
-// since when.
+// zero is how databases write a number that is zero, or a bit string.
+var zero = regexp.MustCompile(`^[+-]?(0+(\.0*)?|\.0+)(e[+-]?[0-9]+)?$`)
+
+// truth reads the column disabled: ok is false for a value that says neither yes nor
+// no. A time says since when.
 func truth(v any) (yes, ok bool) {
 	switch v := v.(type) {
 	case nil:
@@ -89,33 +98,50 @@ func truth(v any) (yes, ok bool) {
 		return v != 0, true
 	case uint64:
 		return v != 0, true
+	case float32:
+		return truth(float64(v))
+	case float64:
+		return v != 0, v == math.Trunc(v)
+	case json.Number:
+		return !zero.MatchString(strings.ToLower(v.String())), true
 	case time.Time:
 		return true, true
+	case Unfit:
+		return !v.Zero, v.Zero
 	case []byte:
 		if len(v) == 1 && v[0] <= 1 { // MySQL's BIT(1)
 			return v[0] == 1, true
 		}
 		return truth(string(v))
 	case string:
-		switch strings.ToLower(v) {
-		case "1", "t", "true", "y", "yes", "on":
-			return true, true
-		case "", "0", "f", "false", "n", "no", "off":
-			return false, true
-		}
-		if strings.HasPrefix(v, "0000-00-00") {
-			return false, true
-		}
-		for _, form := range []string{time.DateTime, time.DateOnly} { // MySQL's, as it sends them
-			if len(v) >= len(form) {
-				if _, err := time.Parse(form, v[:len(form)]); err == nil {
-					return true, true
-				}
-			}
-		}
+		return spoken(strings.ToLower(strings.TrimSpace(v)))
 	}
 	return false, false
 }
+
+// spoken reads yes and no as databases without a type for it write them.
+func spoken(v string) (yes, ok bool) {
+	switch v {
+	case "1", "t", "true", "y", "yes", "on":
+		return true, true
+	case "", "f", "false", "n", "no", "off", noTime:
+		return false, true
+	}
+	if zero.MatchString(v) || strings.HasPrefix(v, "0000-00-00") {
+		return false, true
+	}
+	for _, form := range []string{time.DateTime, time.DateOnly} { // MySQL's, as it sends them
+		if len(v) >= len(form) {
+			if _, err := time.Parse(form, v[:len(form)]); err == nil {
+				return true, true
+			}
+		}
+	}
+	return false, false // another number among them
+}
+
+// noTime is an interval of nothing in ISO 8601, in lower case.
+const noTime = "pt0s"
 
 // plain is a column's value as JSON has it.
 func plain(v any) any {
@@ -125,7 +151,29 @@ func plain(v any) any {
 	case string:
 		return strings.ToValidUTF8(v, "�")
 	case time.Time:
-		return v.Format(time.RFC3339)
+		return v.UTC().Format(time.RFC3339Nano)
+	case float32:
+		return Fraction(float64(v), 32)
+	case float64:
+		return Fraction(v, 64)
 	}
 	return v
+}
+
+// Fraction is a float of that many bits as JSON has it: the shortest number that means
+// the same float. What is no number is text, as in PostgreSQL's to_json.
+func Fraction(f float64, bits int) any {
+	switch {
+	case math.IsNaN(f):
+		return "NaN"
+	case math.IsInf(f, 1):
+		return "Infinity"
+	case math.IsInf(f, -1):
+		return "-Infinity"
+	}
+	form := byte('f')
+	if abs := math.Abs(f); abs != 0 && (abs < 1e-6 || abs >= 1e21) { // as JavaScript writes it
+		form = 'e'
+	}
+	return json.Number(strconv.FormatFloat(f, form, -1, bits))
 }

@@ -26,7 +26,7 @@ var (
 )
 
 // Database is where the table is. What is neither nil nor one of the errors above
-// is for the operator to mend; it holds no value of a query's parameters.
+// is for the operator to fix; it holds no value of a query's parameters.
 type Database interface {
 	// Do runs do in one transaction at READ COMMITTED, which an error undoes. do
 	// may be run again from its start.
@@ -37,9 +37,13 @@ type Database interface {
 
 // Tx asks the database within a transaction.
 type Tx interface {
-	// Select reads the first rows, at most as many as limit.
+	// Select reads the first rows, at most as many as limit. Values are nil, bool,
+	// int64, uint64, float32, float64, json.Number, string, time.Time, what a column of JSON
+	// holds, or [Unfit].
 	Select(limit int, query string, args ...any) (columns []string, rows [][]any, err error)
-	// Exec runs a statement and tells how many rows it found or made.
+	// Describe returns the columns of a query, of which no row is read.
+	Describe(query string, args ...any) ([]Column, error)
+	// Exec runs a statement and returns how many rows it found or made.
 	Exec(query string, args ...any) (int64, error)
 	// Prepare has the database look at a query, and runs nothing.
 	Prepare(query string) error
@@ -156,11 +160,11 @@ func (d *Directory) Open(ctx context.Context) error {
 			query Query
 		}{{"find", d.Queries.Find}, {"check", d.Queries.Check}} {
 			query, args := q.query.on(d.DB, nil)
-			columns, _, err := tx.Select(0, query, args...)
+			columns, err := tx.Describe(query, args...)
 			if err != nil {
 				return named(q.name, err)
 			}
-			if _, err := layoutOf(q.name, columns); err != nil {
+			if err := fit(q.name, columns); err != nil {
 				return err
 			}
 		}
@@ -185,7 +189,7 @@ func (d *Directory) Open(ctx context.Context) error {
 }
 
 // do runs a transaction within the time. What is none of the errors that somebody
-// acts on is for the operator to mend.
+// acts on is for the operator to fix.
 func (d *Directory) do(ctx context.Context, do func(Tx) error) error {
 	ctx, cancel := context.WithTimeout(ctx, Timeout)
 	defer cancel()

@@ -1,0 +1,55 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// postgresSettings are what every connection asks for, whatever the encoding of the
+// database and the settings of the role. Text is UTF-8 here, and a backslash is an
+// ordinary character of a literal: the driver and the reader of the team's queries rely
+// on both. PgBouncer keeps both apart by client.
+var postgresSettings = map[string]string{
+	"client_encoding":             "UTF8",
+	"standard_conforming_strings": "on",
+}
+
+// startupRefused reports whether a pooler refused the settings of a connection's start.
+func startupRefused(err error) bool {
+	var e *pgconn.PgError
+	return errors.As(err, &e) && (e.Code == "08P01" || e.Code == "0A000") && strings.Contains(e.Message, "startup parameter")
+}
+
+// validSettings refuses a connection on which postgresSettings do not hold.
+func validSettings(_ context.Context, conn *pgconn.PgConn) error {
+	for name, want := range postgresSettings {
+		if got := conn.ParameterStatus(name); !strings.EqualFold(got, want) {
+			return settingError{name, got, want}
+		}
+	}
+	return nil
+}
+
+// settingError is a setting that a pooler does not take and the database has otherwise.
+type settingError struct{ name, got, want string }
+
+func (e settingError) Error() string {
+	return fmt.Sprintf("the connection has %s = %q, and the pooler refuses to set it: run ALTER ROLE … SET %s = '%s' for the role that connects", e.name, e.got, e.name, e.want)
+}
+
+// allValid asks both.
+func allValid(a, b pgconn.ValidateConnectFunc) pgconn.ValidateConnectFunc {
+	if a == nil {
+		return b
+	}
+	return func(ctx context.Context, conn *pgconn.PgConn) error {
+		if err := a(ctx, conn); err != nil {
+			return err
+		}
+		return b(ctx, conn)
+	}
+}
