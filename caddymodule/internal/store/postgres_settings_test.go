@@ -1,0 +1,135 @@
+package store
+
+import (
+	"encoding/binary"
+	"errors"
+	"io"
+	"net"
+	"net/url"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5/pgproto3"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
+)
+
+// strictPooler passes connections on to the server, and refuses the settings at their
+// start as poolers do that know them not.
+func strictPooler(t *testing.T, address string) (through string) {
+	t.Helper()
+	u, err := url.Parse(address)
+	if err != nil || u.Host == "" {
+		t.Skipf("LEFT OUT: a pooler before %s, which is reached otherwise than by a port", address)
+	}
+	target := u.Host
+	if u.Port() == "" {
+		target += ":5432"
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { listener.Close() })
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			go pass(conn, target)
+		}
+	}()
+	u.Host = listener.Addr().String()
+	return withParameter(u.String(), "sslmode", "disable")
+}
+
+func pass(conn net.Conn, target string) {
+	defer conn.Close()
+	var size [4]byte
+	if _, err := io.ReadFull(conn, size[:]); err != nil {
+		return
+	}
+	start := make([]byte, binary.BigEndian.Uint32(size[:])-4)
+	if _, err := io.ReadFull(conn, start); err != nil {
+		return
+	}
+	var m pgproto3.StartupMessage
+	if m.Decode(start) == nil {
+		for name := range m.Parameters {
+			if !slices.Contains([]string{"user", "database", "application_name", "search_path"}, name) {
+				server := pgproto3.NewBackend(conn, conn)
+				server.Send(&pgproto3.ErrorResponse{Severity: "FATAL", Code: "08P01", Message: "unsupported startup parameter: " + name})
+				_ = server.Flush()
+				return
+			}
+		}
+	}
+	server, err := net.Dial("tcp", target)
+	if err != nil {
+		return
+	}
+	defer server.Close()
+	if _, err := server.Write(append(size[:], start...)); err != nil {
+		return
+	}
+	go func() {
+		_, _ = io.Copy(server, conn)
+		server.Close()
+	}()
+	_, _ = io.Copy(conn, server)
+}
+
+// A pooler that takes no settings is no reason to stay away, as long as they are right
+// without it; where they are not, the operator reads what to do.
+func TestPoolerThatTakesNoSettings(t *testing.T) {
+	if without(t, "postgres") {
+		return
+	}
+	for name, tc := range map[string]struct {
+		role string
+		says string
+	}{
+		"right as it is": {"", ""},
+		"wrong":          {"standard_conforming_strings TO off", "ALTER ROLE"},
+		"another":        {"client_encoding TO 'LATIN1'", "client_encoding"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, role := servers["postgres"], testName()
+			address := postgresSchema(t)
+			s.do(t, "CREATE ROLE %s LOGIN SUPERUSER", role)
+			t.Cleanup(func() { s.do(t, "DROP OWNED BY %s", role); s.do(t, "DROP ROLE %s", role) })
+			s.do(t, "ALTER ROLE %s SET client_encoding TO 'UTF8'", role)
+			if tc.role != "" {
+				s.do(t, "ALTER ROLE %s SET %s", role, tc.role)
+			}
+			u, err := url.Parse(strictPooler(t, address))
+			if err != nil {
+				t.Fatal(err)
+			}
+			u.User = url.User(role)
+			db, err := New(u.String(), defaults)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer db.Close()
+			st := db.With(testKeys(t, 1))
+			err = st.Open(t.Context())
+			if tc.says != "" {
+				if err == nil || errors.Is(err, ErrUnavailable) || !strings.Contains(err.Error(), tc.says) {
+					t.Errorf("store: %v", err)
+				}
+			} else if err != nil {
+				t.Errorf("store: %v", err)
+			} else if _, err := st.Users(true, settings).Login(t.Context(), user.Login{Phone: phone(t, "13800138000")}); err != nil {
+				t.Error(err)
+			}
+			f := foreign(t, u.String())
+			d := directoryOf(t, f, `SELECT '安' AS id WHERE 'a\' <> :phone`, "", `SELECT '1' AS id WHERE 'a\' <> :id`, "")
+			if err := d.Open(t.Context()); (err != nil) != (tc.says != "") || err != nil && (!errors.Is(err, user.ErrMisconfigured) || !strings.Contains(err.Error(), tc.says)) {
+				t.Errorf("users sql: %v", err)
+			}
+		})
+	}
+}
