@@ -22,6 +22,8 @@ func (b *bench) control(method, path, body string, into any) int {
 	return a.Status
 }
 
+// TestControlAPIPlaysAWholeTest runs a whole test over HTTP, as a test in another
+// process does.
 func TestControlAPIPlaysAWholeTest(t *testing.T) {
 	b := newBench(t)
 	if got := b.control("POST", "apps", `{"appid":"wx3333333333333333","secret":"s3cret","open_platform":"company","daily_quota":{"token":0}}`, nil); got != 204 {
@@ -95,6 +97,7 @@ func TestControlAPIPlaysAWholeTest(t *testing.T) {
 	}
 }
 
+// TestControlMintsLoginCodeAlone mints the code of a silent login.
 func TestControlMintsLoginCodeAlone(t *testing.T) {
 	b := newBench(t)
 	var codes wechattest.Codes
@@ -104,6 +107,8 @@ func TestControlMintsLoginCodeAlone(t *testing.T) {
 	}
 }
 
+// TestControlRefusesMistakes sends misspelled and wrong members: they must be refused,
+// or a test would silently test nothing.
 func TestControlRefusesMistakes(t *testing.T) {
 	b := newBench(t)
 	tests := []struct {
@@ -133,6 +138,7 @@ func TestControlRefusesMistakes(t *testing.T) {
 	b.want("nothing was injected or altered", b.stable(false), "0")
 }
 
+// TestFaultSurvivesJSON encodes and decodes a fault with its delay.
 func TestFaultSurvivesJSON(t *testing.T) {
 	want := wechattest.Fault{Call: wechattest.StableToken, Kind: wechattest.Delay, Count: 3, Late: true, Delay: 1500 * time.Millisecond}
 	raw, err := json.Marshal(want)
@@ -145,6 +151,9 @@ func TestFaultSurvivesJSON(t *testing.T) {
 	}
 }
 
+// TestSimulatorsShareNothing uses two simulators: codes of one are unknown to the
+// other, while users have the same openid in both, so that a restart does not forget
+// them.
 func TestSimulatorsShareNothing(t *testing.T) {
 	one, two := newBench(t), newBench(t)
 	c := one.mint("ann")
@@ -154,6 +163,7 @@ func TestSimulatorsShareNothing(t *testing.T) {
 	}
 }
 
+// TestNewPanicsOnAWrongApp configures an app without a secret.
 func TestNewPanicsOnAWrongApp(t *testing.T) {
 	defer func() {
 		if got := fmt.Sprint(recover()); got != "wechattest: an app needs an id and a secret" {

@@ -9,10 +9,11 @@ import (
 	"strings"
 )
 
-// maxRequest bounds what is read of a request. WeChat's calls are far smaller.
+// maxRequest bounds the body of a request. The bodies of WeChat's calls are far
+// smaller.
 const maxRequest = 64 << 10
 
-// endpoint is how a call is made.
+// endpoint is the method and the implementation of a call.
 type endpoint struct {
 	call   Call
 	method string
@@ -28,11 +29,11 @@ var endpoints = map[string]endpoint{
 	"/redirected":                      {Redirected, "", (*Simulator).redirected},
 }
 
-// request is what the calls see of an HTTP request.
+// request is the part of an HTTP request that the calls use.
 type request struct {
 	call   Call
-	method string // the one the call wants; "" any
-	got    string // the one that came
+	method string // the method that the call requires; "": any
+	got    string // the method of the request
 	query  string
 	body   []byte
 	remote netip.Addr
@@ -54,7 +55,8 @@ func (s *Simulator) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		writeEdge(w, http.StatusRequestURITooLong)
 		return
 	}
-	// WeChat's edge wants to know the length in advance; 412 and no word more.
+	// WeChat's edge requires a Content-Length. Without one it answers 412 with an empty
+	// body.
 	if r.ContentLength < 0 {
 		s.ended(end.call, "412")
 		w.Header().Set("Content-Length", "0")
@@ -90,11 +92,11 @@ func (s *Simulator) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	answer.write(w)
 }
 
-// reply is one whole answer.
+// reply is a complete answer.
 type reply struct {
 	contentType string
 	body        []byte
-	outcome     string     // as [Count] counts it
+	outcome     string     // the key in [Count].Outcomes
 	phone       *PhoneCode // the phone code that was exchanged for this answer
 }
 

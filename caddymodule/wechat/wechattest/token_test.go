@@ -8,6 +8,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat/wechattest"
 )
 
+// TestStableTokenIsTheSameToAll requests stable tokens at the same time and later.
 func TestStableTokenIsTheSameToAll(t *testing.T) {
 	b := newBench(t)
 	var mu sync.Mutex
@@ -34,6 +35,8 @@ func TestStableTokenIsTheSameToAll(t *testing.T) {
 	}
 }
 
+// TestStableTokenRotatesWithOverlap reaches the last five minutes of a token, in which
+// both tokens work.
 func TestStableTokenRotatesWithOverlap(t *testing.T) {
 	b := newBench(t)
 	first := b.stable(false).AccessToken
@@ -60,6 +63,8 @@ func TestStableTokenRotatesWithOverlap(t *testing.T) {
 	}
 }
 
+// TestForcedRefreshKillsAndIsLimited forces refreshes, which invalidate the token of
+// all other callers and are limited.
 func TestForcedRefreshKillsAndIsLimited(t *testing.T) {
 	b := newBench(t)
 	first := b.stable(false).AccessToken
@@ -89,6 +94,8 @@ func TestForcedRefreshKillsAndIsLimited(t *testing.T) {
 	b.want("the next day", b.stable(true), "0")
 }
 
+// TestClassicTokenKillsThePreviousOne requests classic tokens, of which the previous
+// one works for five more minutes.
 func TestClassicTokenKillsThePreviousOne(t *testing.T) {
 	b := newBench(t)
 	one := b.classic()
@@ -113,6 +120,8 @@ func TestClassicTokenKillsThePreviousOne(t *testing.T) {
 	}
 }
 
+// TestTokenKindsAreIsolated requests tokens of both kinds, which do not affect each
+// other.
 func TestTokenKindsAreIsolated(t *testing.T) {
 	b := newBench(t)
 	classic := b.classic().AccessToken
@@ -129,6 +138,7 @@ func TestTokenKindsAreIsolated(t *testing.T) {
 	}
 }
 
+// TestBadAccessTokens calls with malformed, unknown and missing tokens.
 func TestBadAccessTokens(t *testing.T) {
 	b := newBench(t)
 	token := b.stable(false).AccessToken
@@ -144,6 +154,8 @@ func TestBadAccessTokens(t *testing.T) {
 	b.want("expired", b.phone(token, "x", ""), "42001")
 }
 
+// TestRevokedAndRotatedTokens takes tokens away from a client, as a reset of the secret
+// or another program does.
 func TestRevokedAndRotatedTokens(t *testing.T) {
 	b := newBench(t)
 	stable, classic := b.stable(false).AccessToken, b.classic().AccessToken
@@ -168,6 +180,7 @@ func TestRevokedAndRotatedTokens(t *testing.T) {
 	}
 }
 
+// TestShortLivedTokens sets another lifetime: the overlap shrinks with it.
 func TestShortLivedTokens(t *testing.T) {
 	b := newBench(t, func(a *wechattest.App) { a.TokenSeconds = 240 })
 	first := b.stable(false)
@@ -180,6 +193,7 @@ func TestShortLivedTokens(t *testing.T) {
 	}
 }
 
+// TestCentralTokenService requests tokens from a company's own service.
 func TestCentralTokenService(t *testing.T) {
 	b := newBench(t)
 	a := b.must("GET", "/central/token?appid="+appID, "")
