@@ -21,6 +21,9 @@ type call struct {
 	live *live
 	now  time.Time
 	id   string // the last segment of /sessions/{id}, and of others
+	// aliased: a header of the request looks like an identity header of ours to some
+	// backends. Known for /verify only.
+	aliased bool
 }
 
 // endpoint is what one path under the prefix does.
@@ -41,7 +44,7 @@ var endpoints = map[string]endpoint{
 	"/me":        {methods: []string{http.MethodGet}, serve: (*call).me},
 	"/sessions":  {methods: []string{http.MethodGet}, serve: (*call).listSessions},
 	"/sessions/": {methods: []string{http.MethodDelete}, serve: (*call).endSession},
-	"/verify":    {serve: (*call).verify},
+	"/verify":    {serve: (*call).verify, closed: true},
 	"/jwks.json": {methods: []string{http.MethodGet}, serve: (*call).jwks},
 	"/health":    {methods: []string{http.MethodGet, http.MethodHead}, serve: (*call).health, closed: true},
 	"/push/":     {methods: []string{http.MethodGet, http.MethodPost}, serve: (*call).push, closed: true, configured: (*site).takesPushes},
@@ -73,8 +76,8 @@ func (s *site) underPrefix(r *http.Request) (string, bool) {
 }
 
 // serveEndpoint answers a request under our prefix; the upstream never sees it.
-func (s *site) serveEndpoint(w http.ResponseWriter, r *http.Request, rest string) error {
-	c := &call{w: w, r: r, site: s, now: time.Now()}
+func (s *site) serveEndpoint(w http.ResponseWriter, r *http.Request, rest string, aliased bool) error {
+	c := &call{w: w, r: r, site: s, now: time.Now(), aliased: aliased}
 	e, ok := c.find(rest)
 	if !ok || e.service && s.set.Service == nil {
 		return newProblem(codeNotFound).write(w, r)
@@ -122,6 +125,9 @@ func (c *call) guarded(serve func(*call) error) (err error) {
 // find returns the endpoint of a path under the prefix. One trailing slash is
 // accepted.
 func (c *call) find(rest string) (endpoint, bool) {
+	if isVerify(rest) {
+		return endpoints["/verify"], true
+	}
 	rest = strings.TrimSuffix(rest, "/")
 	for _, path := range below {
 		if id, ok := strings.CutPrefix(rest, path); ok {

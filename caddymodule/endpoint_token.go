@@ -6,8 +6,6 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
@@ -37,28 +35,6 @@ func (c *call) me() error {
 		u.Phone, _ = user.ParsePhone("", caller.Phone())
 	}
 	return answer(c.w, c.r, http.StatusOK, "application/json", userInfo(u))
-}
-
-// verify decides on the token alone, for proxies that guard other services. The
-// identity is in the answer's headers, so it keeps out of the access log.
-func (c *call) verify() error {
-	caddyhttp.SetVar(c.r.Context(), caddyhttp.LogSkipVar, true)
-	// A cookie counts by the method that the proxy was asked for, of which only
-	// the proxy can tell; where it does not, the request may change something. It
-	// is no way round the token: a client that makes it up has the cookie itself.
-	asked := *c.r
-	asked.Method = c.r.Header.Get("X-Forwarded-Method")
-	v := c.site.gate.Authenticate(&asked, c.now)
-	if v.Refusal != nil {
-		p := refused(v.Refusal)
-		// The proxies that ask know 2xx, 401 and 403; all else is a fault to them.
-		if p.Status == http.StatusBadRequest || p.Status == http.StatusForbidden {
-			p.Status = http.StatusUnauthorized
-		}
-		return p.write(c.w, c.r)
-	}
-	c.site.gate.SetIdentity(c.w.Header(), v.Caller)
-	return answer(c.w, c.r, http.StatusNoContent, "", nil)
 }
 
 // jwks answers the public keys, for backends that verify tokens themselves.

@@ -29,7 +29,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 
 	in := h.enter(r)
 	if in.ours {
-		return s.serveEndpoint(w, in.r, in.rest)
+		return s.serveEndpoint(w, in.r, in.rest, in.aliased)
 	}
 	if in.Refusal != nil {
 		s.metrics.refusals.WithLabelValues(in.Refusal.Code).Inc()
@@ -50,6 +50,8 @@ type entry struct {
 	r    *http.Request // to go on with
 	ours bool          // it is for an endpoint of ours:
 	rest string        // what follows the prefix
+	// aliased: see call
+	aliased bool
 	gate.Verdict
 }
 
@@ -61,8 +63,13 @@ func (h *Handler) enter(r *http.Request) (in entry) {
 			in.ours, in.Verdict = false, gate.Verdict{Refusal: h.site.panicked("panic at the gate", p)}
 		}
 	}()
+	in.rest, in.ours = h.site.underPrefix(r)
+	verify := in.ours && isVerify(in.rest)
+	if verify { // before Prepare takes away what is looked for
+		in.aliased = h.site.aliased(r)
+	}
 	in.r = h.site.gate.Prepare(r)
-	if in.rest, in.ours = h.site.underPrefix(in.r); in.ours && r.Method != http.MethodTrace {
+	if in.ours && (verify || r.Method != http.MethodTrace) {
 		return in
 	}
 	in.ours = false

@@ -35,6 +35,7 @@ type problem struct {
 
 // The codes that are not a login's own.
 const (
+	codeForbidden        = "forbidden"
 	codeNotFound         = "not_found"
 	codeMethodNotAllowed = "method_not_allowed"
 	codeTooLarge         = "body_too_large"
@@ -70,6 +71,7 @@ var outcomes = map[string]outcome{
 	string(login.Misconfigured):        {503, "The gateway is misconfigured. Its operator finds the reason in the log."},
 	string(login.DirectoryUnavailable): {503, "The user directory does not answer. Try again after Retry-After."},
 	string(login.StoreUnavailable):     {503, "The store does not answer. Try again after Retry-After."},
+	codeForbidden:                      {403, "The request has a header whose name some backends take for an identity header's."},
 	codeNotFound:                       {404, "There is no such endpoint."},
 	codeMethodNotAllowed:               {405, "This endpoint does not take this method."},
 	codeTooLarge:                       {413, "The body is larger than 4 KiB."},

@@ -44,6 +44,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	h.site.metrics = app.(*Background).metrics
 	server, _ := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
 	app.(*Background).warnNotStrict(server)
+	noteAliases(server)
 	return app.(*Background).add(h.site)
 }
 

@@ -128,7 +128,7 @@ func TestAttackIdentityHeadersInEverySpelling(t *testing.T) {
 						}
 					}
 					// Our own endpoints: what they answer is what the token says.
-					for target, status := range map[string]int{"/auth/wx/verify": 204, "/auth/wx/me": 200, "/auth/wx/jwks.json": 200, "/auth/wx/nothing": 404} {
+					for target, status := range map[string]int{"/auth/wx/verify": 403, "/auth/wx/verify/x": 403, "/auth/wx/me": 200, "/auth/wx/jwks.json": 200, "/auth/wx/nothing": 404} {
 						a := f.refuses(t, refusal{status, ""}, message(f.Addr, "GET", target, append([]string{auth}, once...)...))
 						if strings.Contains(fmt.Sprint(a), forged) {
 							t.Errorf("%s answers what a header claims: %v", target, a)

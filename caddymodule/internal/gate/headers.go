@@ -40,6 +40,36 @@ func (g *Gate) claimsIdentity(name string) bool {
 	return false
 }
 
+// Alias reports whether name is not that of an identity header, but one that foldEqual
+// takes for it: X_WX_USER_ID, for instance.
+func (g *Gate) Alias(name string) bool {
+	for i := range g.headers {
+		own := g.headers[i].folded
+		if len(name) == len(own) && foldEqual(name, own) && !strings.EqualFold(name, own) {
+			return true
+		}
+	}
+	return false
+}
+
+// Unset lists, for X-Envoy-Auth-Headers-To-Remove, the names of the identity headers
+// that h does not set, so that a client's own do not reach the service. The spelling
+// with "_" is never set. By default Envoy does not send a client's headers with its
+// question, so nothing can be seen of them here.
+func (g *Gate) Unset(h http.Header) string {
+	var names []string
+	for i := range g.headers {
+		name := g.headers[i].folded
+		if _, set := h[g.headers[i].key]; !set {
+			names = append(names, name)
+		}
+		if underscored := strings.ReplaceAll(name, "-", "_"); underscored != name {
+			names = append(names, underscored)
+		}
+	}
+	return strings.Join(names, ",")
+}
+
 // ownPrefix begins the names that WeChat Cloud Hosting sets and we do.
 const ownPrefix = "x-wx-"
 

@@ -128,7 +128,8 @@ func fieldOf(name string) (field, bool) {
 
 // identityHeader is a Header in compiled form.
 type identityHeader struct {
-	key string // in net/http's canonical form
+	key    string // in net/http's canonical form
+	folded string // in lower case
 	field
 }
 
@@ -149,7 +150,7 @@ func compileHeaders(headers []Header) (ready []identityHeader, others []string, 
 			others = append(others, name)
 		}
 		f, _ := fieldOf(h.Field)
-		ready = append(ready, identityHeader{key: textproto.CanonicalMIMEHeaderKey(h.Name), field: f})
+		ready = append(ready, identityHeader{key: textproto.CanonicalMIMEHeaderKey(h.Name), folded: name, field: f})
 	}
 	return ready, others, nil
 }

@@ -1,0 +1,40 @@
+package caddymodule
+
+import (
+	"net/http"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+)
+
+// isVerify reports whether a path under our prefix is the endpoint of forward auth.
+// What follows is not looked at: Envoy appends the path that it was asked for.
+func isVerify(rest string) bool {
+	below, ok := strings.CutPrefix(rest, "/verify")
+	return ok && (below == "" || below[0] == '/')
+}
+
+// verify decides on the token alone, for proxies that guard other services. The
+// identity is in the answer's headers, so it keeps out of the access log. The answer
+// is 204, 401 or 403: nginx's auth_request takes every other status for a fault.
+func (c *call) verify() error {
+	caddyhttp.SetVar(c.r.Context(), caddyhttp.LogSkipVar, true)
+	// A cookie counts by the method that the proxy was asked for, which only the proxy
+	// can say; without it, the request may change something. A client gains nothing by
+	// making the method up: to use the cookie, it must have it.
+	asked := *c.r
+	asked.Method = c.r.Header.Get("X-Forwarded-Method")
+	v := c.site.gate.Authenticate(&asked, c.now)
+	if v.Refusal != nil {
+		return refused(v.Refusal).as(http.StatusUnauthorized).write(c.w, c.r)
+	}
+	if c.aliased {
+		return newProblem(codeForbidden).write(c.w, c.r)
+	}
+	h := c.w.Header()
+	c.site.gate.SetIdentity(h, v.Caller)
+	if names := c.site.gate.Unset(h); names != "" {
+		h.Set("X-Envoy-Auth-Headers-To-Remove", names)
+	}
+	return answer(c.w, c.r, http.StatusNoContent, "", nil)
+}
