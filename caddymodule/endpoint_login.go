@@ -28,7 +28,7 @@ func (c *call) login() error {
 	if known {
 		req.Client = network
 	}
-	limit := c.limit(network, known)
+	limit := c.limit(network, known, req.RefreshToken)
 	req.Admit = limit.reserve
 	a := &attempt{request: requestID(c.r), limit: limit}
 	res, err := c.live.chain.Login(context.WithValue(c.r.Context(), attemptKey{}, a), req)
@@ -68,7 +68,7 @@ func loginProblem(err error) *problem {
 func (c *call) loginRequest() (login.Request, *problem) {
 	req := login.Request{UserAgent: c.r.UserAgent(), Address: clientIP(c.r)}
 	var appid string
-	p := readJSON(c.w, c.r, map[string]any{"code": &req.Code, "phoneCode": &req.PhoneCode, "appid": &appid})
+	p := readJSON(c.w, c.r, map[string]any{"code": &req.Code, "phoneCode": &req.PhoneCode, "appid": &appid, "refreshToken": &req.RefreshToken})
 	if p != nil {
 		return req, p
 	}

@@ -135,6 +135,9 @@ func (c *call) seenThrough() (ctx context.Context, done func()) {
 // does not exist any more may come back as another: their session has ended, and
 // the client logs in anew.
 func (c *call) welcome(ctx context.Context, s session.Session) (user.User, error) {
+	if err := c.mayAsk("refresh", s.ID); err != nil {
+		return user.User{}, err
+	}
 	u, err := c.site.directory.Check(ctx, s.UserID)
 	switch {
 	case errors.Is(err, user.ErrUnknown), err == nil && u.Disabled:

@@ -16,8 +16,15 @@ func (c *call) me() error {
 	if p != nil {
 		return p.write(c.w, c.r)
 	}
-	u, err := c.site.directory.Check(c.r.Context(), caller.Subject())
+	var u user.User
+	err := c.mayAsk("me", caller.SessionID())
+	if err == nil {
+		u, err = c.site.directory.Check(c.r.Context(), caller.Subject())
+	}
+	var much tooMany
 	switch {
+	case errors.As(err, &much):
+		return much.problem().write(c.w, c.r)
 	case errors.Is(err, user.ErrUnknown):
 		p := newProblem(codeSessionEnded)
 		p.Detail = "This user does not exist any more."

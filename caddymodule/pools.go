@@ -44,6 +44,7 @@ type shared struct {
 
 	logins    ratelimit.Limiter[string]       // that WeChat refused, by client or session
 	refreshes ratelimit.Limiter[string]       // that advanced, by session
+	asks      ratelimit.Limiter[string]       // of an external directory, by purpose and session
 	wrongKeys ratelimit.Limiter[netip.Prefix] // wrong service keys, by client
 }
 

@@ -186,6 +186,33 @@ func TestRepeatsAreNotCounted(t *testing.T) {
 	loginFrom(r.Client, "203.0.113.8", late.Code, late.PhoneCode).Pair(t) // neither code was sent
 }
 
+// A device that shows the refresh token of its session counts by that, not by the
+// address that it shares with an attacker; a refresh token that is made up does not.
+func TestLoginCountsByItsSession(t *testing.T) {
+	t.Parallel()
+	r := rig.NewGatewayWith(t, crowdSite("login_rate 2/h"))
+	const shared = "203.0.113.66"
+	login := func(codes wechattest.Codes, refreshToken string) rig.Answer {
+		return r.Do(http.MethodPost, "/auth/wx", map[string]string{"code": codes.Code, "phoneCode": codes.PhoneCode, "refreshToken": refreshToken}, from(shared))
+	}
+	bad := func(i int) wechattest.Codes {
+		return wechattest.Codes{Code: fmt.Sprint("0nonsense", i), PhoneCode: "0x"}
+	}
+	first := r.WeChat.Tap(t, "13800138000")
+	ann := loginFrom(r.Client, shared, first.Code, first.PhoneCode).Pair(t)
+	forged := ann.RefreshToken[:len(ann.RefreshToken)-4] + "AAAA"
+	for i := range 2 {
+		login(bad(i), forged).Want(t, 400)
+	}
+	login(bad(2), forged).WantProblem(t, 429, "rate_limited", nil)
+	login(bad(2), strings.Repeat("x", 2000)).WantProblem(t, 429, "rate_limited", nil)
+	login(r.WeChat.Tap(t, "13800138000"), ann.RefreshToken).Pair(t)
+	for i := range 2 {
+		login(bad(i), ann.RefreshToken).Want(t, 400)
+	}
+	login(bad(2), ann.RefreshToken).WantProblem(t, 429, "rate_limited", nil)
+}
+
 // A hundred wrong service keys at once: no more than ten are looked at. The right key
 // is taken from anywhere else, and from that address within the minute.
 func TestBurstOfWrongServiceKeys(t *testing.T) {

@@ -31,6 +31,8 @@ type Request struct {
 	// Code is from wx.login, PhoneCode from the phone button. Without PhoneCode
 	// the login is silent: it succeeds for an openid or unionid that is known.
 	Code, PhoneCode string
+	// RefreshToken is of the session that the client has had so far, if any.
+	RefreshToken string
 	// UserAgent and Address describe the device, for the user's list of sessions.
 	UserAgent, Address string
 	// Client is the network that the request comes from, as far as it can be told

@@ -16,10 +16,17 @@ type loginLimit struct {
 	key  string // what the login counts by; empty: the limit is off
 }
 
-// limit returns the limit of a login from a network, if that is known.
-func (c *call) limit(network netip.Prefix, known bool) *loginLimit {
+// limit returns the limit of a login from a network, if that is known. A login with
+// a refresh token of ours counts by its session: what others do from the same address
+// does not keep its device out.
+func (c *call) limit(network netip.Prefix, known bool, refreshToken string) *loginLimit {
 	l := &loginLimit{site: c.site}
-	if known && c.site.set.LoginRate.Count > 0 {
+	if c.site.set.LoginRate.Count == 0 {
+		return l
+	}
+	if id, ours := c.live.sessions.Keys.SessionOf(refreshToken); ours {
+		l.key = "session " + id
+	} else if known {
 		l.key = network.String()
 	}
 	return l
@@ -52,6 +59,24 @@ func (l *loginLimit) settle(refused, succeeded bool) {
 	default:
 		limiter.Release(l.key)
 	}
+}
+
+// directoryRate is how often one session may have an external directory asked, by
+// /me and by refreshes each. The directory may be somebody's backend; and neither a
+// good token nor the same refresh token, shown again within its grace, has a rate of
+// its own.
+var directoryRate = ratelimit.Rate{Count: 30, Per: time.Minute}
+
+// mayAsk reports whether a session may have the directory asked now; if not, with a
+// tooMany. Our own directory is the store, which is asked for each refresh anyway.
+func (c *call) mayAsk(purpose, sessionID string) error {
+	if c.site.users == nil {
+		return nil
+	}
+	if r := c.site.shared.asks.Take(directoryRate, purpose+" "+sessionID, c.now); r != nil {
+		return tooMany{"directory", directoryRate, *r}
+	}
+	return nil
 }
 
 // tooMany is the error of an attempt beyond a rate.
