@@ -21,7 +21,7 @@ var (
 	// ErrDisabled means that the user was disabled while they logged in.
 	ErrDisabled = errors.New("user disabled")
 
-	// ErrNewOpenID says that the user has, or last had, another WeChat account and
+	// ErrNewOpenID means that the user has, or last had, another WeChat account and
 	// that the rule is [Deny].
 	ErrNewOpenID = errors.New("the user has another WeChat account")
 
@@ -68,8 +68,8 @@ type Login struct {
 	UnionID string
 	// Phone is the number that WeChat has verified. It is zero in a silent login.
 	Phone Phone
-	// UserID is whom this openid, or else this unionid, is bound to; empty if
-	// nobody, or if that binding is suspended.
+	// UserID is the user to whom this openid, or else this unionid, is bound. It is
+	// empty if there is no binding, or if the binding is suspended.
 	UserID string
 	// Rebound reports that Phone is not the number with which this openid, or else this
 	// unionid, last logged in: either UserID has a new number, or somebody else has the
@@ -101,21 +101,21 @@ type Directory interface {
 // Binding makes an openid an alias of a user in one app.
 type Binding struct {
 	AppID, OpenID string
-	// UnionID is empty if WeChat tells none.
+	// UnionID is empty if WeChat returned none.
 	UnionID string
 	UserID  string
-	// State says what the binding is good for.
+	// State distinguishes an active binding from one that allows no silent login.
 	State BindingState
-	// PhoneAt is when this openid last logged in with a phone number; zero if
-	// it never did, or if its user has left the app since.
+	// PhoneAt is the time of this openid's last login with a phone number. It is zero
+	// if there was none, or if the user has left the app since.
 	PhoneAt time.Time
-	// Phone is the number of that login where the directory returns none; zero
-	// where it does.
+	// Phone is the number of that login if the directory returns no numbers, and zero
+	// otherwise.
 	Phone Phone
 }
 
-// BindingState says what a binding is good for. Only an active one gives a silent
-// login, whether by its openid or, in other apps, by its unionid.
+// BindingState is the state of a binding. Only an active binding allows a silent login,
+// by its openid or, in other apps, by its unionid.
 type BindingState int
 
 const (
@@ -128,15 +128,15 @@ const (
 	Detached
 )
 
-// SameAccount reports whether both bindings are known to be of one WeChat account:
-// the same openid in the same app, or an equal unionid.
+// SameAccount reports whether both bindings are known to belong to one WeChat account:
+// they have the same openid in the same app, or an equal unionid.
 func (b Binding) SameAccount(other Binding) bool {
 	return b.AppID == other.AppID && b.OpenID == other.OpenID || b.UnionID != "" && b.UnionID == other.UnionID
 }
 
-// NewOpenID says what happens when a known phone number arrives with an openid that
-// has no active binding to its user. Carriers recycle phone numbers, so this may be
-// a new phone or a new person.
+// NewOpenID is the rule for a known phone number that arrives with an openid without an
+// active binding to its user. Carriers recycle phone numbers, so this may be a new
+// phone or a new person.
 type NewOpenID string
 
 const (
