@@ -2,8 +2,6 @@ package sqldir
 
 import (
 	"errors"
-	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 )
@@ -19,9 +17,8 @@ type Query struct {
 }
 
 // ParseQuery takes a query apart. A colon in a literal, a comment, a cast or an
-// assignment begins no parameter. mysql says that a backslash escapes what
-// follows it in a literal, and that "#" begins a comment. The error says what to
-// write instead.
+// assignment begins no parameter; what cannot be decided is refused. mysql says whose
+// literals and comments they are. The error says what to write instead.
 func ParseQuery(text string, mysql bool) (Query, error) {
 	s := scanner{text: text, mysql: mysql}
 	if err := s.run(); err != nil {
@@ -62,118 +59,4 @@ func (q Query) args(values map[string]string) []any {
 		}
 	}
 	return args
-}
-
-// scanner goes through a query once.
-type scanner struct {
-	text       string
-	mysql      bool
-	at         int
-	start, end int // of the part under way
-	parts      []string
-	names      []string
-	bare       strings.Builder
-}
-
-var (
-	nameForm   = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*`)
-	dollarForm = regexp.MustCompile(`^\$([A-Za-z_][A-Za-z0-9_]*)?\$`)
-)
-
-func (s *scanner) run() error {
-	s.end = len(s.text)
-	for s.at < len(s.text) {
-		rest := s.text[s.at:]
-		switch c := rest[0]; {
-		case c == '\'' || c == '"' || c == '`':
-			if err := s.literal(c); err != nil {
-				return err
-			}
-		case strings.HasPrefix(rest, "--"), c == '#' && s.mysql:
-			s.skip(rest, "\n", false)
-		case strings.HasPrefix(rest, "/*"):
-			if !s.skip(rest[2:], "*/", true) {
-				return errors.New("a comment does not end")
-			}
-		case c == '$' && !s.mysql:
-			if err := s.dollar(rest); err != nil {
-				return err
-			}
-		case strings.HasPrefix(rest, "::"), strings.HasPrefix(rest, ":="):
-			s.take(2)
-		case c == ':' && nameForm.MatchString(rest[1:]):
-			name := nameForm.FindString(rest[1:])
-			if !slices.Contains(parameters, name) {
-				return fmt.Errorf("there is no parameter :%s: use :%s", name, strings.Join(parameters, ", :"))
-			}
-			s.parts, s.names = append(s.parts, s.text[s.start:s.at]), append(s.names, name)
-			s.bare.WriteString(" ? ")
-			s.at += 1 + len(name)
-			s.start = s.at
-		case c == '?' && s.mysql:
-			return errors.New("parameters have names here: write :phone, :id and so on instead of ?")
-		case c == ';':
-			if strings.TrimSpace(rest[1:]) != "" {
-				return errors.New("it is more than one statement: write one, without a semicolon")
-			}
-			s.end, s.at = s.at, len(s.text)
-		default:
-			s.take(1)
-		}
-	}
-	return nil
-}
-
-// take goes on over what is code.
-func (s *scanner) take(n int) {
-	s.bare.WriteString(s.text[s.at : s.at+n])
-	s.at += n
-}
-
-// skip goes on behind end, if it comes; else, unless it must come, to the end of
-// the query.
-func (s *scanner) skip(rest, end string, must bool) bool {
-	i := strings.Index(rest, end)
-	if i < 0 && must {
-		return false
-	}
-	s.bare.WriteByte(' ')
-	if i < 0 {
-		s.at = len(s.text)
-		return true
-	}
-	s.at = len(s.text) - len(rest) + i + len(end)
-	return true
-}
-
-// literal goes over text in quotes, in which a quote is written twice.
-func (s *scanner) literal(quote byte) error {
-	escapes := quote != '`' && (s.mysql || quote == '\'' && s.at > 0 && strings.ContainsRune("eE", rune(s.text[s.at-1])))
-	for i := s.at + 1; i < len(s.text); i++ {
-		switch c := s.text[i]; {
-		case c == '\\' && escapes:
-			i++
-		case c == quote:
-			s.bare.WriteString(" 'x' ")
-			s.at = i + 1 // of '' the second half begins the next literal
-			return nil
-		}
-	}
-	return fmt.Errorf("a quote %c is not closed", quote)
-}
-
-// dollar goes over PostgreSQL's $$…$$ and $tag$…$tag$.
-func (s *scanner) dollar(rest string) error {
-	if len(rest) > 1 && rest[1] >= '0' && rest[1] <= '9' {
-		return errors.New("parameters have names here: write :phone, :id and so on instead of $1")
-	}
-	tag := dollarForm.FindString(rest)
-	if tag == "" {
-		s.take(1)
-		return nil
-	}
-	if !s.skip(rest[len(tag):], tag, true) {
-		return fmt.Errorf("what begins with %s does not end", tag)
-	}
-	return nil
 }

@@ -1,0 +1,77 @@
+package store
+
+import (
+	"database/sql"
+	"database/sql/driver"
+	"math/rand/v2"
+	"strings"
+	"testing"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/user/sqldir"
+)
+
+// pieces are expressions that a query may select, each with what a careless reader of
+// SQL takes for a parameter, or overlooks.
+var pieces = map[string][]string{
+	"both": {`'a'`, `'it''s :id'`, `':id'`, `:id`, `'--'`, `'/*'`, `"id"`, `(:phone)`, `1`, `1.5`, `1 -- :id` + "\n", `'a' -- it's` + "\n", `1 /* :id ' */`, `1 /* " -- */`, `:country`, `1- -1`, `'中:id'`},
+	"postgres": {`'a\'`, `'\'`, `E'\' :id'`, `e'it''s \\'`, `E'\\\''`, `U&'\0061 :id'`, `B'01'`, `N'\'`, `$$ :id ' $$`, `$a$ $$ :id $a$`, `$中$ :id $中$`, `:id::text`, `'1'::int`,
+		`1 /* a /* :id */ ' */`, `1 --:id` + "\r", `(ARRAY[1,2])[1:2]`, `(ARRAY[1,2])[1:(1)]`, `ARRAY[:id, :phone]`, `(ARRAY[ARRAY[1]])[1][1]`, `('{"a":1}'::jsonb ? 'a')`, `('{"a":1}'::jsonb ?| ARRAY[:id])`,
+		`('{"a":{"b":1}}'::jsonb #>> '{a,b}')`, `(5 # 3)`, `('x' LIKE'a\')`, `('x' LIKE:id)`, `(2*/* :id */3)`, `'a'` + "\n" + `' :id'`, `make_interval(days := 1)`},
+	"mysql": {`'\' :id'`, `"\" :id"`, `":id"`, "`id`", "1 # :id '\n", `1--1`, `1 --` + "\n", `'a\\'`, `N'\' :id'`, `_utf8mb4'\' :id'`, `x'61'`, `("x" LIKE'a\' :id')`, `("x" LIKE:id)`, `(@a:=1)`,
+		`1 -- :id` + "\r" + `:id` + "\n", `"it""s :id"`, "(SELECT `a``:id` FROM (SELECT 1 AS `a``:id`) t)", `"$$"`, `1 /* a /+ :id */`},
+}
+
+// The servers are asked how many parameters each query has. One too many or too few
+// would be a value in the place of SQL.
+func TestQueriesAreReadAsTheServersDo(t *testing.T) {
+	onServers(t, func(t *testing.T, kind, address string) {
+		f := foreign(t, address)
+		if err := f.Do(t.Context(), func(sqldir.Tx) error { return nil }); err != nil {
+			t.Fatal(err)
+		}
+		conn, err := f.db.pools.Load().write.Conn(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		choice := append(append([]string(nil), pieces["both"]...), pieces[kind]...)
+		random := rand.New(rand.NewPCG(1, 2))
+		for i := range 1500 {
+			var chosen []string
+			if i < len(choice) {
+				chosen = choice[i : i+1]
+			} else {
+				for range 1 + random.IntN(5) {
+					chosen = append(chosen, choice[random.IntN(len(choice))])
+				}
+			}
+			text := "SELECT " + strings.Join(chosen, " , ") + " FROM (SELECT 1 AS id) t"
+			q, err := sqldir.ParseQuery(text, kind == "mysql")
+			if err != nil {
+				t.Errorf("%q: %v", text, err)
+				continue
+			}
+			used := 0
+			query := q.SQL(func(n int) string {
+				used = n
+				return f.Placeholder(n)
+			})
+			if n, err := parametersOf(conn, query); err != nil || n != used {
+				t.Errorf("%q has %d parameters to us, %d to the server: %v", text, used, n, err)
+			}
+		}
+	})
+}
+
+// parametersOf asks the server how many parameters a query has.
+func parametersOf(conn *sql.Conn, query string) (n int, err error) {
+	err = conn.Raw(func(c any) error {
+		s, err := c.(driver.Conn).Prepare(query)
+		if err != nil {
+			return err
+		}
+		n = s.NumInput()
+		return s.Close()
+	})
+	return n, err
+}
