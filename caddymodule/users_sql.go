@@ -18,16 +18,17 @@ import (
 // (+8613800138000), :country (86), :national (13800138000), :openid, :unionid,
 // :appid and :id, the user's id; what is not known is NULL. Columns named
 // claims.<name> become claims, all others but id and disabled members of
-// userInfo, which the client sees.
+// userInfo, which the client sees. A column whose type has no one form in JSON,
+// such as bytes or an array, is refused when the configuration is loaded.
 type SQLUsers struct {
 	// postgres://… or mysql://…. May contain placeholders.
 	URL string `json:"url,omitempty"`
 
-	// Selects the user whom a number is of: the column id, and if they may be kept
-	// out, disabled.
+	// Selects the user of a number: the column id, and disabled if users may be
+	// kept out. A disabled that is neither false, zero nor NULL keeps them out.
 	FindQuery string `json:"find,omitempty"`
 
-	// Makes the user whom find did not find. The number needs a unique index.
+	// Makes the user that find did not find. The number needs a unique index.
 	// Without it unknown numbers are refused.
 	CreateQuery string `json:"create,omitempty"`
 
