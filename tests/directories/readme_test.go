@@ -1,10 +1,15 @@
 package directories
 
 import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
@@ -23,13 +28,8 @@ app.get('/orders', (req, res) => {
 app.listen(process.env.PORT, '127.0.0.1')
 `
 
-// membersInMySQL is the stranger's table.
-const membersInMySQL = `CREATE TABLE members (
-	id INT NOT NULL AUTO_INCREMENT PRIMARY KEY,
-	mobile VARCHAR(20) NOT NULL UNIQUE,
-	nick_name VARCHAR(50) NOT NULL DEFAULT '',
-	role VARCHAR(20) NOT NULL DEFAULT 'member',
-	banned TINYINT(1) NOT NULL DEFAULT 0)`
+// membersInMySQL is the README's table.
+func membersInMySQL(t *testing.T) string { return rig.ReadmeBlock(t, readme, "CREATE TABLE members") }
 
 // onThisMachine is the README's Caddyfile for a test: its site at {$ADDR}, its
 // upstream and its WeChat those of the test.
@@ -71,8 +71,13 @@ func wantStrangersWay(t *testing.T, g *rig.Gateway, db *rig.Database) {
 		t.Errorf("me: %s", me.Body)
 	}
 	newcomer := g.MustLogin(t, other)
-	if again := g.MustLogin(t, other); again.UserInfo.ID != newcomer.UserInfo.ID || newcomer.UserInfo.ID == "7" {
-		t.Errorf("users %s and %s", newcomer.UserInfo.ID, again.UserInfo.ID)
+	if again := g.MustLogin(t, other); again.UserInfo.ID != newcomer.UserInfo.ID || newcomer.UserInfo.ID == "7" || !newcomer.UserInfo.IsNew || again.UserInfo.IsNew {
+		t.Errorf("users %+v and %+v", *newcomer.UserInfo, *again.UserInfo)
+	}
+	// A login makes a row, or leaves the counter alone: an INT is used up else.
+	first, _ := strconv.Atoi(newcomer.UserInfo.ID)
+	if third := g.MustLogin(t, "13700137000"); third.UserInfo.ID != strconv.Itoa(first+1) {
+		t.Errorf("users %d and %s were made one after the other", first, third.UserInfo.ID)
 	}
 	if n := db.Count(t, `SELECT COUNT(*) FROM members WHERE mobile = '13900139000'`); n != 1 {
 		t.Errorf("%d members of the new number", n)
@@ -89,7 +94,7 @@ func wantStrangersWay(t *testing.T, g *rig.Gateway, db *rig.Database) {
 
 func TestReadmesReceiverAndCaddyfileAreAllThatIsNeeded(t *testing.T) {
 	db := rig.NewDatabase(t, "mysql")
-	db.Run(t, membersInMySQL)
+	db.Run(t, membersInMySQL(t))
 	db.Run(t, `INSERT INTO members (id, mobile, nick_name, role) VALUES (7, '13800138000', '安安', 'admin')`)
 	users := rig.FreeAddress(t)
 	stop := startNode(t, rig.Replaced(t, rig.ReadmeBlock(t, readme, "// users.mjs"), "app.listen(3001,", "app.listen("+portOf(users)+","),
@@ -108,9 +113,21 @@ func TestReadmesReceiverAndCaddyfileAreAllThatIsNeeded(t *testing.T) {
 			t.Errorf("%s: %d %s", name, a.Status, a.Body)
 		}
 	}
-	if n := db.Count(t, `SELECT COUNT(*) FROM members`); n != 2 {
+	if n := db.Count(t, `SELECT COUNT(*) FROM members`); n != 3 {
 		t.Errorf("%d members", n)
 	}
+	// The events that no login sends: an erased user is gone, and the answer is 204.
+	signed := func(body string) rig.Answer {
+		at := strconv.FormatInt(time.Now().Unix(), 10)
+		mac := hmac.New(sha256.New, []byte("0123456789abcdef0123456789abcdef"))
+		mac.Write([]byte("msg_2." + at + "." + body))
+		return forger.Do(http.MethodPost, "/wx-users", body, "webhook-id: msg_2", "webhook-timestamp: "+at,
+			"webhook-signature: v1,"+base64.StdEncoding.EncodeToString(mac.Sum(nil)))
+	}
+	signed(`{"type":"user.erase","userId":"9"}`).Want(t, http.StatusNoContent)
+	signed(`{"type":"user.check","userId":"9"}`).Want(t, http.StatusNotFound)
+	signed(`{"type":"user.check","userId":"7x"}`).Want(t, http.StatusNotFound)
+	signed(`{"type":"user.check","userId":"7"}`).Want(t, http.StatusOK)
 	stop()
 	codes := g.WeChat.Tap(t, number)
 	g.Login(codes.Code, codes.PhoneCode).WantProblem(t, 503, "directory_unavailable", []string{})
@@ -118,8 +135,8 @@ func TestReadmesReceiverAndCaddyfileAreAllThatIsNeeded(t *testing.T) {
 
 func TestReadmesTableNeedsNoCode(t *testing.T) {
 	for kind, create := range map[string]string{
-		"mysql":    membersInMySQL,
-		"postgres": strings.NewReplacer("INT NOT NULL AUTO_INCREMENT", "SERIAL", "TINYINT(1) NOT NULL DEFAULT 0", "BOOLEAN NOT NULL DEFAULT FALSE").Replace(membersInMySQL),
+		"mysql":    membersInMySQL(t),
+		"postgres": rig.Replaced(t, membersInMySQL(t), "INT NOT NULL AUTO_INCREMENT", "SERIAL", "TINYINT(1) NOT NULL DEFAULT 0", "BOOLEAN NOT NULL DEFAULT FALSE"),
 	} {
 		t.Run(kind, func(t *testing.T) {
 			db := rig.NewDatabase(t, kind)
