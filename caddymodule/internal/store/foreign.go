@@ -111,6 +111,13 @@ func (f foreignTx) Select(limit int, query string, args ...any) (columns []strin
 }
 
 func (f foreignTx) Describe(query string, args ...any) ([]sqldir.Column, error) {
+	if f.t.db.dialect == mysql {
+		// Of NULL it makes bytes: CONCAT(NULL, NULL) would be VARBINARY. No user has
+		// the number, or the id, -1.
+		for i := range args {
+			args[i] = "-1"
+		}
+	}
 	types, _, err := f.query(0, query, args...)
 	if err != nil {
 		return nil, err

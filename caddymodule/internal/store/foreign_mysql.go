@@ -14,13 +14,14 @@ import (
 // mysqlKinds are the types that can be used, as the driver names them. MariaDB's JSON
 // is LONGTEXT to it, its UUID and INET6 are CHAR.
 var mysqlKinds = map[string]sqldir.Kind{
+	"NULL": sqldir.Text, // a parameter, while the configuration is loaded
 	"CHAR": sqldir.Text, "VARCHAR": sqldir.Text, "ENUM": sqldir.Text, "SET": sqldir.Text,
 	"TINYTEXT": sqldir.Text, "TEXT": sqldir.Text, "MEDIUMTEXT": sqldir.Text, "LONGTEXT": sqldir.Text,
 	"TINYINT": sqldir.Whole, "SMALLINT": sqldir.Whole, "MEDIUMINT": sqldir.Whole, "INT": sqldir.Whole, "BIGINT": sqldir.Whole,
 	"UNSIGNED TINYINT": sqldir.Whole, "UNSIGNED SMALLINT": sqldir.Whole, "UNSIGNED MEDIUMINT": sqldir.Whole,
 	"UNSIGNED INT": sqldir.Whole, "UNSIGNED BIGINT": sqldir.Whole,
 	"DECIMAL": sqldir.Decimal,
-	"FLOAT":   sqldir.Other, "DOUBLE": sqldir.Other, "BIT": sqldir.Sign, "YEAR": sqldir.Other, "NULL": sqldir.Other,
+	"FLOAT":   sqldir.Other, "DOUBLE": sqldir.Other, "BIT": sqldir.Sign, "YEAR": sqldir.Other,
 	"DATE": sqldir.Other, "DATETIME": sqldir.Other, "TIMESTAMP": sqldir.Other, "TIME": sqldir.Other, "JSON": sqldir.Other,
 }
 

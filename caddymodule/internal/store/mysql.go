@@ -134,6 +134,9 @@ func parseMySQL(db *DB, address string) error {
 		// What waits longer is not waited for any more; the server would not
 		// notice by itself that we gave up.
 		"innodb_lock_wait_timeout": "4", "lock_wait_timeout": "10",
+		// A server may be set to ignore what the client says of its characters, or an
+		// init_connect may say otherwise.
+		"character_set_client": "utf8mb4", "character_set_results": "utf8mb4", "collation_connection": "utf8mb4_general_ci",
 	}
 	db.server = server
 	return nil
