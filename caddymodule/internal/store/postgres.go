@@ -149,7 +149,7 @@ func openPostgres(ctx context.Context, db *DB, _ bool) (*pools, error) {
 		config.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
 	}
 	pool := stdlib.OpenDB(*config)
-	direct, err := postgresDirect(ctx, pool)
+	direct, err := postgresDirect(ctx, db, pool)
 	if startupRefused(err) {
 		// A pooler that takes no settings at the start. What they ask for may be so
 		// without them; a connection that it is not so on is closed again.
@@ -159,7 +159,7 @@ func openPostgres(ctx context.Context, db *DB, _ bool) (*pools, error) {
 		}
 		config.ValidateConnect = allValid(config.ValidateConnect, validSettings)
 		pool = stdlib.OpenDB(*config)
-		direct, err = postgresDirect(ctx, pool)
+		direct, err = postgresDirect(ctx, db, pool)
 	}
 	if err != nil {
 		pool.Close()
@@ -186,9 +186,10 @@ func openPostgres(ctx context.Context, db *DB, _ bool) (*pools, error) {
 	return &pools{write: pool, read: pool}, nil
 }
 
-// postgresDirect connects and finds out whether it speaks to PostgreSQL itself:
+// postgresDirect connects and finds out whether the database holds all of Unicode, and
+// whether it speaks to PostgreSQL itself:
 // a pooler (PgBouncer and its like) makes up the process id that it greets with.
-func postgresDirect(ctx context.Context, pool *sql.DB) (direct bool, err error) {
+func postgresDirect(ctx context.Context, db *DB, pool *sql.DB) (direct bool, err error) {
 	conn, err := pool.Conn(ctx)
 	if err != nil {
 		return false, err
@@ -199,6 +200,8 @@ func postgresDirect(ctx context.Context, pool *sql.DB) (direct bool, err error) 
 		var pid uint32
 		err := pg.QueryRow(ctx, "SELECT pg_backend_pid()", pgx.QueryExecModeSimpleProtocol).Scan(&pid)
 		direct = pid == pg.PgConn().PID()
+		encoding := pg.PgConn().ParameterStatus("server_encoding")
+		db.narrow.Store(encoding != "UTF8" && encoding != "SQL_ASCII")
 		return err
 	})
 	return direct, err

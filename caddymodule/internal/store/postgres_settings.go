@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5/pgconn"
 )
@@ -16,6 +17,20 @@ import (
 var postgresSettings = map[string]string{
 	"client_encoding":             "UTF8",
 	"standard_conforming_strings": "on",
+}
+
+// fit replaces what the database's encoding may lack in what a client sent: no header of
+// a client's may fail its login.
+func (db *DB) fit(text string) string {
+	if !db.narrow.Load() {
+		return text
+	}
+	return strings.Map(func(r rune) rune {
+		if r >= utf8.RuneSelf {
+			return '?'
+		}
+		return r
+	}, text)
 }
 
 // startupRefused reports whether a pooler refused the settings of a connection's start.

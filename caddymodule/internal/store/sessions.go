@@ -38,7 +38,7 @@ func insertSession(t *tx, s session.Session) error {
 	}
 	_, err = t.exec(`INSERT INTO {sessions} (`+sessionColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 		s.ID, s.UserID, s.Issuer, s.AppID, s.OpenID, s.UnionID, millis(s.CreatedAt), millis(s.RefreshedAt),
-		counter, millis(s.AdvancedAt), millis(s.ExpiresAt), millis(s.EndedAt), clip(s.UserAgent), clip(s.Address),
+		counter, millis(s.AdvancedAt), millis(s.ExpiresAt), millis(s.EndedAt), t.db.fit(clip(s.UserAgent)), t.db.fit(clip(s.Address)),
 		s.Audience, string(s.EndReason), millis(s.TokensUntil), counter)
 	return err
 }

@@ -58,6 +58,7 @@ type DB struct {
 	opening chan struct{} // holds one element while somebody opens or closes
 	pools   atomic.Pointer[pools]
 	ready   atomic.Bool // the schema is as it must be
+	narrow  atomic.Bool // the database's encoding lacks some of Unicode
 	closed  bool        // guarded by opening
 }
 
