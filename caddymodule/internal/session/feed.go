@@ -6,6 +6,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/clock"
 )
 
 const (
@@ -29,9 +31,16 @@ const (
 type Feed struct {
 	// Revoked is the set that the feed fills.
 	Revoked *Revoked
+	// Clock judges the clock by which Poll and Run are called. While that is off,
+	// nothing is dropped from the set; when it jumps, and when it is right again,
+	// the whole live set is read again. Optional: nil trusts the clock. It is not
+	// to be changed after the first Poll.
+	Clock *clock.Clock
 
 	polling chan struct{} // holds one element while somebody polls
-	cursor  int64         // guarded by polling, as is lookedBack
+	cursor  int64         // guarded by polling, as are lookedBack and generation
+	// generation is the state of the clock in which the whole set was read.
+	generation atomic.Uint64
 	// lookedBack is when a poll last looked far into the past.
 	lookedBack time.Time
 
@@ -42,7 +51,7 @@ type Feed struct {
 
 // NewFeed makes a feed that has read nothing yet.
 func NewFeed(r *Revoked) *Feed {
-	return &Feed{Revoked: r, polling: make(chan struct{}, 1)}
+	return &Feed{Revoked: r, Clock: r.Clock, polling: make(chan struct{}, 1)}
 }
 
 // Loaded reports whether the whole live set was read once. Before that, no
@@ -76,6 +85,14 @@ func (f *Feed) Poll(ctx context.Context, st Store, now time.Time) error {
 	since := f.since
 	f.mu.Unlock()
 
+	f.Clock.Tick(now)
+	generation := f.Clock.State().Generation
+	whole := generation != f.generation.Load()
+	if whole {
+		// What was dropped, or never added, by a wrong clock comes back. A change
+		// that this poll itself brings to light is the next one's.
+		f.cursor = 0
+	}
 	// A poll that did not happen, because the store was away or we were paused,
 	// looked at no late commits: this one looks back over that time too.
 	window := lateCommits + elapsed(since, now)
@@ -87,12 +104,14 @@ func (f *Feed) Poll(ctx context.Context, st Store, now time.Time) error {
 	if err != nil {
 		return fmt.Errorf("reading the revocations: %w", err)
 	}
+	over, known := f.Clock.Confirmed(now)
 	for _, r := range rs {
 		f.cursor = max(f.cursor, r.Seq)
-		if r.Until.After(now) {
+		if !known || r.Until.After(over) {
 			f.Revoked.Add(r.SessionID, r.Until)
 		}
 	}
+	f.generation.Store(generation)
 	if far {
 		f.lookedBack = now
 	}
@@ -101,6 +120,16 @@ func (f *Feed) Poll(ctx context.Context, st Store, now time.Time) error {
 	f.mu.Unlock()
 	f.loaded.Store(true)
 	return nil
+}
+
+// tick ends the connections whose time is over, and drops the revocations that no
+// token needs any more, if the clock can be trusted in that.
+func (f *Feed) tick(now time.Time) {
+	f.Clock.Tick(now)
+	f.Revoked.expire(now)
+	if over, known := f.Clock.Confirmed(now); known && f.Clock.State().Generation == f.generation.Load() {
+		f.Revoked.sweep(over)
+	}
 }
 
 // elapsed is the time from one reading of the clock to another, by whichever
@@ -117,7 +146,7 @@ func (f *Feed) Run(ctx context.Context, st Store, now func() time.Time, report f
 	// Beside the polls: a store that does not answer must not keep the
 	// connections of expired tokens open.
 	wg.Go(func() {
-		every(ctx, tickEvery, func() { f.Revoked.Tick(now()) })
+		every(ctx, tickEvery, func() { f.tick(now()) })
 	})
 	every(ctx, pollEvery, func() {
 		poll, cancel := context.WithTimeout(ctx, pollTimeout)

@@ -20,7 +20,7 @@ type Watched conn
 // revoked, or if it was before, and at the next Tick after its token has expired.
 // The connection costs no timer and no goroutine.
 func (r *Revoked) Watch(sessionID string, expires time.Time, connection Connection) *Watched {
-	c := &conn{of: &r.watched, id: key(sessionID), expires: expires.UnixMilli(), connection: connection}
+	c := &conn{of: &r.watched, id: key(sessionID), expires: r.Clock.Steady(expires).UnixMilli(), connection: connection}
 	if !r.watched.add(c) {
 		connection.End(ErrEnded)
 	} else if r.Contains(sessionID) && r.watched.remove(c) {
@@ -66,7 +66,7 @@ type watched struct {
 type conn struct {
 	of         *watched
 	id         sid
-	expires    int64 // milliseconds since 1970
+	expires    int64 // milliseconds since 1970, by the steady clock
 	connection Connection
 	prev, next *conn // those of the same session
 	at         int   // place in the heap; -1 once removed

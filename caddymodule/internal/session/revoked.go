@@ -6,6 +6,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/clock"
 )
 
 // Revoked is what this process knows of sessions that have ended, and the
@@ -14,6 +16,10 @@ import (
 //
 // [Revoked.Tick] must be called several times a second, or [Feed.Run] do so.
 type Revoked struct {
+	// Clock makes the watched connections last as long as they would have without
+	// a jump of the clock. Optional; not to be changed after the first use.
+	Clock *clock.Clock
+
 	// Sessions are spread over many small tables, so that dropping the expired
 	// ones, or growing, takes little at a time.
 	shards [shards]shard
@@ -78,8 +84,15 @@ func (r *Revoked) Len() int {
 // Tick ends the watched connections whose token has expired and drops a part of
 // the revocations that no token needs any more. It never waits for the store.
 func (r *Revoked) Tick(now time.Time) {
-	r.watched.expire(now)
+	r.expire(now)
+	r.sweep(now)
+}
 
+// expire ends the watched connections whose token has expired.
+func (r *Revoked) expire(now time.Time) { r.watched.expire(r.Clock.Steady(now)) }
+
+// sweep drops a part of the revocations that were over at a time.
+func (r *Revoked) sweep(now time.Time) {
 	r.sweeping.Lock()
 	s := &r.shards[r.next]
 	r.next = (r.next + 1) % shards
