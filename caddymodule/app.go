@@ -213,7 +213,7 @@ func (a *Background) keepFresh(ctx context.Context, s *site, feed, ring bool) {
 	var wg sync.WaitGroup
 	if feed {
 		wg.Go(func() { s.shared.feed.Run(ctx, s.store, time.Now, a.reporter(s)) })
-		wg.Go(func() { a.keepHouse(ctx, s) })
+		wg.Go(func() { a.housekeep(ctx, s) })
 	}
 	if ring {
 		wg.Go(func() {
@@ -227,10 +227,12 @@ func (a *Background) keepFresh(ctx context.Context, s *site, feed, ring bool) {
 	wg.Wait()
 }
 
-// reporter logs when the feed grows old and when it is fresh again.
+// reporter logs when the feed grows old and when it is fresh again, and the same of
+// the clock.
 func (a *Background) reporter(s *site) func(error) {
-	stale := false
+	stale, clock := false, a.clockReporter(s)
 	return func(err error) {
+		clock()
 		age := s.shared.feed.Age(time.Now())
 		switch {
 		case err != nil && !stale && age > staleAfter:
@@ -251,12 +253,20 @@ const (
 	purgeBatch = 500
 )
 
-// keepHouse deletes what has expired, in small batches, as long as it is this
-// process that keeps the house.
-func (a *Background) keepHouse(ctx context.Context, s *site) {
+// housekeep deletes what has expired, in small batches, as long as this process has
+// the housekeeping role. With a wrong clock it gives the role up.
+func (a *Background) housekeep(ctx context.Context, s *site) {
+	left := false
 	for sleep(ctx, purgeEvery) {
-		for {
-			n, ours, err := s.store.KeepHouse(ctx, s.shared.name, time.Now(), purgeBatch)
+		if s.shared.clock.State().Off {
+			if !left {
+				left = s.store.LeaveHousekeeping(ctx, s.shared.name) == nil
+			}
+			continue
+		}
+		left = false
+		for !s.shared.clock.State().Off {
+			n, ours, err := s.store.Housekeep(ctx, s.shared.name, purgeBatch)
 			if err != nil && ctx.Err() == nil {
 				a.log.Warn("deleting expired rows", zap.Error(err))
 			}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/clock"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/ratelimit"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
@@ -37,6 +38,7 @@ type sharedKey struct{ url, prefix string }
 // shared is what all who use one store share.
 type shared struct {
 	name    string // of this process, among those who use the store
+	clock   *clock.Clock
 	db      *store.DB
 	revoked *session.Revoked
 	feed    *session.Feed
@@ -60,12 +62,14 @@ func (s *shared) Destruct() error {
 // with sharedPool.Delete(k).
 func holdShared(k sharedKey) (*shared, error) {
 	v, _, err := sharedPool.LoadOrNew(k, func() (caddy.Destructor, error) {
-		db, err := store.New(k.url, store.Options{Prefix: k.prefix})
+		clock := clock.New()
+		db, err := store.New(k.url, store.Options{Prefix: k.prefix, Clock: clock})
 		if err != nil {
 			return nil, err
 		}
 		revoked := session.NewRevoked()
-		return &shared{name: rand.Text(), db: db, revoked: revoked, feed: session.NewFeed(revoked)}, nil
+		revoked.Clock = clock
+		return &shared{name: rand.Text(), clock: clock, db: db, revoked: revoked, feed: session.NewFeed(revoked)}, nil
 	})
 	if err != nil {
 		return nil, err

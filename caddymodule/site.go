@@ -269,7 +269,7 @@ func (s *site) assemble(keys *store.Keys) (*live, error) {
 	l.chain = login.Chain{
 		WeChat: &wechat.Client{
 			APIs: s.set.WeChat.APIs, AppAPIs: s.set.WeChat.AppAPIs, Timeout: s.set.WeChat.Timeout, OmitOpenID: !s.set.WeChat.SendOpenID,
-			Tokens: s.wechat.tokens, Shared: sharedTokens{s.store}, Transport: s.wechat.transport, Log: s.logWeChat,
+			Tokens: s.wechat.tokens, Shared: sharedTokens{s.store}, Transport: s.wechat.transport, Log: s.logWeChat, Now: s.now,
 		},
 		Directory: s.directory, Store: s.store, Sessions: l.sessions, State: &s.shared.chain, Route: s.wechatKey,
 		Silent: s.set.Silent, NewOpenID: s.set.NewOpenID,
@@ -277,6 +277,10 @@ func (s *site) assemble(keys *store.Keys) (*live, error) {
 	}
 	return l, nil
 }
+
+// now is the time as WeChat has it: a phone number that WeChat dates far from it is
+// refused. While this process's clock is wrong it is the database's.
+func (s *site) now() time.Time { return time.Now().Add(s.shared.clock.Shift()) }
 
 // logWeChat logs what went wrong with the access token in the background. A
 // mistake of the operator's stops the calls for a while, in which the logins

@@ -178,7 +178,11 @@ func (c *Clock) Compare(asked time.Time, took time.Duration, database time.Time)
 	moved := c.apart && abs(ahead-c.ahead) > Bound
 	c.ahead = ahead
 	if c.apart {
-		c.shift.Store(int64(c.offset))
+		// It stays while the clocks run side by side, so that a time that is read and
+		// written back is the same.
+		if abs(c.offset-time.Duration(c.shift.Load())) > time.Second {
+			c.shift.Store(int64(c.offset))
+		}
 	} else {
 		c.shift.Store(0)
 		c.agreedAt = at

@@ -30,7 +30,7 @@ func (s *Store) LoadToken(ctx context.Context, appid string) (value string, fetc
 		if err != nil {
 			return err
 		}
-		value, fetched, expires, ok = string(opened), fromMillis(fetchedAt), fromMillis(expiresAt), true
+		value, fetched, expires, ok = string(opened), t.db.fromMillis(fetchedAt), t.db.fromMillis(expiresAt), true
 		return nil
 	})
 	return value, fetched, expires, ok, err
@@ -41,7 +41,7 @@ func (s *Store) StoreToken(ctx context.Context, appid, value string, fetched, ex
 	return s.rewrite(ctx, "storing an access token", func(t *tx) error {
 		_, err := t.exec(`INSERT INTO {access_tokens} (appid, token, fetched_at, expires_at, owner, lease_until) VALUES (?, ?, ?, ?, '', 0)
 			ON CONFLICT (appid) DO UPDATE SET token = excluded.token, fetched_at = excluded.fetched_at, expires_at = excluded.expires_at`,
-			appid, s.keys.Load().seal(accessTokenPlace(appid), []byte(value)), millis(fetched), millis(expires))
+			appid, s.keys.Load().seal(accessTokenPlace(appid), []byte(value)), t.db.millis(fetched), t.db.millis(expires))
 		return err
 	})
 }
@@ -51,10 +51,10 @@ func (s *Store) StoreToken(ctx context.Context, appid, value string, fetched, ex
 func (s *Store) LeaseToken(ctx context.Context, appid, owner string, now, until time.Time) (leased bool, err error) {
 	err = s.rewrite(ctx, "leasing an access token", func(t *tx) error {
 		n, err := t.exec(`UPDATE {access_tokens} SET owner = ?, lease_until = ? WHERE appid = ? AND (owner = ? OR lease_until <= ?)`,
-			owner, millis(until), appid, owner, millis(now))
+			owner, t.db.millis(until), appid, owner, t.db.millis(now))
 		if err == nil && n == 0 {
 			n, err = t.exec(`INSERT OR IGNORE INTO {access_tokens} (appid, token, fetched_at, expires_at, owner, lease_until) VALUES (?, ?, 0, 0, ?, ?)`,
-				appid, []byte{}, owner, millis(until))
+				appid, []byte{}, owner, t.db.millis(until))
 		}
 		leased = n == 1
 		return err

@@ -25,7 +25,7 @@ func (s *Store) scanBinding(row interface{ Scan(...any) error }, around ...any) 
 	if err = row.Scan(columns...); err != nil {
 		return b, err
 	}
-	b.PhoneAt = fromMillis(phoneAt)
+	b.PhoneAt = s.db.fromMillis(phoneAt)
 	if len(sealed) > 0 {
 		b.Phone, err = s.openPhone(bindingPhonePlace(b), sealed)
 		if errors.Is(err, ErrKey) {

@@ -100,7 +100,7 @@ func endByID(t *tx, e session.Ending, ids []string) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	now := millis(e.Now)
+	now := t.db.millis(e.Now)
 	ended, err := t.exec(`UPDATE {sessions} SET ended_at = ?, end_reason = ? WHERE ended_at = 0 AND id`+in,
 		append([]any{now, string(e.Reason)}, keys...)...)
 	if err != nil || ended == 0 {
@@ -111,7 +111,7 @@ func endByID(t *tx, e session.Ending, ids []string) (int64, error) {
 		SELECT id, ?, {now} FROM {sessions} WHERE ended_at = ?
 			AND NOT (tokens_until > 0 AND tokens_counter = counter AND tokens_until < ? AND tokens_until < {now})
 			AND id`+in,
-		append([]any{millis(e.Until), now, now}, keys...)...)
+		append([]any{t.db.millis(e.Until), now, now}, keys...)...)
 	return ended, err
 }
 

@@ -46,7 +46,7 @@ func TestSessionsKeepAudienceAndReason(t *testing.T) {
 		want.TokensUntil = later.Add(3 * time.Hour)
 		check()
 		// A replica of an earlier version advances what it knows of.
-		execute(t, s, `UPDATE {sessions} SET counter = counter + 1, advanced_at = ?, refreshed_at = ? WHERE id = ?`, millis(later), millis(later), opened.ID)
+		execute(t, s, `UPDATE {sessions} SET counter = counter + 1, advanced_at = ?, refreshed_at = ? WHERE id = ?`, s.db.millis(later), s.db.millis(later), opened.ID)
 		want.Counter++
 		want.TokensUntil = time.Time{}
 		check()

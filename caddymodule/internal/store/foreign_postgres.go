@@ -213,7 +213,7 @@ func postgresValue(oid uint32, raw []byte) (any, error) {
 		}
 		return at, nil
 	case pgtype.TimeOID:
-		return clock(int64(binary.BigEndian.Uint64(raw))), nil
+		return timeOfDay(int64(binary.BigEndian.Uint64(raw))), nil
 	case pgtype.IntervalOID:
 		return interval(int64(binary.BigEndian.Uint64(raw)), int32(binary.BigEndian.Uint32(raw[8:])), int32(binary.BigEndian.Uint32(raw[12:]))), nil
 	case moneyOID:
@@ -265,8 +265,8 @@ func before(t time.Time, form string) string {
 	return fmt.Sprintf("%04d%s BC", bc, t.AddDate(2000-t.Year(), 0, 0).Format(form)[len("2006"):])
 }
 
-// clock is a time of day, of which 24:00:00 is the last.
-func clock(us int64) string {
+// timeOfDay is a time of day, of which 24:00:00 is the last.
+func timeOfDay(us int64) string {
 	text := fmt.Sprintf("%02d:%02d:%02d", us/3600e6, us/60e6%60, us/1e6%60)
 	if us %= 1e6; us != 0 {
 		text += strings.TrimRight(fmt.Sprintf(".%06d", us), "0")

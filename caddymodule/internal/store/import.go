@@ -308,13 +308,13 @@ func (s *Store) writeImport(t *tx, p *importPlan) error {
 	keys := s.keys.Load()
 	var users, numbers, bindings [][]any
 	for _, u := range p.newUsers {
-		users = append(users, []any{u.ID, s.sealPhone(phonePlace(u.ID), u.Phone), flag(u.Disabled), millis(u.CreatedAt)})
+		users = append(users, []any{u.ID, s.sealPhone(phonePlace(u.ID), u.Phone), flag(u.Disabled), t.db.millis(u.CreatedAt)})
 		for i, hash := range keys.phoneHashes(u.Phone.E164()) {
 			numbers = append(numbers, []any{hash, keys.keys[i].id[:], u.ID})
 		}
 	}
 	for _, b := range p.newBinds {
-		bindings = append(bindings, []any{b.AppID, b.OpenID, b.UnionID, b.UserID, millis(b.PhoneAt), s.bindingPhone(b), millis(b.PhoneAt)})
+		bindings = append(bindings, []any{b.AppID, b.OpenID, b.UnionID, b.UserID, t.db.millis(b.PhoneAt), s.bindingPhone(b), t.db.millis(b.PhoneAt)})
 	}
 	if err := errors.Join(
 		t.insert(`{users} (id, phone, disabled, created_at)`, users),

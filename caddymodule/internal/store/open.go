@@ -96,6 +96,9 @@ func (s *Store) open(ctx context.Context, p *pools) error {
 			return err
 		}
 	}
+	if err := asking.readClock(); err != nil {
+		return err
+	}
 	s.keys.Store(keys)
 	return nil
 }

@@ -25,37 +25,44 @@ var purges = []struct {
 	{"{revocations}", "seq", "until_at", purgeMargin, " AND seq < (SELECT newest FROM (SELECT MAX(seq) AS newest FROM {revocations}) AS r)"},
 }
 
-// houseLease is how long who keeps the house stays it without having said so again.
-const houseLease = 5 * time.Minute
+// housekeepingLease is how long a replica keeps the housekeeping role without
+// renewing it.
+const housekeepingLease = 5 * time.Minute
 
-// houseStep is the claim of who keeps the house. It lies among those of logins.
-var houseStep = sha256.Sum256([]byte("caddy-wx-auth keeps the house"))
+// housekeepingStep names the lease of the housekeeping role, among those of
+// logins. Replicas of every version must agree on it.
+var housekeepingStep = sha256.Sum256([]byte("caddy-wx-auth keeps the house"))
 
-// KeepHouse is Purge for one of the replicas: the first that asks, and from then
-// on that one, until it has not asked for five minutes. ours is false for the
+// Housekeep is Purge for one of the replicas: the first that asks takes the role,
+// and keeps it until it has not asked for five minutes. ours is false for the
 // others.
-func (s *Store) KeepHouse(ctx context.Context, replica string, now time.Time, limit int) (deleted int, ours bool, err error) {
-	c, err := s.Claim(ctx, houseStep, replica, now, houseLease)
+func (s *Store) Housekeep(ctx context.Context, replica string, limit int) (deleted int, ours bool, err error) {
+	c, err := s.Claim(ctx, housekeepingStep, replica, s.db.opts.Now(), housekeepingLease)
 	if err != nil || !c.Ours {
 		return 0, false, err
 	}
-	deleted, err = s.Purge(ctx, now, limit)
+	deleted, err = s.Purge(ctx, limit)
 	return deleted, true, err
 }
 
-// Purge deletes rows that are over, at most limit of each kind, and tells how
-// many it deleted. Call it again as long as that is limit or more; each kind is
-// a short transaction of its own, so others get their turn.
-func (s *Store) Purge(ctx context.Context, now time.Time, limit int) (deleted int, err error) {
+// LeaveHousekeeping gives the role up, for a replica that must not have it.
+func (s *Store) LeaveHousekeeping(ctx context.Context, replica string) error {
+	return s.Release(ctx, housekeepingStep, replica)
+}
+
+// Purge deletes rows that are over by the database's clock, at most limit of each
+// kind, and returns how many it deleted. Call it again as long as that is limit or
+// more; each kind is a short transaction of its own, so others get their turn.
+func (s *Store) Purge(ctx context.Context, limit int) (deleted int, err error) {
 	for _, p := range purges {
-		old := ` FROM ` + p.table + ` WHERE ` + p.time + ` < ?` + p.spare + ` ORDER BY ` + p.time + ` LIMIT ?`
+		old := ` FROM ` + p.table + ` WHERE ` + p.time + ` < {now} - ?` + p.spare + ` ORDER BY ` + p.time + ` LIMIT ?`
 		query := `DELETE` + old
 		if !s.db.dialect.deleteLimit {
 			query = `DELETE FROM ` + p.table + ` WHERE ` + p.key + ` IN (SELECT ` + p.key + old + `)`
 		}
 		var n int64
 		err := s.write(ctx, "purging", func(t *tx) (err error) {
-			n, err = t.exec(query, millis(now.Add(-p.margin)), limit)
+			n, err = t.exec(query, p.margin.Milliseconds(), limit)
 			return err
 		})
 		if err != nil {

@@ -208,7 +208,7 @@ func TestPostgresModeSuitsThePooler(t *testing.T) {
 		if _, err := s.Revocations(t.Context(), 0, time.Minute); err != nil {
 			t.Errorf("%s: %v", mode, err)
 		}
-		if _, err := s.Purge(t.Context(), now, 10); err != nil {
+		if _, err := s.Purge(t.Context(), 10); err != nil {
 			t.Errorf("%s: %v", mode, err)
 		}
 		s.db.Close()

@@ -313,7 +313,7 @@ func (k *Keys) withRetained(t *tx, now time.Time) (*Keys, error) {
 		if err != nil || len(text) != retainedSize {
 			return nil, permanent{fmt.Errorf("meta.value of %s: %w", name, errors.Join(errSealed, err))}
 		}
-		if fromMillis(int64(binary.BigEndian.Uint64(text))).After(now) {
+		if time.UnixMilli(int64(binary.BigEndian.Uint64(text))).After(now) {
 			all.former = append(all.former, derived{refreshMAC: text[8:][:encryptionKeySize], claimSeal: text[8+encryptionKeySize:]})
 		}
 	}

@@ -115,7 +115,7 @@ func (c *settling) admitted() error {
 			return user.ErrDisabled
 		case kind == own && n == 0:
 			return login.ErrChanged
-		case kind == barred && (c.l.Begun.IsZero() || millis(c.l.Begun) <= n):
+		case kind == barred && (c.l.Begun.IsZero() || c.s.db.millis(c.l.Begun) <= n):
 			return user.ErrUnknown
 		case kind == barred:
 			tombstone = true
@@ -136,7 +136,7 @@ func (c *settling) admitted() error {
 func (c *settling) spendCode() error {
 	n, err := c.exec(`UPDATE {kept_steps} SET spent = 1, value = ?, expires_at = CASE WHEN expires_at < ? THEN ? ELSE expires_at END
 		WHERE step = ? AND spent = 0`,
-		c.s.keys.Load().seal(keptPlace(c.l.Code), c.l.Spent), millis(c.l.Expires), millis(c.l.Expires), c.l.Code[:])
+		c.s.keys.Load().seal(keptPlace(c.l.Code), c.l.Spent), c.s.db.millis(c.l.Expires), c.s.db.millis(c.l.Expires), c.l.Code[:])
 	if err == nil && n == 0 {
 		err = login.ErrCodeSpent
 	}
@@ -229,7 +229,7 @@ func (c *settling) inThisApp(o boundOpenID) bool { return o.AppID == c.b.AppID }
 
 // sinceBegun reports whether something happened after the login began.
 func (c *settling) sinceBegun(at int64) bool {
-	return !c.l.Begun.IsZero() && at >= millis(c.l.Begun)
+	return !c.l.Begun.IsZero() && at >= c.s.db.millis(c.l.Begun)
 }
 
 // denied reports whether the user has, or last had, another account in this app, or in
@@ -319,7 +319,7 @@ func (c *settling) bind() (err error) {
 	switch {
 	case own.UserID == "":
 		n, err = c.exec(`INSERT OR IGNORE INTO {bindings} (appid, openid, unionid, user_id, phone_at, phone, bound_at, state_at) VALUES (?, ?, ?, ?, ?, ?, ?, {now})`,
-			b.AppID, b.OpenID, b.UnionID, b.UserID, millis(b.PhoneAt), c.s.bindingPhone(b), millis(c.l.Session.CreatedAt))
+			b.AppID, b.OpenID, b.UnionID, b.UserID, c.s.db.millis(b.PhoneAt), c.s.bindingPhone(b), c.s.db.millis(c.l.Session.CreatedAt))
 	case c.l.Silent():
 		if own.UserID == b.UserID && own.UnionID != b.UnionID {
 			n, err = c.exec(`UPDATE {bindings} SET unionid = ? WHERE appid = ? AND openid = ? AND user_id = ?`, b.UnionID, b.AppID, b.OpenID, b.UserID)
@@ -329,12 +329,12 @@ func (c *settling) bind() (err error) {
 			b.PhoneAt, b.Phone = own.PhoneAt, own.Phone
 		}
 		n, err = c.exec(`UPDATE {bindings} SET unionid = ?, phone_at = ?, phone = ?, state = ?, state_at = {now} WHERE appid = ? AND openid = ? AND user_id = ?`,
-			b.UnionID, millis(b.PhoneAt), c.s.bindingPhone(b), int64(user.Active), b.AppID, b.OpenID, b.UserID)
+			b.UnionID, c.s.db.millis(b.PhoneAt), c.s.bindingPhone(b), int64(user.Active), b.AppID, b.OpenID, b.UserID)
 	default:
 		b.UnionID = c.l.Binding.UnionID // nothing goes along to another user
 		n, err = c.exec(`UPDATE {bindings} SET unionid = ?, user_id = ?, phone_at = ?, phone = ?, bound_at = ?, state = ?, state_at = {now}
 			WHERE appid = ? AND openid = ? AND user_id = ?`,
-			b.UnionID, b.UserID, millis(b.PhoneAt), c.s.bindingPhone(b), millis(c.l.Session.CreatedAt), int64(user.Active), b.AppID, b.OpenID, own.UserID)
+			b.UnionID, b.UserID, c.s.db.millis(b.PhoneAt), c.s.bindingPhone(b), c.s.db.millis(c.l.Session.CreatedAt), int64(user.Active), b.AppID, b.OpenID, own.UserID)
 	}
 	if err == nil && n == 0 {
 		err = login.ErrChanged

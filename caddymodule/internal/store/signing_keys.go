@@ -28,7 +28,7 @@ func (s *Store) Keys(ctx context.Context) (list []token.StoredKey, err error) {
 				return fmt.Errorf("signing key %s: %w", k.ID, err)
 			}
 			k.Private = private
-			k.CreatedAt, k.SignsFrom, k.RetiredAt = fromMillis(created), fromMillis(signs), fromMillis(retired)
+			k.CreatedAt, k.SignsFrom, k.RetiredAt = t.db.fromMillis(created), t.db.fromMillis(signs), t.db.fromMillis(retired)
 			list = append(list, k)
 			return nil
 		}, `SELECT `+signingKeyColumns+` FROM {signing_keys} ORDER BY algorithm, generation`)
@@ -45,7 +45,7 @@ func (s *Store) AddKey(ctx context.Context, k token.StoredKey) (added bool, err 
 	err = s.write(ctx, "adding a signing key", func(t *tx) error {
 		n, err := t.exec(`INSERT OR IGNORE INTO {signing_keys} (`+signingKeyColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?)`,
 			k.ID, string(k.Algorithm), k.Generation, s.keys.Load().seal(signingKeyPlace(k.ID), k.Private),
-			millis(k.CreatedAt), millis(k.SignsFrom), millis(k.RetiredAt))
+			t.db.millis(k.CreatedAt), t.db.millis(k.SignsFrom), t.db.millis(k.RetiredAt))
 		added = n == 1
 		return err
 	})

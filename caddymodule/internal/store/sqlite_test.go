@@ -315,7 +315,7 @@ func TestLargeTablesAreReadByIndex(t *testing.T) {
 	must(s.Keep(ctx, [32]byte{1}, []byte("x"), now.Add(time.Hour)))
 	_, _, err = s.Kept(ctx, [32]byte{1}, now)
 	must(err)
-	_, err = s.Purge(ctx, now, 100)
+	_, err = s.Purge(ctx, 100)
 	must(err)
 	must(s.SetDisabled(ctx, found.ID, true))
 	must(people.Erase(ctx, found.ID))

@@ -35,7 +35,7 @@ func (s *Store) Keep(ctx context.Context, step login.Key, value []byte, expires 
 func (s *Store) keepStep(t *tx, step login.Key, value []byte, expires time.Time) error {
 	_, err := t.exec(`INSERT INTO {kept_steps} (step, value, expires_at) VALUES (?, ?, ?)
 		ON CONFLICT (step) DO UPDATE SET value = excluded.value, expires_at = excluded.expires_at`,
-		step[:], s.keys.Load().seal(keptPlace(step), value), millis(expires))
+		step[:], s.keys.Load().seal(keptPlace(step), value), t.db.millis(expires))
 	return err
 }
 
@@ -51,7 +51,7 @@ func (s *Store) Kept(ctx context.Context, step login.Key, now time.Time) (value 
 
 func (s *Store) keptStep(t *tx, step login.Key, now time.Time) (value []byte, ok bool, err error) {
 	var sealed []byte
-	err = t.row(`SELECT value FROM {kept_steps} WHERE step = ? AND expires_at > ?`, step[:], millis(now)).Scan(&sealed)
+	err = t.row(`SELECT value FROM {kept_steps} WHERE step = ? AND expires_at > ?`, step[:], t.db.millis(now)).Scan(&sealed)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, false, nil
 	}
@@ -114,16 +114,16 @@ func (s *Store) claimAlone(t *tx, c *login.Claim, step login.Key, owner string, 
 		WHERE NOT EXISTS (SELECT 1 FROM {kept_steps} WHERE step = ? AND expires_at > ?)
 		ON CONFLICT (step) DO UPDATE SET owner = excluded.owner, lease_until = excluded.lease_until
 		WHERE owner = excluded.owner OR lease_until <= {now} RETURNING seen_at`,
-		step[:], owner, lease.Milliseconds(), step[:], millis(now)).Scan(&seen)
+		step[:], owner, lease.Milliseconds(), step[:], t.db.millis(now)).Scan(&seen)
 	if errors.Is(err, sql.ErrNoRows) {
 		c.Value, c.Kept, err = s.keptStep(t, step, now)
 		return err
 	}
-	c.Ours, c.Seen = err == nil, fromMillis(seen)
+	c.Ours, c.Seen = err == nil, t.db.fromMillis(seen)
 	for _, f := range further {
 		if err == nil {
 			_, err = t.exec(`INSERT OR IGNORE INTO {claimed_steps} (step, owner, lease_until, seen_at) SELECT ?, '', {now}, {now}
-				WHERE NOT EXISTS (SELECT 1 FROM {kept_steps} WHERE step = ? AND expires_at > ?)`, f[:], f[:], millis(now))
+				WHERE NOT EXISTS (SELECT 1 FROM {kept_steps} WHERE step = ? AND expires_at > ?)`, f[:], f[:], t.db.millis(now))
 		}
 	}
 	return err
@@ -140,11 +140,11 @@ func (s *Store) claimedStep(t *tx, c *login.Claim, step login.Key, now time.Time
 		if kept {
 			c.Kept, sealed = true, value
 		} else {
-			c.Seen = fromMillis(seen)
+			c.Seen = t.db.fromMillis(seen)
 		}
 		return err
 	}, `SELECT 1, value, 0 FROM {kept_steps} WHERE step = ? AND expires_at > ?
-		UNION ALL SELECT 0, NULL, seen_at FROM {claimed_steps} WHERE step = ?`, step[:], millis(now), step[:])
+		UNION ALL SELECT 0, NULL, seen_at FROM {claimed_steps} WHERE step = ?`, step[:], t.db.millis(now), step[:])
 	if err == nil && c.Kept {
 		c.Value, err = s.keys.Load().open(keptPlace(step), sealed)
 	}

@@ -18,6 +18,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/clock"
 )
 
 var (
@@ -41,6 +43,8 @@ type Options struct {
 	Prefix string
 	// Now is the clock, time.Now by default.
 	Now func() time.Time
+	// Clock compares that clock with the database's; nil: they are taken to agree.
+	Clock *clock.Clock
 }
 
 // DB is one database. Its methods may be called from many goroutines at once.

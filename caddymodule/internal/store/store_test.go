@@ -406,6 +406,7 @@ func TestCancelledAndLateCallersAreToldApart(t *testing.T) {
 func TestPurgeDeletesWhatIsOverInSmallBatchesAndNothingElse(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
+		now := time.Now().UTC().Truncate(time.Millisecond) // as it is the database's clock that counts
 		for i := range 5 {
 			at := now.Add(-400*24*time.Hour + time.Duration(i)*time.Second)
 			opened, _ := settle(t, s, user.Binding{AppID: "wx1", OpenID: fmt.Sprint("o", i), UserID: "u"}, user.Keep, at)
@@ -425,7 +426,7 @@ func TestPurgeDeletesWhatIsOverInSmallBatchesAndNothingElse(t *testing.T) {
 		}
 		var each []int
 		for {
-			n, err := s.Purge(t.Context(), now, 2)
+			n, err := s.Purge(t.Context(), 2)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -450,7 +451,8 @@ func TestPurgeDeletesWhatIsOverInSmallBatchesAndNothingElse(t *testing.T) {
 	})
 }
 
-func TestHouseIsKeptByOneReplicaUntilItStops(t *testing.T) {
+// The first replica that asks does the housekeeping, until it stops or gives the role up.
+func TestHousekeepingIsOneReplicasUntilItStops(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		a := started(t, open)
 		b := open(defaults).With(testKeys(t, 1))
@@ -459,7 +461,7 @@ func TestHouseIsKeptByOneReplicaUntilItStops(t *testing.T) {
 			if err := s.Keep(t.Context(), [32]byte{1}, []byte("over"), now.Add(-time.Minute)); err != nil {
 				t.Fatal(err)
 			}
-			n, ours, err := s.KeepHouse(t.Context(), name, now, 10)
+			n, ours, err := s.Housekeep(t.Context(), name, 10)
 			if err != nil || ours != (n == 1) {
 				t.Fatalf("%s deleted %d: %v, %v", name, n, ours, err)
 			}
@@ -473,13 +475,19 @@ func TestHouseIsKeptByOneReplicaUntilItStops(t *testing.T) {
 		left := func() time.Duration {
 			return time.Duration(count(t, a, `SELECT lease_until - {now} FROM {claimed_steps}`)) * time.Millisecond
 		}
-		if d := left(); d < houseLease-time.Minute || d > houseLease {
+		if d := left(); d < housekeepingLease-time.Minute || d > housekeepingLease {
 			t.Errorf("a is not asked again for %v", d)
 		}
 		// a has stopped, five minutes ago.
 		execute(t, a, `UPDATE {claimed_steps} SET lease_until = {now} - 1`)
 		if !keeps(b, "b") || keeps(a, "a") {
 			t.Error("b did not take over")
+		}
+		if err := a.LeaveHousekeeping(t.Context(), "a"); err != nil || keeps(a, "a") {
+			t.Errorf("a gave b's role up: %v", err)
+		}
+		if err := b.LeaveHousekeeping(t.Context(), "b"); err != nil || !keeps(a, "a") {
+			t.Errorf("b gave the role up, and a did not take it: %v", err)
 		}
 	})
 }

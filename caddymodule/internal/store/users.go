@@ -155,7 +155,7 @@ func (s *Store) insertUser(t *tx, u user.User) error {
 	keys := s.keys.Load()
 	sealed := s.sealPhone(phonePlace(u.ID), u.Phone)
 	if _, err := t.exec(`INSERT INTO {users} (id, phone, disabled, created_at) VALUES (?, ?, ?, ?)`,
-		u.ID, sealed, flag(u.Disabled), millis(u.CreatedAt)); err != nil {
+		u.ID, sealed, flag(u.Disabled), t.db.millis(u.CreatedAt)); err != nil {
 		return err
 	}
 	for i, hash := range keys.phoneHashes(u.Phone.E164()) {
@@ -180,7 +180,7 @@ func (s *Store) scanUser(row *sql.Row) (u user.User, err error) {
 	if u.Phone, err = s.openPhone(phonePlace(u.ID), sealed); err != nil {
 		return user.User{}, err
 	}
-	u.Disabled, u.CreatedAt = disabled != 0, fromMillis(created)
+	u.Disabled, u.CreatedAt = disabled != 0, s.db.fromMillis(created)
 	return u, nil
 }
 

@@ -1,0 +1,64 @@
+package store
+
+import (
+	"time"
+)
+
+// Whose clock decides about rows that several replicas read:
+//
+//	leases of steps, age of feed rows,     the database's, in SQL: {now}
+//	what housekeeping deletes, who of
+//	the replicas is up
+//	sessions (created, refreshed,          the process's, but the database's once the two differ
+//	advanced, expires, ended),             by more than clock.Bound: millis and fromMillis
+//	revocations' until_at, signing keys,   translate, so that a wrong clock writes times that are
+//	step results, access tokens and        right for the others and reads theirs as its own
+//	their leases, bindings' times
+//	tokens (iat, exp, nbf)                 the process's: what it mints it accepts. Other replicas
+//	                                       refuse a token from their future
+//	limits, caches, circuit breakers       the process's; nothing of them is shared
+//
+// Shifting only beyond the bound keeps the times of replicas whose clocks are a
+// little apart as precise as they are: the rules that compare them leave room.
+
+// millis is a time of this process's clock as SQL holds it; the zero time is 0.
+func (db *DB) millis(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.Add(db.opts.Clock.Shift()).UnixMilli()
+}
+
+// fromMillis is the reverse of millis.
+func (db *DB) fromMillis(ms int64) time.Time {
+	if ms == 0 {
+		return time.Time{}
+	}
+	return time.UnixMilli(ms).Add(-db.opts.Clock.Shift()).UTC()
+}
+
+// asking notes the moment before the database is asked for its clock, and returns
+// what to do with the answer, in milliseconds since 1970.
+func (db *DB) asking() (answered func(databaseNow int64)) {
+	if db.opts.Clock == nil {
+		return func(int64) {}
+	}
+	asked, start := db.opts.Now(), time.Now()
+	return func(databaseNow int64) {
+		db.opts.Clock.Compare(asked, time.Since(start), time.UnixMilli(databaseNow))
+	}
+}
+
+// readClock compares this process's clock with the database's.
+func (t *tx) readClock() error {
+	if t.db.opts.Clock == nil {
+		return nil
+	}
+	answered := t.db.asking()
+	var now int64
+	err := t.row(`SELECT {now}`).Scan(&now)
+	if err == nil {
+		answered(now)
+	}
+	return err
+}
