@@ -157,6 +157,10 @@ func (a *Background) Start() error {
 		}
 		firstOfStore := !feeds[s.shared]
 		feeds[s.shared] = true
+		if firstOfStore && opened[i] == nil {
+			// Before the reload is reported done: the operator's next step may be rekey.
+			a.announceOnce(ctx, s)
+		}
 		firstOfRing := s.ring != nil && !rings[s.ringKey]
 		if firstOfRing {
 			rings[s.ringKey] = true
@@ -214,12 +218,13 @@ func (a *Background) keepFresh(ctx context.Context, s *site, feed, ring bool) {
 	if feed {
 		wg.Go(func() { s.shared.feed.Run(ctx, s.store, time.Now, a.reporter(s)) })
 		wg.Go(func() { a.housekeep(ctx, s) })
+		wg.Go(func() { a.announce(ctx, s) })
 	}
 	if ring {
 		wg.Go(func() {
 			for sleep(ctx, ringEvery) {
 				if err := s.loadRing(ctx); err != nil && ctx.Err() == nil {
-					a.log.Error("reading the key ring", zap.Error(err))
+					a.log.Error("reading the key ring", append(remedyOf(err), zap.Error(err))...)
 				}
 			}
 		})

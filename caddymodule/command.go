@@ -13,6 +13,7 @@ import (
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	"github.com/spf13/cobra"
 
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/clock"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/store"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/token"
 )
@@ -54,7 +55,9 @@ type operated struct {
 	key   sharedKey
 	set   settings // those of the first directive with this store
 	rings []token.RingSettings
-	apps  []string
+	// static are the ids of the keys that stand in the configuration (token { key }).
+	static []string
+	apps   []string
 	// elsewhere says that the users of a directive live in a directory of their own.
 	elsewhere bool
 	// sessions is the longest lifetime of theirs.
@@ -144,7 +147,7 @@ func operate(list []*operated, h *Handler) ([]*operated, error) {
 		}
 	}
 	if at == nil {
-		db, err := store.New(key.url, store.Options{Prefix: key.prefix})
+		db, err := store.New(key.url, store.Options{Prefix: key.prefix, Clock: clock.New()})
 		if err != nil {
 			return nil, err
 		}
@@ -167,6 +170,8 @@ func operate(list []*operated, h *Handler) ([]*operated, error) {
 	}
 	if s.Token.Static == nil {
 		at.addRing(ringSettingsOf(s.Token))
+	} else {
+		at.static = append(at.static, s.Token.Static.IDs()...)
 	}
 	return list, nil
 }

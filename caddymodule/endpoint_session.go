@@ -190,7 +190,7 @@ func (c *call) refreshRefused(s session.Session, err error) *problem {
 	case errors.Is(err, errDisabled):
 		return newProblem(string(login.UserDisabled))
 	case errors.Is(err, errMint), errors.Is(err, user.ErrMisconfigured):
-		c.site.log.Error("refreshing: what the user directory says cannot be used", zap.String("user", s.UserID), zap.Error(err))
+		c.site.log.Error("refreshing: what the user directory says cannot be used", append(remedyOf(err), zap.String("user", s.UserID), zap.Error(err))...)
 		return newProblem(string(login.Misconfigured))
 	case errors.Is(err, errDirectory):
 		c.site.log.Error("refreshing: the user directory does not answer", zap.Error(err))
@@ -286,7 +286,10 @@ func (c *call) ofCaller(caller *token.Identity) ([]session.Session, error) {
 // A client that hung up is no failure of the store's.
 func (c *call) storeFailed(doing string, err error) *problem {
 	if c.r.Context().Err() == nil || !errors.Is(err, context.Canceled) {
-		c.site.log.Error(doing, zap.Error(err))
+		c.site.log.Error(doing, append(remedyOf(err), zap.Error(err))...)
+	}
+	if errors.Is(err, user.ErrMisconfigured) {
+		return newProblem(string(login.Misconfigured))
 	}
 	return newProblem(string(login.StoreUnavailable))
 }

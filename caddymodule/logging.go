@@ -112,11 +112,20 @@ func (s *site) logLogin(req login.Request, res login.Result, err error, a *attem
 			level = zapcore.InfoLevel // it was said before; one error is enough
 		}
 	} else if le.Cause != nil {
-		fields = append(fields, zap.NamedError("cause", le.Cause))
+		fields = append(append(fields, zap.NamedError("cause", le.Cause)), remedyOf(le.Cause)...)
 	}
 	if ce := s.log.Check(level, "login refused"); ce != nil {
 		ce.Write(fields...)
 	}
+}
+
+// remedyOf is what the operator is to do about an error, where it says so.
+func remedyOf(err error) []zap.Field {
+	var r interface{ Remedy() string }
+	if errors.As(err, &r) {
+		return []zap.Field{zap.String("remedy", r.Remedy())}
+	}
+	return nil
 }
 
 func severity(code login.Code) zapcore.Level {

@@ -241,7 +241,14 @@ func (s *site) loadRing(ctx context.Context) error {
 	if s.ring == nil {
 		return nil
 	}
-	return s.ring.Load(ctx, s.store, *s.ringSet, time.Now())
+	now := time.Now()
+	before := s.ring.Keys()
+	err := s.ring.Load(ctx, s.store, *s.ringSet, now)
+	if before.LostBy(s.ring.Keys(), now) {
+		// Connections that were opened under tokens of a compromised key end too.
+		s.shared.revoked.EndWatched()
+	}
+	return err
 }
 
 // assemble makes the live half with the store's keys.
@@ -359,7 +366,7 @@ func (s *site) readRingSoon(now time.Time) {
 		ctx, cancel := context.WithTimeout(context.Background(), openTimeout)
 		defer cancel()
 		if err := s.loadRing(ctx); err != nil {
-			s.log.Warn("reading the key ring", zap.Error(err))
+			s.log.Warn("reading the key ring", append(remedyOf(err), zap.Error(err))...)
 		}
 	}()
 }

@@ -72,6 +72,9 @@ const busyRetry = 2 * time.Second
 
 // fromStore turns an error of the store into a login's.
 func fromStore(err error) *Error {
+	if errors.Is(err, user.ErrMisconfigured) { // by its encryption key
+		return refuse(Misconfigured, err)
+	}
 	e := refuse(StoreUnavailable, err)
 	e.RetryAfter = busyRetry
 	return e

@@ -37,10 +37,17 @@ func (w *Watched) Release() { w.of.remove((*conn)(w)) }
 // Close ends every watched connection, and those that come later at once: it is
 // for when nobody calls Tick and Add any more, so that nobody else would.
 func (r *Revoked) Close() {
-	w := &r.watched
+	r.watched.endEvery(true)
+}
+
+// EndWatched ends every watched connection, because the tokens under which they were
+// opened are not trusted any more.
+func (r *Revoked) EndWatched() { r.watched.endEvery(false) }
+
+func (w *watched) endEvery(closed bool) {
 	w.mu.Lock()
 	over := w.byExpiry
-	w.byExpiry, w.bySession, w.closed = nil, make(map[sid]*conn), true
+	w.byExpiry, w.bySession, w.closed = nil, make(map[sid]*conn), w.closed || closed
 	for _, c := range over {
 		c.at, c.prev, c.next = -1, nil, nil
 	}

@@ -42,10 +42,24 @@ func (db *DB) wrap(ctx context.Context, doing string, err error) error {
 	switch {
 	case errors.As(err, &p):
 		return fmt.Errorf("%s the store: %s: %w", doing, db.url, p.error)
+	case errors.Is(err, ErrKey):
+		return fmt.Errorf("%s the store: %s: %w", doing, db.url, unreadable{err})
 	case db.dialect.temporary(err), db.pools.Load() == nil:
 		return fmt.Errorf("%s the store: %s: %w: %w", doing, db.url, ErrUnavailable, err)
 	}
 	return fmt.Errorf("%s the store: %s: %w", doing, db.url, err)
+}
+
+// unreadable is an ErrKey that a request meets: only the operator can help.
+type unreadable struct{ error }
+
+func (e unreadable) Unwrap() error        { return e.error }
+func (e unreadable) Is(target error) bool { return target == user.ErrMisconfigured }
+
+// Remedy is what the operator is to do.
+func (unreadable) Remedy() string {
+	return "`caddy wx-auth rekey`, or another replica, has sealed with an encryption key that this process does not have: " +
+		"give it that key, encryption_key <new> <old>, and reload"
 }
 
 // redacted keeps what is secret in a server's address out of an error's text.

@@ -41,7 +41,9 @@ func (s *Store) Housekeep(ctx context.Context, replica string, limit int) (delet
 	if err != nil || !c.Ours {
 		return 0, false, err
 	}
-	deleted, err = s.Purge(ctx, limit)
+	if deleted, err = s.Purge(ctx, limit); err == nil {
+		err = s.forgetReplicas(ctx)
+	}
 	return deleted, true, err
 }
 

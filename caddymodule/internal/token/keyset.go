@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -111,6 +112,26 @@ func (ks *KeySet) JWKS() []byte {
 		return []byte(`{"keys":[]}`)
 	}
 	return append([]byte(nil), ks.jwks...)
+}
+
+// IDs returns the kids. They are not secret.
+func (ks *KeySet) IDs() []string {
+	if ks == nil {
+		return nil
+	}
+	ids := make([]string, len(ks.members))
+	for i, m := range ks.members {
+		ids[i] = m.id
+	}
+	return ids
+}
+
+// LostBy reports whether the key that signs at the given time is missing from a later
+// set of the same ring. A key that is merely replaced still verifies there; one that
+// is missing was dropped because somebody else has it.
+func (ks *KeySet) LostBy(later *KeySet, at time.Time) bool {
+	k := ks.signer(at)
+	return k != nil && later != nil && !slices.ContainsFunc(later.members, func(m member) bool { return m.id == k.id })
 }
 
 // signer returns the key that signs at the given time, or nil if there is none.

@@ -140,6 +140,58 @@ func Drop(ctx context.Context, st KeyStore, rings []RingSettings, id string, now
 	return dropped, replacements, nil
 }
 
+// DropAll deletes every stored key, because somebody else has all of them, and has
+// a new one sign at once for each ring. No token that a former key signed is accepted
+// any more by replicas that have read the ring again.
+func DropAll(ctx context.Context, st KeyStore, rings []RingSettings, now time.Time) (replacements []KeyInfo, dropped int, err error) {
+	stored, err := readKeys(ctx, st)
+	if err != nil {
+		return nil, 0, fmt.Errorf("reading the signing keys: %w", err)
+	}
+	ids := make([]string, len(stored))
+	for i, k := range stored {
+		ids[i] = k.ID
+	}
+	for _, set := range rings {
+		in, err := succeed(ctx, st, set, now)
+		if err != nil {
+			return replacements, 0, err
+		}
+		replacements = append(replacements, in)
+	}
+	// The new keys first: a replica that finds none makes one of its own.
+	if err := st.RemoveKeys(ctx, ids); err != nil {
+		return replacements, 0, fmt.Errorf("removing the signing keys: %w", err)
+	}
+	return replacements, len(ids), nil
+}
+
+// succeed stores a key that signs at once, whatever there is.
+func succeed(ctx context.Context, st KeyStore, set RingSettings, now time.Time) (KeyInfo, error) {
+	for range maxAddTries {
+		stored, err := readKeys(ctx, st)
+		if err != nil {
+			return KeyInfo{}, fmt.Errorf("reading the signing keys: %w", err)
+		}
+		made, private, err := generate(set.Algorithm)
+		if err != nil {
+			return KeyInfo{}, fmt.Errorf("making a signing key: %w", err)
+		}
+		k := StoredKey{ID: made.id, Algorithm: set.Algorithm, Private: private, Generation: 1, CreatedAt: now, SignsFrom: now}
+		if newest, any := stored.newest(set.Algorithm); any {
+			k.Generation = newest.Generation + 1
+		}
+		added, err := st.AddKey(ctx, k)
+		if err != nil {
+			return KeyInfo{}, fmt.Errorf("storing a signing key: %w", err)
+		}
+		if added {
+			return KeyInfo{ID: k.ID, Algorithm: k.Algorithm, Generation: k.Generation, Use: Signs, SignsFrom: now}, nil
+		}
+	}
+	return KeyInfo{}, errNotKept
+}
+
 // replace stores a key that signs at once, if without the key of this id none
 // of the ring's algorithm would. Without need it returns no key.
 func replace(ctx context.Context, st KeyStore, set RingSettings, id string, now time.Time) (KeyInfo, error) {

@@ -1,0 +1,134 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
+)
+
+// compromisedBatch is how many rows change in one transaction. Each batch is two
+// statements whatever its size.
+const compromisedBatch = 2000
+
+// Abandon ends what a copy of the database is good for together with its key: all
+// sessions, whose refresh tokens could be made, the results of logins' steps, which
+// name people, and WeChat's access tokens. It can be repeated, and goes on where it
+// was. progress is called with the number of rows looked at, again and again.
+//
+// The sessions get no entry in the feed: their tokens end with the signing keys,
+// which are the caller's to replace afterwards.
+func (s *Store) Abandon(ctx context.Context, progress func(seen int)) (sessions int, err error) {
+	if err := s.Open(ctx); err != nil {
+		return 0, err
+	}
+	seen := 0
+	count := func(n int) {
+		seen += n
+		if progress != nil {
+			progress(seen)
+		}
+	}
+	if sessions, err = s.endEverySession(ctx, count); err != nil {
+		return sessions, err
+	}
+	for _, table := range []struct{ name, key string }{{"{kept_steps}", "step"}, {"{access_tokens}", "appid"}} {
+		if err := s.empty(ctx, table.name, table.key, count); err != nil {
+			return sessions, err
+		}
+	}
+	return sessions, nil
+}
+
+// endEverySession goes through the sessions in the order of their ids, which is that
+// of the logins: it ends when it has overtaken them.
+func (s *Store) endEverySession(ctx context.Context, count func(int)) (ended int, err error) {
+	for last, more := "", true; more; {
+		var to sql.NullString
+		var rows int
+		err := s.read(ctx, "reading the sessions of", func(t *tx) error {
+			return t.row(`SELECT MAX(id), COUNT(*) FROM (SELECT id FROM {sessions} WHERE id > ? ORDER BY id LIMIT ?) AS batch`,
+				last, compromisedBatch).Scan(&to, &rows)
+		})
+		if err != nil || rows == 0 {
+			return ended, err
+		}
+		var n int64
+		err = s.rewrite(ctx, "ending the sessions of", func(t *tx) (err error) {
+			n, err = t.exec(`UPDATE {sessions} SET ended_at = {now}, end_reason = ? WHERE id > ? AND id <= ? AND ended_at = 0`,
+				string(session.ReasonRevoked), last, to.String)
+			return err
+		})
+		if err != nil {
+			return ended, err
+		}
+		ended += int(n)
+		count(rows)
+		last, more = to.String, rows == compromisedBatch
+	}
+	return ended, nil
+}
+
+// empty deletes all rows of a table.
+func (s *Store) empty(ctx context.Context, table, key string, count func(int)) error {
+	query := `DELETE FROM ` + table + ` LIMIT ?`
+	if !s.db.dialect.deleteLimit {
+		query = `DELETE FROM ` + table + ` WHERE ` + key + ` IN (SELECT ` + key + ` FROM ` + table + ` LIMIT ?)`
+	}
+	for {
+		var n int64
+		err := s.rewrite(ctx, "emptying a table of", func(t *tx) (err error) {
+			n, err = t.exec(query, compromisedBatch)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		count(int(n))
+		if n < compromisedBatch {
+			return nil
+		}
+	}
+}
+
+// distrustedPrefix starts the names, in meta, of configured signing keys that are to
+// be changed because the encryption key is compromised.
+const distrustedPrefix = "distrusted "
+
+// Distrust takes the ids of signing keys that stand in the configuration, and returns
+// those that must be changed first. A key that Distrust sees for the first time must,
+// unless it has taken the place of one that it saw before.
+func (s *Store) Distrust(ctx context.Context, kids []string) (unchanged []string, err error) {
+	err = s.rewrite(ctx, "noting compromised keys in", func(t *tx) error {
+		unchanged = nil
+		known, err := t.strings(`SELECT name FROM {meta} WHERE name LIKE ?`, distrustedPrefix+"%")
+		if err != nil {
+			return err
+		}
+		for _, kid := range kids {
+			err := t.row(`SELECT 1 FROM {meta} WHERE name = ?`, distrustedPrefix+kid).Scan(new(int))
+			if err != nil && !errors.Is(err, sql.ErrNoRows) {
+				return err
+			}
+			if err == nil || len(known) == 0 {
+				unchanged = append(unchanged, kid)
+			}
+			if err != nil && len(known) == 0 {
+				if _, err := t.exec(`INSERT INTO {meta} (name, value) VALUES (?, ?)`, distrustedPrefix+kid, []byte("1")); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+	return unchanged, err
+}
+
+// Trust forgets what Distrust has noted.
+func (s *Store) Trust(ctx context.Context) error {
+	return s.rewrite(ctx, "forgetting compromised keys in", func(t *tx) error {
+		_, err := t.exec(`DELETE FROM {meta} WHERE name LIKE ?`, distrustedPrefix+"%")
+		return err
+	})
+}

@@ -1,0 +1,106 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"encoding/hex"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Replica is what a running process has announced of itself.
+type Replica struct {
+	Name string
+	// Seen is how long ago it did, by the database's clock.
+	Seen time.Duration
+	// Keys are the ids of its encryption keys, newest first. They are not secret.
+	Keys []string
+}
+
+// Has reports whether the replica has the key of an id.
+func (r Replica) Has(id string) bool { return slices.Contains(r.Keys, id) }
+
+const (
+	// replicaPrefix starts the names of announcements in meta. The value is the
+	// time, in milliseconds since 1970, and the keys' ids: "1790000000000 0a1b2c3d,4e5f6071".
+	replicaPrefix = "replica "
+
+	// ReplicaUp is how long a replica counts as running after it was seen.
+	ReplicaUp = 2 * time.Minute
+	// replicaForgotten is when the announcement of one that is gone is deleted.
+	replicaForgotten = time.Hour
+)
+
+// Announce says which encryption keys the replica of this name has, by the
+// database's clock. Call it several times within ReplicaUp.
+func (s *Store) Announce(ctx context.Context, name string) error {
+	return s.change(ctx, "announcing a replica in", again, light, func(t *tx) error {
+		var now int64
+		if err := t.row(`SELECT {now}`).Scan(&now); err != nil {
+			return err
+		}
+		value := fmt.Sprintf("%d %s", now, strings.Join(s.keys.Load().IDs(), ","))
+		_, err := t.exec(`INSERT INTO {meta} (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value`,
+			replicaPrefix+name, []byte(value))
+		return err
+	})
+}
+
+// Replicas lists those that run.
+func (s *Store) Replicas(ctx context.Context) ([]Replica, error) {
+	all, err := s.announced(ctx)
+	return slices.DeleteFunc(all, func(r Replica) bool { return r.Seen > ReplicaUp }), err
+}
+
+func (s *Store) announced(ctx context.Context) (list []Replica, err error) {
+	err = s.read(ctx, "reading the replicas of", func(t *tx) error {
+		list = nil
+		return t.each(func(r *sql.Rows) error {
+			var name string
+			var value []byte
+			var now int64
+			if err := r.Scan(&name, &value, &now); err != nil {
+				return err
+			}
+			at, keys, _ := strings.Cut(string(value), " ")
+			seen, err := strconv.ParseInt(at, 10, 64)
+			if err != nil {
+				return nil // another version's
+			}
+			list = append(list, Replica{
+				Name: strings.TrimPrefix(name, replicaPrefix), Seen: time.Duration(now-seen) * time.Millisecond, Keys: strings.Split(keys, ","),
+			})
+			return nil
+		}, `SELECT name, value, {now} FROM {meta} WHERE name LIKE ? ORDER BY name`, replicaPrefix+"%")
+	})
+	return list, err
+}
+
+// forgetReplicas deletes the announcements of those that are long gone.
+func (s *Store) forgetReplicas(ctx context.Context) error {
+	all, err := s.announced(ctx)
+	gone := slices.DeleteFunc(all, func(r Replica) bool { return r.Seen < replicaForgotten })
+	if err != nil || len(gone) == 0 {
+		return err
+	}
+	return s.rewrite(ctx, "forgetting replicas of", func(t *tx) error {
+		for _, r := range gone {
+			if _, err := t.exec(`DELETE FROM {meta} WHERE name = ?`, replicaPrefix+r.Name); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// IDs name the configured encryption keys, newest first. They are not secret.
+func (k *Keys) IDs() []string {
+	ids := make([]string, len(k.keys))
+	for i, d := range k.keys {
+		ids[i] = hex.EncodeToString(d.id[:])
+	}
+	return ids
+}
