@@ -15,7 +15,7 @@ import (
 const refusedType = "refused"
 
 // postgresForms is what each type of PostgreSQL becomes in JSON: an expression, and the
-// JSON that it gives. Of a type that is not here TestEveryPostgresTypeIsDecided tells.
+// JSON that it gives. TestEveryPostgresTypeIsDecided names a type that is missing here.
 var postgresForms = []struct{ typ, value, want string }{
 	{"bool", "TRUE", `true`},
 	{"int2", "-32768", `-32768`},
@@ -254,8 +254,8 @@ var mysqlForms = []struct{ typ, value, want string }{
 	{"POINT", "POINT(1,2)", refusedType},
 }
 
-// putIn makes a table with one column, and puts one row into it. A zero date is put
-// there by a connection that allows one.
+// putIn makes a table with one column and inserts one row, in a session that allows
+// zero dates.
 func putIn(t *testing.T, f *Foreign, typ, value string) {
 	t.Helper()
 	put(t, f, "CREATE OR REPLACE TABLE one_column (v "+typ+")")
@@ -272,6 +272,7 @@ func putIn(t *testing.T, f *Foreign, typ, value string) {
 	}
 }
 
+// FLOAT was a 503, BIT(1) the byte 1 in a header, and a zero date no date.
 func TestMySQLTypesHaveOneForm(t *testing.T) {
 	onKind(t, "mysql", func(t *testing.T, f *Foreign) {
 		for _, c := range mysqlForms {

@@ -78,6 +78,8 @@ func squeezed(text string) string {
 	}, text), ";")
 }
 
+// LIKE'a\' hid the rest of a query from the scanner, so that a parameter in it was text
+// to us and SQL to PostgreSQL. Each row is a query, and how each server reads it.
 func TestQueriesAsTheServersReadThem(t *testing.T) {
 	const blocked = "refused"
 	for _, tc := range []struct{ text, postgres, mysql string }{

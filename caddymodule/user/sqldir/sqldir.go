@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
@@ -56,6 +57,8 @@ type Tx interface {
 type Directory struct {
 	DB      Database
 	Queries Queries
+
+	unseen atomic.Bool // Open was called, and did not succeed yet
 }
 
 // Login finds who logs in, or makes them. A login without a number is that of
@@ -64,6 +67,9 @@ type Directory struct {
 func (d *Directory) Login(ctx context.Context, l user.Login) (user.User, error) {
 	if l.Silent() && l.UserID != "" {
 		return d.Check(ctx, l.UserID)
+	}
+	if err := d.opened(ctx); err != nil {
+		return user.User{}, err
 	}
 	if l.Silent() && !d.Queries.Find.Uses("openid") && !d.Queries.Find.Uses("unionid") {
 		return user.User{}, user.ErrUnknown
@@ -117,6 +123,9 @@ func (d *Directory) Check(ctx context.Context, id string) (u user.User, err erro
 	if id == "" {
 		return u, user.ErrUnknown
 	}
+	if err = d.opened(ctx); err != nil {
+		return u, err
+	}
 	err = d.do(ctx, func(tx Tx) (err error) {
 		u, err = d.one(tx, "check", d.Queries.Check, map[string]string{"id": id})
 		return err
@@ -151,8 +160,9 @@ func (d *Directory) Erase(ctx context.Context, id string) error {
 // errLooked undoes what Open did, if it did anything.
 var errLooked = errors.New("looked at")
 
-// Open has the database look at each query, and reads nobody's row: what is wrong
-// with one is found before the first login. It changes nothing.
+// Open has the database look at each query, and reads no row: what is wrong with one is
+// found before the first login. It changes nothing. Where the database is away, the
+// first login after it is back begins with this.
 func (d *Directory) Open(ctx context.Context) error {
 	err := d.do(ctx, func(tx Tx) error {
 		for _, q := range []struct {
@@ -183,9 +193,19 @@ func (d *Directory) Open(ctx context.Context) error {
 		return errLooked
 	})
 	if errors.Is(err, errLooked) {
+		err = nil
+	}
+	d.unseen.Store(err != nil)
+	return err
+}
+
+// opened does what Open could not do while the database was away. Without it a column
+// that is refused at load would be read, in some form, by whoever starts first.
+func (d *Directory) opened(ctx context.Context) error {
+	if !d.unseen.Load() {
 		return nil
 	}
-	return err
+	return d.Open(ctx)
 }
 
 // do runs a transaction within the time. What is none of the errors that somebody

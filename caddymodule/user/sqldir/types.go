@@ -56,6 +56,7 @@ func fit(query string, columns []Column) error {
 			why = "an id is text or a whole number"
 		case i == l.disabled && c.Kind == Odd:
 			why = "disabled is true or false, a number, a time, or a text that says one of these"
+			c.Remedy = "compare it, such as (status = 'banned') AS disabled"
 		case i != l.id && i != l.disabled && (c.Kind == Odd || c.Kind == Sign):
 			why = "it has no one form in JSON"
 		default:
