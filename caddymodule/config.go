@@ -84,8 +84,10 @@ type Handler struct {
 	// it is removed.
 	ForwardToken bool `json:"forward_token,omitempty"`
 
-	// How many logins WeChat may refuse to one client address, an IPv6 address
-	// being counted by its /64. Default: 30 a minute
+	// How many logins WeChat may refuse to one client, and, with as many more as
+	// have succeeded within the last minute, how many may be under way. A client is
+	// an address (IPv6: its /64), or the session of a login that carries its refresh
+	// token. Off where Caddy sees private addresses only. Default: 30 a minute
 	LoginRate *Rate `json:"login_rate,omitempty"`
 
 	// What your backend shows (Authorization: Bearer …) to end sessions, and to

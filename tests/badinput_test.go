@@ -228,6 +228,19 @@ func TestBadLoginsAreRefusedWithoutWeChat(t *testing.T) {
 		if a.Status != 200 {
 			t.Errorf("%s: %d %s", name, a.Status, a.Body)
 		}
+		for _, coding := range []string{"identity", "Identity", "identity, identity"} {
+			again := w.Tap(t, "13800138000")
+			if a := client.Do(http.MethodPost, "/auth/wx", fmt.Sprintf(`{"code":%q,"phoneCode":%q}`, again.Code, again.PhoneCode), "Content-Encoding: "+coding); a.Status != 200 {
+				t.Errorf("%s: %d %s", coding, a.Status, a.Body)
+			}
+		}
+		for _, coding := range []string{"gzip", "br", "identity, gzip"} {
+			a := client.Do(http.MethodPost, "/auth/wx", `{"code":"0a"}`, "Content-Encoding: "+coding)
+			wantRefusal(t, a, 415, "unsupported_media_type", nil)
+			if !strings.Contains(a.Body, "Content-Encoding") || a.Header.Get("Accept-Encoding") != "identity" {
+				t.Errorf("%s: %s", coding, a.Body)
+			}
+		}
 		exact := fmt.Sprintf(`{"code":%q,"phoneCode":%q}`, codes.Code, codes.PhoneCode)
 		if a := client.Do(http.MethodPost, "/auth/wx", exact+strings.Repeat(" ", 4096-len(exact))); a.Status != 200 {
 			t.Errorf("exactly 4 KiB: %d %s", a.Status, a.Body)
