@@ -37,7 +37,7 @@ func readJSON(w http.ResponseWriter, r *http.Request, fields map[string]any) *pr
 }
 
 // readOptionalJSON is readJSON where there need not be a body. Over HTTP/3, and
-// with chunks, only reading tells whether there is one.
+// with chunks, only reading shows whether there is one.
 func readOptionalJSON(w http.ResponseWriter, r *http.Request, fields map[string]any) *problem {
 	if r.ContentLength > 0 || isJSON(r.Header) && r.ContentLength != 0 {
 		return readJSON(w, r, fields)

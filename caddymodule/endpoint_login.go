@@ -118,7 +118,7 @@ func (s *site) app(appid string, r *http.Request) (wechat.App, *problem) {
 	return wechat.App{}, newProblem(string(login.Misconfigured))
 }
 
-// userInfo is what an answer tells of a user. Our members win over what the
+// userInfo returns the user as answers show it. Our members win over those that the
 // directory adds.
 func userInfo(u user.User) map[string]any {
 	info := make(map[string]any, len(u.Info)+5)
@@ -138,10 +138,10 @@ func userInfo(u user.User) map[string]any {
 	return info
 }
 
-// tooEarly reports whether the request came as TLS early data, which anyone
-// who recorded it can send again: to us, or to a proxy before us, which then
-// says so. Whatever else the header says, and however often, means the same (RFC
-// 8470, section 5.1): a proxy may have put its own beside the client's.
+// tooEarly reports whether the request came as TLS early data, which can be recorded
+// and sent again: to us, or to a proxy before us, which then adds the header. Any
+// value of it, and any number of them, means the same (RFC 8470, section 5.1): a
+// proxy may have put its own beside the client's.
 func tooEarly(r *http.Request) bool {
 	return r.TLS != nil && !r.TLS.HandshakeComplete || len(r.Header["Early-Data"]) > 0
 }
