@@ -76,6 +76,8 @@ func mysqlText(characters int) string {
 type mysqlAddress struct {
 	config *client.Config
 	ca     string // a file
+	tls    bool   // the address says itself what is encrypted
+	lookup lookup
 }
 
 const mysqlForm = "mysql://user:password@host:port/database"
@@ -99,7 +101,7 @@ func parseMySQL(db *DB, address string) error {
 	if !portForm.MatchString(c.Addr) {
 		c.Addr = net.JoinHostPort(strings.Trim(c.Addr, "[]"), "3306")
 	}
-	server := &mysqlAddress{config: c}
+	server := &mysqlAddress{config: c, tls: a.query.Has("tls"), lookup: db.opts.lookup}
 	for name := range a.query {
 		value := a.query.Get(name)
 		switch {
@@ -142,6 +144,15 @@ func parseMySQL(db *DB, address string) error {
 	return nil
 }
 
+// encryptOutside encrypts a connection that leaves private networks, unless the
+// address says itself what it wants.
+func (a *mysqlAddress) encryptOutside(ctx context.Context, config *client.Config) error {
+	if !a.tls && config.Net == "tcp" && a.lookup.exposes(ctx, hostOf(config.Addr)) {
+		config.TLS = &tls.Config{InsecureSkipVerify: true} // as tls=skip-verify: it keeps listeners out, not an impostor
+	}
+	return nil
+}
+
 var portForm = regexp.MustCompile(`:[0-9]+$`)
 
 func hostOf(addr string) string {
@@ -162,6 +173,9 @@ func openMySQL(ctx context.Context, db *DB, _ bool) (*pools, error) {
 			return nil, permanent{fmt.Errorf("tls_ca: %s holds no certificate in PEM", address.ca)}
 		}
 	}
+	if err := config.Apply(client.BeforeConnect(address.encryptOutside)); err != nil {
+		return nil, permanent{err}
+	}
 	connector, err := client.NewConnector(config)
 	if err != nil {
 		return nil, permanent{err}
@@ -169,6 +183,9 @@ func openMySQL(ctx context.Context, db *DB, _ bool) (*pools, error) {
 	pool := bound(sql.OpenDB(mysqlConnector{connector}))
 	if err := pool.PingContext(ctx); err != nil {
 		pool.Close()
+		if !address.tls && errors.Is(err, client.ErrNoTLS) {
+			return nil, permanent{fmt.Errorf("%w; %s tls=false", err, plainTextOutside)}
+		}
 		if mysqlRefused(err) {
 			return nil, permanent{err}
 		}

@@ -9,9 +9,11 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -83,6 +85,9 @@ type postgresAddress struct {
 	hosts    int
 	anyHost  bool // the address says itself which of several hosts it means
 	execMode bool // the address says itself how statements are prepared
+	sslmode  bool // the address, or libpq's environment, says itself what is encrypted
+	lookup   lookup
+	outside  atomic.Bool // plain text was taken back
 }
 
 const postgresForm = "postgres://user:password@host:port/database"
@@ -113,6 +118,8 @@ func parsePostgres(db *DB, address string) error {
 		hosts:    strings.Count(a.hosts, ",") + 1,
 		anyHost:  a.query.Has("target_session_attrs"),
 		execMode: a.query.Has("default_query_exec_mode"),
+		sslmode:  a.query.Has("sslmode") || os.Getenv("PGSSLMODE") != "",
+		lookup:   db.opts.lookup,
 	}
 	for _, name := range postgresFiles {
 		a.query.Del(name)
@@ -121,6 +128,25 @@ func parsePostgres(db *DB, address string) error {
 		return db.redacted(fmt.Errorf("postgres: the address: %w", causeOf(err)))
 	}
 	db.server = server
+	return nil
+}
+
+// encryptOutside takes back what pgx falls back to by itself, for a connection that
+// leaves private networks: plain text, when the server has no TLS or when somebody on
+// the way says so.
+func (a *postgresAddress) encryptOutside(ctx context.Context, config *pgx.ConnConfig) error {
+	if a.sslmode || config.TLSConfig == nil {
+		return nil
+	}
+	var kept []*pgconn.FallbackConfig
+	for _, f := range config.Fallbacks {
+		if f.TLSConfig != nil || !a.lookup.exposes(ctx, f.Host) {
+			kept = append(kept, f)
+		} else {
+			a.outside.Store(true)
+		}
+	}
+	config.Fallbacks = kept
 	return nil
 }
 
@@ -148,7 +174,8 @@ func openPostgres(ctx context.Context, db *DB, _ bool) (*pools, error) {
 	if address.hosts > 1 && !address.anyHost {
 		config.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
 	}
-	pool := stdlib.OpenDB(*config)
+	encrypted := stdlib.OptionBeforeConnect(address.encryptOutside)
+	pool := stdlib.OpenDB(*config, encrypted)
 	direct, err := postgresDirect(ctx, db, pool)
 	if startupRefused(err) {
 		// A pooler that takes no settings at the start. What they ask for may be so
@@ -158,11 +185,14 @@ func openPostgres(ctx context.Context, db *DB, _ bool) (*pools, error) {
 			delete(config.RuntimeParams, name)
 		}
 		config.ValidateConnect = allValid(config.ValidateConnect, validSettings)
-		pool = stdlib.OpenDB(*config)
+		pool = stdlib.OpenDB(*config, encrypted)
 		direct, err = postgresDirect(ctx, db, pool)
 	}
 	if err != nil {
 		pool.Close()
+		if address.outside.Load() && strings.Contains(err.Error(), "server refused TLS connection") {
+			err = fmt.Errorf("%w; %s sslmode=disable", err, plainTextOutside)
+		}
 		if postgresRefused(err) {
 			return nil, permanent{err}
 		}
@@ -176,7 +206,7 @@ func openPostgres(ctx context.Context, db *DB, _ bool) (*pools, error) {
 	}
 	if db.foreign || config.DefaultQueryExecMode == pgx.QueryExecModeExec {
 		pool.Close()
-		connector := stdlib.GetConnector(*config)
+		connector := stdlib.GetConnector(*config, encrypted)
 		if db.foreign {
 			connector = rowsConnector{connector}
 		}

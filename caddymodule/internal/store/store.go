@@ -45,6 +45,8 @@ type Options struct {
 	Now func() time.Time
 	// Clock compares that clock with the database's; nil: they are taken to agree.
 	Clock *clock.Clock
+
+	lookup lookup
 }
 
 // DB is one database. Its methods may be called from many goroutines at once.
@@ -109,6 +111,9 @@ func New(address string, opts Options) (*DB, error) {
 	}
 	if !prefixForm.MatchString(opts.Prefix) {
 		return nil, prefixError(opts.Prefix)
+	}
+	if opts.lookup == nil {
+		opts.lookup = resolve
 	}
 	if opts.Now == nil {
 		opts.Now = time.Now

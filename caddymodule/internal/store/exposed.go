@@ -1,0 +1,52 @@
+package store
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+// An address that does not say whether connections are encrypted leaves it to the
+// server, or to whoever stands between: PostgreSQL's default falls back to plain text
+// when the server has no TLS, MySQL's is plain text. Within a machine or a private
+// network that is what people have; over a public address it sends passwords and phone
+// numbers to anybody on the way. So there such a connection is encrypted or refused.
+// Only an address that says so (sslmode=disable, tls=false) sends plain text there.
+
+// plainTextOutside is what the operator is to do, up to the words for plain text.
+const plainTextOutside = "the database has a public address, where connections are encrypted unless the store's address says otherwise: " +
+	"switch TLS on at the server, or, to send passwords and phone numbers in plain text all the same, write"
+
+// lookup resolves a host's name. Tests have their own.
+type lookup func(ctx context.Context, host string) ([]netip.Addr, error)
+
+func resolve(ctx context.Context, host string) ([]netip.Addr, error) {
+	return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+}
+
+// exposes reports whether connections to a host leave private networks. A host that
+// cannot be looked up does not: there will be no connection.
+func (l lookup) exposes(ctx context.Context, host string) bool {
+	if host == "" || strings.HasPrefix(host, "/") || strings.HasPrefix(host, "@") { // a Unix socket
+		return false
+	}
+	if ip, err := netip.ParseAddr(host); err == nil {
+		return !private(ip)
+	}
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout/2)
+	defer cancel()
+	ips, err := l(ctx, host)
+	return err == nil && slices.ContainsFunc(ips, public)
+}
+
+func public(ip netip.Addr) bool { return !private(ip) }
+
+var carrierGrade = netip.MustParsePrefix("100.64.0.0/10")
+
+// private reports whether an address is this machine's or a private network's.
+func private(ip netip.Addr) bool {
+	ip = ip.Unmap().WithZone("")
+	return ip.IsLoopback() || ip.IsPrivate() || ip.IsLinkLocalUnicast() || ip.IsUnspecified() || carrierGrade.Contains(ip)
+}
