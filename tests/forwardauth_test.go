@@ -48,6 +48,16 @@ func decider(t *testing.T) *guard {
 const requireNginx = "WX_AUTH_TEST_REQUIRE_NGINX"
 
 func behindNginx(t *testing.T) *asker {
+	p := &asker{addr: rig.FreeAddress(t), app: rig.NewUpstream(t), auth: decider(t)}
+	block := replaced(t, readmeBlock(t, "auth_request /_wx_auth"),
+		"listen 80;", "listen "+p.addr+";", "127.0.0.1:8080", p.auth.Addr, "127.0.0.1:3000", p.app.Addr)
+	startNginx(t, p.addr, block)
+	return p
+}
+
+// startNginx runs nginx with those blocks in its http block, which listen at addr.
+func startNginx(t *testing.T, addr, block string) {
+	t.Helper()
 	nginx, err := exec.LookPath("nginx")
 	if err != nil {
 		nginx = "/usr/sbin/nginx" // not in everybody's PATH
@@ -58,9 +68,6 @@ func behindNginx(t *testing.T) *asker {
 			t.Skipf("LEFT OUT: forward auth with nginx's auth_request, as nginx is not installed (apt-get install nginx-light); %s=1 makes this a failure", requireNginx)
 		}
 	}
-	p := &asker{addr: rig.FreeAddress(t), app: rig.NewUpstream(t), auth: decider(t)}
-	block := replaced(t, readmeBlock(t, "auth_request /_wx_auth"),
-		"listen 80;", "listen "+p.addr+";", "127.0.0.1:8080", p.auth.Addr, "127.0.0.1:3000", p.app.Addr)
 	dir := t.TempDir()
 	conf := "pid nginx.pid;\nerror_log stderr;\nevents {}\nhttp {\naccess_log off;\n"
 	for _, kind := range []string{"client_body", "proxy", "fastcgi", "uwsgi", "scgi"} {
@@ -93,10 +100,10 @@ func behindNginx(t *testing.T) *asker {
 		}
 	})
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-		conn, err := net.Dial("tcp", p.addr)
+		conn, err := net.Dial("tcp", addr)
 		if err == nil {
 			conn.Close()
-			return p
+			return
 		}
 		select {
 		case <-exited:
