@@ -109,17 +109,22 @@ type importPlan struct {
 	bindings map[openidKey]user.Binding
 	openids  map[userApp]bool // a user has an openid in an app
 	unionids map[string]string
+	// suspended holds the WeChat accounts that are suspended at their user: what a file
+	// adds to these is suspended, too.
+	suspended map[userUnion]bool
 
 	outcomes []importer.Outcome
 	newUsers []user.User
 	newBinds []user.Binding
 	unioned  []user.Binding  // learn their unionid
-	joined   map[string]bool // users of before who get an openid
+	joined   map[string]bool // users of before that get an openid
 }
 
 type openidKey struct{ appid, openid string }
 
 type userApp struct{ userID, appid string }
+
+type userUnion struct{ userID, unionid string }
 
 func (p *importPlan) writes() bool {
 	return len(p.newUsers)+len(p.newBinds)+len(p.unioned) > 0
@@ -129,7 +134,7 @@ func (s *Store) planImport(t *tx, rows []importer.Row, rule user.NewOpenID, else
 	p := &importPlan{
 		byPhone: make(map[string]string), users: make(map[string]user.Phone), erased: make(map[string]bool),
 		bindings: make(map[openidKey]user.Binding), openids: make(map[userApp]bool), unionids: make(map[string]string),
-		joined: make(map[string]bool),
+		joined: make(map[string]bool), suspended: make(map[userUnion]bool),
 	}
 	if s.db.dialect.byIndex != "" {
 		if _, err := t.exec(s.db.dialect.byIndex); err != nil {
@@ -170,6 +175,9 @@ func (s *Store) planImport(t *tx, rows []importer.Row, rule user.NewOpenID, else
 		b := user.Binding{AppID: r.AppID, OpenID: r.OpenID, UnionID: r.UnionID, UserID: id, PhoneAt: now}
 		if elsewhere {
 			b.Phone = r.Phone
+		}
+		if r.UnionID != "" && p.suspended[userUnion{id, r.UnionID}] {
+			b.State = user.Suspended
 		}
 		switch {
 		case !bound:
@@ -284,15 +292,18 @@ func (s *Store) lookUp(t *tx, p *importPlan, rows []importer.Row) error {
 func (p *importPlan) lookUpBindings(t *tx, openids map[string][]any, ids, unionids []any) error {
 	add := func(row *sql.Rows) error {
 		var b user.Binding
-		err := row.Scan(&b.AppID, &b.OpenID, &b.UnionID, &b.UserID)
+		err := row.Scan(&b.AppID, &b.OpenID, &b.UnionID, &b.UserID, &b.State)
 		p.bindings[openidKey{b.AppID, b.OpenID}] = b
 		p.openids[userApp{b.UserID, b.AppID}] = true
-		if b.UnionID != "" {
+		if b.UnionID != "" && (b.State == user.Active || p.unionids[b.UnionID] == "") {
 			p.unionids[b.UnionID] = b.UserID
+		}
+		if b.State == user.Suspended && b.UnionID != "" {
+			p.suspended[userUnion{b.UserID, b.UnionID}] = true
 		}
 		return err
 	}
-	const which = `SELECT appid, openid, unionid, user_id FROM {bindings} WHERE `
+	const which = `SELECT appid, openid, unionid, user_id, state FROM {bindings} WHERE `
 	for appid, list := range openids {
 		if err := t.eachOf(add, which+`appid = ? AND openid = ?`, []any{appid}, list); err != nil {
 			return err
@@ -322,6 +333,14 @@ func (s *Store) writeImport(t *tx, p *importPlan) error {
 		t.insert(`{bindings} (appid, openid, unionid, user_id, phone_at, phone, bound_at)`, bindings),
 	); err != nil {
 		return err
+	}
+	for _, b := range p.newBinds {
+		if b.State == user.Active {
+			continue
+		}
+		if _, err := t.exec(`UPDATE {bindings} SET state = ?, state_at = {now} WHERE appid = ? AND openid = ?`, int64(b.State), b.AppID, b.OpenID); err != nil {
+			return err
+		}
 	}
 	for _, b := range p.unioned {
 		if _, err := t.exec(`UPDATE {bindings} SET unionid = ? WHERE appid = ? AND openid = ? AND user_id = ? AND unionid = ''`,

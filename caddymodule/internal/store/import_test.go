@@ -234,3 +234,30 @@ func TestImportOfManyRowsAtOnce(t *testing.T) {
 		})
 	})
 }
+
+// An old file still names Alice's openids. Bob has her number by now: neither what was
+// suspended becomes active by it, nor what it adds for her account.
+func TestImportWakesNoSuspendedAccount(t *testing.T) {
+	onEach(t, func(t *testing.T, open database) {
+		s := started(t, open)
+		number := phone(t, "13800138000")
+		file := []importer.Row{{AppID: "wx2", OpenID: "alice2", UnionID: "alice", Phone: number}}
+		imported(t, s, user.Replace, file...)
+		u, err := s.Users(true, settings).Login(t.Context(), user.Login{Phone: number})
+		if err != nil {
+			t.Fatal(err)
+		}
+		settle(t, s, user.Binding{AppID: "wx1", OpenID: "bob1", UnionID: "bob", UserID: u.ID, PhoneAt: now}, user.Replace, now)
+		file = append(file, importer.Row{AppID: "wx3", OpenID: "alice3", UnionID: "alice", Phone: number})
+		for i, o := range imported(t, s, user.Replace, file...) {
+			if o.Refused != nil || o.Bound != (i == 1) {
+				t.Errorf("row %d: %+v", i, o)
+			}
+		}
+		for _, appid := range []string{"wx2", "wx3", "wx4"} {
+			if known, err := s.Known(t.Context(), appid, "alice"+appid[2:], "alice"); err != nil || known.UserID != u.ID || known.State != user.Suspended {
+				t.Errorf("%s: %+v, %v", appid, known, err)
+			}
+		}
+	})
+}

@@ -10,6 +10,10 @@ import (
 // and a session that has just expired is still recognised.
 const purgeMargin = 24 * time.Hour
 
+// seenMargin is how long it is known when a code was first seen that no login has
+// used: much longer than WeChat takes it.
+const seenMargin = time.Hour
+
 // purges are what is deleted: rows whose time is long over, oldest first.
 var purges = []struct {
 	table, key, time string
@@ -17,7 +21,7 @@ var purges = []struct {
 	spare            string // a condition for those that may go
 }{
 	{"{kept_steps}", "step", "expires_at", 0, ""},
-	{"{claimed_steps}", "step", "lease_until", purgeMargin, ""},
+	{"{claimed_steps}", "step", "lease_until", seenMargin, ""},
 	{"{sessions}", "id", "expires_at", purgeMargin, ""},
 	{"{barred_users}", "user_id", "erased_at", purgeMargin, " AND erased_at > 0 AND disabled = 0"},
 	// The newest stays, so that no database hands its number out again: the
