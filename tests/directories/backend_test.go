@@ -96,6 +96,11 @@ func (b *backend) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		answer(w, r)
 		return
 	}
+	usual(w, e)
+}
+
+// usual is the answer of a backend whose users are named by their numbers.
+func usual(w http.ResponseWriter, e event) {
 	id := e.UserID
 	if e.National != "" {
 		id = "m" + e.National
@@ -104,7 +109,7 @@ func (b *backend) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusNotFound)
 		return
 	}
-	body(http.StatusOK, `{"id":"`+id+`","userInfo":{"nickName":"安安","id":"0","phoneNumber":"+1"},"claims":{"roles":["admin","shop,1"],"level":3}}`)(w, r)
+	body(http.StatusOK, `{"id":"`+id+`","userInfo":{"nickName":"安安","id":"0","phoneNumber":"+1"},"claims":{"roles":["admin","shop,1"],"level":3}}`)(w, nil)
 }
 
 // hooked is a gateway's site before a backend.
