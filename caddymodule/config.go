@@ -60,9 +60,12 @@ type Handler struct {
 	// Logins with wx.login's code alone, by those who are known.
 	SilentLogin *SilentLogin `json:"silent_login,omitempty"`
 
-	// What happens when a known phone number arrives with another openid of the
-	// same app: "replace" (default) binds the new one and ends the sessions of
-	// the former, "keep" binds both, "deny" refuses the login.
+	// What happens when a known phone number arrives with another WeChat account.
+	// "replace" (default) ends the sessions of all other accounts of the user; their
+	// openids lose their bindings in this app, and are suspended in other apps until
+	// they log in with the number again. "keep" lets all stay. "deny" refuses the
+	// login if the user has, or last had, another account, and else works like
+	// "replace".
 	OnNewOpenID string `json:"on_new_openid,omitempty"`
 
 	// The tokens that are given to callers.

@@ -63,7 +63,7 @@ func (s *site) emitLogin(res login.Result) {
 	if res.User.New {
 		events = append(events, event{"wx_auth_user_created", data()})
 	}
-	if len(res.Ended) > 0 || res.Rebound {
+	if res.Rebound {
 		d := data()
 		d["ended"] = res.Ended
 		events = append(events, event{"wx_auth_phone_rebound", d})
