@@ -335,16 +335,48 @@ func TestSilentLoginBesideTheNewOwners(t *testing.T) {
 	})
 }
 
+// twoSites is a Caddy with two sites, which have issuers of their own, and one store.
+// Requests with X-Site go to the second.
+func twoSites() string {
+	site := func(issuer string) string {
+		return "wx_auth {env.WX_APPID} {env.WX_SECRET} {\nstore {env.WX_AUTH_STORE}\nencryption_key {env.WX_AUTH_KEY}\ntoken {\nissuer " + issuer +
+			"\n}\nwechat {\napi {$WX_API}\ntimeout 15s\n}\n}\nreverse_proxy {$UPSTREAM}"
+	}
+	return rig.Site("@other header X-Site other\nhandle @other {\n" + site("other") + "\n}\nhandle {\n" + site("first") + "\n}")
+}
+
+const atOther = "X-Site: other"
+
+// Alice is logged in at both sites of a store. Bob, who has her number now, logs in at
+// one: her session at the other is over, too.
+func TestRecycledNumberAtTwoSites(t *testing.T) {
+	t.Parallel()
+	rig.OnDatabases(t, func(t *testing.T, db *rig.Database) {
+		g := rig.NewReplicasWith(t, db, 1, twoSites())[0]
+		login := func(who string, headers ...string) rig.Pair {
+			t.Helper()
+			codes := g.WeChat.TapAs(t, rig.AppID, who, wechattest.Phone{Number: number})
+			return g.Do(http.MethodPost, "/auth/wx", map[string]string{"code": codes.Code, "phoneCode": codes.PhoneCode}, headers...).Pair(t)
+		}
+		first, second := login("alice"), login("alice", atOther)
+		g.Get("/", first.Token).Want(t, http.StatusOK)
+		bob := login("bob", atOther)
+		g.Get("/", first.Token).WantProblem(t, http.StatusUnauthorized, "token_revoked", nil)
+		g.Get("/", second.Token, atOther).WantProblem(t, http.StatusUnauthorized, "token_revoked", nil)
+		g.Get("/", bob.Token, atOther).Want(t, http.StatusOK)
+		for _, site := range [][]string{nil, {atOther}} {
+			a := g.Do(http.MethodPost, "/auth/wx", map[string]string{"code": g.WeChat.OpenAs(t, rig.AppID, "alice").Code}, site...)
+			needsPhone(t, a)
+		}
+	})
+}
+
 // A login code is sent alone and with two phone codes, to two replicas and to two sites
 // of one store, at the same moment: it opens one session.
 func TestOneLoginCodeOneSession(t *testing.T) {
 	t.Parallel()
 	rig.OnDatabases(t, func(t *testing.T, db *rig.Database) {
-		site := func(issuer string) string {
-			return "wx_auth {env.WX_APPID} {env.WX_SECRET} {\nstore {env.WX_AUTH_STORE}\nencryption_key {env.WX_AUTH_KEY}\ntoken {\nissuer " + issuer +
-				"\n}\nwechat {\napi {$WX_API}\ntimeout 15s\n}\n}\nreverse_proxy {$UPSTREAM}"
-		}
-		replicas := rig.NewReplicasWith(t, db, 2, rig.Site("@other header X-Site other\nhandle @other {\n"+site("other")+"\n}\nhandle {\n"+site("first")+"\n}"))
+		replicas := rig.NewReplicasWith(t, db, 2, twoSites())
 		w := replicas[0].WeChat
 		const number = "13500000000"
 		replicas[0].MustLogin(t, number)
@@ -360,7 +392,7 @@ func TestOneLoginCodeOneSession(t *testing.T) {
 				}
 				var headers []string
 				if i%4 > 1 {
-					headers = append(headers, "X-Site: other")
+					headers = append(headers, atOther)
 				}
 				all.Go(func() { answers[i] = replicas[i%2].Do(http.MethodPost, "/auth/wx", body, headers...) })
 			}
