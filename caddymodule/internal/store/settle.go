@@ -399,7 +399,7 @@ func chooseKnown(list []boundOpenID, own, asked user.Binding) (best user.Binding
 		if !b.SameAccount(asked) {
 			continue
 		}
-		newer := b.PhoneAt.After(best.PhoneAt) || b.PhoneAt.Equal(best.PhoneAt) && b.AppID < best.AppID
+		newer := b.PhoneAt.After(best.PhoneAt) || b.PhoneAt.Equal(best.PhoneAt) && b.AppID+" "+b.OpenID < best.AppID+" "+best.OpenID
 		activeFirst := b.State == user.Active && best.State != user.Active
 		if best.UserID == "" || activeFirst || newer && (b.State == user.Active) == (best.State == user.Active) {
 			best = b.Binding

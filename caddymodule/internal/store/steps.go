@@ -76,8 +76,8 @@ func (s *Store) Claim(ctx context.Context, step login.Key, owner string, now tim
 		if t.db.dialect.oneWriter {
 			return s.claimAlone(t, &c, step, owner, now, lease, further)
 		}
-		// Finds out nothing but when the codes were first seen; whose the step is, the
-		// next statement decides.
+		// This records when the codes were first seen. The next statement decides whose
+		// the step is.
 		args := []any{step[:], owner, lease.Milliseconds()}
 		for _, f := range further {
 			args = append(args, f[:])
