@@ -115,7 +115,7 @@ func (c *settling) admitted() error {
 			return user.ErrDisabled
 		case kind == own && n == 0:
 			return login.ErrChanged
-		case kind == barred && (c.l.Begun.IsZero() || c.s.db.millis(c.l.Begun) <= n):
+		case kind == barred && (c.l.Begun.IsZero() || c.l.Begun.UnixMilli() <= n):
 			return user.ErrUnknown
 		case kind == barred:
 			tombstone = true
@@ -229,7 +229,7 @@ func (c *settling) inThisApp(o boundOpenID) bool { return o.AppID == c.b.AppID }
 
 // sinceBegun reports whether something happened after the login began.
 func (c *settling) sinceBegun(at int64) bool {
-	return !c.l.Begun.IsZero() && at >= c.s.db.millis(c.l.Begun)
+	return !c.l.Begun.IsZero() && at >= c.l.Begun.UnixMilli()
 }
 
 // denied reports whether the user has, or last had, another account in this app, or in

@@ -119,7 +119,7 @@ func (s *Store) claimAlone(t *tx, c *login.Claim, step login.Key, owner string, 
 		c.Value, c.Kept, err = s.keptStep(t, step, now)
 		return err
 	}
-	c.Ours, c.Seen = err == nil, t.db.fromMillis(seen)
+	c.Ours, c.Seen = err == nil, databaseTime(seen)
 	for _, f := range further {
 		if err == nil {
 			_, err = t.exec(`INSERT OR IGNORE INTO {claimed_steps} (step, owner, lease_until, seen_at) SELECT ?, '', {now}, {now}
@@ -140,7 +140,7 @@ func (s *Store) claimedStep(t *tx, c *login.Claim, step login.Key, now time.Time
 		if kept {
 			c.Kept, sealed = true, value
 		} else {
-			c.Seen = t.db.fromMillis(seen)
+			c.Seen = databaseTime(seen)
 		}
 		return err
 	}, `SELECT 1, value, 0 FROM {kept_steps} WHERE step = ? AND expires_at > ?
@@ -167,4 +167,13 @@ func (s *Store) Release(ctx context.Context, step login.Key, owner string) error
 		_, err := t.exec(`UPDATE {claimed_steps} SET owner = '', lease_until = {now} WHERE step = ? AND owner = ?`, step[:], owner)
 		return err
 	})
+}
+
+// databaseTime is a time by the database's clock, and stays one: it is kept with the
+// results of steps, which replicas with other clocks read.
+func databaseTime(ms int64) time.Time {
+	if ms == 0 {
+		return time.Time{}
+	}
+	return time.UnixMilli(ms).UTC()
 }
