@@ -143,7 +143,8 @@ type Rule struct {
 // Store is the database of users, sessions and keys.
 type Store struct {
 	// sqlite:<path>, postgres://… or mysql://…. Default: an SQLite file in
-	// Caddy's data directory.
+	// Caddy's data directory. Without sslmode (PostgreSQL) or tls (MySQL) a
+	// connection to a public address is encrypted or refused.
 	URL string `json:"url,omitempty"`
 
 	// Whether tables are created and brought up to date. Default: true
