@@ -147,10 +147,18 @@ func decodeObject(body []byte, fields map[string]any) error {
 	return nil
 }
 
+// optional is a string that may be empty or null, as what a client has stored is
+// before its first login.
+type optional string
+
 func setField(field any, name string, raw json.RawMessage) error {
 	switch f := field.(type) {
 	case nil: // not asked for
 		return nil
+	case *optional:
+		if raw[0] != '"' && string(raw) != "null" || json.Unmarshal(raw, f) != nil {
+			return fmt.Errorf("%s must be a string", name)
+		}
 	case *string:
 		if raw[0] != '"' {
 			return fmt.Errorf("%s must be a string", name)

@@ -51,6 +51,7 @@ import (
 //	        idle     <duration>
 //	        lifetime <duration>
 //	        grace    <duration>
+//	        max      <number>
 //	    }
 //	    identity       <header> <field>
 //	    credential     cookie|query [<name>]

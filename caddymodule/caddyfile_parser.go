@@ -170,6 +170,18 @@ func duration(into *caddy.Duration) func([]string) error {
 	}
 }
 
+// sessions takes a number of sessions.
+func sessions(into **int) func([]string) error {
+	return func(args []string) error {
+		n, err := strconv.Atoi(args[0])
+		if err != nil || n < 1 || n > mostSessions {
+			return fmt.Errorf("%q is not a number of sessions: use 1 to %d, such as %d; leave the line out for %d", args[0], mostSessions, defaultMax, defaultMax)
+		}
+		*into = &n
+		return nil
+	}
+}
+
 // durationOrZero takes a time that may be none.
 func durationOrZero(into **caddy.Duration) func([]string) error {
 	return func(args []string) error {

@@ -160,6 +160,7 @@ func (p *parser) sessionBlock() subdirective {
 			{name: "idle", usage: "<duration>", least: 1, most: 1, set: duration(&s.Idle)},
 			{name: "lifetime", usage: "<duration>", least: 1, most: 1, set: duration(&s.Lifetime)},
 			{name: "grace", usage: "<duration>", least: 1, most: 1, set: duration(&s.Grace)},
+			{name: "max", usage: "<number>", least: 1, most: 1, set: sessions(&s.Max)},
 		},
 	}
 }

@@ -201,17 +201,21 @@ type Token struct {
 	Claims []string `json:"claims,omitempty"`
 }
 
-// Session is about how long a login lasts.
+// Session is about how long a login lasts, and how many a user may have.
 type Session struct {
-	// How long without a refresh. Default: 30d
+	// How long a session lasts without a refresh. Default: 30d
 	Idle caddy.Duration `json:"idle,omitempty"`
 
-	// How long at all. Default: 180d
+	// The maximum lifetime of a session, however active. Default: 180d
 	Lifetime caddy.Duration `json:"lifetime,omitempty"`
 
 	// How long a refresh token may be shown again after its answer was lost.
 	// Default: 60s
 	Grace caddy.Duration `json:"grace,omitempty"`
+
+	// How many live sessions one user may have in one mini program, from 1 to 1000.
+	// A login beyond that ends those that were refreshed longest ago. Default: 20
+	Max *int `json:"max,omitempty"`
 }
 
 // Identity is a header that tells the upstream something about the caller.

@@ -68,7 +68,7 @@ func loginProblem(err error) *problem {
 func (c *call) loginRequest() (login.Request, *problem) {
 	req := login.Request{UserAgent: c.r.UserAgent(), Address: clientIP(c.r)}
 	var appid string
-	p := readJSON(c.w, c.r, map[string]any{"code": &req.Code, "phoneCode": &req.PhoneCode, "appid": &appid, "refreshToken": &req.RefreshToken})
+	p := readJSON(c.w, c.r, map[string]any{"code": &req.Code, "phoneCode": &req.PhoneCode, "appid": &appid, "refreshToken": (*optional)(&req.RefreshToken)})
 	if p != nil {
 		return req, p
 	}

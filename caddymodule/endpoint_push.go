@@ -132,12 +132,21 @@ func (c *call) leave(ctx context.Context, m wechat.PushMessage) error {
 	if err != nil {
 		return err
 	}
-	for _, id := range left.Ended {
-		c.live.sessions.Revoked.Add(id, ending.Until)
-	}
 	var ended session.Ended
-	ended.Add(left.Ended...)
+	each := func(ids []string) {
+		ended.Add(ids...)
+		for _, id := range ids {
+			c.live.sessions.Revoked.Add(id, ending.Until)
+		}
+	}
+	each(left.Ended)
+	if !left.Returned {
+		err = c.site.store.EndOpenID(ctx, c.id, m.OpenID, ending, each)
+	}
 	c.emitEnded(left.UserID, ended, session.ReasonRevoked)
+	if err != nil {
+		return err
+	}
 	erased := false
 	if left.Last {
 		if erased, err = c.eraseLeft(ctx, left.UserID); err != nil {

@@ -176,7 +176,7 @@ func (c *call) eraseUser(id string) error {
 
 // erase ends a user's sessions at once, and then erases the user.
 func (c *call) erase(ctx context.Context, id string) (ended session.Ended, err error) {
-	if ended, err = c.live.sessions.EndUser(ctx, id, session.ReasonRevoked, c.now); err != nil {
+	if ended, err = c.live.sessions.ForgetUser(ctx, id, c.now); err != nil {
 		return ended, err
 	}
 	if err := c.site.directory.Erase(ctx, id); err != nil {

@@ -38,12 +38,19 @@ func (s *site) emit(events ...event) {
 // emitEnded emits that sessions of a user ended, if any did. Of many only the
 // first are named.
 func (c *call) emitEnded(userID string, ended session.Ended, reason session.Reason) {
-	if ended.Count == 0 {
-		return
+	if events := endedEvent(userID, ended, reason); len(events) > 0 {
+		c.site.emit(events...)
 	}
-	c.site.emit(event{"wx_auth_revoked", map[string]any{
+}
+
+// endedEvent is the event that sessions ended; none without sessions.
+func endedEvent(userID string, ended session.Ended, reason session.Reason) []event {
+	if ended.Count == 0 {
+		return nil
+	}
+	return []event{{"wx_auth_revoked", map[string]any{
 		"user": userID, "sessions": ended.IDs, "count": ended.Count, "reason": string(reason),
-	}})
+	}}}
 }
 
 // emitLogin tells of a login that succeeded. Its codes sent again are no other
@@ -68,5 +75,11 @@ func (s *site) emitLogin(res login.Result) {
 		d["ended"] = res.Ended
 		events = append(events, event{"wx_auth_phone_rebound", d})
 	}
+	var replaced session.Ended
+	if res.Replaced != "" {
+		replaced.Add(res.Replaced)
+	}
+	events = append(events, endedEvent(res.User.ID, replaced, session.ReasonReplaced)...)
+	events = append(events, endedEvent(res.User.ID, res.Surplus, session.ReasonMax)...)
 	s.emit(append(events, event{"wx_auth_login", data()})...)
 }

@@ -85,6 +85,12 @@ func (s *site) logLogin(req login.Request, res login.Result, err error, a *attem
 		if len(res.Ended) > 0 {
 			fields = append(fields, zap.Strings("ended", res.Ended))
 		}
+		if res.Replaced != "" {
+			fields = append(fields, zap.String("replaced", res.Replaced))
+		}
+		if res.Surplus.Count > 0 {
+			fields = append(fields, zap.Int("surplus", res.Surplus.Count), zap.Strings("surplusSessions", res.Surplus.IDs))
+		}
 		if res.Replayed {
 			fields = append(fields, zap.Bool("replayed", true))
 		}

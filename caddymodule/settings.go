@@ -68,6 +68,7 @@ type tokenSettings struct {
 
 type sessionSettings struct {
 	Idle, Lifetime, Grace time.Duration
+	Max                   int
 }
 
 type wechatSettings struct {

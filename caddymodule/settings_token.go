@@ -20,12 +20,16 @@ const (
 	defaultIdle            = 30 * day
 	defaultSessionLifetime = 180 * day
 	defaultGrace           = time.Minute
+	defaultMax             = 20
 
 	// leastRotate leaves time for the ten minutes in which a new key is known
 	// but does not sign.
 	leastRotate = time.Hour
 	// mostTime bounds what cannot be meant: a hundred years.
 	mostTime = 100 * 365 * day
+	// mostSessions is how many live sessions a user may have in an app; a user's list
+	// shows no more.
+	mostSessions = 1000
 	// mostAudiences is how many a token can carry.
 	mostAudiences = 32
 )
@@ -182,6 +186,13 @@ func (s *settings) resolveSession(h *Handler, _ lookup) error {
 	}
 	if t.Grace, err = span(set.Grace, min(defaultGrace, t.Idle)); err != nil {
 		return misset("session grace", err)
+	}
+	t.Max = defaultMax
+	if set.Max != nil {
+		t.Max = *set.Max
+	}
+	if t.Max < 1 || t.Max > mostSessions {
+		return misset("session max", fmt.Errorf("%d is not a number of sessions: use 1 to %d, such as %d; leave the line out for %d", t.Max, mostSessions, defaultMax, defaultMax))
 	}
 	switch {
 	case t.Idle > t.Lifetime:

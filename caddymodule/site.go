@@ -165,7 +165,7 @@ func (s *site) policy() token.Policy {
 func (s *site) sessionSettings() session.Settings {
 	return session.Settings{
 		Idle: s.set.Session.Idle, Lifetime: s.set.Session.Lifetime, Grace: s.set.Session.Grace,
-		TokenLife: s.set.Token.Lifetime + s.set.Token.Leeway,
+		TokenLife: s.set.Token.Lifetime + s.set.Token.Leeway, Max: s.set.Session.Max,
 	}
 }
 

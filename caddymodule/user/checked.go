@@ -67,7 +67,7 @@ func (c checked) Check(ctx context.Context, id string) (User, error) {
 
 func check(u User) error {
 	if !ValidID(u.ID) {
-		return fmt.Errorf("%w: an id must have 1 to 128 visible ASCII characters without blanks; this one has %d bytes", ErrMisconfigured, len(u.ID))
+		return fmt.Errorf("%w: an id has 1 to 128 characters of visible ASCII, and no blanks; this one has %d bytes", ErrMisconfigured, len(u.ID))
 	}
 	if slices.Contains(nobody, u.ID) {
 		return fmt.Errorf("%w: the id %q is a program's text for a missing id", ErrMisconfigured, u.ID)

@@ -38,11 +38,11 @@ func ParsePhone(country, national string) (Phone, error) {
 	}
 	code, _, ok := digits(country)
 	if !ok {
-		return Phone{}, fmt.Errorf("%w: the country code contains something other than digits", ErrPhone)
+		return Phone{}, fmt.Errorf("%w: the country code holds something else than digits", ErrPhone)
 	}
 	number, international, ok := digits(national)
 	if !ok {
-		return Phone{}, fmt.Errorf("%w: the number contains something other than digits", ErrPhone)
+		return Phone{}, fmt.Errorf("%w: the number holds something else than digits", ErrPhone)
 	}
 	code = strings.TrimLeft(code, "0") // "0086", "086"
 	if code == "" && international {

@@ -14,24 +14,24 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// beside is the result of good traffic alone and during a flood.
+// beside is good traffic alone and beside a flood.
 type beside struct {
 	alone, flooded measured
-	flood          float64 // answered requests of the flood per second
+	flood          float64 // requests of it that were answered in a second
 }
 
 func (b beside) p50() float64 { return float64(b.flooded.p50) / float64(b.alone.p50) }
 func (b beside) p99() float64 { return float64(b.flooded.p99) / float64(b.alone.p99) }
 
-// flood measures how garbage tokens of other clients slow good traffic down. The plain
-// Caddy answers the same requests without looking at them: its result is the cost of
-// that many requests on this machine, whatever they contain.
+// flood measures what good traffic bears from garbage tokens of others. The plain Caddy
+// answers the same requests, without a look at them: what it shows is what so many
+// requests more cost on this machine, whatever they hold.
 func flood(t *testing.T, p *page) {
 	const goods, floods = 16, 32
 	n, requests := often(5, 1), often(2000, 32)
 	p.heading("Good traffic beside a flood of garbage tokens")
-	p.text(fmt.Sprintf("%d clients with one good token each send a request every 16 ms, alone and, right before or after, during a flood of %d others that send a bad token with each request; %d pairs of runs of %d good requests. "+
-		"The plain Caddy answers the same flood. A ratio compares good requests during the flood with good requests alone. A token with our header and a forged signature costs a signature check, because nothing cheaper distinguishes it from a good one.",
+	p.text(fmt.Sprintf("%d clients with one good token ask every 16 ms, alone and, right before or after, beside %d others that send a bad token with each request; %d pairs of runs of %d good requests. "+
+		"The plain Caddy answers the same flood. A ratio is that of good requests beside the flood to good requests alone. A token of ours with a forged signature costs the check of a signature, as nothing cheaper can tell it from a good one.",
 		goods, floods, n, requests))
 	p.table("garbage", "garbage/s, plain", "with the gateway", "good alone with the gateway, p50", "p99", "p50 ratio, plain", "with the gateway", "p99 ratio, plain", "with the gateway", "p99 beside the flood, gateway to plain")
 	c := newCouple(t, "ES256")
@@ -47,7 +47,7 @@ func flood(t *testing.T, p *page) {
 		{"our header, a forged signature", func() string {
 			var signature [64]byte
 			rand.Read(signature[:])            // never fails
-			signature[0], signature[32] = 0, 0 // makes both numbers smaller than the group order
+			signature[0], signature[32] = 0, 0 // so that both numbers are below the order
 			return header + "." + encode([]byte(`{"sub":"`+rand.Text()+`"}`)) + "." + encode(signature[:])
 		}},
 	} {
@@ -83,8 +83,8 @@ func flood(t *testing.T, p *page) {
 	p.end()
 }
 
-// beside runs good traffic twice, once alone and once during a flood that is answered
-// with this status.
+// beside runs good traffic twice, once of it beside a flood that is answered with that
+// status.
 func (l load) beside(t testing.TB, c *rig.Caddy, flood load, status int, first bool) (b beside) {
 	t.Helper()
 	flood.status = status
@@ -103,7 +103,7 @@ func (l load) beside(t testing.TB, c *rig.Caddy, flood load, status int, first b
 			}
 			answered <- len(took)
 		}()
-		time.Sleep(time.Duration(often(100, 10)) * time.Millisecond) // until the flood has begun
+		time.Sleep(time.Duration(often(100, 10)) * time.Millisecond) // until it flows
 		b.flooded = l.run(t, c)
 		close(stop)
 		b.flood = float64(<-answered) / time.Since(start).Seconds()

@@ -11,10 +11,10 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// growth measures the cost for growing numbers of clients and of tokens.
+// growth shows how the cost goes with the number of clients and of tokens.
 func growth(t *testing.T, p *page) {
 	p.heading("Growth")
-	p.text("For growing numbers of revoked sessions see `Contains` above, for growing numbers of cached tokens `VerifyHit`.")
+	p.text("With the number of revoked sessions see `Contains` above, with that of cached tokens in process `VerifyHit`.")
 	n, requests := often(6, 1), often(10_000, 64)
 	p.table(pairColumns...)
 	c := newCouple(t, "ES256")
@@ -36,10 +36,10 @@ func growth(t *testing.T, p *page) {
 
 }
 
-// users measures logins and refreshes with few and with many users in the store.
+// users measures logins and refreshes beside few users and many.
 func users(t *testing.T, p *page) {
 	p.heading("Beside a million users")
-	p.text("Logins of new users and refreshes by 32 clients, without a delay. The store already has the given number of users, each with a binding and a session, and a tenth as many revocations:")
+	p.text("Logins of new users and refreshes by 32 clients, without a delay, beside so many users, each with a binding and a session, and a tenth as many revocations:")
 	p.table("store", "users before", "logins/s", "p99", "CPU of the gateway a login", "refreshes/s", "p99", "CPU of the gateway a refresh")
 	for _, kind := range rig.Kinds {
 		for _, n := range []int{1000, 1_000_000} {
@@ -51,7 +51,7 @@ func users(t *testing.T, p *page) {
 	p.end()
 }
 
-// crowded measures logins and refreshes on a store that already has this many users.
+// crowded measures logins and refreshes on a store that has so many users already.
 func crowded(t *testing.T, kind string, users int) []string {
 	db := rig.NewDatabase(t, kind)
 	g := newLoginGateway(t, db)
@@ -60,7 +60,7 @@ func crowded(t *testing.T, kind string, users int) []string {
 	g.Caddy.Restart()
 	defer g.Caddy.Stop()
 	n := often(2000, 10)
-	phoneLogins(t, g.WeChat, 32, often(1000, 3)).run(t, g.Caddy) // fetches the access token, and makes other one-time preparations
+	phoneLogins(t, g.WeChat, 32, often(1000, 3)).run(t, g.Caddy) // fetches the access token, and what else is there only once
 	in := phoneLogins(t, g.WeChat, 32, n).run(t, g.Caddy)
 
 	bodies := make([][]byte, n/2)

@@ -12,7 +12,7 @@ import (
 // inProcess runs the packages' own benchmarks.
 func inProcess(t *testing.T, p *page) {
 	p.heading("In process")
-	p.text("`-2` means both cores at once. `x-bare` is the ratio to the standard library's bare signature check, or bare signature, measured alternately with it.")
+	p.text("`-2` means both cores at once. `x-bare` is the ratio to the standard library's bare signature check, or bare signature, taken in turn with it.")
 	p.table("benchmark", "time", "allocations", "other")
 	type bench struct{ pkg, pattern, time string }
 	benches := []bench{{"./caddymodule/internal/gate", "Path", "10x"}}
@@ -39,8 +39,7 @@ func inProcess(t *testing.T, p *page) {
 	p.end()
 }
 
-// benchmarkCells returns the columns of a line of `go test -bench`, or nil if the line
-// is none.
+// benchmarkCells are the columns of a line of `go test -bench`; nil if it is none.
 func benchmarkCells(line string) []string {
 	f := strings.Fields(line)
 	name, ok := strings.CutPrefix(f[0], "Benchmark")

@@ -18,17 +18,17 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// load is a series of requests over a number of kept-alive connections. It does not use
-// net/http's client, which would take more processor time than the proxy.
+// load is requests over so many connections that are kept open. net/http's client
+// would take more of the processors than the proxy does.
 type load struct {
 	clients  int
 	requests int
-	request  func(i int) []byte // the bytes of the i-th request
-	status   int                // the required status of each answer
-	every    time.Duration      // the interval between two requests of a client; 0: the next one follows the answer
+	request  func(i int) []byte // the i-th, as it is sent
+	status   int                // that each must be answered with
+	every    time.Duration      // a client sends its next one; 0: when it has its answer
 }
 
-// measured is the result of a load.
+// measured is what became of a load.
 type measured struct {
 	perRequest time.Duration // processor time of the proxy's process
 	perSecond  float64
@@ -73,8 +73,8 @@ func hangUp(conns []net.Conn) {
 	}
 }
 
-// drive sends the requests, or as many as possible until stop, and returns the duration
-// of each.
+// drive sends the requests, or as many as it can until stop, and returns how long each
+// took.
 func (l load) drive(conns []net.Conn, stop <-chan struct{}) ([]time.Duration, error) {
 	var next atomic.Int64
 	var workers sync.WaitGroup
@@ -97,7 +97,7 @@ func (l load) drive(conns []net.Conn, stop <-chan struct{}) ([]time.Duration, er
 						time.Sleep(wait)
 						sent = time.Now()
 					} else {
-						sent = due // the request has been waiting for the previous answer since it was due
+						sent = due // it waits already, for the answer to the one before
 					}
 					due = due.Add(l.every)
 				}
@@ -112,7 +112,7 @@ func (l load) drive(conns []net.Conn, stop <-chan struct{}) ([]time.Duration, er
 	return slices.Concat(took...), errors.Join(errs...)
 }
 
-// exchange sends a request and reads its answer, which must have a Content-Length.
+// exchange sends a request and reads its answer, which has a length.
 func exchange(conn net.Conn, r *bufio.Reader, request []byte, status int) error {
 	if _, err := conn.Write(request); err != nil {
 		return err
@@ -131,7 +131,7 @@ func exchange(conn net.Conn, r *bufio.Reader, request []byte, status int) error 
 			return err
 		}
 		if len(line) <= 2 {
-			if length == 0 { // Caddy's answer for an unknown host
+			if length == 0 { // as Caddy answers for a host that it does not know
 				return errors.New("an answer without a body")
 			}
 			_, err = r.Discard(length)
@@ -145,7 +145,7 @@ func exchange(conn net.Conn, r *bufio.Reader, request []byte, status int) error 
 	}
 }
 
-// get returns an ordinary request of a mini program.
+// get is an ordinary request of a mini program.
 func get(path, token string) []byte {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "GET %s HTTP/1.1\r\nHost: 127.0.0.1\r\nUser-Agent: Mozilla/5.0 (iPhone) MicroMessenger/8.0.50\r\nAccept: */*\r\n"+

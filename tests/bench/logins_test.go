@@ -15,10 +15,10 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// people counts the phones used so far, because each login is a new person's.
+// people counts the phones that have been used: each login is somebody new's.
 var people int
 
-// newWeChat starts a simulator without the quotas, which a benchmark would use up.
+// newWeChat is a simulator without the quotas that a bench would use up.
 func newWeChat(t testing.TB) *rig.WeChat {
 	none := map[wechattest.Call]int{}
 	for _, call := range []wechattest.Call{wechattest.Code2Session, wechattest.PhoneNumber, wechattest.StableToken} {
@@ -28,7 +28,7 @@ func newWeChat(t testing.TB) *rig.WeChat {
 	return &rig.WeChat{Simulator: sim, URL: "http://" + rig.Serve(t, sim)}
 }
 
-// phoneLogins is a load of n logins by new users.
+// phoneLogins are logins of so many new users.
 func phoneLogins(t testing.TB, wx *rig.WeChat, clients, n int) load {
 	bodies := make([][]byte, n)
 	for i := range bodies {
@@ -52,7 +52,7 @@ func post(path string, body any) []byte {
 // logins measures phone logins of new users with a warm access token.
 func logins(t *testing.T, p *page) {
 	p.heading("Logins")
-	p.text("Phone logins of new users, with a cached access token. The simulator answers each of WeChat's two calls after the given delay. A client begins its next login when it has the answer to the previous one, so with a delay all clients keep sending at the same moment, unless an interval is given. The stores have their default durability.")
+	p.text("Phone logins of users who were not there before, with a warm access token; the simulator answers each of WeChat's two calls after that delay. A client begins its next login when it has the answer to the one before, so with a delay all of them come at the same moment again and again; where an interval is given they do not. Stores are durable as they come.")
 	p.table("store", "WeChat's delay", "clients", "logins/s", "p50", "p99", "CPU of the gateway a login")
 	kinds := []string{"sqlite"}
 	if *full {
@@ -88,7 +88,7 @@ func logins(t *testing.T, p *page) {
 			}
 			if delay == 0 {
 				more := phoneLogins(t, g.WeChat, 32, often(5000, 100))
-				spent := shares(t, g.Caddy, often(2, 1), loginParts) // in a separate run, because profiling takes time, too
+				spent := shares(t, g.Caddy, often(2, 1), loginParts) // in a run of its own: a profile costs time, too
 				more.run(t, g.Caddy)
 				made[kind] = spent()
 			}
@@ -96,7 +96,7 @@ func logins(t *testing.T, p *page) {
 		}
 	}
 	p.end()
-	p.text("The gateway's processor time by activity, with 32 clients and no delay:")
+	p.text("What the gateway's processor time is spent on, with 32 clients and no delay:")
 	p.table(append([]string{""}, kinds...)...)
 	for i, part := range loginParts {
 		cells := []string{part.name}
@@ -108,7 +108,7 @@ func logins(t *testing.T, p *page) {
 	p.end()
 }
 
-// newLoginGateway starts a gateway with this database.
+// newLoginGateway is a gateway on that database.
 func newLoginGateway(t testing.TB, db *rig.Database) *rig.Gateway {
 	g := &rig.Gateway{WeChat: newWeChat(t)}
 	g.Caddy = rig.StartCaddy(t, site(wxAuth("store {env.WX_AUTH_STORE}", "encryption_key {env.WX_AUTH_KEY}")),

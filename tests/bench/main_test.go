@@ -18,8 +18,8 @@ var (
 
 func TestMain(m *testing.M) { os.Exit(rig.Main(m)) }
 
-// often returns the number of repetitions: fully in a full run, and briefly in a run
-// that only shows that everything works.
+// often is how often something is done: in a full run, and in one that only shows
+// that it works.
 func often(fully, briefly int) int {
 	if *full {
 		return fully
@@ -27,8 +27,8 @@ func often(fully, briefly int) int {
 	return briefly
 }
 
-// TestTable runs all measurements, section by section, and prints the tables. With -run
-// only some sections are measured, and -write replaces only those in the existing page.
+// TestTable measures everything, section by section, and prints the tables. With -run
+// only some sections are measured: then -write puts these into the page that is there.
 func TestTable(t *testing.T) {
 	sections := []struct {
 		name    string

@@ -17,11 +17,11 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// memory measures the memory that an open WebSocket takes. The memory of the cache and
-// of revoked sessions is measured in process.
+// memory measures what stays of a WebSocket; the cache and the revoked sessions
+// are among what is measured in process.
 func memory(t *testing.T, p *page) {
 	p.heading("Memory")
-	p.text("For a cached token and for a million revoked sessions see `CacheMemory` and `RevokedMemory` above. An idle WebSocket takes, in the heap and the stacks of the proxy after a collection:")
+	p.text("Of a cached token and of a million revoked sessions see `CacheMemory` and `RevokedMemory` above. An idle WebSocket, in the heap and the stacks of the proxy after a collection:")
 	upstream := rig.Serve(t, http.HandlerFunc(upgrade))
 	wx, key := rig.NewWeChat(t), newSigning(t, "ES256")
 	environ := append(wx.Environ(upstream), "GODEBUG=memprofilerate=8192")
@@ -33,7 +33,7 @@ func memory(t *testing.T, p *page) {
 	var each [2][]float64
 	var before [2]string
 	for i, c := range []*rig.Caddy{plain, gateway} {
-		openSockets(t, c, token, 10) // the first ones allocate memory that stays
+		openSockets(t, c, token, 10) // what the first ones make ready stays
 		before[i] = heapProfile(t, c)
 	}
 	for range rounds {
@@ -50,7 +50,7 @@ func memory(t *testing.T, p *page) {
 	p.row(cells...)
 	p.end()
 
-	p.text("The additional heap of a socket with the gateway, by the allocating function, if it is 100 bytes or more (memory from pools and buffers varies by chance):")
+	p.text("What a socket more takes in the heap with the gateway than without, by who has allocated it, where it is 100 bytes or more (what comes from a pool or a buffer varies by chance):")
 	p.table("function", "difference")
 	var grown [2]map[string]float64
 	for i, c := range []*rig.Caddy{plain, gateway} {
@@ -62,11 +62,11 @@ func memory(t *testing.T, p *page) {
 		}
 	}
 	p.end()
-	plain.Kill9() // a graceful stop would wait for the connections
+	plain.Kill9() // or it would wait for the connections
 	gateway.Kill9()
 }
 
-// heapProfile returns a profile of a Caddy's heap in use.
+// heapProfile is what is in use of a Caddy's heap.
 func heapProfile(t testing.TB, c *rig.Caddy) string {
 	t.Helper()
 	profile, err := c.Admin("/debug/pprof/heap?gc=1")
@@ -76,7 +76,7 @@ func heapProfile(t testing.TB, c *rig.Caddy) string {
 	return profile
 }
 
-// allocated parses the bytes of each function in pprof's table.
+// allocated reads the bytes of each function from a table of pprof's.
 func allocated(top string) map[string]float64 {
 	flat := make(map[string]float64)
 	for line := range strings.Lines(top) {
@@ -91,7 +91,7 @@ func allocated(top string) map[string]float64 {
 	return flat
 }
 
-// openSockets opens idle WebSockets for the duration of the test.
+// openSockets opens WebSockets, on which nothing is sent, for the time of the test.
 func openSockets(t testing.TB, c *rig.Caddy, token string, n int) {
 	for range n {
 		conn, err := net.Dial("tcp", c.Addr)
@@ -109,7 +109,7 @@ func openSockets(t testing.TB, c *rig.Caddy, token string, n int) {
 	}
 }
 
-// upgrade accepts an upgrade and leaves the connection idle.
+// upgrade turns what asks for it into a connection that says nothing.
 func upgrade(w http.ResponseWriter, _ *http.Request) {
 	conn, _, err := http.NewResponseController(w).Hijack()
 	if err != nil {

@@ -18,24 +18,24 @@ import (
 // page is a section of a Markdown page: a heading, texts and tables.
 type page struct{ bytes.Buffer }
 
-// introduction returns the beginning of the page.
+// introduction is what the page begins with.
 func introduction(t *testing.T) []byte {
 	p := new(page)
-	fmt.Fprintf(p, "# Benchmarks\n\nMade by %s. Load generator, upstream, simulator and databases share these cores with the measured process.\n\n", made(t))
+	fmt.Fprintf(p, "# Benchmarks\n\nMade by %s. Load generator, upstream, simulator and databases share these cores with what is measured.\n\n", made(t))
 	p.text("Every comparison is taken in pairs, with and without the gateway right after each other, in changing order; a ratio is the median over the pairs, " +
-		"with the middle half of them in brackets. Processor time is that of the proxy's process, by the kernel's clock. If the brackets contain 1.00, the cost cannot be distinguished from noise.")
+		"with the middle half of them in brackets. Processor time is that of the proxy's process, by the kernel's clock. Where the brackets hold 1.00, no cost can be told from noise.")
 	return p.Bytes()
 }
 
-// made describes how, when and where something was measured.
+// made says how, when and where something was measured.
 func made(t *testing.T) string {
 	return fmt.Sprintf("`%s` on %s: %s, %d cores, %s, %s", command(), time.Now().UTC().Format(time.DateOnly), processor(), runtime.NumCPU(), kernel(t), runtime.Version())
 }
 
-// note ends a section that was measured alone.
+// note ends a section that was measured by itself.
 func (p *page) note(t *testing.T) { p.text("This section was made by " + made(t) + ".") }
 
-// into replaces the section with the same heading in the page, or appends the section.
+// into puts the section in the place of the one of the same heading, or at the end.
 func (p *page) into(whole []byte) []byte {
 	heading, _, _ := bytes.Cut(p.Bytes(), []byte("\n"))
 	before, after, found := bytes.Cut(whole, append([]byte("\n"), append(heading, '\n')...))
@@ -67,7 +67,7 @@ func (p *page) heading(text string) { fmt.Fprintf(p, "## %s\n\n", text) }
 
 func (p *page) text(text string) { fmt.Fprintf(p, "%s\n\n", text) }
 
-// table begins a table. Calls of row and one call of end must follow.
+// table begins a table; rows follow, and a call of end.
 func (p *page) table(columns ...string) {
 	p.row(columns...)
 	p.row(strings.Split(strings.Repeat("---,", len(columns)-1)+"---", ",")...)
@@ -98,8 +98,6 @@ func kernel(t *testing.T) string {
 	return strings.TrimSpace(string(out))
 }
 
-// TestSectionTakesItsPlaceOnThePage measures one section again: it replaces the former
-// one, and the other sections stay.
 func TestSectionTakesItsPlaceOnThePage(t *testing.T) {
 	whole := []byte("# Page\n\n## A\n\nold a\n\n## B\n\nold b\n\n")
 	section := func(heading, text string) *page {

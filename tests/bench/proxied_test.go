@@ -11,18 +11,18 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// site returns the site that both Caddys serve, after further directives.
+// site is what both Caddys serve, below further directives.
 func site(directives ...string) string {
 	return "{\ndefault_bind 127.0.0.1\n}\nhttp://{$ADDR} {\n" + strings.Join(directives, "\n") +
 		"\nrespond /respond/* ok\nreverse_proxy {$UPSTREAM}\n}\n"
 }
 
-// wxAuth returns the directive wx_auth with further options.
+// wxAuth is the directive with further options.
 func wxAuth(options ...string) string {
 	return "wx_auth {env.WX_APPID} {env.WX_SECRET} {\npublic /public/* /respond/public/*\nwechat {\napi {$WX_API}\n}\n" + strings.Join(options, "\n") + "\n}"
 }
 
-// couple is a plain Caddy and one with the gateway, in front of the same upstream.
+// couple is a plain Caddy and one with the gateway, before one upstream.
 type couple struct {
 	plain, gateway *rig.Caddy
 	wx             *rig.WeChat
@@ -49,13 +49,12 @@ func (c *couple) stop() {
 	c.gateway.Stop()
 }
 
-// warm returns a load with alternating tokens, which the first, uncounted run puts into
-// the cache.
+// warm is a load with tokens in turn that the gateway knows from the first run on.
 func (c *couple) warm(t testing.TB, path string, tokens, clients, requests int) load {
 	return inTurn(path, c.key.tokens(t, c.token, tokens), clients, requests)
 }
 
-// inTurn returns a load in which these tokens alternate. Each occurs at least once.
+// inTurn is a load with these tokens, each of them at least once.
 func inTurn(path string, tokens []string, clients, requests int) load {
 	prepared := make([][]byte, len(tokens))
 	for i := range prepared {
@@ -65,7 +64,7 @@ func inTurn(path string, tokens []string, clients, requests int) load {
 		request: func(i int) []byte { return prepared[i%len(prepared)] }}
 }
 
-// held returns the memory that both processes hold.
+// held is how much memory both processes hold.
 func (c *couple) held(t testing.TB, when string) []string {
 	t.Helper()
 	mebi := func(c *rig.Caddy) float64 { return float64(rig.Resident(t, c.PID())) / (1 << 20) }
@@ -75,12 +74,12 @@ func (c *couple) held(t testing.TB, when string) []string {
 
 func nothing() {}
 
-// proxied compares both Caddys for each kind of request.
+// proxied compares both Caddys on each way of a request.
 func proxied(t *testing.T, p *page) {
 	const clients = 32
 	n, requests := often(10, 1), often(10_000, 50)
 	p.heading("The proxy, with and without the gateway")
-	p.text(fmt.Sprintf("%d pairs of runs of at least %d requests, over %d kept-alive connections. Unless stated otherwise, the tokens are signed with ES256.", n, requests, clients))
+	p.text(fmt.Sprintf("%d pairs of runs of at least %d requests, over %d connections that are kept open. Where nothing else is said the tokens are signed with ES256.", n, requests, clients))
 	p.table(pairColumns...)
 	add := func(name string, c *couple, l load, rest func()) {
 		cells := compare(t, c.plain, c.gateway, n, l, rest).cells(name)
@@ -98,7 +97,7 @@ func proxied(t *testing.T, p *page) {
 	proxy := func(tokens []string) load { return inTurn("/orders", tokens, clients, requests) }
 	inTurns := fmt.Sprintf(", %d tokens in turn", len(many))
 	held := [][]string{c.held(t, "just started")}
-	// Both processes are slower in their first seconds, while their heaps grow.
+	// Either process takes more in its first seconds, while its heap grows.
 	compare(t, c.plain, c.gateway, often(10, 1), respond(one), nothing)
 	add("`respond`, one token", c, respond(one), nothing)
 	add("`respond`, public path, no token", c, always("/respond/public/logo", "", http.StatusOK), nothing)
@@ -114,7 +113,7 @@ func proxied(t *testing.T, p *page) {
 	other.gateway.Stop()
 	p.end()
 
-	p.text("The parts of a request to `respond` with one token, by profiles of both processes:")
+	p.text("What a request to `respond` with one token is made of, by profiles of both processes:")
 	p.table("", "plain", "with the gateway")
 	long := respond(one)
 	long.requests = often(400_000, 100)
@@ -127,14 +126,14 @@ func proxied(t *testing.T, p *page) {
 		p.row(name, fmt.Sprintf("%.1f µs", plain[i]), fmt.Sprintf("%.1f µs", gateway[i]))
 	}
 	p.end()
-	p.text("The last lines but one overlap with those above. Memory of each process:")
+	p.text("The last lines but one overlap with those above. Memory that each process holds:")
 	p.table("", "plain", "with the gateway", "difference")
 	for _, cells := range held {
 		p.row(cells...)
 	}
 	p.end()
 
-	p.text("Requests without a token, refused by the gateway alone:")
+	p.text("Refused without a token, by the gateway alone:")
 	p.table("path", "CPU a request", "p50", "p99")
 	refused := always("/orders", "", http.StatusUnauthorized)
 	refused.run(t, c.gateway)
@@ -143,7 +142,7 @@ func proxied(t *testing.T, p *page) {
 	p.end()
 	c.stop()
 
-	p.text("A new token in each request:")
+	p.text("A token that the gateway has not seen before, in each request:")
 	p.table(pairColumns...)
 	for _, algorithm := range []string{"ES256", "EdDSA", "RS256", "HS256"} {
 		c := newCouple(t, algorithm)

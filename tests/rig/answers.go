@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// JWTPart returns the header (part 0) or the claims (part 1) of a token.
+// JWTPart is the header (0) or the claims (1) of a token.
 func JWTPart(t testing.TB, token string, part int) map[string]any {
 	t.Helper()
 	parts := strings.Split(token, ".")
@@ -28,7 +28,6 @@ func JWTPart(t testing.TB, token string, part int) map[string]any {
 	return v
 }
 
-// SessionOf returns the session id in a token.
 func SessionOf(t testing.TB, token string) string {
 	t.Helper()
 	sid, _ := JWTPart(t, token, 1)["sid"].(string)
@@ -38,7 +37,7 @@ func SessionOf(t testing.TB, token string) string {
 	return sid
 }
 
-// Members returns the names of a JSON object's members, sorted.
+// Members are the names of a JSON object's members, sorted.
 func Members(t testing.TB, object string) []string {
 	t.Helper()
 	var v map[string]json.RawMessage
@@ -48,7 +47,6 @@ func Members(t testing.TB, object string) []string {
 	return slices.Sorted(maps.Keys(v))
 }
 
-// WantMembers fails the test if the object does not have exactly these members.
 func WantMembers(t testing.TB, object string, want ...string) {
 	t.Helper()
 	slices.Sort(want)
@@ -57,8 +55,8 @@ func WantMembers(t testing.TB, object string, want ...string) {
 	}
 }
 
-// WantHeader fails the test if the upstream did not receive the header exactly once
-// with this value or, for an empty value, if it received the header at all.
+// WantHeader fails the test if the upstream did not get the header just so; an empty
+// value: not at all.
 func (s Seen) WantHeader(t testing.TB, name, want string) {
 	t.Helper()
 	got := s.Header.Values(name)
@@ -67,8 +65,7 @@ func (s Seen) WantHeader(t testing.TB, name, want string) {
 	}
 }
 
-// Whole returns everything that a client sees of an answer, except the parts that are
-// new in each.
+// Whole is all that a client sees of an answer, but for what is new in each.
 func (a Answer) Whole(t testing.TB) string {
 	t.Helper()
 	h := maps.Clone(a.Header)

@@ -1,5 +1,5 @@
-// Package rig is the test rig for the built binary: Caddy as a process, the simulator
-// in WeChat's place, an upstream that returns the request it received, and a client.
+// Package rig is what tests of the built binary stand on: Caddy as a process, the
+// simulator in WeChat's place, an upstream that shows what reached it, and a client.
 package rig
 
 import (
@@ -16,15 +16,15 @@ import (
 	"time"
 )
 
-// buildTime bounds the build of the binary, which takes minutes with a cold cache.
+// buildTime bounds the build of the binary; on a cold cache it takes minutes.
 const buildTime = 8 * time.Minute
 
-// scratch is the directory for all files of one test run.
+// scratch is where everything of one run of tests lies.
 var scratch string
 
-// Main runs a package's tests and removes their files; TestMain calls it. With -short
-// and without -run it runs only the tests named in smoke: those that a change breaks
-// most often, because the tests of the built binary take minutes.
+// Main runs a package's tests, for its TestMain to call, and removes what they left.
+// With -short and without -run only the tests named in smoke run: those that a change
+// most often breaks, as the built binary's tests take minutes.
 func Main(m *testing.M, smoke ...string) int {
 	flag.Parse()
 	if run := flag.Lookup("test.run"); testing.Short() && run.Value.String() == "" {
@@ -44,7 +44,7 @@ func Main(m *testing.M, smoke ...string) int {
 	return m.Run()
 }
 
-// build builds cmd/caddy once, when the first test needs it.
+// build makes cmd/caddy, once, when the first test asks for it.
 var build = sync.OnceValues(func() (string, error) { return buildCaddy(filepath.Join(scratch, "caddy")) })
 
 // buildCaddy builds cmd/caddy with further flags, and returns its path.
@@ -65,7 +65,7 @@ func buildCaddy(path string, flags ...string) (string, error) {
 	return path, nil
 }
 
-// Binary returns the path of the Caddy under test.
+// Binary is the path of the Caddy under test.
 func Binary(t testing.TB) string {
 	t.Helper()
 	path, err := build()

@@ -20,14 +20,14 @@ import (
 )
 
 const (
-	startTime   = 30 * time.Second // bounds the start, until the Caddyfile is in force
-	StopTime    = 20 * time.Second // bounds the time from SIGTERM to the end
-	CommandTime = 60 * time.Second // bounds one `caddy …` command; reload waits for connections
+	startTime   = 30 * time.Second // until a Caddyfile is in force
+	StopTime    = 20 * time.Second // from SIGTERM to the end
+	CommandTime = 60 * time.Second // of one `caddy …` command; reload waits for connections
 )
 
-// Caddy is the built binary with its own home directory. It listens at the addresses of
-// its Caddyfile; a Caddyfile from [Site] has {$ADDR}, a free port of 127.0.0.1. Its
-// admin endpoint is a socket in Home.
+// Caddy is the built binary with a home of its own. It listens where the Caddyfile
+// says: at {$ADDR}, a free port of 127.0.0.1, if that comes from [Site]. Its admin
+// endpoint is a socket in Home.
 type Caddy struct {
 	Home string // HOME; Caddy's data directory is DataDir
 	Addr string // value of {$ADDR}; the same after a restart
@@ -39,15 +39,15 @@ type Caddy struct {
 	file    string // the last Caddyfile given to Start or Reload
 	cmd     *exec.Cmd
 	exited  chan struct{} // closed when cmd has ended
-	exitErr error         // valid once exited is closed
+	exitErr error         // valid then
 
 	mu      sync.Mutex
 	clients []*Client
 }
 
-// NewCaddy prepares a Caddy. env are additional variables ("WX_APPID=wx…"); of this
-// process's environment only PATH is passed on. When the test ends, the process is
-// stopped, and the test fails if the process panicked or had a data race.
+// NewCaddy prepares a Caddy; env are further variables ("WX_APPID=wx…"). Nothing
+// else of this process's environment is passed on but PATH. When the test ends, the
+// process is stopped and the test fails if it panicked or had a data race.
 func NewCaddy(t testing.TB, env ...string) *Caddy {
 	t.Helper()
 	return NewCaddyOf(t, Binary(t), env...)
@@ -56,8 +56,7 @@ func NewCaddy(t testing.TB, env ...string) *Caddy {
 // NewCaddyOf is NewCaddy with another binary; see BuildWith.
 func NewCaddyOf(t testing.TB, binary string, env ...string) *Caddy {
 	t.Helper()
-	// t.TempDir is not used: its path contains the test's name and may be too long for
-	// a socket.
+	// Not t.TempDir: with the test's name in it the path may be too long for a socket.
 	home, err := os.MkdirTemp(scratch, "caddy-")
 	if err != nil {
 		t.Fatal(err)
@@ -86,14 +85,14 @@ func StartCaddy(t testing.TB, caddyfile string, env ...string) *Caddy {
 
 func (c *Caddy) adminSocket() string { return filepath.Join(c.Home, "admin.sock") }
 
-// DataDir returns Caddy's data directory.
+// DataDir is where this Caddy keeps its data.
 func (c *Caddy) DataDir() string { return filepath.Join(c.Home, "data", "caddy") }
 
-// URL returns http://Addr.
+// URL is http://Addr.
 func (c *Caddy) URL() string { return "http://" + c.Addr }
 
-// Start runs Caddy with this Caddyfile and waits until it serves. The test ends if it
-// does not.
+// Start runs Caddy with that Caddyfile and waits until it serves; the test ends if
+// it does not.
 func (c *Caddy) Start(caddyfile string) {
 	c.t.Helper()
 	if err := c.TryStart(caddyfile); err != nil {
@@ -101,7 +100,7 @@ func (c *Caddy) Start(caddyfile string) {
 	}
 }
 
-// Restart runs Caddy again with the last Caddyfile, in the same home and on the same
+// Restart runs Caddy again with the last Caddyfile, in the same home, on the same
 // address.
 func (c *Caddy) Restart() {
 	c.t.Helper()
@@ -113,8 +112,7 @@ func (c *Caddy) TryStart(caddyfile string) error {
 	if c.Running() {
 		return errors.New("it runs already")
 	}
-	// Like with `caddy start`, Caddy connects to this listener when the configuration
-	// is in force.
+	// As `caddy start` does it: Caddy connects here when the configuration is in force.
 	ready, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
@@ -159,7 +157,7 @@ func (c *Caddy) TryStart(caddyfile string) error {
 	}
 }
 
-// Running reports whether the process is alive.
+// Running says whether the process is alive.
 func (c *Caddy) Running() bool {
 	if c.cmd == nil {
 		return false
@@ -172,21 +170,20 @@ func (c *Caddy) Running() bool {
 	}
 }
 
-// PID returns the id of the process.
+// PID is the process's id.
 func (c *Caddy) PID() int { return c.cmd.Process.Pid }
 
 // Signal sends the process a signal.
 func (c *Caddy) Signal(s os.Signal) error { return c.cmd.Process.Signal(s) }
 
-// Ended returns a channel that is closed when the process has ended. ExitErr is valid
-// from then on.
+// Ended is closed when the process has ended; ExitErr tells how, from then on.
 func (c *Caddy) Ended() <-chan struct{} { return c.exited }
 
-// ExitErr returns nil if the process ended with code 0.
+// ExitErr is nil if the process ended with code 0.
 func (c *Caddy) ExitErr() error { return c.exitErr }
 
-// Reload runs `caddy reload` with this Caddyfile and returns when the new configuration
-// is in force. The error contains the command's output.
+// Reload does `caddy reload` with that Caddyfile and returns when the new
+// configuration is in force; the error carries what the command printed.
 func (c *Caddy) Reload(caddyfile string) error {
 	config, err := c.write("Caddyfile", caddyfile)
 	if err != nil {
@@ -201,8 +198,8 @@ func (c *Caddy) Reload(caddyfile string) error {
 	return nil
 }
 
-// closeIdle closes the idle connections of the clients. After a reload the former
-// server closes them too, and a request sent at that moment fails with EOF.
+// closeIdle closes the kept connections of the clients. After a reload the former
+// server closes them too, and a request that crosses with that gets an EOF.
 func (c *Caddy) closeIdle() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -211,8 +208,8 @@ func (c *Caddy) closeIdle() {
 	}
 }
 
-// Validate runs `caddy validate` in the same home, whether the process is running or
-// not.
+// Validate does `caddy validate` in the same home, beside the running process if
+// there is one.
 func (c *Caddy) Validate(caddyfile string) error {
 	config, err := c.write("Caddyfile.validate", caddyfile)
 	if err != nil {
@@ -225,7 +222,8 @@ func (c *Caddy) Validate(caddyfile string) error {
 	return nil
 }
 
-// Command runs `caddy args…` with this Caddy's environment and returns its output.
+// Command runs `caddy args…` with this Caddy's environment and returns what it
+// printed.
 func (c *Caddy) Command(args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), CommandTime)
 	defer cancel()
@@ -236,12 +234,12 @@ func (c *Caddy) Command(args ...string) (string, error) {
 	return string(out), err
 }
 
-// loadTries bounds the attempts of Load. Each load replaces the listener of the admin
-// endpoint, and a connection that the kernel accepted for the former listener is lost.
+// loadTries: the endpoint's own listener is replaced by each load, and a connection that
+// the kernel took for the former one is lost.
 const loadTries = 5
 
-// Load is Reload without a command: it sends the Caddyfile to the admin endpoint of the
-// process, which loads it even if it is already in force.
+// Load is Reload without a command: the Caddyfile goes to the admin endpoint of the
+// process itself, which takes it even if it is the one in force.
 func (c *Caddy) Load(caddyfile string) error {
 	for try := 1; ; try++ {
 		r, err := http.NewRequest(http.MethodPost, "http://127.0.0.1/load", strings.NewReader(caddyfile))
@@ -263,7 +261,7 @@ func (c *Caddy) Load(caddyfile string) error {
 	}
 }
 
-// Admin sends a GET to the admin endpoint, as in Admin("/config/").
+// Admin does a GET on the admin endpoint, as in Admin("/config/").
 func (c *Caddy) Admin(path string) (string, error) {
 	r, err := http.NewRequest(http.MethodGet, "http://127.0.0.1"+path, nil)
 	if err != nil {
@@ -294,8 +292,7 @@ func (c *Caddy) admin(r *http.Request) (string, error) {
 	return string(body), err
 }
 
-// Stop sends SIGTERM and waits for the end. The test fails if the process does not end
-// in time and with code 0.
+// Stop sends SIGTERM and waits for the end; it must come in time and cleanly.
 func (c *Caddy) Stop() {
 	c.t.Helper()
 	if !c.Running() {
@@ -315,7 +312,7 @@ func (c *Caddy) Stop() {
 	}
 }
 
-// Kill9 kills the process, which has the effect of a power cut.
+// Kill9 ends the process as a power cut would.
 func (c *Caddy) Kill9() {
 	if !c.Running() {
 		return
@@ -324,7 +321,7 @@ func (c *Caddy) Kill9() {
 	<-c.exited
 }
 
-// end is the cleanup at the end of the test.
+// end is the test's cleanup.
 func (c *Caddy) end() {
 	c.Stop()
 	log := c.Log.String()
@@ -344,8 +341,8 @@ func (c *Caddy) end() {
 	}
 }
 
-// races returns the race detector's reports in a log in which code of this module makes
-// one of the two accesses. Caddy has its own races, such as the one between its access
+// races are the reports of the race detector in a log in which code of this module
+// reads or writes what is contended. Caddy has races of its own, as between its access
 // log and a body that its proxy is still sending.
 func races(log string) (ours []string) {
 	for _, report := range strings.Split(log, "==================\n") {
@@ -354,7 +351,7 @@ func races(log string) (ours []string) {
 		}
 		for i, stack := range strings.Split(report, "\n\n") {
 			if i > 1 {
-				break // the two accesses are followed by the stacks that created the goroutines
+				break // after the two accesses comes who started whom
 			}
 			if strings.Contains(accessor(stack), "/wx-auth/caddy-wx-auth/") {
 				ours = append(ours, report)
@@ -365,8 +362,7 @@ func races(log string) (ours []string) {
 	return ours
 }
 
-// accessor returns the innermost function of a stack that is not in the standard
-// library.
+// accessor is the innermost function of a stack that is not the standard library's.
 func accessor(stack string) string {
 	for _, line := range strings.Split(stack, "\n") {
 		name := strings.TrimSpace(line)
@@ -383,7 +379,7 @@ func (c *Caddy) Setenv(name, value string) {
 	c.env = append(c.env, name+"="+value)
 }
 
-// Getenv returns the value of a variable, or "" if it is not set.
+// Getenv is the value of a variable; empty if it is not set.
 func (c *Caddy) Getenv(name string) string {
 	for _, v := range c.env {
 		if value, ok := strings.CutPrefix(v, name+"="); ok {
@@ -398,9 +394,9 @@ func (c *Caddy) write(name, text string) (string, error) {
 	return path, os.WriteFile(path, []byte(text), 0o600)
 }
 
-// Site returns a Caddyfile with one site at {$ADDR}, which logs at DEBUG. options are
-// additional global options. Without default_bind Caddy would listen on every address
-// of the machine.
+// Site is a Caddyfile with one site at {$ADDR}, logging at DEBUG. Options are further
+// global ones. Without default_bind Caddy would listen on every address of the
+// machine.
 func Site(directives string, options ...string) string {
 	return "{\n\tdebug\n\tdefault_bind 127.0.0.1\n" + strings.Join(options, "\n") + "\n}\nhttp://{$ADDR} {\n" + directives + "\n}\n"
 }

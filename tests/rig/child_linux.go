@@ -8,14 +8,14 @@ import (
 	"syscall"
 )
 
-// ChildAttributes makes the kernel kill the child if this test process dies without its
-// cleanup, for example at the go command's timeout.
+// ChildAttributes has the kernel kill the child when these tests die without their
+// cleanup, as at the go command's timeout.
 func ChildAttributes() *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 }
 
-// childOf is ChildAttributes for a server that refuses to run as root. If the tests run
-// as root, the server runs as the named user, and dir becomes that user's.
+// childOf is ChildAttributes for a server that does not run as root: as that user, if
+// these tests run as root, and owner of dir.
 func childOf(name, dir string) (*syscall.SysProcAttr, error) {
 	attributes := ChildAttributes()
 	if os.Getuid() != 0 {

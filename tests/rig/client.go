@@ -14,18 +14,18 @@ import (
 )
 
 const (
-	answerTime = 30 * time.Second // bounds one request by Client
-	RawTime    = 10 * time.Second // bounds one request by Raw
+	answerTime = 30 * time.Second // of one request by Client
+	RawTime    = 10 * time.Second // of one request by Raw
 )
 
-// Client plays the mini program: it sends requests to one gateway. It is safe for
-// concurrent use. A failure of the exchange is in the [Answer].
+// Client is the mini program: it speaks to one gateway. It may be used by many
+// goroutines; what went wrong on the way is in the [Answer].
 type Client struct {
 	Base string // http://host:port
 	HTTP *http.Client
 }
 
-// NewClient returns a client of the gateway at base. It follows no redirects.
+// NewClient makes a client of the gateway at base. It follows no redirects.
 func NewClient(t testing.TB, base string) *Client {
 	t.Helper()
 	transport := &http.Transport{DisableCompression: true, MaxIdleConnsPerHost: 100}
@@ -37,7 +37,7 @@ func NewClient(t testing.TB, base string) *Client {
 	}}
 }
 
-// Client returns a client of this Caddy. [Caddy.Reload] closes its idle connections.
+// Client makes a client of this Caddy. [Caddy.Reload] closes its idle connections.
 func (c *Caddy) Client() *Client {
 	client := NewClient(c.t, c.URL())
 	c.mu.Lock()
@@ -46,8 +46,8 @@ func (c *Caddy) Client() *Client {
 	return client
 }
 
-// Answer is the answer to a request. Err is a failure of the exchange itself; Status is
-// 0 then.
+// Answer is what came back. Err is a failure of the exchange itself; Status is 0
+// then.
 type Answer struct {
 	Status int
 	Header http.Header
@@ -55,9 +55,9 @@ type Answer struct {
 	Err    error
 }
 
-// Do sends a request. A string body is sent unchanged, any other body but nil as JSON.
-// Both have the JSON content type unless headers ("Name: value") contain another one. A
-// header given as "Name:" is removed from the request.
+// Do sends a request. A body that is a string goes as it is, any other but nil as
+// JSON, both with the JSON content type unless headers ("Name: value") name one. A
+// header given as "Name:" is left out of the request.
 func (c *Client) Do(method, path string, body any, headers ...string) Answer {
 	var text string
 	switch b := body.(type) {
@@ -92,28 +92,28 @@ func (c *Client) Do(method, path string, body any, headers ...string) Answer {
 	return ReadAnswer(resp)
 }
 
-// Get sends a GET, with the token unless it is empty.
+// Get is a GET, with the token unless that is empty.
 func (c *Client) Get(path, token string, headers ...string) Answer {
 	return c.Do(http.MethodGet, path, nil, append(Bearer(token), headers...)...)
 }
 
-// Login sends a phone login.
+// Login is a phone login.
 func (c *Client) Login(code, phoneCode string) Answer {
 	return c.Do(http.MethodPost, "/auth/wx", map[string]string{"code": code, "phoneCode": phoneCode})
 }
 
-// Silent sends a login with the code of wx.login alone.
+// Silent is a login with wx.login's code alone.
 func (c *Client) Silent(code string) Answer {
 	return c.Do(http.MethodPost, "/auth/wx", map[string]string{"code": code})
 }
 
-// Refresh requests the next pair of tokens.
+// Refresh asks for the next pair.
 func (c *Client) Refresh(refreshToken string) Answer {
 	return c.Do(http.MethodPost, "/auth/wx/refresh", map[string]string{"refreshToken": refreshToken})
 }
 
-// Logout ends the session of the token, of the refresh token or of both. An empty one
-// is not sent. all ends every session of the user.
+// Logout ends the session of the token, of the refresh token or of both; an empty
+// one is not sent. all ends every session of the user.
 func (c *Client) Logout(token, refreshToken string, all bool) Answer {
 	var body any
 	if members := map[string]any{}; refreshToken != "" || all {
@@ -128,11 +128,9 @@ func (c *Client) Logout(token, refreshToken string, all bool) Answer {
 	return c.Do(http.MethodPost, "/auth/wx/logout", body, Bearer(token)...)
 }
 
-// Me requests the token's user.
+// Me asks who the token's user is.
 func (c *Client) Me(token string) Answer { return c.Get("/auth/wx/me", token) }
 
-// Bearer returns the Authorization header with the token, or nothing for an empty
-// token.
 func Bearer(token string) []string {
 	if token == "" {
 		return nil
@@ -140,7 +138,7 @@ func Bearer(token string) []string {
 	return []string{"Authorization: Bearer " + token}
 }
 
-// Pair is the answer to a login or, without UserInfo, to a refresh.
+// Pair is the answer to a login; to a refresh without UserInfo.
 type Pair struct {
 	Token            string    `json:"token"`
 	TokenType        string    `json:"tokenType"`
@@ -150,7 +148,7 @@ type Pair struct {
 	UserInfo         *UserInfo `json:"userInfo"`
 }
 
-// UserInfo is the user in the answers to a login and to /auth/wx/me.
+// UserInfo is the user as a login and /auth/wx/me show it.
 type UserInfo struct {
 	ID              string `json:"id"`
 	PhoneNumber     string `json:"phoneNumber"`
@@ -159,7 +157,7 @@ type UserInfo struct {
 	IsNew           bool   `json:"isNew"`
 }
 
-// Problem is the body of an error. Renew is nil if the body has no such member.
+// Problem is an error's body. Renew is nil if there is no such member.
 type Problem struct {
 	Title     string   `json:"title"`
 	Status    int      `json:"status"`
@@ -169,8 +167,8 @@ type Problem struct {
 	Renew     []string `json:"renew"`
 }
 
-// Pair returns the pair in the answer to a successful login or refresh. The test ends
-// if there is none.
+// Pair is the pair that a good login or refresh answers; the test ends if it is not
+// one.
 func (a Answer) Pair(t testing.TB) Pair {
 	t.Helper()
 	a.Want(t, http.StatusOK)
@@ -182,7 +180,7 @@ func (a Answer) Pair(t testing.TB) Pair {
 	return p
 }
 
-// UserInfo returns the body of a successful answer of /auth/wx/me.
+// UserInfo is the body of a good answer of /auth/wx/me.
 func (a Answer) UserInfo(t testing.TB) UserInfo {
 	t.Helper()
 	a.Want(t, http.StatusOK)
@@ -191,7 +189,7 @@ func (a Answer) UserInfo(t testing.TB) UserInfo {
 	return u
 }
 
-// Seen returns the request that the upstream received, parsed from its default answer.
+// Seen is the request that the upstream got, out of its usual answer.
 func (a Answer) Seen(t testing.TB) Seen {
 	t.Helper()
 	a.Want(t, http.StatusOK)
@@ -200,7 +198,7 @@ func (a Answer) Seen(t testing.TB) Seen {
 	return s
 }
 
-// Problem returns the body of an error. The test ends if the body is none.
+// Problem is the body of an error; the test ends if it is none.
 func (a Answer) Problem(t testing.TB) Problem {
 	t.Helper()
 	if a.Err != nil {
@@ -215,7 +213,7 @@ func (a Answer) Problem(t testing.TB) Problem {
 	return p
 }
 
-// Want ends the test if the answer has another status.
+// Want ends the test if the status is another.
 func (a Answer) Want(t testing.TB, status int) {
 	t.Helper()
 	if a.Err != nil {
@@ -227,8 +225,8 @@ func (a Answer) Want(t testing.TB, status int) {
 	}
 }
 
-// WantProblem fails the test if the answer is not this error. renew is compared if it
-// is not nil.
+// WantProblem fails the test if the answer is not that error; renew is compared if
+// it is not nil.
 func (a Answer) WantProblem(t testing.TB, status int, code string, renew []string) {
 	t.Helper()
 	p := a.Problem(t)
@@ -241,7 +239,6 @@ func (a Answer) WantProblem(t testing.TB, status int, code string, renew []strin
 	}
 }
 
-// Decode parses the JSON body. The test ends if the answer has another content type.
 func (a Answer) Decode(t testing.TB, contentType string, v any) {
 	t.Helper()
 	if got, _, _ := strings.Cut(a.Header.Get("Content-Type"), ";"); got != contentType {
@@ -252,8 +249,8 @@ func (a Answer) Decode(t testing.TB, contentType string, v any) {
 	}
 }
 
-// Raw sends the bytes of a request unchanged over a new connection and reads one
-// answer. It sends requests that net/http refuses to send.
+// Raw sends the bytes of a request, line ends and all, over a connection of its own
+// and reads one answer; for what net/http would refuse to send.
 func Raw(addr, request string) Answer {
 	conn, err := net.DialTimeout("tcp", addr, RawTime)
 	if err != nil {
@@ -274,7 +271,6 @@ func Raw(addr, request string) Answer {
 	return ReadAnswer(resp)
 }
 
-// ReadAnswer reads an answer and closes its body.
 func ReadAnswer(resp *http.Response) Answer {
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, 8<<20))

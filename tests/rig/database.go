@@ -18,14 +18,14 @@ import (
 	"time"
 
 	client "github.com/go-sql-driver/mysql"
-	_ "github.com/jackc/pgx/v5/stdlib" // for reading the store like another process
+	_ "github.com/jackc/pgx/v5/stdlib" // to look into the store as another process would
 )
 
-// Kinds are the supported databases of a store.
+// Kinds are the databases that a store can be.
 var Kinds = []string{"sqlite", "postgres", "mysql"}
 
-// Database is a database that belongs to one test. Its handle reads the database like
-// another process. The tables begin with wx_auth_.
+// Database is one that a test has for itself. The handle in it looks into it as
+// another process would; tables begin with wx_auth_.
 type Database struct {
 	*sql.DB
 	Kind string // one of Kinds
@@ -33,12 +33,12 @@ type Database struct {
 	Key  string // for `encryption_key`, base64
 }
 
-// Environ returns the variables that ReplicaSite uses.
+// Environ is the variables of ReplicaSite.
 func (d *Database) Environ() []string {
 	return []string{"WX_AUTH_STORE=" + d.URL, "WX_AUTH_KEY=" + d.Key}
 }
 
-// Count returns the single number that a query returns.
+// Count is the one number that a query asks for.
 func (d *Database) Count(t testing.TB, query string) (n int64) {
 	t.Helper()
 	if err := d.QueryRow(query).Scan(&n); err != nil {
@@ -47,9 +47,8 @@ func (d *Database) Count(t testing.TB, query string) (n int64) {
 	return n
 }
 
-// Connections returns the number of the gateway's connections to this database
-// according to the server, or 0 for SQLite. A pool keeps the connections of a burst, so
-// tests for leaks do not count them.
+// Connections is how many connections to this database the gateway has, as a server
+// tells; 0 for SQLite. A pool keeps those of a burst, so a look for leaks leaves them out.
 func (d *Database) Connections(t testing.TB) int {
 	t.Helper()
 	var n int64
@@ -64,7 +63,7 @@ func (d *Database) Connections(t testing.TB) int {
 	return int(n) - d.Stats().OpenConnections
 }
 
-// Run executes a statement that must succeed.
+// Run runs a statement that must work.
 func (d *Database) Run(t testing.TB, statement string, args ...any) {
 	t.Helper()
 	if _, err := d.Exec(statement, args...); err != nil {
@@ -72,11 +71,11 @@ func (d *Database) Run(t testing.TB, statement string, args ...any) {
 	}
 }
 
-// requireDatabases is the variable that makes a missing server a failure.
+// requireDatabases makes a missing server a failure.
 const requireDatabases = "WX_AUTH_TEST_REQUIRE_DATABASES"
 
-// LeaveOut skips a test because the machine lacks something, which it names. If all
-// databases are required, it fails the test instead.
+// LeaveOut ends a test for which something of the machine is missing, and names it;
+// where all databases are required it fails the test.
 func LeaveOut(t testing.TB, format string, args ...any) {
 	t.Helper()
 	if os.Getenv(requireDatabases) != "" {
@@ -87,9 +86,9 @@ func LeaveOut(t testing.TB, format string, args ...any) {
 
 // server is a database server that all tests share.
 type server struct {
-	variable string // the environment variable with its address
+	variable string // of the environment, with its address
 	address  string
-	admin    func() (*sql.DB, error) // for creating and dropping the tests' databases
+	admin    func() (*sql.DB, error) // for making and dropping what the tests need
 }
 
 var servers = map[string]*server{
@@ -111,7 +110,7 @@ func newServer(variable, address string) *server {
 	return s
 }
 
-// openSQL opens the database at an address in the form that `store` accepts.
+// openSQL opens the database at an address as `store` takes it.
 func openSQL(address string) (*sql.DB, error) {
 	u, err := url.Parse(address)
 	if err != nil {
@@ -143,12 +142,12 @@ func openSQL(address string) (*sql.DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	db.SetMaxOpenConns(4) // other tests use the server, too
+	db.SetMaxOpenConns(4) // of a server that other tests use too
 	return db, nil
 }
 
-// NewDatabase creates an empty database for the duration of the test. If the server is
-// missing, the test is skipped or fails; see LeaveOut.
+// NewDatabase makes an empty database for the time of the test. Where the server is
+// missing the test is left out, or fails; see LeaveOut.
 func NewDatabase(t testing.TB, kind string) *Database {
 	t.Helper()
 	if kind == "sqlite" {
@@ -176,7 +175,7 @@ func NewDatabase(t testing.TB, kind string) *Database {
 		space, end = "SCHEMA", " CASCADE"
 		q := u.Query()
 		q.Set("search_path", own)
-		q.Set("application_name", own) // Connections counts connections of this name
+		q.Set("application_name", own) // Connections counts by it
 		u.RawQuery = q.Encode()
 	} else {
 		u.Path = "/" + own
@@ -192,7 +191,7 @@ func NewDatabase(t testing.TB, kind string) *Database {
 	return open(t, u.String())
 }
 
-// open returns the Database at an address.
+// open is a Database at that address.
 func open(t testing.TB, address string) *Database {
 	t.Helper()
 	db, err := openSQL(address)

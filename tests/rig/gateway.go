@@ -14,11 +14,11 @@ type Gateway struct {
 	Upstream *Upstream
 }
 
-// GatewaySite returns the Caddyfile of a Gateway. WeChat has more time to answer than
-// in HastySite, because tests delay its answers.
+// GatewaySite is what a Gateway serves. It gives WeChat more time than HastySite does, for the
+// logins that a test holds up.
 func GatewaySite(options ...string) string { return GatewaySiteWith("", options...) }
 
-// GatewaySiteWith is GatewaySite with additional directives beside wx_auth.
+// GatewaySiteWith has further directives beside wx_auth.
 func GatewaySiteWith(directives string, options ...string) string {
 	return Site("wx_auth {env.WX_APPID} {env.WX_SECRET} {\nwechat {\napi {$WX_API}\ntimeout 15s\n}\n" +
 		strings.Join(options, "\n") + "\n}\n" + directives + "\nreverse_proxy {$UPSTREAM}")
@@ -37,14 +37,14 @@ func NewGatewayWith(t testing.TB, caddyfile string) *Gateway {
 	return r
 }
 
-// MustLogin makes a phone login that must succeed.
+// MustLogin is a phone login that must succeed.
 func (r *Gateway) MustLogin(t testing.TB, number string) Pair {
 	t.Helper()
 	codes := r.WeChat.Tap(t, number)
 	return r.Login(codes.Code, codes.PhoneCode).Pair(t)
 }
 
-// MustReload makes a reload that must succeed.
+// MustReload must succeed.
 func (r *Gateway) MustReload(t testing.TB, caddyfile string) {
 	t.Helper()
 	if err := r.Caddy.Reload(caddyfile); err != nil {
@@ -52,8 +52,9 @@ func (r *Gateway) MustReload(t testing.TB, caddyfile string) {
 	}
 }
 
-// WantSame fails the test if the signing key, the session or the user has not survived
-// a restart or a change of the gateway. It returns the session's next pair.
+// WantSame fails the test if what was there before the gateway ended or changed is
+// not there any more: the key, the session and the user. It returns the session's
+// next pair.
 func (r *Gateway) WantSame(t testing.TB, p Pair, number string) Pair {
 	t.Helper()
 	seen := r.Get("/", p.Token).Seen(t)
@@ -74,7 +75,7 @@ func (r *Gateway) WantSame(t testing.TB, p Pair, number string) Pair {
 	return next
 }
 
-// Device is a session in the answer of /auth/wx/sessions.
+// Device is a session as /auth/wx/sessions shows it.
 type Device struct {
 	ID          string `json:"id"`
 	Current     bool   `json:"current"`
@@ -85,7 +86,7 @@ type Device struct {
 	Address     string `json:"address"`
 }
 
-// Sessions returns the sessions of the token's user.
+// Sessions are the devices of the token's user.
 func (r *Gateway) Sessions(t testing.TB, token string) []Device {
 	t.Helper()
 	a := r.Get("/auth/wx/sessions", token)
@@ -96,7 +97,7 @@ func (r *Gateway) Sessions(t testing.TB, token string) []Device {
 	return list.Sessions
 }
 
-// WantEnded fails the test if the session of the pair can still be used in any way.
+// WantEnded fails the test if the session of the pair is not over in every way.
 func (r *Gateway) WantEnded(t testing.TB, p Pair) {
 	t.Helper()
 	r.Get("/", p.Token).WantProblem(t, http.StatusUnauthorized, "token_revoked", nil)
@@ -109,11 +110,11 @@ func (r *Gateway) WantAlive(t testing.TB, p Pair) {
 	r.Get("/", p.Token).Want(t, http.StatusOK)
 }
 
-// HastySite returns a site with wx_auth before an upstream, which calls the simulator
-// of the environment with a short timeout.
+// HastySite is a site with wx_auth before an upstream, asking the simulator of the
+// environment, with a short timeout.
 func HastySite(options ...string) string { return WaitingSite("1s", options...) }
 
-// WaitingSite is HastySite with another timeout for WeChat's answers.
+// WaitingSite is HastySite with another time for an answer of WeChat's.
 func WaitingSite(timeout string, options ...string) string {
 	return Site("wx_auth {env.WX_APPID} {env.WX_SECRET} {\nwechat {\napi {$WX_API}\ntimeout " + timeout + "\n}\n" +
 		strings.Join(options, "\n") + "\n}\nreverse_proxy {$UPSTREAM}")

@@ -2,11 +2,11 @@ package rig
 
 import "os"
 
-// Long makes the tests do more rounds over larger tables than an ordinary run has time
-// for.
+// Long says that the tests shall do more rounds, over larger tables, than each run of
+// all tests has time for.
 var Long = os.Getenv("WX_AUTH_TEST_LONG") != ""
 
-// Rounds returns the number of repetitions: long if Long is set, otherwise usual.
+// Rounds is how often to do something: many times if Long.
 func Rounds(usual, long int) int {
 	if Long {
 		return long

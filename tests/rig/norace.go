@@ -2,6 +2,6 @@
 
 package rig
 
-// RaceDetector reports whether these tests, and therefore the binary, run with the race
-// detector.
+// RaceDetector says that these tests run with the race detector: then so does the
+// binary.
 const RaceDetector = false

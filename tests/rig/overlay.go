@@ -10,13 +10,13 @@ import (
 	"testing"
 )
 
-// Change replaces the text Old in a source file by New, for the compiler only. A file
-// that does not exist consists of New alone.
+// Change is a text in a source file, and what the compiler reads in its place. A file
+// that is not there is made of New alone.
 type Change struct{ File, Old, New string }
 
-// BuildWith builds the binary with changed sources, for tests of durations that no test
-// can wait for and no setting may shorten. File names are relative to the module's
-// root. The test ends if an Old is not in its file.
+// BuildWith builds the binary with changes to its sources, for what nobody can wait for
+// and no setting may shorten. Files are named from the module's root. The test ends if
+// an Old is not where it was.
 func BuildWith(t testing.TB, name string, changes []Change) string {
 	t.Helper()
 	_, here, _, _ := runtime.Caller(0)

@@ -7,22 +7,20 @@ import (
 	"testing"
 )
 
-// The ports for test servers lie below the range that systems use for outgoing
-// connections. A connection in that range could take a port between its choice and its
-// use.
+// Ports for what the tests start lie below those that systems give to outgoing
+// connections: one of these could take a port between its choice and its use.
 const (
 	firstPort = 12000
 	ports     = 10000
 )
 
-// FreeAddress returns an address of 127.0.0.1 at which no server listens. No other call
-// in any process of these tests returns it while this test runs.
+// FreeAddress is an address of 127.0.0.1 where nobody listens, and that no other
+// call in any process of these tests returns while this test runs.
 func FreeAddress(t testing.TB) string {
 	t.Helper()
 	for range 1000 {
 		port := firstPort + rand.IntN(ports)
-		// The process that holds this socket owns the port, because processes of
-		// several packages choose ports at the same time.
+		// Who has this socket owns the port: processes of several packages choose at once.
 		claim, err := net.ListenPacket("udp", fmt.Sprintf("127.0.0.1:%d", port+ports))
 		if err != nil {
 			continue

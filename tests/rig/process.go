@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// ProcessorTime returns the processor time that a process has used so far, according to
-// Linux. On other systems the test is skipped.
+// ProcessorTime is what a process has used of the processors so far, as Linux
+// counts it; elsewhere the test is left out.
 func ProcessorTime(t testing.TB, pid int) time.Duration {
 	t.Helper()
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
@@ -27,8 +27,8 @@ func ProcessorTime(t testing.TB, pid int) time.Duration {
 	return time.Duration(user+system) * 10 * time.Millisecond // USER_HZ is 100
 }
 
-// Resident returns the resident memory of a process in bytes, according to Linux. On
-// other systems the test is skipped.
+// Resident is how much memory a process holds, in bytes, as Linux counts it; elsewhere
+// the test is left out.
 func Resident(t testing.TB, pid int) (bytes int) {
 	t.Helper()
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
@@ -42,13 +42,12 @@ func Resident(t testing.TB, pid int) (bytes int) {
 	return bytes << 10
 }
 
-// Usage holds the resources that a process uses.
+// Usage is what a process holds.
 type Usage struct {
 	Goroutines, Files, Sockets int
 }
 
-// Usage returns the resources that Caddy uses at the moment. The numbers of files and
-// sockets are known on Linux only.
+// Usage is what Caddy holds at the moment; files and sockets as Linux tells them.
 func (c *Caddy) Usage(t testing.TB) (u Usage) {
 	t.Helper()
 	profile, err := c.Admin("/debug/pprof/goroutine?debug=1")

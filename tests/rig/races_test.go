@@ -8,9 +8,8 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(Main(m)) }
 
-// TestRacesOfThisModuleAreFound sorts race reports: those count in which this module
-// makes one of the two accesses, not those in which it is merely on the stack.
-func TestRacesOfThisModuleAreFound(t *testing.T) {
+// A race counts by who reads and writes, not by who is on the way.
+func TestRacesOfThisModuleAreToldFromOthers(t *testing.T) {
 	report := func(read, write string) string {
 		return "==================\nWARNING: DATA RACE\nRead at 0x00c0 by goroutine 1:\n  runtime.mapaccess1()\n      /go/map.go:1 +0x1\n  " + read +
 			"()\n      /x.go:1 +0x1\n  github.com/wx-auth/caddy-wx-auth/caddymodule.forward()\n      /x.go:1 +0x1\n\nPrevious write at 0x00c0 by goroutine 2:\n  net/http.(*conn).serve()\n      /h.go:1\n  " +

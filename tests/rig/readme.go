@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// ReadmeBlock returns the only code block of that file that contains the text, without
-// its fences.
+// ReadmeBlock is the one block of that file in which the text stands, without its
+// fences.
 func ReadmeBlock(t testing.TB, file, text string) string {
 	t.Helper()
 	readme, err := os.ReadFile(file)
@@ -27,8 +27,8 @@ func ReadmeBlock(t testing.TB, file, text string) string {
 	return found[0]
 }
 
-// Replaced replaces texts in a block of the README. The test ends if one of the old
-// texts is missing.
+// Replaced puts what a test needs into a block of the README; each of the old
+// texts must be there.
 func Replaced(t testing.TB, block string, oldnew ...string) string {
 	t.Helper()
 	for i := 0; i < len(oldnew); i += 2 {

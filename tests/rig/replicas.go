@@ -5,16 +5,15 @@ import (
 	"testing"
 )
 
-// ReplicaSite is GatewaySite with the database of the environment; see
-// Database.Environ.
+// ReplicaSite is GatewaySite on the database of the environment; see Database.Environ.
 func ReplicaSite(options ...string) string { return ReplicaSiteWith("", options...) }
 
-// ReplicaSiteWith is ReplicaSite with additional directives beside wx_auth.
+// ReplicaSiteWith has further directives beside wx_auth.
 func ReplicaSiteWith(directives string, options ...string) string {
 	return GatewaySiteWith(directives, append([]string{"store {env.WX_AUTH_STORE}", "encryption_key {env.WX_AUTH_KEY}"}, options...)...)
 }
 
-// NewReplicas starts n gateways at the same moment. They share one database, one
+// NewReplicas starts n gateways at the same moment, on one database, between one
 // simulator and one upstream.
 func NewReplicas(t testing.TB, db *Database, n int, options ...string) []*Gateway {
 	t.Helper()
@@ -46,8 +45,7 @@ func PrepareReplicasOf(t testing.TB, db *Database, n int, binary string) []*Gate
 	return replicas
 }
 
-// StartReplicas starts the gateways at the same moment. The test ends if one does not
-// start.
+// StartReplicas starts them at the same moment; the test ends if one does not start.
 func StartReplicas(t testing.TB, replicas []*Gateway, caddyfile string) {
 	t.Helper()
 	errs := make([]error, len(replicas))

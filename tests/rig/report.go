@@ -9,14 +9,15 @@ import (
 	"testing"
 )
 
-// failures has the ids of the requests with unexpected answers, by the test's name.
+// failures holds the ids of requests whose answers were not what a test wanted, by
+// the test's name.
 var failures = struct {
 	mu  sync.Mutex
 	ids map[string][]string
 }{ids: make(map[string][]string)}
 
-// suspect records that the answer is unexpected, so that the report of the failed test
-// contains the log lines of its request.
+// suspect remembers that the answer is not what the test wanted, so that the report
+// of the failed test shows the log lines of its request.
 func (a Answer) suspect(t testing.TB) {
 	_, rest, ok := strings.Cut(a.Body, `"requestId":"`)
 	if !ok {
@@ -28,8 +29,7 @@ func (a Answer) suspect(t testing.TB) {
 	failures.ids[t.Name()] = append(failures.ids[t.Name()], id)
 }
 
-// suspects returns the ids of the requests with unexpected answers in the test and its
-// subtests.
+// suspects are the ids of the requests that the test and its subtests failed on.
 func suspects(t testing.TB) (ids []string) {
 	failures.mu.Lock()
 	defer failures.mu.Unlock()
@@ -42,13 +42,13 @@ func suspects(t testing.TB) (ids []string) {
 }
 
 const (
-	// reportLines and reportWidth limit a failed test's excerpt of the log to a page.
+	// reportLines and reportWidth bound what a failed test shows of a log: a page.
 	reportLines, reportWidth = 30, 600
 )
 
-// report returns a page of the log for a failed test: the lines of the requests with
-// these ids or, without ids, the newest lines at WARN and above, and the name of the
-// file with the whole log.
+// report is a page about a log for the test that failed: the lines of the requests
+// with these ids, else the newest lines at WARN and above, and the file that the whole
+// log is written to.
 func (l *Log) report(test string, ids []string) string {
 	lines := strings.Split(strings.TrimSpace(l.String()), "\n")
 	what := "the lines of the requests that failed"

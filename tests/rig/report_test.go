@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// TestReportShowsAPage: a failed test prints the lines of the requests on which it
-// failed, a page at most, and the path of the whole log.
+// A failed test shows the lines of the requests that it failed on, a page at most,
+// and where the whole log is.
 func TestReportShowsAPage(t *testing.T) {
 	var l Log
 	for i := range 10000 {

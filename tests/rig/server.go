@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// Server is a database server that belongs to one test, which can stop it and read its
-// log.
+// Server is a database server that one test has for itself, to stop it and to read
+// its log.
 type Server struct {
 	*Database
 	Log Log
@@ -26,16 +26,14 @@ type Server struct {
 	cmd     *exec.Cmd
 }
 
-// serverTime bounds the start and the end of a server. It is generous, because the
-// machine is busy.
+// serverTime is how long a server may take to start or to end; the machine is busy.
 const serverTime = 60 * time.Second
 
-// NewServer starts a server of a kind, "postgres" or "mysql", with additional settings
-// on its command line. If the server is not installed, the test is skipped; see
-// LeaveOut.
+// NewServer starts a server of that kind, "postgres" or "mysql", with further settings
+// on its command line. Where it is not installed the test is left out; see LeaveOut.
 func NewServer(t testing.TB, kind string, settings ...string) *Server {
 	t.Helper()
-	// The directory is not in scratch, which only its owner may enter.
+	// Not below scratch, which only its owner may enter.
 	dir, err := os.MkdirTemp("", "wx-auth-server-")
 	if err != nil {
 		t.Fatal(err)
@@ -71,7 +69,7 @@ func NewServer(t testing.TB, kind string, settings ...string) *Server {
 	return s
 }
 
-// find returns the path of a program, from PATH or from the newest of the directories.
+// find is the path of a program, by PATH or in the newest of the directories.
 func (s *Server) find(name, directories string) string {
 	s.t.Helper()
 	if path, err := exec.LookPath(name); err == nil {
@@ -81,7 +79,7 @@ func (s *Server) find(name, directories string) string {
 	if len(found) == 0 {
 		LeaveOut(s.t, "%s is not installed", name)
 	}
-	// Among versions with the same number of digits, the last one is the newest.
+	// Of versions with as many digits the last one is the newest.
 	return slices.MaxFunc(found, func(a, b string) int { return cmp.Or(cmp.Compare(len(a), len(b)), cmp.Compare(a, b)) })
 }
 
@@ -111,8 +109,8 @@ func (s *Server) Start() {
 	Await(s.t, serverTime, s.Kind+" answers: "+fmt.Sprint(s.program), func() bool { return s.Ping() == nil })
 }
 
-// Stop shuts the server down in order, as for a restart: clients are disconnected, and
-// committed data is kept.
+// Stop ends the server in order, as for a restart: clients are cut off, what is
+// committed is kept.
 func (s *Server) Stop() {
 	s.t.Helper()
 	fast := syscall.SIGTERM
@@ -122,12 +120,12 @@ func (s *Server) Stop() {
 	s.end(fast)
 }
 
-// Crash terminates the server without a shutdown.
+// Crash ends the server out of order.
 func (s *Server) Crash() {
 	s.t.Helper()
 	hard := syscall.SIGKILL
 	if s.Kind == "postgres" {
-		hard = syscall.SIGQUIT // pg_ctl stop -m immediate, which also ends the children
+		hard = syscall.SIGQUIT // pg_ctl stop -m immediate: its children end, too
 	}
 	s.end(hard)
 }
@@ -140,7 +138,7 @@ func (s *Server) end(signal os.Signal) {
 	_ = s.cmd.Process.Signal(signal)
 	ended := InBackground(s.cmd.Wait)
 	select {
-	case <-ended: // the exit code does not matter
+	case <-ended: // with whatever code
 	case <-time.After(serverTime):
 		_ = s.cmd.Process.Kill()
 		s.t.Errorf("%s was still there %s after %v", s.Kind, serverTime, signal)

@@ -14,8 +14,8 @@ import (
 	"time"
 )
 
-// EchoUpgrade accepts upgrades and echoes the received bytes; on /flood it sends
-// without end instead. Its answer names the protocol in X-Protocol.
+// EchoUpgrade upgrades what asks for it, and sends back what comes; /flood sends without
+// end instead. Its answer names the protocol that X-Protocol says.
 func EchoUpgrade(w http.ResponseWriter, r *http.Request) {
 	if r.Header.Get("Upgrade") != "websocket" {
 		http.Error(w, "no upgrade", http.StatusBadRequest)
@@ -45,14 +45,14 @@ func EchoUpgrade(w http.ResponseWriter, r *http.Request) {
 	_, _ = io.Copy(conn, rw)
 }
 
-// Socket is an upgraded connection. The gateway does not interpret frames, so the tests
-// send and echo single bytes.
+// Socket is an upgraded connection. Frames are the ends' own business: what is
+// sent and echoed here is one byte that could be any of them.
 type Socket struct {
 	io.ReadWriteCloser
 	R io.Reader
 }
 
-// OpenSocket requests an upgrade with a token.
+// OpenSocket asks for an upgrade under a token.
 func OpenSocket(t testing.TB, addr, target, token string) *Socket {
 	t.Helper()
 	conn, err := net.Dial("tcp", addr)
@@ -98,7 +98,7 @@ func (s *Socket) Alive(t testing.TB) {
 	}
 }
 
-// Ends waits for the end of the connection and returns its time.
+// Ends waits for the end of the connection and returns when it came.
 func (s *Socket) Ends(t testing.TB, within time.Duration) time.Time {
 	t.Helper()
 	done := make(chan time.Time, 1)

@@ -5,13 +5,13 @@ import (
 	"path/filepath"
 	"testing"
 
-	_ "modernc.org/sqlite" // for locking and reading the store like another process
+	_ "modernc.org/sqlite" // to lock the store, and to look into it, as another process would
 )
 
-// StoreFile returns the SQLite file of the default store.
+// StoreFile is the SQLite file of the default store.
 func (c *Caddy) StoreFile() string { return filepath.Join(c.DataDir(), "wx_auth", "wx_auth.db") }
 
-// OpenStore opens the store like another process.
+// OpenStore opens the store as another process would.
 func (c *Caddy) OpenStore(t testing.TB) *sql.DB {
 	t.Helper()
 	db, err := sql.Open("sqlite", "file://"+c.StoreFile()+"?_busy_timeout=5000&_txlock=immediate")
@@ -21,7 +21,7 @@ func (c *Caddy) OpenStore(t testing.TB) *sql.DB {
 	return db
 }
 
-// Rows returns the number of rows in a table.
+// Rows counts a table's rows.
 func (c *Caddy) Rows(t testing.TB, table string) (n int) {
 	t.Helper()
 	db := c.OpenStore(t)
@@ -32,7 +32,7 @@ func (c *Caddy) Rows(t testing.TB, table string) (n int) {
 	return n
 }
 
-// Lock begins a write transaction like another process, and holds it until unlock.
+// Lock has another process write, and not end.
 func (c *Caddy) Lock(t *testing.T) (unlock func()) {
 	t.Helper()
 	db := c.OpenStore(t)

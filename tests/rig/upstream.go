@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// Seen is a request as the API behind the gateway received it.
+// Seen is a request as the API behind the gateway got it.
 type Seen struct {
 	Method, URI, Path, Host, Proto string
 	Header                         http.Header
@@ -19,9 +19,9 @@ type Seen struct {
 	Body                           string
 }
 
-// Upstream is the API behind the gateway: a server that counts and records its
-// requests. It answers 200 with the [Seen] as JSON, unless SetHandler has installed
-// another handler.
+// Upstream is the API behind the gateway: a server that counts and keeps what
+// reaches it. It answers 200 with the [Seen] as JSON, unless SetHandler says
+// otherwise.
 type Upstream struct {
 	Addr string // host:port
 
@@ -32,7 +32,7 @@ type Upstream struct {
 	handler http.Handler
 }
 
-// NewUpstream starts an Upstream for the duration of the test.
+// NewUpstream starts an Upstream for the time of the test.
 func NewUpstream(t testing.TB) *Upstream {
 	t.Helper()
 	u := new(Upstream)
@@ -40,21 +40,21 @@ func NewUpstream(t testing.TB) *Upstream {
 	return u
 }
 
-// Hits returns the number of requests received.
+// Hits is how many requests have come in.
 func (u *Upstream) Hits() int {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	return u.hits
 }
 
-// Requests returns the requests that were read completely, oldest first.
+// Requests are the requests that have been read to their end, oldest first.
 func (u *Upstream) Requests() []Seen {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	return slices.Clone(u.seen)
 }
 
-// Last returns the newest of Requests. The test ends if there is none.
+// Last is the newest of Requests; the test ends if there is none.
 func (u *Upstream) Last(t testing.TB) Seen {
 	t.Helper()
 	seen := u.Requests()
@@ -64,15 +64,15 @@ func (u *Upstream) Last(t testing.TB) Seen {
 	return seen[len(seen)-1]
 }
 
-// SetDelay delays each answer.
+// SetDelay makes each answer wait that long.
 func (u *Upstream) SetDelay(d time.Duration) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.delay = d
 }
 
-// SetHandler makes h answer all further requests. h reads the body itself, so these
-// requests are counted but not in Requests. nil restores the default answer.
+// SetHandler has h answer what comes from now on; it reads the body itself, so such
+// requests are counted but not in Requests. nil: the usual answer again.
 func (u *Upstream) SetHandler(h http.Handler) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -112,8 +112,7 @@ func (u *Upstream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // Serve serves h on a free port of 127.0.0.1 until the test ends, and returns the
-// address. Unlike httptest's server it does not wait for its handlers when it is
-// closed.
+// address. Unlike httptest's server it is closed without waiting for its handlers.
 func Serve(t testing.TB, h http.Handler) string {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// Await waits until a condition holds. The test ends if it does not in time.
+// Await waits for a condition.
 func Await(t testing.TB, within time.Duration, what string, done func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(within); !done(); time.Sleep(10 * time.Millisecond) {
@@ -15,15 +15,14 @@ func Await(t testing.TB, within time.Duration, what string, done func() bool) {
 	}
 }
 
-// InBackground runs do and sends its result on the channel.
+// InBackground runs do and gives its outcome on the channel.
 func InBackground[T any](do func() T) <-chan T {
 	done := make(chan T, 1)
 	go func() { done <- do() }()
 	return done
 }
 
-// Within returns the value received from the channel. The test ends if there is none in
-// time.
+// Within is what comes on the channel; the test ends if nothing does.
 func Within[T any](t testing.TB, d time.Duration, what string, c <-chan T) T {
 	t.Helper()
 	select {

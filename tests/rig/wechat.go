@@ -8,7 +8,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat/wechattest"
 )
 
-// The mini program that NewWeChat configures.
+// The mini program that NewWeChat knows.
 const (
 	AppID  = "wx0123456789abcdef"
 	Secret = "5ec2e70000000000000000000000beef"
@@ -20,15 +20,15 @@ type WeChat struct {
 	URL string // for `wechat { api … }`
 }
 
-// NewWeChat starts the simulator with one app for the duration of the test.
+// NewWeChat starts the simulator, with one app, for the time of the test.
 func NewWeChat(t testing.TB) *WeChat {
 	t.Helper()
 	sim := wechattest.New(wechattest.Options{Apps: []wechattest.App{{ID: AppID, Secret: Secret}}})
 	return &WeChat{Simulator: sim, URL: "http://" + Serve(t, sim)}
 }
 
-// Tap simulates a tap on the phone button by the owner of this +86 number. It returns
-// both codes of a phone login.
+// Tap plays a tap on the phone button by the owner of that +86 number: both codes
+// of a phone login.
 func (w *WeChat) Tap(t testing.TB, number string) wechattest.Codes {
 	t.Helper()
 	codes, err := w.Mint(AppID, "", wechattest.Phone{Number: number})
@@ -38,7 +38,7 @@ func (w *WeChat) Tap(t testing.TB, number string) wechattest.Codes {
 	return codes
 }
 
-// Open simulates wx.login on the same phone. It returns a login code alone.
+// Open plays wx.login on the same phone: a login code alone.
 func (w *WeChat) Open(t testing.TB, number string) wechattest.Codes {
 	t.Helper()
 	codes, err := w.MintLogin(AppID, "+86"+number)
@@ -48,12 +48,12 @@ func (w *WeChat) Open(t testing.TB, number string) wechattest.Codes {
 	return codes
 }
 
-// Environ returns the variables that HastySite uses.
+// Environ is the variables of HastySite.
 func (w *WeChat) Environ(upstream string) []string {
 	return []string{"WX_APPID=" + AppID, "WX_SECRET=" + Secret, "WX_API=" + w.URL, "UPSTREAM=" + upstream}
 }
 
-// Asked returns the number of all calls to WeChat.
+// Asked is how often WeChat was asked anything.
 func (w *WeChat) Asked() int {
 	n := 0
 	for _, c := range w.Counts() {
@@ -62,8 +62,8 @@ func (w *WeChat) Asked() int {
 	return n
 }
 
-// TapAs simulates a tap on the phone button by a person with any number: one from
-// another country, or one that used to be somebody else's.
+// TapAs plays a tap on the phone button by somebody whose number need not be their
+// own any more, or not from China.
 func (w *WeChat) TapAs(t testing.TB, appid, person string, phone wechattest.Phone) wechattest.Codes {
 	t.Helper()
 	codes, err := w.Mint(appid, person, phone)
@@ -82,8 +82,8 @@ func (w *WeChat) OpenAs(t testing.TB, appid, person string) wechattest.Codes {
 	return codes
 }
 
-// Hold delays the next call of this kind until the returned function is called, at the
-// latest when the test ends.
+// Hold makes the next such call wait until the returned function is called, which
+// happens at the test's end at the latest.
 func (w *WeChat) Hold(t testing.TB, call wechattest.Call) (release func()) {
 	t.Helper()
 	gate := make(chan struct{})
@@ -97,13 +97,12 @@ func (w *WeChat) Hold(t testing.TB, call wechattest.Call) (release func()) {
 
 func (w *WeChat) PhoneOK() int { return w.Count(wechattest.PhoneNumber).Outcomes["ok"] }
 
-// Exchanged reports that WeChat has exchanged a phone code. A delayed answer counts as
-// well.
+// Exchanged says that WeChat has taken a phone code; a held answer counts as late.
 func (w *WeChat) Exchanged() bool {
 	return slices.ContainsFunc(w.PhoneCodes(), func(p wechattest.PhoneCode) bool { return !p.Exchanged.IsZero() })
 }
 
-// WantCalls checks the number of calls with a login code and with a phone code.
+// WantCalls checks how often WeChat was asked for a login code and for a phone code.
 func WantCalls(t *testing.T, w *WeChat, sessions, phones int) {
 	t.Helper()
 	if n := w.Count(wechattest.Code2Session).Total; n != sessions {

@@ -109,7 +109,7 @@ func TestBadLinesAreRefusedAndOthersTaken(t *testing.T) {
 		"7  neither a phone number nor a user id",
 		"8  4 columns instead of 5",
 		"9  the quotes do not match",
-		"10 +86138****8008 the user id is malformed",
+		"10 +86138****8008 the user id is none",
 		"11 +86138****8009 " + ErrPhoneTaken.Error(),
 		"12  the line is longer",
 		"13 +86138****8010 the unionid",

@@ -127,11 +127,11 @@ func (p *parser) line(text string, first bool) (row Row, empty bool, err error) 
 	case !slices.Contains(p.apps, row.AppID):
 		err = errors.New("the appid is none of those that the configuration serves")
 	case !user.ValidID(row.OpenID):
-		err = errors.New("the openid is missing or malformed: write 1 to 128 visible ASCII characters")
+		err = errors.New("the openid is missing, or is none: 1 to 128 visible ASCII characters")
 	case row.UnionID != "" && !user.ValidID(row.UnionID):
-		err = errors.New("the unionid is malformed: write up to 128 visible ASCII characters")
+		err = errors.New("the unionid is none: up to 128 visible ASCII characters")
 	case row.UserID != "" && !user.ValidID(row.UserID):
-		err = errors.New("the user id is malformed: write 1 to 128 visible ASCII characters")
+		err = errors.New("the user id is none: 1 to 128 visible ASCII characters")
 	case row.UserID == "" && row.Phone.IsZero():
 		err = errors.New("neither a phone number nor a user id")
 	}

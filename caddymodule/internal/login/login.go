@@ -31,7 +31,9 @@ type Request struct {
 	// Code is from wx.login, PhoneCode from the phone button. Without PhoneCode
 	// the login is silent: it succeeds for an openid or unionid that is known.
 	Code, PhoneCode string
-	// RefreshToken is of the session that the client has had so far, if any.
+	// RefreshToken is that of a session that this login takes the place of. It is
+	// ignored unless it is current or in its grace, and the session is of the same
+	// user, app and openid. Optional.
 	RefreshToken string
 	// UserAgent and Address describe the device, for the user's list of sessions.
 	UserAgent, Address string
@@ -68,6 +70,8 @@ type Result struct {
 	Token, RefreshToken string
 	// Replayed reports that these codes had already opened this session.
 	Replayed bool
+	// Surplus are the sessions that ended since the user had too many.
+	Surplus session.Ended
 	// Moved reports that the WeChat account was another user's before.
 	Moved bool
 	// Committed is what the login changed for others.

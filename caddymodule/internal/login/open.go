@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
@@ -41,10 +42,14 @@ func (c *Chain) open(ctx context.Context, l underway, a admitted) (Result, error
 		return Result{}, refuse(StoreUnavailable, err)
 	}
 	until := c.Sessions.Settings.Until(now)
+	replaces, _ := c.Sessions.Keys.SessionOf(l.r.RefreshToken)
 	var done Committed
 	err = c.observed(ctx, "session", func() (err error) {
 		done, err = c.Store.Settle(ctx, Settlement{
 			Binding: b, Rule: c.NewOpenID, Until: until, Known: a.known, Phone: l.phone, Begun: l.begun, Session: s,
+			Max: c.Sessions.Settings.Max, Replaces: replaces, Replaceable: func(s session.Session) bool {
+				return c.Sessions.Worth(l.r.RefreshToken, s, now) == nil
+			},
 			Login: l.key, Value: value, Expires: now.Add(replayFor), Code: loginStep(l.r), Spent: spent,
 		})
 		return err
@@ -65,10 +70,33 @@ func (c *Chain) open(ctx context.Context, l underway, a admitted) (Result, error
 		return Result{}, c.unsettled(l, err)
 	}
 	c.State.created.drop(created, before)
-	for _, id := range done.Ended {
+	for _, id := range slices.Concat(done.Ended, done.Surplus) {
 		c.Sessions.Revoked.Add(id, until)
 	}
-	return Result{User: u, Session: s, Token: token, Moved: moved, Committed: done}, nil
+	if done.Replaced != "" {
+		c.Sessions.Revoked.Add(done.Replaced, until)
+	}
+	surplus := c.endSurplus(ctx, s, done, now)
+	return Result{User: u, Session: s, Token: token, Moved: moved, Committed: done, Surplus: surplus}, nil
+}
+
+// surplusTime bounds how long a login waits until the user's surplus sessions have
+// ended, if they are very many.
+const surplusTime = 10 * time.Second
+
+// endSurplus ends what the closing transaction has left of the user's surplus
+// sessions. The login has succeeded by then: if this fails, the user's next login ends
+// the rest.
+func (c *Chain) endSurplus(ctx context.Context, s session.Session, done Committed, now time.Time) (ended session.Ended) {
+	ended.Add(done.Surplus...)
+	if !done.More {
+		return ended
+	}
+	ctx, cancel := context.WithTimeout(ctx, surplusTime)
+	defer cancel()
+	more, _ := c.Sessions.EndSurplus(ctx, s, now)
+	ended.Join(more)
+	return ended
 }
 
 // unsettled turns an error of Settle into a login's.

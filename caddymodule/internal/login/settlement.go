@@ -22,8 +22,14 @@ type Settlement struct {
 	// Begun is when the first of the login's codes was first seen, by the
 	// database's clock; zero if that is unknown.
 	Begun time.Time
-	// Session is opened.
+	// Session is opened. Beside it, at most Max-1 live sessions of its user in its app
+	// and at its issuer stay, those refreshed last; zero: all of them stay.
 	Session session.Session
+	Max     int
+	// Replaces is a session that ends as this one opens, if it is of the same user,
+	// app and openid, and Replaceable says so of it; empty: none.
+	Replaces    string
+	Replaceable func(session.Session) bool
 	// Value is kept under Login, the key of both codes, until Expires: the same
 	// codes find their session.
 	Login   Key
@@ -51,8 +57,14 @@ type Known struct {
 
 // Committed is what a login has changed for others.
 type Committed struct {
-	// Ended lists the sessions that ended.
+	// Ended lists the sessions of other accounts that ended.
 	Ended []string
+	// Replaced is the session that this one took the place of, if there is one.
+	Replaced string
+	// Surplus lists sessions that ended since the user had too many. More reports that
+	// there may be others, which are still to end.
+	Surplus []string
+	More    bool
 	// Rebound reports that the user's number was logged in with by an account other
 	// than the one before: others lost their bindings or had them suspended, or a
 	// suspended one became active again.

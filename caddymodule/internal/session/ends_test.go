@@ -79,7 +79,7 @@ func TestEndedSessionsHaveAReason(t *testing.T) {
 		{"one behind after the grace", time.Hour, 4, nil, ErrLate, ReasonExpired},
 		{"stolen", 0, 1, nil, ErrReuse, ReasonRevoked},
 		{"forgotten", 0, 5, func(_ *Sessions, m *memory, s Session) { delete(m.sessions, s.ID) }, ErrEnded, ReasonExpired},
-		{"ended by an earlier version", 0, 5, func(_ *Sessions, m *memory, s Session) { m.end(s.ID, Ending{"", start, start}) }, ErrEnded, ReasonRevoked},
+		{"ended by an earlier version", 0, 5, func(_ *Sessions, m *memory, s Session) { m.end(s.ID, Ending{Now: start, Until: start}) }, ErrEnded, ReasonRevoked},
 		{"revoked, and the store has lost it", 0, 5, func(ss *Sessions, _ *memory, s Session) { ss.Revoked.Add(s.ID, start.Add(time.Hour)) }, ErrEnded, ReasonRevoked},
 	}
 	for _, tt := range tests {

@@ -363,7 +363,7 @@ func TestRepeatSeesALogoutDuringTheDirectorysAnswer(t *testing.T) {
 	m := newMemory(s)
 	ss := desk(t, m)
 	_, token, err := ss.Refresh(t.Context(), at(ss.Keys, s, 4), start, func(ctx context.Context, _ Session) error {
-		_, err := m.End(ctx, s.ID, Ending{ReasonLogout, start, start}) // on another replica
+		_, err := m.End(ctx, s.ID, Ending{Reason: ReasonLogout, Now: start, Until: start}) // on another replica
 		return err
 	})
 	if !errors.Is(err, ErrEnded) || token != "" {

@@ -97,6 +97,8 @@ type Ending struct {
 	Reason Reason
 	// Now is when, Until how long their access tokens must be refused.
 	Now, Until time.Time
+	// Forget: what the sessions say about the person is removed with it.
+	Forget bool
 }
 
 // Advance is what a refresh writes.
@@ -144,6 +146,10 @@ type Store interface {
 	// ended, after each transaction, also if a later one fails.
 	EndUser(ctx context.Context, userID string, e Ending, each func(ids []string)) error
 
+	// EndSurplus does so for the live sessions that a user has beyond so many in the
+	// app and at the issuer of a session that stays: those refreshed longest ago.
+	EndSurplus(ctx context.Context, stays Session, most int, e Ending, each func(ids []string)) error
+
 	// UserSessions lists the user's live sessions, newest first.
 	UserSessions(ctx context.Context, userID string, now time.Time) ([]Session, error)
 
@@ -164,7 +170,7 @@ const (
 	leastRevoked = 24 * time.Hour
 )
 
-// Settings are the times of a session. All must be over zero.
+// Settings are the bounds of a session. All must be over zero.
 type Settings struct {
 	// Idle is how long a session lives without a refresh.
 	Idle time.Duration
@@ -176,6 +182,8 @@ type Settings struct {
 	// TokenLife is how long an access token is accepted after it is minted:
 	// its lifetime and the leeway.
 	TokenLife time.Duration
+	// Max is how many live sessions a user may have in one app at one issuer.
+	Max int
 }
 
 // tokensUntil is when a token that is minted now will have expired on every
@@ -370,16 +378,42 @@ func (e *Ended) Join(other Ended) {
 // which it ended. After an error some may have ended, which are returned too;
 // the same call ends the rest.
 func (ss Sessions) EndUser(ctx context.Context, userID string, reason Reason, now time.Time) (Ended, error) {
+	return ss.endUser(ctx, userID, ss.Ending(reason, now))
+}
+
+// ForgetUser is EndUser for a user who is erased: what the sessions say about the
+// person goes with them.
+func (ss Sessions) ForgetUser(ctx context.Context, userID string, now time.Time) (Ended, error) {
+	e := ss.Ending(ReasonRevoked, now)
+	e.Forget = true
+	return ss.endUser(ctx, userID, e)
+}
+
+func (ss Sessions) endUser(ctx context.Context, userID string, e Ending) (ended Ended, err error) {
+	if err := ss.Store.EndUser(ctx, userID, e, ss.each(&ended, e)); err != nil {
+		return ended, fmt.Errorf("ending the sessions of user %s: %w", userID, err)
+	}
+	return ended, nil
+}
+
+// EndSurplus ends the sessions that the user of a session has beyond those allowed,
+// as [Sessions.EndUser] does. The session itself stays.
+func (ss Sessions) EndSurplus(ctx context.Context, stays Session, now time.Time) (Ended, error) {
 	var ended Ended
-	e := ss.Ending(reason, now)
-	err := ss.Store.EndUser(ctx, userID, e, func(ids []string) {
+	e := ss.Ending(ReasonMax, now)
+	if err := ss.Store.EndSurplus(ctx, stays, ss.Settings.Max, e, ss.each(&ended, e)); err != nil {
+		return ended, fmt.Errorf("ending surplus sessions of user %s: %w", stays.UserID, err)
+	}
+	return ended, nil
+}
+
+// each takes sessions that have ended: it counts them, and refuses their tokens here
+// at once.
+func (ss Sessions) each(ended *Ended, e Ending) func(ids []string) {
+	return func(ids []string) {
 		ended.Add(ids...)
 		for _, id := range ids {
 			ss.Revoked.Add(id, e.Until)
 		}
-	})
-	if err != nil {
-		return ended, fmt.Errorf("ending the sessions of user %s: %w", userID, err)
 	}
-	return ended, nil
 }

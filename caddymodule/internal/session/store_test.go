@@ -139,6 +139,8 @@ func (m *memory) EndUser(_ context.Context, userID string, e Ending, each func([
 	return nil
 }
 
+func (m *memory) EndSurplus(context.Context, Session, int, Ending, func([]string)) error { return nil }
+
 func (m *memory) UserSessions(_ context.Context, userID string, now time.Time) ([]Session, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

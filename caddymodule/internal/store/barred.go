@@ -50,7 +50,7 @@ func eraseTraces(t *tx, id string, e session.Ending) (ended []string, err error)
 	if ended, err = endSessions(t, e, `user_id = ?`, id); err != nil {
 		return nil, err
 	}
-	_, err = t.exec(`UPDATE {sessions} SET openid = '', unionid = '', user_agent = '', address = '' WHERE user_id = ?`, id)
+	_, err = t.exec(`UPDATE {sessions} SET `+anonymous+` WHERE user_id = ? AND `+personal, id)
 	return ended, err
 }
 
@@ -101,6 +101,9 @@ func (e *Elsewhere) Erase(ctx context.Context, id string) error {
 	if err := e.there.Erase(ctx, id); err != nil {
 		return err
 	}
+	if err := e.store.anonymize(ctx, id); err != nil {
+		return err
+	}
 	return e.store.write(ctx, "erasing a user", func(t *tx) error {
 		if err := lockUser(t, id); err != nil {
 			return err
@@ -122,6 +125,9 @@ func (e *Elsewhere) EraseLeft(ctx context.Context, id string) (erased bool, ende
 		return false, nil, err
 	}
 	if err := e.there.Erase(ctx, id); err != nil {
+		return false, nil, err
+	}
+	if err := e.store.anonymize(ctx, id); err != nil {
 		return false, nil, err
 	}
 	err = e.store.write(ctx, "erasing a user", func(t *tx) (err error) {

@@ -43,20 +43,20 @@ func (s *Store) endAll(ctx context.Context, e session.Ending, each func(ids []st
 	return s.inBatches(ctx, "ending sessions", func(t *tx, ids []string) error {
 		_, err := endByID(t, e, ids)
 		return err
-	}, each, `ended_at = 0 AND `+condition, args...)
+	}, each, 0, `SELECT id FROM {sessions} WHERE ended_at = 0 AND `+condition, args...)
 }
 
-// inBatches runs change for the sessions that the condition finds: once for each
-// batch of ids, in a transaction of its own, and perhaps again with the same
-// batch. The condition must not find a session any more that was changed. done is
-// called after each transaction.
-func (s *Store) inBatches(ctx context.Context, doing string, change func(*tx, []string) error, done func(ids []string), condition string, args ...any) error {
+// inBatches runs change for the sessions whose ids the query finds, without the
+// first ones: once for each batch of ids, in a transaction of its own, and perhaps
+// again with the same batch. The query must not find a session any more that was
+// changed. done is called after each transaction.
+func (s *Store) inBatches(ctx context.Context, doing string, change func(*tx, []string) error, done func(ids []string), first int, query string, args ...any) error {
 	for {
 		// One read for many batches: a read for each would find the index entries of
 		// all earlier batches in its way.
 		var ids []string
 		err := s.read(ctx, doing, func(t *tx) (err error) {
-			ids, err = t.strings(`SELECT id FROM {sessions} WHERE `+condition+` LIMIT ?`, append(slices.Clone(args), endRead)...)
+			ids, err = t.strings(query+` LIMIT ? OFFSET ?`, append(slices.Clone(args), endRead, first)...)
 			return err
 		})
 		if err != nil {
@@ -73,6 +73,31 @@ func (s *Store) inBatches(ctx context.Context, doing string, change func(*tx, []
 			return nil
 		}
 	}
+}
+
+// What a session says about the person, and how it says so no more.
+const (
+	personal  = `(openid <> '' OR unionid <> '' OR user_agent <> '' OR address <> '')`
+	anonymous = `openid = '', unionid = '', user_agent = '', address = ''`
+)
+
+// anonymize removes what a user's ended sessions say about the person, in batches.
+// An erasure does so first, so that little is left to its own transaction.
+func (s *Store) anonymize(ctx context.Context, userID string) error {
+	return s.inBatches(ctx, "erasing a user", func(t *tx, ids []string) error {
+		in, keys, err := t.oneOf(ids)
+		if err != nil {
+			return err
+		}
+		_, err = t.exec(`UPDATE {sessions} SET `+anonymous+` WHERE ended_at + 0 <> 0 AND id`+in, keys...)
+		return err
+	}, func([]string) {}, 0, `SELECT id FROM {sessions} WHERE user_id = ? AND ended_at <> 0 AND `+personal, userID)
+}
+
+// EndOpenID ends each live session of an openid, in batches. each is called after
+// each of them.
+func (s *Store) EndOpenID(ctx context.Context, appid, openid string, e session.Ending, each func(ids []string)) error {
+	return s.endAll(ctx, e, each, `openid = ? AND appid = ?`, openid, appid)
 }
 
 // endSessions ends the live sessions that the condition finds, within a larger
@@ -101,14 +126,20 @@ func endByID(t *tx, e session.Ending, ids []string) (int64, error) {
 		return 0, err
 	}
 	now := t.db.millis(e.Now)
-	ended, err := t.exec(`UPDATE {sessions} SET ended_at = ?, end_reason = ? WHERE ended_at = 0 AND id`+in,
+	// "+ 0" keeps ended_at from being looked up in an index: without statistics
+	// PostgreSQL prefers that to the ids, and reads all live sessions for each batch.
+	set := `ended_at = ?, end_reason = ?`
+	if e.Forget {
+		set += `, ` + anonymous
+	}
+	ended, err := t.exec(`UPDATE {sessions} SET `+set+` WHERE ended_at + 0 = 0 AND id`+in,
 		append([]any{now, string(e.Reason)}, keys...)...)
 	if err != nil || ended == 0 {
 		return ended, err
 	}
 	// Those that another call ended in this millisecond get a second revocation.
 	_, err = t.exec(`INSERT INTO {revocations} (session_id, until_at, recorded_at)
-		SELECT id, ?, {now} FROM {sessions} WHERE ended_at = ?
+		SELECT id, ?, {now} FROM {sessions} WHERE ended_at + 0 = ?
 			AND NOT (tokens_until > 0 AND tokens_counter = counter AND tokens_until < ? AND tokens_until < {now})
 			AND id`+in,
 		append([]any{t.db.millis(e.Until), now, now}, keys...)...)

@@ -19,7 +19,8 @@ type Leaver struct {
 	// Returned reports that the openid logged in with a phone number after its
 	// user had left: then nothing is done.
 	Returned bool
-	// Ended are the sessions that ended.
+	// Ended are the sessions that ended. Of very many they are the first ones: EndOpenID
+	// ends the others.
 	Ended []string
 }
 
@@ -50,7 +51,7 @@ func (s *Store) Leave(ctx context.Context, appid, openid string, before time.Tim
 		if left.Returned = b.PhoneAt.After(before); left.Returned {
 			return nil
 		}
-		if left.Ended, err = endSessions(t, e, `openid = ? AND appid = ?`, openid, appid); err != nil || !bound {
+		if left.Ended, err = endSessions(t, e, `openid = ? AND appid = ? LIMIT ?`, openid, appid, endBatch); err != nil || !bound {
 			return err
 		}
 		if _, err := t.exec(`UPDATE {bindings} SET state = ?, state_at = {now}, phone_at = 0, phone = NULL WHERE appid = ? AND openid = ?`,

@@ -33,7 +33,7 @@ func (s *Store) Settle(ctx context.Context, l login.Settlement) (done login.Comm
 	err = s.write(ctx, "settling a login", func(t *tx) error {
 		c := &settling{tx: t, s: s, l: l, b: l.Binding}
 		for _, step := range []func() error{
-			c.lock, c.replayed, c.admitted, c.spendCode, c.look, c.decide, c.bind, c.open,
+			c.lock, c.replayed, c.admitted, c.spendCode, c.look, c.decide, c.bind, c.endReplaced, c.endSurplus, c.open,
 		} {
 			if err := step(); err != nil {
 				return err

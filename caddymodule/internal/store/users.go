@@ -88,6 +88,9 @@ func (d *Users) Check(ctx context.Context, id string) (found user.User, err erro
 
 // Erase deletes the user and their bindings and ends their sessions.
 func (d *Users) Erase(ctx context.Context, id string) error {
+	if err := d.anonymize(ctx, id); err != nil {
+		return err
+	}
 	return d.write(ctx, "erasing a user", func(t *tx) error {
 		if err := lockUser(t, id); err != nil {
 			return err
@@ -100,6 +103,9 @@ func (d *Users) Erase(ctx context.Context, id string) error {
 // EraseLeft is Erase for a user who has left: if an openid of theirs has a phone login
 // left after all, nothing is done. ended are the sessions that ended.
 func (d *Users) EraseLeft(ctx context.Context, id string) (erased bool, ended []string, err error) {
+	if err := d.anonymize(ctx, id); err != nil {
+		return false, nil, err
+	}
 	err = d.write(ctx, "erasing a user", func(t *tx) error {
 		erased, ended = false, nil
 		stays, err := lockLeaver(t, id)

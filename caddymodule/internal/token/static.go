@@ -45,7 +45,7 @@ func parseKey(material string, alg Algorithm) (*key, error) {
 			return parseJWK([]byte(trimmed), object, alg)
 		}
 		if alg != HS256 {
-			return nil, errors.New("the key begins like a JWK but is not one: it must be a single JSON object, without duplicate members or trailing data")
+			return nil, errors.New("the key begins like a JWK and is none: it must be one JSON object, without duplicate members or trailing data")
 		}
 	}
 	if alg != HS256 {
@@ -60,7 +60,7 @@ func parsePEM(data []byte, alg Algorithm) (*key, error) {
 		block, rest = pem.Decode([]byte(strings.TrimSpace(string(rest))))
 	}
 	if block == nil {
-		return nil, errors.New("the key is not valid PEM: are its line breaks lost?")
+		return nil, errors.New("the key is not PEM that can be read: are its line breaks lost?")
 	}
 	if len(strings.TrimSpace(string(rest))) > 0 {
 		return nil, errors.New("something follows the key: give the private key alone, without certificates or a second key")
@@ -73,7 +73,7 @@ func parsePEM(data []byte, alg Algorithm) (*key, error) {
 	}
 	var whole asn1.RawValue
 	if rest, err := asn1.Unmarshal(block.Bytes, &whole); err != nil {
-		return nil, errors.New("the key is not valid DER")
+		return nil, errors.New("the key is not DER that can be read")
 	} else if len(rest) > 0 {
 		return nil, errors.New("the key's DER has trailing data")
 	}
@@ -87,10 +87,10 @@ func parsePEM(data []byte, alg Algorithm) (*key, error) {
 	case "RSA PRIVATE KEY":
 		raw, err = x509.ParsePKCS1PrivateKey(block.Bytes)
 	default:
-		return nil, fmt.Errorf("the PEM block %q is not a supported private key: convert it to PKCS #8: openssl pkey -in key.pem", block.Type)
+		return nil, fmt.Errorf("a PEM block %q is no private key that can be read: convert it to PKCS #8: openssl pkey -in key.pem", block.Type)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("the PEM block %q cannot be parsed as a private key: is it whole, and of a common kind?", block.Type)
+		return nil, fmt.Errorf("the PEM block %q is no private key that can be read: is it whole, and of a common kind?", block.Type)
 	}
 	return newKey(raw, alg)
 }

@@ -20,14 +20,14 @@ func read(status int, body []byte) (user.User, error) {
 	}
 	var u user.User
 	if raw := members["id"]; kind(raw) != "string" || json.Unmarshal(raw, &u.ID) != nil {
-		return user.User{}, misconfigured("id must be a string in its answer, but is %s", kind(raw))
+		return user.User{}, misconfigured("id must be a string in its answer, and is %s", kind(raw))
 	}
 	switch raw := members["disabled"]; string(raw) {
 	case "true":
 		u.Disabled = true
 	case "false", "null", "":
 	default:
-		return user.User{}, misconfigured("disabled must be true or false in its answer, but is %s", kind(raw))
+		return user.User{}, misconfigured("disabled must be true or false in its answer, and is %s", kind(raw))
 	}
 	var err error
 	if u.Info, err = object(members, "userInfo"); err == nil {
@@ -56,7 +56,7 @@ func object(members map[string]json.RawMessage, name string) (map[string]any, er
 			return out, nil
 		}
 	}
-	return nil, misconfigured("%s must be an object in its answer, but is %s", name, kind(raw))
+	return nil, misconfigured("%s must be an object in its answer, and is %s", name, kind(raw))
 }
 
 func kind(raw json.RawMessage) string {

@@ -9,8 +9,8 @@ import (
 	"strings"
 )
 
-// The content types of WeChat's answers: text for jscode2session, JSON for the other
-// calls.
+// What WeChat labels its answers with: jscode2session as text, the others as
+// JSON.
 const (
 	typeText = "text/plain"
 	typeJSON = "application/json; encoding=utf-8"
@@ -18,7 +18,7 @@ const (
 
 const useStable = ", could get access_token by getStableAccessToken, more details at https://mmbizurl.cn/s/JtxxFh33r"
 
-// messages are WeChat's texts, without the hint and the rid that follow them.
+// messages are WeChat's texts, without what follows them (a hint, the rid).
 var messages = map[int]string{
 	-1:    "system error",
 	40001: "invalid credential, access_token is invalid or not latest" + useStable,
@@ -54,7 +54,7 @@ var messages = map[int]string{
 	89507: "this ip was refused by the administrator, retry after 1 hour",
 }
 
-// errcode is encoded as a number, or as a string if the app is set so.
+// errcode is written as a number, or as a string by an app that wants it so.
 type errcode struct {
 	value    int
 	asString bool
@@ -73,7 +73,7 @@ type failure struct {
 	Errmsg  string  `json:"errmsg"`
 }
 
-// fail returns the answer for a business error. app may be nil if it is not known whose
+// fail answers a business error. App may be nil, while it is not known whose
 // call it is.
 func (s *Simulator) fail(req *request, app *appState, code int) reply {
 	msg, ok := messages[code]
@@ -103,7 +103,7 @@ func (s *Simulator) failWith(req *request, app *appState, code int, msg string) 
 	return s.good(req, strconv.Itoa(code), failure{errcode{code, asString}, msg})
 }
 
-// good returns an answer with the value as JSON and the content type of the call.
+// good answers a value as JSON, under the content type of the call.
 func (s *Simulator) good(req *request, outcome string, value any) reply {
 	body, err := json.Marshal(value)
 	if err != nil {
@@ -116,13 +116,13 @@ func (s *Simulator) good(req *request, outcome string, value any) reply {
 	return answer
 }
 
-// rid returns a request id in WeChat's form: the time and two random numbers.
+// rid is WeChat's id of a request: the time and two random numbers.
 func (s *Simulator) rid() string {
 	r := randomBytes(8)
 	return fmt.Sprintf("%08x-%08x-%08x", uint32(s.now().Unix()), binary.BigEndian.Uint32(r), binary.BigEndian.Uint32(r[4:]))
 }
 
-// asIPv6 returns an IPv4 address in the IPv6 notation that WeChat prints beside it.
+// asIPv6 writes an IPv4 address as WeChat does beside it.
 func asIPv6(ip string) string {
 	if strings.Contains(ip, ":") {
 		return ip

@@ -11,68 +11,69 @@ import (
 	"time"
 )
 
-// App is a mini-program with its settings in WeChat's console, and with settings that
-// change WeChat's answers.
+// App is a mini-program as WeChat's console knows it, with the settings that
+// change how WeChat answers it.
 type App struct {
 	ID     string `json:"appid"`
 	Secret string `json:"secret"`
 
-	// OpenPlatform names the Open Platform account to which the app is bound. Users
-	// have the same unionid in all apps of one account. If it is empty the app is not
-	// bound, and no answer has a unionid, as with most apps.
+	// OpenPlatform names the Open Platform account the app is bound to. Users
+	// of apps with the same account have the same unionid. Empty: not bound,
+	// and no answer has a unionid, as with most apps.
 	OpenPlatform string `json:"open_platform"`
 
-	// Frozen makes WeChat answer 40243 to every call that carries the secret.
+	// Frozen makes every call that carries the secret answer 40243.
 	Frozen bool `json:"frozen"`
 
-	// Whitelist holds the addresses or prefixes ("192.0.2.0/24") that may make calls
-	// with the secret. Other callers get 40164. If it is empty, every caller may.
+	// Whitelist holds the addresses or prefixes ("192.0.2.0/24") that calls
+	// carrying the secret may come from; others get 40164. Empty: anybody.
 	Whitelist []string `json:"whitelist"`
 
-	// CallerIP is the address that WeChat takes for the caller's. If it is empty, that
-	// is the address of the connection.
+	// CallerIP is the address WeChat sees the calls come from. Empty: the one
+	// the connection really comes from.
 	CallerIP string `json:"caller_ip"`
 
-	// TokenSecretErrcode is the answer of the token calls to a wrong secret: 40125
-	// (also if it is 0) or 40001. WeChat uses both.
+	// TokenSecretErrcode is what the token calls answer to a wrong secret:
+	// 40125 (0 means that too) or 40001; both occur.
 	TokenSecretErrcode int `json:"token_secret_errcode"`
 
-	// TokenSeconds is the lifetime of new access tokens; 0 means 7200. Stable tokens
+	// TokenSeconds is the life of new access tokens; 7200 if 0. Stable tokens
 	// rotate when a 24th of it remains, which is five minutes of two hours.
 	TokenSeconds int `json:"token_seconds"`
 
-	// StringErrcode encodes errcode as a string, as some of WeChat's answers do.
+	// StringErrcode writes errcode as a string, which some of WeChat's answers
+	// do.
 	StringErrcode bool `json:"string_errcode"`
 
-	// ErrcodeOnSuccess adds errcode 0 and errmsg to the successful answer of
-	// jscode2session. The documentation has them, and production does not.
+	// ErrcodeOnSuccess puts errcode 0 and errmsg into the good answer of
+	// jscode2session, as the documentation has it and production has not.
 	ErrcodeOnSuccess bool `json:"errcode_on_success"`
 
-	// NumberCountryCode encodes countryCode as a number, as in WeChat's documentation;
-	// production sends a string.
+	// NumberCountryCode writes countryCode as a number, as in WeChat's
+	// documentation; production writes a string.
 	NumberCountryCode bool `json:"number_country_code"`
 
-	// WatermarkAppID, if not empty, replaces the app's own id in the watermark, as in
-	// an answer meant for another app.
+	// WatermarkAppID, if not empty, stands in the watermark in place of the
+	// app's own id, as in an answer that was meant for another app.
 	WatermarkAppID string `json:"watermark_appid"`
 
 	// WatermarkShift is added to the watermark's timestamp, in seconds.
 	WatermarkShift int `json:"watermark_shift"`
 
-	// PushToken and PushKey are the Token and the EncodingAESKey of the message push,
-	// see [Simulator.Push]. If they are empty, the message push is off.
+	// PushToken and PushKey are the Token and the EncodingAESKey of the message
+	// push, see [Simulator.Push]. Empty: it is off.
 	PushToken string `json:"push_token"`
 	PushKey   string `json:"push_key"`
 
-	// DailyQuota and MinuteQuota limit the calls of this app; beyond them WeChat
-	// answers 45009 and 45011. A call without an entry has WeChat's published limits:
-	// stable_token 500,000 a day and 10,000 a minute, token 2,000 a day. 0 allows no
-	// call. Days begin at midnight in China.
+	// DailyQuota and MinuteQuota limit the calls of this app; beyond them
+	// WeChat answers 45009 and 45011. A call without an entry has WeChat's
+	// published limits: stable_token 500,000 a day and 10,000 a minute, token
+	// 2,000 a day. 0 allows none. Days are China's.
 	DailyQuota  map[Call]int `json:"daily_quota"`
 	MinuteQuota map[Call]int `json:"minute_quota"`
 }
 
-// appState is an app with the state that WeChat keeps for it.
+// appState is an app and what WeChat remembers about it.
 type appState struct {
 	App
 	stable     tokenPair
@@ -81,16 +82,16 @@ type appState struct {
 	used       map[quota]*usage
 }
 
-// AddApp registers an app. It replaces an app with the same id, whose codes, tokens and
-// used quotas stay.
+// AddApp registers an app. An app with that id is replaced; its codes, tokens
+// and used quotas stay.
 func (s *Simulator) AddApp(app App) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.putApp(app)
 }
 
-// AlterApp changes the settings of an app. edit receives a copy of them, and may change
-// all of them but the id. It must not call the simulator.
+// AlterApp changes the settings of an app: edit gets a copy of them and may
+// change all but the id. It must not call the simulator.
 func (s *Simulator) AlterApp(appid string, edit func(*App)) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -148,8 +149,7 @@ func (s *Simulator) app(appid string) (*appState, error) {
 	return app, nil
 }
 
-// sees returns the address that WeChat takes for the caller's. remote is the address of
-// the connection.
+// sees says which address the app's call comes from, given the connection's.
 func (a *App) sees(remote netip.Addr) string {
 	if a.CallerIP != "" {
 		return a.CallerIP
@@ -184,11 +184,11 @@ func parsePrefix(s string) (netip.Prefix, error) {
 	return netip.PrefixFrom(ip.Unmap(), ip.Unmap().BitLen()), nil
 }
 
-// openID returns the user's openid in the app: 28 characters that depend only on the
-// app and the user, so that a restarted simulator recognizes its users.
+// openID is what the app calls the user: 28 characters, always the same for
+// the same two, so that a simulator started anew knows its users again.
 func (a *App) openID(user string) string { return identifier("openid", a.ID, user) }
 
-// unionID returns the user's unionid in all apps of the Open Platform account.
+// unionID is what all apps of an Open Platform account call the user.
 func (a *App) unionID(user string) string {
 	if a.OpenPlatform == "" {
 		return ""

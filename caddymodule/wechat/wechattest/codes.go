@@ -10,25 +10,26 @@ import (
 	"time"
 )
 
-// codeLife is the lifetime of a login code and of a phone code.
+// codeLife is how long a login code and a phone code live.
 const codeLife = 5 * time.Minute
 
-// Phone is the number that a user has given to WeChat.
+// Phone is the number a user has given WeChat.
 type Phone struct {
 	Country string `json:"country"` // calling code, digits only; "86" if empty
 	Number  string `json:"number"`  // the number in its country, digits only
 }
 
-// Codes are the codes that a mini-program sends to its server after a tap on the phone
-// button, and the ids of the user.
+// Codes are what a mini-program sends to its server after a tap on the phone
+// button, and the user they stand for.
 type Codes struct {
-	Code      string `json:"code"`                // from wx.login
-	PhoneCode string `json:"phoneCode,omitempty"` // from the phone button
+	Code      string `json:"code"`                // of wx.login
+	PhoneCode string `json:"phoneCode,omitempty"` // of the phone button
 	OpenID    string `json:"openid"`
 	UnionID   string `json:"unionid,omitempty"` // only for an app with an OpenPlatform
 }
 
-// PhoneCode is the record of one phone code. Each code cost money when it was minted.
+// PhoneCode is the account of one phone code. Each was paid for when it was
+// minted.
 type PhoneCode struct {
 	Code      string    `json:"code"`
 	AppID     string    `json:"appid"`
@@ -37,20 +38,20 @@ type PhoneCode struct {
 	Phone     Phone     `json:"phone"`
 	Minted    time.Time `json:"minted"`
 	Exchanged time.Time `json:"exchanged,omitzero"` // zero: not yet
-	Shown     int       `json:"shown"`              // how often a server presented it, with or without success
-	Lost      bool      `json:"lost"`               // exchanged, but a fault replaced the answer
+	Shown     int       `json:"shown"`              // how often a server presented it, in vain or not
+	Lost      bool      `json:"lost"`               // exchanged, but a fault ate the answer
 }
 
-// loginCode is WeChat's record of a code from wx.login.
+// loginCode is what WeChat remembers of a code of wx.login.
 type loginCode struct {
 	appid, user string
 	minted      time.Time
 	used        bool
 }
 
-// Mint simulates a login on a phone. It returns a login code, and a phone code for the
-// number. user is a name for the person, from which the openid and the unionid are
-// derived; if it is empty, the number names the person.
+// Mint plays one login on a phone: a login code, and a phone code for the
+// number. User is a name for the person, whose openid and unionid follow from
+// it; if empty, the number names the person.
 func (s *Simulator) Mint(appid, user string, phone Phone) (Codes, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -66,14 +67,14 @@ func (s *Simulator) Mint(appid, user string, phone Phone) (Codes, error) {
 	return c, nil
 }
 
-// MintLogin simulates wx.login. It returns a login code alone.
+// MintLogin plays wx.login: a login code alone.
 func (s *Simulator) MintLogin(appid, user string) (Codes, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.mintLogin(appid, user)
 }
 
-// MintPhone simulates a tap on the phone button. It returns a phone code alone.
+// MintPhone plays a tap on the phone button: a phone code alone.
 func (s *Simulator) MintPhone(appid, user string, phone Phone) (string, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -88,8 +89,8 @@ func (s *Simulator) MintPhone(appid, user string, phone Phone) (string, error) {
 	return s.mintPhone(app, user, phone), nil
 }
 
-// PhoneCodes returns the records of all phone codes so far, in the order in which they
-// were minted.
+// PhoneCodes is the account of all phone codes so far, in the order in which
+// they were minted.
 func (s *Simulator) PhoneCodes() []PhoneCode {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -143,7 +144,8 @@ func complete(phone Phone, user string) (Phone, string, error) {
 	return phone, user, nil
 }
 
-// useLogin consumes a login code for an app. It returns the user, or an errcode.
+// useLogin consumes a login code for an app. It answers the user, or an
+// errcode.
 func (s *Simulator) useLogin(app *appState, code string) (user string, errcode int) {
 	c := s.logins[code]
 	switch {
@@ -158,8 +160,8 @@ func (s *Simulator) useLogin(app *appState, code string) (user string, errcode i
 	return c.user, 0
 }
 
-// usePhone consumes a phone code for an app. openid is nil if the caller did not send
-// one. A call refused because of its openid does not consume the code.
+// usePhone consumes a phone code for an app. openid is nil if the caller did
+// not send one. A refused openid does not consume the code.
 func (s *Simulator) usePhone(app *appState, code string, openid *string) (*PhoneCode, int) {
 	p := s.phones[code]
 	if p == nil {
@@ -184,6 +186,6 @@ func (s *Simulator) newSessionKey() string {
 
 func randomBytes(n int) []byte {
 	b := make([]byte, n)
-	rand.Read(b) // never fails, according to crypto/rand
+	rand.Read(b) // never fails, says crypto/rand
 	return b
 }

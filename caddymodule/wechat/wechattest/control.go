@@ -11,7 +11,8 @@ import (
 	"time"
 )
 
-// controlMux returns the control API, which the package documentation describes.
+// controlMux is the control API. What it takes and answers stands in the
+// package's documentation.
 func (s *Simulator) controlMux() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /_control/apps", posted(s.controlApp))
@@ -43,8 +44,8 @@ func (s *Simulator) controlMux() http.Handler {
 	return mux
 }
 
-// posted returns a handler for a function from a JSON body to an answer. It answers 204
-// if the function returns nil.
+// posted makes a handler of a function from a JSON body to an answer; nil is
+// 204.
 func posted(do func(body []byte) (any, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxRequest))
@@ -179,8 +180,8 @@ func writeControl(w http.ResponseWriter, status int, answer any) {
 	json.NewEncoder(w).Encode(answer)
 }
 
-// decodeStrictly decodes one JSON value. A member that the target does not have is an
-// error, because a misspelled member would silently test nothing.
+// decodeStrictly decodes one JSON value that has no member unknown to the
+// target: a misspelled one would silently test nothing.
 func decodeStrictly(data []byte, into any) error {
 	d := json.NewDecoder(bytes.NewReader(data))
 	d.DisallowUnknownFields()

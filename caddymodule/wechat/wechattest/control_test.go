@@ -22,8 +22,6 @@ func (b *bench) control(method, path, body string, into any) int {
 	return a.Status
 }
 
-// TestControlAPIPlaysAWholeTest runs a whole test over HTTP, as a test in another
-// process does.
 func TestControlAPIPlaysAWholeTest(t *testing.T) {
 	b := newBench(t)
 	if got := b.control("POST", "apps", `{"appid":"wx3333333333333333","secret":"s3cret","open_platform":"company","daily_quota":{"token":0}}`, nil); got != 204 {
@@ -97,7 +95,6 @@ func TestControlAPIPlaysAWholeTest(t *testing.T) {
 	}
 }
 
-// TestControlMintsLoginCodeAlone mints the code of a silent login.
 func TestControlMintsLoginCodeAlone(t *testing.T) {
 	b := newBench(t)
 	var codes wechattest.Codes
@@ -107,8 +104,6 @@ func TestControlMintsLoginCodeAlone(t *testing.T) {
 	}
 }
 
-// TestControlRefusesMistakes sends misspelled and wrong members: they must be refused,
-// or a test would silently test nothing.
 func TestControlRefusesMistakes(t *testing.T) {
 	b := newBench(t)
 	tests := []struct {
@@ -138,7 +133,6 @@ func TestControlRefusesMistakes(t *testing.T) {
 	b.want("nothing was injected or altered", b.stable(false), "0")
 }
 
-// TestFaultSurvivesJSON encodes and decodes a fault with its delay.
 func TestFaultSurvivesJSON(t *testing.T) {
 	want := wechattest.Fault{Call: wechattest.StableToken, Kind: wechattest.Delay, Count: 3, Late: true, Delay: 1500 * time.Millisecond}
 	raw, err := json.Marshal(want)
@@ -151,9 +145,6 @@ func TestFaultSurvivesJSON(t *testing.T) {
 	}
 }
 
-// TestSimulatorsShareNothing uses two simulators: codes of one are unknown to the
-// other, while users have the same openid in both, so that a restart does not forget
-// them.
 func TestSimulatorsShareNothing(t *testing.T) {
 	one, two := newBench(t), newBench(t)
 	c := one.mint("ann")
@@ -163,7 +154,6 @@ func TestSimulatorsShareNothing(t *testing.T) {
 	}
 }
 
-// TestNewPanicsOnAWrongApp configures an app without a secret.
 func TestNewPanicsOnAWrongApp(t *testing.T) {
 	defer func() {
 		if got := fmt.Sprint(recover()); got != "wechattest: an app needs an id and a secret" {

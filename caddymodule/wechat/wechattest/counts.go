@@ -2,16 +2,17 @@ package wechattest
 
 import "maps"
 
-// Count is the number of calls. Outcomes counts the answers by kind: "ok", an errcode
-// such as "40029", "412", the kind of a fault ("reset", or "reset late" if the call was
-// carried out first), or "gone" if the client left during a delay before the call was
-// carried out. Total includes calls that are not answered yet.
+// Count is how often a call was made. Outcomes counts the answers: "ok", an
+// errcode such as "40029", "412", the kind of a fault ("reset", or "reset
+// late" if the call was carried out first), or "gone" if the client left
+// during a delay before the call was carried out. A call that is being
+// answered is in Total already.
 type Count struct {
 	Total    int            `json:"total"`
 	Outcomes map[string]int `json:"outcomes"`
 }
 
-// Count returns the count of a call since the start or the last
+// Count is how often WeChat was asked that call since the start or the last
 // [Simulator.ResetCounts].
 func (s *Simulator) Count(call Call) Count {
 	s.mu.Lock()
@@ -23,7 +24,7 @@ func (s *Simulator) Count(call Call) Count {
 	return Count{c.Total, maps.Clone(c.Outcomes)}
 }
 
-// Counts returns the counts of all calls.
+// Counts are the counts of all calls that were made.
 func (s *Simulator) Counts() map[Call]Count {
 	s.mu.Lock()
 	defer s.mu.Unlock()

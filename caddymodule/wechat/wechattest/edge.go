@@ -6,9 +6,8 @@ import (
 	"net/url"
 )
 
-// LimitRequestLine makes the edge in front of the API refuse longer request lines with
-// 414 and an HTML page, as a stock nginx does above 8 KiB. 0 means no limit, the
-// default.
+// LimitRequestLine has an edge before the API refuse longer request lines with 414
+// and a page of HTML, as a stock nginx does from 8 KiB on. 0: no limit, as at first.
 func (s *Simulator) LimitRequestLine(bytes int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -21,14 +20,14 @@ func (s *Simulator) edgeLimit() int {
 	return s.requestLine
 }
 
-// writeEdge writes the edge's HTML page, which is the same for every status.
+// writeEdge writes the page of an edge, which is the same whatever the status.
 func writeEdge(w http.ResponseWriter, status int) {
 	w.Header().Set("Content-Type", "text/html")
 	w.WriteHeader(status)
 	w.Write([]byte(edgePage))
 }
 
-// code returns the one-time code in a request, or "" if it has none.
+// code is the one-time code that a request carries, if any.
 func (req *request) code() string {
 	if q, err := url.ParseQuery(req.query); err == nil && q.Has("js_code") {
 		return q.Get("js_code")

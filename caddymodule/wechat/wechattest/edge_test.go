@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// askSession sends a login code and returns the status and the answer.
+// ask asks the simulator for a login code's openid.
 func askSession(t *testing.T, base, code string) (int, string) {
 	t.Helper()
 	resp, err := http.Get(base + "/sns/jscode2session?" + url.Values{"appid": {"wxA"}, "secret": {"s"}, "js_code": {code}, "grant_type": {"authorization_code"}}.Encode())
@@ -21,7 +21,7 @@ func askSession(t *testing.T, base, code string) (int, string) {
 	return resp.StatusCode, string(body)
 }
 
-// TestEdgeRefusesLongRequestLines limits the request line, as a stock nginx does.
+// An edge that takes request lines of a certain length, as a stock nginx does.
 func TestEdgeRefusesLongRequestLines(t *testing.T) {
 	s := New(Options{Apps: []App{{ID: "wxA", Secret: "s"}}})
 	server := httptest.NewServer(s)
@@ -42,8 +42,7 @@ func TestEdgeRefusesLongRequestLines(t *testing.T) {
 	}
 }
 
-// TestFaultStrikesOneClientsCodes injects a fault for the codes of one client: other
-// clients are not affected.
+// A fault for one client's codes leaves the others alone.
 func TestFaultStrikesOneClientsCodes(t *testing.T) {
 	s := New(Options{Apps: []App{{ID: "wxA", Secret: "s"}}})
 	server := httptest.NewServer(s)

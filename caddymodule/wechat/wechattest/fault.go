@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// Kind is a kind of failure of a call.
+// Kind is a way in which a call goes wrong.
 type Kind string
 
 // The faults. All but Delay replace the answer.
@@ -30,43 +30,43 @@ const (
 
 var kinds = []Kind{Delay, Reset, Close, Status, HTML, Empty, Truncated, Cut, Dirty, Oversized, Endless, Redirect, Errcode}
 
-// Fault makes calls fail. Faults are used up in the order in which they were injected.
-// At most one of them affects each call.
+// Fault makes calls go wrong. Faults are used up in the order in which they
+// were injected; a call meets one of them at most.
 type Fault struct {
-	// Call limits the fault to one call; empty means any.
+	// Call is the call it strikes; empty: any.
 	Call Call `json:"call"`
-	// Code, if not empty, limits the fault to calls whose one-time code begins with it,
-	// such as the codes of one client.
+	// Code, if not empty, has it strike only calls that carry a one-time code which
+	// begins so: the codes of one client among others.
 	Code string `json:"code"`
-	// Kind is the kind of failure.
+	// Kind is what happens.
 	Kind Kind `json:"kind"`
-	// Count is the number of affected calls: 0 means one, a negative number all of
-	// them.
+	// Count is how many calls it strikes: 0 means one, below 0 all of them.
 	Count int `json:"count"`
-	// Skip is the number of calls that succeed before the fault takes effect.
+	// Skip is how many calls it lets pass first.
 	Skip int `json:"skip"`
-	// Late carries the call out before the fault takes effect: codes are consumed,
-	// tokens rotated, and the client does not learn of it. Without Late the call is not
-	// carried out. Dirty is always late, because it needs the successful answer.
+	// Late carries the call out before the fault strikes: codes are consumed,
+	// tokens rotated, and the client does not learn of it. Otherwise nothing
+	// was done. Dirty is always late, as it needs the good answer.
 	Late bool `json:"late"`
-	// Delay delays the fault. It ends when the client leaves; a call that is not late
-	// is never carried out then.
+	// Delay is how long the client waits before the fault strikes. It ends
+	// when the client leaves: then a call that was not late is never carried
+	// out.
 	Delay time.Duration `json:"-"`
-	// Hold, if not nil, delays the fault in the same way until it is closed.
+	// Hold, if not nil, is waited for in the same way until it is closed.
 	Hold <-chan struct{} `json:"-"`
 	// Status is the HTTP status of Status and Redirect.
 	Status int `json:"status"`
-	// Location is the target of Redirect. By default it is a path of this simulator,
-	// whose requests are counted as [Redirected].
+	// Location is where Redirect leads. By default a path of this simulator
+	// whose visitors are counted as [Redirected].
 	Location string `json:"location"`
-	// Errcode and Errmsg are the answer of Errcode. By default Errmsg is WeChat's text
-	// with a rid; a given text is sent unchanged.
+	// Errcode and Errmsg are the answer of Errcode. By default Errmsg is
+	// WeChat's text, with a rid; one given is sent as it is.
 	Errcode int    `json:"errcode"`
 	Errmsg  string `json:"errmsg"`
 }
 
-// UnmarshalJSON decodes a fault with its delay as text, such as "1.5s". Unknown members
-// are an error.
+// UnmarshalJSON reads a fault with its delay as text, such as "1.5s". Members
+// that a fault has not are refused.
 func (f *Fault) UnmarshalJSON(data []byte) error {
 	type plain Fault
 	wire := struct {
@@ -93,7 +93,8 @@ func (f Fault) MarshalJSON() ([]byte, error) {
 	}{plain(f), f.Delay.String()})
 }
 
-// Inject makes future calls fail. The error names an unknown call or kind.
+// Inject makes future calls go wrong. The error names a call or a kind that
+// does not exist.
 func (s *Simulator) Inject(f Fault) error {
 	known := f.Call == "" || f.Call == Elsewhere
 	for _, e := range endpoints {
@@ -124,14 +125,14 @@ func (s *Simulator) Inject(f Fault) error {
 	return nil
 }
 
-// ClearFaults removes all faults that are not used up.
+// ClearFaults ends all faults that are not used up.
 func (s *Simulator) ClearFaults() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.faults = nil
 }
 
-// takeFault returns the fault that affects this call, or nil.
+// takeFault returns the fault that strikes this call, or nil.
 func (s *Simulator) takeFault(req *request) *Fault {
 	s.mu.Lock()
 	defer s.mu.Unlock()

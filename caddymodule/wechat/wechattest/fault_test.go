@@ -17,9 +17,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat/wechattest"
 )
 
-// TestFaultBeforeOrAfterTheCodeIsConsumed injects each fault early and late: only late
-// faults consume the code.
-func TestFaultBeforeOrAfterTheCodeIsConsumed(t *testing.T) {
+func TestFaultStrikesBeforeOrAfterTheCodeIsConsumed(t *testing.T) {
 	kinds := []wechattest.Kind{
 		wechattest.Reset, wechattest.Close, wechattest.Status, wechattest.HTML, wechattest.Empty, wechattest.Truncated,
 		wechattest.Cut, wechattest.Oversized, wechattest.Redirect, wechattest.Errcode,
@@ -31,8 +29,8 @@ func TestFaultBeforeOrAfterTheCodeIsConsumed(t *testing.T) {
 			token := b.stable(false).AccessToken
 			b.inject(wechattest.Fault{Call: wechattest.Code2Session, Kind: kind, Late: late})
 			b.inject(wechattest.Fault{Call: wechattest.PhoneNumber, Kind: kind, Late: late})
-			// New connections are needed: if a kept-alive one breaks, Go's client
-			// repeats the request by itself.
+			// New connections: when a kept-alive one dies, Go's client sends
+			// the request once more by itself.
 			b.client.CloseIdleConnections()
 			b.do("GET", sessionPath(appID, secret, codes.Code), "")
 			b.client.CloseIdleConnections()
@@ -54,7 +52,6 @@ func TestFaultBeforeOrAfterTheCodeIsConsumed(t *testing.T) {
 	}
 }
 
-// TestWhatFaultsLookLike checks what a client sees of each fault.
 func TestWhatFaultsLookLike(t *testing.T) {
 	tests := []struct {
 		fault wechattest.Fault
@@ -103,8 +100,6 @@ func TestWhatFaultsLookLike(t *testing.T) {
 	}
 }
 
-// TestFaultsStrikeInTurnAndAreUsedUp injects several faults: each affects as many calls
-// as it says, in order.
 func TestFaultsStrikeInTurnAndAreUsedUp(t *testing.T) {
 	b := newBench(t)
 	b.inject(wechattest.Fault{Call: wechattest.ClassicToken, Kind: wechattest.Errcode, Skip: 1, Count: 2})
@@ -126,9 +121,7 @@ func TestFaultsStrikeInTurnAndAreUsedUp(t *testing.T) {
 	}
 }
 
-// TestFollowedRedirectsAreCounted follows a redirect, which a careful client must not
-// do with a code.
-func TestFollowedRedirectsAreCounted(t *testing.T) {
+func TestRedirectLeadsToWhereVisitorsAreCounted(t *testing.T) {
 	b := newBench(t)
 	b.client.CheckRedirect = nil
 	b.inject(wechattest.Fault{Call: wechattest.StableToken, Kind: wechattest.Redirect, Status: 307})
@@ -138,9 +131,7 @@ func TestFollowedRedirectsAreCounted(t *testing.T) {
 	}
 }
 
-// TestEndlessBodyLastsUntilTheClientLeaves reads an endless body beyond every
-// reasonable size.
-func TestEndlessBodyLastsUntilTheClientLeaves(t *testing.T) {
+func TestEndlessBodyGoesOnUntilTheClientLeaves(t *testing.T) {
 	b := newBench(t)
 	b.inject(wechattest.Fault{Call: wechattest.StableToken, Kind: wechattest.Endless})
 	res, err := b.client.Post(b.server.URL+"/cgi-bin/stable_token", "application/json", strings.NewReader("{}"))
@@ -152,11 +143,9 @@ func TestEndlessBodyLastsUntilTheClientLeaves(t *testing.T) {
 		t.Errorf("the body ended after %d bytes: %v", n, err)
 	}
 	res.Body.Close()
-	b.server.Close() // waits until the handler returns
+	b.server.Close() // waits for the handler
 }
 
-// TestDelayEndsWhenTheClientLeaves hangs up during a delay: the call is not carried
-// out.
 func TestDelayEndsWhenTheClientLeaves(t *testing.T) {
 	for _, late := range []bool{false, true} {
 		b := newBench(t)
@@ -190,7 +179,6 @@ func TestDelayEndsWhenTheClientLeaves(t *testing.T) {
 	}
 }
 
-// TestHeldAnswerComesWhenReleased delays an answer until the test releases it.
 func TestHeldAnswerComesWhenReleased(t *testing.T) {
 	b := newBench(t)
 	hold := make(chan struct{})
@@ -210,7 +198,6 @@ func TestHeldAnswerComesWhenReleased(t *testing.T) {
 	b.want("released", <-got, "0")
 }
 
-// TestResetOverTLS resets a TLS connection.
 func TestResetOverTLS(t *testing.T) {
 	sim := wechattest.New(wechattest.Options{})
 	server := httptest.NewTLSServer(sim)
@@ -223,8 +210,8 @@ func TestResetOverTLS(t *testing.T) {
 	}
 }
 
-// TestRequestIsReadBeforeReset: a client must not be able to distinguish a reset from a
-// server that never received the request.
+// TestRequestIsReadBeforeReset: a client must not be able to tell a reset from
+// a server that never saw the request.
 func TestRequestIsReadBeforeReset(t *testing.T) {
 	b := newBench(t)
 	b.inject(wechattest.Fault{Kind: wechattest.Close})
@@ -245,8 +232,6 @@ func TestRequestIsReadBeforeReset(t *testing.T) {
 	}
 }
 
-// TestFaultsThatDoNotExistAreRefused injects faults with unknown kinds, calls and
-// values.
 func TestFaultsThatDoNotExistAreRefused(t *testing.T) {
 	b := newBench(t)
 	for _, f := range []wechattest.Fault{
@@ -259,7 +244,7 @@ func TestFaultsThatDoNotExistAreRefused(t *testing.T) {
 	}
 }
 
-// until waits for an action of another goroutine.
+// until waits for what another goroutine is about to do.
 func until(t *testing.T, done func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(10 * time.Second); !done(); {

@@ -12,8 +12,6 @@ import (
 
 const otherApp = "wx2222222222222222"
 
-// TestPhoneLoginGoesThrough makes a phone login and checks each member of WeChat's
-// answers.
 func TestPhoneLoginGoesThrough(t *testing.T) {
 	b := newBench(t)
 	codes := b.mint("")
@@ -41,8 +39,6 @@ func TestPhoneLoginGoesThrough(t *testing.T) {
 	}
 }
 
-// TestUnionIDOnlyWithOpenPlatform logs in to apps with and without an Open Platform
-// account.
 func TestUnionIDOnlyWithOpenPlatform(t *testing.T) {
 	b := newBench(t)
 	c, _ := b.MintLogin(appID, "ann")
@@ -65,8 +61,6 @@ func TestUnionIDOnlyWithOpenPlatform(t *testing.T) {
 	}
 }
 
-// TestLoginCodeRules presents login codes twice, too late, with another app's secret,
-// and a phone code in their place.
 func TestLoginCodeRules(t *testing.T) {
 	tests := []struct {
 		name string
@@ -115,8 +109,6 @@ func TestLoginCodeRules(t *testing.T) {
 	}
 }
 
-// TestPhoneCodeRules presents phone codes twice, too late, with another app's token,
-// with another user's openid, and a login code in their place.
 func TestPhoneCodeRules(t *testing.T) {
 	tests := []struct {
 		name string
@@ -166,8 +158,6 @@ func TestPhoneCodeRules(t *testing.T) {
 	}
 }
 
-// TestCodesWorkOnceUnderConcurrency presents one code many times at once: one call
-// succeeds.
 func TestCodesWorkOnceUnderConcurrency(t *testing.T) {
 	b := newBench(t)
 	codes, token := b.mint("ann"), b.stable(false).AccessToken
@@ -189,8 +179,6 @@ func TestCodesWorkOnceUnderConcurrency(t *testing.T) {
 	}
 }
 
-// TestForeignNumbers logs in with numbers outside China, which WeChat spells
-// differently.
 func TestForeignNumbers(t *testing.T) {
 	tests := []struct {
 		phone  wechattest.Phone
@@ -216,7 +204,6 @@ func TestForeignNumbers(t *testing.T) {
 	}
 }
 
-// TestWatermarkOfAnotherAppOrTime sets the watermark of a forged or old answer.
 func TestWatermarkOfAnotherAppOrTime(t *testing.T) {
 	b := newBench(t, func(a *wechattest.App) { a.WatermarkAppID, a.WatermarkShift = otherApp, -3600 })
 	w := b.phone(b.stable(false).AccessToken, b.mint("ann").PhoneCode, "").PhoneInfo.Watermark
@@ -225,8 +212,6 @@ func TestWatermarkOfAnotherAppOrTime(t *testing.T) {
 	}
 }
 
-// TestPaidPhoneCodesAreAccountedFor checks the record of each phone code: exchanged,
-// lost or unused.
 func TestPaidPhoneCodesAreAccountedFor(t *testing.T) {
 	b := newBench(t)
 	token := b.stable(false).AccessToken
@@ -253,8 +238,6 @@ func TestPaidPhoneCodesAreAccountedFor(t *testing.T) {
 	}
 }
 
-// TestMintRefusesWhatNoPhoneCouldSend mints codes for unknown apps, without a user, and
-// for malformed numbers.
 func TestMintRefusesWhatNoPhoneCouldSend(t *testing.T) {
 	b := newBench(t)
 	if _, err := b.Mint("wx9", "ann", mobile); err == nil {

@@ -22,28 +22,28 @@ import (
 	"time"
 )
 
-// Push is a message to an app's server about one of the app's users, in the form of the
-// message push in secure mode.
+// Push is a message for an app's server, about one of the app's users, as the
+// message push in secure mode sends it.
 type Push struct {
 	AppID string `json:"appid"`
 	// User names the person, as in [Simulator.Mint].
 	User string `json:"user"`
-	// Event is user_authorization_revoke, user_authorization_cancellation, or any other
-	// event.
+	// Event is user_authorization_revoke, user_authorization_cancellation, or any
+	// other.
 	Event string `json:"event"`
-	// RevokeInfo is the revoked authorization: "8" is the phone number.
+	// RevokeInfo says what was taken back: "8" is the phone number.
 	RevokeInfo string `json:"revoke_info"`
-	// PluginID is the plugin to which the authorization was given.
+	// PluginID is the plugin that the authorization was given to.
 	PluginID string `json:"plugin_id"`
-	// XML encodes the message as XML instead of JSON.
+	// XML sends XML; without it the message is JSON.
 	XML bool `json:"xml"`
-	// Forge is the kind of forgery; empty means that the message is genuine.
+	// Forge says what is wrong with it; nothing, if empty.
 	Forge Forgery `json:"forge"`
-	// Text, if not empty, is sent unchanged in place of the event.
+	// Text is sent in place of the event, as it is.
 	Text string `json:"text"`
 }
 
-// Forgery is a kind of forged message.
+// Forgery is what is wrong with a message.
 type Forgery string
 
 // The forgeries. All but the first two are signed with the app's token.
@@ -54,27 +54,28 @@ const (
 	ForgeKey       Forgery = "key"       // encrypted with another key
 	ForgeApp       Forgery = "app"       // made for another app
 	ForgePadding   Forgery = "padding"   // padded wrongly
-	ForgeLength    Forgery = "length"    // states a length beyond its end
+	ForgeLength    Forgery = "length"    // tells a length beyond its end
 	ForgeOld       Forgery = "old"       // from an hour ago
 	ForgeAhead     Forgery = "ahead"     // from an hour ahead
 )
 
-// Delivery is a message ready to be sent. It can be sent repeatedly without a change,
-// as by an attacker who has recorded it, or by WeChat after a missing answer.
+// Delivery is a message on its way. It can be sent any number of times, each
+// time the same, as an attacker does who has recorded it, or WeChat when nobody
+// answered.
 type Delivery struct {
 	Query       url.Values
 	ContentType string
 	Body        []byte
 }
 
-// PushAnswer is the answer of the app's server.
+// PushAnswer is what the app's server answered.
 type PushAnswer struct {
 	Status int    `json:"status"`
 	Body   string `json:"body"`
 }
 
-// Push creates a message from the app, which must have a PushToken and a PushKey, and
-// sends it to the address.
+// Push makes a message of the app, which must have a PushToken and a PushKey,
+// and sends it to the address.
 func (s *Simulator) Push(ctx context.Context, address string, p Push) (PushAnswer, error) {
 	d, err := s.Deliver(p)
 	if err != nil {
@@ -83,7 +84,7 @@ func (s *Simulator) Push(ctx context.Context, address string, p Push) (PushAnswe
 	return d.Send(ctx, address)
 }
 
-// Deliver creates a message without sending it.
+// Deliver makes a message without sending it.
 func (s *Simulator) Deliver(p Push) (Delivery, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -113,7 +114,7 @@ func (s *Simulator) Deliver(p Push) (Delivery, error) {
 	return p.seal(&app.App, text, now)
 }
 
-// Handshake returns the request with which WeChat's console verifies the address. The
+// Handshake is the request with which WeChat's console tries the address, whose
 // answer must be the echostr.
 func (s *Simulator) Handshake(appid, echostr string) (Delivery, error) {
 	s.mu.Lock()
@@ -183,13 +184,13 @@ func (p Push) encrypt(key, text []byte, appid string) []byte {
 	}
 	block, err := aes.NewCipher(key)
 	if err != nil {
-		panic(err) // 32 bytes are a valid key
+		panic(err) // 32 bytes are a key
 	}
 	cipher.NewCBCEncrypter(block, key[:16]).CryptBlocks(plain, plain)
 	return plain
 }
 
-// message is a flat object with its members in order.
+// message is a flat object, in its order.
 type message []struct {
 	name  string
 	value any
@@ -212,30 +213,30 @@ func (p Push) write(ms message) []byte {
 	for i, m := range ms {
 		value, err := json.Marshal(m.value)
 		if err != nil {
-			panic(err) // texts and numbers can always be encoded
+			panic(err) // texts and numbers can be written
 		}
 		fmt.Fprintf(&b, "%c%q:%s", "{,"[min(i, 1)], m.name, value)
 	}
 	return []byte(b.String() + "}")
 }
 
-// Signature returns WeChat's signature of the parts: the lower-case hexadecimal SHA-1
-// of the sorted parts.
+// Signature is the lower-case hexadecimal SHA-1 of the parts in their order, as WeChat
+// signs its messages.
 func Signature(parts ...string) string {
 	slices.Sort(parts)
 	sum := sha1.Sum([]byte(strings.Join(parts, "")))
 	return hex.EncodeToString(sum[:])
 }
 
-// number returns a nonce in WeChat's form.
+// number is a nonce as WeChat writes it.
 func number() string {
 	var b [4]byte
 	rand.Read(b[:])
 	return strconv.FormatUint(uint64(binary.BigEndian.Uint32(b[:])), 10)
 }
 
-// Send sends the message, or a handshake if it has no body. It waits five seconds for
-// the answer, like WeChat.
+// Send sends the message, or a handshake if it has no body, with WeChat's five
+// seconds for an answer.
 func (d Delivery) Send(ctx context.Context, address string) (PushAnswer, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()

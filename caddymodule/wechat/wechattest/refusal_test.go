@@ -13,7 +13,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat/wechattest"
 )
 
-// secretCalls returns the calls that carry the app's secret.
+// secretCalls are the calls that carry the app's secret.
 func secretCalls(app, secret string) map[wechattest.Call][3]string {
 	return map[wechattest.Call][3]string{
 		wechattest.Code2Session: {"GET", sessionPath(app, secret, "x"), ""},
@@ -22,8 +22,6 @@ func secretCalls(app, secret string) map[wechattest.Call][3]string {
 	}
 }
 
-// TestEveryCallWithTheSecretIsChecked makes each call with a wrong id, secret and
-// address.
 func TestEveryCallWithTheSecretIsChecked(t *testing.T) {
 	tests := []struct {
 		name   string
@@ -31,7 +29,7 @@ func TestEveryCallWithTheSecretIsChecked(t *testing.T) {
 		app    string
 		secret string
 		want   string
-		atTok  string // the errcode of the token calls, if it differs
+		atTok  string // at the token calls, if it differs
 	}{
 		{"unknown appid", nil, "wx9", secret, "40013", ""},
 		{"no appid", nil, "", secret, "41002", ""},
@@ -60,8 +58,6 @@ func TestEveryCallWithTheSecretIsChecked(t *testing.T) {
 	}
 }
 
-// TestWhitelistNamesTheCaller calls from an address that is not whitelisted: the error
-// names it.
 func TestWhitelistNamesTheCaller(t *testing.T) {
 	b := newBench(t, func(a *wechattest.App) { a.Whitelist, a.CallerIP = []string{"192.0.2.0/24"}, "14.22.81.196" })
 	if msg := b.stable(false).Errmsg; !strings.HasPrefix(msg, "invalid ip 14.22.81.196 ipv6 ::ffff:14.22.81.196, not in whitelist, rid: ") {
@@ -73,7 +69,6 @@ func TestWhitelistNamesTheCaller(t *testing.T) {
 	b.want("the connection's own address", b.stable(false), "0")
 }
 
-// TestQuotas exhausts the quotas of a minute and of a day.
 func TestQuotas(t *testing.T) {
 	b := newBench(t, func(a *wechattest.App) {
 		a.MinuteQuota = map[wechattest.Call]int{wechattest.StableToken: 2}
@@ -99,8 +94,6 @@ func TestQuotas(t *testing.T) {
 	b.want("a call refused for the quota consumes no code", b.phone(b.classic().AccessToken, b.mint("cid").PhoneCode, ""), "0")
 }
 
-// TestPublishedQuotaOfClassicTokens exhausts the 2,000 calls that WeChat allows per
-// day.
 func TestPublishedQuotaOfClassicTokens(t *testing.T) {
 	b := newBench(t)
 	for i := range 2000 {
@@ -111,8 +104,6 @@ func TestPublishedQuotaOfClassicTokens(t *testing.T) {
 	b.want("2001st of a day", b.classic(), "45009")
 }
 
-// TestChunkedBodyIsRefusedWith412 sends chunked bodies, which WeChat's edge refuses
-// without a word.
 func TestChunkedBodyIsRefusedWith412(t *testing.T) {
 	b := newBench(t)
 	codes, token := b.mint("ann"), b.stable(false).AccessToken
@@ -138,7 +129,6 @@ func TestChunkedBodyIsRefusedWith412(t *testing.T) {
 	b.want("the code is not consumed", b.phone(token, codes.PhoneCode, ""), "0")
 }
 
-// TestMalformedRequests makes the mistakes of client programmers.
 func TestMalformedRequests(t *testing.T) {
 	b := newBench(t)
 	token := b.stable(false).AccessToken
@@ -183,7 +173,6 @@ func TestMalformedRequests(t *testing.T) {
 	}
 }
 
-// TestHugeRequestIsNotRead sends a huge body.
 func TestHugeRequestIsNotRead(t *testing.T) {
 	b := newBench(t)
 	a, err := b.do("POST", "/cgi-bin/stable_token", strings.Repeat(" ", 1<<20))
@@ -192,7 +181,6 @@ func TestHugeRequestIsNotRead(t *testing.T) {
 	}
 }
 
-// TestStringErrcode sets an app whose errors have errcode as a string.
 func TestStringErrcode(t *testing.T) {
 	b := newBench(t, func(a *wechattest.App) { a.StringErrcode, a.ErrcodeOnSuccess = true, true })
 	codes := b.mint("ann")
@@ -202,9 +190,9 @@ func TestStringErrcode(t *testing.T) {
 	b.want("wrong secret", b.must("GET", classicPath(appID, "wrong"), ""), `"40125"`)
 }
 
-// TestAnswersLookLikeWeChats compares the simulator's answers with bodies that WeChat
-// sent or published: the same members, the same JSON types, and the same text except
-// for the parts that differ from call to call.
+// TestAnswersLookLikeWeChats holds the simulator's answers against bodies that
+// WeChat sent or published: the same members, the same JSON types, the same
+// text up to what differs from call to call.
 func TestAnswersLookLikeWeChats(t *testing.T) {
 	raw, err := os.ReadFile("testdata/responses.json")
 	if err != nil {
@@ -296,7 +284,6 @@ func sameShape(t *testing.T, path string, want, got map[string]any) {
 	}
 }
 
-// TestWrongAppSettingsAreRefused registers apps with wrong settings.
 func TestWrongAppSettingsAreRefused(t *testing.T) {
 	b := newBench(t)
 	for _, a := range []wechattest.App{

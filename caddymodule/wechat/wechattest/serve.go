@@ -9,11 +9,10 @@ import (
 	"strings"
 )
 
-// maxRequest bounds the body of a request. The bodies of WeChat's calls are far
-// smaller.
+// maxRequest bounds what is read of a request. WeChat's calls are far smaller.
 const maxRequest = 64 << 10
 
-// endpoint is the method and the implementation of a call.
+// endpoint is how a call is made.
 type endpoint struct {
 	call   Call
 	method string
@@ -29,11 +28,11 @@ var endpoints = map[string]endpoint{
 	"/redirected":                      {Redirected, "", (*Simulator).redirected},
 }
 
-// request is the part of an HTTP request that the calls use.
+// request is what the calls see of an HTTP request.
 type request struct {
 	call   Call
-	method string // the method that the call requires; "": any
-	got    string // the method of the request
+	method string // the one the call wants; "" any
+	got    string // the one that came
 	query  string
 	body   []byte
 	remote netip.Addr
@@ -55,8 +54,7 @@ func (s *Simulator) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		writeEdge(w, http.StatusRequestURITooLong)
 		return
 	}
-	// WeChat's edge requires a Content-Length. Without one it answers 412 with an empty
-	// body.
+	// WeChat's edge wants to know the length in advance; 412 and no word more.
 	if r.ContentLength < 0 {
 		s.ended(end.call, "412")
 		w.Header().Set("Content-Length", "0")
@@ -92,11 +90,11 @@ func (s *Simulator) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	answer.write(w)
 }
 
-// reply is a complete answer.
+// reply is one whole answer.
 type reply struct {
 	contentType string
 	body        []byte
-	outcome     string     // the key in [Count].Outcomes
+	outcome     string     // as [Count] counts it
 	phone       *PhoneCode // the phone code that was exchanged for this answer
 }
 

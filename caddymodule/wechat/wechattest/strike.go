@@ -12,9 +12,9 @@ import (
 
 const (
 	oversizedBody = 10 << 20
-	// An endless body is fast at first, to detect a client that reads without a size
-	// limit. Then it trickles, to detect a client that waits without a time limit, and
-	// to spare the machine.
+	// An endless body comes fast at first, to find a client that reads without
+	// a bound; then it trickles, to find one that waits without a bound, and
+	// not to eat the machine.
 	endlessFast = 64 << 20
 	endlessTick = 50 * time.Millisecond
 
@@ -22,8 +22,8 @@ const (
 	htmlPage = "<!DOCTYPE html>\n<html><head><meta charset=\"utf-8\"><title>Login to the network</title></head><body><p>{\"errcode\":0}</p></body></html>\n"
 )
 
-// serveFault answers a call that a fault affects. carry carries the call out;
-// serveFault calls it at most once.
+// serveFault answers a call that a fault strikes. carry carries the call out;
+// it is called once at most.
 func (s *Simulator) serveFault(w http.ResponseWriter, r *http.Request, req *request, f *Fault, carry func() reply) {
 	if f.Kind == Delay && !f.Late {
 		if !f.wait(r.Context()) {
@@ -51,7 +51,7 @@ func (s *Simulator) serveFault(w http.ResponseWriter, r *http.Request, req *requ
 	s.strike(w, r, req, f, answer)
 }
 
-// lost records that the answer's phone code was exchanged in vain.
+// lost notes that the answer's phone code was exchanged for nothing.
 func (s *Simulator) lost(answer reply) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -60,7 +60,7 @@ func (s *Simulator) lost(answer reply) {
 	}
 }
 
-// wait waits for the fault's delay, and reports whether the client is still there.
+// wait says whether the client is still there afterwards.
 func (f *Fault) wait(client context.Context) bool {
 	if f.Delay > 0 {
 		timer := time.NewTimer(f.Delay)
@@ -103,13 +103,12 @@ func (s *Simulator) strike(w http.ResponseWriter, r *http.Request, req *request,
 		http.NewResponseController(w).Flush()
 		panic(http.ErrAbortHandler)
 	case Dirty:
-		// This was observed: a byte-order mark before the answer, and stray control
-		// characters before and after it.
+		// As seen: a byte-order mark before, stray control characters after it
+		// and behind.
 		answer.body = bytes.Join([][]byte{[]byte("\ufeff\x00"), answer.body, []byte("\x1f\x00\r\n")}, nil)
 		answer.write(w)
 	case Oversized:
-		// The answer is valid JSON to its last byte, so that only a size limit refuses
-		// it.
+		// Valid to its last byte, so that only a bound refuses it.
 		answer.body = append(answer.body[:len(answer.body):len(answer.body)], bytes.Repeat([]byte(" "), oversizedBody)...)
 		answer.write(w)
 	case Endless:
@@ -126,7 +125,7 @@ func (s *Simulator) strike(w http.ResponseWriter, r *http.Request, req *request,
 	}
 }
 
-// errcodeOf returns the answer of an Errcode fault.
+// errcodeOf is the answer of an Errcode fault.
 func (s *Simulator) errcodeOf(req *request, f *Fault) reply {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -136,8 +135,8 @@ func (s *Simulator) errcodeOf(req *request, f *Fault) reply {
 	return s.fail(req, nil, f.Errcode)
 }
 
-// hangUp ends the connection without an answer. If the connection cannot be hijacked
-// (HTTP/2), it resets the stream.
+// hangUp ends the connection without an answer. Where the connection is not
+// ours to take (HTTP/2), the stream is reset.
 func hangUp(w http.ResponseWriter, reset bool) {
 	conn, _, err := http.NewResponseController(w).Hijack()
 	if err != nil {

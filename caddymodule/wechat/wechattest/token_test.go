@@ -8,7 +8,6 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat/wechattest"
 )
 
-// TestStableTokenIsTheSameToAll requests stable tokens at the same time and later.
 func TestStableTokenIsTheSameToAll(t *testing.T) {
 	b := newBench(t)
 	var mu sync.Mutex
@@ -35,8 +34,6 @@ func TestStableTokenIsTheSameToAll(t *testing.T) {
 	}
 }
 
-// TestStableTokenRotatesWithOverlap reaches the last five minutes of a token, in which
-// both tokens work.
 func TestStableTokenRotatesWithOverlap(t *testing.T) {
 	b := newBench(t)
 	first := b.stable(false).AccessToken
@@ -63,8 +60,6 @@ func TestStableTokenRotatesWithOverlap(t *testing.T) {
 	}
 }
 
-// TestForcedRefreshKillsAndIsLimited forces refreshes, which invalidate the token of
-// all other callers and are limited.
 func TestForcedRefreshKillsAndIsLimited(t *testing.T) {
 	b := newBench(t)
 	first := b.stable(false).AccessToken
@@ -94,8 +89,6 @@ func TestForcedRefreshKillsAndIsLimited(t *testing.T) {
 	b.want("the next day", b.stable(true), "0")
 }
 
-// TestClassicTokenKillsThePreviousOne requests classic tokens, of which the previous
-// one works for five more minutes.
 func TestClassicTokenKillsThePreviousOne(t *testing.T) {
 	b := newBench(t)
 	one := b.classic()
@@ -120,8 +113,6 @@ func TestClassicTokenKillsThePreviousOne(t *testing.T) {
 	}
 }
 
-// TestTokenKindsAreIsolated requests tokens of both kinds, which do not affect each
-// other.
 func TestTokenKindsAreIsolated(t *testing.T) {
 	b := newBench(t)
 	classic := b.classic().AccessToken
@@ -138,7 +129,6 @@ func TestTokenKindsAreIsolated(t *testing.T) {
 	}
 }
 
-// TestBadAccessTokens calls with malformed, unknown and missing tokens.
 func TestBadAccessTokens(t *testing.T) {
 	b := newBench(t)
 	token := b.stable(false).AccessToken
@@ -154,8 +144,6 @@ func TestBadAccessTokens(t *testing.T) {
 	b.want("expired", b.phone(token, "x", ""), "42001")
 }
 
-// TestRevokedAndRotatedTokens takes tokens away from a client, as a reset of the secret
-// or another program does.
 func TestRevokedAndRotatedTokens(t *testing.T) {
 	b := newBench(t)
 	stable, classic := b.stable(false).AccessToken, b.classic().AccessToken
@@ -180,7 +168,6 @@ func TestRevokedAndRotatedTokens(t *testing.T) {
 	}
 }
 
-// TestShortLivedTokens sets another lifetime: the overlap shrinks with it.
 func TestShortLivedTokens(t *testing.T) {
 	b := newBench(t, func(a *wechattest.App) { a.TokenSeconds = 240 })
 	first := b.stable(false)
@@ -193,7 +180,6 @@ func TestShortLivedTokens(t *testing.T) {
 	}
 }
 
-// TestCentralTokenService requests tokens from a company's own service.
 func TestCentralTokenService(t *testing.T) {
 	b := newBench(t)
 	a := b.must("GET", "/central/token?appid="+appID, "")

@@ -8,29 +8,29 @@ import (
 
 const (
 	tokenSeconds   = 7200
-	classicOverlap = 5 * time.Minute  // bounds the time in which two classic tokens work
+	classicOverlap = 5 * time.Minute  // both classic tokens work for so long at most
 	forcedPause    = 30 * time.Second // between two forced refreshes
 	forcedDaily    = 20
 )
 
-// forced is the quota of stable_token with force_refresh, which is not a separate call.
+// forced is the quota of stable_token with force_refresh; it is no call of its
+// own.
 const forced Call = "stable_token forced"
 
-// accessToken is one token. WeChat answers 40001 to a killed token and 42001 to an
-// expired one.
+// accessToken is one token. A killed one answers 40001, one past its end 42001.
 type accessToken struct {
 	value  string
 	appid  string
 	ends   time.Time
 	killed bool
-	// superseded reports that a newer classic token made the end earlier. After that
-	// end, the token is "not latest" rather than expired.
+	// superseded: its end came early, by a newer classic token; past it the
+	// token is not expired but "not latest".
 	superseded bool
 }
 
-// tokenPair is the newest token of one kind and its predecessor, which may still work
-// for a while. An app has one pair of stable and one pair of classic tokens, which do
-// not affect each other.
+// tokenPair is the newest token of one kind and the one before it, which may
+// still work for a while. Stable and classic tokens of an app are two pairs:
+// neither kind disturbs the other.
 type tokenPair struct{ current, previous *accessToken }
 
 func (p *tokenPair) replace(t *accessToken) {
@@ -58,8 +58,7 @@ func (a *appState) tokenLife() time.Duration {
 }
 
 func (s *Simulator) newToken(app *appState) *accessToken {
-	// The length that WeChat reserves for tokens, so that a test detects a shorter
-	// buffer.
+	// As long as WeChat reserves for it, so that a shorter buffer is found out.
 	value := "80_" + base64.RawURLEncoding.EncodeToString(randomBytes(384))[:509]
 	t := &accessToken{value: value, appid: app.ID, ends: s.now().Add(app.tokenLife())}
 	s.tokens[value] = t
@@ -67,8 +66,8 @@ func (s *Simulator) newToken(app *appState) *accessToken {
 	return t
 }
 
-// stableToken returns the app's stable token. It rotates the token near its end; the
-// former token works until its own end.
+// stableToken answers the app's stable token, rotating it if little of its
+// life remains. The former one works on to its own end.
 func (s *Simulator) stableToken(app *appState) *accessToken {
 	lead := app.tokenLife() / 24
 	if t := app.stable.current; t == nil || t.ends.Sub(s.now()) <= lead {
@@ -77,8 +76,8 @@ func (s *Simulator) stableToken(app *appState) *accessToken {
 	return app.stable.current
 }
 
-// forcedToken replaces the app's stable token and invalidates the former one for
-// everybody.
+// forcedToken replaces the app's stable token and kills it for all who hold
+// it.
 func (s *Simulator) forcedToken(app *appState) (*accessToken, int) {
 	now := s.now()
 	if !app.lastForced.IsZero() && now.Sub(app.lastForced) < forcedPause {
@@ -95,8 +94,8 @@ func (s *Simulator) forcedToken(app *appState) (*accessToken, int) {
 	return app.stable.current, 0
 }
 
-// classicToken returns a new classic token. The previous token works for at most five
-// more minutes, and the one before it no longer.
+// classicToken makes a new classic token. The one before works five minutes
+// more at most, the one before that no longer.
 func (s *Simulator) classicToken(app *appState) *accessToken {
 	if t := app.classic.current; t != nil {
 		if end := s.now().Add(classicOverlap); end.Before(t.ends) {
@@ -108,7 +107,7 @@ func (s *Simulator) classicToken(app *appState) *accessToken {
 	return app.classic.current
 }
 
-// tokenApp returns the app of an access token, or an errcode.
+// tokenApp says whose access token it is, or answers an errcode.
 func (s *Simulator) tokenApp(value string) (*appState, int) {
 	t := s.tokens[value]
 	switch {
@@ -125,8 +124,8 @@ func (s *Simulator) tokenApp(value string) (*appState, int) {
 	return s.apps[t.appid], 0
 }
 
-// RevokeTokens invalidates all access tokens of an app, as a reset of its secret does.
-// Clients get 40001, and the next token call creates a new token.
+// RevokeTokens kills all access tokens of an app, as when its secret was
+// reset. Clients learn it from 40001; the next token call makes a new one.
 func (s *Simulator) RevokeTokens(appid string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -139,9 +138,10 @@ func (s *Simulator) RevokeTokens(appid string) error {
 	return nil
 }
 
-// RotateTokens simulates another program with the same credentials. It replaces the
-// stable token like force_refresh, at once, and the classic token like cgi-bin/token,
-// with the overlap. No quota is charged.
+// RotateTokens does what another program with the same credentials may do at
+// any time: it replaces the stable token as force_refresh would (at once) and
+// the classic token as cgi-bin/token would (with the overlap). No quota is
+// charged.
 func (s *Simulator) RotateTokens(appid string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
