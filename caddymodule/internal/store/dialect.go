@@ -91,6 +91,9 @@ type dialect struct {
 	// denied reports whether the user lacks a permission.
 	denied func(error) bool
 
+	// readOnly reports whether the database answers, and takes no write.
+	readOnly func(error) bool
+
 	// grants are the statements that let another user than the tables' owner
 	// work with them; nil where databases have no users.
 	grants func(prefix string) []string

@@ -27,6 +27,9 @@ func (db *DB) wrap(ctx context.Context, doing string, err error) error {
 		return nil
 	}
 	err = db.redacted(err)
+	if db.dialect.readOnly(err) && !errors.Is(err, ErrReadOnly) {
+		err = fmt.Errorf("%s: %w: %w: %w", db.url, ErrUnavailable, ErrReadOnly, err)
+	}
 	switch {
 	case slices.ContainsFunc(answers, func(a error) bool { return errors.Is(err, a) }):
 		return err

@@ -53,6 +53,7 @@ var mysql = &dialect{
 	grants: func(prefix string) []string {
 		return grantEach(prefix, "GRANT SELECT, INSERT, UPDATE, DELETE ON %s TO wx;")
 	},
+	readOnly: mysqlReadOnly,
 	denied: func(err error) bool {
 		n := mysqlNumber(err)
 		return n == 1044 || n == 1142 || n == 1227
@@ -127,7 +128,6 @@ func parseMySQL(db *DB, address string) error {
 	}
 	c.Timeout = dialTimeout
 	c.ClientFoundRows = true // rows found, not rows changed
-	c.RejectReadOnly = true  // a former primary: connect anew
 	c.InterpolateParams = true
 	c.Logger = &client.NopLogger{}
 	c.Params = map[string]string{
@@ -267,10 +267,20 @@ func mysqlTemporary(err error) bool {
 	return mysqlLost(err)
 }
 
+func mysqlReadOnly(err error) bool {
+	switch mysqlNumber(err) {
+	case 1036, 1290, 1792, 1836:
+		return true
+	}
+	return false
+}
+
 func mysqlLost(err error) bool {
 	switch mysqlNumber(err) {
 	case 0:
 		return !mysqlRefused(err) && (errors.Is(err, client.ErrInvalidConn) || connectionLost(err))
+	case 1290, 1792, 1836: // read-only: the connection leads to a former primary
+		return true
 	case 1053, 1077, 1079, 1080, 1152, 1158, 1159, 1160, 1161, 1184, 1927, 2006, 2013:
 		return true // shutting down, aborted, killed
 	}

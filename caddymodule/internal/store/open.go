@@ -67,11 +67,32 @@ func (s *Store) Open(ctx context.Context) error {
 	return s.db.opened(ctx, s.migrate, s.open)
 }
 
+// Reopen is Open, and asks the database also if that was done before: another process may
+// have changed the keys or the tables since.
+func (s *Store) Reopen(ctx context.Context) error { return s.db.opened(ctx, s.migrate, s.open) }
+
+// Resume uses what an earlier configuration with the same keys has opened, and asks
+// nothing: a reload goes on while the database is away. It reports whether there is such.
+func (s *Store) Resume() bool {
+	a := s.db.agreed.Load()
+	if a == nil || !s.db.ready.Load() || s.db.pools.Load() == nil || !a.configured.Equal(s.configured) {
+		return false
+	}
+	s.keys.CompareAndSwap(nil, a.keys)
+	return true
+}
+
 func (s *Store) open(ctx context.Context, p *pools) error {
 	asking := &tx{ctx: ctx, db: s.db, q: p.write}
+	// In this order: tables are made before a key is, so a key that was there already
+	// belonged to tables that were there.
+	hadKey := s.db.hasKeyFile()
 	version, err := s.db.version(asking)
 	if err != nil {
 		return err
+	}
+	if version == 0 && hadKey {
+		return s.db.lost("is empty")
 	}
 	if err := s.db.acceptable(version, s.migrate); err != nil {
 		return err
@@ -100,6 +121,10 @@ func (s *Store) open(ctx context.Context, p *pools) error {
 		return err
 	}
 	s.keys.Store(keys)
+	s.db.agreed.Store(&agreement{s.configured, keys})
+	if version == 0 {
+		s.db.created.Store(true)
+	}
 	return nil
 }
 

@@ -73,6 +73,7 @@ var postgres = &dialect{
 		return append(grantEach(prefix, "GRANT SELECT, INSERT, UPDATE, DELETE ON %s TO wx;"),
 			"GRANT USAGE ON SEQUENCE "+prefix+"revocations_seq_seq TO wx;")
 	},
+	readOnly: func(err error) bool { return postgresCode(err) == "25006" },
 	denied: func(err error) bool {
 		code := postgresCode(err)
 		return code == "42501" || code == "3F000" // no schema that may be used

@@ -6,13 +6,11 @@ import (
 	sqldriver "database/sql/driver"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net/url"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	driver "modernc.org/sqlite"
@@ -47,6 +45,7 @@ var sqlite = &dialect{
 	conflict:  func(err error) bool { return sqliteCode(err)&0xff == codes.SQLITE_BUSY },
 	lost:      func(error) bool { return false },
 	denied:    func(error) bool { return false },
+	readOnly:  func(err error) bool { return sqliteCode(err)&0xff == codes.SQLITE_READONLY },
 	duplicate: func(err error) bool {
 		c := sqliteCode(err)
 		return c == codes.SQLITE_CONSTRAINT_UNIQUE || c == codes.SQLITE_CONSTRAINT_PRIMARYKEY
@@ -81,8 +80,12 @@ func openSQLite(ctx context.Context, db *DB, create bool) (*pools, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := createSQLiteFile(path, create); err != nil {
+	if err := db.createFile(path, create); err != nil {
 		return nil, err
+	}
+	// SQLite keeps its log beside the file itself, not beside a link to it.
+	if path, err = filepath.EvalSymlinks(path); err != nil {
+		return nil, fileError(err)
 	}
 	write := sqliteConnections(path, 1, "_txlock=immediate", "_pragma=journal_mode(WAL)", "_pragma=synchronous(NORMAL)",
 		// A log that is moved into the file less often moves a page that changes all the
@@ -98,6 +101,9 @@ func openSQLite(ctx context.Context, db *DB, create bool) (*pools, error) {
 	case mode != "wal":
 		write.Close()
 		return nil, permanent{fmt.Errorf("journal mode %s instead of wal: keep the file on a local disk", mode)}
+	}
+	if info, err := os.Stat(path); err == nil {
+		db.file.Store(&info)
 	}
 	return &pools{
 		write: write,
@@ -122,6 +128,12 @@ func sqliteReady(ctx context.Context, pool *sql.DB) (mode string, err error) {
 	}
 	t, err := pool.BeginTx(ctx, nil) // takes the write lock
 	if err != nil {
+		return "", err
+	}
+	defer t.Rollback()
+	// SQLite opens a file that it may not write for reading alone, and says so at the
+	// first change.
+	if _, err := t.ExecContext(ctx, `PRAGMA user_version = 1`); err != nil {
 		return "", err
 	}
 	return mode, t.Rollback()
@@ -149,85 +161,6 @@ func sqliteConnections(path string, max int, params ...string) *sql.DB {
 	return pool
 }
 
-// createSQLiteFile makes the directory and an empty file, readable by nobody
-// else; SQLite gives its log and its shared memory the file's mode. A file that
-// is there is never opened here: closing it would drop the locks that SQLite
-// holds on it in this process.
-func createSQLiteFile(path string, create bool) error {
-	dir := filepath.Dir(path)
-	info, err := os.Stat(path)
-	switch {
-	case err == nil && info.IsDir():
-		return permanent{errors.New("is a directory; the address needs the path of a file")}
-	case err == nil:
-		return writableDir(dir)
-	case !errors.Is(err, fs.ErrNotExist):
-		return fileError(err)
-	case !create:
-		return permanent{fmt.Errorf("%w: the file does not exist (with migrate off it is not created)", ErrSchema)}
-	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fileError(err)
-	}
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
-	if errors.Is(err, fs.ErrExist) {
-		return nil // another process was faster
-	}
-	if err != nil {
-		return fileError(err)
-	}
-	if err := f.Close(); err != nil {
-		return fileError(err)
-	}
-	return syncDir(dir)
-}
-
-// writableDir finds out whether SQLite will be able to write its log beside the
-// file: its own error ("unable to open database file") would not say so.
-func writableDir(dir string) error {
-	f, err := os.CreateTemp(dir, ".wx-auth-*")
-	if err != nil {
-		return fileError(err)
-	}
-	f.Close()
-	return fileError(os.Remove(f.Name()))
-}
-
-// flushFile waits until what has been written to a file, by whomever, is on disk.
-func flushFile(path string) error {
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Sync(), f.Close())
-}
-
-// syncDir makes the names of new files in dir survive a power cut.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return fileError(err)
-	}
-	defer d.Close()
-	if err := d.Sync(); err != nil && !errors.Is(err, errors.ErrUnsupported) && !errors.Is(err, syscall.EINVAL) {
-		return fileError(err)
-	}
-	return nil
-}
-
-// fileError tells errors that the operator must mend from those that may pass
-// (a full disk, too many open files).
-func fileError(err error) error {
-	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, fs.ErrPermission), errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.EROFS),
-		errors.Is(err, syscall.ENOTDIR), errors.Is(err, syscall.EISDIR), errors.Is(err, syscall.ENAMETOOLONG):
-		return permanent{fmt.Errorf("%w (the store needs a directory that it may write to)", err)}
-	}
-	return fmt.Errorf("%w: %w", ErrUnavailable, err)
-}
-
 // sqliteCode is SQLite's extended result code; 0 if err is none of SQLite's.
 func sqliteCode(err error) int {
 	var e *driver.Error
@@ -251,7 +184,7 @@ func sqliteTemporary(err error) bool {
 // is a mistake to be told.
 func sqliteOpenError(err error) error {
 	switch sqliteCode(err) & 0xff {
-	case codes.SQLITE_READONLY, codes.SQLITE_CANTOPEN, codes.SQLITE_PERM, codes.SQLITE_AUTH:
+	case codes.SQLITE_CANTOPEN, codes.SQLITE_PERM, codes.SQLITE_AUTH:
 		return permanent{fmt.Errorf("%w (the store needs a file and a directory that it may write to)", err)}
 	case codes.SQLITE_NOTADB, codes.SQLITE_CORRUPT:
 		return permanent{fmt.Errorf("%w (restore the file from a backup, or point the store elsewhere)", err)}

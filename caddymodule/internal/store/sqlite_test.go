@@ -196,17 +196,43 @@ func TestMissingKeyFileIsToldAndNothingIsMade(t *testing.T) {
 	}
 }
 
-// A key file whose database was lost, or was not made because the process was
-// killed, is the new database's key.
-func TestKeyFileWithoutDatabaseIsUsed(t *testing.T) {
+// A key file without its database says that the database was lost. With an encryption_key
+// of the configuration's own, too: the key file may be a former one.
+func TestKeyFileWithoutDatabaseIsRefused(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "wx.db")
 	if err := os.WriteFile(path+".key", []byte(testKey(7)+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	for _, keys := range []*Keys{nil, testKeys(t, 7)} {
+		if err := openAt(t, path, keys).Open(t.Context()); !isPermanent(err, ErrLost) || !strings.Contains(err.Error(), "remove "+path+".key too") {
+			t.Error(err)
+		}
+	}
+	if _, err := os.Stat(path); err == nil {
+		t.Error("a database was made")
+	}
+	os.Remove(path + ".key")
 	if err := openAt(t, path, nil).Open(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+// The process was killed after it had made the tables and the key, and before it had
+// recorded which key it is: nothing was lost.
+func TestKeyThatWasNotRecordedYetIsUsed(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "wx.db")
+	s := openAt(t, path, nil)
+	if err := s.Open(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if err := openAt(t, path, testKeys(t, 7)).Open(t.Context()); err != nil {
+	if err := s.write(t.Context(), "testing", func(t *tx) error {
+		_, err := t.exec(`DELETE FROM {meta} WHERE name = ?`, keyCheckName)
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	s.db.Close()
+	if err := openAt(t, path, nil).Open(t.Context()); err != nil {
 		t.Error(err)
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"os"
 	"regexp"
 	"strings"
 	"sync"
@@ -28,6 +29,15 @@ var (
 	// may help. Every other error of Open is permanent: only the operator can
 	// mend what it names.
 	ErrUnavailable = errors.New("store unavailable")
+
+	// ErrReadOnly says that the database answers and takes no write: a replica, a server
+	// or a file that is read-only. It comes with ErrUnavailable, as a replica may be
+	// promoted.
+	ErrReadOnly = errors.New("it cannot be written")
+
+	// ErrLost says that an SQLite file is missing or empty, though what lies beside it
+	// says that it had users.
+	ErrLost = errors.New("the database is lost")
 
 	// ErrKey says that the database, or something in it, was sealed with an
 	// encryption key that is not configured.
@@ -65,8 +75,15 @@ type DB struct {
 	pools   atomic.Pointer[pools]
 	ready   atomic.Bool // the schema is as it must be
 	narrow  atomic.Bool // the database's encoding lacks some of Unicode
-	closed  bool        // guarded by opening
+	created atomic.Bool // this process has made the tables
+	agreed  atomic.Pointer[agreement]
+	file    atomic.Pointer[os.FileInfo] // SQLite's, as it was opened
+	closed  bool                        // guarded by opening
 }
+
+// agreement is how the database was opened last: the keys that a configuration has, and
+// those that came of them.
+type agreement struct{ configured, keys *Keys }
 
 // pools are the connections to an open database.
 type pools struct {

@@ -1,0 +1,202 @@
+package store
+
+import (
+	"context"
+	"crypto/sha256"
+	"database/sql"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+)
+
+// OwnUsers is the name of the directory that is the store's own table of users.
+const OwnUsers = "store"
+
+// Names say whose ids a database holds. A user's id means one person in one directory
+// only, and an openid one person at one WeChat only: a second directory or WeChat on the
+// same tables would let user 1 of the one act as user 1 of the other.
+type Names struct {
+	// Directory is where the ids of users come from.
+	Directory string
+	// WeChat names the WeChat that each appid belongs to.
+	WeChat map[string]string
+}
+
+// NameError says that the database belongs to another directory or, for an appid, to
+// another WeChat. It is permanent.
+type NameError struct {
+	AppID                string // empty: it is about the directory
+	Recorded, Configured string
+	// Users says that no name was recorded: the store has users of its own.
+	Users bool
+}
+
+// Error names both.
+func (e *NameError) Error() string {
+	switch {
+	case e.AppID != "":
+		return fmt.Sprintf("the openids of %s here are of the WeChat %q, and the configuration has %q", e.AppID, e.Recorded, e.Configured)
+	case e.Users:
+		return fmt.Sprintf("it has users of its own, and the configuration has the directory %q", e.Configured)
+	}
+	return fmt.Sprintf("the ids of users here are of the directory %q, and the configuration has %q", e.Recorded, e.Configured)
+}
+
+// The rows of meta that hold names, and the write that shows that the database can be
+// written.
+const (
+	directoryName = "directory"
+	findName      = "directory_find"
+	wechatPrefix  = "wechat:"
+	writtenName   = "written"
+)
+
+// wechatName is the row of an appid; one that is too long for the column goes by its hash.
+func wechatName(appid string) string {
+	if len(wechatPrefix)+len(appid) <= 64 {
+		return wechatPrefix + appid
+	}
+	sum := sha256.Sum256([]byte(appid))
+	return wechatPrefix + "#" + base64.RawURLEncoding.EncodeToString(sum[:])
+}
+
+// CheckNames compares names with those that are recorded, and records nothing. What is
+// not recorded yet fits. An error that is a *[NameError] is permanent.
+func (s *Store) CheckNames(ctx context.Context, n Names) error {
+	return s.read(ctx, "reading the names", func(t *tx) error { return n.compare(t) })
+}
+
+// RecordNames records those names that are not recorded yet, unless one differs from
+// what is recorded: then nothing is written. Of two replicas that record different names
+// at once, one gets the error.
+//
+// find is the hash of the query that finds users in a table, empty where there is none;
+// changed reports that another one was recorded.
+//
+// It always writes, so that its success shows that the database can be written.
+func (s *Store) RecordNames(ctx context.Context, n Names, find string) (changed bool, err error) {
+	err = s.rewrite(ctx, "recording the names", func(t *tx) error {
+		changed = false
+		if err := n.compare(t); err != nil {
+			return err
+		}
+		if err := insertMeta(t, directoryName, n.Directory); err != nil {
+			return err
+		}
+		for _, appid := range slices.Sorted(maps.Keys(n.WeChat)) {
+			if err := insertMeta(t, wechatName(appid), n.WeChat[appid]); err != nil {
+				return err
+			}
+		}
+		if find != "" {
+			var recorded []byte
+			err := t.row(`SELECT value FROM {meta} WHERE name = ?`, findName).Scan(&recorded)
+			if err != nil && !errors.Is(err, sql.ErrNoRows) {
+				return err
+			}
+			changed = err == nil && string(recorded) != find
+			if err := writeMeta(t, findName, find); err != nil {
+				return err
+			}
+		}
+		if err := written(t); err != nil {
+			return err
+		}
+		return n.compare(t) // another replica may have been faster
+	})
+	return changed && err == nil, err
+}
+
+// Probe writes to the database, and returns when that is durable.
+func (s *Store) Probe(ctx context.Context) error {
+	if err := s.db.inPlace(); err != nil {
+		return err
+	}
+	return s.rewrite(ctx, "writing", written)
+}
+
+func written(t *tx) error {
+	return writeMeta(t, writtenName, strconv.FormatInt(millis(t.db.opts.Now()), 10))
+}
+
+func insertMeta(t *tx, name, value string) error {
+	_, err := t.exec(`INSERT OR IGNORE INTO {meta} (name, value) VALUES (?, ?)`, name, []byte(value))
+	return err
+}
+
+func writeMeta(t *tx, name, value string) error {
+	_, err := t.exec(`INSERT INTO {meta} (name, value) VALUES (?, ?)
+		ON CONFLICT (name) DO UPDATE SET value = excluded.value`, name, []byte(value))
+	return err
+}
+
+// compare returns a *NameError for the first name that differs from what is recorded.
+func (n Names) compare(t *tx) error {
+	recorded := make(map[string]string)
+	err := t.each(func(r *sql.Rows) error {
+		var name string
+		var value []byte
+		err := r.Scan(&name, &value)
+		recorded[name] = string(value)
+		return err
+	}, `SELECT name, value FROM {meta} WHERE name = ? OR name LIKE ?`, directoryName, wechatPrefix+"%")
+	if err != nil {
+		return err
+	}
+	directory, found := recorded[directoryName]
+	switch {
+	case found && directory != n.Directory:
+		return permanent{&NameError{Recorded: directory, Configured: n.Directory}}
+	case !found && n.Directory != OwnUsers:
+		// Nobody has recorded a name: the store is older than names are. Users in
+		// it were logged in by its own table.
+		users, err := t.strings(`SELECT id FROM {users} LIMIT 1`)
+		if err != nil {
+			return err
+		}
+		if len(users) > 0 {
+			return permanent{&NameError{Recorded: OwnUsers, Configured: n.Directory, Users: true}}
+		}
+	}
+	for _, appid := range slices.Sorted(maps.Keys(n.WeChat)) {
+		name, found := recorded[wechatName(appid)]
+		if found && name != n.WeChat[appid] {
+			return permanent{&NameError{AppID: appid, Recorded: name, Configured: n.WeChat[appid]}}
+		}
+	}
+	return nil
+}
+
+// Survey is what an operator sees of a store at a glance.
+type Survey struct {
+	// Created reports that this process has made the tables.
+	Created bool
+	// Schema is the version of the tables.
+	Schema int
+	// Users counts the store's own users, OpenIDs those that are bound to any; neither
+	// counts further than SurveyLimit.
+	Users, OpenIDs int
+}
+
+// SurveyLimit bounds the counts of a [Survey].
+const SurveyLimit = 10_000
+
+// Survey looks at the store.
+func (s *Store) Survey(ctx context.Context) (v Survey, err error) {
+	v.Created = s.db.created.Load()
+	err = s.read(ctx, "counting the users", func(t *tx) (err error) {
+		if v.Schema, err = s.db.version(t); err != nil {
+			return err
+		}
+		for table, n := range map[string]*int{"users": &v.Users, "bindings": &v.OpenIDs} {
+			if err := t.row(`SELECT COUNT(*) FROM (SELECT 1 FROM {` + table + `} LIMIT ` + strconv.Itoa(SurveyLimit) + `) AS counted`).Scan(n); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return v, err
+}

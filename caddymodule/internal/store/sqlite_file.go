@@ -1,0 +1,145 @@
+package store
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+)
+
+// createFile makes the directory and an empty file, readable by nobody
+// else; SQLite gives its log and its shared memory the file's mode. A file that
+// is there is never opened here: closing it would drop the locks that SQLite
+// holds on it in this process.
+func (db *DB) createFile(path string, create bool) error {
+	dir := filepath.Dir(path)
+	hadKey := db.hasKeyFile() // before the look at the file, see Store.open
+	info, err := os.Stat(path)
+	switch {
+	case err == nil && info.IsDir():
+		return permanent{errors.New("is a directory; the address needs the path of a file")}
+	case err == nil && info.Size() == 0 && (hadKey || hasContent(path+"-wal")):
+		return db.lost("is empty")
+	case err == nil:
+		return writableDir(dir)
+	case !errors.Is(err, fs.ErrNotExist):
+		return fileError(err)
+	case hadKey, hasContent(path + "-wal"):
+		return db.lost("is missing")
+	case isLink(path):
+		return permanent{fmt.Errorf("%w: it is a symbolic link to a file that does not exist: restore that file, "+
+			"or remove the link to begin with an empty store on purpose", ErrLost)}
+	case !create:
+		return permanent{fmt.Errorf("%w: the file does not exist (with migrate off it is not created)", ErrSchema)}
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fileError(err)
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		return nil // another process was faster
+	}
+	if err != nil {
+		return fileError(err)
+	}
+	if err := f.Close(); err != nil {
+		return fileError(err)
+	}
+	return syncDir(dir)
+}
+
+// writableDir finds out whether SQLite will be able to write its log beside the
+// file: its own error ("unable to open database file") would not say so.
+func writableDir(dir string) error {
+	f, err := os.CreateTemp(dir, ".wx-auth-*")
+	if err != nil {
+		return fileError(err)
+	}
+	f.Close()
+	return fileError(os.Remove(f.Name()))
+}
+
+// flushFile waits until what has been written to a file, by whomever, is on disk.
+func flushFile(path string) error {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
+}
+
+// syncDir makes the names of new files in dir survive a power cut.
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return fileError(err)
+	}
+	defer d.Close()
+	if err := d.Sync(); err != nil && !errors.Is(err, errors.ErrUnsupported) && !errors.Is(err, syscall.EINVAL) {
+		return fileError(err)
+	}
+	return nil
+}
+
+// fileError tells errors that the operator must mend from those that may pass
+// (a full disk, too many open files).
+func fileError(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.EROFS),
+		errors.Is(err, syscall.ENOTDIR), errors.Is(err, syscall.EISDIR), errors.Is(err, syscall.ENAMETOOLONG):
+		return permanent{fmt.Errorf("%w (the store needs a directory that it may write to)", err)}
+	}
+	return fmt.Errorf("%w: %w", ErrUnavailable, err)
+}
+
+// hasKeyFile reports whether a generated key lies where this store's key would.
+func (db *DB) hasKeyFile() bool {
+	if db.path == "" {
+		return false
+	}
+	_, err := os.Lstat(db.KeyFile())
+	return err == nil
+}
+
+// lost refuses a database that had users, by what lies beside it, and has none: to make
+// them again with other ids would lock everybody out of their account.
+func (db *DB) lost(how string) error {
+	var beside []string
+	for _, path := range []string{db.KeyFile(), db.path + "-wal"} {
+		if _, err := os.Lstat(path); err == nil {
+			beside = append(beside, path)
+		}
+	}
+	left := strings.Join(beside, " and ")
+	return permanent{fmt.Errorf("%w: the file %s, though %s is still there: restore both from the same backup, or correct the path; "+
+		"to begin with an empty store on purpose, remove %s too", ErrLost, how, left, left)}
+}
+
+// inPlace reports a file that was deleted or replaced while it is open: what is written
+// to it is gone when this process ends.
+func (db *DB) inPlace() error {
+	opened := db.file.Load()
+	if opened == nil {
+		return nil
+	}
+	if now, err := os.Stat(db.path); err != nil || !os.SameFile(*opened, now) {
+		return fmt.Errorf("writing to the store: %s: %w: %w: the file was deleted or replaced while it is open: put it back, or restart Caddy with the right one",
+			db.url, ErrUnavailable, ErrLost)
+	}
+	return nil
+}
+
+func hasContent(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.Size() > 0
+}
+
+func isLink(path string) bool {
+	info, err := os.Lstat(path)
+	return err == nil && info.Mode()&fs.ModeSymlink != 0
+}
