@@ -80,6 +80,9 @@ func (a *Background) add(s *site) error {
 			if err := sameStore(other.set, s.set); err != nil {
 				return err
 			}
+			if err := sameNames("the store "+s.shared.db.String(), other.directoryName, s.directoryName, other.names, s.names); err != nil {
+				return err
+			}
 		}
 	}
 	a.sites = append(a.sites, s)
@@ -111,49 +114,40 @@ func shareRing(all *token.RingSettings, own token.RingSettings) {
 	all.Lifetime, all.Leeway = max(all.Lifetime, own.Lifetime), max(all.Leeway, own.Leeway)
 }
 
-// sameStore refuses two directives that say opposite things of one store.
-func sameStore(a, b settings) error {
-	const remedy = "write the same in both, best in a snippet that both import"
-	switch {
-	case a.Store.Migrate != b.Store.Migrate:
-		return misset("store migrate", errors.New("another wx_auth with the same store says the opposite: "+remedy))
-	case !a.EncryptionKeys.Equal(b.EncryptionKeys):
-		return misset("encryption_key", errors.New("another wx_auth with the same store has another one: "+remedy))
-	}
-	return nil
-}
-
-// Start opens the stores. What only the operator can mend fails the
-// configuration, and the former one stays; a store that does not answer is
-// tried again until it does.
+// Start opens the stores. What only the operator can fix fails the configuration, and the
+// former one stays; a store that does not answer, or takes no write, is tried again until
+// it does. A store's names are recorded when nothing else is wrong.
 func (a *Background) Start() error {
 	ctx, cancel := context.WithCancel(context.Background())
 	a.cancel = cancel
 	a.warnOfCluster()
+	a.warnOfSharing()
 	// Side by side: stores that do not answer must not hold a reload up in turn.
-	var opening sync.WaitGroup
 	opened, users := make([]error, len(a.sites)), make([]error, len(a.sites))
-	for i, s := range a.sites {
-		opening.Go(func() { opened[i] = s.openFor(ctx, openTimeout) })
-		opening.Go(func() { users[i] = s.openUsers(ctx, openTimeout) })
+	a.sideBySide(func(i int, s *site) { opened[i] = s.prepareFor(ctx, openTimeout) },
+		func(i int, s *site) { users[i] = s.openUsers(ctx, openTimeout) })
+	err := a.refuse(opened, users)
+	if err == nil {
+		a.sideBySide(func(i int, s *site) {
+			if opened[i] == nil {
+				opened[i] = s.recordFor(ctx, openTimeout)
+			}
+		})
+		err = a.refuse(opened, nil)
 	}
-	opening.Wait()
+	if err != nil {
+		cancel()
+		return fmt.Errorf("wx_auth: %w", err)
+	}
 	feeds, rings := make(map[*shared]bool), make(map[ringKey]bool)
 	for i, s := range a.sites {
-		if err := users[i]; errors.Is(err, user.ErrMisconfigured) {
-			cancel()
-			a.loops.Wait()
-			return fmt.Errorf("wx_auth: %w", err)
-		} else if err != nil {
-			a.log.Error("the directory of users does not answer; logins and refreshes wait for it", zap.Error(err))
+		s.triedToOpen()
+		if users[i] != nil {
+			a.log.Error("the directory of users does not answer; logins and refreshes wait for it", zap.Error(users[i]))
 		}
-		if err := opened[i]; err != nil {
-			if !errors.Is(err, store.ErrUnavailable) {
-				cancel()
-				a.loops.Wait()
-				return fmt.Errorf("wx_auth: %w", err)
-			}
-			a.log.Error("the store does not answer; logins and tokens wait for it", zap.Error(err))
+		if opened[i] != nil {
+			a.logAway(s, opened[i])
+			a.loops.Go(func() { a.keepOpening(ctx, s) })
 		}
 		firstOfStore := !feeds[s.shared]
 		feeds[s.shared] = true
@@ -168,6 +162,42 @@ func (a *Background) Start() error {
 		a.loops.Go(func() { a.keepFresh(ctx, s, firstOfStore, firstOfRing) })
 	}
 	return nil
+}
+
+// sideBySide does each of these for each site, all at once, and waits for them.
+func (a *Background) sideBySide(do ...func(int, *site)) {
+	var all sync.WaitGroup
+	for i, s := range a.sites {
+		for _, f := range do {
+			all.Go(func() { f(i, s) })
+		}
+	}
+	all.Wait()
+}
+
+// refuse returns the first error that fails the configuration.
+func (a *Background) refuse(opened, users []error) error {
+	for i := range a.sites {
+		if users != nil && errors.Is(users[i], user.ErrMisconfigured) {
+			return users[i]
+		}
+		if opened[i] != nil && !errors.Is(opened[i], store.ErrUnavailable) {
+			return opened[i]
+		}
+	}
+	return nil
+}
+
+// logAway logs why a store is not open, and what works meanwhile.
+func (a *Background) logAway(s *site, err error) {
+	message := "the store does not answer; logins and tokens wait for it"
+	switch {
+	case s.live.Load() != nil:
+		message = "the store does not answer; tokens are accepted by what the former configuration had opened, and logins wait"
+	case errors.Is(err, store.ErrReadOnly):
+		message = "the store cannot be written; logins and tokens wait until it can"
+	}
+	a.log.Error(message, zap.Error(err), zap.String("remedy", adviceOf(err, "check that the database runs and can be reached; it is tried again every second")))
 }
 
 // warnOfCluster speaks of SQLite where there may be several replicas: each would
@@ -195,24 +225,31 @@ func (a *Background) Stop() error {
 	return nil
 }
 
-// keepFresh opens the site, if that is still to do, and then reads the feed and
-// the key ring again and again.
-func (a *Background) keepFresh(ctx context.Context, s *site, feed, ring bool) {
+// keepOpening opens a site whose store was away when the configuration was loaded.
+func (a *Background) keepOpening(ctx context.Context, s *site) {
 	said := ""
-	for s.live.Load() == nil {
+	for sleep(ctx, retryEvery) {
 		err := s.openFor(ctx, openTimeout)
 		if err == nil {
-			a.log.Info("the store answers")
-			break
-		}
-		// It may answer by now, and be of no use: a wrong key, an unusable schema.
-		if !errors.Is(err, store.ErrUnavailable) && ctx.Err() == nil && err.Error() != said {
-			said = err.Error()
-			a.log.Error("the store cannot be used; logins and tokens wait until that is mended", zap.Error(err))
-		}
-		if !sleep(ctx, retryEvery) {
+			a.log.Info("the store answers", zap.String("store", s.shared.db.String()))
 			return
 		}
+		// It may answer by now, and be of no use: a wrong key, an unusable schema,
+		// another directory's users.
+		if !errors.Is(err, store.ErrUnavailable) && ctx.Err() == nil && err.Error() != said {
+			said = err.Error()
+			a.log.Error("the store cannot be used; logins and tokens wait until that is fixed", zap.Error(err),
+				zap.String("remedy", adviceOf(err, "see the error")))
+		}
+	}
+}
+
+// keepFresh reads the feed and the key ring again and again, once the store is open.
+func (a *Background) keepFresh(ctx context.Context, s *site, feed, ring bool) {
+	select {
+	case <-s.shared.isOpen:
+	case <-ctx.Done():
+		return
 	}
 	var wg sync.WaitGroup
 	if feed {

@@ -25,12 +25,14 @@ import (
 //	    encryption_key <new> [<old>...]
 //	    users          webhook <url> {
 //	        secret       <whsec_...> [<old>...]
+//	        realm        <name>
 //	    }
 //	    users          sql <url> {
 //	        find         <query>
 //	        create       <query>
 //	        check        <query>
 //	        erase        <query>
+//	        realm        <name>
 //	    }
 //	    register       on|off
 //	    countries      <calling code>...

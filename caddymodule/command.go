@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/signal"
 	"syscall"
@@ -58,8 +59,9 @@ type operated struct {
 	// static are the ids of the keys that stand in the configuration (token { key }).
 	static []string
 	apps   []string
-	// elsewhere says that the users of a directive live in a directory of their own.
-	elsewhere bool
+	// directory and names say whose ids the configuration has.
+	directory directoryName
+	names     store.Names
 	// sessions is the longest lifetime of theirs.
 	sessions time.Duration
 	store    *store.Store
@@ -134,11 +136,16 @@ func directives(config []byte) (found []*Handler, err error) {
 // settings than concern a store: a command needs no AppSecret.
 func operate(list []*operated, h *Handler) ([]*operated, error) {
 	s := settings{NewOpenID: "replace"}
-	for _, part := range []func(*Handler, lookup) error{s.resolveStore, s.resolveLogin, s.resolveToken, s.resolveSession} {
+	for _, part := range []func(*Handler, lookup) error{s.resolveStore, s.resolveLogin, s.resolveToken, s.resolveSession, s.resolveHosts} {
 		if err := part(h, atProvision); err != nil {
 			return nil, err
 		}
 	}
+	directory, err := directoryOf(h)
+	if err != nil {
+		return nil, err
+	}
+	names := s.storeNames(directory)
 	key := sharedKey{s.Store.URL, s.Store.TablePrefix}
 	var at *operated
 	for _, known := range list {
@@ -151,22 +158,18 @@ func operate(list []*operated, h *Handler) ([]*operated, error) {
 		if err != nil {
 			return nil, err
 		}
-		at = &operated{name: db.String(), key: key, set: s, db: db, store: db.WithTables(s.EncryptionKeys)}
+		at = &operated{name: db.String(), key: key, set: s, db: db, store: db.WithTables(s.EncryptionKeys), directory: directory, names: names}
 		if key.prefix != defaultTablePrefix {
 			at.name += ", tables " + key.prefix + "…"
 		}
 		list = append(list, at)
-	} else if err := sameStore(at.set, s); err != nil {
+	} else if err := errors.Join(sameStore(at.set, s), sameNames("the store "+at.name, at.directory, directory, at.names, names)); err != nil {
 		return nil, err
 	}
+	maps.Copy(at.names.WeChat, names.WeChat)
 	at.sessions = max(at.sessions, s.Session.Lifetime)
-	at.elsewhere = at.elsewhere || h.UsersRaw != nil
-	for _, app := range h.Apps {
-		id, _, err := atProvision(app.ID, syntax{})
-		if err != nil {
-			return nil, misset("app", err)
-		}
-		at.apps = append(at.apps, id)
+	for _, a := range s.Apps {
+		at.apps = append(at.apps, a.ID)
 	}
 	if s.Token.Static == nil {
 		at.addRing(ringSettingsOf(s.Token))
@@ -197,7 +200,11 @@ func (o *operated) open(ctx context.Context) error {
 		err = fmt.Errorf("%w\nStart Caddy with this configuration first: it makes the tables. "+
 			"Where an SQLite file lies depends on the user: run this as the one that runs Caddy", err)
 	}
-	return err
+	if err == nil {
+		// It records nothing: whose ids these are is for the configuration that runs.
+		err = o.store.CheckNames(ctx, o.names)
+	}
+	return withRemedy(err, o.directory)
 }
 
 // each opens the stores one after the other and does something with each.

@@ -93,7 +93,7 @@ func importUsers(ctx context.Context, out io.Writer, o *operated, file *os.File)
 		size = info.Size()
 	}
 	into := importer.Store(o.store)
-	if o.elsewhere {
+	if o.directory.elsewhere {
 		into = o.store.ImportElsewhere()
 	}
 	bar := newBar(os.Stderr)

@@ -9,7 +9,6 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/gate"
-	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/token"
 )
 
@@ -31,6 +30,8 @@ type endpoint struct {
 	methods []string // nil: any
 	serve   func(*call) error
 	closed  bool // works without the store, too
+	tokens  bool // needs the keys and no more
+	prompt  bool // does not wait for the store
 	service bool // for the backend, with the service key
 	// configured says whether there is one for the id at the path's end; nil: for any.
 	configured func(s *site, id string) bool
@@ -44,10 +45,13 @@ var endpoints = map[string]endpoint{
 	"/me":        {methods: []string{http.MethodGet}, serve: (*call).me},
 	"/sessions":  {methods: []string{http.MethodGet}, serve: (*call).listSessions},
 	"/sessions/": {methods: []string{http.MethodDelete}, serve: (*call).endSession},
-	"/verify":    {serve: (*call).verify, closed: true},
-	"/jwks.json": {methods: []string{http.MethodGet}, serve: (*call).jwks},
-	"/health":    {methods: []string{http.MethodGet, http.MethodHead}, serve: (*call).health, closed: true},
+	"/verify":    {serve: (*call).verify, closed: true, tokens: true},
+	"/jwks.json": {methods: []string{http.MethodGet}, serve: (*call).jwks, tokens: true},
+	"/health":    {methods: []string{http.MethodGet, http.MethodHead}, serve: (*call).health, closed: true, prompt: true},
 	"/push/":     {methods: []string{http.MethodGet, http.MethodPost}, serve: (*call).push, closed: true, configured: (*site).takesPushes},
+
+	"/health/live":  {methods: []string{http.MethodGet, http.MethodHead}, serve: (*call).healthLive, closed: true, prompt: true},
+	"/health/ready": {methods: []string{http.MethodGet, http.MethodHead}, serve: (*call).healthReady, closed: true, prompt: true},
 
 	"/service/revoke": {methods: []string{http.MethodPost}, serve: (*call).revoke, service: true},
 	"/service/users/": {methods: []string{http.MethodGet, http.MethodPatch, http.MethodDelete}, serve: (*call).serviceUser, service: true},
@@ -92,9 +96,14 @@ func (s *site) serveEndpoint(w http.ResponseWriter, r *http.Request, rest string
 			return p.write(w, r)
 		}
 	}
-	c.live = s.ready(r.Context())
+	if !e.prompt {
+		c.live = s.ready(r.Context())
+	}
+	if !e.tokens && !s.recorded.Load() {
+		c.live = nil // it may be another directory's store
+	}
 	if c.live == nil && !e.closed {
-		return newProblem(string(login.StoreUnavailable)).withRenewFor(rest).write(w, r)
+		return s.unopened().withRenewFor(rest).write(w, r)
 	}
 	return c.guarded(e.serve)
 }

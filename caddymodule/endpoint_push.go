@@ -56,7 +56,7 @@ func (c *call) push() error {
 	}
 	if m.Leaves() {
 		if c.live == nil {
-			return newProblem(string(login.StoreUnavailable)).write(c.w, c.r)
+			return c.site.unopened().write(c.w, c.r)
 		}
 		if p := c.leaves(m); p != nil {
 			return p.write(c.w, c.r)

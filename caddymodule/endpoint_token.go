@@ -1,10 +1,8 @@
 package caddymodule
 
 import (
-	"context"
 	"errors"
 	"net/http"
-	"time"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
@@ -54,15 +52,4 @@ func (c *call) jwks() error {
 	c.w.WriteHeader(http.StatusOK)
 	_, _ = c.w.Write(body)
 	return nil
-}
-
-// health answers whether logins and tokens work here.
-func (c *call) health() error {
-	ctx, cancel := context.WithTimeout(c.r.Context(), 2*time.Second)
-	defer cancel()
-	if c.live == nil || c.site.store.Ping(ctx) != nil {
-		c.w.Header().Set("Retry-After", "2")
-		return answer(c.w, c.r, http.StatusServiceUnavailable, "", nil)
-	}
-	return answer(c.w, c.r, http.StatusOK, "", nil)
 }

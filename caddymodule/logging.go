@@ -162,3 +162,21 @@ func wechatFields(e *wechat.Error) []zap.Field {
 	}
 	return fields
 }
+
+// logWeChat logs what went wrong with the access token in the background. A
+// mistake of the operator's stops the calls for a while, in which the logins
+// that fail of it are no errors any more: this line is the one.
+func (s *site) logWeChat(e wechat.Event) {
+	fields := []zap.Field{zap.String("appid", e.AppID)}
+	level := zapcore.WarnLevel
+	var we *wechat.Error
+	if errors.As(e.Err, &we) {
+		fields = append(fields, wechatFields(we)...)
+		if we.Kind.Operator() {
+			level = zapcore.ErrorLevel
+		}
+	} else {
+		fields = append(fields, zap.Error(e.Err))
+	}
+	s.log.Log(level, "fetching the access token", fields...)
+}

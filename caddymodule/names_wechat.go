@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
 )
@@ -26,6 +27,30 @@ func (w wechatSettings) nameOf(appid string) string {
 		return w.Realm
 	}
 	return hostPort(apis[0])
+}
+
+// resolveHosts resolves which WeChat each app belongs to, and no more: a command needs no
+// AppSecret.
+func (s *settings) resolveHosts(h *Handler, look lookup) (err error) {
+	if h.WeChat != nil {
+		if s.WeChat.APIs, err = resolveAPIs(h.WeChat.API, look); err != nil {
+			return misset("wechat api", err)
+		}
+		if s.WeChat.Realm, err = resolveRealm(h.WeChat.Realm, look); err != nil {
+			return misset("wechat realm", err)
+		}
+	}
+	for i, a := range h.Apps {
+		id, _, err := look(a.ID, syntax{})
+		if err != nil {
+			return missetAt("app", i, err)
+		}
+		s.Apps = append(s.Apps, wechat.App{ID: id})
+		if err := s.resolveAppAPIs(i, a, id, look); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // names are those of all apps that differ from the others, for a key of what is shared.
@@ -60,7 +85,7 @@ func hostPort(api string) string {
 	return net.JoinHostPort(strings.TrimSuffix(strings.ToLower(u.Hostname()), "."), port)
 }
 
-const mostRealm = 128
+const mostRealm = 1024
 
 // resolveRealm reads the name of a directory or of a WeChat.
 func resolveRealm(raw string, look lookup) (string, error) {
@@ -71,8 +96,8 @@ func resolveRealm(raw string, look lookup) (string, error) {
 	if err != nil || !known {
 		return "", err
 	}
-	if len(name) > mostRealm || strings.ContainsFunc(name, func(c rune) bool { return c <= ' ' || c > '~' }) {
-		return "", errors.New("a name is 1 to 128 visible ASCII characters, without spaces, such as customers")
+	if len(name) > mostRealm || strings.ContainsFunc(name, func(c rune) bool { return c <= ' ' || !unicode.IsPrint(c) }) {
+		return "", errors.New("a name has no spaces and at most 1024 bytes, such as customers")
 	}
 	return name, nil
 }

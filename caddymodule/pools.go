@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"sync"
 
 	"github.com/caddyserver/caddy/v2"
 
@@ -48,6 +49,20 @@ type shared struct {
 	refreshes ratelimit.Limiter[string]       // that advanced, by session
 	asks      ratelimit.Limiter[string]       // of an external directory, by purpose and session
 	wrongKeys ratelimit.Limiter[netip.Prefix] // wrong service keys, by client
+
+	names  knownNames
+	health health
+	isOpen chan struct{} // closed when the store is open for the first time
+	once   sync.Once
+}
+
+// opened says that the store is open, and reports whether that is news.
+func (s *shared) opened() (first bool) {
+	s.once.Do(func() {
+		first = true
+		close(s.isOpen)
+	})
+	return first
 }
 
 // Destruct closes the store when the last configuration, and the last login in
@@ -69,7 +84,9 @@ func holdShared(k sharedKey) (*shared, error) {
 		}
 		revoked := session.NewRevoked()
 		revoked.Clock = clock
-		return &shared{name: rand.Text(), clock: clock, db: db, revoked: revoked, feed: session.NewFeed(revoked)}, nil
+		return &shared{
+			name: rand.Text(), clock: clock, db: db, revoked: revoked, feed: session.NewFeed(revoked), isOpen: make(chan struct{}),
+		}, nil
 	})
 	if err != nil {
 		return nil, err

@@ -33,7 +33,12 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return fmt.Errorf("loading the events app: %w", err)
 	}
+	raw := h.UsersRaw // Caddy forgets what it has loaded
 	users, err := h.loadUsers(ctx)
+	if err != nil {
+		return err
+	}
+	directory, err := nameOfDirectory(users, raw, atProvision)
 	if err != nil {
 		return err
 	}
@@ -41,11 +46,16 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		return err
 	}
 	h.site.events = events.(*caddyevents.App)
+	h.site.directoryName, h.site.names = directory, set.storeNames(directory)
+	h.site.noStoreLine = h.Store == nil || h.Store.URL == ""
 	h.site.metrics = app.(*Background).metrics
 	server, _ := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
 	app.(*Background).warnNotStrict(server)
 	noteAliases(server)
-	return app.(*Background).add(h.site)
+	if err := app.(*Background).add(h.site); err != nil {
+		return err
+	}
+	return h.site.resume()
 }
 
 // Cleanup lets go of what Provision took hold of. A reload does not wait for the

@@ -64,15 +64,8 @@ func (s *settings) resolveApps(h *Handler, look lookup) error {
 
 // resolveApp is about the block of the i-th app.
 func (s *settings) resolveApp(i int, a App, id string, look lookup) error {
-	apis, err := resolveAPIs(a.API, look)
-	if err != nil {
-		return missetAt("app api", i, err)
-	}
-	if len(apis) > 0 {
-		if s.WeChat.AppAPIs == nil {
-			s.WeChat.AppAPIs = make(map[string][]string)
-		}
-		s.WeChat.AppAPIs[id] = apis
+	if err := s.resolveAppAPIs(i, a, id, look); err != nil {
+		return err
 	}
 	if a.Push == nil {
 		return nil
@@ -86,6 +79,21 @@ func (s *settings) resolveApp(i int, a App, id string, look lookup) error {
 			s.Pushes = make(map[string]*wechat.PushReceiver)
 		}
 		s.Pushes[id] = push
+	}
+	return nil
+}
+
+// resolveAppAPIs is about the hosts of the i-th app's own.
+func (s *settings) resolveAppAPIs(i int, a App, id string, look lookup) error {
+	apis, err := resolveAPIs(a.API, look)
+	if err != nil {
+		return missetAt("app api", i, err)
+	}
+	if len(apis) > 0 {
+		if s.WeChat.AppAPIs == nil {
+			s.WeChat.AppAPIs = make(map[string][]string)
+		}
+		s.WeChat.AppAPIs[id] = apis
 	}
 	return nil
 }

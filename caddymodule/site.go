@@ -10,7 +10,6 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 	"go.uber.org/zap"
-	"go.uber.org/zap/zapcore"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/gate"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
@@ -50,8 +49,16 @@ type site struct {
 	ringSet    *token.RingSettings // of all who share the ring; not changed after provisioning
 	away       atomic.Bool         // the store did not answer when a request needed it
 
-	opening chan struct{} // holds one element while somebody opens
-	live    atomic.Pointer[live]
+	directoryName directoryName
+	names         store.Names
+	noStoreLine   bool // the store is the default one, as no line names any
+
+	opening  chan struct{}         // holds one element while somebody opens
+	prepared *store.Keys           // guarded by opening: the store's, once it is open
+	tried    chan struct{}         // closed when the first try to open has ended
+	live     atomic.Pointer[live]  // nil: no token is accepted
+	recorded atomic.Bool           // the store's names are ours: logins may come
+	fault    atomic.Pointer[error] // only the operator can fix it
 }
 
 // directory is where the users live, as far as a site has to do with it.
@@ -81,7 +88,7 @@ func newSite(ctx caddy.Context, log *zap.Logger, set settings, users user.Direct
 		set: set, log: log, ctx: ctx, users: users,
 		apps:      make(map[string]wechat.App),
 		sharedKey: sharedKey{set.Store.URL, set.Store.TablePrefix},
-		opening:   make(chan struct{}, 1),
+		opening:   make(chan struct{}, 1), tried: make(chan struct{}),
 	}
 	for _, a := range set.Apps {
 		s.apps[a.ID] = a
@@ -169,88 +176,6 @@ func (s *site) sessionSettings() session.Settings {
 	}
 }
 
-// readyTimeout is how long a request waits for a store that is not open yet.
-const readyTimeout = 2 * time.Second
-
-// ready returns the site's live half. A request that comes before the store
-// was opened, as Caddy starts its apps in no fixed order, opens it; nil if that
-// does not work. The requests after it do not wait, be they public: opening is
-// then the background's, which tries again and again.
-func (s *site) ready(ctx context.Context) *live {
-	if l := s.live.Load(); l != nil || s.away.Load() {
-		return l
-	}
-	if err := s.openFor(ctx, readyTimeout); err != nil {
-		if ctx.Err() == nil {
-			s.away.Store(true)
-		}
-		return nil
-	}
-	return s.live.Load()
-}
-
-// openFor opens what is not open yet, within a time.
-func (s *site) openFor(ctx context.Context, limit time.Duration) error {
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	select {
-	case s.opening <- struct{}{}:
-		defer func() { <-s.opening }()
-	case <-ctx.Done():
-		return fmt.Errorf("opening the store: %w: %w", store.ErrUnavailable, ctx.Err())
-	}
-	if s.live.Load() != nil {
-		return nil
-	}
-	keys, err := s.store.Secrets(ctx)
-	if err != nil {
-		return err
-	}
-	if err := s.loadRing(ctx); err != nil {
-		return err
-	}
-	// Before the first token is accepted, all that are revoked must be known.
-	if !s.shared.feed.Loaded() {
-		if err := s.shared.feed.Poll(ctx, s.store, time.Now()); err != nil {
-			if ctx.Err() != nil { // also while it waited for another's poll
-				err = fmt.Errorf("%w: %w", store.ErrUnavailable, err)
-			}
-			return err
-		}
-	}
-	l, err := s.assemble(keys)
-	if err != nil {
-		return err
-	}
-	s.live.Store(l)
-	return nil
-}
-
-// openUsers asks a directory that lives elsewhere whether it will work.
-func (s *site) openUsers(ctx context.Context, limit time.Duration) error {
-	o, ok := s.users.(UsersOpener)
-	if !ok {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	return o.Open(ctx)
-}
-
-func (s *site) loadRing(ctx context.Context) error {
-	if s.ring == nil {
-		return nil
-	}
-	now := time.Now()
-	before := s.ring.Keys()
-	err := s.ring.Load(ctx, s.store, *s.ringSet, now)
-	if before.LostBy(s.ring.Keys(), now) {
-		// Connections that were opened under tokens of a compromised key end too.
-		s.shared.revoked.EndWatched()
-	}
-	return err
-}
-
 // assemble makes the live half with the store's keys.
 func (s *site) assemble(keys *store.Keys) (*live, error) {
 	refresh, err := session.NewKeys(keys.RefreshMAC()...)
@@ -289,24 +214,6 @@ func (s *site) assemble(keys *store.Keys) (*live, error) {
 // refused. While this process's clock is wrong it is the database's.
 func (s *site) now() time.Time { return time.Now().Add(s.shared.clock.Shift()) }
 
-// logWeChat logs what went wrong with the access token in the background. A
-// mistake of the operator's stops the calls for a while, in which the logins
-// that fail of it are no errors any more: this line is the one.
-func (s *site) logWeChat(e wechat.Event) {
-	fields := []zap.Field{zap.String("appid", e.AppID)}
-	level := zapcore.WarnLevel
-	var we *wechat.Error
-	if errors.As(e.Err, &we) {
-		fields = append(fields, wechatFields(we)...)
-		if we.Kind.Operator() {
-			level = zapcore.ErrorLevel
-		}
-	} else {
-		fields = append(fields, zap.Error(e.Err))
-	}
-	s.log.Log(level, "fetching the access token", fields...)
-}
-
 // keys returns the key set in force; nil before the first load.
 func (s *site) keys() *token.KeySet {
 	if s.ring == nil {
@@ -330,8 +237,11 @@ func (s *site) Ours(raw string) bool {
 func (s *site) Verify(raw string, now time.Time) (*token.Identity, error) {
 	l := s.live.Load()
 	if l == nil {
-		if !s.Ours(raw) {
+		switch {
+		case !s.Ours(raw):
 			return nil, token.ErrInvalid
+		case s.fault.Load() != nil:
+			return nil, gate.ErrMisconfigured
 		}
 		return nil, gate.ErrUnavailable
 	}

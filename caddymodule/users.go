@@ -17,7 +17,7 @@ import (
 // usersNamespace is where directories of users are registered. A guest module in
 // it implements user.Directory, and caddyfile.Unmarshaler to be usable as
 // `users <name> …`. What it answers is checked, see user.Checked. It may also
-// implement [UsersOpener] and [UsersHolder].
+// implement [UsersOpener], [UsersHolder] and [UsersNamer].
 const usersNamespace = "wx_auth.users"
 
 // UsersOpener is a directory of users that can find out at start whether it will

@@ -38,6 +38,12 @@ type SQLUsers struct {
 	// Deletes the user :id. Without it their row stays.
 	EraseQuery string `json:"erase,omitempty"`
 
+	// The name of this directory. A store belongs to the directory whose name it has: write
+	// one where the database moves to another host, or where two queries find the same
+	// people by the same ids. May contain placeholders. Default: sql and the URL without
+	// user, password and parameters
+	Realm string `json:"realm,omitempty"`
+
 	userDirectory
 	address string
 }
@@ -54,6 +60,7 @@ func (*SQLUsers) CaddyModule() caddy.ModuleInfo {
 //	    create <query>
 //	    check  <query>
 //	    erase  <query>
+//	    realm  <name>
 //	}
 func (u *SQLUsers) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	query := func(name string, into *string) subdirective {
@@ -61,9 +68,13 @@ func (u *SQLUsers) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	}
 	return moduleUnmarshal(d, subdirective{
 		name: "users sql", usage: "<url> { find … }", least: 1, most: 1, set: text(&u.URL),
-		block: []subdirective{query("find", &u.FindQuery), query("create", &u.CreateQuery), query("check", &u.CheckQuery), query("erase", &u.EraseQuery)},
+		block: []subdirective{query("find", &u.FindQuery), query("create", &u.CreateQuery), query("check", &u.CheckQuery), query("erase", &u.EraseQuery),
+			{name: "realm", usage: "<name>", least: 1, most: 1, set: text(&u.Realm)}},
 	}, func(look lookup) error {
 		_, _, err := u.resolve(look)
+		if err == nil {
+			_, err = u.directory(look)
+		}
 		return err
 	})
 }

@@ -23,6 +23,12 @@ type WebhookUsers struct {
 	// so they can be changed one side at a time.
 	Secrets []string `json:"secrets,omitempty"`
 
+	// The name of this directory. A store belongs to the directory whose name it has: write
+	// one where the backend moves to another URL, or where two directories know the same
+	// people by the same ids. May contain placeholders. Default: webhook and the URL without
+	// its query
+	Realm string `json:"realm,omitempty"`
+
 	userDirectory
 }
 
@@ -39,15 +45,20 @@ func (*WebhookUsers) CaddyModule() caddy.ModuleInfo {
 //
 //	users webhook <url> {
 //	    secret <whsec_...> [<old>...]
+//	    realm  <name>
 //	}
 func (w *WebhookUsers) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return moduleUnmarshal(d, subdirective{
 		name: "users webhook", usage: "<url> { secret <whsec_...> }", least: 1, most: 1, set: text(&w.URL),
 		block: []subdirective{
 			{name: "secret", usage: "<whsec_...> [<old>...]", least: 1, most: -1, set: list(&w.Secrets)},
+			{name: "realm", usage: "<name>", least: 1, most: 1, set: text(&w.Realm)},
 		},
 	}, func(look lookup) error {
 		_, err := w.resolve(look)
+		if err == nil {
+			_, err = w.directory(look)
+		}
 		return err
 	})
 }

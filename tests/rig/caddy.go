@@ -36,6 +36,7 @@ type Caddy struct {
 	t       testing.TB
 	binary  string
 	env     []string
+	attr    *syscall.SysProcAttr
 	file    string // the last Caddyfile given to Start or Reload
 	cmd     *exec.Cmd
 	exited  chan struct{} // closed when cmd has ended
@@ -61,7 +62,7 @@ func NewCaddyOf(t testing.TB, binary string, env ...string) *Caddy {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &Caddy{Home: home, Addr: FreeAddress(t), t: t, binary: binary}
+	c := &Caddy{Home: home, Addr: FreeAddress(t), t: t, binary: binary, attr: ChildAttributes()}
 	c.env = append([]string{
 		"PATH=" + os.Getenv("PATH"),
 		"HOME=" + home,
@@ -72,6 +73,40 @@ func NewCaddyOf(t testing.TB, binary string, env ...string) *Caddy {
 		"GORACE=halt_on_error=0 exitcode=0",
 	}, env...)
 	t.Cleanup(c.end)
+	return c
+}
+
+// NewCaddyAs is NewCaddy for another user, where these tests run as root.
+func NewCaddyAs(t testing.TB, name string, env ...string) *Caddy {
+	t.Helper()
+	// Not below scratch, which only its owner may enter.
+	dir, err := os.MkdirTemp("", "wx-auth-as-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	text, err := os.ReadFile(Binary(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	binary := filepath.Join(dir, "caddy")
+	if err := errors.Join(os.WriteFile(binary, text, 0o755), os.Chmod(dir, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	c := NewCaddyOf(t, binary, env...)
+	if err := os.RemoveAll(c.Home); err != nil {
+		t.Fatal(err)
+	}
+	for i, v := range c.env {
+		c.env[i] = strings.ReplaceAll(v, c.Home, filepath.Join(dir, "home"))
+	}
+	c.Home = filepath.Join(dir, "home")
+	if err := os.Mkdir(c.Home, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if c.attr, err = childOf(name, c.Home); err != nil {
+		LeaveOut(t, "running as %s: %v", name, err)
+	}
 	return c
 }
 
@@ -124,7 +159,7 @@ func (c *Caddy) TryStart(caddyfile string) error {
 	}
 	c.file = caddyfile
 	cmd := exec.Command(c.binary, "run", "--config", config, "--adapter", "caddyfile", "--pingback", ready.Addr().String())
-	cmd.Dir, cmd.Env, cmd.SysProcAttr = c.Home, c.env, ChildAttributes()
+	cmd.Dir, cmd.Env, cmd.SysProcAttr = c.Home, c.env, c.attr
 	cmd.Stdin = strings.NewReader("ready")
 	cmd.Stdout, cmd.Stderr = &c.Log, &c.Log
 	cmd.WaitDelay = 5 * time.Second
@@ -228,7 +263,7 @@ func (c *Caddy) Command(args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), CommandTime)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, c.binary, args...)
-	cmd.Dir, cmd.Env, cmd.SysProcAttr = c.Home, c.env, ChildAttributes()
+	cmd.Dir, cmd.Env, cmd.SysProcAttr = c.Home, c.env, c.attr
 	cmd.WaitDelay = 5 * time.Second
 	out, err := cmd.CombinedOutput()
 	return string(out), err
@@ -391,7 +426,7 @@ func (c *Caddy) Getenv(name string) string {
 
 func (c *Caddy) write(name, text string) (string, error) {
 	path := filepath.Join(c.Home, name)
-	return path, os.WriteFile(path, []byte(text), 0o600)
+	return path, os.WriteFile(path, []byte(text), 0o644) // in Home, which is its owner's alone
 }
 
 // Site is a Caddyfile with one site at {$ADDR}, logging at DEBUG. Options are further

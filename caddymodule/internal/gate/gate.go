@@ -268,6 +268,8 @@ func (g *Gate) verify(cred Credential, now time.Time) Verdict {
 		return Verdict{Caller: caller}
 	case errors.Is(err, ErrUnavailable):
 		return Verdict{Refusal: refuse(CodeStoreUnavailable)}
+	case errors.Is(err, ErrMisconfigured):
+		return Verdict{Refusal: refuse(CodeMisconfigured)}
 	case errors.Is(err, token.ErrExpired):
 		return Verdict{Refusal: refuse(CodeTokenExpired)}
 	case errors.Is(err, ErrRevoked):

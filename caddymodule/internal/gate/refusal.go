@@ -16,6 +16,7 @@ const (
 	CodeCrossSite        = "cookie_cross_site"  // 403: a cookie that another site's page may have sent
 	CodeMethodNotAllowed = "method_not_allowed" // 405: TRACE
 	CodeStoreUnavailable = "store_unavailable"  // 503: the keys or the revocations are not loaded yet
+	CodeMisconfigured    = "misconfigured"      // 503: only the operator can fix it
 )
 
 var (
@@ -25,6 +26,9 @@ var (
 	// ErrUnavailable is the error of [Tokens].Verify while it cannot decide:
 	// the keys or the revocations have not been loaded yet.
 	ErrUnavailable = errors.New("tokens cannot be verified yet")
+	// ErrMisconfigured is the error of [Tokens].Verify while only the operator can
+	// change that it cannot decide.
+	ErrMisconfigured = errors.New("tokens cannot be verified: the gateway is misconfigured")
 )
 
 // retryAfter is the delay that a 503 asks of a client: about the duration of one
@@ -99,6 +103,11 @@ func refuse(code string) *Refusal {
 		return &Refusal{
 			Status: http.StatusServiceUnavailable, Code: code, RetryAfter: retryAfter,
 			Detail: "The gateway cannot verify tokens yet. Try again after Retry-After.",
+		}
+	case CodeMisconfigured:
+		return &Refusal{
+			Status: http.StatusServiceUnavailable, Code: code, RetryAfter: retryAfter,
+			Detail: "The gateway is misconfigured. Its operator finds the reason in the log.",
 		}
 	default:
 		return &Refusal{

@@ -119,7 +119,7 @@ func (s *Store) Probe(ctx context.Context) error {
 }
 
 func written(t *tx) error {
-	return writeMeta(t, writtenName, strconv.FormatInt(millis(t.db.opts.Now()), 10))
+	return writeMeta(t, writtenName, strconv.FormatInt(t.db.opts.Now().UnixMilli(), 10))
 }
 
 func insertMeta(t *tx, name, value string) error {

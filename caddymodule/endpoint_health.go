@@ -1,0 +1,103 @@
+package caddymodule
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/store"
+)
+
+// The health checks are for load balancers, orchestrators and people. None of them asks
+// WeChat or a directory that lives elsewhere.
+
+// healthLive answers as long as the process does.
+func (c *call) healthLive() error { return c.healthIs(true) }
+
+// healthReady reports whether requests should come here. A database that is away takes no
+// replica out of the load balancer: tokens go on being accepted.
+func (c *call) healthReady() error { return c.healthIs(c.site.isReady()) }
+
+// health reports whether logins work here.
+func (c *call) health() error {
+	s := c.site
+	works := s.isReady() && s.recorded.Load() && s.shared.health.check(c.r.Context(), s.store.Probe) == nil
+	return c.healthIs(works)
+}
+
+// isReady reports whether this site's store has been opened and written to, and the
+// process is not about to end: with shutdown_delay it goes on serving after SIGTERM.
+func (s *site) isReady() bool { return s.live.Load() != nil && !caddy.Exiting() }
+
+func (c *call) healthIs(good bool) error {
+	if good {
+		return answer(c.w, c.r, http.StatusOK, "", nil)
+	}
+	c.w.Header().Set("Retry-After", "2")
+	return answer(c.w, c.r, http.StatusServiceUnavailable, "", nil)
+}
+
+const (
+	// healthEvery is how long a look at the store is good for everybody that asks.
+	healthEvery = time.Second
+	// healthTimeout bounds one look, and how long a request waits for it.
+	healthTimeout = 2 * time.Second
+)
+
+// health is whether a store can be written, looked at once a second at most, however many
+// ask. The zero value is ready to use.
+type health struct {
+	mu    sync.Mutex
+	at    time.Time     // when the last look ended
+	err   error         // what it came to
+	under chan struct{} // closed when the look under way has ended; nil: none is
+}
+
+var errHealthLate = errors.New("the store does not answer in time")
+
+// check returns what a look at the store comes to that is not older than a second.
+func (h *health) check(ctx context.Context, probe func(context.Context) error) error {
+	h.mu.Lock()
+	if !h.at.IsZero() && time.Since(h.at) < healthEvery {
+		defer h.mu.Unlock()
+		return h.err
+	}
+	under := h.under
+	if under == nil {
+		under = make(chan struct{})
+		h.under = under
+		go h.look(under, probe)
+	}
+	h.mu.Unlock()
+	late := time.NewTimer(healthTimeout)
+	defer late.Stop()
+	select {
+	case <-under:
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		return h.err
+	case <-late.C: // a look that does not end is not begun again
+		return errHealthLate
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// look runs for all that ask, whoever of them hangs up.
+func (h *health) look(under chan struct{}, probe func(context.Context) error) {
+	ctx, cancel := context.WithTimeout(context.Background(), healthTimeout)
+	defer cancel()
+	err := store.ErrUnavailable // also after a panic
+	defer func() {
+		_ = recover() // no server recovers it here
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.at, h.err, h.under = time.Now(), err, nil
+		close(under)
+	}()
+	err = probe(ctx)
+}

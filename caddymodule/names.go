@@ -1,0 +1,257 @@
+package caddymodule
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"net/url"
+	"slices"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/store"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
+)
+
+// UsersNamer is a directory of users that names itself. Two directories with one name
+// know the same people by the same ids, whatever their modules; a store belongs to one
+// name. Without it the name is the module's id, and all directories of one store need the
+// same settings.
+type UsersNamer interface {
+	Realm() string
+}
+
+// namedDirectory is implemented by our modules, whose name is known before they are
+// provisioned.
+type namedDirectory interface {
+	directory(lookup) (directoryName, error)
+}
+
+// directoryName says whose ids a site's users have.
+type directoryName struct {
+	name string
+	// written: the configuration names the directory by itself.
+	written bool
+	// detail is what else decides whose ids these are, where no name is written: two sites
+	// of one store must agree on it.
+	detail string
+	// elsewhere: the users do not live in the store's own table.
+	elsewhere bool
+	// find is the hash of the query that finds users; empty: there is none.
+	find string
+}
+
+// nameOfDirectory returns the name of a directory that lives elsewhere, whose settings
+// are raw.
+func nameOfDirectory(users user.Directory, raw json.RawMessage, look lookup) (d directoryName, err error) {
+	defer func() { d.elsewhere = users != nil }()
+	switch m := users.(type) {
+	case nil:
+		return directoryName{name: store.OwnUsers}, nil
+	case namedDirectory:
+		return m.directory(look)
+	case UsersNamer:
+		if name := m.Realm(); name != "" {
+			return directoryName{name: name, written: true}, nil
+		}
+	}
+	id := fmt.Sprintf("%T", users)
+	if m, ok := users.(caddy.Module); ok {
+		id = string(m.CaddyModule().ID)
+	}
+	var settings bytes.Buffer
+	_ = json.Compact(&settings, raw) // Caddy has read it
+	return directoryName{name: id, detail: settings.String()}, nil
+}
+
+// directoryOf is nameOfDirectory for a command, which loads no configuration: our modules
+// name themselves without their secrets; another one is provisioned, as that only reads.
+func directoryOf(h *Handler) (directoryName, error) {
+	if h.UsersRaw == nil {
+		return nameOfDirectory(nil, nil, atProvision)
+	}
+	var source struct {
+		Source string `json:"source"`
+	}
+	if err := json.Unmarshal(h.UsersRaw, &source); err != nil {
+		return directoryName{}, misset("users", err)
+	}
+	info, err := caddy.GetModule(usersNamespace + "." + source.Source)
+	if err != nil {
+		return directoryName{}, misset("users", err)
+	}
+	if module := info.New(); isNamed(module) {
+		if err := json.Unmarshal(h.UsersRaw, module); err != nil {
+			return directoryName{}, misset("users", err)
+		}
+		return nameOfDirectory(module.(user.Directory), h.UsersRaw, atProvision)
+	}
+	raw := slices.Clone(h.UsersRaw)
+	ctx, cancel := caddy.NewContext(caddy.Context{Context: context.Background()})
+	defer cancel()
+	users, err := h.loadUsers(ctx)
+	if err != nil {
+		return directoryName{}, err
+	}
+	return nameOfDirectory(users, raw, atProvision)
+}
+
+func isNamed(module any) bool {
+	_, ok := module.(namedDirectory)
+	return ok
+}
+
+// directory implements [namedDirectory]: the module and the URL without user, password
+// and query, unless the name is written.
+func (w *WebhookUsers) directory(look lookup) (directoryName, error) {
+	return nameByURL("webhook", w.URL, w.Realm, look)
+}
+
+// directory implements [namedDirectory]. Other tables, or another condition, give the
+// same ids to other people; so the query counts, too.
+func (u *SQLUsers) directory(look lookup) (directoryName, error) {
+	d, err := nameByURL("sql", u.URL, u.Realm, look)
+	if err != nil || d.written {
+		return d, err
+	}
+	find := strings.Join(strings.Fields(u.FindQuery), " ")
+	sum := sha256.Sum256([]byte(find))
+	d.detail += " " + find
+	d.find = hex.EncodeToString(sum[:])
+	return d, nil
+}
+
+func nameByURL(module, raw, realm string, look lookup) (d directoryName, err error) {
+	if d.name, err = resolveRealm(realm, look); err != nil {
+		return d, misset("users "+module+" realm", err)
+	}
+	if d.name != "" {
+		d.written = true
+		return d, nil
+	}
+	address, _, err := look(raw, syntax{})
+	if err != nil {
+		return d, misset("users "+module, err)
+	}
+	d.name, d.detail = module+":"+placeOf(address), detailOf(address)
+	return d, nil
+}
+
+// placeOf returns a URL's scheme, hosts and path, without user, password, query and
+// fragment: one spelling for one place.
+func placeOf(address string) string {
+	scheme, rest, _ := strings.Cut(address, "://")
+	scheme = strings.ToLower(scheme)
+	if scheme == "postgresql" {
+		scheme = "postgres"
+	}
+	rest, _, _ = strings.Cut(rest, "#")
+	rest, _, _ = strings.Cut(rest, "?")
+	authority, path, _ := strings.Cut(rest, "/")
+	hosts := strings.Split(strings.ToLower(authority[strings.LastIndexByte(authority, '@')+1:]), ",")
+	port := map[string]string{"postgres": ":5432", "mysql": ":3306", "http": ":80", "https": ":443"}[scheme]
+	for i, h := range hosts {
+		hosts[i] = strings.TrimSuffix(h, port)
+	}
+	return scheme + "://" + strings.Join(hosts, ",") + "/" + path
+}
+
+// detailOf returns the user and the parameters of a URL, which may lead to other users
+// (search_path, ?tenant=…), as a hash: there may be a key among them.
+func detailOf(address string) string {
+	rest, query, _ := strings.Cut(address, "?")
+	_, rest, _ = strings.Cut(rest, "://")
+	authority, _, _ := strings.Cut(rest, "/")
+	who := ""
+	if at := strings.LastIndexByte(authority, '@'); at >= 0 {
+		who, _, _ = strings.Cut(authority[:at], ":")
+	}
+	values, err := url.ParseQuery(query)
+	if err == nil {
+		query = values.Encode()
+	}
+	sum := sha256.Sum256(fmt.Appendf(nil, "%q %q", who, query))
+	return hex.EncodeToString(sum[:])
+}
+
+// storeNames are the names by which a site's store is known.
+func (s settings) storeNames(d directoryName) store.Names {
+	n := store.Names{Directory: d.name, WeChat: make(map[string]string)}
+	for _, a := range s.Apps {
+		n.WeChat[a.ID] = s.WeChat.nameOf(a.ID)
+	}
+	return n
+}
+
+// elsewhere is the alternative of every remedy.
+const elsewhere = "give one of them a store of its own (store sqlite:/another/path, or table_prefix another_ in the block of store)"
+
+// sameNames refuses two sites of one configuration whose ids mean different people.
+func sameNames(what string, a, b directoryName, an, bn store.Names) error {
+	if a.name != b.name {
+		return misset("users", fmt.Errorf("two sites share %s and have two directories of users, %q and %q, in which one id means two people: "+
+			"%s; or, if both know the same people by the same ids, write one name in both, such as `realm people` in the block of users (`realm %s` for the store's own ids)",
+			what, a.name, b.name, elsewhere, store.OwnUsers))
+	}
+	if a.detail != b.detail && !(a.written && b.written) {
+		return misset("users", fmt.Errorf("two sites share %s and the directory %q, and ask it in two ways (another find query, user or parameter), "+
+			"so one id may mean two people: %s; or, if both find the same people by the same ids, write one name in both, such as `realm people` in the block of users",
+			what, a.name, elsewhere))
+	}
+	for _, appid := range slices.Sorted(maps.Keys(an.WeChat)) {
+		if name, shared := bn.WeChat[appid]; shared && name != an.WeChat[appid] {
+			return misset("wechat", fmt.Errorf("two sites share %s and take the appid %s from two WeChats, %q and %q, which may give one openid to two people: "+
+				"%s; or, if both are the same WeChat, write one name in both, such as `realm staging` in the block of wechat", what, appid, an.WeChat[appid], name, elsewhere))
+		}
+	}
+	return nil
+}
+
+// remedied is an error with what the operator can do about it.
+type remedied struct {
+	error
+	remedy string
+}
+
+func (e remedied) Error() string { return e.error.Error() + ": " + e.remedy }
+func (e remedied) Unwrap() error { return e.error }
+
+// withRemedy says what to write where a store belongs to others, or cannot be written.
+func withRemedy(err error, d directoryName) error {
+	var names *store.NameError
+	const own = "give this site a store of its own: store sqlite:/another/path, or table_prefix another_ in the block of store"
+	switch {
+	case errors.As(err, new(remedied)):
+		return err
+	case errors.As(err, &names) && names.AppID != "":
+		same := "if that is the same WeChat, by a proxy or under its former address, write `realm " + names.Recorded + "` in the block of wechat; else "
+		if names.Configured == wechat.Own {
+			same = "if " + names.Recorded + " was a proxy to WeChat itself, run once in the database: DELETE FROM wx_auth_meta (or with your table_prefix) WHERE name = 'wechat:" + names.AppID + "'; else "
+		}
+		return remedied{err, same + own}
+	case errors.As(err, &names) && d.name == store.OwnUsers && !d.written:
+		return remedied{err, "write the line `users` of that directory again, with `realm " + names.Recorded + "` in its block; or " + own}
+	case errors.As(err, &names):
+		return remedied{err, "if the ids are the same people's, write `realm " + names.Recorded + "` in the block of users; else " + own}
+	case errors.Is(err, store.ErrReadOnly):
+		return remedied{err, "let the user that runs Caddy write to the file and its directory, or connect to the server that takes writes (a replica or a server with read_only takes none)"}
+	}
+	return err
+}
+
+// adviceOf returns the remedy of an error, or a general one.
+func adviceOf(err error, otherwise string) string {
+	var r remedied
+	if errors.As(err, &r) {
+		return r.remedy
+	}
+	return cmp.Or(otherwise, "see the error")
+}

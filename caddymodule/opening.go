@@ -1,0 +1,209 @@
+package caddymodule
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/store"
+)
+
+// readyTimeout is how long a request waits for a store that is not open yet.
+const readyTimeout = 2 * time.Second
+
+// ready returns the site's live half. Caddy starts its apps in no fixed order, so a
+// request may come before the store is open, and waits for that. It returns nil if that
+// takes too long or fails; from then on no request waits, not even a public one.
+func (s *site) ready(ctx context.Context) *live {
+	if l := s.live.Load(); l != nil || s.away.Load() {
+		return l
+	}
+	timeout := time.NewTimer(readyTimeout)
+	defer timeout.Stop()
+	select {
+	case <-s.tried:
+	case <-timeout.C:
+		s.away.Store(true)
+	case <-ctx.Done():
+	}
+	return s.live.Load()
+}
+
+// unopened is the answer of an endpoint that needs a store which is not open.
+func (s *site) unopened() *problem {
+	if s.fault.Load() != nil {
+		return newProblem(string(login.Misconfigured))
+	}
+	return newProblem(string(login.StoreUnavailable))
+}
+
+// resume goes on with what an earlier configuration with the same store and keys has
+// opened, so that its tokens stay good while the database is away. It asks nothing. The
+// error refuses a directory or a WeChat that is not the store's.
+func (s *site) resume() error {
+	known, err := s.shared.names.fit(s.names)
+	if err != nil {
+		return fmt.Errorf("opening the store: %s: %w", s.shared.db, withRemedy(err, s.directoryName))
+	}
+	if !s.shared.feed.Loaded() || s.keys() == nil || !s.store.Resume() {
+		return nil
+	}
+	keys, err := s.store.Secrets(s.ctx)
+	if err != nil {
+		return nil
+	}
+	l, err := s.assemble(keys)
+	if err != nil {
+		return err
+	}
+	s.live.Store(l)
+	s.recorded.Store(known)
+	return nil
+}
+
+// openFor opens what is not open yet, within a time, for a configuration that runs.
+func (s *site) openFor(ctx context.Context, limit time.Duration) error {
+	if err := s.prepareFor(ctx, limit); err != nil {
+		return err
+	}
+	return s.recordFor(ctx, limit)
+}
+
+// prepareFor opens the store and compares its names, within a time. It records nothing:
+// another part of the configuration may yet be refused.
+func (s *site) prepareFor(ctx context.Context, limit time.Duration) error {
+	return s.opened(ctx, limit, func(ctx context.Context) (err error) {
+		if s.prepared != nil {
+			return nil
+		}
+		if err := s.store.Reopen(ctx); err != nil {
+			return err
+		}
+		keys, err := s.store.Secrets(ctx)
+		if err != nil {
+			return err
+		}
+		if err := s.store.CheckNames(ctx, s.names); err != nil {
+			return err
+		}
+		if err := s.loadRing(ctx); err != nil {
+			return err
+		}
+		// Before the first token is accepted, all that are revoked must be known.
+		if !s.shared.feed.Loaded() {
+			if err := s.shared.feed.Poll(ctx, s.store, time.Now()); err != nil {
+				if ctx.Err() != nil { // also while it waited for another's poll
+					err = fmt.Errorf("%w: %w", store.ErrUnavailable, err)
+				}
+				return err
+			}
+		}
+		s.prepared = keys
+		return nil
+	})
+}
+
+// recordFor records the names of the store, which is open, within a time, and lets
+// requests in.
+func (s *site) recordFor(ctx context.Context, limit time.Duration) error {
+	return s.opened(ctx, limit, func(ctx context.Context) error {
+		changed, err := s.store.RecordNames(ctx, s.names, s.directoryName.find)
+		if err != nil {
+			return err
+		}
+		l, err := s.assemble(s.prepared)
+		if err != nil {
+			return err
+		}
+		s.shared.names.learn(s.names)
+		s.live.Store(l)
+		s.recorded.Store(true)
+		if changed {
+			s.log.Warn("the find query of `users sql` has changed since the last load; if it finds other people, or gives them other ids, "+
+				"sessions and openids in the store now belong to the wrong users",
+				zap.String("remedy", "if the ids are the same people's, write a name, such as `realm people`, in the block of users: then the query is not compared; "+
+					"else give this site a store of its own"))
+		}
+		if s.shared.opened() {
+			s.logOpened(ctx)
+		}
+		return nil
+	})
+}
+
+// opened runs one step of opening, one caller at a time, and keeps what it came to.
+func (s *site) opened(ctx context.Context, limit time.Duration, step func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	select {
+	case s.opening <- struct{}{}:
+		defer func() { <-s.opening }()
+	case <-ctx.Done():
+		return fmt.Errorf("opening the store: %w: %w", store.ErrUnavailable, ctx.Err())
+	}
+	err := step(ctx)
+	if err != nil {
+		s.prepared = nil
+		err = withRemedy(err, s.directoryName)
+	}
+	switch {
+	case err == nil:
+		s.fault.Store(nil)
+	case !errors.Is(err, store.ErrUnavailable) && ctx.Err() == nil:
+		s.live.Store(nil)
+		s.recorded.Store(false)
+		s.fault.Store(&err)
+	}
+	return err
+}
+
+// triedToOpen lets requests go on that wait for the first try.
+func (s *site) triedToOpen() {
+	select {
+	case <-s.tried:
+	default:
+		close(s.tried)
+	}
+}
+
+// logOpened logs which store this is: a path that was mistyped, or another HOME, leads to
+// an empty one.
+func (s *site) logOpened(ctx context.Context) {
+	v, err := s.store.Survey(ctx)
+	if err != nil {
+		s.log.Warn("looking at the store", zap.Error(err))
+		return
+	}
+	s.log.Info("store opened", zap.String("store", s.shared.db.String()), zap.String("table_prefix", s.sharedKey.prefix), zap.Bool("created", v.Created),
+		zap.Int("schema", v.Schema), zap.String("directory", s.names.Directory),
+		zap.Int("users", v.Users), zap.Int("openids", v.OpenIDs), zap.Int("counted_to", store.SurveyLimit))
+}
+
+// openUsers asks a directory that lives elsewhere whether it will work.
+func (s *site) openUsers(ctx context.Context, limit time.Duration) error {
+	o, ok := s.users.(UsersOpener)
+	if !ok {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	return o.Open(ctx)
+}
+
+func (s *site) loadRing(ctx context.Context) error {
+	if s.ring == nil {
+		return nil
+	}
+	now := time.Now()
+	before := s.ring.Keys()
+	err := s.ring.Load(ctx, s.store, *s.ringSet, now)
+	if before.LostBy(s.ring.Keys(), now) {
+		// Connections that were opened under tokens of a compromised key end too.
+		s.shared.revoked.EndWatched()
+	}
+	return err
+}
