@@ -224,6 +224,9 @@ type remedied struct {
 func (e remedied) Error() string { return e.error.Error() + ": " + e.remedy }
 func (e remedied) Unwrap() error { return e.error }
 
+// Remedy is for the log.
+func (e remedied) Remedy() string { return e.remedy }
+
 // withRemedy says what to write where a store belongs to others, or cannot be written.
 func withRemedy(err error, d directoryName) error {
 	var names *store.NameError
@@ -249,9 +252,9 @@ func withRemedy(err error, d directoryName) error {
 
 // adviceOf returns the remedy of an error, or a general one.
 func adviceOf(err error, otherwise string) string {
-	var r remedied
+	var r interface{ Remedy() string }
 	if errors.As(err, &r) {
-		return r.remedy
+		return r.Remedy()
 	}
 	return cmp.Or(otherwise, "see the error")
 }
