@@ -120,7 +120,7 @@ func (c *call) end(ctx context.Context, one shownSession, all bool) (session.End
 	if !all || !one.live {
 		return c.endOne(ctx, one.id, one.userID, one.reason)
 	}
-	ended, err := c.live.sessions.EndUser(ctx, one.userID, one.reason, c.now)
+	ended, err := c.live.sessions.EndUserBy(ctx, one.id, one.userID, one.reason, c.now)
 	c.emitEnded(one.userID, ended, one.reason)
 	return ended, err
 }

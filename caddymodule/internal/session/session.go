@@ -99,6 +99,9 @@ type Ending struct {
 	Now, Until time.Time
 	// Forget: what the sessions say about the person is removed with it.
 	Forget bool
+	// Last is a session that ends after all others, if it is not empty: until then, its
+	// tokens can be shown again to end the rest.
+	Last string
 }
 
 // Advance is what a refresh writes.
@@ -379,6 +382,13 @@ func (e *Ended) Join(other Ended) {
 // the same call ends the rest.
 func (ss Sessions) EndUser(ctx context.Context, userID string, reason Reason, now time.Time) (Ended, error) {
 	return ss.endUser(ctx, userID, ss.Ending(reason, now))
+}
+
+// EndUserBy is EndUser at the word of one of the sessions, which ends last.
+func (ss Sessions) EndUserBy(ctx context.Context, by, userID string, reason Reason, now time.Time) (Ended, error) {
+	e := ss.Ending(reason, now)
+	e.Last = by
+	return ss.endUser(ctx, userID, e)
 }
 
 // ForgetUser is EndUser for a user who is erased: what the sessions say about the

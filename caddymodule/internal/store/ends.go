@@ -32,6 +32,11 @@ func (s *Store) End(ctx context.Context, id string, e session.Ending) (bool, err
 // EndUser ends each live session of a user, in batches. each is called after
 // each of them.
 func (s *Store) EndUser(ctx context.Context, userID string, e session.Ending, each func(ids []string)) error {
+	if e.Last != "" {
+		if err := s.endAll(ctx, e, each, `user_id = ? AND id <> ?`, userID, e.Last); err != nil {
+			return err
+		}
+	}
 	return s.endAll(ctx, e, each, `user_id = ?`, userID)
 }
 

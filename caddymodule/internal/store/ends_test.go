@@ -1,6 +1,7 @@
 package store
 
 import (
+	"context"
 	"fmt"
 	"testing"
 	"time"
@@ -152,6 +153,37 @@ func TestManySessionsEndInBatches(t *testing.T) {
 		}
 		if got, err := s.Session(t.Context(), other.ID); err != nil || !got.EndedAt.IsZero() {
 			t.Errorf("another user's session: %+v, %v", got, err)
+		}
+	})
+}
+
+// A logout from all devices breaks off in the middle. The device that asked for it
+// must be able to ask again: its own session ends last.
+func TestSessionThatAsksEndsLast(t *testing.T) {
+	onEach(t, func(t *testing.T, open database) {
+		s := started(t, open)
+		var first string
+		for range endBatch + 20 {
+			one := newSession("u1", "wx1", "o1", now)
+			if first == "" || one.ID < first {
+				first = one.ID
+			}
+			if err := s.change(t.Context(), "opening", once, light, func(t *tx) error { return insertSession(t, one) }); err != nil {
+				t.Fatal(err)
+			}
+		}
+		e := ending(now, now.Add(time.Hour))
+		e.Last = first // which would be in the first batch
+		ctx, broken := context.WithCancel(t.Context())
+		if err := s.EndUser(ctx, "u1", e, func([]string) { broken() }); err == nil {
+			t.Fatal("it went on")
+		}
+		if got, err := s.Session(t.Context(), first); err != nil || !got.EndedAt.IsZero() {
+			t.Errorf("%+v, %v", got, err)
+		}
+		ended, err := endUser(t.Context(), s, "u1", e)
+		if err != nil || len(ended) != 20 || ended[len(ended)-1] != first {
+			t.Errorf("the second call ended %d, %v", len(ended), err)
 		}
 	})
 }
