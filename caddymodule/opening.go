@@ -93,14 +93,8 @@ func (s *site) prepareFor(ctx context.Context, limit time.Duration) error {
 		if err := s.loadRing(ctx); err != nil {
 			return err
 		}
-		// Before the first token is accepted, all that are revoked must be known.
-		if !s.shared.feed.Loaded() {
-			if err := s.shared.feed.Poll(ctx, s.store, time.Now()); err != nil {
-				if ctx.Err() != nil { // also while it waited for another's poll
-					err = fmt.Errorf("%w: %w", store.ErrUnavailable, err)
-				}
-				return err
-			}
+		if err := s.loadRevoked(ctx); err != nil {
+			return err
 		}
 		s.prepared = keys
 		return nil
@@ -192,18 +186,4 @@ func (s *site) openUsers(ctx context.Context, limit time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	return o.Open(ctx)
-}
-
-func (s *site) loadRing(ctx context.Context) error {
-	if s.ring == nil {
-		return nil
-	}
-	now := time.Now()
-	before := s.ring.Keys()
-	err := s.ring.Load(ctx, s.store, *s.ringSet, now)
-	if before.LostBy(s.ring.Keys(), now) {
-		// Connections that were opened under tokens of a compromised key end too.
-		s.shared.revoked.EndWatched()
-	}
-	return err
 }

@@ -176,6 +176,33 @@ func (s *site) sessionSettings() session.Settings {
 	}
 }
 
+func (s *site) loadRing(ctx context.Context) error {
+	if s.ring == nil {
+		return nil
+	}
+	now := time.Now()
+	before := s.ring.Keys()
+	err := s.ring.Load(ctx, s.store, *s.ringSet, now)
+	if before.LostBy(s.ring.Keys(), now) {
+		// Connections that were opened under tokens of a compromised key end too.
+		s.shared.revoked.EndWatched()
+	}
+	return err
+}
+
+// loadRevoked reads which sessions have ended: before the first token is accepted, all of
+// them must be known.
+func (s *site) loadRevoked(ctx context.Context) error {
+	if s.shared.feed.Loaded() {
+		return nil
+	}
+	err := s.shared.feed.Poll(ctx, s.store, time.Now())
+	if err != nil && ctx.Err() != nil { // also while it waited for another's poll
+		err = fmt.Errorf("%w: %w", store.ErrUnavailable, err)
+	}
+	return err
+}
+
 // assemble makes the live half with the store's keys.
 func (s *site) assemble(keys *store.Keys) (*live, error) {
 	refresh, err := session.NewKeys(keys.RefreshMAC()...)
