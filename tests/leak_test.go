@@ -37,7 +37,7 @@ func noisySite(apps int, options ...string) string {
 	for i := range apps {
 		fmt.Fprintf(&lines, "app wx%016x {env.MINI_SECRET}\n", i)
 	}
-	return rig.Site("log\nwx_auth {env.WX_APPID} {env.WX_SECRET} {\nwechat {\napi {$WX_API}\ntimeout 300ms\n}\npublic /open\noptional /maybe\n"+
+	return rig.Site("log\nwx_auth {env.WX_APPID} {env.WX_SECRET} {\nwechat {\napi {$WX_API}\nrealm simulator\ntimeout 300ms\n}\npublic /open\noptional /maybe\n"+
 		lines.String()+"}\nreverse_proxy {$UPSTREAM}", options...)
 }
 
