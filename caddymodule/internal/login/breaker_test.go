@@ -49,6 +49,8 @@ var (
 	down  = &wechat.Error{Call: wechat.CallToken, Kind: wechat.KindUnreachable}
 )
 
+// Ten failures in a row open the breaker. Then one login at a time probes, and the first
+// that succeeds closes it.
 func TestBreakerOpensAndProbes(t *testing.T) {
 	tr := newTrial(t)
 	tr.open(3, reset)

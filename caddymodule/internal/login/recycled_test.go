@@ -206,9 +206,9 @@ func TestErasedIDOfOurOwnNeverComesAgain(t *testing.T) {
 	}
 }
 
-// A directory elsewhere is not asked to trust a suspended binding: whose account that is
-// by now, only the number can tell.
-func TestSuspendedBindingIsNotShownToTheDirectory(t *testing.T) {
+// A directory elsewhere is not asked to trust a suspended binding: only the number shows
+// whose account that is by now.
+func TestDirectorySeesNoSuspendedBinding(t *testing.T) {
 	h := newHouse(t)
 	m := withMembers(h)
 	h.login(t, "wxB", h.code("alice"), h.phoneCode("alice", number))

@@ -137,6 +137,8 @@ func TestReservationIsGivenBack(t *testing.T) {
 	}
 }
 
+// A household has 2⁶⁴ IPv6 addresses: one that changes its address for each attempt stays
+// one client.
 func TestIPv6NetworkIsOneClient(t *testing.T) {
 	for _, tc := range []struct {
 		a, b string

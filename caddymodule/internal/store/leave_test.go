@@ -94,7 +94,7 @@ func TestDenyKnowsAnOpenIDThatLeft(t *testing.T) {
 
 // The user is to be erased, as their last openid has left. Before that happens they log
 // in with their phone: with this openid, or with another.
-func TestPhoneLoginBeforeAnErasureKeepsTheUser(t *testing.T) {
+func TestPhoneLoginBeforeErasureKeepsUser(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
 		there := &elsewhere{users: make(map[string]user.User)}

@@ -15,7 +15,7 @@ import (
 )
 
 // A scene is a step of a story of several people. openid names a WeChat account and an
-// app: "alice/wx1" is Alice's openid in wx1. With a "+" in front WeChat also tells her
+// app: "alice/wx1" is Alice's openid in wx1. With a "+" in front WeChat also sends her
 // unionid. user is whose number she logs in with.
 type scene struct {
 	who, user string
@@ -277,6 +277,8 @@ var stories = map[string]struct {
 	},
 }
 
+// Each story is a number that passes from Alice to Bob in some way: afterwards the sessions
+// and silent logins that are left are those of the rule.
 func TestStoriesOfRecycledNumbers(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
@@ -313,7 +315,7 @@ func TestStoriesOfRecycledNumbers(t *testing.T) {
 	})
 }
 
-// A session may be from before WeChat told the unionid; the binding has learned it since.
+// A session may be from before WeChat sent the unionid; the binding has learned it since.
 func TestAccountIsKnownByItsBindingToo(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
@@ -555,6 +557,7 @@ func TestClaimRecordsFurtherCodes(t *testing.T) {
 	})
 }
 
+// A mark names an openid that left a user. It is personal data, so it goes with the user.
 func TestErasureTakesMarksAlong(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)

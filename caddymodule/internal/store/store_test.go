@@ -452,7 +452,7 @@ func TestPurgeDeletesWhatIsOverInSmallBatchesAndNothingElse(t *testing.T) {
 }
 
 // The first replica that asks does the housekeeping, until it stops or gives the role up.
-func TestHousekeepingIsOneReplicasUntilItStops(t *testing.T) {
+func TestOneReplicaDoesTheHousekeeping(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		a := started(t, open)
 		b := open(defaults).With(testKeys(t, 1))
