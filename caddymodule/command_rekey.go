@@ -163,9 +163,9 @@ func (o *operated) abandon(ctx context.Context, out io.Writer, bar *bar, force b
 		return err
 	}
 	for _, k := range made {
-		fmt.Fprintf(out, "%s key %s signs from now on.", k.Algorithm, k.ID)
+		fmt.Fprintf(out, "%s key %s signs from now on.\n", k.Algorithm, k.ID)
 	}
-	fmt.Fprintf(out, " %d signing keys are deleted; within a minute every replica refuses what they signed.\n", dropped)
+	fmt.Fprintf(out, "%d signing keys are deleted; within a minute every replica refuses what they signed.\n", dropped)
 	fmt.Fprintln(out, "WeChat's access token in the copy is good for up to two hours (reset the AppSecret to end it); backends that verify tokens themselves keep the JWKS for up to five minutes.")
 	return nil
 }
