@@ -25,7 +25,7 @@ const (
 	retryEvery = time.Second
 	// ringEvery is how often replicas read the key ring.
 	ringEvery = time.Minute
-	// staleAfter is the age of the revocation feed from which the log speaks of it.
+	// staleAfter is the age at which the revocation feed is logged as stale.
 	staleAfter = 10 * time.Second
 )
 
@@ -67,11 +67,10 @@ func (a *Background) feedAge(now time.Time) time.Duration {
 	return age
 }
 
-// add tells the app of a directive, while the configuration is provisioned. Who
-// shares a ring of keys shares its settings: a retired key verifies for as long
-// as the longest-lived token of any of them.
-//
-// Who shares a store must agree on its keys, and on whose its tables are.
+// add registers a directive with the app, while the configuration is provisioned. Sites
+// that share a key ring share its settings: a retired key verifies for as long as the
+// longest-lived token of any of them. Sites that share a store must agree on its keys, and
+// on whose ids it holds.
 func (a *Background) add(s *site) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -108,7 +107,7 @@ func ringSettingsOf(t tokenSettings) token.RingSettings {
 	return token.RingSettings{Algorithm: t.Algorithm, Rotate: t.Rotate, Lifetime: t.Lifetime, Leeway: t.Leeway}
 }
 
-// shareRing adds to the settings of a ring those of one more who uses it.
+// shareRing merges another site's settings into those of the key ring they share.
 func shareRing(all *token.RingSettings, own token.RingSettings) {
 	all.Rotate = min(all.Rotate, own.Rotate)
 	all.Lifetime, all.Leeway = max(all.Lifetime, own.Lifetime), max(all.Leeway, own.Leeway)
@@ -200,8 +199,8 @@ func (a *Background) logAway(s *site, err error) {
 	a.log.Error(message, zap.Error(err), zap.String("remedy", adviceOf(err, "check that the database runs and can be reached; it is tried again every second")))
 }
 
-// warnOfCluster speaks of SQLite where there may be several replicas: each would
-// have users and keys of its own.
+// warnOfCluster warns of SQLite where there may be several replicas: each would have its
+// own users and keys.
 func (a *Background) warnOfCluster() {
 	if os.Getenv("KUBERNETES_SERVICE_HOST") == "" {
 		return

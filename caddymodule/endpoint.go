@@ -20,7 +20,7 @@ type call struct {
 	live *live
 	now  time.Time
 	id   string // the last segment of /sessions/{id}, and of others
-	// aliased: a header of the request looks like an identity header of ours to some
+	// aliased: a header of the request looks like one of our identity headers to some
 	// backends. Known for /verify only.
 	aliased bool
 }
@@ -61,8 +61,8 @@ var endpoints = map[string]endpoint{
 var below = []string{"/sessions/", "/push/", "/service/users/"}
 
 // underPrefix returns what follows our prefix in the path as it was sent, and
-// whether the path is under it. No other spelling of the prefix is ours; what
-// follows it is, whatever that is: of an endpoint's name, too, there is one.
+// whether the path is under it. The prefix must match byte
+// for byte. Everything below it belongs to us, known endpoint or not.
 func (s *site) underPrefix(r *http.Request) (string, bool) {
 	if r.URL.Opaque != "" {
 		return "", false

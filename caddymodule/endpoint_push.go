@@ -84,8 +84,8 @@ func (c *call) say(text string) error {
 	return nil
 }
 
-// leaves deals with who has left, and answers in time: what takes longer goes on,
-// and WeChat, which sends the message again, finds it done.
+// leaves carries out the message that a user has left, and answers in time: what takes
+// longer goes on, and WeChat, which sends the message again, finds it done.
 func (c *call) leaves(m wechat.PushMessage) *problem {
 	ctx, release := c.seenThrough()
 	failed := make(chan *problem, 1)

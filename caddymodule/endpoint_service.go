@@ -230,7 +230,7 @@ func (c *call) showUser(id string) error {
 	openids := make([]openid, 0, len(bindings))
 	for _, b := range bindings {
 		openids = append(openids, openid{b.AppID, b.OpenID, b.UnionID, b.PhoneAt.UTC(), b.State == user.Suspended})
-		if u.Phone.IsZero() { // the directory tells none: it is one that WeChat has told
+		if u.Phone.IsZero() { // the directory returns none: it is one from WeChat
 			u.Phone = b.Phone
 		}
 	}

@@ -88,7 +88,7 @@ func (c *call) refresh() error {
 	if shown == "" {
 		return invalid("refreshToken is missing.").write(c.w, c.r)
 	}
-	// As with a login: who hangs up after the counter has advanced finds the
+	// As with a login: a client that hangs up after the counter has advanced finds the
 	// answer with the same token again.
 	ctx, done := c.seenThrough()
 	defer done()
@@ -133,7 +133,7 @@ func (c *call) seenThrough() (ctx context.Context, done func()) {
 
 // welcome asks the directory whether the session's user may go on. Somebody who
 // does not exist any more may come back as another: their session has ended, and
-// the client logs in anew.
+// the client logs in again.
 func (c *call) welcome(ctx context.Context, s session.Session) (user.User, error) {
 	if err := c.mayAsk("refresh", s.ID); err != nil {
 		return user.User{}, err
@@ -152,7 +152,7 @@ func (c *call) welcome(ctx context.Context, s session.Session) (user.User, error
 	case err != nil:
 		return u, errors.Join(errDirectory, err)
 	}
-	if u.Phone.IsZero() { // the directory tells none: it is the one that WeChat has told
+	if u.Phone.IsZero() { // the directory returns none: it is the one from WeChat
 		b, ok, err := c.site.store.Binding(ctx, s.AppID, s.OpenID)
 		if err != nil {
 			return u, err
@@ -238,8 +238,7 @@ func (c *call) listSessions() error {
 	return answer(c.w, c.r, http.StatusOK, "application/json", map[string]any{"sessions": devices})
 }
 
-// endSession ends one of the caller's sessions. Somebody else's is as good as
-// none: 404.
+// endSession ends one of the caller's sessions. For another user's the answer is 404.
 func (c *call) endSession() error {
 	caller, p := c.caller()
 	if p != nil {
@@ -282,8 +281,8 @@ func (c *call) ofCaller(caller *token.Identity) ([]session.Session, error) {
 	return ours, err
 }
 
-// storeFailed logs a failure of the store and returns what the client is told.
-// A client that hung up is no failure of the store's.
+// storeFailed logs a failure of the store and returns the answer. A client that hung up
+// is no failure of the store.
 func (c *call) storeFailed(doing string, err error) *problem {
 	if c.r.Context().Err() == nil || !errors.Is(err, context.Canceled) {
 		c.site.log.Error(doing, append(remedyOf(err), zap.Error(err))...)

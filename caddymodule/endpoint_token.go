@@ -36,7 +36,7 @@ func (c *call) me() error {
 	case u.Disabled:
 		return newProblem(string(login.UserDisabled)).write(c.w, c.r)
 	}
-	if u.Phone.IsZero() { // the directory tells none
+	if u.Phone.IsZero() { // the directory returns none
 		u.Phone, _ = user.ParsePhone("", caller.Phone())
 	}
 	return answer(c.w, c.r, http.StatusOK, "application/json", userInfo(u))

@@ -119,9 +119,9 @@ var placeholders = map[string]func(*token.Identity) string{
 
 // setPlaceholders makes the caller's identity known to the directives that
 // follow. The values are looked up when they are asked for, which most requests
-// never do; what another handler has set under these names before goes. Of
-// nobody they are empty: Caddy leaves a placeholder that it does not know as it
-// is written, which an upstream would take for a user's id.
+// never do; what another handler has set under these names before goes. Without an
+// identity they are empty rather than unset: Caddy leaves unknown placeholders in the
+// text verbatim, which an upstream would take for a user's id.
 func setPlaceholders(r *http.Request, caller *token.Identity) {
 	repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	if !ok {

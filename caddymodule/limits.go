@@ -17,7 +17,7 @@ type loginLimit struct {
 }
 
 // limit returns the limit of a login from a network, if that is known. A login with
-// a refresh token of ours counts by its session: what others do from the same address
+// one of our refresh tokens counts by its session: what others do from the same address
 // does not keep its device out.
 func (c *call) limit(network netip.Prefix, known bool, refreshToken string) *loginLimit {
 	l := &loginLimit{site: c.site}

@@ -25,8 +25,8 @@ type attempt struct {
 
 type attemptKey struct{}
 
-// observeStep is what the chain tells of a step. A login that others joined
-// writes its steps into the line of the one who started it.
+// observeStep records how long a step of a login took. The steps of a login that others
+// joined are in the log line of the request that started it.
 func observeStep(ctx context.Context, step string, took time.Duration, _ error) {
 	a, ok := ctx.Value(attemptKey{}).(*attempt)
 	if !ok {
@@ -47,8 +47,8 @@ func (a *attempt) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 	return nil
 }
 
-// settled is what the chain tells of a login that has ended: one line in the
-// log, one count and its events for each, whoever joined it or hung up.
+// settled is called once for each login that has ended, whoever joined it or hung up: it
+// writes the log line, counts, and emits the events.
 func (s *site) settled(ctx context.Context, req login.Request, res login.Result, err error) {
 	a, ok := ctx.Value(attemptKey{}).(*attempt)
 	if !ok {
@@ -69,8 +69,8 @@ func (s *site) settled(ctx context.Context, req login.Request, res login.Result,
 }
 
 // logLogin writes the one line of a login: what came of it, who it was and how
-// long each step took. What is the operator's to mend is an error that says
-// what to do.
+// long each step took. What only the operator can fix is an error that says what to
+// do.
 func (s *site) logLogin(req login.Request, res login.Result, err error, a *attempt) {
 	kind := "phone"
 	if req.PhoneCode == "" {
@@ -115,7 +115,7 @@ func (s *site) logLogin(req login.Request, res login.Result, err error, a *attem
 	if errors.As(err, &we) {
 		fields = append(fields, wechatFields(we)...)
 		if we.Repeated {
-			level = zapcore.InfoLevel // it was said before; one error is enough
+			level = zapcore.InfoLevel // it was logged before; one error is enough
 		}
 	} else if le.Cause != nil {
 		fields = append(append(fields, zap.NamedError("cause", le.Cause)), remedyOf(le.Cause)...)
@@ -144,7 +144,7 @@ func severity(code login.Code) zapcore.Level {
 	return zapcore.InfoLevel
 }
 
-// wechatFields tells the operator what WeChat said and what to do about it. The
+// wechatFields are what WeChat answered and what the operator can do about it. The
 // address that WeChat saw is there to be put into its whitelist.
 func wechatFields(e *wechat.Error) []zap.Field {
 	fields := []zap.Field{zap.NamedError("cause", e)}

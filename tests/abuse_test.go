@@ -152,8 +152,8 @@ func TestBurstOfBadLogins(t *testing.T) {
 	loginFrom(r.Client, "203.0.113.67", codes.Code, codes.PhoneCode).Pair(t)
 }
 
-// Who logs in again with the same codes, while the first try is under way or later,
-// is not counted twice; nor is a login that succeeds counted at all.
+// A client that logs in again with the same codes, while the first try is under way or
+// later, is not counted twice; nor is a login that succeeds counted at all.
 func TestRepeatsAreNotCounted(t *testing.T) {
 	t.Parallel()
 	r := rig.NewGatewayWith(t, crowdSite("login_rate 2/h"))
@@ -165,7 +165,7 @@ func TestRepeatsAreNotCounted(t *testing.T) {
 		all.Go(func() { answers[i] = loginFrom(r.Client, "203.0.113.7", codes.Code, codes.PhoneCode) })
 	}
 	waitUntil(t, "WeChat is asked", func() bool { return r.WeChat.Count(wechattest.Code2Session).Total == 1 })
-	time.Sleep(50 * time.Millisecond) // most of them join; who comes later is a replay
+	time.Sleep(50 * time.Millisecond) // most of them join; a later one is a replay
 	release()
 	all.Wait()
 	for _, a := range answers {

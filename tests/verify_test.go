@@ -119,7 +119,7 @@ func TestVerifyNamesWhatEnvoyIsToRemove(t *testing.T) {
 }
 
 // TestVerifyBeforeTheStoreIsOpen: auth_request answers 500 for a 503, and Envoy may be
-// told to let requests pass then. So it is a 401, whose code asks for no login.
+// set to let requests pass then. So it is a 401, whose code asks for no login.
 func TestVerifyBeforeTheStoreIsOpen(t *testing.T) {
 	t.Parallel()
 	g := newUploadGuard(t)

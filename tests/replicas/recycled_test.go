@@ -15,7 +15,7 @@ import (
 )
 
 // The mini programs of the stories: one and two are of one company's Open Platform
-// account, so that WeChat tells who is who in both; three and four are of none.
+// account, so that both get one unionid for a person; three and four are of none.
 const one, two, three, four = rig.AppID, "wx2222222222222222", "wx3333333333333333", "wx4444444444444444"
 
 const storySecret = "5ec2e70000000000000000000000cafe"
@@ -90,7 +90,7 @@ func denied(t testing.TB, a rig.Answer) {
 	a.WantProblem(t, http.StatusForbidden, "new_openid_denied", nil)
 }
 
-// A told story has names and numbers of its own: Alice has the number first, and Bob
+// A story that is played has names and numbers of its own: Alice has the number first, and Bob
 // gets it from the carrier later.
 type told struct {
 	*stage

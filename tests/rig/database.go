@@ -48,7 +48,7 @@ func (d *Database) Count(t testing.TB, query string) (n int64) {
 }
 
 // Connections is how many connections to this database the gateway has, as a server
-// tells; 0 for SQLite. A pool keeps those of a burst, so a look for leaks leaves them out.
+// reports it; 0 for SQLite. A pool keeps those of a burst, so a look for leaks leaves them out.
 func (d *Database) Connections(t testing.TB) int {
 	t.Helper()
 	var n int64

@@ -34,7 +34,7 @@ func (c *Chain) admit(ctx context.Context, l underway) (admitted, error) {
 	case silent && bound.UserID != "" && (bound.State != user.Active || now.Sub(bound.PhoneAt) > c.Silent):
 		return admitted{}, refuse(PhoneRequired, nil)
 	case bound.State == user.Suspended:
-		// Whose account that is by now, only the number can tell.
+		// Only the number shows whose account that is by now.
 		bound = user.Binding{}
 	}
 	var u user.User

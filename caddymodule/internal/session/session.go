@@ -16,7 +16,7 @@ var (
 	// ErrNotFound says that the store has no session of that id.
 	ErrNotFound = errors.New("session not found")
 
-	// ErrRefreshInvalid says that what was shown is not a refresh token of ours,
+	// ErrRefreshInvalid says that what was shown is not one of our refresh tokens,
 	// or one for another issuer, audience or app. Nothing was changed.
 	ErrRefreshInvalid = errors.New("refresh token invalid")
 

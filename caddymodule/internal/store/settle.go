@@ -175,7 +175,7 @@ func (c *settling) look() error {
 		return nil
 	}, query, args...)
 	if c.b.UnionID == "" {
-		c.b.UnionID = c.own.UnionID // WeChat told it before
+		c.b.UnionID = c.own.UnionID // from an earlier login
 	}
 	return err
 }

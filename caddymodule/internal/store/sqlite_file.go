@@ -84,8 +84,8 @@ func syncDir(dir string) error {
 	return nil
 }
 
-// fileError tells errors that the operator must mend from those that may pass
-// (a full disk, too many open files).
+// fileError makes errors that the operator must fix permanent. Others may pass (a full
+// disk, too many open files) and are [ErrUnavailable].
 func fileError(err error) error {
 	switch {
 	case err == nil:

@@ -125,7 +125,7 @@ func (d *Users) EraseLeft(ctx context.Context, id string) (erased bool, ended []
 // erase deletes a user who is locked.
 func (d *Users) erase(t *tx, id string) (ended []string, err error) {
 	now := d.db.opts.Now()
-	// Whoever adds to the index of numbers holds the user's row: it goes first.
+	// All that add to the index of numbers lock the user's row, so it goes first.
 	n, err := t.exec(`DELETE FROM {users} WHERE id = ?`, id)
 	if err != nil {
 		return nil, err

@@ -37,7 +37,7 @@ var (
 		"`[^`]*`|" + sqlWord + `|` + sqlNumber + `|` + sqlColon + `|.`)
 )
 
-// A parameter in a literal that is replaced becomes SQL of whoever logs in; one outside
+// A parameter in a literal that is replaced becomes SQL that a client wrote; one outside
 // that is not leaves a query that finds the wrong row.
 func FuzzQuery(f *testing.F) {
 	for _, text := range []string{
