@@ -26,19 +26,19 @@ func resolve(ctx context.Context, host string) ([]netip.Addr, error) {
 	return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 }
 
-// exposes reports whether connections to a host leave private networks. A host that
-// cannot be looked up does not: there will be no connection.
-func (l lookup) exposes(ctx context.Context, host string) bool {
+// exposes reports whether connections to a host leave private networks. It fails for a
+// host that cannot be looked up: the driver looks it up again, and may then succeed.
+func (l lookup) exposes(ctx context.Context, host string) (bool, error) {
 	if host == "" || strings.HasPrefix(host, "/") || strings.HasPrefix(host, "@") { // a Unix socket
-		return false
+		return false, nil
 	}
 	if ip, err := netip.ParseAddr(host); err == nil {
-		return !private(ip)
+		return !private(ip), nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout/2)
 	defer cancel()
 	ips, err := l(ctx, host)
-	return err == nil && slices.ContainsFunc(ips, public)
+	return slices.ContainsFunc(ips, public), err
 }
 
 func public(ip netip.Addr) bool { return !private(ip) }

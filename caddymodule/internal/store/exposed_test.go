@@ -26,11 +26,47 @@ func TestExposedAddresses(t *testing.T) {
 	})
 	for host, want := range map[string]bool{
 		"": false, "/var/run/postgresql": false, "@abstract": false, "127.0.0.1": false, "::1": false, "10.0.0.5": false, "192.168.1.1": false,
-		"172.16.0.1": false, "100.64.1.1": false, "fd00::1": false, "fe80::1%eth0": false, "169.254.1.1": false, "db": false, "nowhere.example": false,
+		"172.16.0.1": false, "100.64.1.1": false, "fd00::1": false, "fe80::1%eth0": false, "169.254.1.1": false, "db": false,
 		"203.0.113.9": true, "8.8.8.8": true, "2001:db8::1": true, "172.32.0.1": true, "100.128.0.1": true, "::ffff:8.8.8.8": true, "rds.example": true, "public.example": true,
 	} {
-		if got := names.exposes(t.Context(), host); got != want {
-			t.Errorf("%q: %v", host, got)
+		if got, err := names.exposes(t.Context(), host); got != want || err != nil {
+			t.Errorf("%q: %v, %v", host, got, err)
+		}
+	}
+	if _, err := names.exposes(t.Context(), "nowhere.example"); err == nil {
+		t.Error("a host that cannot be looked up counts as private")
+	}
+}
+
+// Somebody on the way drops the first look-up of the database's name, and lets the
+// driver's own through: the password must not go out in plain text for that.
+func TestFailedLookupSendsNoPlainText(t *testing.T) {
+	for _, kind := range []string{"postgres", "mysql"} {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		connected := make(chan bool, 100)
+		go func() {
+			for {
+				conn, err := l.Accept()
+				if err != nil {
+					return
+				}
+				connected <- true
+				conn.Close()
+			}
+		}()
+		address := kind + "://wx:secret@localhost:" + l.Addr().String()[len("127.0.0.1:"):] + "/wx"
+		db := handles(t, address)(Options{lookup: func(context.Context, string) ([]netip.Addr, error) {
+			return nil, &net.DNSError{Err: "i/o timeout", IsTimeout: true}
+		}})
+		if err := db.With(testKeys(t, 1)).Open(t.Context()); !errors.Is(err, ErrUnavailable) {
+			t.Errorf("%s: %v", kind, err)
+		}
+		l.Close()
+		if len(connected) > 0 {
+			t.Errorf("%s: it connected all the same", kind)
 		}
 	}
 }

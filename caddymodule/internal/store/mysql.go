@@ -147,10 +147,14 @@ func parseMySQL(db *DB, address string) error {
 // encryptOutside encrypts a connection that leaves private networks, unless the
 // address says itself what it wants.
 func (a *mysqlAddress) encryptOutside(ctx context.Context, config *client.Config) error {
-	if !a.tls && config.Net == "tcp" && a.lookup.exposes(ctx, hostOf(config.Addr)) {
+	if a.tls || config.Net != "tcp" {
+		return nil
+	}
+	exposed, err := a.lookup.exposes(ctx, hostOf(config.Addr))
+	if exposed {
 		config.TLS = &tls.Config{InsecureSkipVerify: true} // as tls=skip-verify: it keeps listeners out, not an impostor
 	}
-	return nil
+	return err
 }
 
 var portForm = regexp.MustCompile(`:[0-9]+$`)

@@ -141,10 +141,19 @@ func (a *postgresAddress) encryptOutside(ctx context.Context, config *pgx.ConnCo
 	}
 	var kept []*pgconn.FallbackConfig
 	for _, f := range config.Fallbacks {
-		if f.TLSConfig != nil || !a.lookup.exposes(ctx, f.Host) {
+		if f.TLSConfig != nil {
 			kept = append(kept, f)
-		} else {
+			continue
+		}
+		exposed, err := a.lookup.exposes(ctx, f.Host)
+		switch {
+		case err != nil && a.hosts == 1:
+			return err
+		case err != nil: // the other hosts may answer
+		case exposed:
 			a.outside.Store(true)
+		default:
+			kept = append(kept, f)
 		}
 	}
 	config.Fallbacks = kept
