@@ -25,8 +25,19 @@ func (c *call) healthReady() error { return c.healthIs(c.site.isReady()) }
 // health reports whether logins work here.
 func (c *call) health() error {
 	s := c.site
-	works := s.isReady() && s.recorded.Load() && s.shared.health.check(c.r.Context(), s.store.Probe) == nil
+	works := s.isReady() && s.recorded.Load() && s.shared.health.check(c.r.Context(), s.probe) == nil
 	return c.healthIs(works)
+}
+
+// probe writes to the store. It runs beside requests, where no server recovers a panic.
+func (s *site) probe(ctx context.Context) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			s.panicked("panic in a health check", p)
+			err = store.ErrUnavailable
+		}
+	}()
+	return s.store.Probe(ctx)
 }
 
 // isReady reports whether this site's store has been opened and written to, and the
@@ -91,13 +102,9 @@ func (h *health) check(ctx context.Context, probe func(context.Context) error) e
 func (h *health) look(under chan struct{}, probe func(context.Context) error) {
 	ctx, cancel := context.WithTimeout(context.Background(), healthTimeout)
 	defer cancel()
-	err := store.ErrUnavailable // also after a panic
-	defer func() {
-		_ = recover() // no server recovers it here
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		h.at, h.err, h.under = time.Now(), err, nil
-		close(under)
-	}()
-	err = probe(ctx)
+	err := probe(ctx)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.at, h.err, h.under = time.Now(), err, nil
+	close(under)
 }

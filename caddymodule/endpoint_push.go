@@ -93,9 +93,7 @@ func (c *call) leaves(m wechat.PushMessage) *problem {
 		defer release()
 		defer func() {
 			if p := recover(); p != nil { // no server recovers it here
-				c.site.metrics.panics.Inc()
-				c.site.log.Error("panic in an endpoint", zap.String("kind", fmt.Sprintf("%T", p)), zap.Stack("stack"))
-				failed <- newProblem(codeInternal)
+				failed <- refused(c.site.panicked("panic in an endpoint", p))
 			}
 		}()
 		err := c.leave(ctx, m)
