@@ -179,3 +179,21 @@ func TestMemoryIsBounded(t *testing.T) {
 		t.Error("what is under way was forgotten")
 	}
 }
+
+// The clock is a day ahead, and somebody sets it right: the successes of the wrong day do
+// not let more attempts be under way from then on.
+func TestClockSetBackForgetsSuccesses(t *testing.T) {
+	var s successes
+	right := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	s.add(right.Add(24 * time.Hour))
+	if n := s.count(right); n != 0 {
+		t.Errorf("%d successes after the clock was set back by a day", n)
+	}
+	s.add(right)
+	if n := s.count(right.Add(-5 * time.Second)); n != 1 {
+		t.Errorf("%d successes after the clock was set back by seconds", n)
+	}
+	if n := s.count(right.Add(2 * time.Minute)); n != 0 {
+		t.Errorf("%d successes after two minutes", n)
+	}
+}

@@ -29,11 +29,12 @@ func (s *successes) count(now time.Time) (n int) {
 	return n
 }
 
-// advance empties the slots that are over. A clock that was set back changes
-// nothing.
+// advance empties the slots that are over. A clock that is set back a little changes
+// nothing. After a jump, ahead or back, the counts mean nothing: else those that were
+// made while the clock was ahead would count until it gets there again.
 func (s *successes) advance(now time.Time) {
 	current := now.UnixNano() / int64(slotSpan)
-	if current-s.last >= slots {
+	if d := current - s.last; d >= slots || d <= -slots {
 		s.slots, s.last = [slots]int32{}, current
 	}
 	for s.last < current {
