@@ -104,8 +104,9 @@ func (c *settling) admitted() error {
 		args = append(args, c.b.UserID)
 	}
 	const barred, own = 0, 1
-	var tombstone bool
-	err := c.each(func(r *sql.Rows) error {
+	// A login that began after the erasure passes: its directory has given the id again.
+	// The tombstone stays for the day, as other logins may have begun before it.
+	return c.each(func(r *sql.Rows) error {
 		var kind, disabled, n int64
 		if err := r.Scan(&kind, &disabled, &n); err != nil {
 			return err
@@ -117,18 +118,10 @@ func (c *settling) admitted() error {
 			return login.ErrChanged
 		case kind == barred && (c.l.Begun.IsZero() || c.l.Begun.UnixMilli() <= n):
 			return user.ErrUnknown
-		case kind == barred:
-			tombstone = true
 		}
 		return nil
 	}, `SELECT 0, disabled, erased_at FROM {barred_users} WHERE user_id = ?
 		UNION ALL SELECT 1, disabled, `+numbers+` FROM {users} WHERE id = ?`, args...)
-	if err != nil || !tombstone {
-		return err
-	}
-	// The login began after the erasure: its directory has given the id again.
-	_, err = c.exec(`DELETE FROM {barred_users} WHERE user_id = ?`, c.b.UserID)
-	return err
 }
 
 // spendCode makes the login code this login's. Of several with the same code, each
