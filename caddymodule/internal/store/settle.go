@@ -208,6 +208,8 @@ func (c *settling) decideSilent() error {
 	switch {
 	case now.AppID != known.AppID, now.OpenID != known.OpenID, now.UserID != known.UserID, now.State != known.State:
 		return login.ErrChanged
+	case c.own.UserID != c.b.UserID && c.former.AppID == c.b.AppID && c.former.OpenID == c.b.OpenID:
+		return user.ErrUnknown // it left this user: a directory that remembers it lets it in by phone only
 	case c.own.UserID != "":
 		return nil
 	case !known.Taken && known.UserID == c.b.UserID && slices.ContainsFunc(c.others, c.inThisApp):

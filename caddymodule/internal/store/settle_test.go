@@ -577,3 +577,24 @@ func TestErasureTakesMarksAlong(t *testing.T) {
 		}
 	})
 }
+
+// Bob's login has replaced Alice's. A directory that remembers openids by itself would
+// let her in silently, to what is Bob's account now: she needs the phone button.
+func TestReplacedOpenIDNeedsItsPhone(t *testing.T) {
+	onEach(t, func(t *testing.T, open database) {
+		s := started(t, open)
+		for _, who := range []string{"alice", "bob"} {
+			settle(t, s, user.Binding{AppID: "wx1", OpenID: who, UserID: "u", PhoneAt: now}, user.Replace, now)
+		}
+		l := settlement(user.Binding{AppID: "wx1", OpenID: "alice", UserID: "u"}, user.Replace, newSession("u", "wx1", "alice", now))
+		l.Phone = user.Phone{}
+		if _, err := commit(t, s, l); !errors.Is(err, user.ErrUnknown) {
+			t.Errorf("silently: %v", err)
+		}
+		settle(t, s, user.Binding{AppID: "wx1", OpenID: "alice", UserID: "u", PhoneAt: now}, user.Replace, now)
+		l.Session, l.Code, l.Login = newSession("u", "wx1", "alice", now), [32]byte{7}, [32]byte{8}
+		if _, err := commit(t, s, l); err != nil {
+			t.Errorf("silently after a phone login: %v", err)
+		}
+	})
+}
