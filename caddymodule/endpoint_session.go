@@ -8,6 +8,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/gate"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/ratelimit"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
@@ -250,6 +251,12 @@ func (c *call) endSession() error {
 	}
 	ctx, done := c.seenThrough()
 	defer done()
+	// Another replica may have ended the caller's own session a moment ago.
+	if lives, err := c.tokenLives(ctx, caller); err != nil {
+		return c.storeFailed("ending a session", err).write(c.w, c.r)
+	} else if !lives {
+		return refused(gate.Refuse(gate.CodeTokenRevoked)).write(c.w, c.r)
+	}
 	for _, s := range ss {
 		if s.ID != c.id {
 			continue

@@ -78,7 +78,7 @@ func (g *Gate) Enter(r *http.Request, protect func(*http.Request) (bool, error),
 	// The answer to TRACE echoes the request as the upstream received it, including
 	// everything that was added on the way. Some servers accept methods in any case.
 	if strings.EqualFold(r.Method, http.MethodTrace) {
-		return Verdict{Refusal: refuse(CodeMethodNotAllowed)}
+		return Verdict{Refusal: Refuse(CodeMethodNotAllowed)}
 	}
 	if !isToken(r.Method) { // possible over HTTP/2; a proxy cannot forward it
 		return Verdict{Refusal: notHTTP()}
@@ -86,7 +86,7 @@ func (g *Gate) Enter(r *http.Request, protect func(*http.Request) (bool, error),
 	var buf [4]presented
 	all := g.presented(buf[:0], r, true)
 	if slices.ContainsFunc(all, conflicting) {
-		return Verdict{Refusal: refuse(CodeInvalidRequest)}
+		return Verdict{Refusal: Refuse(CodeInvalidRequest)}
 	}
 	var v Verdict
 	access := g.access(r, len(all) > 0, protect)
@@ -96,7 +96,7 @@ func (g *Gate) Enter(r *http.Request, protect func(*http.Request) (bool, error),
 	case len(all) > 1:
 		// Two credentials are refused even if they are equal: no decision may depend on
 		// which of them this gate or an upstream reads.
-		return Verdict{Refusal: refuse(CodeInvalidRequest)}
+		return Verdict{Refusal: Refuse(CodeInvalidRequest)}
 	case access == optional:
 		v = g.passOptional(r, one(all), now)
 	default:
@@ -140,11 +140,11 @@ func (g *Gate) Credential(r *http.Request) (Credential, *Refusal) {
 	var buf [4]presented
 	all := g.presented(buf[:0], r, false)
 	if len(all) > 1 || slices.ContainsFunc(all, conflicting) {
-		return Credential{}, refuse(CodeInvalidRequest)
+		return Credential{}, Refuse(CodeInvalidRequest)
 	}
 	cred := one(all)
 	if cred.from == fromCookie && mayBeForged(r) {
-		return Credential{}, refuse(CodeCrossSite)
+		return Credential{}, Refuse(CodeCrossSite)
 	}
 	return cred.Credential, nil
 }
@@ -212,7 +212,7 @@ func (g *Gate) passPublic(r *http.Request, all []presented, now time.Time) Verdi
 		}
 	}
 	if len(ours) > 1 {
-		return Verdict{Refusal: refuse(CodeInvalidRequest)}
+		return Verdict{Refusal: Refuse(CodeInvalidRequest)}
 	}
 	for _, s := range ours {
 		if s.from == fromHeader && g.forwardToken && !s.Malformed {
@@ -244,7 +244,7 @@ func (g *Gate) passOptional(r *http.Request, cred presented, now time.Time) Verd
 // authenticate decides on a request that needs a token.
 func (g *Gate) authenticate(r *http.Request, cred presented, now time.Time) Verdict {
 	if cred.from == fromCookie && mayBeForged(r) {
-		return Verdict{Refusal: refuse(CodeCrossSite)}
+		return Verdict{Refusal: Refuse(CodeCrossSite)}
 	}
 	return g.verify(cred.Credential, now)
 }
@@ -253,28 +253,28 @@ func (g *Gate) authenticate(r *http.Request, cred presented, now time.Time) Verd
 func (g *Gate) verify(cred Credential, now time.Time) Verdict {
 	switch cred.Kind {
 	case None:
-		return Verdict{Refusal: refuse(CodeTokenMissing)}
+		return Verdict{Refusal: Refuse(CodeTokenMissing)}
 	case Conflicting:
-		return Verdict{Refusal: refuse(CodeInvalidRequest)}
+		return Verdict{Refusal: Refuse(CodeInvalidRequest)}
 	case Other:
-		return Verdict{Refusal: refuse(CodeTokenInvalid)}
+		return Verdict{Refusal: Refuse(CodeTokenInvalid)}
 	}
 	if cred.Malformed {
-		return Verdict{Refusal: refuse(CodeTokenInvalid)}
+		return Verdict{Refusal: Refuse(CodeTokenInvalid)}
 	}
 	caller, err := g.tokens.Verify(cred.Token, now)
 	switch {
 	case err == nil && caller != nil:
 		return Verdict{Caller: caller}
 	case errors.Is(err, ErrUnavailable):
-		return Verdict{Refusal: refuse(CodeStoreUnavailable)}
+		return Verdict{Refusal: Refuse(CodeStoreUnavailable)}
 	case errors.Is(err, ErrMisconfigured):
-		return Verdict{Refusal: refuse(CodeMisconfigured)}
+		return Verdict{Refusal: Refuse(CodeMisconfigured)}
 	case errors.Is(err, token.ErrExpired):
-		return Verdict{Refusal: refuse(CodeTokenExpired)}
+		return Verdict{Refusal: Refuse(CodeTokenExpired)}
 	case errors.Is(err, ErrRevoked):
-		return Verdict{Refusal: refuse(CodeTokenRevoked)}
+		return Verdict{Refusal: Refuse(CodeTokenRevoked)}
 	default:
-		return Verdict{Refusal: refuse(CodeTokenInvalid)}
+		return Verdict{Refusal: Refuse(CodeTokenInvalid)}
 	}
 }

@@ -64,8 +64,8 @@ func notHTTP() *Refusal {
 	return &Refusal{Status: http.StatusBadRequest, Code: CodeInvalidRequest, Detail: "The method is malformed: it contains characters that no method may contain."}
 }
 
-// refuse returns the refusal for a code.
-func refuse(code string) *Refusal {
+// Refuse returns the refusal for a code.
+func Refuse(code string) *Refusal {
 	switch code {
 	case CodeInvalidRequest:
 		return &Refusal{
