@@ -72,7 +72,7 @@ func (s *site) emitLogin(res login.Result) {
 	}
 	if res.Rebound {
 		d := data()
-		d["ended"] = res.Ended
+		d["ended"] = named(res.Ended)
 		events = append(events, event{"wx_auth_phone_rebound", d})
 	}
 	var replaced session.Ended
@@ -82,4 +82,11 @@ func (s *site) emitLogin(res login.Result) {
 	events = append(events, endedEvent(res.User.ID, replaced, session.ReasonReplaced)...)
 	events = append(events, endedEvent(res.User.ID, res.Surplus, session.ReasonMax)...)
 	s.emit(append(events, event{"wx_auth_login", data()})...)
+}
+
+// named returns the first of the ids: a log line or an event names a bounded number.
+func named(ids []string) []string {
+	var ended session.Ended
+	ended.Add(ids...)
+	return ended.IDs
 }

@@ -83,7 +83,7 @@ func (s *site) logLogin(req login.Request, res login.Result, err error, a *attem
 			fields = append(fields, zap.String("phone", res.User.Phone.Masked()))
 		}
 		if len(res.Ended) > 0 {
-			fields = append(fields, zap.Strings("ended", res.Ended))
+			fields = append(fields, zap.Strings("ended", named(res.Ended)))
 		}
 		if res.Replaced != "" {
 			fields = append(fields, zap.String("replaced", res.Replaced))

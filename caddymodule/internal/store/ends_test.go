@@ -187,3 +187,34 @@ func TestSessionThatAsksEndsLast(t *testing.T) {
 		}
 	})
 }
+
+// A table from before sessions were bounded has thousands of a former owner's. The new
+// owner's login ends them all, in batches, before it opens a session.
+func TestLoginEndsVeryManySessions(t *testing.T) {
+	onEach(t, func(t *testing.T, open database) {
+		s := started(t, open)
+		b := user.Binding{AppID: "wx1", OpenID: "former", UserID: "u", PhoneAt: now}
+		if _, err := commit(t, s, settlement(b, user.Replace, newSession("u", "wx1", "former", now))); err != nil {
+			t.Fatal(err)
+		}
+		const many = 2*endBatch + 7
+		if err := s.write(t.Context(), "filling", func(t *tx) error {
+			for range many {
+				if err := insertSession(t, newSession("u", "wx1", "former", now)); err != nil {
+					return err
+				}
+			}
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		b.OpenID = "new"
+		done, err := commit(t, s, settlement(b, user.Replace, newSession("u", "wx1", "new", now)))
+		if err != nil || len(done.Ended) != many+1 {
+			t.Errorf("%d ended, want %d: %v", len(done.Ended), many+1, err)
+		}
+		if n := count(t, s, `SELECT COUNT(*) FROM {sessions} WHERE ended_at = 0`); n != 1 {
+			t.Errorf("%d sessions live", n)
+		}
+	})
+}

@@ -30,22 +30,39 @@ func (s *Store) Settle(ctx context.Context, l login.Settlement) (done login.Comm
 	if len(l.Value) > maxKept {
 		return login.Committed{}, fmt.Errorf("settling a login: %d bytes are too many to keep", len(l.Value))
 	}
-	err = s.write(ctx, "settling a login", func(t *tx) error {
-		c := &settling{tx: t, s: s, l: l, b: l.Binding}
-		for _, step := range []func() error{
-			c.lock, c.replayed, c.admitted, c.spendCode, c.look, c.decide, c.bind, c.endReplaced, c.endSurplus, c.open,
-		} {
-			if err := step(); err != nil {
-				return err
-			}
+	var early []string
+	for range maxEarly {
+		err = s.write(ctx, "settling a login", func(t *tx) (err error) {
+			done, err = s.settle(t, l)
+			return err
+		})
+		var many *tooManyToEnd
+		if !errors.As(err, &many) {
+			break
 		}
-		done = c.done
-		return nil
-	})
+		// Nothing is written yet. What the login would end ends before it, in batches.
+		err = s.endAll(ctx, many.ending, func(ids []string) { early = append(early, ids...) }, many.condition, many.args...)
+		if err != nil {
+			break
+		}
+	}
 	if err != nil {
 		return login.Committed{}, err
 	}
+	done.Ended = append(early, done.Ended...)
 	return done, nil
+}
+
+func (s *Store) settle(t *tx, l login.Settlement) (login.Committed, error) {
+	c := &settling{tx: t, s: s, l: l, b: l.Binding}
+	for _, step := range []func() error{
+		c.lock, c.replayed, c.admitted, c.spendCode, c.look, c.decide, c.bind, c.endReplaced, c.endSurplus, c.open,
+	} {
+		if err := step(); err != nil {
+			return login.Committed{}, err
+		}
+	}
+	return c.done, nil
 }
 
 // settling is the closing transaction of a login.
@@ -271,7 +288,7 @@ func (c *settling) replace() error {
 			return err
 		}
 	}
-	ended, err := endSessions(c.tx, c.ending(),
+	ended, err := c.end(
 		`user_id = ? AND (appid = ? AND openid <> ? OR appid <> ? AND (unionid = '' OR unionid <> ?)`+same+`)`, args...)
 	c.done.Ended = append(c.done.Ended, ended...)
 	c.done.Rebound = last.OpenID != "" || suspend || len(ended) > 0
@@ -289,7 +306,7 @@ func (c *settling) leaveFormerUser() error {
 	if c.own.UserID == "" || c.own.UserID == c.b.UserID {
 		return nil
 	}
-	ended, err := endSessions(c.tx, c.ending(),
+	ended, err := c.end(
 		`openid = ? AND appid = ? AND user_id <> ?`, c.b.OpenID, c.b.AppID, c.b.UserID)
 	if err != nil {
 		return err

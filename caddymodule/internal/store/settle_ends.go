@@ -4,9 +4,39 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"slices"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
 )
+
+// maxEarly is how often a login ends sessions before its closing transaction. Each
+// time is for another condition, or for sessions that were opened meanwhile.
+const maxEarly = 4
+
+// tooManyToEnd says that a closing transaction has more sessions to end than it may
+// hold its locks for: tables from before there was a bound can have any number.
+type tooManyToEnd struct {
+	ending    session.Ending
+	condition string
+	args      []any
+}
+
+func (*tooManyToEnd) Error() string { return "too many sessions to end within a login" }
+
+// end ends the live sessions of other accounts that the condition finds, and returns
+// their ids.
+func (c *settling) end(condition string, args ...any) ([]string, error) {
+	ids, err := c.strings(`SELECT id FROM {sessions} WHERE ended_at = 0 AND `+condition+` LIMIT ? {lock}`, append(slices.Clone(args), endBatch+1)...)
+	switch {
+	case err != nil || len(ids) == 0:
+		return nil, err
+	case len(ids) > endBatch:
+		return nil, &tooManyToEnd{c.ending(), condition, args}
+	}
+	slices.Sort(ids) // of two that do this at once, neither waits for the other's later rows
+	_, err = endByID(c.tx, c.ending(), ids)
+	return ids, err
+}
 
 // endReplaced ends the session whose refresh token the login showed, if that is one
 // that this login may take the place of.
