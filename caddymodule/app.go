@@ -85,6 +85,7 @@ func (a *Background) add(s *site) error {
 		}
 	}
 	a.sites = append(a.sites, s)
+	s.identified = func(identity string) error { return a.identified(s, identity) }
 	if s.ring == nil {
 		return nil
 	}

@@ -45,7 +45,8 @@ type directoryName struct {
 	detail string
 	// elsewhere: the users do not live in the store's own table.
 	elsewhere bool
-	// find is the hash of the query that finds users; empty: there is none.
+	// find is a hash of how users are found there: the query, and the user and the parameters
+	// of the URL. It is empty where a name is written, or where nothing is known of that.
 	find string
 }
 
@@ -112,7 +113,9 @@ func isNamed(module any) bool {
 // directory implements [namedDirectory]: the module and the URL without user, password
 // and query, unless the name is written.
 func (w *WebhookUsers) directory(look lookup) (directoryName, error) {
-	return nameByURL("webhook", w.URL, w.Realm, look)
+	d, err := nameByURL("webhook", w.URL, w.Realm, look)
+	d.find = d.detail
+	return d, err
 }
 
 // directory implements [namedDirectory]. Other tables, or another condition, give the
@@ -122,9 +125,8 @@ func (u *SQLUsers) directory(look lookup) (directoryName, error) {
 	if err != nil || d.written {
 		return d, err
 	}
-	find := strings.Join(strings.Fields(u.FindQuery), " ")
-	sum := sha256.Sum256([]byte(find))
-	d.detail += " " + find
+	d.detail += " " + strings.Join(strings.Fields(u.FindQuery), " ")
+	sum := sha256.Sum256([]byte(d.detail))
 	d.find = hex.EncodeToString(sum[:])
 	return d, nil
 }
@@ -210,6 +212,23 @@ func sameNames(what string, a, b directoryName, an, bn store.Names) error {
 		if name, shared := bn.WeChat[appid]; shared && name != an.WeChat[appid] {
 			return misset("wechat", fmt.Errorf("two sites share %s and take the appid %s from two WeChats, %q and %q, which may give one openid to two people: "+
 				"%s; or, if both are the same WeChat, write one name in both, such as `realm staging` in the block of wechat", what, appid, an.WeChat[appid], name, elsewhere))
+		}
+	}
+	return nil
+}
+
+// identified compares a site whose store is open with those whose store has another
+// address: two spellings of one address are still one store.
+func (a *Background) identified(s *site, identity string) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	s.identity = identity
+	for _, other := range a.sites {
+		if other.shared == s.shared || other.identity != identity {
+			continue
+		}
+		if err := sameNames("the store "+s.shared.db.String()+", which "+other.shared.db.String()+" is too", other.directoryName, s.directoryName, other.names, s.names); err != nil {
+			return err
 		}
 	}
 	return nil

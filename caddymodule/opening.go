@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -90,6 +91,13 @@ func (s *site) prepareFor(ctx context.Context, limit time.Duration) error {
 		if err := s.store.CheckNames(ctx, s.names); err != nil {
 			return err
 		}
+		identity, err := s.store.Identity(ctx)
+		if err != nil {
+			return err
+		}
+		if err := s.identified(identity); err != nil {
+			return err
+		}
 		if err := s.loadRing(ctx); err != nil {
 			return err
 		}
@@ -117,9 +125,12 @@ func (s *site) recordFor(ctx context.Context, limit time.Duration) error {
 		s.live.Store(l)
 		s.recorded.Store(true)
 		if changed {
-			s.log.Warn("the find query of `users sql` has changed since the last load; if it finds other people, or gives them other ids, "+
-				"sessions and openids in the store now belong to the wrong users",
-				zap.String("remedy", "if the ids are the same people's, write a name, such as `realm people`, in the block of users: then the query is not compared; "+
+			what := "the find query of `users sql` has changed since the last load, or the user or the parameters of its URL"
+			if strings.HasPrefix(s.names.Directory, "webhook:") {
+				what = "the user or the parameters of the URL of `users webhook` have changed since the last load"
+			}
+			s.log.Warn(what+"; if other people are found now, or the same ones with other ids, sessions and openids in the store belong to the wrong users",
+				zap.String("remedy", "if the ids are the same people's, write a name, such as `realm people`, in the block of users: then this is not compared; "+
 					"else give this site a store of its own"))
 		}
 		if s.shared.opened() {

@@ -52,6 +52,10 @@ type site struct {
 	directoryName directoryName
 	names         store.Names
 	noStoreLine   bool // the store is the default one, as no line names any
+	// identified is called with the identity of the store once that is open. It refuses a
+	// store that another site has under another spelling, and for other people's ids.
+	identified func(identity string) error
+	identity   string // guarded by the app
 
 	opening  chan struct{}         // holds one element while somebody opens
 	prepared *store.Keys           // guarded by opening: the store's, once it is open

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -176,6 +177,58 @@ func TestSitesWithTwoFindQueries(t *testing.T) {
 			t.Errorf("%d warnings of another query", n-lines)
 		}
 	})
+}
+
+// Two sites spell one store in two ways, which are two stores to look at: it is one all
+// the same, and a customer of the one would be a member of staff at the other.
+func TestOneStoreInTwoSpellings(t *testing.T) {
+	rig.OnDatabases(t, func(t *testing.T, db *rig.Database) {
+		g, _ := prepareSites(t)
+		for _, v := range db.Environ() {
+			name, value, _ := strings.Cut(v, "=")
+			g.Caddy.Setenv(name, value)
+		}
+		second := strings.NewReplacer("127.0.0.1", "localhost", "/run/", "/run/./", "%2Frun%2F", "%2Frun%2F.%2F").Replace(db.URL) // the latter for a socket
+		if db.Kind == "sqlite" {
+			path := strings.TrimPrefix(db.URL, "sqlite:")
+			link := filepath.Join(t.TempDir(), "link")
+			if err := os.Symlink(filepath.Dir(path), link); err != nil {
+				t.Fatal(err)
+			}
+			second = "sqlite:" + filepath.Join(link, filepath.Base(path))
+		}
+		if second == db.URL {
+			t.Fatalf("no second spelling of %s is known", db.URL)
+		}
+		g.Caddy.Setenv("WX_AUTH_AGAIN", second)
+		site := func(store, tenant, more string) string {
+			return "store {env." + store + "}\nencryption_key {env.WX_AUTH_KEY}\nusers webhook {env.SHOP}?tenant=" + tenant + " {\nsecret {env.HOOK_SECRET}\n" + more + "}"
+		}
+		if err := g.Caddy.TryStart(twoSites(site("WX_AUTH_STORE", "shop", ""), site("WX_AUTH_AGAIN", "staff", ""))); err == nil {
+			t.Fatal("it started")
+		}
+		g.Caddy.Log.Wait(t, 5*time.Second, `"level":"error"`, "two sites share the store", "`realm ")
+		g.Caddy.Start(twoSites(site("WX_AUTH_STORE", "shop", "realm people\n"), site("WX_AUTH_AGAIN", "staff", "realm people\n")))
+	})
+}
+
+// A backend serves two tenants by a parameter: a reload that takes the other one gives
+// sessions to other people, so it logs a warning that names the remedy.
+func TestChangedParameterIsWarnedOf(t *testing.T) {
+	g, _ := prepareSites(t)
+	site := func(tenant string) string {
+		return rig.HastySite("users webhook {env.SHOP}?tenant=" + tenant + " {\nsecret {env.HOOK_SECRET}\n}")
+	}
+	const changed = "the parameters of the URL of `users webhook` have changed"
+	g.Caddy.Start(site("shop"))
+	g.MustReload(t, site("shop"))
+	if lines := g.Caddy.Log.Lines(changed); len(lines) != 0 {
+		t.Errorf("the same parameter: %s", lines)
+	}
+	g.MustReload(t, site("staff"))
+	if lines := g.Caddy.Log.Lines(changed, "`realm people`"); len(lines) != 1 {
+		t.Errorf("%d warnings of another parameter", len(lines))
+	}
 }
 
 // Of two replicas that are the first, with different directories, one is refused.

@@ -110,6 +110,18 @@ func (s *Store) RecordNames(ctx context.Context, n Names, find string) (changed 
 	return changed && err == nil, err
 }
 
+// Identity returns what only this database has, however its address is spelled: a hash
+// of the value that was sealed when it was made.
+func (s *Store) Identity(ctx context.Context) (id string, err error) {
+	err = s.read(ctx, "reading the key check", func(t *tx) error {
+		var check []byte
+		err := t.row(`SELECT value FROM {meta} WHERE name = ?`, keyCheckName).Scan(&check)
+		id = fmt.Sprintf("%x", sha256.Sum256(check))
+		return err
+	})
+	return id, err
+}
+
 // Probe writes to the database, and returns when that is durable.
 func (s *Store) Probe(ctx context.Context) error {
 	if err := s.db.inPlace(); err != nil {
