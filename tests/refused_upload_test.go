@@ -296,13 +296,13 @@ func (c uploadClient) installed(t *testing.T) {
 	}
 }
 
-// uploadSizes are what each client uploads: each but the largest uploadTries times.
+// uploadSizes are what each client uploads: twice what most people upload and once
+// what is large, or with WX_AUTH_TEST_LONG each uploadTries times.
 func uploadSizes() []int {
-	sizes := slices.Concat(slices.Repeat([]int{300 << 10}, uploadTries), slices.Repeat([]int{2 << 20}, uploadTries))
-	if os.Getenv("WX_AUTH_TEST_LONG") != "" {
-		return append(sizes, slices.Concat(slices.Repeat([]int{20 << 20}, uploadTries), slices.Repeat([]int{64 << 20}, uploadTries))...)
+	if rig.Long {
+		return slices.Repeat([]int{300 << 10, 2 << 20, 20 << 20, 64 << 20}, uploadTries)
 	}
-	return append(sizes, 20<<20, 64<<20)
+	return []int{300 << 10, 300 << 10, 2 << 20, 2 << 20, 64 << 20}
 }
 
 // TestRefusedUploadsOfRealClients: what a client does with an answer that comes early
