@@ -21,7 +21,9 @@ func (db *DB) createFile(path string, create bool) error {
 	switch {
 	case err == nil && info.IsDir():
 		return permanent{errors.New("is a directory; the address needs the path of a file")}
-	case err == nil && info.Size() == 0 && (hadKey || hasContent(path+"-wal")):
+	case err == nil && info.Size() == 0 && hadKey != hasContent(path+"-wal"):
+		// With both it may be a new database, which is in its log alone until SQLite
+		// folds that into the file; Store.open looks for its tables.
 		return db.lost("is empty")
 	case err == nil:
 		return writableDir(dir)
