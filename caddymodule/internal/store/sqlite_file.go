@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // createFile makes the directory and an empty file, readable by nobody
@@ -18,6 +19,15 @@ func (db *DB) createFile(path string, create bool) error {
 	dir := filepath.Dir(path)
 	hadKey := db.hasKeyFile() // before the look at the file, see Store.open
 	info, err := os.Stat(path)
+	// Another site or process may be about to make the file, its log and its key.
+	for range 20 {
+		if err != nil || info.Size() > 0 || hadKey == hasContent(path+"-wal") {
+			break
+		}
+		time.Sleep(50 * time.Millisecond)
+		hadKey = db.hasKeyFile()
+		info, err = os.Stat(path)
+	}
 	switch {
 	case err == nil && info.IsDir():
 		return permanent{errors.New("is a directory; the address needs the path of a file")}
