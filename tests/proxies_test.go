@@ -1,6 +1,7 @@
 package tests
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"net/http"
@@ -120,7 +121,9 @@ func TestUnixSocketHasItsRemedy(t *testing.T) {
 		socket := filepath.Join(c.Home, "site.sock")
 		c.Start("{\ndebug\n" + options + "\n}\nhttp:// {\nbind unix/" + socket + "\nwx_auth {env.WX_APPID} {env.WX_SECRET} {\nlogin_rate 1/h\nwechat {\napi {$WX_API}\n}\n}\n}\n")
 		client := rig.NewClient(t, "http://localhost")
-		client.HTTP.Transport.(*http.Transport).Dial = func(string, string) (net.Conn, error) { return net.Dial("unix", socket) }
+		client.HTTP.Transport.(*http.Transport).DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", socket)
+		}
 		loginFrom(client, "203.0.113.7", "0nonsense", "").Want(t, 400)
 		second := loginFrom(client, "203.0.113.7", "0nonsense", "")
 		if name == "unix" {
