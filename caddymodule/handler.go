@@ -52,7 +52,7 @@ type entry struct {
 	rest string        // what follows the prefix
 	// aliased: see call
 	aliased bool
-	gate.Verdict
+	gate.Decision
 }
 
 // enter decides on a request. Whatever panics here, it does not go on.
@@ -60,7 +60,7 @@ func (h *Handler) enter(r *http.Request) (in entry) {
 	in.r = r
 	defer func() {
 		if p := recover(); p != nil {
-			in.ours, in.Verdict = false, gate.Verdict{Refusal: h.site.panicked("panic at the gate", p)}
+			in.ours, in.Decision = false, gate.Decision{Refusal: h.site.panicked("panic at the gate", p)}
 		}
 	}()
 	in.rest, in.ours = h.site.underPrefix(r)
@@ -75,7 +75,7 @@ func (h *Handler) enter(r *http.Request) (in entry) {
 	in.ours = false
 	h.site.ready(r.Context())
 	query := r.URL.RawQuery
-	in.Verdict = h.site.gate.Enter(in.r, h.protects, time.Now())
+	in.Decision = h.site.gate.Enter(in.r, h.protects, time.Now())
 	if r.URL.RawQuery != query {
 		in.r = hideQuery(in.r)
 	}

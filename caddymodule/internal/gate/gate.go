@@ -60,8 +60,8 @@ func New(s Settings, tokens Tokens) (*Gate, error) {
 	return &Gate{headers: headers, otherNames: others, rules: rs, forwardToken: s.ForwardToken, sources: s.Sources, tokens: tokens}, nil
 }
 
-// Verdict is the decision on a request.
-type Verdict struct {
+// Decision is the decision on a request.
+type Decision struct {
 	Caller  *token.Identity // the authenticated caller; nil: anonymous
 	Refusal *Refusal        // the answer to a request that is refused; nil: the request proceeds
 }
@@ -74,40 +74,40 @@ type Verdict struct {
 // protect is the matcher, which reports whether the request needs a token. It is called
 // only for canonical paths that no rule matches. If it is nil or returns an error, the
 // request needs a token.
-func (g *Gate) Enter(r *http.Request, protect func(*http.Request) (bool, error), now time.Time) Verdict {
+func (g *Gate) Enter(r *http.Request, protect func(*http.Request) (bool, error), now time.Time) Decision {
 	// The answer to TRACE echoes the request as the upstream received it, including
 	// everything that was added on the way. Some servers accept methods in any case.
 	if strings.EqualFold(r.Method, http.MethodTrace) {
-		return Verdict{Refusal: Refuse(CodeMethodNotAllowed)}
+		return Decision{Refusal: Refuse(CodeMethodNotAllowed)}
 	}
 	if !isToken(r.Method) { // possible over HTTP/2; a proxy cannot forward it
-		return Verdict{Refusal: notHTTP()}
+		return Decision{Refusal: notHTTP()}
 	}
 	var buf [4]presented
 	all := g.presented(buf[:0], r, true)
 	if slices.ContainsFunc(all, conflicting) {
-		return Verdict{Refusal: Refuse(CodeInvalidRequest)}
+		return Decision{Refusal: Refuse(CodeInvalidRequest)}
 	}
-	var v Verdict
+	var d Decision
 	access := g.access(r, len(all) > 0, protect)
 	switch {
 	case access == public:
-		v = g.passPublic(r, all, now)
+		d = g.passPublic(r, all, now)
 	case len(all) > 1:
 		// Two credentials are refused even if they are equal: no decision may depend on
 		// which of them this gate or an upstream reads.
-		return Verdict{Refusal: Refuse(CodeInvalidRequest)}
+		return Decision{Refusal: Refuse(CodeInvalidRequest)}
 	case access == optional:
-		v = g.passOptional(r, one(all), now)
+		d = g.passOptional(r, one(all), now)
 	default:
-		v = g.authenticate(r, one(all), now)
+		d = g.authenticate(r, one(all), now)
 	}
-	if v.Refusal != nil {
-		return v
+	if d.Refusal != nil {
+		return d
 	}
-	if v.Caller == nil {
+	if d.Caller == nil {
 		dropOverrides(r.Header)
-		return v
+		return d
 	}
 	switch from := all[0].from; {
 	case from == fromHeader && g.forwardToken:
@@ -119,17 +119,17 @@ func (g *Gate) Enter(r *http.Request, protect func(*http.Request) (bool, error),
 	default:
 		g.drop(r, from)
 	}
-	g.SetIdentity(r.Header, v.Caller)
-	return v
+	g.SetIdentity(r.Header, d.Caller)
+	return d
 }
 
 // Authenticate decides on the token of a request alone, as for a protected path, and
 // leaves the request unchanged. It is for our own endpoints. They upgrade no
 // connections, so of the other sources only the cookie counts.
-func (g *Gate) Authenticate(r *http.Request, now time.Time) Verdict {
+func (g *Gate) Authenticate(r *http.Request, now time.Time) Decision {
 	cred, refusal := g.Credential(r)
 	if refusal != nil {
-		return Verdict{Refusal: refusal}
+		return Decision{Refusal: refusal}
 	}
 	return g.verify(cred, now)
 }
@@ -204,7 +204,7 @@ func isPreflight(r *http.Request) bool {
 // passPublic lets a request proceed without an identity. It removes our tokens, except
 // a valid one that the upstream is to receive. Credentials that are not ours are left
 // alone. Two of our tokens are refused here too.
-func (g *Gate) passPublic(r *http.Request, all []presented, now time.Time) Verdict {
+func (g *Gate) passPublic(r *http.Request, all []presented, now time.Time) Decision {
 	ours := all[:0]
 	for _, s := range all {
 		if s.Kind == Bearer && g.tokens.Ours(s.Token) {
@@ -212,7 +212,7 @@ func (g *Gate) passPublic(r *http.Request, all []presented, now time.Time) Verdi
 		}
 	}
 	if len(ours) > 1 {
-		return Verdict{Refusal: Refuse(CodeInvalidRequest)}
+		return Decision{Refusal: Refuse(CodeInvalidRequest)}
 	}
 	for _, s := range ours {
 		if s.from == fromHeader && g.forwardToken && !s.Malformed {
@@ -222,59 +222,59 @@ func (g *Gate) passPublic(r *http.Request, all []presented, now time.Time) Verdi
 		}
 		g.drop(r, s.from)
 	}
-	return Verdict{}
+	return Decision{}
 }
 
 // passOptional lets a request proceed with the identity of its token, or anonymously if
 // it presents none of our tokens. If our token is invalid, the request is refused: the
 // user would otherwise be logged out without the client noticing.
-func (g *Gate) passOptional(r *http.Request, cred presented, now time.Time) Verdict {
+func (g *Gate) passOptional(r *http.Request, cred presented, now time.Time) Decision {
 	if cred.Kind != Bearer {
-		return Verdict{}
+		return Decision{}
 	}
-	v := g.authenticate(r, cred, now)
+	d := g.authenticate(r, cred, now)
 	// A token that cannot be verified yet may be ours, so that refusal is returned in
 	// any case.
-	if v.Refusal != nil && v.Refusal.Status == http.StatusUnauthorized && !g.tokens.Ours(cred.Token) {
-		return Verdict{}
+	if d.Refusal != nil && d.Refusal.Status == http.StatusUnauthorized && !g.tokens.Ours(cred.Token) {
+		return Decision{}
 	}
-	return v
+	return d
 }
 
 // authenticate decides on a request that needs a token.
-func (g *Gate) authenticate(r *http.Request, cred presented, now time.Time) Verdict {
+func (g *Gate) authenticate(r *http.Request, cred presented, now time.Time) Decision {
 	if cred.from == fromCookie && mayBeForged(r) {
-		return Verdict{Refusal: Refuse(CodeCrossSite)}
+		return Decision{Refusal: Refuse(CodeCrossSite)}
 	}
 	return g.verify(cred.Credential, now)
 }
 
 // verify decides on a credential.
-func (g *Gate) verify(cred Credential, now time.Time) Verdict {
+func (g *Gate) verify(cred Credential, now time.Time) Decision {
 	switch cred.Kind {
 	case None:
-		return Verdict{Refusal: Refuse(CodeTokenMissing)}
+		return Decision{Refusal: Refuse(CodeTokenMissing)}
 	case Conflicting:
-		return Verdict{Refusal: Refuse(CodeInvalidRequest)}
+		return Decision{Refusal: Refuse(CodeInvalidRequest)}
 	case Other:
-		return Verdict{Refusal: Refuse(CodeTokenInvalid)}
+		return Decision{Refusal: Refuse(CodeTokenInvalid)}
 	}
 	if cred.Malformed {
-		return Verdict{Refusal: Refuse(CodeTokenInvalid)}
+		return Decision{Refusal: Refuse(CodeTokenInvalid)}
 	}
 	caller, err := g.tokens.Verify(cred.Token, now)
 	switch {
 	case err == nil && caller != nil:
-		return Verdict{Caller: caller}
+		return Decision{Caller: caller}
 	case errors.Is(err, ErrUnavailable):
-		return Verdict{Refusal: Refuse(CodeStoreUnavailable)}
+		return Decision{Refusal: Refuse(CodeStoreUnavailable)}
 	case errors.Is(err, ErrMisconfigured):
-		return Verdict{Refusal: Refuse(CodeMisconfigured)}
+		return Decision{Refusal: Refuse(CodeMisconfigured)}
 	case errors.Is(err, token.ErrExpired):
-		return Verdict{Refusal: Refuse(CodeTokenExpired)}
+		return Decision{Refusal: Refuse(CodeTokenExpired)}
 	case errors.Is(err, ErrRevoked):
-		return Verdict{Refusal: Refuse(CodeTokenRevoked)}
+		return Decision{Refusal: Refuse(CodeTokenRevoked)}
 	default:
-		return Verdict{Refusal: Refuse(CodeTokenInvalid)}
+		return Decision{Refusal: Refuse(CodeTokenInvalid)}
 	}
 }

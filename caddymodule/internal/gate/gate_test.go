@@ -79,13 +79,13 @@ func tableGate(t testing.TB, forward bool, tokens Tokens) *Gate {
 	}, tokens)
 }
 
-func enter(t *testing.T, g *Gate, r *http.Request) (Verdict, *http.Request) {
+func enter(t *testing.T, g *Gate, r *http.Request) (Decision, *http.Request) {
 	t.Helper()
 	r = g.Prepare(r)
 	return g.Enter(r, matchAPI, now), r
 }
 
-func check(t *testing.T, name string, v Verdict, r *http.Request, want outcome, hadAuthorization bool) {
+func check(t *testing.T, name string, v Decision, r *http.Request, want outcome, hadAuthorization bool) {
 	t.Helper()
 	var got outcome
 	if v.Refusal != nil {
