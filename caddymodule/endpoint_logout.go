@@ -76,7 +76,7 @@ func (c *call) shownSessions(ctx context.Context, refreshToken string, all bool)
 	if refreshToken == "" {
 		return list, nil
 	}
-	s, err := c.live.sessions.Shown(ctx, refreshToken)
+	s, err := c.live.sessions.ByRefreshToken(ctx, refreshToken)
 	switch {
 	case errors.Is(err, session.ErrRefreshInvalid):
 		if caller == nil {
@@ -88,7 +88,7 @@ func (c *call) shownSessions(ctx context.Context, refreshToken string, all bool)
 	default:
 		one := shownSession{id: s.ID, userID: s.UserID, reason: session.ReasonLogout}
 		if all {
-			worth := c.live.sessions.Worth(refreshToken, s, c.now)
+			worth := c.live.sessions.CheckRefreshToken(refreshToken, s, c.now)
 			one.live = worth == nil
 			if errors.Is(worth, session.ErrReuse) {
 				one.reason = session.ReasonRevoked

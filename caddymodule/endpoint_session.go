@@ -183,7 +183,7 @@ func (c *call) refreshRefused(s session.Session, err error) *problem {
 				zap.String("address", clientIP(c.r)), zap.String("request", requestID(c.r)))
 		}
 		p := newProblem(codeSessionEnded)
-		p.Reason = string(c.live.sessions.Why(s))
+		p.Reason = string(c.live.sessions.EndReason(s))
 		return p
 	case errors.Is(err, session.ErrReuse):
 		c.reused(s)

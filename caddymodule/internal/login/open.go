@@ -48,7 +48,7 @@ func (c *Chain) open(ctx context.Context, l underway, a admitted) (Result, error
 		done, err = c.Store.Settle(ctx, Settlement{
 			Binding: b, Rule: c.NewOpenID, Until: until, Known: a.known, Phone: l.phone, Begun: l.begun, Session: s,
 			Max: c.Sessions.Settings.Max, Replaces: replaces, Replaceable: func(s session.Session) bool {
-				return c.Sessions.Worth(l.r.RefreshToken, s, now) == nil
+				return c.Sessions.CheckRefreshToken(l.r.RefreshToken, s, now) == nil
 			},
 			Login: l.key, Value: value, Expires: now.Add(replayFor), Code: loginStep(l.r), Spent: spent,
 		})

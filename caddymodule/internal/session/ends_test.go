@@ -23,7 +23,7 @@ func TestSessionsKeepToTheirAudience(t *testing.T) {
 	shop.Audience, admin.Audience, both.Audience = []string{"shop"}, []string{"admin"}, []string{"both", "shop"}
 
 	// From before audiences were kept: it is that of the first site that refreshes it.
-	if _, err := admin.Shown(t.Context(), at(admin.Keys, s, 1)); err != nil {
+	if _, err := admin.ByRefreshToken(t.Context(), at(admin.Keys, s, 1)); err != nil {
 		t.Fatal(err)
 	}
 	got, token, err := shop.Refresh(t.Context(), at(shop.Keys, s, 1), start, welcome)
@@ -34,7 +34,7 @@ func TestSessionsKeepToTheirAudience(t *testing.T) {
 		if _, _, err := admin.Refresh(t.Context(), shown, start, welcome); !errors.Is(err, ErrRefreshInvalid) {
 			t.Errorf("%s: refreshed at another audience: %v", name, err)
 		}
-		if _, err := admin.Shown(t.Context(), shown); !errors.Is(err, ErrRefreshInvalid) {
+		if _, err := admin.ByRefreshToken(t.Context(), shown); !errors.Is(err, ErrRefreshInvalid) {
 			t.Errorf("%s: shown at another audience: %v", name, err)
 		}
 	}
@@ -62,8 +62,8 @@ func TestEndedSessionsHaveAReason(t *testing.T) {
 		}
 		for _, later := range []time.Duration{0, time.Hour, 20 * 24 * time.Hour, 40 * 24 * time.Hour} {
 			got, _, err := ss.Refresh(t.Context(), at(ss.Keys, s, 1), start.Add(later), welcome)
-			if !errors.Is(err, ErrEnded) || ss.Why(got) != reason {
-				t.Errorf("%s, %s later: %v, reason %s", reason, later, err, ss.Why(got))
+			if !errors.Is(err, ErrEnded) || ss.EndReason(got) != reason {
+				t.Errorf("%s, %s later: %v, reason %s", reason, later, err, ss.EndReason(got))
 			}
 		}
 	}
@@ -91,12 +91,12 @@ func TestEndedSessionsHaveAReason(t *testing.T) {
 			tt.have(&ss, m, s)
 		}
 		got, _, err := ss.Refresh(t.Context(), at(ss.Keys, s, tt.shown), start.Add(tt.after), welcome)
-		if !errors.Is(err, tt.want) || errors.Is(err, ErrLate) != (tt.want == ErrLate) || ss.Why(got) != tt.why {
-			t.Errorf("%s: %v, reason %s; want %s", tt.name, err, ss.Why(got), tt.why)
+		if !errors.Is(err, tt.want) || errors.Is(err, ErrLate) != (tt.want == ErrLate) || ss.EndReason(got) != tt.why {
+			t.Errorf("%s: %v, reason %s; want %s", tt.name, err, ss.EndReason(got), tt.why)
 		}
 		if tt.want == ErrLate { // the next try learns the same, and makes no second log line
-			if got, _, err := ss.Refresh(t.Context(), at(ss.Keys, s, 4), start.Add(tt.after), welcome); !errors.Is(err, ErrEnded) || errors.Is(err, ErrLate) || ss.Why(got) != tt.why {
-				t.Errorf("%s, again: %v, reason %s", tt.name, err, ss.Why(got))
+			if got, _, err := ss.Refresh(t.Context(), at(ss.Keys, s, 4), start.Add(tt.after), welcome); !errors.Is(err, ErrEnded) || errors.Is(err, ErrLate) || ss.EndReason(got) != tt.why {
+				t.Errorf("%s, again: %v, reason %s", tt.name, err, ss.EndReason(got))
 			}
 		}
 	}

@@ -32,14 +32,14 @@ var errRaces = errors.New("overtaken too often")
 // ended, if the store still has it. Any error but these, ErrRefreshInvalid, welcome's and
 // Allow's is the store's: the same token may be shown again.
 func (ss Sessions) Refresh(ctx context.Context, refreshToken string, now time.Time, welcome func(context.Context, Session) error) (Session, string, error) {
-	shown, ok := ss.Keys.open(refreshToken)
+	presented, ok := ss.Keys.open(refreshToken)
 	if !ok {
 		return Session{}, "", ErrRefreshInvalid
 	}
 	now = stored(now)
 	welcomed := false
 	for range maxRaces {
-		s, err := ss.read(ctx, shown.id)
+		s, err := ss.read(ctx, presented.id)
 		if err != nil {
 			return Session{}, "", err
 		}
@@ -47,7 +47,7 @@ func (ss Sessions) Refresh(ctx context.Context, refreshToken string, now time.Ti
 		if ss.Over(s, now) {
 			return s, "", ErrEnded
 		}
-		if reason, stale := ss.stale(shown, s, now); stale != nil {
+		if reason, stale := ss.stale(presented, s, now); stale != nil {
 			ended, err := ss.End(ctx, s.ID, reason, now)
 			if err != nil {
 				return Session{}, "", err
@@ -60,7 +60,7 @@ func (ss Sessions) Refresh(ctx context.Context, refreshToken string, now time.Ti
 		}
 		if !welcomed {
 			// The rate first: the directory may be somebody's backend.
-			if ss.Allow != nil && shown.counter >= s.Counter {
+			if ss.Allow != nil && presented.counter >= s.Counter {
 				if err := ss.Allow(s.ID, now); err != nil {
 					return Session{}, "", err
 				}
@@ -69,18 +69,18 @@ func (ss Sessions) Refresh(ctx context.Context, refreshToken string, now time.Ti
 				return s, "", err
 			}
 			welcomed = true
-			if shown.counter < s.Counter {
+			if presented.counter < s.Counter {
 				continue // to see whether it ended while the directory was asked
 			}
 		}
-		if shown.counter < s.Counter {
+		if presented.counter < s.Counter {
 			if err := ss.Extend(ctx, s, now); err != nil {
 				return Session{}, "", err
 			}
 			return s, ss.Keys.RefreshToken(s), nil
 		}
 		a := Advance{
-			From: s.Counter, To: shown.counter + 1,
+			From: s.Counter, To: presented.counter + 1,
 			Now: now, Expires: ss.Settings.expires(s.CreatedAt, now), TokensUntil: ss.Settings.tokensUntilAfter(now),
 			Audience: ss.FirstAudience(),
 		}
@@ -97,16 +97,16 @@ func (ss Sessions) Refresh(ctx context.Context, refreshToken string, now time.Ti
 			return s, ss.Keys.RefreshToken(s), nil
 		}
 	}
-	return Session{}, "", fmt.Errorf("refreshing session %s: %w", shown.id, errRaces)
+	return Session{}, "", fmt.Errorf("refreshing session %s: %w", presented.id, errRaces)
 }
 
 // stale says that a counter is too far behind for the session to go on, and why
 // it ends; nil if it goes on.
-func (ss Sessions) stale(shown shownToken, s Session, now time.Time) (Reason, error) {
+func (ss Sessions) stale(presented presentedToken, s Session, now time.Time) (Reason, error) {
 	switch {
-	case shown.counter >= s.Counter:
+	case presented.counter >= s.Counter:
 		return "", nil
-	case shown.counter+1 < s.Counter:
+	case presented.counter+1 < s.Counter:
 		return ReasonRevoked, ErrReuse
 	}
 	// The advance may lie ahead of us, by another replica's clock; but not by

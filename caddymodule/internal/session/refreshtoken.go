@@ -107,38 +107,38 @@ func (k Keys) SessionOf(refreshToken string) (sessionID string, ok bool) {
 	return shown.id.String(), true
 }
 
-// shownToken is what a good refresh token says.
-type shownToken struct {
+// presentedToken is what a good refresh token says.
+type presentedToken struct {
 	id      sid
 	counter uint64
 }
 
 // open reads a refresh token; false for whatever is not exactly as
 // RefreshToken wrote it.
-func (k Keys) open(token string) (shownToken, bool) {
+func (k Keys) open(token string) (presentedToken, bool) {
 	// The length comes first: Go's decoder skips line breaks, and with it they
 	// would be other spellings of the same token.
 	if len(token) != refreshLen {
-		return shownToken{}, false
+		return presentedToken{}, false
 	}
 	var raw [rawLen]byte
 	if n, err := refreshEncoding.Decode(raw[:], []byte(token)); err != nil || n != rawLen {
-		return shownToken{}, false
+		return presentedToken{}, false
 	}
 	if raw[0] != refreshVersion {
-		return shownToken{}, false
+		return presentedToken{}, false
 	}
 	for _, key := range k.keys {
 		if [4]byte(raw[keyIDAt:sessionAt]) != key.id || !hmac.Equal(key.mac(raw[:macAt]), raw[macAt:]) {
 			continue
 		}
-		t := shownToken{
+		t := presentedToken{
 			id:      sid(raw[sessionAt:counterAt]),
 			counter: binary.BigEndian.Uint64(raw[counterAt:macAt]),
 		}
 		return t, t.counter <= maxCounter
 	}
-	return shownToken{}, false
+	return presentedToken{}, false
 }
 
 func (k macKey) mac(b []byte) []byte {

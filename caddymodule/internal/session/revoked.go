@@ -125,7 +125,7 @@ func (s *shard) sweep(now time.Time) {
 	if t == nil {
 		return
 	}
-	switch live := t.live(now.Unix()); live {
+	switch n := t.unexpired(now.Unix()); n {
 	case t.used:
 	case 0:
 		s.table.Store(nil)

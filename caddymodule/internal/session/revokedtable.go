@@ -79,7 +79,7 @@ func (t *revokedTable) copied(now int64, more int) *revokedTable {
 	if t == nil {
 		return newRevokedTable(more)
 	}
-	c := newRevokedTable(t.live(now) + more)
+	c := newRevokedTable(t.unexpired(now) + more)
 	for i := range t.slots {
 		if hi := t.slots[i].hi.Load(); hi != 0 && int64(t.until[i]) > now {
 			var id sid
@@ -92,8 +92,8 @@ func (t *revokedTable) copied(now int64, more int) *revokedTable {
 	return c
 }
 
-// live counts what has not expired.
-func (t *revokedTable) live(now int64) int {
+// unexpired counts what has not expired.
+func (t *revokedTable) unexpired(now int64) int {
 	n := 0
 	for i := range t.slots {
 		if t.slots[i].hi.Load() != 0 && int64(t.until[i]) > now {

@@ -240,16 +240,16 @@ type Sessions struct {
 	Advanced func(sessionID string, now time.Time)
 }
 
-// Shown returns the session that a refresh token belongs to, whichever of its
+// ByRefreshToken returns the session that a refresh token belongs to, whichever of its
 // refresh tokens it is. ErrRefreshInvalid: it is not ours, or for another issuer,
 // audience or app; ErrEnded: the session has ended or is forgotten. A token that was not
 // made with one of our keys is refused without asking the store.
-func (ss Sessions) Shown(ctx context.Context, refreshToken string) (Session, error) {
-	shown, ok := ss.Keys.open(refreshToken)
+func (ss Sessions) ByRefreshToken(ctx context.Context, refreshToken string) (Session, error) {
+	presented, ok := ss.Keys.open(refreshToken)
 	if !ok {
 		return Session{}, ErrRefreshInvalid
 	}
-	s, err := ss.read(ctx, shown.id)
+	s, err := ss.read(ctx, presented.id)
 	if err != nil {
 		return Session{}, err
 	}
@@ -259,18 +259,18 @@ func (ss Sessions) Shown(ctx context.Context, refreshToken string) (Session, err
 	return s, nil
 }
 
-// Worth says what a refresh token is worth that belongs to the session: nil if a
+// CheckRefreshToken reports what a refresh with the token would answer: nil if a
 // refresh would take it, else ErrRefreshInvalid, ErrEnded, ErrLate or ErrReuse. It
 // changes nothing.
-func (ss Sessions) Worth(refreshToken string, s Session, now time.Time) error {
-	shown, ok := ss.Keys.open(refreshToken)
+func (ss Sessions) CheckRefreshToken(refreshToken string, s Session, now time.Time) error {
+	presented, ok := ss.Keys.open(refreshToken)
 	switch {
-	case !ok || shown.id.String() != s.ID || !ss.ours(s):
+	case !ok || presented.id.String() != s.ID || !ss.ours(s):
 		return ErrRefreshInvalid
 	case ss.Over(s, now):
 		return ErrEnded
 	}
-	_, stale := ss.stale(shown, s, now)
+	_, stale := ss.stale(presented, s, now)
 	return stale
 }
 
@@ -308,8 +308,8 @@ func (ss Sessions) Over(s Session, now time.Time) bool {
 	return ss.ended(s) || !now.Before(s.ExpiresAt) || !now.Before(ss.Settings.expires(s.CreatedAt, s.RefreshedAt))
 }
 
-// Why is why a session that is over has ended.
-func (ss Sessions) Why(s Session) Reason {
+// EndReason returns why a session that is over has ended.
+func (ss Sessions) EndReason(s Session) Reason {
 	switch {
 	case s.ID == "": // forgotten, so its time was long over
 		return ReasonExpired

@@ -7,29 +7,29 @@ import (
 	"time"
 )
 
-func TestShown(t *testing.T) {
+func TestSessionByRefreshToken(t *testing.T) {
 	s := opened()
 	s.Counter = 5
 	m := newMemory(s)
 	ss := desk(t, m)
 	for counter := range uint64(8) {
-		if got, err := ss.Shown(t.Context(), at(ss.Keys, s, counter)); err != nil || got != s {
+		if got, err := ss.ByRefreshToken(t.Context(), at(ss.Keys, s, counter)); err != nil || got != s {
 			t.Errorf("counter %d: got %v", counter, err)
 		}
 	}
 	m.reads = 0
-	if _, err := ss.Shown(t.Context(), at(testKeys(t, secret(9)), s, 5)); !errors.Is(err, ErrRefreshInvalid) || m.reads != 0 {
+	if _, err := ss.ByRefreshToken(t.Context(), at(testKeys(t, secret(9)), s, 5)); !errors.Is(err, ErrRefreshInvalid) || m.reads != 0 {
 		t.Errorf("another key: got %v after %d reads", err, m.reads)
 	}
 	other := ss
 	other.Issuer = "other"
-	if _, err := other.Shown(t.Context(), at(ss.Keys, s, 5)); !errors.Is(err, ErrRefreshInvalid) {
+	if _, err := other.ByRefreshToken(t.Context(), at(ss.Keys, s, 5)); !errors.Is(err, ErrRefreshInvalid) {
 		t.Errorf("another issuer: got %v", err)
 	}
 	if _, err := ss.End(t.Context(), s.ID, ReasonLogout, start); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := ss.Shown(t.Context(), at(ss.Keys, s, 5)); !errors.Is(err, ErrEnded) || got.UserID != "u1" {
+	if got, err := ss.ByRefreshToken(t.Context(), at(ss.Keys, s, 5)); !errors.Is(err, ErrEnded) || got.UserID != "u1" {
 		t.Errorf("ended: got %+v, %v", got, err)
 	}
 	if len(m.feed) != 1 {
