@@ -20,8 +20,8 @@ const (
 	busyRetry     = 5 * time.Second
 )
 
-// verdict is one row of the error table, as it applies to one call.
-type verdict struct {
+// decision is one row of the error table, as it applies to one call.
+type decision struct {
 	kind   Kind
 	reason string
 	advice string
@@ -30,29 +30,29 @@ type verdict struct {
 	pause  bool          // the call carries the secret: stop making it for RetryAfter
 }
 
-// judge looks up what an errcode means to a call.
-func judge(call Call, code int) verdict {
+// classify looks up what an errcode means to a call.
+func classify(call Call, code int) decision {
 	session, token, phone := call == CallSession, call == CallToken, call == CallPhone
 	secret := session || token
-	operator := func(reason, advice string) verdict {
-		return verdict{kind: KindOperator, reason: reason, advice: advice, retry: operatorPause, pause: token}
+	operator := func(reason, advice string) decision {
+		return decision{kind: KindOperator, reason: reason, advice: advice, retry: operatorPause, pause: token}
 	}
 	// Only the secret or our address is at fault, so no mini program can provoke it.
-	credentials := func(reason, advice string) verdict {
+	credentials := func(reason, advice string) decision {
 		v := operator(reason, advice)
 		v.pause = secret
 		return v
 	}
-	loginCode := func(reason string) verdict {
-		return verdict{kind: KindLoginCode, reason: reason, renew: []Renew{RenewCode}}
+	loginCode := func(reason string) decision {
+		return decision{kind: KindLoginCode, reason: reason, renew: []Renew{RenewCode}}
 	}
-	phoneCode := func(reason string) verdict {
-		return verdict{kind: KindPhoneCode, reason: reason, renew: []Renew{RenewPhoneCode}}
+	phoneCode := func(reason string) decision {
+		return decision{kind: KindPhoneCode, reason: reason, renew: []Renew{RenewPhoneCode}}
 	}
 
 	switch code {
 	case busy:
-		return verdict{kind: KindBusy, reason: "system busy", retry: busyRetry}
+		return decision{kind: KindBusy, reason: "system busy", retry: busyRetry}
 	case 40001:
 		if secret {
 			return credentials("the secret is wrong", "check the AppSecret of this appid")
@@ -64,7 +64,7 @@ func judge(call Call, code int) verdict {
 		}
 	case 40003:
 		if phone {
-			return verdict{kind: KindMismatch, reason: "the phone code is not this openid's", renew: []Renew{RenewCode, RenewPhoneCode}}
+			return decision{kind: KindMismatch, reason: "the phone code is not this openid's", renew: []Renew{RenewCode, RenewPhoneCode}}
 		}
 	case 40013:
 		v := operator("the appid is wrong, or the code is another app's",
@@ -95,7 +95,7 @@ func judge(call Call, code int) verdict {
 			return loginCode("the session key expired or signed wrongly")
 		}
 	case 40097, 41001, 41002, 41004, 41008, 43002, 44002, 47001:
-		return verdict{kind: KindBug, reason: "WeChat calls the request malformed",
+		return decision{kind: KindBug, reason: "WeChat calls the request malformed",
 			advice: "this is a fault of this software or of something that changes its requests on the way: report it with the rid"}
 	case 40125:
 		return credentials("the secret is wrong", "check the AppSecret of this appid; it may have been reset")
@@ -117,7 +117,7 @@ func judge(call Call, code int) verdict {
 		return v
 	case 40226:
 		if !token {
-			return verdict{kind: KindBlocked, reason: "WeChat blocks this user as high-risk"}
+			return decision{kind: KindBlocked, reason: "WeChat blocks this user as high-risk"}
 		}
 	case 40240:
 		return operator("WeChat's API signature layer refused the time", "set this server's clock")
@@ -125,21 +125,21 @@ func judge(call Call, code int) verdict {
 		return operator("WeChat's API signature layer refused the request",
 			"this app has API signatures switched on in its console; switch them off or check their keys")
 	case 45009:
-		return verdict{kind: KindQuota, reason: "the daily quota is used up", retry: dailyQuotaPause, pause: token,
+		return decision{kind: KindQuota, reason: "the daily quota is used up", retry: dailyQuotaPause, pause: token,
 			advice: "see the call's quota in the mini program's console; it can be reset there a few times a month"}
 	case minuteQuota:
-		return verdict{kind: KindQuota, reason: "the quota of this minute is used up", retry: minuteQuotaPause, pause: token}
+		return decision{kind: KindQuota, reason: "the quota of this minute is used up", retry: minuteQuotaPause, pause: token}
 	case 48001, 48004, 50002, 50004, 50007:
 		return operator("the app may not use this call, or is banned or frozen",
 			"see in the mini program's console whether it is verified, may read phone numbers, and is not under a ban")
 	case 61024:
 		return operator("the appid is an Open Platform component", "configure the mini program's own appid and secret")
 	}
-	return verdict{kind: KindBadAnswer, reason: "an errcode that this call does not have"}
+	return decision{kind: KindBadAnswer, reason: "an errcode that this call does not have"}
 }
 
-func tokenRefused() verdict {
-	return verdict{kind: KindOperator, reason: "WeChat refuses the access token, and one fetched anew",
+func tokenRefused() decision {
+	return decision{kind: KindOperator, reason: "WeChat refuses the access token, and one fetched anew",
 		retry:  operatorPause,
 		advice: "something else fetches this app's access token and so ends ours, or the external token is another app's: use access_token stable, or one source for all"}
 }
@@ -159,7 +159,7 @@ var ridPattern = regexp.MustCompile(`\brid: ?([0-9a-fA-F]{1,16}(?:-[0-9a-fA-F]{1
 // businessError makes the error of an errcode. Of errmsg it takes the request's
 // id, and our own address where the errcode is about it.
 func businessError(call Call, code int, errmsg string) *Error {
-	v := judge(call, code)
+	v := classify(call, code)
 	e := &Error{Call: call, Kind: v.kind, Code: code, reason: v.reason, Advice: v.advice,
 		Renew: slices.Clone(v.renew), RetryAfter: v.retry}
 	if m := ridPattern.FindStringSubmatch(errmsg); m != nil {

@@ -39,7 +39,7 @@ func (t *Transport) paused(key pauseKey, app App, now time.Time) *Error {
 // pause stops the call for a while if repeating it would not change the error, or would
 // make it worse.
 func (t *Transport) pause(key pauseKey, app App, e *Error, now time.Time) {
-	stop := judge(key.call, e.Code).pause && e.Code != 0
+	stop := classify(key.call, e.Code).pause && e.Code != 0
 	if e.Code == 0 {
 		// An external source refuses our request.
 		stop = key.call == CallToken && e.Kind == KindOperator
