@@ -7,22 +7,23 @@ import (
 	"time"
 )
 
-// audience gives a stored session another audience.
+// audience changes the audience of a stored session.
 func audience(m *memory, id, name string) {
 	s := m.sessions[id]
 	s.Audience = name
 	m.sessions[id] = s
 }
 
-// Two sites share a store and differ by their audience alone. The session of one
-// is worth nothing at the other, whichever token of it is shown there.
+// Two sites share a store and differ only in their audience. None of a session's
+// refresh tokens may be worth anything at the other site.
 func TestSessionsKeepToTheirAudience(t *testing.T) {
 	s := opened()
 	m := newMemory(s)
 	shop, admin, both := desk(t, m), desk(t, m), desk(t, m)
 	shop.Audience, admin.Audience, both.Audience = []string{"shop"}, []string{"admin"}, []string{"both", "shop"}
 
-	// From before audiences were kept: it is that of the first site that refreshes it.
+	// The session dates from before audiences were kept, so the first site that
+	// refreshes it becomes its audience.
 	if _, err := admin.ByRefreshToken(t.Context(), at(admin.Keys, s, 1)); err != nil {
 		t.Fatal(err)
 	}
@@ -41,7 +42,7 @@ func TestSessionsKeepToTheirAudience(t *testing.T) {
 	if got := m.sessions[s.ID]; got.Counter != 2 || !got.EndedAt.IsZero() {
 		t.Errorf("another audience changed it: %+v", got)
 	}
-	// It keeps its audience at a site that has this one among others.
+	// A site that has this audience among others leaves it as it is.
 	if got, _, err := both.Refresh(t.Context(), token, start, welcome); err != nil || got.Audience != "shop" || m.sessions[s.ID].Audience != "shop" {
 		t.Errorf("%+v, %v", got, err)
 	}
@@ -50,8 +51,8 @@ func TestSessionsKeepToTheirAudience(t *testing.T) {
 	}
 }
 
-// A client shows its user why it was logged out. It learns the reason and nothing
-// else, also long after.
+// A client shows its user why it was logged out. It learns the reason and nothing else,
+// however much later it asks.
 func TestEndedSessionsHaveAReason(t *testing.T) {
 	gone := errors.New("unknown user")
 	for _, reason := range []Reason{ReasonLogout, ReasonMax, ReasonReplaced, ReasonRevoked} {
@@ -94,7 +95,7 @@ func TestEndedSessionsHaveAReason(t *testing.T) {
 		if !errors.Is(err, tt.want) || errors.Is(err, ErrLate) != (tt.want == ErrLate) || ss.EndReason(got) != tt.why {
 			t.Errorf("%s: %v, reason %s; want %s", tt.name, err, ss.EndReason(got), tt.why)
 		}
-		if tt.want == ErrLate { // the next try learns the same, and makes no second log line
+		if tt.want == ErrLate { // if tt.want == ErrLate { // the next attempt learns the same reason, and is not logged a second time
 			if got, _, err := ss.Refresh(t.Context(), at(ss.Keys, s, 4), start.Add(tt.after), welcome); !errors.Is(err, ErrEnded) || errors.Is(err, ErrLate) || ss.EndReason(got) != tt.why {
 				t.Errorf("%s, again: %v, reason %s", tt.name, err, ss.EndReason(got))
 			}
@@ -111,8 +112,8 @@ func TestEndedSessionsHaveAReason(t *testing.T) {
 	}
 }
 
-// What is not written into the feed must have no token left, whenever its last
-// one was minted.
+// A session that ends without an entry in the feed must have no valid access token
+// left, whenever its last one was minted.
 func TestEndOfTheLastTokenIsKept(t *testing.T) {
 	s := opened()
 	m := newMemory(s)
@@ -129,7 +130,8 @@ func TestEndOfTheLastTokenIsKept(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantCovered(later)
-	// The answer was lost: a token more, and no write for it.
+	// The first response was lost, so the retry mints one more token. That takes no
+	// write.
 	later = later.Add(settings.Grace)
 	if _, _, err := ss.Refresh(t.Context(), at(ss.Keys, s, 1), later, welcome); err != nil {
 		t.Fatal(err)
@@ -138,7 +140,7 @@ func TestEndOfTheLastTokenIsKept(t *testing.T) {
 	if m.extensions != 0 {
 		t.Errorf("%d writes for a repeat in the grace", m.extensions)
 	}
-	// Another site of this issuer has tokens that live longer.
+	// Another site of this issuer has a longer token lifetime.
 	long := ss
 	long.Settings.TokenLife = 12 * time.Hour
 	if _, _, err := long.Refresh(t.Context(), at(ss.Keys, s, 1), later, welcome); err != nil {
@@ -147,14 +149,15 @@ func TestEndOfTheLastTokenIsKept(t *testing.T) {
 	if got := m.sessions[s.ID].TokensUntil; got.Before(later.Add(12*time.Hour)) || m.extensions != 1 {
 		t.Errorf("kept until %s after %d writes", got, m.extensions)
 	}
-	// A replica of an earlier version has advanced it: what is not known stays so.
+	// A replica of an earlier version has advanced the session, so its last token's
+	// expiry is unknown and must stay so.
 	unknown := m.sessions[s.ID]
 	unknown.TokensUntil = time.Time{}
 	m.sessions[s.ID] = unknown
 	if err := long.Extend(t.Context(), unknown, later); err != nil || !m.sessions[s.ID].TokensUntil.IsZero() {
 		t.Error("an unknown end is known", err)
 	}
-	// Tokens that live for seconds are not kept for minutes.
+	// Tokens with a lifetime of seconds are not kept for minutes.
 	short := settings
 	short.TokenLife = time.Second
 	if got := New(Session{}, short, start).TokensUntil; !got.Equal(start.Add(3 * time.Second)) {
@@ -162,7 +165,7 @@ func TestEndOfTheLastTokenIsKept(t *testing.T) {
 	}
 }
 
-// Of twenty thousand sessions that end at once, a log line names a few.
+// When twenty thousand sessions end at once, a log line names only the first hundred.
 func TestEndedNamesAFewAndCountsAll(t *testing.T) {
 	var e Ended
 	for range 50 {

@@ -15,37 +15,36 @@ const (
 	pollTimeout = 5 * time.Second
 	tickEvery   = 250 * time.Millisecond
 
-	// lateCommits is how far back every poll looks: a transaction that commits
-	// late becomes visible behind rows that were read before.
+	// lateCommits is how far back every poll looks: a transaction that commits late
+	// becomes visible behind rows that were read before.
 	lateCommits = time.Minute
 
-	// Once in lookBackEvery a poll looks lookBack into the past, for the commit
-	// of a replica that was paused in the middle of its transaction.
+	// Every lookBackEvery, one poll looks as far back as lookBack, in case a replica
+	// was paused in the middle of its transaction and committed only then.
 	lookBackEvery = time.Minute
 	lookBack      = 15 * time.Minute
 )
 
-// Feed reads the revocations of all replicas from the store into a [Revoked].
-// It lives over reloads, as that does. Its methods may be called from many
-// goroutines at once.
+// Feed reads the revocations of all replicas from the store into a [Revoked]. Both are
+// kept over reloads. Its methods may be called from many goroutines at once.
 type Feed struct {
 	// Revoked is the set that the feed fills.
 	Revoked *Revoked
-	// Clock judges the clock by which Poll and Run are called. While that is off,
-	// nothing is dropped from the set; when it jumps, and when it is right again,
-	// the whole live set is read again. Optional: nil trusts the clock. It is not
-	// to be changed after the first Poll.
+	// Clock judges the wall clock that callers of Poll and Run pass in. While that
+	// clock is off, nothing is dropped from the set. When it jumps, and when it is
+	// right again, the whole set of unexpired revocations is read again. Optional: nil
+	// trusts the wall clock. It must not be changed after the first Poll.
 	Clock *clock.Clock
 
-	polling chan struct{} // holds one element while somebody polls
+	polling chan struct{} // polling chan struct{} // a lock that can be waited for with a context
 	cursor  int64         // guarded by polling, as are lookedBack and generation
-	// generation is the state of the clock in which the whole set was read.
+	// generation is the Generation of Clock when the whole set was last read.
 	generation atomic.Uint64
 	// lookedBack is when a poll last looked far into the past.
 	lookedBack time.Time
 
 	mu     sync.Mutex
-	since  time.Time // what was committed by then is known; at first: when the first poll was tried
+	since  time.Time // since  time.Time // all revocations committed up to here are known; before the first success: the first attempt
 	loaded atomic.Bool
 }
 
@@ -54,12 +53,12 @@ func NewFeed(r *Revoked) *Feed {
 	return &Feed{Revoked: r, Clock: r.Clock, polling: make(chan struct{}, 1)}
 }
 
-// Loaded reports whether the whole live set was read once. Before that, no
+// Loaded reports whether all unexpired revocations have been read once. Before that, no
 // token may be accepted.
 func (f *Feed) Loaded() bool { return f.loaded.Load() }
 
-// Age is how old the knowledge is: the time since the last poll that
-// succeeded, or, before any has, since the first that was tried.
+// Age returns how stale the set is: the time since the last successful poll, or, before
+// there was one, since the first attempt.
 func (f *Feed) Age(now time.Time) time.Duration {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -69,8 +68,8 @@ func (f *Feed) Age(now time.Time) time.Duration {
 	return elapsed(f.since, now)
 }
 
-// Poll reads what is new. The first poll that succeeds reads everything.
-// Callers at the same time wait for each other.
+// Poll reads new revocations; the first successful poll reads all of them. Concurrent
+// callers wait for each other.
 func (f *Feed) Poll(ctx context.Context, st Store, now time.Time) error {
 	select {
 	case f.polling <- struct{}{}:
@@ -89,12 +88,13 @@ func (f *Feed) Poll(ctx context.Context, st Store, now time.Time) error {
 	generation := f.Clock.State().Generation
 	whole := generation != f.generation.Load()
 	if whole {
-		// What was dropped, or never added, by a wrong clock comes back. A change
-		// that this poll itself brings to light is the next one's.
+		// Read everything again: a wrong clock may have dropped revocations, or kept
+		// them from being added. If this very poll reveals a change of the clock, the
+		// next one handles it.
 		f.cursor = 0
 	}
-	// A poll that did not happen, because the store was away or we were paused,
-	// looked at no late commits: this one looks back over that time too.
+	// While the store was unavailable or this process was paused, no poll looked for
+	// late commits, so this one looks back over that time too.
 	window := lateCommits + elapsed(since, now)
 	far := elapsed(f.lookedBack, now) >= lookBackEvery
 	if far {
@@ -122,8 +122,8 @@ func (f *Feed) Poll(ctx context.Context, st Store, now time.Time) error {
 	return nil
 }
 
-// tick ends the connections whose time is over, and drops the revocations that no
-// token needs any more, if the clock can be trusted in that.
+// tick ends the connections whose token has expired. It also drops the revocations that
+// no token needs any more, provided that the clock can be trusted.
 func (f *Feed) tick(now time.Time) {
 	f.Clock.Tick(now)
 	f.Revoked.expire(now)
@@ -132,19 +132,19 @@ func (f *Feed) tick(now time.Time) {
 	}
 }
 
-// elapsed is the time from one reading of the clock to another, by whichever
-// of the two clocks says more: the monotonic one stands still while a machine
-// is suspended, the wall clock may be set back.
+// elapsed returns the time between two readings of the clock, by the monotonic or the
+// wall clock, whichever shows more. The monotonic clock stands still while a machine is
+// suspended, and the wall clock may be set back.
 func elapsed(from, to time.Time) time.Duration {
 	return max(to.Sub(from), to.Round(0).Sub(from.Round(0)), 0)
 }
 
-// Run polls every second and ticks the set, until ctx is done. report is told
-// of every poll, with nil when it succeeded.
+// Run polls every second and calls tick several times a second, until ctx is done. It
+// calls report after every poll, with nil if the poll succeeded.
 func (f *Feed) Run(ctx context.Context, st Store, now func() time.Time, report func(error)) {
 	var wg sync.WaitGroup
-	// Beside the polls: a store that does not answer must not keep the
-	// connections of expired tokens open.
+	// This runs beside the polls, because a store that does not answer must not keep
+	// the connections of expired tokens open.
 	wg.Go(func() {
 		every(ctx, tickEvery, func() { f.tick(now()) })
 	})
@@ -152,14 +152,14 @@ func (f *Feed) Run(ctx context.Context, st Store, now func() time.Time, report f
 		poll, cancel := context.WithTimeout(ctx, pollTimeout)
 		defer cancel()
 		err := f.Poll(poll, st, now())
-		if ctx.Err() == nil { // a poll that the end of Run broke off is no news
+		if ctx.Err() == nil { // if ctx.Err() == nil { // a poll that was cut short by the end of Run is not reported
 			report(err)
 		}
 	})
 	wg.Wait()
 }
 
-// every calls do at once and then at each tick.
+// every calls do at once, and then once per period d until ctx is done.
 func every(ctx context.Context, d time.Duration, do func()) {
 	t := time.NewTicker(d)
 	defer t.Stop()

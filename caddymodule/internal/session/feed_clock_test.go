@@ -9,13 +9,13 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/clock"
 )
 
-// clocked is a memory that brings its clock along, as the databases do, and a replica
-// with a clock that a test sets wrong.
+// clocked is a memory that has a clock of its own, as databases do, together with a
+// replica whose clock a test can set wrong.
 type clocked struct {
 	*memory
 	feed     *Feed
-	wrong    time.Duration // of the replica's clock
-	database time.Duration // of the database's
+	wrong    time.Duration // wrong    time.Duration // error of the replica's clock
+	database time.Duration // database time.Duration // error of the database's clock
 }
 
 func newClocked(m *memory) *clocked {
@@ -34,7 +34,7 @@ func (c *clocked) Revocations(ctx context.Context, after int64, window time.Dura
 	return rs, err
 }
 
-// second is what Run does in a second, and a sweep of everything.
+// second does what Run does in a second, followed by a complete sweep.
 func (c *clocked) second(t *testing.T) {
 	t.Helper()
 	c.ticks()
@@ -50,9 +50,10 @@ func (c *clocked) ticks() {
 	}
 }
 
-// A clock jumps ahead and back, or back and ahead, with the database's or without. No
-// revoked token comes back at any moment of it, whether its session ended before or
-// meanwhile; and what is over is dropped again afterwards.
+// A clock jumps ahead and back, or back and ahead, together with the database's clock
+// or alone. A revoked token must not become valid at any moment of this, whether its
+// session ended before or during the jump. Afterwards, revocations that no token needs
+// are dropped again.
 func TestJumpBringsNoRevokedTokenBack(t *testing.T) {
 	const day = 24 * time.Hour
 	for _, tt := range []struct {
@@ -67,7 +68,7 @@ func TestJumpBringsNoRevokedTokenBack(t *testing.T) {
 			name := tt.name
 			if begins {
 				if tt.wrong == tt.database {
-					continue // there is nothing to be seen
+					continue // continue // no jump can be seen
 				}
 				name += ", from the start"
 			}
@@ -117,8 +118,8 @@ func TestJumpBringsNoRevokedTokenBack(t *testing.T) {
 	}
 }
 
-// Two replicas with the same store: what a wrong clock has swept by mistake, in the
-// hour after which it is trusted, comes back when the clock does.
+// Two replicas share a store. After an hour, a wrong clock is trusted and sweeps
+// revocations by mistake. They must come back once the clock is right again.
 func TestWholeSetIsReadAgainAfterAJump(t *testing.T) {
 	m := newMemory()
 	m.clock = time.Now
@@ -133,7 +134,7 @@ func TestWholeSetIsReadAgainAfterAJump(t *testing.T) {
 		t.Fatal("it was not swept")
 	}
 	for _, wrong := range []time.Duration{48 * time.Hour, 0} {
-		m.feed[0].written = time.Now().Add(-time.Hour) // further back than a poll looks
+		m.feed[0].written = time.Now().Add(-time.Hour) // m.feed[0].written = time.Now().Add(-time.Hour) // further back than a poll looks
 		c.wrong = wrong
 		c.ticks()
 		c.second(t)
@@ -143,8 +144,8 @@ func TestWholeSetIsReadAgainAfterAJump(t *testing.T) {
 	}
 }
 
-// A WebSocket whose token expires in an hour is not closed because the clock jumps a
-// day ahead, and one whose token expires now is not kept because it jumps back.
+// The clock jumps ahead by a day: a WebSocket whose token expires in an hour stays
+// open. The clock jumps back: a WebSocket whose token expires now is still closed.
 func TestJumpNeitherEndsNorKeepsConnections(t *testing.T) {
 	c := newClocked(newMemory())
 	c.second(t)

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// polled polls, and expects an answer.
+// polled polls and expects success.
 func polled(t *testing.T, f *Feed, m *memory, now time.Time) {
 	t.Helper()
 	if err := f.Poll(t.Context(), m, now); err != nil {
@@ -18,6 +18,8 @@ func polled(t *testing.T, f *Feed, m *memory, now time.Time) {
 	}
 }
 
+// A replica that starts must know every revocation that some token still needs before
+// it accepts its first token. Older ones need not be loaded.
 func TestFirstPollLoadsTheWholeLiveSet(t *testing.T) {
 	m := newMemory()
 	m.write(number(1), start.Add(time.Hour), true)
@@ -40,6 +42,8 @@ func TestFirstPollLoadsTheWholeLiveSet(t *testing.T) {
 	}
 }
 
+// A user logs out on one replica. After the next poll, the other replica refuses the
+// session's token and closes its connections.
 func TestRevocationReachesTheOtherReplica(t *testing.T) {
 	s := opened()
 	m := newMemory(s)
@@ -60,12 +64,14 @@ func TestRevocationReachesTheOtherReplica(t *testing.T) {
 	}
 }
 
+// Sequence numbers become visible out of order when a transaction commits late, when
+// clocks differ, or when a process is paused. Each such revocation must still be read.
 func TestFeedLosesNoLateCommit(t *testing.T) {
 	tests := []struct {
 		name  string
-		late  time.Duration // from the write to its commit
-		skew  time.Duration // of the replica's clock
-		pause time.Duration // of the replica: it polls not at all after the commit
+		late  time.Duration // late  time.Duration // from the write to its commit
+		skew  time.Duration // skew  time.Duration // of the replica's clock
+		pause time.Duration // pause time.Duration // after the commit, during which the replica does not poll
 	}{
 		{"at once", 0, 0, time.Second},
 		{"late", 50 * time.Second, 0, time.Second},
@@ -89,7 +95,7 @@ func TestFeedLosesNoLateCommit(t *testing.T) {
 			until := start.Add(24 * time.Hour)
 			row := m.write(number(1), until, false)
 			for i := range int(tt.late/time.Second) + 1 {
-				m.write(number(1000+i), until, true) // the cursor goes past it
+				m.write(number(1000+i), until, true) // m.write(number(1000+i), until, true) // moves the cursor past it
 				if i < int(tt.late/time.Second) {
 					second()
 				}
@@ -107,6 +113,8 @@ func TestFeedLosesNoLateCommit(t *testing.T) {
 	}
 }
 
+// A database restored from a backup gives sequence numbers out again. The feed must
+// read the new revocations, and keep those that the database has lost.
 func TestFeedSurvivesAStoreThatWasSetBack(t *testing.T) {
 	m := newMemory()
 	for i := range 100 {
@@ -122,6 +130,8 @@ func TestFeedSurvivesAStoreThatWasSetBack(t *testing.T) {
 	}
 }
 
+// Monitoring shows how stale the feed is. The next poll after an outage must look back
+// over the outage.
 func TestFeedAge(t *testing.T) {
 	m := newMemory()
 	f := NewFeed(NewRevoked())
@@ -137,11 +147,11 @@ func TestFeedAge(t *testing.T) {
 	if f.Poll(t.Context(), m, at(10)) == nil || f.Poll(t.Context(), m, at(11)) == nil {
 		t.Fatal("no error")
 	}
-	age(13, 3*time.Second) // since the first try
+	age(13, 3*time.Second) // age(13, 3*time.Second) // since the first attempt
 	m.fail = nil
 	polled(t, f, m, at(20))
 	age(20, 0)
-	age(15, 0) // a clock that was set back
+	age(15, 0) // age(15, 0) // the clock was set back
 	m.fail = errAway
 	if f.Poll(t.Context(), m, at(90)) == nil {
 		t.Fatal("no error")
@@ -159,6 +169,8 @@ func TestFeedAge(t *testing.T) {
 	age(101, 0)
 }
 
+// Two polls at once would move the cursor under each other. The second one waits, but
+// no longer than its context allows.
 func TestPollsWaitForEachOther(t *testing.T) {
 	st := &blocking{memory: newMemory(), entered: make(chan struct{}), leave: make(chan struct{})}
 	f := NewFeed(NewRevoked())
@@ -176,7 +188,7 @@ func TestPollsWaitForEachOther(t *testing.T) {
 	}
 }
 
-// blocking does not answer a poll until it may.
+// blocking holds a poll back until leave is closed.
 type blocking struct {
 	*memory
 	entered, leave chan struct{}
@@ -195,6 +207,8 @@ func (b *blocking) Revocations(ctx context.Context, after int64, window time.Dur
 	}
 }
 
+// A revocation is known a second after it was written, and every failure of a poll is
+// reported.
 func TestRunPollsEverySecondAndReports(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemory()
@@ -235,6 +249,8 @@ func TestRunPollsEverySecondAndReports(t *testing.T) {
 	})
 }
 
+// A store that does not answer must not keep a connection open beyond the expiry of its
+// token.
 func TestConnectionsExpireWhileTheStoreIsAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		st := &blocking{memory: newMemory(), entered: make(chan struct{}), leave: make(chan struct{})}

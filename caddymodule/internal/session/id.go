@@ -6,12 +6,12 @@ import (
 	"time"
 )
 
-// NewID makes a UUID of version 7 (RFC 9562, section 5.7) from the clock and
-// 74 random bits. Ids that were made later sort later, which keeps the indexes
-// of a database compact.
+// NewID makes a UUID of version 7 (RFC 9562, section 5.7) from the clock and 74 random
+// bits. Later ids sort after earlier ones, which keeps the indexes of a database
+// compact.
 func NewID(now time.Time) string {
 	var id sid
-	rand.Read(id[:]) // does not fail: crypto/rand ends the process instead
+	rand.Read(id[:]) // rand.Read(id[:]) // never fails: crypto/rand ends the process instead
 	ms := now.UnixMilli()
 	for i := range 6 {
 		id[i] = byte(ms >> (40 - 8*i))
@@ -21,10 +21,10 @@ func NewID(now time.Time) string {
 	return id.String()
 }
 
-// sid is a session's id in 16 bytes.
+// sid is a session id in 16 bytes.
 type sid [16]byte
 
-// parseID reads the text form, and no other spelling of it.
+// parseID reads the text form of a session id. It accepts no other spelling of it.
 func parseID(text string) (id sid, ok bool) {
 	if len(text) != 36 || text[8] != '-' || text[13] != '-' || text[18] != '-' || text[23] != '-' {
 		return sid{}, false
@@ -44,7 +44,8 @@ func parseID(text string) (id sid, ok bool) {
 	return id, true
 }
 
-// nibble is the value of each lower-case hexadecimal digit, 0xff of all else.
+// nibble maps each lower-case hexadecimal digit to its value, and every other byte to
+// 0xff.
 var nibble = func() (t [256]byte) {
 	for i := range t {
 		t[i] = 0xff

@@ -8,17 +8,17 @@ import (
 )
 
 const (
-	// firstCounter is that of a session's first refresh token.
+	// firstCounter is the counter of a session's first refresh token.
 	firstCounter = 1
 
-	// maxDevice bounds what is kept of a user agent or an address, in bytes.
+	// maxDevice bounds a stored user agent or address, in bytes.
 	maxDevice = 255
 )
 
-// New makes the session of a login at now out of its caller's fields: UserID,
-// Issuer, Audience, AppID, OpenID, UnionID, UserAgent and Address. All others are set
-// here. Times are in UTC and whole milliseconds, as the store keeps them. The
-// first refresh token is [Keys.RefreshToken] of it, once the store has it.
+// New makes the session of a login. The caller sets UserID, Issuer, Audience, AppID,
+// OpenID, UnionID, UserAgent and Address; all other fields are set here. Times are in
+// UTC and whole milliseconds, as the store keeps them. Once the store has the session,
+// [Keys.RefreshToken] returns its first refresh token.
 func New(s Session, set Settings, now time.Time) Session {
 	s.ID = NewID(now)
 	now = stored(now)
@@ -31,11 +31,11 @@ func New(s Session, set Settings, now time.Time) Session {
 	return s
 }
 
-// stored is a time as the store gives it back.
+// stored returns a time as the store returns it after a write.
 func stored(t time.Time) time.Time { return t.UTC().Truncate(time.Millisecond) }
 
-// device makes a client's text fit for the store: bounded, and UTF-8 without
-// control characters, which databases refuse and terminals obey.
+// device makes a string from a client fit for the store. It bounds the length and keeps
+// only UTF-8 without control characters, which databases refuse and terminals obey.
 func device(s string) string {
 	return strings.Map(func(r rune) rune {
 		if unicode.IsControl(r) || r == utf8.RuneError {

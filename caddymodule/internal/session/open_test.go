@@ -11,8 +11,9 @@ import (
 
 var uuid7 = regexp.MustCompile(`^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$`)
 
+// Ids have the layout of RFC 9562 and sort by the time of the login.
 func TestIDsAreUUIDv7InOrder(t *testing.T) {
-	// The example of RFC 9562, appendix A.6.
+	// This is the example of RFC 9562, appendix A.6.
 	if id := NewID(time.UnixMilli(0x017F22E279B0)); !strings.HasPrefix(id, "017f22e2-79b0-7") {
 		t.Errorf("got %s", id)
 	}
@@ -36,6 +37,8 @@ func TestIDsAreUUIDv7InOrder(t *testing.T) {
 	}
 }
 
+// A new session has every field that a refresh and the list of devices need, whatever
+// the caller has set in those that are not the caller's.
 func TestNewSession(t *testing.T) {
 	now := start.Add(1234567 * time.Nanosecond).In(time.FixedZone("CST", 8*3600))
 	got := New(Session{
@@ -62,6 +65,8 @@ func TestNewSession(t *testing.T) {
 	}
 }
 
+// A client sends a user agent of a megabyte, with control characters or broken UTF-8.
+// It must neither fail the insert nor reach an operator's terminal.
 func TestDeviceTextFitsTheStore(t *testing.T) {
 	tests := []struct{ in, want string }{
 		{"Mozilla/5.0 微信", "Mozilla/5.0 微信"},
@@ -78,6 +83,8 @@ func TestDeviceTextFitsTheStore(t *testing.T) {
 	}
 }
 
+// If an id had a second spelling, a revocation under one spelling would miss tokens
+// that carry the other.
 func TestIDHasOneSpelling(t *testing.T) {
 	id := NewID(start)
 	if got, ok := parseID(id); !ok || got.String() != id {
@@ -87,7 +94,7 @@ func TestIDHasOneSpelling(t *testing.T) {
 		"", "x", strings.ToUpper(id), strings.ReplaceAll(id, "-", ""), "{" + id + "}", "urn:uuid:" + id,
 		id[:35], id + "0", id[:35] + "g", id[:35] + "\xff", id[:8] + "0" + id[9:], " " + id[1:],
 	} {
-		if s == id { // no letter to change
+		if s == id { // if s == id { // it has no letter to change
 			continue
 		}
 		if _, ok := parseID(s); ok {
@@ -96,6 +103,7 @@ func TestIDHasOneSpelling(t *testing.T) {
 	}
 }
 
+// Whatever parseID accepts must be spelled exactly as String spells it.
 func FuzzID(f *testing.F) {
 	f.Add(NewID(start))
 	f.Add("017F22E2-79B0-7CC3-98C4-DC0C0C07398F")

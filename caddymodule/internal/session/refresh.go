@@ -8,29 +8,28 @@ import (
 	"time"
 )
 
-// maxRaces bounds how often a refresh starts again after it lost the update of
-// the counter to another. One that lost to the same token is answered the second
-// time.
+// maxRaces bounds retries after losing the counter update to a concurrent refresh. If
+// the winner presented the same token, the first retry is answered.
 const maxRaces = 8
 
-// errRaces is what is left when the store keeps refusing an advance that its
-// own answer calls for.
-var errRaces = errors.New("overtaken too often")
+// errRaces means that the store keeps refusing an advance although it returns the
+// counter that the advance starts from.
+var errRaces = errors.New("too many concurrent refreshes")
 
-// Refresh takes a refresh token and returns its session and the refresh token
-// to answer with. By how the counter shown stands to the session's:
+// Refresh takes a refresh token and returns its session and the refresh token for the
+// response. The counter in the token, compared with the session's, decides:
 //
-//	the same             the counter advances
-//	one behind, in grace the answer was lost, or two asked at once: the same
-//	                     refresh token as then, nothing advances
+//	equal                the counter advances
+//	one behind, in grace the response was lost, or two refreshes ran at once:
+//	                     the same refresh token as then, nothing advances
 //	one behind, later    the session is ended: ErrLate, which is an ErrEnded
 //	further behind       the session is ended: ErrReuse
-//	ahead                the store lost a write: accepted, it goes on from there
+//	ahead                the store lost a write: accepted, and counting goes on from there
 //
-// welcome is asked whether the user may go on, before anything advances; its
-// error is returned as it is. With ErrEnded and ErrReuse comes the session, as it
-// ended, if the store still has it. Any error but these, ErrRefreshInvalid, welcome's and
-// Allow's is the store's: the same token may be shown again.
+// Before anything advances, Refresh asks welcome whether the user may go on, and
+// returns its error unchanged. ErrEnded and ErrReuse come with the ended session, if
+// the store still has it. Errors of welcome and Allow aside, any other error but
+// ErrRefreshInvalid comes from the store: the client may present the same token again.
 func (ss Sessions) Refresh(ctx context.Context, refreshToken string, now time.Time, welcome func(context.Context, Session) error) (Session, string, error) {
 	presented, ok := ss.Keys.open(refreshToken)
 	if !ok {
@@ -43,7 +42,7 @@ func (ss Sessions) Refresh(ctx context.Context, refreshToken string, now time.Ti
 		if err != nil {
 			return Session{}, "", err
 		}
-		// The settings in force count too, so that shorter ones work at once.
+		// The current settings count too, so that shorter limits take effect at once.
 		if ss.Over(s, now) {
 			return s, "", ErrEnded
 		}
@@ -53,13 +52,14 @@ func (ss Sessions) Refresh(ctx context.Context, refreshToken string, now time.Ti
 				return Session{}, "", err
 			}
 			if !ended && stale == ErrLate {
-				continue // to see why it ended meanwhile
+				continue // continue // read it again: it has ended meanwhile, and the reason is in the store
 			}
 			s.EndedAt, s.EndReason = now, reason
 			return s, "", stale
 		}
 		if !welcomed {
-			// The rate first: the directory may be somebody's backend.
+			// The rate limit comes first, because the directory may be somebody's
+			// backend.
 			if ss.Allow != nil && presented.counter >= s.Counter {
 				if err := ss.Allow(s.ID, now); err != nil {
 					return Session{}, "", err
@@ -70,7 +70,7 @@ func (ss Sessions) Refresh(ctx context.Context, refreshToken string, now time.Ti
 			}
 			welcomed = true
 			if presented.counter < s.Counter {
-				continue // to see whether it ended while the directory was asked
+				continue // continue // it may have ended while the directory was asked
 			}
 		}
 		if presented.counter < s.Counter {
@@ -100,8 +100,8 @@ func (ss Sessions) Refresh(ctx context.Context, refreshToken string, now time.Ti
 	return Session{}, "", fmt.Errorf("refreshing session %s: %w", presented.id, errRaces)
 }
 
-// stale says that a counter is too far behind for the session to go on, and why
-// it ends; nil if it goes on.
+// stale returns why the session must end if the token's counter is too far behind, and
+// an error for the caller. It returns nil if the session may go on.
 func (ss Sessions) stale(presented presentedToken, s Session, now time.Time) (Reason, error) {
 	switch {
 	case presented.counter >= s.Counter:
@@ -109,15 +109,16 @@ func (ss Sessions) stale(presented presentedToken, s Session, now time.Time) (Re
 	case presented.counter+1 < s.Counter:
 		return ReasonRevoked, ErrReuse
 	}
-	// The advance may lie ahead of us, by another replica's clock; but not by
-	// any amount, or a clock that was set back would extend the grace by that.
+	// By the clock of the replica that advanced it, the advance may lie in our future.
+	// The difference is bounded, or a clock that was set back would extend the grace by
+	// as much.
 	if since := now.Sub(s.AdvancedAt); since > ss.Settings.Grace || since < -ss.Settings.Grace {
 		return ReasonExpired, ErrLate
 	}
 	return "", nil
 }
 
-// FirstAudience is that of new sessions.
+// FirstAudience returns the audience of new sessions.
 func (ss Sessions) FirstAudience() string {
 	if len(ss.Audience) == 0 {
 		return ""

@@ -9,15 +9,17 @@ import (
 	"time"
 )
 
+// The table of the counter: what a lost response, a stolen token and a store that lost
+// a write lead to.
 func TestCounterTable(t *testing.T) {
 	const now, grace = 90 * time.Minute, time.Minute
 	tests := []struct {
 		name     string
 		stored   uint64
-		advanced time.Duration // before now
+		advanced time.Duration // advanced time.Duration // before now
 		shown    uint64
 		want     error
-		next     uint64 // the counter of the token answered
+		next     uint64 // next     uint64 // the counter of the returned token
 		advances int
 	}{
 		{"current", 7, time.Hour, 7, nil, 8, 1},
@@ -86,10 +88,12 @@ func TestCounterTable(t *testing.T) {
 	}
 }
 
+// Many tabs or replicas refresh with the same token at once. Exactly one advance
+// happens, and all get the same next token: the user must not be logged out.
 func TestParallelRefreshesAreOneRotation(t *testing.T) {
 	s := opened()
 	m := newMemory(s)
-	// All read the session before any of them advances it.
+	// All of them read the session before any of them advances it.
 	var all sync.WaitGroup
 	all.Add(50)
 	var once sync.Map
@@ -134,7 +138,7 @@ func TestParallelRefreshesAreOneRotation(t *testing.T) {
 	}
 }
 
-// overtaken is a store in which somebody else comes first.
+// overtaken is a store in which another refresh advances the counter first.
 type overtaken struct {
 	*memory
 	times int
@@ -149,11 +153,13 @@ func (o *overtaken) Advance(ctx context.Context, id string, a Advance) (bool, er
 	return o.memory.Advance(ctx, id, a)
 }
 
-func TestOvertakenRefreshIsJudgedAgain(t *testing.T) {
+// A refresh loses the update of the counter to another. It must decide again by the new
+// counter: repeat the answer, end the session, or go on.
+func TestOvertakenRefreshStartsAgain(t *testing.T) {
 	now := start.Add(time.Hour)
 	tests := []struct {
 		name     string
-		counter  uint64 // shown; the store has 5
+		counter  uint64 // counter  uint64 // of the presented token; the store has 5
 		meantime func(*Session)
 		want     error
 		next     uint64
@@ -203,13 +209,15 @@ func TestOvertakenRefreshIsJudgedAgain(t *testing.T) {
 	})
 }
 
-// stubborn never advances, as behind a reader that lags.
+// stubborn never advances, as behind a replica of the database that lags.
 type stubborn struct{ *memory }
 
 func (stubborn) Advance(context.Context, string, Advance) (bool, error) {
 	return false, nil
 }
 
+// A forged token, or a user whom the directory refuses, must leave the session and the
+// feed as they were.
 func TestRefusedRefreshChangesNothing(t *testing.T) {
 	s := opened()
 	s.Counter = 5
@@ -258,7 +266,8 @@ func TestRefusedRefreshChangesNothing(t *testing.T) {
 	}
 }
 
-// The directory may be somebody's backend: beyond the rate it is not asked.
+// The directory may be somebody's backend, so it is not asked when the rate limit
+// refuses.
 func TestRateIsAskedBeforeTheDirectory(t *testing.T) {
 	s := opened()
 	s.Counter = 5
@@ -282,6 +291,8 @@ func TestRateIsAskedBeforeTheDirectory(t *testing.T) {
 	}
 }
 
+// A session ends after its idle time and after its lifetime, whichever comes first,
+// also if the settings were shortened meanwhile.
 func TestSessionsExpire(t *testing.T) {
 	day := 24 * time.Hour
 	shorter := settings
@@ -291,7 +302,7 @@ func TestSessionsExpire(t *testing.T) {
 	tests := []struct {
 		name      string
 		set       Settings
-		refreshed time.Duration // after start
+		refreshed time.Duration // refreshed time.Duration // after start
 		now       time.Duration
 		want      error
 		expires   time.Duration
@@ -327,8 +338,9 @@ func TestSessionsExpire(t *testing.T) {
 	}
 }
 
+// No token revives an ended session, even if a failover loses the write of the logout.
 func TestEndedSessionIsNeverRevived(t *testing.T) {
-	for counter := uint64(1); counter < 8; counter++ { // behind, current, ahead
+	for counter := uint64(1); counter < 8; counter++ { // for counter := uint64(1); counter < 8; counter++ { // behind, current, ahead
 		s := opened()
 		s.Counter, s.AdvancedAt = 5, start
 		m := newMemory(s)
@@ -346,7 +358,7 @@ func TestEndedSessionIsNeverRevived(t *testing.T) {
 		if m.sessions[s.ID] != ended || len(m.feed) != 1 {
 			t.Errorf("counter %d changed the ended session", counter)
 		}
-		// The store loses the write of the logout; we know better.
+		// The store has lost the write of the logout, but this process remembers it.
 		m.sessions[s.ID] = s
 		if _, _, err := ss.Refresh(t.Context(), at(ss.Keys, s, counter), start, welcome); !errors.Is(err, ErrEnded) {
 			t.Errorf("counter %d after a failover: got %v", counter, err)
@@ -357,13 +369,15 @@ func TestEndedSessionIsNeverRevived(t *testing.T) {
 	}
 }
 
-func TestRepeatSeesALogoutDuringTheDirectorysAnswer(t *testing.T) {
+// The user logs out on another replica while a repeated refresh waits for the
+// directory. The refresh must not hand out another token.
+func TestLogoutWhileTheDirectoryAnswers(t *testing.T) {
 	s := opened()
 	s.Counter, s.AdvancedAt = 5, start
 	m := newMemory(s)
 	ss := desk(t, m)
 	_, token, err := ss.Refresh(t.Context(), at(ss.Keys, s, 4), start, func(ctx context.Context, _ Session) error {
-		_, err := m.End(ctx, s.ID, Ending{Reason: ReasonLogout, Now: start, Until: start}) // on another replica
+		_, err := m.End(ctx, s.ID, Ending{Reason: ReasonLogout, Now: start, Until: start}) // _, err := m.End(ctx, s.ID, Ending{Reason: ReasonLogout, Now: start, Until: start}) // on another replica
 		return err
 	})
 	if !errors.Is(err, ErrEnded) || token != "" {

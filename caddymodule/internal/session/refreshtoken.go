@@ -18,8 +18,8 @@ import (
 //	counter      8 bytes, big-endian
 //	MAC         32 bytes, HMAC-SHA256 of all before
 //
-// It holds no secret of its own: the MAC is what makes it ours, so the store
-// needs neither the token nor a hash of it.
+// The token holds no secret of its own. The MAC proves that it is ours, so the store
+// needs neither the token nor its hash.
 const (
 	refreshVersion = 1
 
@@ -38,11 +38,11 @@ var (
 	refreshLen      = refreshEncoding.EncodedLen(rawLen)
 )
 
-// minKey is the least length of a MAC key, in bytes.
+// minKey is the minimum length of a MAC key, in bytes.
 const minKey = 32
 
-// Keys are the MAC keys of refresh tokens. The zero value knows no key: it
-// opens nothing.
+// Keys are the MAC keys of refresh tokens. The zero value has no keys and accepts no
+// token.
 type Keys struct {
 	keys []macKey // the first one signs
 }
@@ -52,8 +52,8 @@ type macKey struct {
 	secret []byte
 }
 
-// NewKeys takes the MAC keys, newest first: the first one signs, all are
-// accepted. Each has 32 bytes or more.
+// NewKeys takes the MAC keys, newest first. The first one signs, and all are accepted.
+// Each must have at least 32 bytes.
 func NewKeys(keys ...[]byte) (Keys, error) {
 	if len(keys) == 0 {
 		return Keys{}, errors.New("refresh tokens: no key")
@@ -64,7 +64,7 @@ func NewKeys(keys ...[]byte) (Keys, error) {
 			return Keys{}, fmt.Errorf("refresh tokens: key %d has %d bytes, fewer than %d", i+1, len(secret), minKey)
 		}
 		k := macKey{secret: append([]byte(nil), secret...)}
-		// The id is public, so it comes from the key one way only.
+		// The key id is public, so it is derived from the key by a one-way function.
 		m := hmac.New(sha256.New, secret)
 		m.Write([]byte("wx-auth refresh key id"))
 		copy(k.id[:], m.Sum(nil))
@@ -73,15 +73,15 @@ func NewKeys(keys ...[]byte) (Keys, error) {
 	return ks, nil
 }
 
-// String hides the keys from whatever prints them.
+// String hides the keys when something prints them.
 func (Keys) String() string { return "refresh keys (hidden)" }
 
 // GoString hides the keys from %#v.
 func (k Keys) GoString() string { return k.String() }
 
-// RefreshToken is the session's newest refresh token: that of its counter.
-// Asked again it is the same text, for as long as the same key signs. It is
-// empty if the session's id is not one of [NewID].
+// RefreshToken returns the session's newest refresh token, the one with its current
+// counter. While the same key signs, every call returns the same text. It is empty if
+// the session's id was not made by [NewID].
 func (k Keys) RefreshToken(s Session) string {
 	id, ok := parseID(s.ID)
 	if !ok || len(k.keys) == 0 {
@@ -96,9 +96,9 @@ func (k Keys) RefreshToken(s Session) string {
 	return refreshEncoding.EncodeToString(raw[:])
 }
 
-// SessionOf reads the id of the session that a refresh token belongs to; false
-// if its MAC is not by one of our keys. It asks no store: the session may have
-// ended, or be another issuer's.
+// SessionOf returns the id of the session that a refresh token belongs to, or false if
+// the MAC is by none of our keys. It does not ask the store: the session may have
+// ended, or belong to another issuer.
 func (k Keys) SessionOf(refreshToken string) (sessionID string, ok bool) {
 	shown, ok := k.open(refreshToken)
 	if !ok {
@@ -107,17 +107,17 @@ func (k Keys) SessionOf(refreshToken string) (sessionID string, ok bool) {
 	return shown.id.String(), true
 }
 
-// presentedToken is what a good refresh token says.
+// presentedToken is the content of a refresh token whose MAC is good.
 type presentedToken struct {
 	id      sid
 	counter uint64
 }
 
-// open reads a refresh token; false for whatever is not exactly as
-// RefreshToken wrote it.
+// open reads a refresh token. It returns false for anything that RefreshToken would not
+// write exactly so.
 func (k Keys) open(token string) (presentedToken, bool) {
-	// The length comes first: Go's decoder skips line breaks, and with it they
-	// would be other spellings of the same token.
+	// Check the length first: Go's decoder skips line breaks, so a token with line
+	// breaks would be a second spelling.
 	if len(token) != refreshLen {
 		return presentedToken{}, false
 	}

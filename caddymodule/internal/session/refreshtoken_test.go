@@ -8,6 +8,7 @@ import (
 	"testing"
 )
 
+// A token that was written for a session opens to that session and counter.
 func TestRefreshTokenOpensAsWritten(t *testing.T) {
 	k := testKeys(t)
 	s := opened()
@@ -24,6 +25,8 @@ func TestRefreshTokenOpensAsWritten(t *testing.T) {
 	}
 }
 
+// During a rotation, tokens by the old key keep working, and new tokens are signed by
+// the new key.
 func TestRefreshTokenKeysRotate(t *testing.T) {
 	s := opened()
 	older, both, newer := testKeys(t, secret(1)), testKeys(t, secret(2), secret(1)), testKeys(t, secret(2))
@@ -46,8 +49,9 @@ func TestRefreshTokenKeysRotate(t *testing.T) {
 	}
 }
 
-// A login is counted by the session whose refresh token it carries. A client that
-// could make such a token up would be counted under as many sessions as it likes.
+// The rate limit counts a login by the session whose refresh token it carries. If a
+// client could make such tokens up, it would be counted under as many sessions as it
+// likes.
 func TestSessionOfARefreshToken(t *testing.T) {
 	k, s := testKeys(t), opened()
 	token := k.RefreshToken(s)
@@ -62,6 +66,7 @@ func TestSessionOfARefreshToken(t *testing.T) {
 	}
 }
 
+// A MAC key must not end up in a log through a careless %v.
 func TestKeysAreNotPrinted(t *testing.T) {
 	k := testKeys(t, []byte("a secret of thirty-two bytes ...."))
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s"} {
@@ -74,6 +79,7 @@ func TestKeysAreNotPrinted(t *testing.T) {
 	}
 }
 
+// An attacker flips any single bit of a token: none of the results may open.
 func TestEveryBitOfARefreshTokenCounts(t *testing.T) {
 	k := testKeys(t)
 	token := k.RefreshToken(opened())
@@ -95,10 +101,11 @@ func TestEveryBitOfARefreshTokenCounts(t *testing.T) {
 	}
 }
 
+// If a token had a second spelling, caches and logs would treat it as another token.
 func TestRefreshTokenHasOneSpelling(t *testing.T) {
 	k := testKeys(t)
 	token := k.RefreshToken(opened())
-	// Four bits of the last character are unused.
+	// The last character has four unused bits.
 	last := strings.IndexByte(alphabet, token[len(token)-1])
 	spellings := map[string]string{
 		"padding":       token + "==",
@@ -117,7 +124,7 @@ func TestRefreshTokenHasOneSpelling(t *testing.T) {
 			t.Errorf("%s: accepted", name)
 		}
 	}
-	// In standard base64 wherever that differs.
+	// Standard base64 differs from base64url in these characters.
 	for counter := range uint64(64) {
 		s := opened()
 		s.Counter = counter
@@ -132,6 +139,8 @@ func TestRefreshTokenHasOneSpelling(t *testing.T) {
 
 const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 
+// Whatever bytes a client sends, open never panics, and accepts only what RefreshToken
+// writes.
 func FuzzRefreshToken(f *testing.F) {
 	k := testKeys(f)
 	s := opened()
@@ -147,7 +156,7 @@ func FuzzRefreshToken(f *testing.F) {
 		if !ok {
 			return
 		}
-		// Whatever opens is what we would write.
+		// Whatever opens must be what we would write.
 		if again := k.RefreshToken(Session{ID: got.id.String(), Counter: got.counter}); again != shown {
 			t.Errorf("%q opened, but we write %q", shown, again)
 		}

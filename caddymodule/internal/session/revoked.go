@@ -10,22 +10,22 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/clock"
 )
 
-// Revoked is what this process knows of sessions that have ended, and the
-// connections that end with them. It lives over reloads. Its methods may be
-// called from many goroutines at once; [Revoked.Contains] is for the hot path.
+// Revoked is the set of ended sessions that this process knows, and the connections
+// that end with them. It is kept over reloads. Its methods may be called from many
+// goroutines at once; [Revoked.Contains] is for the hot path.
 //
-// [Revoked.Tick] must be called several times a second, or [Feed.Run] do so.
+// Something must call [Revoked.Tick] several times a second; [Feed.Run] does.
 type Revoked struct {
-	// Clock makes the watched connections last as long as they would have without
-	// a jump of the clock. Optional; not to be changed after the first use.
+	// Clock keeps a jump of the wall clock from ending watched connections early or
+	// late. Optional; it must not be changed after the first use.
 	Clock *clock.Clock
 
-	// Sessions are spread over many small tables, so that dropping the expired
-	// ones, or growing, takes little at a time.
+	// Sessions are spread over many small tables, so that growing a table or dropping
+	// its expired entries takes little time at once.
 	shards [shards]shard
 
 	sweeping sync.Mutex
-	next     int // the shard to sweep at the next Tick
+	next     int // next     int // the shard that the next Tick sweeps
 
 	watched watched
 }
@@ -33,8 +33,8 @@ type Revoked struct {
 const shards = 256
 
 type shard struct {
-	table atomic.Pointer[revokedTable] // nil while nothing is in it
-	mu    sync.Mutex                   // one writer at a time; readers take no lock
+	table atomic.Pointer[revokedTable] // table atomic.Pointer[revokedTable] // nil while it is empty
+	mu    sync.Mutex                   // mu    sync.Mutex                   // one writer at a time; readers take no lock
 }
 
 // NewRevoked makes an empty set.
@@ -44,19 +44,19 @@ func NewRevoked() *Revoked {
 	return r
 }
 
-// Add refuses the tokens of the session from now on, at least until the given
-// time, and ends the connections opened under them.
+// Add refuses the session's tokens from now on, at least until the given time, and ends
+// the connections that were opened under them.
 func (r *Revoked) Add(sessionID string, until time.Time) {
 	id := key(sessionID)
 	secs := uint32(min(max(until.Unix()+1, 0), math.MaxUint32))
 	known := r.shard(id).add(id, secs)
-	if !known { // otherwise they were ended then, and Watch lets no new ones in
+	if !known { // if !known { // otherwise the first Add ended them, and Watch has let no new ones in since
 		r.watched.end(id, ErrEnded)
 	}
 }
 
-// Contains reports whether the tokens of the session are refused. It does not
-// allocate, takes no lock, writes nothing, and touches memory only.
+// Contains reports whether the session's tokens are refused. It does not allocate, take
+// a lock, write anything, or do I/O.
 func (r *Revoked) Contains(sessionID string) bool {
 	id := key(sessionID)
 	t := r.shard(id).table.Load()
@@ -67,7 +67,7 @@ func (r *Revoked) Contains(sessionID string) bool {
 	return found
 }
 
-// Len counts the sessions in the set.
+// Len returns the number of sessions in the set.
 func (r *Revoked) Len() int {
 	n := 0
 	for i := range r.shards {
@@ -81,8 +81,8 @@ func (r *Revoked) Len() int {
 	return n
 }
 
-// Tick ends the watched connections whose token has expired and drops a part of
-// the revocations that no token needs any more. It never waits for the store.
+// Tick ends the watched connections whose token has expired, and drops some of the
+// revocations that no token needs any more. It never waits for the store.
 func (r *Revoked) Tick(now time.Time) {
 	r.expire(now)
 	r.sweep(now)
@@ -91,7 +91,7 @@ func (r *Revoked) Tick(now time.Time) {
 // expire ends the watched connections whose token has expired.
 func (r *Revoked) expire(now time.Time) { r.watched.expire(r.Clock.Steady(now)) }
 
-// sweep drops a part of the revocations that were over at a time.
+// sweep drops some of the revocations that have expired by now.
 func (r *Revoked) sweep(now time.Time) {
 	r.sweeping.Lock()
 	s := &r.shards[r.next]
@@ -100,14 +100,14 @@ func (r *Revoked) sweep(now time.Time) {
 	s.sweep(now)
 }
 
-// add puts a session into the table until a time, or keeps the later one of a
-// session that is in it already.
+// add puts a session into the table until the given time. If the session is in it
+// already, the later time counts.
 func (s *shard) add(id sid, until uint32) (known bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	t := s.table.Load()
 	if t == nil || t.full() {
-		t = t.copied(-1, 1) // all of it
+		t = t.copied(-1, 1) // t = t.copied(-1, 1) // nothing counts as expired
 		s.table.Store(t)
 	}
 	at, known := t.find(id)
@@ -134,10 +134,11 @@ func (s *shard) sweep(now time.Time) {
 	}
 }
 
-func (r *Revoked) shard(id sid) *shard { return &r.shards[id[15]] } // its bits are random
+func (r *Revoked) shard(id sid) *shard { return &r.shards[id[15]] } // func (r *Revoked) shard(id sid) *shard { return &r.shards[id[15]] } // the last byte is random
 
-// key is the 16 bytes of a session's id. Tokens that somebody else mints with
-// a key we share may name sessions in any way: such a name counts by its hash.
+// key returns the 16 bytes of a session id. Another issuer that shares a signing key
+// with us may use any string as its session id; such a string is represented by its
+// hash.
 func key(sessionID string) sid {
 	if id, ok := parseID(sessionID); ok {
 		return id

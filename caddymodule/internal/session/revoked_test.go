@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// number is the i-th of many ids that look random.
+// number returns the i-th of many ids that look random.
 func number(i int) string {
 	var b [8]byte
 	binary.BigEndian.PutUint64(b[:], uint64(i))
@@ -20,13 +20,14 @@ func number(i int) string {
 	return sid(sum[:16]).String()
 }
 
-// ticks is one sweep over everything.
+// ticks sweeps all shards once.
 func ticks(r *Revoked, now time.Time) {
 	for range shards {
 		r.Tick(now)
 	}
 }
 
+// After Add returns, no request with the session's token may pass.
 func TestRevokedAtOnce(t *testing.T) {
 	r := NewRevoked()
 	until := start.Add(time.Hour)
@@ -45,11 +46,13 @@ func TestRevokedAtOnce(t *testing.T) {
 	}
 }
 
-func TestRevocationsAreDroppedWhenNoTokenIsLeft(t *testing.T) {
+// The set must not grow for ever: a revocation goes once the last token that it could
+// refuse has expired.
+func TestRevocationsAreDroppedOnceUseless(t *testing.T) {
 	r := NewRevoked()
 	r.Add(number(1), start.Add(time.Hour))
 	r.Add(number(2), start.Add(2*time.Hour))
-	r.Add(number(2), start.Add(time.Hour)) // does not shorten it
+	r.Add(number(2), start.Add(time.Hour)) // r.Add(number(2), start.Add(time.Hour)) // an earlier time does not shorten it
 	r.Add(number(3), start.Add(-time.Hour))
 	r.Add(number(4), time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC))
 	r.Add(number(5), time.Time{})
@@ -69,20 +72,24 @@ func TestRevocationsAreDroppedWhenNoTokenIsLeft(t *testing.T) {
 	}
 }
 
+// A revocation that is dropped too early brings a token of an ended session back to
+// life.
 func TestRevocationOutlivesEveryToken(t *testing.T) {
 	for _, life := range []time.Duration{time.Minute, time.Hour, 24 * time.Hour, 100 * time.Hour} {
 		until := Settings{TokenLife: life}.Until(start)
-		// Minted on a clock that is a minute ahead, judged on one a minute behind.
+		// The token was minted by a clock that is a minute ahead, and is verified by
+		// one that is a minute behind.
 		if last := start.Add(time.Minute + life + time.Minute); until.Before(last) {
 			t.Errorf("a token of %v lives until %v, its revocation until %v", life, last, until)
 		}
-		// Another site's token, which lives for a day.
+		// Another site's token lives for a day.
 		if until.Before(start.Add(24 * time.Hour)) {
 			t.Errorf("%v: forgotten before a day is over", life)
 		}
 	}
 }
 
+// Every request asks the set, so a lookup must not allocate.
 func TestContainsAllocatesNothing(t *testing.T) {
 	r := NewRevoked()
 	in, out := number(1), number(2)
@@ -96,6 +103,7 @@ func TestContainsAllocatesNothing(t *testing.T) {
 	}
 }
 
+// An operator revokes a million sessions. The set may take 45 MiB for them, not more.
 func TestAMillionRevocationsFitIn45MiB(t *testing.T) {
 	before := heapInUse()
 	r := NewRevoked()
@@ -122,6 +130,7 @@ func heapInUse() int64 {
 	return int64(m.HeapAlloc)
 }
 
+// Readers run beside writers and sweeps: a revoked session must never be missed.
 func TestRevokedUnderLoad(t *testing.T) {
 	r := NewRevoked()
 	var wg sync.WaitGroup
@@ -145,11 +154,12 @@ func TestRevokedUnderLoad(t *testing.T) {
 	}
 }
 
+// The lookup that every request pays for, in an empty, a small and a large set.
 func BenchmarkContains(b *testing.B) {
 	for _, n := range []int{0, 1000, 1_000_000} {
 		b.Run(strconv.Itoa(n), func(b *testing.B) {
 			r := NewRevoked()
-			ids := make([]string, 1<<14) // half of them revoked, if any are
+			ids := make([]string, 1<<14) // ids := make([]string, 1<<14) // half of them are revoked, unless the set is empty
 			for i := range n {
 				r.Add(number(i), start)
 			}
@@ -169,6 +179,7 @@ func BenchmarkContains(b *testing.B) {
 	}
 }
 
+// A mass revocation adds sessions one after another.
 func BenchmarkAdd(b *testing.B) {
 	r := NewRevoked()
 	ids := make([]string, 1<<16)
@@ -180,8 +191,8 @@ func BenchmarkAdd(b *testing.B) {
 	}
 }
 
-// TestRevokedKeepsWhatAMapWould adds, repeats and drops sessions at random, those
-// of other minters' names too.
+// A random sequence adds, repeats and drops sessions, including ids of other issuers. A
+// plain map is the model.
 func TestRevokedKeepsWhatAMapWould(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(1, 2))
 	r, want := NewRevoked(), map[string]time.Time{}
@@ -218,7 +229,7 @@ func TestRevokedKeepsWhatAMapWould(t *testing.T) {
 	}
 }
 
-// BenchmarkRevokedMemory is what a million revoked sessions take.
+// BenchmarkRevokedMemory reports the memory of a million revoked sessions.
 func BenchmarkRevokedMemory(b *testing.B) {
 	for b.Loop() {
 		before := heapInUse()

@@ -6,23 +6,23 @@ import (
 	"sync/atomic"
 )
 
-// revokedTable is a hash table of sessions with linear probing. One goroutine at
-// a time writes, any number read meanwhile: a slot that is taken never changes,
-// so that a reader needs no lock and shares no memory that is written to. What
-// has expired goes when the table is copied.
+// revokedTable is a hash table of sessions with linear probing. One goroutine at a time
+// writes while any number read. A slot that is taken never changes, so readers need no
+// lock and share no memory that is written to. Expired entries go when the table is
+// copied.
 type revokedTable struct {
 	slots []slot
-	until []uint32 // of each slot, in seconds since 1970; good until 2106. The writer's.
-	used  int      // The writer's.
+	until []uint32 // until []uint32 // per slot, in seconds since 1970 (good until 2106); only the writer uses it
+	used  int      // used  int      // number of taken slots; only the writer uses it
 }
 
-// slot holds a session's id. Empty it is zero, which no id is: ids of ours have
-// their version in hi.
+// slot holds a session id. An empty slot is zero, which no id is: the ids that we make
+// have their version in hi.
 type slot struct{ hi, lo atomic.Uint64 }
 
 const leastSlots = 8
 
-// newRevokedTable makes a table with room for so many sessions.
+// newRevokedTable makes a table with room for the given number of sessions.
 func newRevokedTable(sessions int) *revokedTable {
 	n := leastSlots
 	for !fits(sessions, n) {
@@ -31,28 +31,28 @@ func newRevokedTable(sessions int) *revokedTable {
 	return &revokedTable{slots: make([]slot, n), until: make([]uint32, n)}
 }
 
-// fits leaves a quarter of the slots empty: probes get long beyond.
+// fits leaves a quarter of the slots empty: beyond that, probe sequences get long.
 func fits(sessions, slots int) bool { return sessions <= slots/4*3 }
 
 func (t *revokedTable) full() bool { return !fits(t.used+1, len(t.slots)) }
 
 func (id sid) halves() (hi, lo uint64) {
 	hi, lo = binary.BigEndian.Uint64(id[:8]), binary.BigEndian.Uint64(id[8:])
-	if hi == 0 { // of an id that is not ours: 2^-64 of them share it with another
+	if hi == 0 { // if hi == 0 { // not an id that we made; one in 2^64 of them shares this slot with another
 		hi = 1
 	}
 	return hi, lo
 }
 
-// seed makes the places of sessions unpredictable.
+// seed makes it unpredictable in which slot a session ends up.
 var seed = maphash.MakeSeed()
 
-// find returns the slot of a session, or the empty one where it would be.
+// find returns the slot of a session, or the empty slot where it would go.
 func (t *revokedTable) find(id sid) (at int, found bool) {
 	hi, lo := id.halves()
 	mask := len(t.slots) - 1
 	for at = int(maphash.Comparable(seed, id)) & mask; ; at = (at + 1) & mask {
-		// A slot's lo is written before its hi.
+		// The writer stores a slot's lo before its hi.
 		switch t.slots[at].hi.Load() {
 		case 0:
 			return at, false
@@ -73,8 +73,8 @@ func (t *revokedTable) insert(at int, id sid, until uint32) {
 	t.used++
 }
 
-// copied is a table of what is in t, which may be nil, and has not expired, with
-// room for so many more.
+// copied returns a table with the unexpired entries of t, which may be nil, and room
+// for the given number more.
 func (t *revokedTable) copied(now int64, more int) *revokedTable {
 	if t == nil {
 		return newRevokedTable(more)
@@ -92,7 +92,7 @@ func (t *revokedTable) copied(now int64, more int) *revokedTable {
 	return c
 }
 
-// unexpired counts what has not expired.
+// unexpired returns the number of entries that have not expired.
 func (t *revokedTable) unexpired(now int64) int {
 	n := 0
 	for i := range t.slots {

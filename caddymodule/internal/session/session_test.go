@@ -7,6 +7,8 @@ import (
 	"time"
 )
 
+// A logout finds the session by any of its refresh tokens. A forged token must not even
+// reach the store.
 func TestSessionByRefreshToken(t *testing.T) {
 	s := opened()
 	s.Counter = 5
@@ -37,6 +39,8 @@ func TestSessionByRefreshToken(t *testing.T) {
 	}
 }
 
+// An operator ends all sessions of one user. Other users stay logged in, and a repeated
+// call is no error.
 func TestEndingAUserEndsTheirSessionsOnly(t *testing.T) {
 	a, b, c := opened(), opened(), opened()
 	c.UserID = "u2"
@@ -49,7 +53,7 @@ func TestEndingAUserEndsTheirSessionsOnly(t *testing.T) {
 	if !ss.Revoked.Contains(a.ID) || !ss.Revoked.Contains(b.ID) || ss.Revoked.Contains(c.ID) {
 		t.Error("the wrong sessions are revoked")
 	}
-	// Again, and one by one: no error, nothing new.
+	// Repeating it, for all or for one session, is no error and ends nothing.
 	if ended, err := ss.EndUser(t.Context(), "u1", ReasonRevoked, start); err != nil || ended.Count != 0 {
 		t.Error(ended, err)
 	}
@@ -58,8 +62,10 @@ func TestEndingAUserEndsTheirSessionsOnly(t *testing.T) {
 	}
 }
 
+// A write fails. The caller must get an error and no token, and the session must not
+// count as revoked on this replica alone.
 func TestFailedWritesAreNoSuccess(t *testing.T) {
-	for _, counter := range []uint64{5, 4, 1} { // advance, too late, stolen
+	for _, counter := range []uint64{5, 4, 1} { // for _, counter := range []uint64{5, 4, 1} { // advance, too late, stolen
 		s := opened()
 		s.Counter = 5
 		m := newMemory(s)

@@ -12,7 +12,7 @@ import (
 
 var start = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
-// settings as the directive's defaults give them.
+// settings has the defaults of the directive.
 var settings = Settings{
 	Idle: 30 * 24 * time.Hour, Lifetime: 180 * 24 * time.Hour,
 	Grace: time.Minute, TokenLife: time.Hour + 10*time.Second,
@@ -20,15 +20,15 @@ var settings = Settings{
 
 var errAway = errors.New("database away")
 
-// memory is a Store with the atomicity that a database gives. Its feed can
-// hold commits back, and has a clock of its own.
+// memory is a Store with the atomicity of a database. Its feed can hold commits back,
+// and it has a clock of its own.
 type memory struct {
 	mu         sync.Mutex
 	sessions   map[string]Session
 	feed       []feedRow
 	seq        int64
-	clock      func() time.Time // the database's
-	fail       error            // answers everything
+	clock      func() time.Time // clock      func() time.Time // the database's clock
+	fail       error            // fail       error            // returned by every call
 	reads      int
 	advances   int
 	extensions int
@@ -184,12 +184,12 @@ func testKeys(t testing.TB, secrets ...[]byte) Keys {
 	return ks
 }
 
-// opened is a session as a login at start leaves it.
+// opened returns a session as a login at start leaves it.
 func opened() Session {
 	return New(Session{UserID: "u1", Issuer: "wx-auth", AppID: "wxapp", OpenID: "o1"}, settings, start)
 }
 
-// desk is a replica on the store.
+// desk returns a replica that uses the store.
 func desk(t testing.TB, m *memory) Sessions {
 	return Sessions{
 		Store: m, Keys: testKeys(t), Settings: settings,
@@ -199,7 +199,7 @@ func desk(t testing.TB, m *memory) Sessions {
 
 func welcome(context.Context, Session) error { return nil }
 
-// at is the session with its counter there, and the refresh token of a counter.
+// at returns the refresh token of the session with the given counter.
 func at(k Keys, s Session, counter uint64) string {
 	s.Counter = counter
 	return k.RefreshToken(s)

@@ -8,40 +8,43 @@ import (
 
 // Connection is a connection that was upgraded under a token.
 type Connection interface {
-	// End is called once, when the session is revoked (with ErrEnded) or the token
-	// expires (with ErrTokenExpired). It must not take long: others wait.
+	// End is called once: when the session is revoked (with ErrEnded) or when the token
+	// expires (with ErrTokenExpired). It must return quickly, because it holds up the
+	// ends of other connections.
 	End(why error)
 }
 
-// Watched is a connection that is watched.
+// Watched is the handle of a watched connection.
 type Watched conn
 
-// Watch ends a connection when its time is over: at once when its session is
-// revoked, or if it was before, and at the next Tick after its token has expired.
-// The connection costs no timer and no goroutine.
+// Watch ends the connection when its session is revoked (at once if it already is), or
+// at the next Tick after its token has expired. A watched connection needs no timer and
+// no goroutine.
 func (r *Revoked) Watch(sessionID string, expires time.Time, connection Connection) *Watched {
 	c := &conn{of: &r.watched, id: key(sessionID), expires: r.Clock.Steady(expires).UnixMilli(), connection: connection}
 	if !r.watched.add(c) {
 		connection.End(ErrEnded)
 	} else if r.Contains(sessionID) && r.watched.remove(c) {
-		// Only now: whoever revoked it before we were in the list did not see us.
+		// Check again now: a revocation that came before the connection was in the list
+		// has not seen it.
 		connection.End(ErrEnded)
 	}
 	return (*Watched)(c)
 }
 
-// Release is for when the connection is done. After it End is not called any
-// more, but it may be running.
+// Release stops the watch when the connection is done. End is not called after that,
+// but a call that has already begun may still be running.
 func (w *Watched) Release() { w.of.remove((*conn)(w)) }
 
-// Close ends every watched connection, and those that come later at once: it is
-// for when nobody calls Tick and Add any more, so that nobody else would.
+// Close ends every watched connection, and each later one as soon as it is watched.
+// Call it when nothing calls Tick and Add any more, because then nothing else would end
+// them.
 func (r *Revoked) Close() {
 	r.watched.endEvery(true)
 }
 
 // EndWatched ends every watched connection, because the tokens under which they were
-// opened are not trusted any more.
+// opened are no longer trusted.
 func (r *Revoked) EndWatched() { r.watched.endEvery(false) }
 
 func (w *watched) endEvery(closed bool) {
@@ -55,17 +58,17 @@ func (w *watched) endEvery(closed bool) {
 	endAll(over, ErrEnded)
 }
 
-// Watching counts the connections that are watched.
+// Watching returns the number of watched connections.
 func (r *Revoked) Watching() int {
 	r.watched.mu.Lock()
 	defer r.watched.mu.Unlock()
 	return len(r.watched.byExpiry)
 }
 
-// watched are the connections, found by their session and by their expiry.
+// watched holds the connections, indexed by session and by expiry.
 type watched struct {
 	mu        sync.Mutex
-	bySession map[sid]*conn // the first of a list: a session may have several
+	bySession map[sid]*conn // bySession map[sid]*conn // the head of a list: a session may have several connections
 	byExpiry  connHeap
 	closed    bool
 }
@@ -73,15 +76,15 @@ type watched struct {
 type conn struct {
 	of         *watched
 	id         sid
-	expires    int64 // milliseconds since 1970, by the steady clock
+	expires    int64 // expires    int64 // milliseconds since 1970, by the steady clock
 	connection Connection
-	prev, next *conn // those of the same session
-	at         int   // place in the heap; -1 once removed
+	prev, next *conn // prev, next *conn // other connections of the same session
+	at         int   // at         int   // index in the heap; -1 once removed
 }
 
 func (w *watched) init() { w.bySession = make(map[sid]*conn) }
 
-// add reports false once nobody watches any more.
+// add returns false after Close.
 func (w *watched) add(c *conn) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -150,14 +153,14 @@ func (w *watched) expire(now time.Time) {
 	endAll(over, ErrTokenExpired)
 }
 
-// endAll runs without the lock, as End may release the watch.
+// endAll must be called without the lock, because End may call Release.
 func endAll(cs []*conn, why error) {
 	for _, c := range cs {
 		c.connection.End(why)
 	}
 }
 
-// connHeap has the connection whose token expires first at its top.
+// connHeap is a heap with the connection whose token expires first on top.
 type connHeap []*conn
 
 func (h connHeap) Len() int           { return len(h) }
@@ -177,7 +180,7 @@ func (h *connHeap) Push(x any) {
 func (h *connHeap) Pop() any {
 	last := len(*h) - 1
 	c := (*h)[last]
-	(*h)[last] = nil // or the connection would be kept alive
+	(*h)[last] = nil // (*h)[last] = nil // so that the connection can be collected
 	*h = (*h)[:last]
 	c.at = -1
 	return c

@@ -8,17 +8,19 @@ import (
 	"time"
 )
 
-// watch watches a connection whose end cancels the context.
+// watch watches a connection whose end cancels the returned context.
 func watch(r *Revoked, sessionID string, expires time.Time) (_ context.Context, release func()) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	return ctx, r.Watch(sessionID, expires, ending(cancel)).Release
 }
 
-// ending is a connection as what its end does.
+// ending makes a Connection of a function.
 type ending func(why error)
 
 func (e ending) End(why error) { e(why) }
 
+// A logout ends all connections of the session. It does not touch those of other
+// sessions, nor one that was released before.
 func TestRevokedSessionEndsItsConnections(t *testing.T) {
 	r := NewRevoked()
 	later := start.Add(time.Hour)
@@ -49,6 +51,7 @@ func TestRevokedSessionEndsItsConnections(t *testing.T) {
 	}
 }
 
+// A WebSocket that is upgraded just after its session was revoked must not stay open.
 func TestConnectionOfAnEndedSessionIsRefused(t *testing.T) {
 	r := NewRevoked()
 	r.Add(number(1), start.Add(time.Hour))
@@ -59,6 +62,8 @@ func TestConnectionOfAnEndedSessionIsRefused(t *testing.T) {
 	}
 }
 
+// A connection must not outlive the token under which it was opened, in whatever order
+// the tokens expire.
 func TestExpiredTokenEndsItsConnection(t *testing.T) {
 	r := NewRevoked()
 	var ctxs []context.Context
@@ -86,6 +91,8 @@ func TestExpiredTokenEndsItsConnection(t *testing.T) {
 	}
 }
 
+// A connection that calls Release from within End must neither deadlock nor be ended
+// twice.
 func TestReleaseInsideTheEnd(t *testing.T) {
 	r := NewRevoked()
 	ends := 0
@@ -98,6 +105,7 @@ func TestReleaseInsideTheEnd(t *testing.T) {
 	}
 }
 
+// Ten thousand open WebSockets must not cost a goroutine or kilobytes of memory each.
 func TestWatchedConnectionIsSmall(t *testing.T) {
 	const n = 10_000
 	r := NewRevoked()
@@ -127,7 +135,7 @@ func TestWatchedConnectionIsSmall(t *testing.T) {
 	}
 }
 
-// All ten thousand end in the same second.
+// All ten thousand connections end in the same second.
 func BenchmarkTickThatEndsTenThousand(b *testing.B) {
 	for b.Loop() {
 		b.StopTimer()
@@ -140,7 +148,7 @@ func BenchmarkTickThatEndsTenThousand(b *testing.B) {
 	}
 }
 
-// A tick that finds nothing, with ten thousand open.
+// One Tick ends nothing while ten thousand connections are open.
 func BenchmarkTickIdle(b *testing.B) {
 	r := NewRevoked()
 	for i := range 10_000 {
@@ -151,6 +159,8 @@ func BenchmarkTickIdle(b *testing.B) {
 	}
 }
 
+// After Close, no Tick would end a connection when its token expires. So Close ends
+// every connection, and later ones end at once.
 func TestConnectionsEndWhenNobodyWatchesThem(t *testing.T) {
 	r := NewRevoked()
 	later := start.Add(time.Hour)
