@@ -8,38 +8,31 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
-	"time"
 )
 
-// createFile makes the directory and an empty file, readable by nobody
-// else; SQLite gives its log and its shared memory the file's mode. A file that
-// is there is never opened here: closing it would drop the locks that SQLite
-// holds on it in this process.
+// createFile creates the directory and an empty file that only its owner can read; SQLite
+// gives its log and its shared memory the file's mode. An existing file is never opened
+// here: closing it would drop the locks that SQLite holds on it in this process.
+//
+// What lies beside the file is looked at before the file itself. SQLite writes the first
+// page into the file before it begins a log, and the key is made after the tables: so a
+// log or a key that was there first proves that the file had content, even while another
+// process is creating the database. An empty file must not be opened then: SQLite deletes
+// the log of an empty file, and with it everything that could still be restored.
 func (db *DB) createFile(path string, create bool) error {
 	dir := filepath.Dir(path)
-	hadKey := db.hasKeyFile() // before the look at the file, see Store.open
+	hadContent := db.hasKeyFile() || hasContent(path+"-wal")
 	info, err := os.Stat(path)
-	// Another site or process may be about to make the file, its log and its key.
-	for range 20 {
-		if err != nil || info.Size() > 0 || hadKey == hasContent(path+"-wal") {
-			break
-		}
-		time.Sleep(50 * time.Millisecond)
-		hadKey = db.hasKeyFile()
-		info, err = os.Stat(path)
-	}
 	switch {
 	case err == nil && info.IsDir():
 		return permanent{errors.New("is a directory; the address needs the path of a file")}
-	case err == nil && info.Size() == 0 && hadKey != hasContent(path+"-wal"):
-		// With both it may be a new database, which is in its log alone until SQLite
-		// folds that into the file; Store.open looks for its tables.
+	case err == nil && info.Size() == 0 && hadContent:
 		return db.lost("is empty")
 	case err == nil:
 		return writableDir(dir)
 	case !errors.Is(err, fs.ErrNotExist):
 		return fileError(err)
-	case hadKey, hasContent(path + "-wal"):
+	case hadContent:
 		return db.lost("is missing")
 	case isLink(path):
 		return permanent{fmt.Errorf("%w: it is a symbolic link to a file that does not exist: restore that file, "+

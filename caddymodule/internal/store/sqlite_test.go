@@ -217,6 +217,63 @@ func TestKeyFileWithoutDatabaseIsRefused(t *testing.T) {
 	}
 }
 
+// The process is killed before SQLite has ever folded its log into the file: nearly
+// everything is in the log then, but the file is not empty, and nothing is lost.
+func TestKilledBeforeTheFirstCheckpoint(t *testing.T) {
+	for _, keys := range []*Keys{nil, testKeys(t, 7)} {
+		path, left := filepath.Join(t.TempDir(), "wx.db"), filepath.Join(t.TempDir(), "wx.db")
+		s := openAt(t, path, keys)
+		if err := s.Keep(t.Context(), [32]byte{1}, []byte("x"), now); err != nil {
+			t.Fatal(err)
+		}
+		files, err := filepath.Glob(path + "*")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range files {
+			content, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if file == path && len(content) == 0 {
+				t.Error("the file is empty beside its log")
+			}
+			if err := os.WriteFile(left+strings.TrimPrefix(file, path), content, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if value, ok, err := openAt(t, left, keys).Kept(t.Context(), [32]byte{1}, now.Add(-time.Second)); err != nil || !ok || string(value) != "x" {
+			t.Errorf("got %q, %v, %v", value, ok, err)
+		}
+	}
+}
+
+// A restore that put back an empty file beside a good log: SQLite would delete the log, the
+// only copy of the users. So the file is not opened, with whichever key.
+func TestEmptyFileKeepsItsLog(t *testing.T) {
+	for _, keys := range []*Keys{nil, testKeys(t, 7)} {
+		path := filepath.Join(t.TempDir(), "wx.db")
+		s := openAt(t, path, keys)
+		if err := s.Open(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		log, err := os.ReadFile(path + "-wal")
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.db.Close()
+		if err := errors.Join(os.Truncate(path, 0), os.WriteFile(path+"-wal", log, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		if err := openAt(t, path, keys).Open(t.Context()); !isPermanent(err, ErrLost) {
+			t.Error(err)
+		}
+		if kept, _ := os.ReadFile(path + "-wal"); len(kept) != len(log) {
+			t.Errorf("%d of the log's %d bytes are left", len(kept), len(log))
+		}
+	}
+}
+
 // The process was killed after it had made the tables and the key, and before it had
 // recorded which key it is: nothing was lost.
 func TestKeyThatWasNotRecordedYetIsUsed(t *testing.T) {
