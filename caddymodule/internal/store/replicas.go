@@ -51,11 +51,26 @@ func (s *Store) Announce(ctx context.Context, name string) error {
 
 // Replicas lists those that run.
 func (s *Store) Replicas(ctx context.Context) ([]Replica, error) {
-	all, err := s.announced(ctx)
-	return slices.DeleteFunc(all, func(r Replica) bool { return r.Seen > ReplicaUp }), err
+	list, err := s.announced(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var up []Replica
+	for _, a := range list {
+		if a.Seen <= ReplicaUp {
+			up = append(up, a.Replica)
+		}
+	}
+	return up, nil
 }
 
-func (s *Store) announced(ctx context.Context) (list []Replica, err error) {
+// announcement is a replica's row in meta.
+type announcement struct {
+	Replica
+	value []byte
+}
+
+func (s *Store) announced(ctx context.Context) (list []announcement, err error) {
 	err = s.read(ctx, "reading the replicas of", func(t *tx) error {
 		list = nil
 		return t.each(func(r *sql.Rows) error {
@@ -70,25 +85,33 @@ func (s *Store) announced(ctx context.Context) (list []Replica, err error) {
 			if err != nil {
 				return nil // another version's
 			}
-			list = append(list, Replica{
+			list = append(list, announcement{Replica{
 				Name: strings.TrimPrefix(name, replicaPrefix), Seen: time.Duration(now-seen) * time.Millisecond, Keys: strings.Split(keys, ","),
-			})
+			}, value})
 			return nil
 		}, `SELECT name, value, {now} FROM {meta} WHERE name LIKE ? ORDER BY name`, replicaPrefix+"%")
 	})
 	return list, err
 }
 
-// forgetReplicas deletes the announcements of those that are long gone.
+// forgetReplicas deletes the announcements of replicas that are long gone.
 func (s *Store) forgetReplicas(ctx context.Context) error {
-	all, err := s.announced(ctx)
-	gone := slices.DeleteFunc(all, func(r Replica) bool { return r.Seen < replicaForgotten })
-	if err != nil || len(gone) == 0 {
+	list, err := s.announced(ctx)
+	if err != nil {
 		return err
 	}
+	return s.forget(ctx, slices.DeleteFunc(list, func(a announcement) bool { return a.Seen < replicaForgotten }))
+}
+
+// forget deletes announcements, but not one that was renewed since it was read: rekey would
+// no longer see that the replica runs.
+func (s *Store) forget(ctx context.Context, gone []announcement) error {
+	if len(gone) == 0 {
+		return nil
+	}
 	return s.rewrite(ctx, "forgetting replicas of", func(t *tx) error {
-		for _, r := range gone {
-			if _, err := t.exec(`DELETE FROM {meta} WHERE name = ?`, replicaPrefix+r.Name); err != nil {
+		for _, a := range gone {
+			if _, err := t.exec(`DELETE FROM {meta} WHERE name = ? AND value = ?`, replicaPrefix+a.Name, a.value); err != nil {
 				return err
 			}
 		}

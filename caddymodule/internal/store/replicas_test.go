@@ -1,0 +1,28 @@
+package store
+
+import "testing"
+
+// A replica that was away for an hour announces itself just when another one forgets it:
+// the new announcement stays, or rekey would not wait for its key.
+func TestForgetSparesARenewedReplica(t *testing.T) {
+	onEach(t, func(t *testing.T, open database) {
+		s := started(t, open)
+		for _, name := range []string{"gone", "back"} {
+			if err := s.Announce(t.Context(), name); err != nil {
+				t.Fatal(err)
+			}
+		}
+		read, err := s.announced(t.Context())
+		if err != nil || len(read) != 2 {
+			t.Fatalf("%+v, %v", read, err)
+		}
+		read[0].value = append(read[0].value, " earlier"...) // "back", as it was before
+		if err := s.forget(t.Context(), read); err != nil {
+			t.Fatal(err)
+		}
+		left, err := s.Replicas(t.Context())
+		if err != nil || len(left) != 1 || left[0].Name != "back" {
+			t.Errorf("%+v, %v", left, err)
+		}
+	})
+}
