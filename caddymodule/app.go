@@ -13,6 +13,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/clock"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/store"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/token"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
@@ -228,7 +229,7 @@ func (a *Background) Stop() error {
 // keepOpening opens a site whose store was away when the configuration was loaded.
 func (a *Background) keepOpening(ctx context.Context, s *site) {
 	said := ""
-	for sleep(ctx, retryEvery) {
+	for clock.Sleep(ctx, retryEvery) {
 		err := s.openFor(ctx, openTimeout)
 		if err == nil {
 			a.log.Info("the store answers", zap.String("store", s.shared.db.String()))
@@ -259,7 +260,7 @@ func (a *Background) keepFresh(ctx context.Context, s *site, feed, ring bool) {
 	}
 	if ring {
 		wg.Go(func() {
-			for sleep(ctx, ringEvery) {
+			for clock.Sleep(ctx, ringEvery) {
 				if err := s.loadRing(ctx); err != nil && ctx.Err() == nil {
 					a.log.Error("reading the key ring", append(remedyOf(err), zap.Error(err))...)
 				}
@@ -272,9 +273,9 @@ func (a *Background) keepFresh(ctx context.Context, s *site, feed, ring bool) {
 // reporter logs when the feed grows old and when it is fresh again, and the same of
 // the clock.
 func (a *Background) reporter(s *site) func(error) {
-	stale, clock := false, a.clockReporter(s)
+	stale, reportClock := false, a.clockReporter(s)
 	return func(err error) {
-		clock()
+		reportClock()
 		age := s.shared.feed.Age(time.Now())
 		switch {
 		case err != nil && !stale && age > staleAfter:
@@ -299,7 +300,7 @@ const (
 // the housekeeping role. With a wrong clock it gives the role up.
 func (a *Background) housekeep(ctx context.Context, s *site) {
 	left := false
-	for sleep(ctx, purgeEvery) {
+	for clock.Sleep(ctx, purgeEvery) {
 		if s.shared.clock.State().Off {
 			if !left {
 				left = s.store.LeaveHousekeeping(ctx, s.shared.name) == nil
@@ -316,18 +317,6 @@ func (a *Background) housekeep(ctx context.Context, s *site) {
 				break
 			}
 		}
-	}
-}
-
-// sleep waits; false if ctx ended first.
-func sleep(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/network"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/ratelimit"
 )
 
@@ -15,7 +16,7 @@ import (
 // clients have its address, and a limit by address would lock all of them out.
 func (c *call) client() (netip.Prefix, bool) {
 	addr, _ := netip.ParseAddr(clientIP(c.r))
-	if addr = addr.Unmap(); private(addr) {
+	if addr = addr.Unmap(); network.Private(addr) {
 		c.site.warnPrivate(c.r)
 		return netip.Prefix{}, false
 	}
@@ -30,15 +31,6 @@ func (c *call) client() (netip.Prefix, bool) {
 func clientIP(r *http.Request) string {
 	ip, _ := caddyhttp.GetVar(r.Context(), caddyhttp.ClientIPVarKey).(string)
 	return ip
-}
-
-// carrierNAT is where some clouds' load balancers are (RFC 6598).
-var carrierNAT = netip.MustParsePrefix("100.64.0.0/10")
-
-// private reports whether an address is of the kind that proxies have. A Unix
-// socket, which has none, is too.
-func private(a netip.Addr) bool {
-	return !a.IsValid() || a.IsUnspecified() || a.IsLoopback() || a.IsPrivate() || a.IsLinkLocalUnicast() || carrierNAT.Contains(a)
 }
 
 // trustedProxy reports whether Caddy takes the peer for one of its trusted proxies.

@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/clock"
 )
 
 // announceEvery is how often a replica says in the store that it runs and which
@@ -14,7 +16,7 @@ const announceEvery = 25 * time.Second
 
 func (a *Background) announce(ctx context.Context, s *site) {
 	a.announceOnce(ctx, s)
-	for sleep(ctx, announceEvery) {
+	for clock.Sleep(ctx, announceEvery) {
 		a.announceOnce(ctx, s)
 	}
 }

@@ -3,12 +3,12 @@ package caddymodule
 import (
 	"errors"
 	"fmt"
-	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/network"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
 )
 
@@ -89,7 +89,7 @@ func (w *wechatSettings) resolveAccessToken(set WeChat, apps int, look lookup) e
 	if err != nil {
 		return err
 	}
-	if u.Scheme == "http" && !inside(u.Hostname()) {
+	if u.Scheme == "http" && !network.InternalHost(u.Hostname()) {
 		return errors.New("over http everybody on the way could read the access token: use https for a host that is not in your own network")
 	}
 	w.External = raw
@@ -121,7 +121,7 @@ func checkAPI(raw string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if u.Scheme == "http" && !loopback(u.Hostname()) {
+	if u.Scheme == "http" && !network.LoopbackHost(u.Hostname()) {
 		return "", errors.New("over http the AppSecret would travel in clear: use https; http is for a simulator on this machine, such as http://127.0.0.1:9000")
 	}
 	if u.RawQuery != "" || u.ForceQuery {
@@ -143,22 +143,4 @@ func parseURL(raw string) (*url.URL, error) {
 		return nil, errors.New("a URL with a fragment cannot be used: remove what begins with #")
 	}
 	return u, nil
-}
-
-func loopback(host string) bool {
-	addr, err := netip.ParseAddr(host)
-	if err != nil {
-		return strings.EqualFold(host, "localhost")
-	}
-	return addr.Unmap().IsLoopback()
-}
-
-// inside reports whether a host is by its name in a network of one's own.
-func inside(host string) bool {
-	if addr, err := netip.ParseAddr(host); err == nil {
-		addr = addr.Unmap()
-		return addr.IsLoopback() || addr.IsPrivate() || addr.IsLinkLocalUnicast()
-	}
-	host = strings.ToLower(host)
-	return !strings.Contains(host, ".") || strings.HasSuffix(host, ".internal") || strings.HasSuffix(host, ".local")
 }

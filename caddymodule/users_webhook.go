@@ -7,6 +7,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/network"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user/webhook"
 )
@@ -125,7 +126,7 @@ func checkWebhook(raw string) error {
 	if err != nil {
 		return err
 	}
-	if u.Scheme == "http" && !inside(u.Hostname()) {
+	if u.Scheme == "http" && !network.InternalHost(u.Hostname()) {
 		return errors.New("over http phone numbers would travel in clear, and anybody on the way could answer: use https for a host that is not in your own network")
 	}
 	return nil

@@ -1,6 +1,7 @@
 package clock
 
 import (
+	"context"
 	"testing"
 	"time"
 )
@@ -200,5 +201,17 @@ func TestNoClockTrustsTheWallClock(t *testing.T) {
 	c.Compare(start, 0, start.Add(day))
 	if to, ok := c.Confirmed(start); !ok || !to.Equal(start) || c.State().Off || c.Shift() != 0 || !c.Steady(start).Equal(start) || !c.Database(start).Equal(start) {
 		t.Error("it does not")
+	}
+}
+
+// Stopping a configuration must not wait for its loops' next turn.
+func TestSleepEndsWithItsContext(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if Sleep(ctx, time.Hour) {
+		t.Error("it slept to the end")
+	}
+	if !Sleep(t.Context(), 0) {
+		t.Error("it did not sleep to the end")
 	}
 }

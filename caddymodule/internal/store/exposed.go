@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/network"
 )
 
 // An address that does not say whether connections are encrypted leaves it to the
@@ -33,7 +35,7 @@ func (l lookup) exposes(ctx context.Context, host string) (bool, error) {
 		return false, nil
 	}
 	if ip, err := netip.ParseAddr(host); err == nil {
-		return !private(ip), nil
+		return public(ip), nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout/2)
 	defer cancel()
@@ -41,12 +43,4 @@ func (l lookup) exposes(ctx context.Context, host string) (bool, error) {
 	return slices.ContainsFunc(ips, public), err
 }
 
-func public(ip netip.Addr) bool { return !private(ip) }
-
-var carrierGrade = netip.MustParsePrefix("100.64.0.0/10")
-
-// private reports whether an address is this machine's or a private network's.
-func private(ip netip.Addr) bool {
-	ip = ip.Unmap().WithZone("")
-	return ip.IsLoopback() || ip.IsPrivate() || ip.IsLinkLocalUnicast() || ip.IsUnspecified() || carrierGrade.Contains(ip)
-}
+func public(a netip.Addr) bool { return !network.Private(a) }

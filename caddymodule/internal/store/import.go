@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/clock"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/importer"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
@@ -81,7 +82,7 @@ func (s *Store) importRows(ctx context.Context, rows []importer.Row, rule user.N
 		case err == nil:
 			if s.db.dialect.oneWriter {
 				// Others who write poll for the lock: give them as long as we had it.
-				rest(ctx, time.Since(begun))
+				clock.Sleep(ctx, time.Since(begun))
 			}
 			return plan.outcomes, nil
 		case errors.Is(err, errCrossed), s.db.dialect.duplicate(err):
@@ -90,15 +91,6 @@ func (s *Store) importRows(ctx context.Context, rows []importer.Row, rule user.N
 		}
 	}
 	return nil, fmt.Errorf("importing into the store: %s: %w: %w", s.db.url, ErrUnavailable, errCrossed)
-}
-
-func rest(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-	case <-t.C:
-	}
 }
 
 // importPlan is what the store knows of a batch's rows, and what is to write.

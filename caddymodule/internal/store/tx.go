@@ -8,6 +8,8 @@ import (
 	"math/rand/v2"
 	"strings"
 	"time"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/clock"
 )
 
 // tx asks the database, within a transaction or without. Its methods take SQL
@@ -206,14 +208,7 @@ func (db *DB) transactionOnce(ctx context.Context, pool *sql.DB, change func(*tx
 // does; false if ctx ended first.
 func pause(ctx context.Context, try int) bool {
 	longest := 5 * time.Millisecond << (2 * try) // 20, 80, 320 ms
-	t := time.NewTimer(longest/4 + rand.N(longest*3/4))
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
-	}
+	return clock.Sleep(ctx, longest/4+rand.N(longest*3/4))
 }
 
 // dropIdle closes the connections that nobody uses at the moment.

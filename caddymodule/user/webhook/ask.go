@@ -11,6 +11,8 @@ import (
 	"net/http"
 	"strconv"
 	"time"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/clock"
 )
 
 const (
@@ -61,10 +63,7 @@ func (d *Directory) ask(ctx context.Context, id string, what any) (status int, b
 		if err == nil || answered || ctx.Err() != nil || try == tries {
 			break
 		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(pause):
-		}
+		clock.Sleep(ctx, pause)
 	}
 	switch {
 	case errors.Is(err, errTooLarge):
