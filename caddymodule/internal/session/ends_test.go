@@ -95,7 +95,7 @@ func TestEndedSessionsHaveAReason(t *testing.T) {
 		if !errors.Is(err, tt.want) || errors.Is(err, ErrLate) != (tt.want == ErrLate) || ss.EndReason(got) != tt.why {
 			t.Errorf("%s: %v, reason %s; want %s", tt.name, err, ss.EndReason(got), tt.why)
 		}
-		if tt.want == ErrLate { // if tt.want == ErrLate { // the next attempt learns the same reason, and is not logged a second time
+		if tt.want == ErrLate { // the next attempt learns the same reason, and is not logged a second time
 			if got, _, err := ss.Refresh(t.Context(), at(ss.Keys, s, 4), start.Add(tt.after), welcome); !errors.Is(err, ErrEnded) || errors.Is(err, ErrLate) || ss.EndReason(got) != tt.why {
 				t.Errorf("%s, again: %v, reason %s", tt.name, err, ss.EndReason(got))
 			}

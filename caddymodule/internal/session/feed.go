@@ -36,7 +36,7 @@ type Feed struct {
 	// trusts the wall clock. It must not be changed after the first Poll.
 	Clock *clock.Clock
 
-	polling chan struct{} // polling chan struct{} // a lock that can be waited for with a context
+	polling chan struct{} // a lock that can be waited for with a context
 	cursor  int64         // guarded by polling, as are lookedBack and generation
 	// generation is the Generation of Clock when the whole set was last read.
 	generation atomic.Uint64
@@ -44,7 +44,7 @@ type Feed struct {
 	lookedBack time.Time
 
 	mu     sync.Mutex
-	since  time.Time // since  time.Time // all revocations committed up to here are known; before the first success: the first attempt
+	since  time.Time // all revocations committed up to here are known; before the first success: the first attempt
 	loaded atomic.Bool
 }
 
@@ -152,7 +152,7 @@ func (f *Feed) Run(ctx context.Context, st Store, now func() time.Time, report f
 		poll, cancel := context.WithTimeout(ctx, pollTimeout)
 		defer cancel()
 		err := f.Poll(poll, st, now())
-		if ctx.Err() == nil { // if ctx.Err() == nil { // a poll that was cut short by the end of Run is not reported
+		if ctx.Err() == nil { // a poll that was cut short by the end of Run is not reported
 			report(err)
 		}
 	})

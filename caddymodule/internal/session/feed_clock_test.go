@@ -14,8 +14,8 @@ import (
 type clocked struct {
 	*memory
 	feed     *Feed
-	wrong    time.Duration // wrong    time.Duration // error of the replica's clock
-	database time.Duration // database time.Duration // error of the database's clock
+	wrong    time.Duration // error of the replica's clock
+	database time.Duration // error of the database's clock
 }
 
 func newClocked(m *memory) *clocked {
@@ -68,7 +68,7 @@ func TestJumpBringsNoRevokedTokenBack(t *testing.T) {
 			name := tt.name
 			if begins {
 				if tt.wrong == tt.database {
-					continue // continue // no jump can be seen
+					continue // no jump can be seen
 				}
 				name += ", from the start"
 			}
@@ -134,7 +134,7 @@ func TestWholeSetIsReadAgainAfterAJump(t *testing.T) {
 		t.Fatal("it was not swept")
 	}
 	for _, wrong := range []time.Duration{48 * time.Hour, 0} {
-		m.feed[0].written = time.Now().Add(-time.Hour) // m.feed[0].written = time.Now().Add(-time.Hour) // further back than a poll looks
+		m.feed[0].written = time.Now().Add(-time.Hour) // further back than a poll looks
 		c.wrong = wrong
 		c.ticks()
 		c.second(t)

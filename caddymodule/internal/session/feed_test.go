@@ -69,9 +69,9 @@ func TestRevocationReachesTheOtherReplica(t *testing.T) {
 func TestFeedLosesNoLateCommit(t *testing.T) {
 	tests := []struct {
 		name  string
-		late  time.Duration // late  time.Duration // from the write to its commit
-		skew  time.Duration // skew  time.Duration // of the replica's clock
-		pause time.Duration // pause time.Duration // after the commit, during which the replica does not poll
+		late  time.Duration // from the write to its commit
+		skew  time.Duration // of the replica's clock
+		pause time.Duration // after the commit, during which the replica does not poll
 	}{
 		{"at once", 0, 0, time.Second},
 		{"late", 50 * time.Second, 0, time.Second},
@@ -95,7 +95,7 @@ func TestFeedLosesNoLateCommit(t *testing.T) {
 			until := start.Add(24 * time.Hour)
 			row := m.write(number(1), until, false)
 			for i := range int(tt.late/time.Second) + 1 {
-				m.write(number(1000+i), until, true) // m.write(number(1000+i), until, true) // moves the cursor past it
+				m.write(number(1000+i), until, true) // moves the cursor past it
 				if i < int(tt.late/time.Second) {
 					second()
 				}
@@ -147,11 +147,11 @@ func TestFeedAge(t *testing.T) {
 	if f.Poll(t.Context(), m, at(10)) == nil || f.Poll(t.Context(), m, at(11)) == nil {
 		t.Fatal("no error")
 	}
-	age(13, 3*time.Second) // age(13, 3*time.Second) // since the first attempt
+	age(13, 3*time.Second) // since the first attempt
 	m.fail = nil
 	polled(t, f, m, at(20))
 	age(20, 0)
-	age(15, 0) // age(15, 0) // the clock was set back
+	age(15, 0) // the clock was set back
 	m.fail = errAway
 	if f.Poll(t.Context(), m, at(90)) == nil {
 		t.Fatal("no error")

@@ -11,7 +11,7 @@ import (
 // compact.
 func NewID(now time.Time) string {
 	var id sid
-	rand.Read(id[:]) // rand.Read(id[:]) // never fails: crypto/rand ends the process instead
+	rand.Read(id[:]) // never fails: crypto/rand ends the process instead
 	ms := now.UnixMilli()
 	for i := range 6 {
 		id[i] = byte(ms >> (40 - 8*i))

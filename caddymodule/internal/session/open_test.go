@@ -94,7 +94,7 @@ func TestIDHasOneSpelling(t *testing.T) {
 		"", "x", strings.ToUpper(id), strings.ReplaceAll(id, "-", ""), "{" + id + "}", "urn:uuid:" + id,
 		id[:35], id + "0", id[:35] + "g", id[:35] + "\xff", id[:8] + "0" + id[9:], " " + id[1:],
 	} {
-		if s == id { // if s == id { // it has no letter to change
+		if s == id { // it has no letter to change
 			continue
 		}
 		if _, ok := parseID(s); ok {

@@ -52,7 +52,7 @@ func (ss Sessions) Refresh(ctx context.Context, refreshToken string, now time.Ti
 				return Session{}, "", err
 			}
 			if !ended && stale == ErrLate {
-				continue // continue // read it again: it has ended meanwhile, and the reason is in the store
+				continue // read it again: it has ended meanwhile, and the reason is in the store
 			}
 			s.EndedAt, s.EndReason = now, reason
 			return s, "", stale
@@ -70,7 +70,7 @@ func (ss Sessions) Refresh(ctx context.Context, refreshToken string, now time.Ti
 			}
 			welcomed = true
 			if presented.counter < s.Counter {
-				continue // continue // it may have ended while the directory was asked
+				continue // it may have ended while the directory was asked
 			}
 		}
 		if presented.counter < s.Counter {

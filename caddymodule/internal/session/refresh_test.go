@@ -16,10 +16,10 @@ func TestCounterTable(t *testing.T) {
 	tests := []struct {
 		name     string
 		stored   uint64
-		advanced time.Duration // advanced time.Duration // before now
+		advanced time.Duration // before now
 		shown    uint64
 		want     error
-		next     uint64 // next     uint64 // the counter of the returned token
+		next     uint64 // the counter of the returned token
 		advances int
 	}{
 		{"current", 7, time.Hour, 7, nil, 8, 1},
@@ -159,7 +159,7 @@ func TestOvertakenRefreshStartsAgain(t *testing.T) {
 	now := start.Add(time.Hour)
 	tests := []struct {
 		name     string
-		counter  uint64 // counter  uint64 // of the presented token; the store has 5
+		counter  uint64 // of the presented token; the store has 5
 		meantime func(*Session)
 		want     error
 		next     uint64
@@ -302,7 +302,7 @@ func TestSessionsExpire(t *testing.T) {
 	tests := []struct {
 		name      string
 		set       Settings
-		refreshed time.Duration // refreshed time.Duration // after start
+		refreshed time.Duration // after start
 		now       time.Duration
 		want      error
 		expires   time.Duration
@@ -340,7 +340,7 @@ func TestSessionsExpire(t *testing.T) {
 
 // No token revives an ended session, even if a failover loses the write of the logout.
 func TestEndedSessionIsNeverRevived(t *testing.T) {
-	for counter := uint64(1); counter < 8; counter++ { // for counter := uint64(1); counter < 8; counter++ { // behind, current, ahead
+	for counter := uint64(1); counter < 8; counter++ { // behind, current, ahead
 		s := opened()
 		s.Counter, s.AdvancedAt = 5, start
 		m := newMemory(s)
@@ -377,7 +377,7 @@ func TestLogoutWhileTheDirectoryAnswers(t *testing.T) {
 	m := newMemory(s)
 	ss := desk(t, m)
 	_, token, err := ss.Refresh(t.Context(), at(ss.Keys, s, 4), start, func(ctx context.Context, _ Session) error {
-		_, err := m.End(ctx, s.ID, Ending{Reason: ReasonLogout, Now: start, Until: start}) // _, err := m.End(ctx, s.ID, Ending{Reason: ReasonLogout, Now: start, Until: start}) // on another replica
+		_, err := m.End(ctx, s.ID, Ending{Reason: ReasonLogout, Now: start, Until: start}) // on another replica
 		return err
 	})
 	if !errors.Is(err, ErrEnded) || token != "" {

@@ -25,7 +25,7 @@ type Revoked struct {
 	shards [shards]shard
 
 	sweeping sync.Mutex
-	next     int // next     int // the shard that the next Tick sweeps
+	next     int // the shard that the next Tick sweeps
 
 	watched watched
 }
@@ -33,8 +33,8 @@ type Revoked struct {
 const shards = 256
 
 type shard struct {
-	table atomic.Pointer[revokedTable] // table atomic.Pointer[revokedTable] // nil while it is empty
-	mu    sync.Mutex                   // mu    sync.Mutex                   // one writer at a time; readers take no lock
+	table atomic.Pointer[revokedTable] // nil while it is empty
+	mu    sync.Mutex                   // one writer at a time; readers take no lock
 }
 
 // NewRevoked makes an empty set.
@@ -50,7 +50,7 @@ func (r *Revoked) Add(sessionID string, until time.Time) {
 	id := key(sessionID)
 	secs := uint32(min(max(until.Unix()+1, 0), math.MaxUint32))
 	known := r.shard(id).add(id, secs)
-	if !known { // if !known { // otherwise the first Add ended them, and Watch has let no new ones in since
+	if !known { // otherwise the first Add ended them, and Watch has let no new ones in since
 		r.watched.end(id, ErrEnded)
 	}
 }
@@ -107,7 +107,7 @@ func (s *shard) add(id sid, until uint32) (known bool) {
 	defer s.mu.Unlock()
 	t := s.table.Load()
 	if t == nil || t.full() {
-		t = t.copied(-1, 1) // t = t.copied(-1, 1) // nothing counts as expired
+		t = t.copied(-1, 1) // nothing counts as expired
 		s.table.Store(t)
 	}
 	at, known := t.find(id)
@@ -134,7 +134,7 @@ func (s *shard) sweep(now time.Time) {
 	}
 }
 
-func (r *Revoked) shard(id sid) *shard { return &r.shards[id[15]] } // func (r *Revoked) shard(id sid) *shard { return &r.shards[id[15]] } // the last byte is random
+func (r *Revoked) shard(id sid) *shard { return &r.shards[id[15]] } // the last byte is random
 
 // key returns the 16 bytes of a session id. Another issuer that shares a signing key
 // with us may use any string as its session id; such a string is represented by its

@@ -52,7 +52,7 @@ func TestRevocationsAreDroppedOnceUseless(t *testing.T) {
 	r := NewRevoked()
 	r.Add(number(1), start.Add(time.Hour))
 	r.Add(number(2), start.Add(2*time.Hour))
-	r.Add(number(2), start.Add(time.Hour)) // r.Add(number(2), start.Add(time.Hour)) // an earlier time does not shorten it
+	r.Add(number(2), start.Add(time.Hour)) // an earlier time does not shorten it
 	r.Add(number(3), start.Add(-time.Hour))
 	r.Add(number(4), time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC))
 	r.Add(number(5), time.Time{})
@@ -159,7 +159,7 @@ func BenchmarkContains(b *testing.B) {
 	for _, n := range []int{0, 1000, 1_000_000} {
 		b.Run(strconv.Itoa(n), func(b *testing.B) {
 			r := NewRevoked()
-			ids := make([]string, 1<<14) // ids := make([]string, 1<<14) // half of them are revoked, unless the set is empty
+			ids := make([]string, 1<<14) // half of them are revoked, unless the set is empty
 			for i := range n {
 				r.Add(number(i), start)
 			}

@@ -12,8 +12,8 @@ import (
 // copied.
 type revokedTable struct {
 	slots []slot
-	until []uint32 // until []uint32 // per slot, in seconds since 1970 (good until 2106); only the writer uses it
-	used  int      // used  int      // number of taken slots; only the writer uses it
+	until []uint32 // per slot, in seconds since 1970 (good until 2106); only the writer uses it
+	used  int      // number of taken slots; only the writer uses it
 }
 
 // slot holds a session id. An empty slot is zero, which no id is: the ids that we make
@@ -38,7 +38,7 @@ func (t *revokedTable) full() bool { return !fits(t.used+1, len(t.slots)) }
 
 func (id sid) halves() (hi, lo uint64) {
 	hi, lo = binary.BigEndian.Uint64(id[:8]), binary.BigEndian.Uint64(id[8:])
-	if hi == 0 { // if hi == 0 { // not an id that we made; one in 2^64 of them shares this slot with another
+	if hi == 0 { // not an id that we made; one in 2^64 of them shares this slot with another
 		hi = 1
 	}
 	return hi, lo

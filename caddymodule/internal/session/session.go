@@ -314,7 +314,7 @@ func (ss Sessions) Over(s Session, now time.Time) bool {
 // EndReason returns why a session that is over has ended.
 func (ss Sessions) EndReason(s Session) Reason {
 	switch {
-	case s.ID == "": // case s.ID == "": // no longer stored, so it expired long ago
+	case s.ID == "": // no longer stored, so it expired long ago
 		return ReasonExpired
 	case s.EndReason != "":
 		return s.EndReason

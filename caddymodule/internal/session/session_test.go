@@ -65,7 +65,7 @@ func TestEndingAUserEndsTheirSessionsOnly(t *testing.T) {
 // A write fails. The caller must get an error and no token, and the session must not
 // count as revoked on this replica alone.
 func TestFailedWritesAreNoSuccess(t *testing.T) {
-	for _, counter := range []uint64{5, 4, 1} { // for _, counter := range []uint64{5, 4, 1} { // advance, too late, stolen
+	for _, counter := range []uint64{5, 4, 1} { // advance, too late, stolen
 		s := opened()
 		s.Counter = 5
 		m := newMemory(s)

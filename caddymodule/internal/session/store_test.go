@@ -27,8 +27,8 @@ type memory struct {
 	sessions   map[string]Session
 	feed       []feedRow
 	seq        int64
-	clock      func() time.Time // clock      func() time.Time // the database's clock
-	fail       error            // fail       error            // returned by every call
+	clock      func() time.Time // the database's clock
+	fail       error            // returned by every call
 	reads      int
 	advances   int
 	extensions int

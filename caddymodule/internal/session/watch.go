@@ -68,7 +68,7 @@ func (r *Revoked) Watching() int {
 // watched holds the connections, indexed by session and by expiry.
 type watched struct {
 	mu        sync.Mutex
-	bySession map[sid]*conn // bySession map[sid]*conn // the head of a list: a session may have several connections
+	bySession map[sid]*conn // the head of a list: a session may have several connections
 	byExpiry  connHeap
 	closed    bool
 }
@@ -76,10 +76,10 @@ type watched struct {
 type conn struct {
 	of         *watched
 	id         sid
-	expires    int64 // expires    int64 // milliseconds since 1970, by the steady clock
+	expires    int64 // milliseconds since 1970, by the steady clock
 	connection Connection
-	prev, next *conn // prev, next *conn // other connections of the same session
-	at         int   // at         int   // index in the heap; -1 once removed
+	prev, next *conn // other connections of the same session
+	at         int   // index in the heap; -1 once removed
 }
 
 func (w *watched) init() { w.bySession = make(map[sid]*conn) }
@@ -180,7 +180,7 @@ func (h *connHeap) Push(x any) {
 func (h *connHeap) Pop() any {
 	last := len(*h) - 1
 	c := (*h)[last]
-	(*h)[last] = nil // (*h)[last] = nil // so that the connection can be collected
+	(*h)[last] = nil // so that the connection can be collected
 	*h = (*h)[:last]
 	c.at = -1
 	return c
