@@ -1,6 +1,6 @@
-// Package clock judges this process's wall clock: by the database's, which all
-// replicas share, and by the monotonic clock, which never jumps. It reads no
-// wall clock itself and does no I/O.
+// Package clock judges this process's wall clock. It compares it with the database's
+// clock, which all replicas share, and with the monotonic clock, which never jumps. It
+// reads no wall clock itself and does no I/O.
 package clock
 
 import (
@@ -10,66 +10,69 @@ import (
 )
 
 const (
-	// Bound is how far clocks may differ before they count as wrong.
+	// Bound is the difference between clocks above which ours counts as wrong.
 	Bound = time.Minute
-	// calm is how far they may differ at most to count as right again, so that
-	// a clock at the bound does not change its state every second.
+	// calm is the difference up to which a wrong clock counts as right again. It is
+	// lower than Bound, so that a clock near Bound does not change its state every
+	// second.
 	calm = 50 * time.Second
 
-	// adoptAfter is how long a wall clock must run evenly after a jump, in
-	// agreement with the database's, before it is trusted where it is now. The
-	// database may be on the same machine and have jumped with it.
+	// adoptAfter is how long, after a jump, a wall clock must run evenly and agree with
+	// the database's clock before it is trusted again at its new time. Agreement alone
+	// proves little: the database may run on the same machine and have jumped with it.
 	adoptAfter = time.Hour
 
-	// renewAfter is how often the wall clock's place is noted again. NTP slews
-	// a clock by half a second in that time, which must not add up to a jump.
+	// renewAfter is the interval at which the reference point for jumps is renewed. NTP
+	// may slew a clock by half a second in that time; over days this must not add up to
+	// a jump.
 	renewAfter = 10 * time.Minute
 )
 
-// State is what is known of the wall clock.
+// State is what is known about the wall clock.
 type State struct {
-	// Off says that it is not to be trusted.
+	// Off means that the wall clock must not be trusted.
 	Off bool
-	// Jumped says that it disagrees with the monotonic clock. Otherwise, if it
-	// is off, it disagrees with the database's clock.
+	// Jumped means that it disagrees with the monotonic clock. If it is off without
+	// Jumped, it disagrees with the database's clock.
 	Jumped bool
-	// Ahead is by how much; negative: behind.
+	// Ahead is by how much it is ahead, or behind if negative.
 	Ahead time.Duration
-	// Generation changes whenever any of this does.
+	// Generation changes whenever another field does.
 	Generation uint64
 }
 
-// Clock is the judgement on one wall clock. A nil Clock trusts it. Its methods
-// may be called from many goroutines at once.
+// Clock watches one wall clock. A nil Clock trusts it. Its methods may be called from
+// many goroutines at once.
 type Clock struct {
 	elapsed func() time.Duration // monotonic
 
 	mu     sync.Mutex
 	begun  bool
 	base   reading // the first one
-	anchor reading // the last one that was trusted
+	anchor reading // the reference point for jumps: the last reading that was trusted
 
-	jump     time.Duration // how far the wall clock is ahead of where it should be; 0: it has not jumped
-	jumpedAt time.Duration // when it came to be there
+	jump     time.Duration // how far the wall clock is ahead of where it should be; 0: no jump
+	jumpedAt time.Duration // monotonic time of the jump
 
-	offset    time.Duration // the database's clock less ours
-	apart     bool          // ours and the database's differ by too much
-	ahead     time.Duration // by how much ours is ahead of it
-	agreedAt  time.Duration // when they last agreed
-	confirmed time.Time     // ours at that time, if it was trusted
+	offset    time.Duration // the database's clock minus ours
+	apart     bool          // the two differ too much
+	ahead     time.Duration // how far ours is ahead of the database's
+	agreedAt  time.Duration // monotonic time at which they last agreed
+	confirmed time.Time     // our time then, if it was trusted
 
-	skew  atomic.Int64 // what must be added to the wall clock for the steady one
+	skew  atomic.Int64 // add this to the wall clock to get the steady clock
 	shift atomic.Int64
 	state atomic.Pointer[State]
 }
 
-// reading is the wall clock at a monotonic time.
+// reading is a pair of readings, taken together, of the wall clock and the monotonic
+// clock.
 type reading struct {
 	wall time.Time
 	at   time.Duration
 }
 
-// New makes a Clock that trusts the wall clock until it is shown otherwise.
+// New makes a Clock that trusts the wall clock until it is proved wrong.
 func New() *Clock { return newClock(monotonic()) }
 
 func newClock(elapsed func() time.Duration) *Clock {
@@ -78,7 +81,7 @@ func newClock(elapsed func() time.Duration) *Clock {
 	return c
 }
 
-// State is what is known now.
+// State returns what is known now.
 func (c *Clock) State() State {
 	if c == nil {
 		return State{}
@@ -86,8 +89,8 @@ func (c *Clock) State() State {
 	return *c.state.Load()
 }
 
-// Shift is what to add to the wall clock for the database's time. It is zero as
-// long as the two agree: then the difference means nothing.
+// Shift returns what to add to the wall clock to get the database's time. It is zero
+// while the two agree, because small differences are only delays of the network.
 func (c *Clock) Shift() time.Duration {
 	if c == nil {
 		return 0
@@ -95,7 +98,7 @@ func (c *Clock) Shift() time.Duration {
 	return time.Duration(c.shift.Load())
 }
 
-// Database is the database's time when the wall clock shows now.
+// Database returns the database's time at the moment when the wall clock shows now.
 func (c *Clock) Database(now time.Time) time.Time {
 	if c == nil {
 		return now
@@ -105,7 +108,7 @@ func (c *Clock) Database(now time.Time) time.Time {
 	return now.Add(c.offset)
 }
 
-// Tick compares the wall clock with the monotonic one. It must be called several
+// Tick compares the wall clock with the monotonic clock. It must be called several
 // times a second.
 func (c *Clock) Tick(now time.Time) {
 	if c == nil {
@@ -116,7 +119,7 @@ func (c *Clock) Tick(now time.Time) {
 	c.look(now)
 }
 
-// look does what Tick does and returns the monotonic time.
+// look does the work of Tick and returns the monotonic time.
 func (c *Clock) look(now time.Time) time.Duration {
 	r := reading{now.Round(0), c.elapsed()}
 	if !c.begun {
@@ -133,7 +136,7 @@ func (c *Clock) look(now time.Time) time.Duration {
 			c.adopt(r)
 		}
 	case c.jump != 0:
-		c.jump = 0 // it is back
+		c.jump = 0 // the wall clock has jumped back
 		c.changed()
 	case r.at-c.anchor.at >= renewAfter:
 		c.anchor = r
@@ -141,19 +144,19 @@ func (c *Clock) look(now time.Time) time.Duration {
 	return r.at
 }
 
-// since is how much more the wall clock has advanced than the monotonic one.
+// since returns how much further the wall clock has advanced than the monotonic clock.
 func (r reading) since(before reading) time.Duration {
 	return r.wall.Sub(before.wall) - (r.at - before.at)
 }
 
-// adopt trusts the wall clock where it is.
+// adopt trusts the wall clock at its present time.
 func (c *Clock) adopt(r reading) {
 	c.jump, c.anchor = 0, r
 	c.changed()
 }
 
-// Compare compares the wall clock with the database's: asked is ours when the
-// database was asked for its own, took how long the answer took.
+// Compare compares the wall clock with the database's. asked is our time when the
+// question was sent to the database, and took is how long the answer took.
 func (c *Clock) Compare(asked time.Time, took time.Duration, database time.Time) {
 	if c == nil {
 		return
@@ -162,7 +165,7 @@ func (c *Clock) Compare(asked time.Time, took time.Duration, database time.Time)
 	defer c.mu.Unlock()
 	asked = asked.Round(0)
 	at := c.look(asked.Add(took))
-	// The database read its clock at some moment in between.
+	// The database read its clock at some moment between question and answer.
 	ahead := min(0, asked.Add(took).Sub(database))
 	if asked.After(database) {
 		ahead = asked.Sub(database)
@@ -178,8 +181,8 @@ func (c *Clock) Compare(asked time.Time, took time.Duration, database time.Time)
 	moved := c.apart && abs(ahead-c.ahead) > Bound
 	c.ahead = ahead
 	if c.apart {
-		// It stays while the clocks run side by side, so that a time that is read and
-		// written back is the same.
+		// Keep the shift constant while the clocks run side by side, so that a time
+		// that is written and read back stays the same.
 		if abs(c.offset-time.Duration(c.shift.Load())) > time.Second {
 			c.shift.Store(int64(c.offset))
 		}
@@ -187,7 +190,7 @@ func (c *Clock) Compare(asked time.Time, took time.Duration, database time.Time)
 		c.shift.Store(0)
 		c.agreedAt = at
 		if was && c.jump != 0 {
-			// It was wrong, jumped, and is right: somebody has set it.
+			// The clock was wrong, jumped, and agrees now: somebody has set it.
 			c.adopt(reading{asked.Add(took), at})
 		}
 	}
@@ -199,7 +202,7 @@ func (c *Clock) Compare(asked time.Time, took time.Duration, database time.Time)
 	}
 }
 
-// changed publishes the state.
+// changed publishes a new State.
 func (c *Clock) changed() {
 	s := State{Generation: c.state.Load().Generation + 1}
 	switch {
@@ -211,9 +214,9 @@ func (c *Clock) changed() {
 	c.state.Store(&s)
 }
 
-// Confirmed is the latest wall-clock time up to now at which the database's clock
-// agreed and no jump was seen: what was over then is over. False while the clock
-// is off, and before the database was asked.
+// Confirmed returns the latest wall-clock time, at most now, at which the database's
+// clock agreed and no jump was seen. Whatever had expired by then has really expired.
+// It returns false while the clock is off, and before the first comparison.
 func (c *Clock) Confirmed(now time.Time) (time.Time, bool) {
 	if c == nil {
 		return now, true
@@ -229,8 +232,8 @@ func (c *Clock) Confirmed(now time.Time) (time.Time, bool) {
 	return c.confirmed, true
 }
 
-// Steady is a time of the wall clock, as it runs now, on a time line without
-// jumps. What is to happen in an hour happens in an hour by it.
+// Steady translates a time of the wall clock, as it runs now, to a time line without
+// jumps. On it, an hour takes an hour.
 func (c *Clock) Steady(wall time.Time) time.Time {
 	if c == nil {
 		return wall

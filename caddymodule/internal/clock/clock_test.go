@@ -10,13 +10,14 @@ var start = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
 const day = 24 * time.Hour
 
-// bench is a Clock whose wall clock, monotonic clock and database a test moves.
+// bench is a Clock together with the wall clock, monotonic clock and database that a
+// test moves.
 type bench struct {
 	*Clock
-	real  time.Duration // what has really passed
-	wrong time.Duration // of the wall clock
-	base  time.Duration // of the database's
-	away  bool          // the database is
+	real  time.Duration // the time that has really passed
+	wrong time.Duration // error of the wall clock
+	base  time.Duration // error of the database's clock
+	away  bool          // the database does not answer
 }
 
 func newBench() *bench {
@@ -27,8 +28,8 @@ func newBench() *bench {
 
 func (b *bench) wall() time.Time { return start.Add(b.real + b.wrong) }
 
-// runs lets time pass as Feed.Run does: a tick each 250 ms, a poll each second. It
-// goes in steps of a second, and for long times of a minute.
+// runs lets time pass as Feed.Run does: a tick each 250 ms and a poll each second.
+// Short times pass in steps of a second, long times in steps of a minute.
 func (b *bench) runs(d time.Duration) {
 	step := time.Second
 	if d > 10*time.Minute {
@@ -42,17 +43,17 @@ func (b *bench) runs(d time.Duration) {
 	}
 }
 
-// Every way in which clocks go wrong: when they are off, whether the time to which
-// revocations may be swept is ever one that was not reached, and what is trusted
-// afterwards.
+// Clocks jump and drift in many ways. After each event: is the clock reported as off,
+// and is it trusted afterwards? In none of them may revocations be swept by a time that
+// has not really come.
 func TestClockJumpsAndDrifts(t *testing.T) {
 	type event struct {
 		name  string
-		wrong time.Duration // the wall clock from here on
-		base  time.Duration // and the database's
+		wrong time.Duration // of the wall clock from here on
+		base  time.Duration // of the database's clock
 		away  bool
 		lasts time.Duration
-		off   bool // at its end
+		off   bool // expected at the end of the event
 	}
 	tests := []struct {
 		name   string
@@ -99,8 +100,8 @@ func TestClockJumpsAndDrifts(t *testing.T) {
 	}
 }
 
-// The first tick after a jump already knows: nothing is swept by the new time before
-// the database was asked.
+// The first tick after a jump detects it. Nothing may be swept by the new time before
+// the database has been asked.
 func TestNoSweepBetweenAJumpAndAPoll(t *testing.T) {
 	b := newBench()
 	b.runs(time.Minute)
@@ -115,14 +116,14 @@ func TestNoSweepBetweenAJumpAndAPoll(t *testing.T) {
 	if to, ok := b.Confirmed(b.wall()); !ok || to.After(before) {
 		t.Errorf("to %v, %v; want at most %v", to, ok, before)
 	}
-	// A jump that is gone before any tick has seen it.
+	// The clock jumps and jumps back between two ticks.
 	if to, ok := b.Confirmed(b.wall().Add(day)); !ok || to.After(before) {
 		t.Errorf("to %v, %v; want at most %v", to, ok, before)
 	}
 }
 
-// NTP slews a clock by up to 500 parts in a million. That is no jump however long it
-// takes.
+// NTP slews a clock by up to 500 parts in a million. However long it takes, that is not
+// a jump.
 func TestSlowDriftIsNoJump(t *testing.T) {
 	b := newBench()
 	for range 3 * 24 * 60 {
@@ -135,7 +136,7 @@ func TestSlowDriftIsNoJump(t *testing.T) {
 	}
 }
 
-// Times are translated only while the clocks disagree.
+// Times are translated to the database's clock only while the two clocks disagree.
 func TestShiftIsTheDatabasesClock(t *testing.T) {
 	b := newBench()
 	b.wrong = 30 * time.Second
@@ -155,7 +156,7 @@ func TestShiftIsTheDatabasesClock(t *testing.T) {
 	}
 }
 
-// What is to happen in an hour happens in an hour, whatever the wall clock does.
+// A deadline in an hour comes after an hour, whatever the wall clock does.
 func TestSteadyTimesDoNotJump(t *testing.T) {
 	b := newBench()
 	b.runs(time.Minute)
@@ -169,7 +170,7 @@ func TestSteadyTimesDoNotJump(t *testing.T) {
 			t.Errorf("wrong by %v: %v left, want %v", wrong, left, want)
 		}
 	}
-	// A connection that begins while the clock is wrong, and lasts as its token does.
+	// A connection opens while the clock is wrong, and lasts as long as its token.
 	b.wrong = day
 	b.Tick(b.wall())
 	end, begun := b.Steady(b.wall().Add(time.Hour)), b.real
@@ -181,7 +182,7 @@ func TestSteadyTimesDoNotJump(t *testing.T) {
 	}
 }
 
-// A database that takes seconds to answer says nothing wrong of the clock.
+// A database takes seconds to answer. That must not make our clock look wrong.
 func TestSlowAnswerIsNoDisagreement(t *testing.T) {
 	b := newBench()
 	for _, when := range []time.Duration{0, 2 * time.Minute, 4 * time.Minute} {
@@ -194,7 +195,7 @@ func TestSlowAnswerIsNoDisagreement(t *testing.T) {
 	}
 }
 
-// Without a Clock the wall clock is trusted.
+// A nil Clock trusts the wall clock.
 func TestNoClockTrustsTheWallClock(t *testing.T) {
 	var c *Clock
 	c.Tick(start)

@@ -4,8 +4,8 @@ package clock
 
 import "time"
 
-// monotonic is a clock that never jumps. While the machine is suspended it may
-// stand still; then the wall clock seems to have jumped ahead afterwards.
+// monotonic returns a clock that never jumps. It may stand still while the machine is
+// suspended; afterwards the wall clock then seems to have jumped ahead.
 func monotonic() func() time.Duration {
 	start := time.Now()
 	return func() time.Duration { return time.Since(start) }

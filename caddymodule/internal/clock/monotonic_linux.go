@@ -6,16 +6,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// monotonic is a clock that never jumps and goes on while the machine is
-// suspended. Go's own stands still then: everything would look as if the wall
-// clock had jumped ahead.
+// monotonic returns a clock that never jumps and goes on while the machine is
+// suspended. Go's own monotonic clock stands still then, and the wall clock would seem
+// to have jumped ahead.
 func monotonic() func() time.Duration {
-	if _, err := boottime(); err != nil { // a kernel before 2.6.39, or a sandbox
+	if _, err := boottime(); err != nil { // Linux before 2.6.39, or a sandbox
 		start := time.Now()
 		return func() time.Duration { return time.Since(start) }
 	}
 	return func() time.Duration {
-		d, _ := boottime() // which has worked before
+		d, _ := boottime() // it worked before
 		return d
 	}
 }

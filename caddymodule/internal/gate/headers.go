@@ -5,12 +5,12 @@ import (
 	"strings"
 )
 
-// Prepare takes from a request everything by which a client could claim an
-// identity, and returns the request to go on with. It is for every request,
-// whatever its path and method, before anything else is done with it.
+// Prepare removes from a request everything by which a client could claim an identity,
+// and returns the request to go on with. It must run first, on every request, whatever
+// its path and method.
 //
-// Headers are changed in place, since error handlers see the same map. The
-// request returned is r itself, or a shallow copy where trailers may follow.
+// Headers are changed in place, because error handlers see the same map. The returned
+// request is r itself, or a shallow copy if trailers may follow.
 func (g *Gate) Prepare(r *http.Request) *http.Request {
 	h := r.Header
 	for name := range h {
@@ -21,13 +21,13 @@ func (g *Gate) Prepare(r *http.Request) *http.Request {
 	if _, ok := h["Connection"]; ok {
 		filterConnection(h)
 	}
-	delete(h, "Proxy-Connection") // old proxies read it as they read Connection
+	delete(h, "Proxy-Connection") // old proxies treat it as Connection
 	delete(h, "Trailer")
 	return withoutTrailers(r)
 }
 
-// claimsIdentity reports whether a header can reach an upstream as one of our
-// identity headers.
+// claimsIdentity reports whether an upstream could read a header as one of our identity
+// headers.
 func (g *Gate) claimsIdentity(name string) bool {
 	if len(name) >= len(ownPrefix) && foldEqual(name[:len(ownPrefix)], ownPrefix) {
 		return true
@@ -40,8 +40,8 @@ func (g *Gate) claimsIdentity(name string) bool {
 	return false
 }
 
-// Alias reports whether name is not that of an identity header, but one that foldEqual
-// takes for it: X_WX_USER_ID, for instance.
+// Alias reports whether name is another spelling of an identity header that foldEqual
+// treats as the same, such as X_WX_USER_ID.
 func (g *Gate) Alias(name string) bool {
 	for i := range g.headers {
 		own := g.headers[i].folded
@@ -52,10 +52,10 @@ func (g *Gate) Alias(name string) bool {
 	return false
 }
 
-// Unset lists, for X-Envoy-Auth-Headers-To-Remove, the names of the identity headers
-// that h does not set, so that a client's own do not reach the service. The spelling
-// with "_" is never set. By default Envoy does not send a client's headers with its
-// question, so nothing can be seen of them here.
+// Unset lists the names of the identity headers that h does not set, for
+// X-Envoy-Auth-Headers-To-Remove: a client's own must not reach the service. We never
+// set the spelling with "_", so it is always listed. Envoy by default does not send us
+// the client's headers, so which of them exist is unknown here.
 func (g *Gate) Unset(h http.Header) string {
 	var names []string
 	for i := range g.headers {
@@ -70,13 +70,13 @@ func (g *Gate) Unset(h http.Header) string {
 	return strings.Join(names, ",")
 }
 
-// ownPrefix begins the names that WeChat Cloud Hosting sets and we do.
+// ownPrefix is how the names begin that WeChat Cloud Hosting and this gateway set.
 const ownPrefix = "x-wx-"
 
-// foldEqual compares two names of equal length, of which own is in lower case
-// with "-". CGI, FastCGI, WSGI and PHP make one variable of names that differ in
-// case, "_", "-" or "."; some servers (lighttpd) do so with every character that
-// is neither letter nor digit. All of these are one here.
+// foldEqual compares two names of equal length; own is in lower case and uses "-". CGI,
+// FastCGI, WSGI and PHP make one variable of names that differ only in case, "_", "-"
+// or ".". Some servers (lighttpd) do so with every character that is neither letter nor
+// digit. All of these are equal here.
 func foldEqual(name, own string) bool {
 	for i := range len(own) {
 		c := name[i]
@@ -94,9 +94,9 @@ func foldEqual(name, own string) bool {
 	return true
 }
 
-// filterConnection keeps of Connection what it is needed for. A proxy deletes
-// whatever else it names, after we have set it: "Connection: X-WX-USER-ID" would
-// make a user anonymous, "Connection: X-Forwarded-For" would hide an address.
+// filterConnection keeps only the harmless options of Connection. A proxy deletes every
+// header that Connection names, after we have set it: "Connection: X-WX-USER-ID" would
+// make a user anonymous, and "Connection: X-Forwarded-For" would hide an address.
 func filterConnection(h http.Header) {
 	lines := h["Connection"]
 	if len(lines) == 1 && isConnectionOption(lines[0]) {
@@ -125,17 +125,17 @@ func isConnectionOption(s string) bool {
 	return strings.EqualFold(s, "keep-alive") || strings.EqualFold(s, "upgrade") || strings.EqualFold(s, "close")
 }
 
-// withoutTrailers returns a request that has no trailers and gets none. Those
-// that a client sends, announced or not, are put by net/http into the Trailer
-// of the request that it made, when the end of the body is read: deleting them
-// now would not last, so the rest of the way gets a copy that net/http does not
-// know. Without a body there is no such end, and no copy.
+// withoutTrailers returns a request that has no trailers and receives none. At the end
+// of the body, net/http puts a client's trailers, announced or not, into the Trailer of
+// the request that net/http made. Deleting them now would not last, so the handlers
+// that follow get a copy that net/http does not know. A request without a body needs no
+// copy.
 func withoutTrailers(r *http.Request) *http.Request {
 	if r.Trailer == nil && !mayHaveTrailers(r) {
 		return r
 	}
-	// Nor may an error handler pass on those that were announced: Caddy gives it
-	// the request that we were given, which is a copy of net/http's already.
+	// An error handler must not pass announced trailers on either. Caddy gives it the
+	// request that we received, which is a copy of net/http's already.
 	r.Trailer = nil
 	c := new(http.Request)
 	*c = *r
@@ -146,16 +146,16 @@ func mayHaveTrailers(r *http.Request) bool {
 	if r.Body == nil || r.Body == http.NoBody {
 		return false
 	}
-	// Caddy puts a Body of its own around even an empty one. Over HTTP/1 a length
-	// of 0 means that nothing is read after the header: trailers need chunks, whose
-	// length is not known. Over HTTP/2 only trailers that were announced are filled
-	// in where the length is 0.
+	// Caddy puts a Body of its own around even an empty one. Over HTTP/1, a length of 0
+	// means that nothing is read after the header: trailers need chunked encoding, for
+	// which the length is unknown. Over HTTP/2 with a length of 0, only announced
+	// trailers are filled in.
 	return r.ProtoMajor > 2 || r.ContentLength != 0
 }
 
-// dropOverrides removes what would let a request that went on as one act as
-// another: a public GET must not become a DELETE, nor a public path, with
-// frameworks that know IIS's headers for it, another path.
+// dropOverrides removes headers that make an upstream treat a request as another one. A
+// public GET must not become a DELETE. Nor may a public path become another path at
+// frameworks that read IIS's headers for it.
 func dropOverrides(h http.Header) {
 	for name := range h {
 		for _, own := range overrides {

@@ -1,4 +1,4 @@
-// Package ratelimit limits what one client, or one session, may do in a time. It
+// Package ratelimit limits how often one client, or one session, may do something. It
 // knows nothing of HTTP, and does not decide who a client is.
 package ratelimit
 
@@ -10,12 +10,12 @@ import (
 const (
 	// maxKeys bounds the memory of a Limiter: about 8 MiB when full.
 	maxKeys = 1 << 16
-	// busyWait is how long to wait if only attempts under way are in the way: they
-	// end soon, one way or the other.
+	// busyWait is the Wait when only attempts that are still under way stand in the
+	// way. They end soon, whatever their outcome.
 	busyWait = time.Second
 )
 
-// Rate is how many of something there may be in a time.
+// Rate allows Count attempts in each period Per.
 type Rate struct {
 	Count int
 	Per   time.Duration
@@ -23,34 +23,35 @@ type Rate struct {
 
 func (r Rate) each() time.Duration { return r.Per / time.Duration(max(1, r.Count)) }
 
-// Limiter is a per-key rate limiter: the generic cell rate algorithm, with
-// reservations for attempts whose outcome decides whether they count. It lives
-// over reloads; the rate comes with each call. The zero value is ready to use.
+// Limiter is a per-key rate limiter. It uses the generic cell rate algorithm (GCRA),
+// with reservations for attempts that count only if they fail. It is kept over reloads,
+// so each call gets the rate. The zero value is ready to use.
 type Limiter[K comparable] struct {
 	mu   sync.Mutex
 	keys map[K]*state
 }
 
-// state is what a Limiter remembers of a key.
+// state is what a Limiter remembers about a key.
 type state struct {
-	// clear is the moment at which the debt is paid: each attempt that counts adds
-	// its share of the rate. It is never more than one period ahead.
+	// clear is when the debt is paid. Each attempt that counts adds its share of the
+	// rate. It is never more than one period ahead.
 	clear time.Time
-	// reserved is how many attempts are under way.
+	// reserved is the number of attempts under way.
 	reserved int
-	good     *successes // nil: none
+	good     *successes // may be nil
 }
 
-// Refusal says that an attempt may not be made now.
+// Refusal means that an attempt must not be made now.
 type Refusal struct {
 	// Wait is how long to wait, at most the rate's period.
 	Wait time.Duration
-	// Left is how many attempts the key has left, Reset when its debt is paid.
+	// Left is the number of attempts that the key has left. Reset is the time until its
+	// debt is paid.
 	Left  int
 	Reset time.Duration
 }
 
-// Take counts an attempt of k's, or refuses it.
+// Take counts an attempt by k, or refuses it.
 func (l *Limiter[K]) Take(r Rate, k K, now time.Time) *Refusal {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -62,7 +63,7 @@ func (l *Limiter[K]) Take(r Rate, k K, now time.Time) *Refusal {
 	return nil
 }
 
-// Check reports whether an attempt of k's would be refused. It counts nothing.
+// Check returns the refusal that an attempt by k would get now. It counts nothing.
 func (l *Limiter[K]) Check(r Rate, k K, now time.Time) *Refusal {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -73,12 +74,12 @@ func (l *Limiter[K]) Check(r Rate, k K, now time.Time) *Refusal {
 	return s.check(r, now)
 }
 
-// Reserve lets an attempt begin, or refuses it. Until its outcome is known the
-// attempt counts; one of Succeed, Fail and Release must follow. Were attempts only
-// counted when they have failed, any number could begin before the first has.
+// Reserve lets an attempt begin, or refuses it. The attempt counts until its outcome is
+// known, and exactly one of Succeed, Fail and Release must follow. If attempts were
+// counted only after they failed, any number could begin before the first failure.
 //
-// Where attempts have succeeded within the last minute as many more may be under
-// way: an address that many share must not be limited by how many log in at once.
+// For each success within the last minute, one more attempt may be under way: an
+// address that many users share must not be limited by how many of them log in at once.
 func (l *Limiter[K]) Reserve(r Rate, k K, now time.Time) *Refusal {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -93,14 +94,14 @@ func (l *Limiter[K]) Reserve(r Rate, k K, now time.Time) *Refusal {
 	return refusal
 }
 
-// Release gives back what was reserved: the attempt does not count.
+// Release ends a reserved attempt that does not count.
 func (l *Limiter[K]) Release(k K) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.release(k)
 }
 
-// Succeed gives back what was reserved, and remembers the success.
+// Succeed ends a reserved attempt that succeeded, and remembers the success.
 func (l *Limiter[K]) Succeed(k K, now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -112,7 +113,7 @@ func (l *Limiter[K]) Succeed(k K, now time.Time) {
 	s.good.add(now)
 }
 
-// Fail turns what was reserved into debt.
+// Fail ends a reserved attempt that failed: it becomes debt.
 func (l *Limiter[K]) Fail(r Rate, k K, now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -126,7 +127,7 @@ func (l *Limiter[K]) release(k K) {
 	}
 }
 
-// state finds or makes the state of a key.
+// state returns the state of a key, which it creates if needed.
 func (l *Limiter[K]) state(k K, now time.Time) *state {
 	if s, ok := l.keys[k]; ok {
 		return s
@@ -142,9 +143,9 @@ func (l *Limiter[K]) state(k K, now time.Time) *state {
 	return s
 }
 
-// makeRoom drops the keys that have nothing to remember and, under a flood from
-// very many, some of the rest: an eighth, so that the next call need not sweep
-// again. Keys with attempts under way stay.
+// makeRoom drops the keys that have nothing to remember. Under a flood from very many
+// addresses, it also drops an eighth of the others, so that the next call need not
+// sweep again. Keys with attempts under way stay.
 func (l *Limiter[K]) makeRoom(now time.Time) {
 	for k, s := range l.keys {
 		if s.reserved == 0 && !s.clear.After(now) && s.good.count(now) == 0 {

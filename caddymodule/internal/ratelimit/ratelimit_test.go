@@ -11,8 +11,9 @@ import (
 
 var start = time.Unix(1_700_000_000, 0)
 
-// An address has so many failures, and then one more each time that its share of the
-// rate has passed; another address has its own.
+// An attacker guesses from one address. After the allowed number of failures, one more
+// attempt is allowed each time that its share of the period has passed. Another address
+// has a limit of its own.
 func TestFailuresAreLimitedByKey(t *testing.T) {
 	rate := Rate{Count: 3, Per: time.Minute}
 	now := start
@@ -36,9 +37,9 @@ func TestFailuresAreLimitedByKey(t *testing.T) {
 	}
 }
 
-// A burst of 1,200 bad logins that begin before the first of them has an answer: no
-// more than the rate begin, and the neighbour behind the same address waits for
-// seconds, not for the time in which 1,200 would be allowed.
+// A client begins 1,200 bad logins before the first has an answer. No more than the
+// rate may begin. A neighbour behind the same address waits for seconds, not for the
+// time that 1,200 attempts would take.
 func TestBurstPassesNoMoreThanTheRate(t *testing.T) {
 	rate := Rate{Count: 30, Per: time.Minute}
 	var l Limiter[string]
@@ -63,7 +64,7 @@ func TestBurstPassesNoMoreThanTheRate(t *testing.T) {
 	if n := passed.Load(); n != 30 {
 		t.Errorf("%d passed, want 30", n)
 	}
-	for range 100 { // whatever is refused elsewhere meanwhile
+	for range 100 { // refusals of other keys change nothing
 		l.Fail(rate, "ann", start)
 	}
 	if r := l.Reserve(rate, "ann", start); r == nil || r.Wait > rate.Per || r.Reset > rate.Per {
@@ -74,8 +75,8 @@ func TestBurstPassesNoMoreThanTheRate(t *testing.T) {
 	}
 }
 
-// Many behind one address log in at once: as many more as have succeeded there within
-// the last minute may be under way, and no longer than for that minute.
+// Many users behind one address log in at once. One more attempt may be under way for
+// each success of the last minute, and no longer than that minute.
 func TestSuccessesMakeRoomForMore(t *testing.T) {
 	rate := Rate{Count: 2, Per: time.Minute}
 	now := start
@@ -109,7 +110,7 @@ func TestSuccessesMakeRoomForMore(t *testing.T) {
 	l.Reserve(rate, "office", now)
 	l.Fail(rate, "office", now)
 	if r := l.Reserve(rate, "office", now); r == nil || r.Wait > 30*time.Second {
-		t.Errorf("with the rate used up: %+v", r) // successes buy no failures
+		t.Errorf("with the rate used up: %+v", r) // successes do not pay for failures
 	}
 	now = now.Add(2 * time.Minute)
 	if n := underWay(); n != 2 {
@@ -117,7 +118,8 @@ func TestSuccessesMakeRoomForMore(t *testing.T) {
 	}
 }
 
-// What is under way is no debt: the wait is short, and what is given back is free.
+// An attempt under way is not debt yet: the wait is short, and after Release it costs
+// nothing.
 func TestReservationIsGivenBack(t *testing.T) {
 	rate := Rate{Count: 1, Per: time.Hour}
 	var l Limiter[string]
@@ -128,7 +130,7 @@ func TestReservationIsGivenBack(t *testing.T) {
 		t.Errorf("one is under way: %+v", r)
 	}
 	l.Release("ann")
-	l.Release("ann") // once too often
+	l.Release("ann") // one time too many
 	if r := l.Reserve(rate, "ann", start); r != nil {
 		t.Errorf("it was given back: %+v", r)
 	}
@@ -137,8 +139,8 @@ func TestReservationIsGivenBack(t *testing.T) {
 	}
 }
 
-// A household has 2⁶⁴ IPv6 addresses: one that changes its address for each attempt stays
-// one client.
+// A household has 2⁶⁴ IPv6 addresses. An attacker who changes the address for each
+// attempt is still one client.
 func TestIPv6NetworkIsOneClient(t *testing.T) {
 	for _, tc := range []struct {
 		a, b string
@@ -160,8 +162,8 @@ func TestIPv6NetworkIsOneClient(t *testing.T) {
 	}
 }
 
-// A flood from very many addresses takes bounded memory, and what is under way is not
-// forgotten by it: it would begin again.
+// A flood from very many addresses takes bounded memory. It must not push out attempts
+// that are under way, or their clients could begin again.
 func TestMemoryIsBounded(t *testing.T) {
 	rate := Rate{Count: 1, Per: time.Hour}
 	var l Limiter[[4]byte]
@@ -180,8 +182,8 @@ func TestMemoryIsBounded(t *testing.T) {
 	}
 }
 
-// The clock is a day ahead, and somebody sets it right: the successes of the wrong day do
-// not let more attempts be under way from then on.
+// An administrator sets back a clock that was a day ahead. Successes recorded by the
+// wrong clock must not allow more attempts under way from then on.
 func TestClockSetBackForgetsSuccesses(t *testing.T) {
 	var s successes
 	right := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)

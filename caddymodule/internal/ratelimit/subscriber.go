@@ -2,13 +2,13 @@ package ratelimit
 
 import "net/netip"
 
-// translated is where NAT64 puts IPv4 clients (RFC 6052): one address each, all in
-// one /64.
+// translated is the prefix under which NAT64 maps IPv4 clients (RFC 6052). Each has one
+// address, and all are in one /64.
 var translated = netip.MustParsePrefix("64:ff9b::/96")
 
-// Subscriber returns the network that one client may have: its IPv4 address, or
-// the /64 of an IPv6 address. An IPv4 address may come written as IPv6. All
-// addresses that are not valid are one.
+// Subscriber returns the network that one client may own: its IPv4 address, or the /64
+// of its IPv6 address. An IPv4 address may be written as IPv6. All invalid addresses
+// map to the same result.
 func Subscriber(addr netip.Addr) netip.Prefix {
 	addr = addr.Unmap().WithZone("")
 	bits := 64

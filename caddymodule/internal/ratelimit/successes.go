@@ -10,7 +10,7 @@ const (
 // successes counts the successes of the last minute, in slots of ten seconds.
 type successes struct {
 	slots [slots]int32
-	last  int64 // the newest slot, by its number since 1970
+	last  int64 // number of the newest slot since 1970
 }
 
 func (s *successes) add(now time.Time) {
@@ -30,8 +30,8 @@ func (s *successes) count(now time.Time) (n int) {
 }
 
 // advance empties the slots that are over. A clock that is set back a little changes
-// nothing. After a jump, ahead or back, the counts mean nothing: else those that were
-// made while the clock was ahead would count until it gets there again.
+// nothing. After a jump, ahead or back, all counts are dropped: otherwise those made
+// while the clock was ahead would count until it gets there again.
 func (s *successes) advance(now time.Time) {
 	current := now.UnixNano() / int64(slotSpan)
 	if d := current - s.last; d >= slots || d <= -slots {

@@ -44,7 +44,7 @@ type Feed struct {
 	lookedBack time.Time
 
 	mu     sync.Mutex
-	since  time.Time // all revocations committed up to here are known; before the first success: the first attempt
+	since  time.Time // commits up to here are known; at first: the time of the first attempt
 	loaded atomic.Bool
 }
 

@@ -10,51 +10,51 @@ import (
 	"time"
 )
 
-// StoredKey is a signing key as the key store keeps it. The store seals Private.
+// StoredKey is a signing key as the store keeps it. The store encrypts Private.
 type StoredKey struct {
 	ID         string // kid
 	Algorithm  Algorithm
 	Private    []byte    // the private key as a JWK, JSON
 	Generation int64     // 1, 2, … for each algorithm; (Algorithm, Generation) is unique
-	CreatedAt  time.Time // when it was stored, and so published
-	SignsFrom  time.Time // it signs no token before
-	RetiredAt  time.Time // it signs no token from then on; zero: until the next generation signs
+	CreatedAt  time.Time // when it was stored and published
+	SignsFrom  time.Time // no token is signed with it before
+	RetiredAt  time.Time // no token is signed with it from then on; zero: until the next generation signs
 }
 
-// KeyStore is where a ring's keys are kept.
+// KeyStore stores the keys of a ring.
 type KeyStore interface {
 	// Keys returns all keys, in any order.
 	Keys(ctx context.Context) ([]StoredKey, error)
-	// AddKey stores a key, unless there is one of the same algorithm and
-	// generation already: another replica was quicker, and added is false.
+	// AddKey stores a key, unless the store already has one of the same algorithm and
+	// generation. In that case another replica was faster, and added is false.
 	AddKey(ctx context.Context, k StoredKey) (added bool, err error)
-	// RemoveKeys deletes keys by id. Ids that are unknown are no error.
+	// RemoveKeys deletes keys by id. An unknown id is not an error.
 	RemoveKeys(ctx context.Context, ids []string) error
 }
 
-// RingSettings is what a configuration says of generated keys. Where several
-// share a ring, Lifetime and Leeway are the longest of theirs.
+// RingSettings are the settings of generated keys. Where several sites share a ring,
+// Lifetime and Leeway are the longest of theirs.
 type RingSettings struct {
-	Algorithm Algorithm     // of the key that signs
+	Algorithm Algorithm     // of the signing key
 	Rotate    time.Duration // how long a key signs; 0: for ever
-	Lifetime  time.Duration // of the tokens
-	Leeway    time.Duration // that their verification allows
+	Lifetime  time.Duration // of a token
+	Leeway    time.Duration // in the verification of a token
 }
 
 const (
-	// publishAhead is how long a key is stored and published before it signs:
-	// long enough for every replica to have loaded it (each minute) and for
-	// every verifier to have fetched the JWKS again (max-age=300).
+	// publishAhead is how long a key is stored and published before it signs. In that
+	// time every replica loads it (they do so each minute) and every verifier fetches
+	// the JWKS again (max-age=300).
 	publishAhead = 10 * time.Minute
-	// clockSkew is how far the clocks of two replicas may differ.
+	// clockSkew is the largest difference expected between the clocks of two replicas.
 	clockSkew = time.Minute
-	// removeAfter is how long a key that verifies no more stays in the store.
+	// removeAfter is how long a key stays in the store after it has stopped verifying.
 	removeAfter = 10 * time.Minute
 )
 
-// Ring is the generated keys of a store for one algorithm that signs, kept over
-// reloads. Sites that share a store and sign with different algorithms have a
-// ring each. It is safe for concurrent use.
+// Ring holds the generated keys of a store for one signing algorithm. It is kept over
+// reloads. Sites that share a store and sign with different algorithms have a ring
+// each. A Ring is safe for concurrent use.
 type Ring struct {
 	mu       sync.Mutex // one Load at a time
 	loaded   []loadedKey
@@ -62,8 +62,8 @@ type Ring struct {
 	loadedAt atomic.Pointer[time.Time]
 }
 
-// loadedKey is a key as the ring uses it. Two loads with equal lists publish
-// the same KeySet, so that what is cached for it stays.
+// loadedKey identifies a key in its present state. Two loads with equal lists publish
+// the same KeySet, so that the caches that depend on it stay valid.
 type loadedKey struct {
 	id            string
 	from, retired int64
@@ -72,10 +72,10 @@ type loadedKey struct {
 // NewRing makes a ring that has no keys until it is loaded.
 func NewRing() *Ring { return &Ring{} }
 
-// Keys returns the keys of the last Load that succeeded; nil before it.
+// Keys returns the keys of the last successful Load, or nil before it.
 func (r *Ring) Keys() *KeySet { return r.keys.Load() }
 
-// LoadedAt is the time of the last Load that succeeded; zero before it.
+// LoadedAt returns the time of the last successful Load, or zero before it.
 func (r *Ring) LoadedAt() time.Time {
 	if t := r.loadedAt.Load(); t != nil {
 		return *t
@@ -83,13 +83,13 @@ func (r *Ring) LoadedAt() time.Time {
 	return time.Time{}
 }
 
-// Load reads the keys, makes and stores the first or the next one where it is
-// due, publishes the result, and removes the keys whose tokens have all
-// expired. Replicas agree without talking: of two that make the same generation
-// the store takes one, and both use it.
+// Load reads the keys. If the first or the next key is due, it makes and stores one.
+// Then it publishes the result and removes the keys whose tokens have all expired.
+// Replicas need not talk to each other to agree: if two make the same generation, the
+// store takes one, and both use it.
 //
-// After an error the former keys stay, but for one of removing: then the new
-// ones are in force already.
+// After an error the former keys stay in use, except that an error of removing comes
+// after the new ones were published.
 func (r *Ring) Load(ctx context.Context, st KeyStore, set RingSettings, now time.Time) error {
 	if !set.Algorithm.known() || set.Rotate < 0 || set.Lifetime <= 0 || set.Leeway < 0 {
 		return fmt.Errorf("loading the signing keys: settings out of range: %+v", set)
@@ -110,28 +110,29 @@ func (r *Ring) Load(ctx context.Context, st KeyStore, set RingSettings, now time
 		if try == maxAddTries {
 			return fmt.Errorf("loading the signing keys: %w", errNotKept)
 		}
-		// Whether ours or another replica's was taken: read it as it is stored.
+		// Either our key or another replica's was stored. Read it from the store in
+		// both cases.
 		if _, err := addNew(ctx, st, next); err != nil {
 			return err
 		}
 	}
 
-	live, gone := stored.arrange(set, now)
-	if err := r.publish(live); err != nil {
+	verifying, removable := stored.arrange(set, now)
+	if err := r.publish(verifying); err != nil {
 		return fmt.Errorf("loading the signing keys: %w", err)
 	}
 	r.loadedAt.Store(&now)
-	if len(gone) > 0 {
-		if err := st.RemoveKeys(ctx, gone); err != nil {
+	if len(removable) > 0 {
+		if err := st.RemoveKeys(ctx, removable); err != nil {
 			return fmt.Errorf("removing retired signing keys: %w", err)
 		}
 	}
 	return nil
 }
 
-func (r *Ring) publish(live []StoredKey) error {
-	loaded := make([]loadedKey, len(live))
-	for i, k := range live {
+func (r *Ring) publish(verifying []StoredKey) error {
+	loaded := make([]loadedKey, len(verifying))
+	for i, k := range verifying {
 		loaded[i] = loadedKey{id: k.ID, from: k.SignsFrom.UnixNano()}
 		if !k.RetiredAt.IsZero() {
 			loaded[i].retired = k.RetiredAt.UnixNano()
@@ -146,8 +147,8 @@ func (r *Ring) publish(live []StoredKey) error {
 			known[m.id] = m.key
 		}
 	}
-	members := make([]member, len(live))
-	for i, k := range live {
+	members := make([]member, len(verifying))
+	for i, k := range verifying {
 		parsed := known[k.ID]
 		if parsed == nil {
 			var err error
@@ -169,7 +170,7 @@ func (r *Ring) publish(live []StoredKey) error {
 	return nil
 }
 
-// timeline is the stored keys, each algorithm's newest generation first.
+// timeline holds the stored keys, with each algorithm's newest generation first.
 type timeline []StoredKey
 
 func readKeys(ctx context.Context, st KeyStore) (timeline, error) {
@@ -177,7 +178,8 @@ func readKeys(ctx context.Context, st KeyStore) (timeline, error) {
 	if err != nil {
 		return nil, err
 	}
-	// A newer version of this program may have stored keys of further kinds.
+	// A newer version of this program may have stored keys for algorithms that this one
+	// does not know.
 	t := timeline(slices.DeleteFunc(slices.Clone(keys), func(k StoredKey) bool { return !k.Algorithm.known() }))
 	slices.SortFunc(t, func(a, b StoredKey) int {
 		return cmp.Or(cmp.Compare(a.Algorithm, b.Algorithm), -cmp.Compare(a.Generation, b.Generation))
@@ -193,13 +195,13 @@ func (t timeline) newest(alg Algorithm) (StoredKey, bool) {
 	return t[i], true
 }
 
-// next returns the key to make, without its secrets, if one is due.
+// next returns the key to make, without its key material, and whether one is due.
 func (t timeline) next(set RingSettings, now time.Time) (StoredKey, bool) {
 	k := StoredKey{Algorithm: set.Algorithm, Generation: 1, CreatedAt: now, SignsFrom: now.Add(publishAhead)}
 	newest, ok := t.newest(set.Algorithm)
 	if !ok {
-		// The very first key of all signs at once. After a change of the
-		// algorithm, the former one's key signs until this one is known.
+		// The very first key signs at once. After a change of the algorithm, the key of
+		// the former algorithm signs until every verifier knows this one.
 		if !t.canSign(now) {
 			k.SignsFrom = now
 		}
@@ -232,8 +234,8 @@ func (t timeline) canSign(now time.Time) bool {
 	return false
 }
 
-// retired returns when a key ceases to sign: by order, or because the next
-// generation does; zero: not foreseen.
+// retired returns when a key stops signing, either because its RetiredAt says so or
+// because the next generation signs. It is zero if there is no such time yet.
 func (t timeline) retired(i int) time.Time {
 	at := t[i].RetiredAt
 	for j := i - 1; j >= 0 && t[j].Algorithm == t[i].Algorithm; j-- {
@@ -244,18 +246,17 @@ func (t timeline) retired(i int) time.Time {
 	return at
 }
 
-// arrange returns the keys that verify, in the order in which they are asked to
-// sign, and the ids of those that the store need not keep.
+// arrange returns the keys that verify, preferred signers first, and the ids of those
+// that the store need not keep.
 //
-// A key is retired once the next generation signs, and verifies until the last
-// token it can have signed has expired. The newest key of another algorithm has
-// no successor: it was in use until the algorithm was changed, or another site
-// with the same store uses it still. It verifies as long as it could have been
-// signing by our own rotation, and is never removed: the ring of that other site
-// would be without it.
-func (t timeline) arrange(set RingSettings, now time.Time) (live []StoredKey, gone []string) {
+// A key is retired once the next generation signs. It verifies until the last token
+// that it can have signed has expired. The newest key of another algorithm has no
+// successor: either the algorithm was changed, or another site with the same store
+// still uses it. Such a key verifies for as long as our own rotation would have let it
+// sign. It is never removed, because the other site's ring would lose it.
+func (t timeline) arrange(set RingSettings, now time.Time) (verifying []StoredKey, removable []string) {
 	verifies := set.Lifetime + set.Leeway + clockSkew
-	var foreign, stale []StoredKey
+	var others, stale []StoredKey
 	for i, k := range t {
 		newest := i == 0 || t[i-1].Algorithm != k.Algorithm
 		retired := t.retired(i)
@@ -264,18 +265,18 @@ func (t timeline) arrange(set RingSettings, now time.Time) (live []StoredKey, go
 		switch {
 		case !retired.IsZero() && now.After(retired.Add(verifies)):
 			if !newest && now.After(retired.Add(verifies+removeAfter)) {
-				gone = append(gone, k.ID)
+				removable = append(removable, k.ID)
 			}
 		case k.Algorithm != set.Algorithm:
 			if !overdue {
-				foreign = append(foreign, k)
+				others = append(others, k)
 			}
 		case overdue:
 			stale = append(stale, k)
 		default:
-			live = append(live, k)
+			verifying = append(verifying, k)
 		}
 	}
-	slices.SortStableFunc(foreign, func(a, b StoredKey) int { return b.SignsFrom.Compare(a.SignsFrom) })
-	return slices.Concat(live, foreign, stale), gone
+	slices.SortStableFunc(others, func(a, b StoredKey) int { return b.SignsFrom.Compare(a.SignsFrom) })
+	return slices.Concat(verifying, others, stale), removable
 }

@@ -20,7 +20,7 @@ func load(t *testing.T, r *Ring, st KeyStore, set RingSettings, now time.Time) *
 	return r.Keys()
 }
 
-// kids are the ids in the JWKS.
+// kids returns the ids in the JWKS.
 func kids(t *testing.T, ks *KeySet) []string {
 	t.Helper()
 	var set struct{ Keys []struct{ Kid string } }
@@ -47,7 +47,9 @@ func verifies(t *testing.T, ks *KeySet, raw string, at time.Time) bool {
 	return err == nil
 }
 
-func TestFirstKeySignsAtOnceAndOutlivesARestart(t *testing.T) {
+// The first key has nothing to wait for. After a restart, tokens signed before it must
+// still verify.
+func TestFirstKeySignsAndOutlivesARestart(t *testing.T) {
 	for _, alg := range algorithms {
 		st, set := &memoryStore{}, ringSettings
 		set.Algorithm = alg
@@ -66,6 +68,7 @@ func TestFirstKeySignsAtOnceAndOutlivesARestart(t *testing.T) {
 	}
 }
 
+// A reload of unchanged keys must not empty the token caches.
 func TestUnchangedKeysAreTheSameKeySet(t *testing.T) {
 	st, r := &memoryStore{}, NewRing()
 	first := load(t, r, st, ringSettings, t0)
@@ -74,6 +77,8 @@ func TestUnchangedKeysAreTheSameKeySet(t *testing.T) {
 	}
 }
 
+// The whole life of a key: published ten minutes early, signing, verifying only,
+// removed.
 func TestRotation(t *testing.T) {
 	st, r := &memoryStore{}, NewRing()
 	_, kid1 := mintAt(t, load(t, r, st, ringSettings, t0), t0)
@@ -91,7 +96,7 @@ func TestRotation(t *testing.T) {
 	if kid != kid1 {
 		t.Error("the next key signs before its time")
 	}
-	// The change needs no load: a key set knows when each key signs.
+	// The change needs no load, because a key set knows when each key signs.
 	if _, kid := mintAt(t, ks, due); kid == kid1 {
 		t.Error("the next key does not sign")
 	}
@@ -112,8 +117,8 @@ func TestRotation(t *testing.T) {
 	}
 }
 
-// A server that was off for long has nothing but an old key: it goes on with it
-// until the next one is published long enough.
+// A server was off for a long time and has only an old key. That key goes on signing
+// until the next one has been published long enough.
 func TestRotationThatIsOverdue(t *testing.T) {
 	st := &memoryStore{}
 	_, kid1 := mintAt(t, load(t, NewRing(), st, ringSettings, t0), t0)
@@ -127,6 +132,7 @@ func TestRotationThatIsOverdue(t *testing.T) {
 	}
 }
 
+// With rotation turned off, one key signs for ever.
 func TestNoRotation(t *testing.T) {
 	st, set := &memoryStore{}, ringSettings
 	set.Rotate = 0
@@ -137,6 +143,8 @@ func TestNoRotation(t *testing.T) {
 	}
 }
 
+// Eight replicas start, or rotate, at the same moment. They must end up with the same
+// key.
 func TestReplicasAgreeOnOneKey(t *testing.T) {
 	st := &memoryStore{}
 	var replicas [8]*Ring
@@ -152,7 +160,8 @@ func TestReplicasAgreeOnOneKey(t *testing.T) {
 		wg.Wait()
 		raw, kid := mintAt(t, replicas[0].Keys(), now.Add(publishAhead))
 		for _, r := range replicas {
-			// One may have loaded before another stored the key; the next load is soon.
+			// A replica may have loaded the keys before another stored the new one. It
+			// loads them again soon.
 			ks := load(t, r, st, ringSettings, now.Add(time.Minute))
 			if other := ks.signer(now.Add(publishAhead)).id; other != kid || !verifies(t, ks, raw, now.Add(publishAhead)) {
 				t.Fatalf("generation %d: %s and %s", generation, kid, other)
@@ -170,6 +179,7 @@ func TestReplicasAgreeOnOneKey(t *testing.T) {
 	}
 }
 
+// Another replica stores its first key between our read and our write. We use that one.
 func TestSlowerReplicaTakesTheOthersKey(t *testing.T) {
 	st, other := &memoryStore{}, NewRing()
 	st.beforeAdd = func() { load(t, other, st, ringSettings, t0) }
@@ -179,6 +189,8 @@ func TestSlowerReplicaTakesTheOthersKey(t *testing.T) {
 	}
 }
 
+// The clock of a replica is a minute behind the one that made the first key. It must be
+// able to sign all the same.
 func TestReplicaWithASlowClockSigns(t *testing.T) {
 	st := &memoryStore{}
 	load(t, NewRing(), st, ringSettings, t0)
@@ -188,6 +200,8 @@ func TestReplicaWithASlowClockSigns(t *testing.T) {
 	}
 }
 
+// An operator changes the algorithm. Tokens of the former one stay good until they
+// expire, and changing back works at once.
 func TestChangedAlgorithm(t *testing.T) {
 	st, r := &memoryStore{}, NewRing()
 	old, kid1 := mintAt(t, load(t, r, st, ringSettings, t0), t0)
@@ -205,11 +219,12 @@ func TestChangedAlgorithm(t *testing.T) {
 	if kid == kid1 || ks.signer(now.Add(publishAhead)).alg != EdDSA || !verifies(t, ks, raw, now.Add(publishAhead)) {
 		t.Error("the new kind does not sign")
 	}
-	// And back: the former key is known to all, so it signs at once.
+	// The operator changes it back. Everybody knows the former key, so it signs at
+	// once.
 	if _, kid := mintAt(t, load(t, NewRing(), st, ringSettings, now), now); kid != kid1 {
 		t.Error("changing back makes another key")
 	}
-	// In the end the former kind is trusted no more.
+	// In the end, the key of the former algorithm stops verifying.
 	late := t0.Add(set.Rotate + 2*time.Hour)
 	load(t, NewRing(), st, set, late)
 	ks = load(t, NewRing(), st, set, late)
@@ -220,7 +235,8 @@ func TestChangedAlgorithm(t *testing.T) {
 	}
 }
 
-// Two sites with one store and two algorithms leave each other's keys alone.
+// Two sites share a store and use different algorithms. Each leaves the other's keys
+// alone.
 func TestTwoAlgorithmsInOneStore(t *testing.T) {
 	st, a, b := &memoryStore{}, NewRing(), NewRing()
 	setB := ringSettings
@@ -242,6 +258,7 @@ func TestTwoAlgorithmsInOneStore(t *testing.T) {
 	}
 }
 
+// A key whose RetiredAt has come stops signing and is followed by a new one.
 func TestRetiredByOrder(t *testing.T) {
 	st, r := &memoryStore{}, NewRing()
 	id := load(t, r, st, ringSettings, t0).members[0].id
@@ -258,6 +275,8 @@ func TestRetiredByOrder(t *testing.T) {
 	}
 }
 
+// An operator deletes a leaked key from the store. Its tokens stop working, and a new
+// key signs at once.
 func TestRemovedKeyIsReplacedAtOnce(t *testing.T) {
 	st, r := &memoryStore{}, NewRing()
 	raw, kid := mintAt(t, load(t, r, st, ringSettings, t0), t0)
@@ -271,8 +290,8 @@ func TestRemovedKeyIsReplacedAtOnce(t *testing.T) {
 	}
 }
 
-// A verifier that keeps our JWKS for as long as it may never meets a kid that
-// it does not know, and no good token is refused, however quick the rotation.
+// Keys rotate as fast as possible. A verifier that caches our JWKS for as long as
+// allowed must never meet an unknown kid, and no good token may be refused.
 func TestRotationEverySecondsLosesNoToken(t *testing.T) {
 	st, a, b := &memoryStore{}, NewRing(), NewRing()
 	set := RingSettings{Algorithm: EdDSA, Rotate: 30 * time.Second, Lifetime: 5 * time.Minute, Leeway: 10 * time.Second}
@@ -314,6 +333,8 @@ func TestRotationEverySecondsLosesNoToken(t *testing.T) {
 	}
 }
 
+// The store fails, or holds something broken. The keys that were loaded before stay in
+// use.
 func TestLoadErrorsLeaveTheFormerKeys(t *testing.T) {
 	st, r := &memoryStore{}, NewRing()
 	first := load(t, r, st, ringSettings, t0)
@@ -339,7 +360,7 @@ func TestLoadErrorsLeaveTheFormerKeys(t *testing.T) {
 			t.Errorf("the error holds the key: %v", err)
 		}
 	}
-	// Keys of a kind that only a newer version knows are left alone.
+	// Keys of an algorithm that only a newer version knows are left alone.
 	st.keys["new"] = StoredKey{ID: "new", Algorithm: "ML-DSA-65", Generation: 1}
 	if load(t, r, st, ringSettings, t0) != first || len(st.keys) != 2 {
 		t.Error("a key of another version disturbs")

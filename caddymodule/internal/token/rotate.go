@@ -8,31 +8,31 @@ import (
 	"time"
 )
 
-// KeyInfo is what may be told of a stored key, and what it does at a time.
+// KeyInfo is the public part of a stored key, with its use at a given time.
 type KeyInfo struct {
 	ID         string // kid
 	Algorithm  Algorithm
 	Generation int64
 	Use        Use
 	SignsFrom  time.Time
-	Retired    time.Time // when it ceases to sign, by order or for a later key; zero: not foreseen
+	Retired    time.Time // when it stops signing, see RetiredAt and the next generation; zero: not known yet
 }
 
-// Use is what a key does.
+// Use is what a key is used for.
 type Use string
 
 const (
-	Next     Use = "next"     // it is published and will sign
-	Signs    Use = "signs"    // new tokens are signed with it
-	Verifies Use = "verifies" // tokens that it signed are accepted
-	Over     Use = "over"     // nothing; it will be removed
+	Next     Use = "next"     // published, and will sign
+	Signs    Use = "signs"    // signs new tokens
+	Verifies Use = "verifies" // only verifies the tokens that it signed
+	Over     Use = "over"     // unused; it will be removed
 )
 
-// ErrUnknownKey says that the store holds no key of an id.
+// ErrUnknownKey means that the store has no key with that id.
 var ErrUnknownKey = errors.New("no such key")
 
-// Survey tells what each stored key does for those who share these settings.
-// It changes nothing.
+// Survey returns what each stored key is used for under these settings. It changes
+// nothing.
 func Survey(ctx context.Context, st KeyStore, set RingSettings, now time.Time) ([]KeyInfo, error) {
 	stored, err := readKeys(ctx, st)
 	if err != nil {
@@ -42,15 +42,15 @@ func Survey(ctx context.Context, st KeyStore, set RingSettings, now time.Time) (
 }
 
 func (t timeline) survey(set RingSettings, now time.Time) []KeyInfo {
-	live, _ := t.arrange(set, now)
-	signer := signing(live, now)
+	verifying, _ := t.arrange(set, now)
+	signer := signing(verifying, now)
 	infos := make([]KeyInfo, len(t))
 	for i, k := range t {
 		in := KeyInfo{ID: k.ID, Algorithm: k.Algorithm, Generation: k.Generation, SignsFrom: k.SignsFrom, Retired: t.retired(i)}
 		switch {
 		case k.ID == signer:
 			in.Use = Signs
-		case !slices.ContainsFunc(live, func(l StoredKey) bool { return l.ID == k.ID }):
+		case !slices.ContainsFunc(verifying, func(l StoredKey) bool { return l.ID == k.ID }):
 			in.Use = Over
 		case now.Before(k.SignsFrom) && (in.Retired.IsZero() || k.SignsFrom.Before(in.Retired)):
 			in.Use = Next
@@ -62,10 +62,11 @@ func (t timeline) survey(set RingSettings, now time.Time) []KeyInfo {
 	return infos
 }
 
-// signing is the id of the key that signs, of those arranged; see KeySet.signer.
-func signing(live []StoredKey, now time.Time) string {
-	ks := &KeySet{members: make([]member, len(live))}
-	for i, k := range live {
+// signing returns the id of the key that signs among the arranged ones; see
+// KeySet.signer.
+func signing(verifying []StoredKey, now time.Time) string {
+	ks := &KeySet{members: make([]member, len(verifying))}
+	for i, k := range verifying {
 		ks.members[i] = member{key: &key{id: k.ID}, from: k.SignsFrom, retired: k.RetiredAt}
 	}
 	if k := ks.signer(now); k != nil {
@@ -74,10 +75,10 @@ func signing(live []StoredKey, now time.Time) string {
 	return ""
 }
 
-// Rotate stores the next key of the algorithm now, before its time. It is
-// published at once and signs ten minutes later, when every replica and every
-// verifier that keeps to the JWKS's max-age knows it. If a next key is published
-// already, there is nothing to do: it is returned, and stored is false.
+// Rotate stores the next key of the algorithm before it is due. It is published at once
+// and signs ten minutes later, when every replica knows it, and every verifier that
+// respects the max-age of the JWKS. If a next key is already published, Rotate returns
+// that key, and stored is false.
 func Rotate(ctx context.Context, st KeyStore, set RingSettings, now time.Time) (next KeyInfo, stored bool, err error) {
 	for range maxAddTries {
 		keys, err := readKeys(ctx, st)
@@ -90,7 +91,8 @@ func Rotate(ctx context.Context, st KeyStore, set RingSettings, now time.Time) (
 			return keys.info(set, now, newest.ID), stored, nil
 		}
 		if any {
-			// Not when the former key's time is over, but now.
+			// The new key signs from now on, not from the end of the former key's
+			// period.
 			k.SignsFrom = now.Add(publishAhead)
 		}
 		if stored, err = addNew(ctx, st, k); err != nil {
@@ -109,10 +111,10 @@ func (t timeline) info(set RingSettings, now time.Time, id string) KeyInfo {
 	return KeyInfo{ID: id}
 }
 
-// Drop deletes a key at once, because somebody else has it: no token that it
-// signed is accepted any more by those who have read the ring again. Where it
-// was the one that signed for a ring of these settings, a new key signs from
-// now on; replacements are those. ErrUnknownKey: there is no such key.
+// Drop deletes a leaked key at once. Replicas accept none of its tokens once they have
+// read the ring again. For each ring in which it was the signing key, a new key signs
+// from now on; replacements are those keys. If there is no such key, the error is
+// ErrUnknownKey.
 func Drop(ctx context.Context, st KeyStore, rings []RingSettings, id string, now time.Time) (dropped KeyInfo, replacements []KeyInfo, err error) {
 	stored, err := readKeys(ctx, st)
 	if err != nil {
@@ -133,16 +135,17 @@ func Drop(ctx context.Context, st KeyStore, rings []RingSettings, id string, now
 			replacements = append(replacements, in)
 		}
 	}
-	// The new key first: a replica that finds none makes one of its own.
+	// Store the new key before removing the old one: a replica that finds no key makes
+	// one of its own.
 	if err := st.RemoveKeys(ctx, []string{id}); err != nil {
 		return KeyInfo{}, replacements, fmt.Errorf("removing a signing key: %w", err)
 	}
 	return dropped, replacements, nil
 }
 
-// DropAll deletes every stored key, because somebody else has all of them, and has
-// a new one sign at once for each ring. No token that a former key signed is accepted
-// any more by replicas that have read the ring again.
+// DropAll deletes every stored key, because all of them have leaked, and makes a new
+// key for each ring, which signs at once. Replicas accept no token of a former key once
+// they have read the ring again.
 func DropAll(ctx context.Context, st KeyStore, rings []RingSettings, now time.Time) (replacements []KeyInfo, dropped int, err error) {
 	stored, err := readKeys(ctx, st)
 	if err != nil {
@@ -153,21 +156,22 @@ func DropAll(ctx context.Context, st KeyStore, rings []RingSettings, now time.Ti
 		ids[i] = k.ID
 	}
 	for _, set := range rings {
-		in, err := succeed(ctx, st, set, now)
+		in, err := addSigner(ctx, st, set, now)
 		if err != nil {
 			return replacements, 0, err
 		}
 		replacements = append(replacements, in)
 	}
-	// The new keys first: a replica that finds none makes one of its own.
+	// Store the new keys before removing the old ones: a replica that finds no key
+	// makes one of its own.
 	if err := st.RemoveKeys(ctx, ids); err != nil {
 		return replacements, 0, fmt.Errorf("removing the signing keys: %w", err)
 	}
 	return replacements, len(ids), nil
 }
 
-// succeed stores a key that signs at once, whatever there is.
-func succeed(ctx context.Context, st KeyStore, set RingSettings, now time.Time) (KeyInfo, error) {
+// addSigner stores a key that signs at once, whatever keys there are.
+func addSigner(ctx context.Context, st KeyStore, set RingSettings, now time.Time) (KeyInfo, error) {
 	for range maxAddTries {
 		stored, err := readKeys(ctx, st)
 		if err != nil {
@@ -192,16 +196,16 @@ func succeed(ctx context.Context, st KeyStore, set RingSettings, now time.Time) 
 	return KeyInfo{}, errNotKept
 }
 
-// replace stores a key that signs at once, if without the key of this id none
-// of the ring's algorithm would. Without need it returns no key.
+// replace stores a key that signs at once, if the key with this id is the one that
+// signs in the ring. Otherwise it returns no key.
 func replace(ctx context.Context, st KeyStore, set RingSettings, id string, now time.Time) (KeyInfo, error) {
 	for made := 0; made < maxAddTries; made++ {
 		stored, err := readKeys(ctx, st)
 		if err != nil {
 			return KeyInfo{}, fmt.Errorf("reading the signing keys: %w", err)
 		}
-		live, _ := stored.arrange(set, now)
-		if signer := signing(live, now); signer != id {
+		verifying, _ := stored.arrange(set, now)
+		if signer := signing(verifying, now); signer != id {
 			if made == 0 {
 				return KeyInfo{}, nil
 			}
@@ -218,14 +222,14 @@ func replace(ctx context.Context, st KeyStore, set RingSettings, id string, now 
 	return KeyInfo{}, errNotKept
 }
 
-// maxAddTries bounds how often a key is made that another replica's takes the
-// place of.
+// maxAddTries bounds how often a new key is made because another replica's key of the
+// same generation came first.
 const maxAddTries = 5
 
 var errNotKept = errors.New("the store does not keep the signing key it was given")
 
-// addNew makes the secrets of a key that is due and stores it; false if
-// another replica was quicker.
+// addNew makes the key material of a due key and stores it. It returns false if another
+// replica was faster.
 func addNew(ctx context.Context, st KeyStore, k StoredKey) (added bool, err error) {
 	made, private, err := generate(k.Algorithm)
 	if err != nil {

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// infos are the keys in the store, by id.
+// infos returns the keys in the store, by id.
 func infos(t *testing.T, st KeyStore, set RingSettings, now time.Time) map[string]KeyInfo {
 	t.Helper()
 	list, err := Survey(context.Background(), st, set, now)
@@ -31,7 +31,9 @@ func rotate(t *testing.T, st KeyStore, set RingSettings, now time.Time) (KeyInfo
 	return next, stored
 }
 
-func TestRotateByHandPublishesFirstAndSignsTenMinutesLater(t *testing.T) {
+// An operator rotates by hand. The next key is published at once and signs ten minutes
+// later, so that no verifier meets an unknown key.
+func TestRotatedKeyIsPublishedBeforeItSigns(t *testing.T) {
 	st, r := &memoryStore{}, NewRing()
 	raw, old := mintAt(t, load(t, r, st, ringSettings, t0), t0)
 	now := t0.Add(time.Hour)
@@ -54,17 +56,18 @@ func TestRotateByHandPublishesFirstAndSignsTenMinutesLater(t *testing.T) {
 		t.Error("the former key's tokens are refused")
 	}
 
-	// Once more, within the ten minutes, is nothing to do.
+	// A second rotation within the ten minutes does nothing.
 	again, stored := rotate(t, st, ringSettings, now.Add(5*time.Minute))
 	if stored || again.ID != next.ID || len(st.keys) != 2 {
 		t.Errorf("rotated again to %+v, %v", again, stored)
 	}
-	// And after them it is the next rotation.
+	// After the ten minutes, a rotation makes the next key.
 	if third, stored := rotate(t, st, ringSettings, now.Add(11*time.Minute)); !stored || third.Generation != 3 {
 		t.Errorf("rotated a second time to %+v, %v", third, stored)
 	}
 }
 
+// A rotation in an empty store makes the first key, which signs at once.
 func TestRotateMakesTheFirstKey(t *testing.T) {
 	st := &memoryStore{}
 	first, stored := rotate(t, st, ringSettings, t0)
@@ -76,6 +79,7 @@ func TestRotateMakesTheFirstKey(t *testing.T) {
 	}
 }
 
+// Rotating by hand works where rotation by time is turned off.
 func TestRotateWithoutATimeTableRotates(t *testing.T) {
 	st, set := &memoryStore{}, ringSettings
 	set.Rotate = 0
@@ -85,7 +89,9 @@ func TestRotateWithoutATimeTableRotates(t *testing.T) {
 	}
 }
 
-func TestSurveyTellsWhatEachKeyDoes(t *testing.T) {
+// An operator lists the keys and must see which one signs now, which will, and which
+// only verify.
+func TestSurveyReportsTheUseOfEachKey(t *testing.T) {
 	st, r := &memoryStore{}, NewRing()
 	first := load(t, r, st, ringSettings, t0).members[0].id
 	second, _ := rotate(t, st, ringSettings, t0.Add(time.Hour))
@@ -103,13 +109,15 @@ func TestSurveyTellsWhatEachKeyDoes(t *testing.T) {
 	want(at, map[string]Use{first: Verifies, second.ID: Signs, third.ID: Next})
 	want(third.SignsFrom, map[string]Use{first: Verifies, second.ID: Verifies, third.ID: Signs})
 	want(third.SignsFrom.Add(61*time.Minute+10*time.Second), map[string]Use{first: Over, second.ID: Verifies, third.ID: Signs})
-	// What is said to sign is what signs.
+	// The key that is listed as signing must be the one that signs.
 	load(t, r, st, ringSettings, at)
 	if _, kid := mintAt(t, r.Keys(), at); kid != second.ID {
 		t.Errorf("%s signs", kid)
 	}
 }
 
+// A key has leaked. Tokens that it signed stop working at once, and a new key signs
+// wherever the leaked one did.
 func TestCompromisedKeyIsGoneAtOnce(t *testing.T) {
 	other := ringSettings
 	other.Algorithm = EdDSA
@@ -135,7 +143,7 @@ func TestCompromisedKeyIsGoneAtOnce(t *testing.T) {
 			at := second.SignsFrom
 			minted(load(t, r, st, ringSettings, at), at)
 			third, _ := rotate(t, st, ringSettings, at)
-			// Two weeks in which the other site signed.
+			// The other site signed for two weeks.
 			minted(load(t, foreign, st, other, at), at.Add(publishAhead-time.Second))
 			now := at.Add(5 * time.Minute)
 			load(t, r, st, ringSettings, now)
@@ -192,6 +200,7 @@ func TestCompromisedKeyIsGoneAtOnce(t *testing.T) {
 	}
 }
 
+// An operator mistypes the id of a key.
 func TestDroppingAnUnknownKeyChangesNothing(t *testing.T) {
 	st := &memoryStore{}
 	load(t, NewRing(), st, ringSettings, t0)
