@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
 )
 
 const (
@@ -25,9 +27,9 @@ const (
 // the same as nothing. Members that are not asked
 // for are ignored; duplicates, wrong types and trailing data are refused. A nil
 // problem means that all is well.
-func readJSON(w http.ResponseWriter, r *http.Request, fields map[string]any) *problem {
+func readJSON(w http.ResponseWriter, r *http.Request, fields map[string]any) *problem.Problem {
 	if !isJSON(r.Header) {
-		return newProblem(codeMediaType)
+		return problem.New(problem.UnsupportedMediaType)
 	}
 	body, p := readBody(w, r, maxBody)
 	if p != nil {
@@ -38,20 +40,20 @@ func readJSON(w http.ResponseWriter, r *http.Request, fields map[string]any) *pr
 
 // readOptionalJSON is readJSON where there need not be a body. Over HTTP/3, and
 // with chunks, only reading shows whether there is one.
-func readOptionalJSON(w http.ResponseWriter, r *http.Request, fields map[string]any) *problem {
+func readOptionalJSON(w http.ResponseWriter, r *http.Request, fields map[string]any) *problem.Problem {
 	if r.ContentLength > 0 || isJSON(r.Header) && r.ContentLength != 0 {
 		return readJSON(w, r, fields)
 	}
 	body, p := readBody(w, r, maxBody)
 	if p == nil && len(body) > 0 {
-		p = newProblem(codeMediaType)
+		p = problem.New(problem.UnsupportedMediaType)
 	}
 	return p
 }
 
-func decode(body []byte, fields map[string]any) *problem {
+func decode(body []byte, fields map[string]any) *problem.Problem {
 	if err := decodeObject(body, fields); err != nil {
-		return invalid("The body is not what this endpoint takes: " + err.Error() + ".")
+		return problem.Invalid("The body is not what this endpoint takes: " + err.Error() + ".")
 	}
 	return nil
 }
@@ -80,13 +82,13 @@ func encoded(h http.Header) bool {
 	return false
 }
 
-func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, *problem) {
+func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, *problem.Problem) {
 	if r.ContentLength > limit {
-		return nil, newProblem(codeTooLarge)
+		return nil, problem.New(problem.BodyTooLarge)
 	}
 	if encoded(r.Header) {
 		w.Header().Set("Accept-Encoding", "identity") // RFC 9110, section 15.5.16
-		p := newProblem(codeMediaType)
+		p := problem.New(problem.UnsupportedMediaType)
 		p.Detail = "Send the body as it is: a Content-Encoding, such as gzip, is not taken."
 		return nil, p
 	}
@@ -97,13 +99,13 @@ func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, *pro
 	body, err := io.ReadAll(io.LimitReader(r.Body, limit+1))
 	switch {
 	case int64(len(body)) > limit:
-		return nil, newProblem(codeTooLarge)
+		return nil, problem.New(problem.BodyTooLarge)
 	case err != nil:
 		var tooLarge *http.MaxBytesError
 		if errors.As(err, &tooLarge) {
-			return nil, newProblem(codeTooLarge)
+			return nil, problem.New(problem.BodyTooLarge)
 		}
-		return nil, invalid("The body did not arrive whole.")
+		return nil, problem.Invalid("The body did not arrive whole.")
 	}
 	r.Body = http.NoBody // read to its end: the connection may stay
 	return body, nil

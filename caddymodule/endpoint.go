@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/gate"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/token"
 )
 
@@ -84,16 +85,16 @@ func (s *site) serveEndpoint(w http.ResponseWriter, r *http.Request, rest string
 	c := &call{w: w, r: r, site: s, now: time.Now(), aliased: aliased}
 	e, ok := c.find(rest)
 	if !ok || e.service && s.set.Service == nil {
-		return newProblem(codeNotFound).write(w, r)
+		return refuse(w, r, problem.New(problem.NotFound))
 	}
 	if e.methods != nil && !allowed(e.methods, r.Method) {
-		p := newProblem(codeMethodNotAllowed)
-		p.allow = strings.Join(e.methods, ", ")
-		return p.write(w, r)
+		p := problem.New(problem.MethodNotAllowed)
+		p.Allow = strings.Join(e.methods, ", ")
+		return refuse(w, r, p)
 	}
 	if e.service {
 		if p := c.serviceKey(); p != nil {
-			return p.write(w, r)
+			return refuse(w, r, p)
 		}
 	}
 	if !e.prompt {
@@ -103,7 +104,7 @@ func (s *site) serveEndpoint(w http.ResponseWriter, r *http.Request, rest string
 		c.live = nil // it may be another directory's store
 	}
 	if c.live == nil && !e.closed {
-		return s.unopened().withRenewFor(rest).write(w, r)
+		return refuse(w, r, withRenewFor(rest, s.unopened()))
 	}
 	return c.guarded(e.serve)
 }
@@ -111,11 +112,10 @@ func (s *site) serveEndpoint(w http.ResponseWriter, r *http.Request, rest string
 // panicked counts and logs a panic, and returns the answer: a 500 without
 // details. The log has the stack, but not the panic's own words: those may be a
 // client's.
-func (s *site) panicked(where string, p any) *gate.Refusal {
+func (s *site) panicked(where string, p any) *problem.Problem {
 	s.metrics.panics.Inc()
 	s.log.Error(where, zap.String("kind", fmt.Sprintf("%T", p)), zap.Stack("stack"))
-	o := outcomes[codeInternal]
-	return &gate.Refusal{Status: o.status, Code: codeInternal, Detail: o.detail}
+	return problem.New(problem.InternalError)
 }
 
 // guarded turns a panic of an endpoint's into a 500.
@@ -125,7 +125,7 @@ func (c *call) guarded(serve func(*call) error) (err error) {
 			if p == http.ErrAbortHandler {
 				panic(p) // net/http's own way to end a connection
 			}
-			err = refused(c.site.panicked("panic in an endpoint", p)).write(c.w, c.r)
+			err = refuse(c.w, c.r, c.site.panicked("panic in an endpoint", p))
 		}
 	}()
 	return serve(c)
@@ -160,25 +160,25 @@ func allowed(methods []string, method string) bool {
 
 // withRenewFor shows an empty renew if the endpoint is the login's: send the
 // same again.
-func (p *problem) withRenewFor(rest string) *problem {
+func withRenewFor(rest string, p *problem.Problem) *problem.Problem {
 	if strings.Trim(rest, "/") == "" {
-		return p.withRenew(nil)
+		return p.WithRenew(nil)
 	}
 	return p
 }
 
 // caller returns what the request's token says, or the refusal.
-func (c *call) caller() (*token.Identity, *problem) {
+func (c *call) caller() (*token.Identity, *problem.Problem) {
 	v := c.site.gate.Authenticate(c.r, c.now)
 	if v.Refusal != nil {
-		return nil, refused(v.Refusal)
+		return nil, v.Refusal
 	}
 	return v.Caller, nil
 }
 
 // formerCaller is caller for logging out: a token that has expired, or whose
 // session has ended, still says whose it is.
-func (c *call) formerCaller() (*token.Identity, *problem) {
+func (c *call) formerCaller() (*token.Identity, *problem.Problem) {
 	cred, refusal := c.site.gate.Credential(c.r)
 	if refusal == nil && cred.Kind == gate.Bearer && !cred.Malformed {
 		if caller, err := c.live.verifier.VerifyExpired(c.site.keys(), cred.Token, c.now); err == nil {
@@ -186,12 +186,4 @@ func (c *call) formerCaller() (*token.Identity, *problem) {
 		}
 	}
 	return c.caller()
-}
-
-// refused turns a refusal of the gate's into a problem.
-func refused(r *gate.Refusal) *problem {
-	return &problem{
-		Status: r.Status, Code: r.Code, Detail: r.Detail,
-		challenge: r.Challenge, allow: r.Allow, retryAfter: r.RetryAfter,
-	}
 }

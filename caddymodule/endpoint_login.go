@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
 )
@@ -15,14 +16,14 @@ import (
 // or without phoneCode the silent one.
 func (c *call) login() error {
 	if tooEarly(c.r) {
-		return newProblem(codeTooEarly).write(c.w, c.r)
+		return refuse(c.w, c.r, problem.New(problem.TooEarly))
 	}
 	req, p := c.loginRequest()
 	if p != nil {
 		if p.Status == http.StatusBadRequest {
-			p = p.withRenew(nil)
+			p = p.WithRenew(nil)
 		}
-		return p.write(c.w, c.r)
+		return refuse(c.w, c.r, p)
 	}
 	network, known := c.client()
 	if known {
@@ -33,7 +34,7 @@ func (c *call) login() error {
 	a := &attempt{request: requestID(c.r), limit: limit}
 	res, err := c.live.chain.Login(context.WithValue(c.r.Context(), attemptKey{}, a), req)
 	if err != nil {
-		return loginProblem(err).write(c.w, c.r)
+		return refuse(c.w, c.r, loginProblem(err))
 	}
 	out := c.pair(res.Session, res.Token, res.RefreshToken)
 	out.UserInfo = userInfo(res.User)
@@ -44,7 +45,7 @@ func (c *call) login() error {
 }
 
 // loginProblem is the answer to a login that did not succeed.
-func loginProblem(err error) *problem {
+func loginProblem(err error) *problem.Problem {
 	var e *login.Error
 	var much tooMany
 	switch {
@@ -52,20 +53,20 @@ func loginProblem(err error) *problem {
 		return much.problem()
 	case errors.As(err, &e):
 	case errors.As(err, new(*login.Panic)):
-		return newProblem(codeInternal)
+		return problem.New(problem.InternalError)
 	default:
-		e = &login.Error{Code: login.WeChatTimeout} // the client has gone: nobody reads it
+		e = &login.Error{Code: problem.WeChatTimeout} // the client has gone: nobody reads it
 	}
-	p := newProblem(string(e.Code))
-	p.retryAfter = e.RetryAfter
+	p := problem.New(e.Code)
+	p.RetryAfter = e.RetryAfter
 	switch p.Status {
 	case http.StatusBadRequest, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
-		p = p.withRenew(e.Renew)
+		p = p.WithRenew(e.Renew)
 	}
 	return p
 }
 
-func (c *call) loginRequest() (login.Request, *problem) {
+func (c *call) loginRequest() (login.Request, *problem.Problem) {
 	req := login.Request{UserAgent: c.r.UserAgent(), Address: clientIP(c.r)}
 	var appid string
 	p := readJSON(c.w, c.r, map[string]any{"code": &req.Code, "phoneCode": &req.PhoneCode, "appid": &appid, "refreshToken": (*optional)(&req.RefreshToken)})
@@ -74,11 +75,11 @@ func (c *call) loginRequest() (login.Request, *problem) {
 	}
 	switch {
 	case req.Code == "":
-		return req, invalid("code is missing: send what wx.login gave.")
+		return req, problem.Invalid("code is missing: send what wx.login gave.")
 	case !isCode(req.Code):
-		return req, invalid("code must be what wx.login gave: 1 to 256 visible ASCII characters. (In DevTools without an AppID it is a mock code with blanks.)")
+		return req, problem.Invalid("code must be what wx.login gave: 1 to 256 visible ASCII characters. (In DevTools without an AppID it is a mock code with blanks.)")
 	case req.PhoneCode != "" && !isCode(req.PhoneCode):
-		return req, invalid("phoneCode must be what the phone button gave: 1 to 256 visible ASCII characters.")
+		return req, problem.Invalid("phoneCode must be what the phone button gave: 1 to 256 visible ASCII characters.")
 	}
 	app, p := c.site.app(appid, c.r)
 	req.App, req.WeChat = app, c.site.set.WeChat.nameOf(app.ID)
@@ -96,12 +97,12 @@ func isCode(s string) bool {
 
 // app chooses the mini program that the codes belong to: the one named in the
 // body, else the one that the Referer hints at, else the only one.
-func (s *site) app(appid string, r *http.Request) (wechat.App, *problem) {
+func (s *site) app(appid string, r *http.Request) (wechat.App, *problem.Problem) {
 	if appid != "" {
 		if a, ok := s.apps[appid]; ok {
 			return a, nil
 		}
-		return wechat.App{}, invalid("appid names a mini program that is not served here.")
+		return wechat.App{}, problem.Invalid("appid names a mini program that is not served here.")
 	}
 	if rest, ok := strings.CutPrefix(r.Referer(), "https://servicewechat.com/"); ok {
 		hint, _, _ := strings.Cut(rest, "/")
@@ -110,12 +111,12 @@ func (s *site) app(appid string, r *http.Request) (wechat.App, *problem) {
 		}
 	}
 	if len(s.apps) > 1 {
-		return wechat.App{}, invalid("appid is missing: several mini programs are served here.")
+		return wechat.App{}, problem.Invalid("appid is missing: several mini programs are served here.")
 	}
 	for _, a := range s.apps {
 		return a, nil
 	}
-	return wechat.App{}, newProblem(string(login.Misconfigured))
+	return wechat.App{}, problem.New(problem.Misconfigured)
 }
 
 // userInfo returns the user as answers show it. Our members win over those that the

@@ -8,7 +8,7 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/gate"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/token"
 )
@@ -29,36 +29,36 @@ func (c *call) logout() error {
 	var refreshToken string
 	var all bool
 	if p := readOptionalJSON(c.w, c.r, map[string]any{"refreshToken": &refreshToken, "all": &all}); p != nil {
-		return p.write(c.w, c.r)
+		return refuse(c.w, c.r, p)
 	}
 	ctx, done := c.seenThrough()
 	defer done()
 	list, p := c.shownSessions(ctx, refreshToken, all)
 	if p != nil {
-		if p.Status == http.StatusUnauthorized && p.Code != gate.CodeTokenMissing {
+		if p.Status == http.StatusUnauthorized && p.Code != problem.TokenMissing {
 			c.setCookie("", 0) // it is of no use. Without one, the request may be another site's.
 		}
-		return p.write(c.w, c.r)
+		return refuse(c.w, c.r, p)
 	}
 	var ended session.Ended
 	for _, one := range list {
 		some, err := c.end(ctx, one, all)
 		ended.Join(some)
 		if err != nil {
-			return c.storeFailed("logging out", err).write(c.w, c.r)
+			return refuse(c.w, c.r, c.storeFailed("logging out", err))
 		}
 	}
 	c.loggedOut(list, all, ended)
 	c.setCookie("", 0)
 	if all && !slices.ContainsFunc(list, func(s shownSession) bool { return s.live }) {
-		return newProblem(codeSessionEnded).write(c.w, c.r)
+		return refuse(c.w, c.r, problem.New(problem.SessionEnded))
 	}
 	return answer(c.w, c.r, http.StatusNoContent, "", nil)
 }
 
 // shownSessions are those of the token and of the refresh token. Of a session
 // that is forgotten there is nothing to end. live is looked into for all only.
-func (c *call) shownSessions(ctx context.Context, refreshToken string, all bool) (list []shownSession, _ *problem) {
+func (c *call) shownSessions(ctx context.Context, refreshToken string, all bool) (list []shownSession, _ *problem.Problem) {
 	caller, p := c.formerCaller()
 	switch {
 	case p == nil:
@@ -80,7 +80,7 @@ func (c *call) shownSessions(ctx context.Context, refreshToken string, all bool)
 	switch {
 	case errors.Is(err, session.ErrRefreshInvalid):
 		if caller == nil {
-			return nil, newProblem(codeRefreshInvalid)
+			return nil, problem.New(problem.RefreshInvalid)
 		}
 	case errors.Is(err, session.ErrEnded):
 	case err != nil:

@@ -11,7 +11,7 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
 )
@@ -45,10 +45,10 @@ func (c *call) push() error {
 	}
 	body, p := readBody(c.w, c.r, wechat.MaxPush)
 	if p != nil {
-		if p.Code == codeTooLarge {
+		if p.Code == problem.BodyTooLarge {
 			p.Detail = "The message is larger than 64 KiB."
 		}
-		return p.write(c.w, c.r)
+		return refuse(c.w, c.r, p)
 	}
 	m, err := receiver.Open(query, body, c.now)
 	if err != nil {
@@ -56,10 +56,10 @@ func (c *call) push() error {
 	}
 	if m.Leaves() {
 		if c.live == nil {
-			return c.site.unopened().write(c.w, c.r)
+			return refuse(c.w, c.r, c.site.unopened())
 		}
 		if p := c.leaves(m); p != nil {
-			return p.write(c.w, c.r)
+			return refuse(c.w, c.r, p)
 		}
 	}
 	return c.say("success")
@@ -70,7 +70,7 @@ func (c *call) push() error {
 func (c *call) pushRefused(err error) error {
 	c.site.log.Warn("message push refused", zap.String("appid", c.id), zap.Error(err),
 		zap.String("address", clientIP(c.r)), zap.String("request", requestID(c.r)))
-	return newProblem(codePushRefused).write(c.w, c.r)
+	return refuse(c.w, c.r, problem.New(problem.PushRefused))
 }
 
 // say answers a text. Of a handshake it is the client's own.
@@ -86,14 +86,14 @@ func (c *call) say(text string) error {
 
 // leaves carries out the message that a user has left, and answers in time: what takes
 // longer goes on, and WeChat, which sends the message again, finds it done.
-func (c *call) leaves(m wechat.PushMessage) *problem {
+func (c *call) leaves(m wechat.PushMessage) *problem.Problem {
 	ctx, release := c.seenThrough()
-	failed := make(chan *problem, 1)
+	failed := make(chan *problem.Problem, 1)
 	go func() {
 		defer release()
 		defer func() {
 			if p := recover(); p != nil { // no server recovers it here
-				failed <- refused(c.site.panicked("panic in an endpoint", p))
+				failed <- c.site.panicked("panic in an endpoint", p)
 			}
 		}()
 		err := c.leave(ctx, m)
@@ -112,7 +112,7 @@ func (c *call) leaves(m wechat.PushMessage) *problem {
 	case p := <-failed:
 		return p
 	case <-late.C:
-		return newProblem(string(login.StoreUnavailable))
+		return problem.New(problem.StoreUnavailable)
 	}
 }
 

@@ -11,7 +11,7 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/ratelimit"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
@@ -22,9 +22,9 @@ import (
 var wrongKeyRate = ratelimit.Rate{Count: 10, Per: time.Minute}
 
 // serviceKey checks that the request is the backend's own, and not a recorded one.
-func (c *call) serviceKey() *problem {
+func (c *call) serviceKey() *problem.Problem {
 	if tooEarly(c.r) {
-		return newProblem(codeTooEarly)
+		return problem.New(problem.TooEarly)
 	}
 	right := c.showsServiceKey()
 	if network, known := c.client(); known {
@@ -43,7 +43,7 @@ func (c *call) serviceKey() *problem {
 	}
 	c.site.log.Warn("a request without the service key for a service endpoint",
 		zap.String("address", clientIP(c.r)), zap.String("request", requestID(c.r)))
-	return newProblem(codeServiceKey)
+	return problem.New(problem.ServiceKeyInvalid)
 }
 
 func (c *call) showsServiceKey() bool {
@@ -62,12 +62,12 @@ func (c *call) revoke() error {
 	switch {
 	case p != nil:
 	case (userID == "") == (sessionID == ""):
-		p = invalid("Send either userId or sessionId.")
+		p = problem.Invalid("Send either userId or sessionId.")
 	case !user.ValidID(userID + sessionID):
-		p = invalid("An id has 1 to 128 visible ASCII characters.")
+		p = problem.Invalid("An id has 1 to 128 visible ASCII characters.")
 	}
 	if p != nil {
-		return p.write(c.w, c.r)
+		return refuse(c.w, c.r, p)
 	}
 	ctx, done := c.seenThrough()
 	defer done()
@@ -76,15 +76,15 @@ func (c *call) revoke() error {
 	}
 	s, err := c.site.store.Session(ctx, sessionID)
 	if errors.Is(err, session.ErrNotFound) {
-		p := newProblem(codeNotFound)
+		p := problem.New(problem.NotFound)
 		p.Detail = "There is no such session, or it was over so long ago that it is forgotten."
-		return p.write(c.w, c.r)
+		return refuse(c.w, c.r, p)
 	}
 	if err == nil {
 		_, err = c.endOne(ctx, s.ID, s.UserID, session.ReasonRevoked)
 	}
 	if err != nil {
-		return c.storeFailed("revoking a session", err).write(c.w, c.r)
+		return refuse(c.w, c.r, c.storeFailed("revoking a session", err))
 	}
 	c.served("revoke", s.UserID, session.Ended{Count: 1, IDs: []string{s.ID}})
 	return answer(c.w, c.r, http.StatusNoContent, "", nil)
@@ -104,7 +104,7 @@ func (c *call) endAllOf(ctx context.Context, what, userID string, ev *event) err
 	ended, err := c.live.sessions.EndUser(ctx, userID, session.ReasonRevoked, c.now)
 	if err != nil {
 		c.emitEnded(userID, ended, session.ReasonRevoked)
-		return c.storeFailed("service: "+what, err).write(c.w, c.r)
+		return refuse(c.w, c.r, c.storeFailed("service: "+what, err))
 	}
 	c.served(what, userID, ended)
 	if ev != nil {
@@ -131,18 +131,18 @@ func (c *call) serviceUser() error {
 }
 
 func (c *call) noSuchUser() error {
-	p := newProblem(codeNotFound)
+	p := problem.New(problem.NotFound)
 	p.Detail = "There is no such user."
-	return p.write(c.w, c.r)
+	return refuse(c.w, c.r, p)
 }
 
 func (c *call) setDisabled(id string) error {
 	var disabled *bool
 	if p := readJSON(c.w, c.r, map[string]any{"disabled": &disabled}); p != nil {
-		return p.write(c.w, c.r)
+		return refuse(c.w, c.r, p)
 	}
 	if disabled == nil {
-		return invalid("disabled is missing: send true or false.").write(c.w, c.r)
+		return refuse(c.w, c.r, problem.Invalid("disabled is missing: send true or false."))
 	}
 	ctx, done := c.seenThrough()
 	defer done()
@@ -151,7 +151,7 @@ func (c *call) setDisabled(id string) error {
 	case errors.Is(err, user.ErrUnknown):
 		return c.noSuchUser()
 	case err != nil:
-		return c.storeFailed("disabling a user", err).write(c.w, c.r)
+		return refuse(c.w, c.r, c.storeFailed("disabling a user", err))
 	case *disabled:
 		// Afterwards: from here on, no login opens another.
 		return c.endAllOf(ctx, "disable", id, &event{"wx_auth_user_disabled", map[string]any{"user": id}})
@@ -168,7 +168,7 @@ func (c *call) eraseUser(id string) error {
 	ended, err := c.erase(ctx, id)
 	if err != nil {
 		c.storeFailed("erasing a user", err)
-		return unavailable(err).write(c.w, c.r)
+		return refuse(c.w, c.r, unavailable(err))
 	}
 	c.served("erase", id, ended)
 	return answer(c.w, c.r, http.StatusNoContent, "", nil)
@@ -187,14 +187,14 @@ func (c *call) erase(ctx context.Context, id string) (ended session.Ended, err e
 }
 
 // unavailable is what is told of an erasure that failed: try again.
-func unavailable(err error) *problem {
+func unavailable(err error) *problem.Problem {
 	switch {
 	case errors.Is(err, user.ErrMisconfigured):
-		return newProblem(string(login.Misconfigured))
+		return problem.New(problem.Misconfigured)
 	case errors.Is(err, errDirectory):
-		return newProblem(string(login.DirectoryUnavailable))
+		return problem.New(problem.DirectoryUnavailable)
 	}
-	return newProblem(string(login.StoreUnavailable))
+	return problem.New(problem.StoreUnavailable)
 }
 
 // openid is one of a user's aliases.
@@ -217,15 +217,15 @@ func (c *call) showUser(id string) error {
 		return c.noSuchUser()
 	case err != nil:
 		c.storeFailed("looking up a user", err)
-		return unavailable(errors.Join(errDirectory, err)).write(c.w, c.r)
+		return refuse(c.w, c.r, unavailable(errors.Join(errDirectory, err)))
 	}
 	bindings, err := c.site.store.UserBindings(ctx, id)
 	if err != nil {
-		return c.storeFailed("looking up a user's openids", err).write(c.w, c.r)
+		return refuse(c.w, c.r, c.storeFailed("looking up a user's openids", err))
 	}
 	sessions, err := c.site.store.UserSessions(ctx, id, c.now)
 	if err != nil {
-		return c.storeFailed("looking up a user's sessions", err).write(c.w, c.r)
+		return refuse(c.w, c.r, c.storeFailed("looking up a user's sessions", err))
 	}
 	openids := make([]openid, 0, len(bindings))
 	for _, b := range bindings {

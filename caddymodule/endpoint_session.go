@@ -8,8 +8,7 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/gate"
-	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/ratelimit"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/token"
@@ -80,14 +79,14 @@ func (c *call) setCookie(value string, seconds int) {
 // refresh takes a refresh token and answers the next pair.
 func (c *call) refresh() error {
 	if tooEarly(c.r) {
-		return newProblem(codeTooEarly).write(c.w, c.r)
+		return refuse(c.w, c.r, problem.New(problem.TooEarly))
 	}
 	var shown string
 	if p := readJSON(c.w, c.r, map[string]any{"refreshToken": &shown}); p != nil {
-		return p.write(c.w, c.r)
+		return refuse(c.w, c.r, p)
 	}
 	if shown == "" {
-		return invalid("refreshToken is missing.").write(c.w, c.r)
+		return refuse(c.w, c.r, problem.Invalid("refreshToken is missing."))
 	}
 	// As with a login: a client that hangs up after the counter has advanced finds the
 	// answer with the same token again.
@@ -100,17 +99,17 @@ func (c *call) refresh() error {
 	})
 	if err != nil {
 		p := c.refreshRefused(s, err)
-		c.site.metrics.refreshes.WithLabelValues(p.Code).Inc()
-		return p.write(c.w, c.r)
+		c.site.metrics.refreshed(p.Code)
+		return refuse(c.w, c.r, p)
 	}
 	accessToken, err := c.live.minter.Mint(s, u, c.now)
 	if err != nil {
 		c.site.log.Error("minting a token", zap.Error(err))
-		p := newProblem(string(login.Misconfigured))
-		c.site.metrics.refreshes.WithLabelValues(p.Code).Inc()
-		return p.write(c.w, c.r)
+		p := problem.New(problem.Misconfigured)
+		c.site.metrics.refreshed(p.Code)
+		return refuse(c.w, c.r, p)
 	}
-	c.site.metrics.refreshes.WithLabelValues("ok").Inc()
+	c.site.metrics.refreshed("")
 	return c.answerPair(c.pair(s, accessToken, next))
 }
 
@@ -169,36 +168,36 @@ func (c *call) welcome(ctx context.Context, s session.Session) (user.User, error
 	return u, nil
 }
 
-func (c *call) refreshRefused(s session.Session, err error) *problem {
+func (c *call) refreshRefused(s session.Session, err error) *problem.Problem {
 	var much tooMany
 	switch {
 	case errors.As(err, &much):
 		return much.problem()
 	case errors.Is(err, session.ErrRefreshInvalid):
-		return newProblem(codeRefreshInvalid)
+		return problem.New(problem.RefreshInvalid)
 	case errors.Is(err, session.ErrEnded):
 		if errors.Is(err, session.ErrLate) {
 			c.site.log.Info("a refresh token was shown again after the grace; the session was ended",
 				zap.String("session", s.ID), zap.String("user", s.UserID), zap.String("appid", s.AppID),
 				zap.String("address", clientIP(c.r)), zap.String("request", requestID(c.r)))
 		}
-		p := newProblem(codeSessionEnded)
+		p := problem.New(problem.SessionEnded)
 		p.Reason = string(c.live.sessions.EndReason(s))
 		return p
 	case errors.Is(err, session.ErrReuse):
 		c.reused(s)
-		return newProblem(codeReuseDetected)
+		return problem.New(problem.ReuseDetected)
 	case errors.Is(err, errDisabled):
-		return newProblem(string(login.UserDisabled))
+		return problem.New(problem.UserDisabled)
 	case errors.Is(err, errMint), errors.Is(err, user.ErrMisconfigured):
 		c.site.log.Error("refreshing: what the user directory says cannot be used", append(remedyOf(err), zap.String("user", s.UserID), zap.Error(err))...)
-		return newProblem(string(login.Misconfigured))
+		return problem.New(problem.Misconfigured)
 	case errors.Is(err, errDirectory):
 		c.site.log.Error("refreshing: the user directory does not answer", zap.Error(err))
-		return newProblem(string(login.DirectoryUnavailable))
+		return problem.New(problem.DirectoryUnavailable)
 	}
 	c.site.log.Error("refreshing", zap.Error(err))
-	return newProblem(string(login.StoreUnavailable))
+	return problem.New(problem.StoreUnavailable)
 }
 
 // device is a session as its user sees it.
@@ -223,11 +222,11 @@ func deviceOf(s session.Session) device {
 func (c *call) listSessions() error {
 	caller, p := c.caller()
 	if p != nil {
-		return p.write(c.w, c.r)
+		return refuse(c.w, c.r, p)
 	}
 	ss, err := c.ofCaller(caller)
 	if err != nil {
-		return c.storeFailed("listing sessions", err).write(c.w, c.r)
+		return refuse(c.w, c.r, c.storeFailed("listing sessions", err))
 	}
 	devices := make([]device, 0, len(ss))
 	for _, s := range ss {
@@ -243,19 +242,19 @@ func (c *call) listSessions() error {
 func (c *call) endSession() error {
 	caller, p := c.caller()
 	if p != nil {
-		return p.write(c.w, c.r)
+		return refuse(c.w, c.r, p)
 	}
 	ss, err := c.ofCaller(caller)
 	if err != nil {
-		return c.storeFailed("ending a session", err).write(c.w, c.r)
+		return refuse(c.w, c.r, c.storeFailed("ending a session", err))
 	}
 	ctx, done := c.seenThrough()
 	defer done()
 	// Another replica may have ended the caller's own session a moment ago.
 	if lives, err := c.tokenLives(ctx, caller); err != nil {
-		return c.storeFailed("ending a session", err).write(c.w, c.r)
+		return refuse(c.w, c.r, c.storeFailed("ending a session", err))
 	} else if !lives {
-		return refused(gate.Refuse(gate.CodeTokenRevoked)).write(c.w, c.r)
+		return refuse(c.w, c.r, problem.New(problem.TokenRevoked))
 	}
 	for _, s := range ss {
 		if s.ID != c.id {
@@ -264,7 +263,7 @@ func (c *call) endSession() error {
 		one := shownSession{id: s.ID, userID: s.UserID, reason: session.ReasonLogout}
 		ended, err := c.end(ctx, one, false)
 		if err != nil {
-			return c.storeFailed("ending a session", err).write(c.w, c.r)
+			return refuse(c.w, c.r, c.storeFailed("ending a session", err))
 		}
 		c.loggedOut([]shownSession{one}, false, ended)
 		if s.ID == caller.SessionID() {
@@ -272,9 +271,9 @@ func (c *call) endSession() error {
 		}
 		return answer(c.w, c.r, http.StatusNoContent, "", nil)
 	}
-	p = newProblem(codeNotFound)
+	p = problem.New(problem.NotFound)
 	p.Detail = "You have no such session."
-	return p.write(c.w, c.r)
+	return refuse(c.w, c.r, p)
 }
 
 func (c *call) ofCaller(caller *token.Identity) ([]session.Session, error) {
@@ -290,12 +289,12 @@ func (c *call) ofCaller(caller *token.Identity) ([]session.Session, error) {
 
 // storeFailed logs a failure of the store and returns the answer. A client that hung up
 // is no failure of the store.
-func (c *call) storeFailed(doing string, err error) *problem {
+func (c *call) storeFailed(doing string, err error) *problem.Problem {
 	if c.r.Context().Err() == nil || !errors.Is(err, context.Canceled) {
 		c.site.log.Error(doing, append(remedyOf(err), zap.Error(err))...)
 	}
 	if errors.Is(err, user.ErrMisconfigured) {
-		return newProblem(string(login.Misconfigured))
+		return problem.New(problem.Misconfigured)
 	}
-	return newProblem(string(login.StoreUnavailable))
+	return problem.New(problem.StoreUnavailable)
 }

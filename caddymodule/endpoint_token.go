@@ -4,7 +4,7 @@ import (
 	"errors"
 	"net/http"
 
-	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
@@ -12,7 +12,7 @@ import (
 func (c *call) me() error {
 	caller, p := c.caller()
 	if p != nil {
-		return p.write(c.w, c.r)
+		return refuse(c.w, c.r, p)
 	}
 	var u user.User
 	err := c.mayAsk("me", caller.SessionID())
@@ -22,19 +22,19 @@ func (c *call) me() error {
 	var much tooMany
 	switch {
 	case errors.As(err, &much):
-		return much.problem().write(c.w, c.r)
+		return refuse(c.w, c.r, much.problem())
 	case errors.Is(err, user.ErrUnknown):
-		p := newProblem(codeSessionEnded)
+		p := problem.New(problem.SessionEnded)
 		p.Detail = "This user does not exist any more."
-		return p.write(c.w, c.r)
+		return refuse(c.w, c.r, p)
 	case errors.Is(err, user.ErrMisconfigured):
 		c.storeFailed("looking up a user", err)
-		return newProblem(string(login.Misconfigured)).write(c.w, c.r)
+		return refuse(c.w, c.r, problem.New(problem.Misconfigured))
 	case err != nil:
 		c.storeFailed("looking up a user", err)
-		return newProblem(string(login.DirectoryUnavailable)).write(c.w, c.r)
+		return refuse(c.w, c.r, problem.New(problem.DirectoryUnavailable))
 	case u.Disabled:
-		return newProblem(string(login.UserDisabled)).write(c.w, c.r)
+		return refuse(c.w, c.r, problem.New(problem.UserDisabled))
 	}
 	if u.Phone.IsZero() { // the directory returns none
 		u.Phone, _ = user.ParsePhone("", caller.Phone())

@@ -5,6 +5,8 @@ import (
 	"strings"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
 )
 
 // isVerify reports whether a path under our prefix is the endpoint of forward auth.
@@ -26,10 +28,10 @@ func (c *call) verify() error {
 	asked.Method = c.r.Header.Get("X-Forwarded-Method")
 	v := c.site.gate.Authenticate(&asked, c.now)
 	if v.Refusal != nil {
-		return refused(v.Refusal).as(http.StatusUnauthorized).write(c.w, c.r)
+		return refuse(c.w, c.r, v.Refusal.WithStatus(http.StatusUnauthorized))
 	}
 	if c.aliased {
-		return newProblem(codeForbidden).write(c.w, c.r)
+		return refuse(c.w, c.r, problem.New(problem.Forbidden))
 	}
 	h := c.w.Header()
 	c.site.gate.SetIdentity(h, v.Caller)

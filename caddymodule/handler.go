@@ -9,7 +9,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/gate"
-	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/token"
 )
 
@@ -23,7 +23,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if caddyhttp.GetVar(r.Context(), passedVar) != nil {
 		// The second one would remove what the first has set.
 		s.log.Error("a request reached a second wx_auth: put one on each way, and let paths differ by public, optional and the matcher")
-		return newProblem(string(login.Misconfigured)).as(http.StatusInternalServerError).write(w, r)
+		return refuse(w, r, problem.New(problem.Misconfigured).WithStatus(http.StatusInternalServerError))
 	}
 	caddyhttp.SetVar(r.Context(), passedVar, true)
 
@@ -32,8 +32,8 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		return s.serveEndpoint(w, in.r, in.rest, in.aliased)
 	}
 	if in.Refusal != nil {
-		s.metrics.refusals.WithLabelValues(in.Refusal.Code).Inc()
-		return refused(in.Refusal).write(w, in.r)
+		s.metrics.refused(in.Refusal.Code)
+		return refuse(w, in.r, in.Refusal)
 	}
 	setPlaceholders(in.r, in.Caller)
 	if in.Caller == nil {
@@ -144,12 +144,6 @@ func setPlaceholders(r *http.Request, caller *token.Identity) {
 func ofNobody(key string) (any, bool) {
 	_, ok := placeholders[key]
 	return "", ok
-}
-
-// as changes the problem's status.
-func (p *problem) as(status int) *problem {
-	p.Status = status
-	return p
 }
 
 // Interface guards

@@ -6,7 +6,7 @@ import (
 	"net/netip"
 	"time"
 
-	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/ratelimit"
 )
 
@@ -90,10 +90,10 @@ func (t tooMany) Error() string { return "beyond the rate of " + t.policy }
 
 // problem is the answer to it, with the RateLimit header fields
 // (draft-ietf-httpapi-ratelimit-headers).
-func (t tooMany) problem() *problem {
-	p := newProblem(string(login.RateLimited))
-	p.retryAfter = t.Wait
-	p.rateLimit = fmt.Sprintf(`"%s";r=%d;t=%d`, t.policy, t.Left, int(math.Ceil(t.Reset.Seconds())))
-	p.rateLimitPolicy = fmt.Sprintf(`"%s";q=%d;w=%d`, t.policy, t.rate.Count, int(t.rate.Per.Seconds()))
+func (t tooMany) problem() *problem.Problem {
+	p := problem.New(problem.RateLimited)
+	p.RetryAfter = t.Wait
+	p.RateLimit = fmt.Sprintf(`"%s";r=%d;t=%d`, t.policy, t.Left, int(math.Ceil(t.Reset.Seconds())))
+	p.RateLimitPolicy = fmt.Sprintf(`"%s";q=%d;w=%d`, t.policy, t.rate.Count, int(t.rate.Per.Seconds()))
 	return p
 }

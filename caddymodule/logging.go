@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
 )
 
@@ -54,17 +55,17 @@ func (s *site) settled(ctx context.Context, req login.Request, res login.Result,
 	if !ok {
 		return
 	}
-	outcome := "ok"
+	var code problem.Code // of the refusal
 	var le *login.Error
 	switch {
 	case errors.As(err, &le):
-		outcome = string(le.Code)
+		code = le.Code
 	case err != nil:
-		outcome = codeInternal
+		code = problem.InternalError
 		s.metrics.panics.Inc()
 	}
 	a.limit.settle(le != nil && le.Refused, err == nil && !res.Replayed)
-	s.metrics.logins.WithLabelValues(outcome).Inc()
+	s.metrics.loggedIn(code)
 	s.logLogin(req, res, err, a)
 }
 
@@ -100,7 +101,7 @@ func (s *site) logLogin(req login.Request, res login.Result, err error, a *attem
 	}
 	var le *login.Error
 	if !errors.As(err, &le) {
-		fields = append(fields, zap.String("code", codeInternal), zap.NamedError("cause", err))
+		fields = append(fields, zap.String("code", string(problem.InternalError)), zap.NamedError("cause", err))
 		var p *login.Panic
 		if errors.As(err, &p) {
 			fields = append(fields, zap.String("stack", p.Stack))
@@ -134,11 +135,11 @@ func remedyOf(err error) []zap.Field {
 	return nil
 }
 
-func severity(code login.Code) zapcore.Level {
+func severity(code problem.Code) zapcore.Level {
 	switch code {
-	case login.Misconfigured, login.StoreUnavailable, login.DirectoryUnavailable:
+	case problem.Misconfigured, problem.StoreUnavailable, problem.DirectoryUnavailable:
 		return zapcore.ErrorLevel
-	case login.WeChatUnavailable, login.WeChatError, login.WeChatTimeout, login.UserBlocked:
+	case problem.WeChatUnavailable, problem.WeChatError, problem.WeChatTimeout, problem.UserBlocked:
 		return zapcore.WarnLevel
 	}
 	return zapcore.InfoLevel

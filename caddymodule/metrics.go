@@ -1,10 +1,13 @@
 package caddymodule
 
 import (
+	"cmp"
 	"errors"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
 )
 
 // metrics are what an operator watches, in Caddy's own metrics endpoint. No
@@ -42,3 +45,14 @@ func newMetrics(reg prometheus.Registerer, feedAge func(now time.Time) time.Dura
 	}
 	return m, err
 }
+
+// loggedIn counts a login with the code of its refusal; empty: it succeeded.
+func (m *metrics) loggedIn(code problem.Code) { m.logins.WithLabelValues(outcome(code)).Inc() }
+
+// refreshed counts a refresh with the code of its refusal; empty: it succeeded.
+func (m *metrics) refreshed(code problem.Code) { m.refreshes.WithLabelValues(outcome(code)).Inc() }
+
+// refused counts a request that was not let through.
+func (m *metrics) refused(code problem.Code) { m.refusals.WithLabelValues(string(code)).Inc() }
+
+func outcome(code problem.Code) string { return cmp.Or(string(code), "ok") }

@@ -9,7 +9,7 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/store"
 )
 
@@ -35,11 +35,11 @@ func (s *site) ready(ctx context.Context) *live {
 }
 
 // unopened is the answer of an endpoint that needs a store which is not open.
-func (s *site) unopened() *problem {
+func (s *site) unopened() *problem.Problem {
 	if s.fault.Load() != nil {
-		return newProblem(string(login.Misconfigured))
+		return problem.New(problem.Misconfigured)
 	}
-	return newProblem(string(login.StoreUnavailable))
+	return problem.New(problem.StoreUnavailable)
 }
 
 // resume goes on with what an earlier configuration with the same store and keys has

@@ -17,6 +17,7 @@ import (
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
 
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat/wechattest"
 )
@@ -202,7 +203,7 @@ func TestPanicInALoginIsAnErrorOfOurs(t *testing.T) {
 	s := serve(t)
 	s.h.site.live.Load().chain.Mint = nil
 	w := s.post("/auth/wx", loginBody(s.tap()))
-	if w.Code != http.StatusInternalServerError || !strings.Contains(w.Body.String(), codeInternal) {
+	if w.Code != http.StatusInternalServerError || !strings.Contains(w.Body.String(), string(problem.InternalError)) {
 		t.Errorf("%d %s", w.Code, w.Body)
 	}
 	if s.logs.FilterMessage("login failed").FilterLevelExact(zapcore.ErrorLevel).Len() != 1 {

@@ -13,6 +13,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
 )
 
 // failing is a body that ends with an error.
@@ -118,7 +120,7 @@ func TestPanicAtTheGateLetsNothingThrough(t *testing.T) {
 	s := serve(t, "public /open")
 	s.h.matcher = caddyhttp.MatcherSet{panicking{}}
 	w := s.do(httptest.NewRequest("GET", "/x", nil))
-	if w.Code != http.StatusInternalServerError || !strings.Contains(w.Body.String(), codeInternal) || strings.Contains(w.Body.String(), "a secret") {
+	if w.Code != http.StatusInternalServerError || !strings.Contains(w.Body.String(), string(problem.InternalError)) || strings.Contains(w.Body.String(), "a secret") {
 		t.Errorf("%d %s", w.Code, w.Body)
 	}
 	logged := s.logs.FilterMessage("panic at the gate").All()

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/token"
 )
 
@@ -62,8 +63,8 @@ func New(s Settings, tokens Tokens) (*Gate, error) {
 
 // Decision is the decision on a request.
 type Decision struct {
-	Caller  *token.Identity // the authenticated caller; nil: anonymous
-	Refusal *Refusal        // the answer to a request that is refused; nil: the request proceeds
+	Caller  *token.Identity  // the authenticated caller; nil: anonymous
+	Refusal *problem.Problem // the answer to a request that is refused; nil: the request proceeds
 }
 
 // Enter decides whether a request, which [Gate.Prepare] has returned, proceeds. A
@@ -78,15 +79,15 @@ func (g *Gate) Enter(r *http.Request, protect func(*http.Request) (bool, error),
 	// The answer to TRACE echoes the request as the upstream received it, including
 	// everything that was added on the way. Some servers accept methods in any case.
 	if strings.EqualFold(r.Method, http.MethodTrace) {
-		return Decision{Refusal: Refuse(CodeMethodNotAllowed)}
+		return refuseTrace()
 	}
 	if !isToken(r.Method) { // possible over HTTP/2; a proxy cannot forward it
-		return Decision{Refusal: notHTTP()}
+		return refuseMethod()
 	}
 	var buf [4]presented
 	all := g.presented(buf[:0], r, true)
 	if slices.ContainsFunc(all, conflicting) {
-		return Decision{Refusal: Refuse(CodeInvalidRequest)}
+		return refuseTwo()
 	}
 	var d Decision
 	access := g.access(r, len(all) > 0, protect)
@@ -96,7 +97,7 @@ func (g *Gate) Enter(r *http.Request, protect func(*http.Request) (bool, error),
 	case len(all) > 1:
 		// Two credentials are refused even if they are equal: no decision may depend on
 		// which of them this gate or an upstream reads.
-		return Decision{Refusal: Refuse(CodeInvalidRequest)}
+		return refuseTwo()
 	case access == optional:
 		d = g.passOptional(r, one(all), now)
 	default:
@@ -136,15 +137,15 @@ func (g *Gate) Authenticate(r *http.Request, now time.Time) Decision {
 
 // Credential returns the one credential of a request to our endpoints, or the refusal if the
 // request has no usable one.
-func (g *Gate) Credential(r *http.Request) (Credential, *Refusal) {
+func (g *Gate) Credential(r *http.Request) (Credential, *problem.Problem) {
 	var buf [4]presented
 	all := g.presented(buf[:0], r, false)
 	if len(all) > 1 || slices.ContainsFunc(all, conflicting) {
-		return Credential{}, Refuse(CodeInvalidRequest)
+		return Credential{}, problem.TwoCredentials()
 	}
 	cred := one(all)
 	if cred.from == fromCookie && mayBeForged(r) {
-		return Credential{}, Refuse(CodeCrossSite)
+		return Credential{}, problem.New(problem.CookieCrossSite)
 	}
 	return cred.Credential, nil
 }
@@ -212,7 +213,7 @@ func (g *Gate) passPublic(r *http.Request, all []presented, now time.Time) Decis
 		}
 	}
 	if len(ours) > 1 {
-		return Decision{Refusal: Refuse(CodeInvalidRequest)}
+		return refuseTwo()
 	}
 	for _, s := range ours {
 		if s.from == fromHeader && g.forwardToken && !s.Malformed {
@@ -244,7 +245,7 @@ func (g *Gate) passOptional(r *http.Request, cred presented, now time.Time) Deci
 // authenticate decides on a request that needs a token.
 func (g *Gate) authenticate(r *http.Request, cred presented, now time.Time) Decision {
 	if cred.from == fromCookie && mayBeForged(r) {
-		return Decision{Refusal: Refuse(CodeCrossSite)}
+		return refuse(problem.CookieCrossSite)
 	}
 	return g.verify(cred.Credential, now)
 }
@@ -253,28 +254,26 @@ func (g *Gate) authenticate(r *http.Request, cred presented, now time.Time) Deci
 func (g *Gate) verify(cred Credential, now time.Time) Decision {
 	switch cred.Kind {
 	case None:
-		return Decision{Refusal: Refuse(CodeTokenMissing)}
+		return refuse(problem.TokenMissing)
 	case Conflicting:
-		return Decision{Refusal: Refuse(CodeInvalidRequest)}
+		return refuseTwo()
 	case Other:
-		return Decision{Refusal: Refuse(CodeTokenInvalid)}
+		return refuse(problem.TokenInvalid)
 	}
 	if cred.Malformed {
-		return Decision{Refusal: Refuse(CodeTokenInvalid)}
+		return refuse(problem.TokenInvalid)
 	}
 	caller, err := g.tokens.Verify(cred.Token, now)
 	switch {
 	case err == nil && caller != nil:
 		return Decision{Caller: caller}
-	case errors.Is(err, ErrUnavailable):
-		return Decision{Refusal: Refuse(CodeStoreUnavailable)}
-	case errors.Is(err, ErrMisconfigured):
-		return Decision{Refusal: Refuse(CodeMisconfigured)}
+	case errors.Is(err, ErrUnavailable), errors.Is(err, ErrMisconfigured):
+		return refuseUnverified(err)
 	case errors.Is(err, token.ErrExpired):
-		return Decision{Refusal: Refuse(CodeTokenExpired)}
+		return refuse(problem.TokenExpired)
 	case errors.Is(err, ErrRevoked):
-		return Decision{Refusal: Refuse(CodeTokenRevoked)}
+		return refuse(problem.TokenRevoked)
 	default:
-		return Decision{Refusal: Refuse(CodeTokenInvalid)}
+		return refuse(problem.TokenInvalid)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/token"
 )
 
@@ -42,22 +43,22 @@ var now = time.Unix(1_700_000_000, 0)
 
 // outcome is the expected result in one cell of the table.
 type outcome struct {
-	status   int    // 0: the request proceeds
-	code     string // of the refusal
-	identity bool   // the headers are set
-	keeps    bool   // the Authorization is kept
+	status   int          // 0: the request proceeds
+	code     problem.Code // of the refusal
+	identity bool         // the headers are set
+	keeps    bool         // the Authorization is kept
 }
 
 var (
 	onAnonymous = outcome{}
 	onIdentity  = outcome{identity: true}
 	onLeft      = outcome{keeps: true}
-	missing     = outcome{status: 401, code: CodeTokenMissing, keeps: true}
-	invalid     = outcome{status: 401, code: CodeTokenInvalid, keeps: true}
-	expired     = outcome{status: 401, code: CodeTokenExpired, keeps: true}
-	revoked     = outcome{status: 401, code: CodeTokenRevoked, keeps: true}
-	twoTokens   = outcome{status: 400, code: CodeInvalidRequest, keeps: true}
-	notYet      = outcome{status: 503, code: CodeStoreUnavailable, keeps: true}
+	missing     = outcome{status: 401, code: problem.TokenMissing, keeps: true}
+	invalid     = outcome{status: 401, code: problem.TokenInvalid, keeps: true}
+	expired     = outcome{status: 401, code: problem.TokenExpired, keeps: true}
+	revoked     = outcome{status: 401, code: problem.TokenRevoked, keeps: true}
+	twoTokens   = outcome{status: 400, code: problem.InvalidRequest, keeps: true}
+	notYet      = outcome{status: 503, code: problem.StoreUnavailable, keeps: true}
 )
 
 // matchAPI is a matcher that protects every path outside /free.
@@ -306,7 +307,7 @@ func TestTraceIsNeverLetThrough(t *testing.T) {
 			for _, auth := range []string{"", "Authorization: Bearer ours.good\n"} {
 				g := tableGate(t, false, &stubTokens{})
 				v, r := enter(t, g, request(t, method+" "+path+" HTTP/1.1\nHost: h\n"+auth))
-				check(t, method+" "+kind, v, r, outcome{status: 405, code: CodeMethodNotAllowed, keeps: true}, auth != "")
+				check(t, method+" "+kind, v, r, outcome{status: 405, code: problem.MethodNotAllowed, keeps: true}, auth != "")
 				if v.Refusal != nil && (v.Refusal.Allow == "" || strings.Contains(v.Refusal.Allow, "TRACE")) {
 					t.Errorf("Allow: %q", v.Refusal.Allow)
 				}
@@ -383,7 +384,7 @@ func TestMethodsThatAreNone(t *testing.T) {
 		r := request(t, "GET /opt/x HTTP/1.1\nHost: h\n")
 		r.Method = method
 		v, _ := enter(t, g, r)
-		if ok != (v.Refusal == nil) || !ok && (v.Refusal.Status != http.StatusBadRequest || v.Refusal.Code != CodeInvalidRequest) {
+		if ok != (v.Refusal == nil) || !ok && (v.Refusal.Status != http.StatusBadRequest || v.Refusal.Code != problem.InvalidRequest) {
 			t.Errorf("%q: %+v", method, v.Refusal)
 		}
 	}

@@ -3,6 +3,7 @@ package login
 import (
 	"context"
 
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
@@ -32,7 +33,7 @@ func (c *Chain) admit(ctx context.Context, l underway) (admitted, error) {
 	silent := l.phone.IsZero()
 	switch {
 	case silent && bound.UserID != "" && (bound.State != user.Active || now.Sub(bound.PhoneAt) > c.Silent):
-		return admitted{}, refuse(PhoneRequired, nil)
+		return admitted{}, refuse(problem.PhoneRequired, nil)
 	case bound.State == user.Suspended:
 		// Only the number shows whose account that is by now.
 		bound = user.Binding{}
@@ -53,7 +54,7 @@ func (c *Chain) admit(ctx context.Context, l underway) (admitted, error) {
 		if _, err := c.Sessions.EndUser(ctx, u.ID, session.ReasonRevoked, now); err != nil {
 			return admitted{}, fromStore(err)
 		}
-		return admitted{}, refuse(UserDisabled, nil)
+		return admitted{}, refuse(problem.UserDisabled, nil)
 	}
 	b := user.Binding{AppID: appid, OpenID: l.who.OpenID, UnionID: l.who.UnionID, UserID: u.ID, PhoneAt: now}
 	phone := l.phone

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
 )
 
@@ -58,7 +59,7 @@ func TestBreakerOpensAndProbes(t *testing.T) {
 		t.Fatalf("%d calls were made", tr.calls)
 	}
 	var le *Error
-	if err := tr.do("ann", nil); !errors.As(err, &le) || le.Code != WeChatUnavailable || len(le.Renew) != 0 || le.RetryAfter != firstPause {
+	if err := tr.do("ann", nil); !errors.As(err, &le) || le.Code != problem.WeChatUnavailable || len(le.Renew) != 0 || le.RetryAfter != firstPause {
 		t.Fatalf("while it is open: %+v", le)
 	}
 	tr.now = tr.now.Add(firstPause)

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
 )
 
 const (
@@ -114,7 +116,7 @@ func (m *claimed) end(ctx context.Context, err error) {
 	}
 	m.stop()
 	var e *Error
-	if err == nil || errors.As(err, &e) && e.Code == StoreUnavailable {
+	if err == nil || errors.As(err, &e) && e.Code == problem.StoreUnavailable {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), keepTimeout)

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/token"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
@@ -86,11 +87,11 @@ func TestEveryTryOfALoginHasOneIDForTheDirectory(t *testing.T) {
 	h.wechat.union = true // else a login in another app suspends the first openid
 	m.fail = errors.New("down")
 	code, phoneCode := h.code("ann"), h.phoneCode("ann", number)
-	h.refused(t, "wxA", code, phoneCode, login.DirectoryUnavailable)
-	h.refused(t, "wxA", code, phoneCode, login.DirectoryUnavailable)
-	h.refused(t, "wxA", h.code("ann"), phoneCode, login.DirectoryUnavailable) // the login code was renewed
+	h.refused(t, "wxA", code, phoneCode, problem.DirectoryUnavailable)
+	h.refused(t, "wxA", code, phoneCode, problem.DirectoryUnavailable)
+	h.refused(t, "wxA", h.code("ann"), phoneCode, problem.DirectoryUnavailable) // the login code was renewed
 	m.fail = fmt.Errorf("%w: garbage", user.ErrMisconfigured)
-	h.refused(t, "wxA", h.code("ann"), phoneCode, login.Misconfigured)
+	h.refused(t, "wxA", h.code("ann"), phoneCode, problem.Misconfigured)
 	m.fail = nil
 	h.login(t, "wxA", h.code("ann"), phoneCode)
 	first := m.asked[0].ID
@@ -127,7 +128,7 @@ func TestWhatCannotBeInATokenOpensNoSession(t *testing.T) {
 	good := h.Mint
 	h.Mint = func(session.Session, user.User, time.Time) (string, error) { return "", errors.New("too long") }
 	code, phoneCode := h.code("ann"), h.phoneCode("ann", number)
-	h.refused(t, "wxA", code, phoneCode, login.Misconfigured)
+	h.refused(t, "wxA", code, phoneCode, problem.Misconfigured)
 	if ss, err := h.store.UserSessions(t.Context(), "m-"+number, h.Now()); err != nil || len(ss) != 0 {
 		t.Errorf("%d sessions, %v", len(ss), err)
 	}

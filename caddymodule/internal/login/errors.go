@@ -4,37 +4,15 @@ import (
 	"errors"
 	"time"
 
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
-)
-
-// Code is the stable, machine-readable reason of a login that did not succeed.
-// Clients decide on it; it never changes its meaning.
-type Code string
-
-// The codes of a login.
-const (
-	InvalidRequest       Code = "invalid_request"
-	LoginCodeInvalid     Code = "login_code_invalid"
-	PhoneCodeInvalid     Code = "phone_code_invalid"
-	PhoneRequired        Code = "phone_required"
-	RegistrationClosed   Code = "registration_closed"
-	UserDisabled         Code = "user_disabled"
-	UserBlocked          Code = "user_blocked"
-	NewOpenIDDenied      Code = "new_openid_denied"
-	RateLimited          Code = "rate_limited"
-	WeChatUnavailable    Code = "wechat_unavailable"
-	WeChatError          Code = "wechat_error"
-	WeChatTimeout        Code = "wechat_timeout"
-	Misconfigured        Code = "misconfigured"
-	DirectoryUnavailable Code = "directory_unavailable"
-	StoreUnavailable     Code = "store_unavailable"
 )
 
 // Error is a login that did not succeed.
 type Error struct {
 	// Code says why, to the client.
-	Code Code
+	Code problem.Code
 	// Renew names the codes that the client must renew before it tries again:
 	// "code", "phoneCode", both or none. None means: send the same again.
 	Renew []string
@@ -59,7 +37,7 @@ func (e *Error) Error() string {
 func (e *Error) Unwrap() error { return e.Cause }
 
 // refuse returns the error for code, with the codes that the client must renew.
-func refuse(code Code, cause error, renew ...wechat.Renew) *Error {
+func refuse(code problem.Code, cause error, renew ...wechat.Renew) *Error {
 	e := &Error{Code: code, Cause: cause, Renew: []string{}}
 	for _, r := range renew {
 		e.Renew = append(e.Renew, string(r))
@@ -73,9 +51,9 @@ const busyRetry = 2 * time.Second
 // fromStore turns an error of the store into a login's.
 func fromStore(err error) *Error {
 	if errors.Is(err, user.ErrMisconfigured) { // by its encryption key
-		return refuse(Misconfigured, err)
+		return refuse(problem.Misconfigured, err)
 	}
-	e := refuse(StoreUnavailable, err)
+	e := refuse(problem.StoreUnavailable, err)
 	e.RetryAfter = busyRetry
 	return e
 }
@@ -84,13 +62,13 @@ func fromStore(err error) *Error {
 func fromDirectory(err error) *Error {
 	switch {
 	case errors.Is(err, user.ErrUnknown):
-		return refuse(PhoneRequired, nil)
+		return refuse(problem.PhoneRequired, nil)
 	case errors.Is(err, user.ErrRegistrationClosed):
-		return refuse(RegistrationClosed, nil)
+		return refuse(problem.RegistrationClosed, nil)
 	case errors.Is(err, user.ErrMisconfigured):
-		return refuse(Misconfigured, err)
+		return refuse(problem.Misconfigured, err)
 	}
-	e := refuse(DirectoryUnavailable, err)
+	e := refuse(problem.DirectoryUnavailable, err)
 	e.RetryAfter = busyRetry
 	return e
 }
@@ -106,14 +84,14 @@ func fromWeChat(err error) *Error {
 	}
 	var we *wechat.Error
 	if !errors.As(err, &we) {
-		e := refuse(WeChatUnavailable, err)
+		e := refuse(problem.WeChatUnavailable, err)
 		e.RetryAfter = busyRetry
 		return e
 	}
 	e = refuse(codeOf(we.Kind), err, we.Renew...)
 	e.RetryAfter = we.RetryAfter
 	e.Refused = we.Call != wechat.CallToken && !we.Unanswered && refusal(we)
-	if (e.Code == WeChatUnavailable || e.Code == Misconfigured) && e.RetryAfter == 0 {
+	if (e.Code == problem.WeChatUnavailable || e.Code == problem.Misconfigured) && e.RetryAfter == 0 {
 		e.RetryAfter = busyRetry
 	}
 	return e
@@ -133,21 +111,21 @@ func refusal(we *wechat.Error) bool {
 	return false
 }
 
-func codeOf(k wechat.Kind) Code {
+func codeOf(k wechat.Kind) problem.Code {
 	switch k {
 	case wechat.KindLoginCode:
-		return LoginCodeInvalid
+		return problem.LoginCodeInvalid
 	case wechat.KindPhoneCode, wechat.KindMismatch:
-		return PhoneCodeInvalid
+		return problem.PhoneCodeInvalid
 	case wechat.KindBlocked:
-		return UserBlocked
+		return problem.UserBlocked
 	case wechat.KindBusy, wechat.KindQuota, wechat.KindUnreachable:
-		return WeChatUnavailable
+		return problem.WeChatUnavailable
 	case wechat.KindOperator, wechat.KindBug:
-		return Misconfigured
+		return problem.Misconfigured
 	case wechat.KindTimeout, wechat.KindCanceled:
-		return WeChatTimeout
+		return problem.WeChatTimeout
 	default:
-		return WeChatError
+		return problem.WeChatError
 	}
 }

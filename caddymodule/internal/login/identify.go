@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
 )
@@ -25,7 +26,7 @@ func (c *Chain) identify(ctx context.Context, r Request, both Key) (who caller, 
 		return caller{}, again, err
 	}
 	if again.SessionID == "" {
-		e := refuse(LoginCodeInvalid, ErrCodeSpent, wechat.RenewCode)
+		e := refuse(problem.LoginCodeInvalid, ErrCodeSpent, wechat.RenewCode)
 		e.Refused = true // as WeChat would
 		return caller{}, again, e
 	}
@@ -90,11 +91,11 @@ func (c *Chain) identifyAgain(ctx context.Context, again replayed) (caller, erro
 	s, err := c.Sessions.Store.Session(ctx, again.SessionID)
 	switch {
 	case errors.Is(err, session.ErrNotFound):
-		return caller{}, refuse(LoginCodeInvalid, nil, wechat.RenewCode)
+		return caller{}, refuse(problem.LoginCodeInvalid, nil, wechat.RenewCode)
 	case err != nil:
 		return caller{}, fromStore(err)
 	case c.over(s):
-		return caller{}, refuse(LoginCodeInvalid, nil, wechat.RenewCode)
+		return caller{}, refuse(problem.LoginCodeInvalid, nil, wechat.RenewCode)
 	}
 	return caller{OpenID: s.OpenID, UnionID: s.UnionID}, nil
 }

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
@@ -177,7 +178,7 @@ func (c *Chain) Login(ctx context.Context, r Request) (Result, error) {
 		}()
 		if res, err = c.run(ctx, r, k); err != nil && errors.Is(err, ctx.Err()) && !errors.As(err, new(*Error)) {
 			// The time is up while a step is still under way: a second try joins it.
-			err = refuse(WeChatTimeout, err)
+			err = refuse(problem.WeChatTimeout, err)
 		}
 		return res, err
 	})
@@ -190,7 +191,7 @@ const maxAsks = 4
 // step, and the first that opens a session opens the one of all.
 func (c *Chain) run(ctx context.Context, r Request, k Key) (res Result, err error) {
 	if r.PhoneCode == "" && c.Silent == 0 {
-		return Result{}, refuse(PhoneRequired, nil)
+		return Result{}, refuse(problem.PhoneRequired, nil)
 	}
 	who, again, err := c.identify(ctx, r, k)
 	if err != nil {
@@ -249,9 +250,9 @@ func (c *Chain) settle(ctx context.Context, l underway) (res Result, err error) 
 // before that, so only fresh ones can succeed.
 func (c *Chain) overtaken(l underway, cause error) *Error {
 	if l.phone.IsZero() {
-		return refuse(PhoneRequired, cause)
+		return refuse(problem.PhoneRequired, cause)
 	}
-	return refuse(PhoneCodeInvalid, cause, wechat.RenewCode, wechat.RenewPhoneCode)
+	return refuse(problem.PhoneCodeInvalid, cause, wechat.RenewCode, wechat.RenewPhoneCode)
 }
 
 func (c *Chain) observed(ctx context.Context, step string, do func() error) error {

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/store"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
@@ -158,7 +159,7 @@ func (h *house) login(t *testing.T, app, code, phoneCode string) login.Result {
 	return res
 }
 
-func (h *house) refused(t *testing.T, app, code, phoneCode string, want login.Code, renew ...string) {
+func (h *house) refused(t *testing.T, app, code, phoneCode string, want problem.Code, renew ...string) {
 	t.Helper()
 	_, err := h.Login(t.Context(), login.Request{App: wechat.App{ID: app}, Code: code, PhoneCode: phoneCode})
 	var le *login.Error
@@ -218,7 +219,7 @@ func TestSamePairWithinAMinuteIsTheSameSession(t *testing.T) {
 		t.Errorf("the same pair after 59 s opened another session")
 	}
 	h.pass(2 * time.Second)
-	h.refused(t, "wxA", code, phoneCode, login.LoginCodeInvalid, "code")
+	h.refused(t, "wxA", code, phoneCode, problem.LoginCodeInvalid, "code")
 	if h.wechat.phones != 1 {
 		t.Errorf("the phone code was exchanged %d times", h.wechat.phones)
 	}
@@ -231,7 +232,7 @@ func TestEndedSessionIsNotRevivedByItsCodes(t *testing.T) {
 	if _, err := h.Sessions.End(t.Context(), first.Session.ID, session.ReasonLogout, h.Now()); err != nil {
 		t.Fatal(err)
 	}
-	h.refused(t, "wxA", code, phoneCode, login.LoginCodeInvalid, "code")
+	h.refused(t, "wxA", code, phoneCode, problem.LoginCodeInvalid, "code")
 }
 
 func TestLostAnswerIsFoundWithANewLoginCode(t *testing.T) {
@@ -243,15 +244,15 @@ func TestLostAnswerIsFoundWithANewLoginCode(t *testing.T) {
 		t.Errorf("phone exchanges: %d", h.wechat.phones)
 	}
 	h.pass(5*time.Minute + time.Second)
-	h.refused(t, "wxA", h.code("ann"), phoneCode, login.PhoneCodeInvalid, "phoneCode")
+	h.refused(t, "wxA", h.code("ann"), phoneCode, problem.PhoneCodeInvalid, "phoneCode")
 }
 
 func TestSomebodyElsesPhoneCodeIsRefused(t *testing.T) {
 	h := newHouse(t)
 	phoneCode := h.phoneCode("ann", number)
-	h.refused(t, "wxA", h.code("eve"), phoneCode, login.PhoneCodeInvalid, "code", "phoneCode") // before
+	h.refused(t, "wxA", h.code("eve"), phoneCode, problem.PhoneCodeInvalid, "code", "phoneCode") // before
 	h.login(t, "wxA", h.code("ann"), phoneCode)
-	h.refused(t, "wxA", h.code("eve"), phoneCode, login.PhoneCodeInvalid, "code", "phoneCode") // after
+	h.refused(t, "wxA", h.code("eve"), phoneCode, problem.PhoneCodeInvalid, "code", "phoneCode") // after
 }
 
 func TestBadLoginCodeSparesThePhoneCode(t *testing.T) {
@@ -259,7 +260,7 @@ func TestBadLoginCodeSparesThePhoneCode(t *testing.T) {
 	spent, phoneCode := h.code("ann"), h.phoneCode("ann", number)
 	h.login(t, "wxA", spent, h.phoneCode("ann", number))
 	h.pass(2 * time.Minute)
-	h.refused(t, "wxA", spent, phoneCode, login.LoginCodeInvalid, "code")
+	h.refused(t, "wxA", spent, phoneCode, problem.LoginCodeInvalid, "code")
 	h.login(t, "wxA", h.code("ann"), phoneCode)
 }
 
@@ -270,13 +271,13 @@ func TestStoreFailureAfterTheExchangeLosesNoCode(t *testing.T) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		h.refused(t, "wxA", code, phoneCode, login.StoreUnavailable)
+		h.refused(t, "wxA", code, phoneCode, problem.StoreUnavailable)
 	}()
 	<-h.wechat.entered // the login code is kept by now
 	h.store.failing.Store(true)
 	close(h.wechat.gate)
 	<-done
-	h.refused(t, "wxA", code, phoneCode, login.StoreUnavailable)
+	h.refused(t, "wxA", code, phoneCode, problem.StoreUnavailable)
 	h.store.failing.Store(false)
 	h.login(t, "wxA", code, phoneCode)
 	if h.wechat.sessions != 1 || h.wechat.phones != 1 {
@@ -303,7 +304,7 @@ func TestLoginGoesOnWhenTheClientHangsUp(t *testing.T) {
 func TestSilentLogin(t *testing.T) {
 	h := newHouse(t)
 	code := h.code("ann")
-	h.refused(t, "wxA", code, "", login.PhoneRequired)
+	h.refused(t, "wxA", code, "", problem.PhoneRequired)
 	first := h.login(t, "wxA", code, h.phoneCode("ann", number)) // the same login code still serves
 	silent := h.login(t, "wxA", h.code("ann"), "")
 	if silent.User.ID != first.User.ID || silent.User.New {
@@ -312,10 +313,10 @@ func TestSilentLogin(t *testing.T) {
 	h.pass(89 * 24 * time.Hour)
 	h.login(t, "wxA", h.code("ann"), "")
 	h.pass(2 * 24 * time.Hour) // a silent login does not prolong itself
-	h.refused(t, "wxA", h.code("ann"), "", login.PhoneRequired)
+	h.refused(t, "wxA", h.code("ann"), "", problem.PhoneRequired)
 	h.Silent = 0
 	asked := h.wechat.sessions
-	h.refused(t, "wxA", h.code("ann"), "", login.PhoneRequired)
+	h.refused(t, "wxA", h.code("ann"), "", problem.PhoneRequired)
 	if h.wechat.sessions != asked {
 		t.Error("silent_login off asks WeChat")
 	}
@@ -349,7 +350,7 @@ func TestRecycledNumberReplace(t *testing.T) {
 		t.Error("Ann's session in the other app goes on")
 	}
 	for _, app := range []string{"wxA", "wxB"} {
-		h.refused(t, app, h.code("ann"), "", login.PhoneRequired)
+		h.refused(t, app, h.code("ann"), "", problem.PhoneRequired)
 	}
 	h.login(t, "wxA", h.code("bob"), "")
 }
@@ -371,7 +372,7 @@ func TestRecycledNumberDeny(t *testing.T) {
 	h := newHouse(t)
 	h.NewOpenID = user.Deny
 	ann := h.login(t, "wxA", h.code("ann"), h.phoneCode("ann", number))
-	h.refused(t, "wxA", h.code("bob"), h.phoneCode("bob", number), login.NewOpenIDDenied)
+	h.refused(t, "wxA", h.code("bob"), h.phoneCode("bob", number), problem.NewOpenIDDenied)
 	if h.Sessions.Revoked.Contains(ann.Session.ID) {
 		t.Error("Ann's session ended")
 	}
@@ -399,7 +400,7 @@ func TestDisabledUserIsRefusedAndTheirSessionsEnd(t *testing.T) {
 	if err := h.store.SetDisabled(t.Context(), ann.User.ID, true); err != nil {
 		t.Fatal(err)
 	}
-	h.refused(t, "wxA", h.code("ann"), "", login.UserDisabled)
+	h.refused(t, "wxA", h.code("ann"), "", problem.UserDisabled)
 	if !h.Sessions.Revoked.Contains(ann.Session.ID) {
 		t.Error("the disabled user's session goes on")
 	}
@@ -408,7 +409,7 @@ func TestDisabledUserIsRefusedAndTheirSessionsEnd(t *testing.T) {
 func TestRegistrationClosed(t *testing.T) {
 	h := newHouse(t)
 	h.Directory = h.store.Users(false, h.Sessions.Settings)
-	h.refused(t, "wxA", h.code("ann"), h.phoneCode("ann", number), login.RegistrationClosed)
+	h.refused(t, "wxA", h.code("ann"), h.phoneCode("ann", number), problem.RegistrationClosed)
 }
 
 func TestCountriesLimitWhoMayRegisterAndNotWhoMayLogIn(t *testing.T) {
@@ -416,7 +417,7 @@ func TestCountriesLimitWhoMayRegisterAndNotWhoMayLogIn(t *testing.T) {
 	h.wechat.country = "852"
 	known := h.login(t, "wxA", h.code("ann"), h.phoneCode("ann", "91234567"))
 	h.Directory = h.store.Users(true, h.Sessions.Settings).Countries([]string{"86", "853"})
-	h.refused(t, "wxA", h.code("bob"), h.phoneCode("bob", "91234568"), login.RegistrationClosed)
+	h.refused(t, "wxA", h.code("bob"), h.phoneCode("bob", "91234568"), problem.RegistrationClosed)
 	if again := h.login(t, "wxA", h.code("ann"), h.phoneCode("ann", "91234567")); again.User.ID != known.User.ID {
 		t.Error("a known user is another one")
 	}
@@ -450,19 +451,19 @@ func TestHundredFirstLoginsOfOneNumberMakeOneUser(t *testing.T) {
 func TestWeChatsFailuresReachTheClient(t *testing.T) {
 	for _, tc := range []struct {
 		err   *wechat.Error
-		want  login.Code
+		want  problem.Code
 		renew []string
 	}{
-		{&wechat.Error{Kind: wechat.KindPhoneCode, Renew: []wechat.Renew{wechat.RenewPhoneCode}}, login.PhoneCodeInvalid, []string{"phoneCode"}},
-		{&wechat.Error{Kind: wechat.KindMismatch, Renew: []wechat.Renew{wechat.RenewCode, wechat.RenewPhoneCode}}, login.PhoneCodeInvalid, []string{"code", "phoneCode"}},
-		{&wechat.Error{Kind: wechat.KindBlocked}, login.UserBlocked, nil},
-		{&wechat.Error{Kind: wechat.KindBusy}, login.WeChatUnavailable, nil},
-		{&wechat.Error{Kind: wechat.KindQuota}, login.WeChatUnavailable, nil},
-		{&wechat.Error{Kind: wechat.KindUnreachable}, login.WeChatUnavailable, nil},
-		{&wechat.Error{Kind: wechat.KindOperator}, login.Misconfigured, nil},
-		{&wechat.Error{Kind: wechat.KindBug}, login.Misconfigured, nil},
-		{&wechat.Error{Kind: wechat.KindTimeout}, login.WeChatTimeout, nil},
-		{&wechat.Error{Kind: wechat.KindBadAnswer, Unanswered: true, Renew: []wechat.Renew{wechat.RenewPhoneCode}}, login.WeChatError, []string{"phoneCode"}},
+		{&wechat.Error{Kind: wechat.KindPhoneCode, Renew: []wechat.Renew{wechat.RenewPhoneCode}}, problem.PhoneCodeInvalid, []string{"phoneCode"}},
+		{&wechat.Error{Kind: wechat.KindMismatch, Renew: []wechat.Renew{wechat.RenewCode, wechat.RenewPhoneCode}}, problem.PhoneCodeInvalid, []string{"code", "phoneCode"}},
+		{&wechat.Error{Kind: wechat.KindBlocked}, problem.UserBlocked, nil},
+		{&wechat.Error{Kind: wechat.KindBusy}, problem.WeChatUnavailable, nil},
+		{&wechat.Error{Kind: wechat.KindQuota}, problem.WeChatUnavailable, nil},
+		{&wechat.Error{Kind: wechat.KindUnreachable}, problem.WeChatUnavailable, nil},
+		{&wechat.Error{Kind: wechat.KindOperator}, problem.Misconfigured, nil},
+		{&wechat.Error{Kind: wechat.KindBug}, problem.Misconfigured, nil},
+		{&wechat.Error{Kind: wechat.KindTimeout}, problem.WeChatTimeout, nil},
+		{&wechat.Error{Kind: wechat.KindBadAnswer, Unanswered: true, Renew: []wechat.Renew{wechat.RenewPhoneCode}}, problem.WeChatError, []string{"phoneCode"}},
 	} {
 		h := newHouse(t)
 		h.wechat.fail = tc.err

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
@@ -39,7 +40,7 @@ func (c *Chain) open(ctx context.Context, l underway, a admitted) (Result, error
 	}
 	value, err := json.Marshal(replayed{s.ID, u.New, moved})
 	if err != nil {
-		return Result{}, refuse(StoreUnavailable, err)
+		return Result{}, refuse(problem.StoreUnavailable, err)
 	}
 	until := c.Sessions.Settings.Until(now)
 	replaces, _ := c.Sessions.Keys.SessionOf(l.r.RefreshToken)
@@ -107,11 +108,11 @@ func (c *Chain) unsettled(l underway, err error) error {
 	case errors.Is(err, ErrOvertaken):
 		return c.overtaken(l, err)
 	case errors.Is(err, ErrCodeSpent):
-		return refuse(LoginCodeInvalid, err, wechat.RenewCode)
+		return refuse(problem.LoginCodeInvalid, err, wechat.RenewCode)
 	case errors.Is(err, user.ErrNewOpenID):
-		return refuse(NewOpenIDDenied, nil)
+		return refuse(problem.NewOpenIDDenied, nil)
 	case errors.Is(err, user.ErrDisabled):
-		return refuse(UserDisabled, nil)
+		return refuse(problem.UserDisabled, nil)
 	}
 	return fromStore(err)
 }
@@ -123,7 +124,7 @@ func (c *Chain) reopen(ctx context.Context, u user.User, again replayed, now tim
 	case err != nil && !errors.Is(err, session.ErrNotFound):
 		return Result{}, fromStore(err)
 	case err != nil || c.over(s) || s.UserID != u.ID:
-		return Result{}, refuse(LoginCodeInvalid, nil, wechat.RenewCode)
+		return Result{}, refuse(problem.LoginCodeInvalid, nil, wechat.RenewCode)
 	}
 	u.New = u.New || again.New // it may be ours that was new, and another replica's login faster
 	if err := c.Sessions.Extend(ctx, s, now); err != nil {
@@ -136,7 +137,7 @@ func (c *Chain) reopen(ctx context.Context, u user.User, again replayed, now tim
 func (c *Chain) mint(s session.Session, u user.User, now time.Time) (string, error) {
 	token, err := c.Mint(s, u, now)
 	if err != nil {
-		return "", refuse(Misconfigured, fmt.Errorf("minting the token: %w", err))
+		return "", refuse(problem.Misconfigured, fmt.Errorf("minting the token: %w", err))
 	}
 	return token, nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
 )
@@ -48,7 +49,7 @@ func (c *Chain) exchange(ctx context.Context, r Request, k Key, who caller) (own
 		return own, c.keep(ctx, k, own)
 	})
 	if err == nil && own.OpenID != who.OpenID {
-		e := refuse(PhoneCodeInvalid, nil, wechat.RenewCode, wechat.RenewPhoneCode)
+		e := refuse(problem.PhoneCodeInvalid, nil, wechat.RenewCode, wechat.RenewPhoneCode)
 		e.Refused, err = true, e
 	}
 	if err != nil {
@@ -75,7 +76,7 @@ func (c *Chain) askPhone(ctx context.Context, r Request, who caller) (user.Phone
 	}
 	p, err := user.ParsePhone(number.CountryCode, number.PurePhoneNumber)
 	if err != nil {
-		return user.Phone{}, refuse(WeChatError, err, wechat.RenewPhoneCode)
+		return user.Phone{}, refuse(problem.WeChatError, err, wechat.RenewPhoneCode)
 	}
 	return p, nil
 }

@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
 )
 
@@ -70,7 +71,7 @@ func TestMinuteLimitPausesIfSeveralMeetIt(t *testing.T) {
 	try("ivy", used)
 	want(13)
 	var le *Error
-	if err := try("kim", nil); !errors.As(err, &le) || le.Code != WeChatUnavailable || le.RetryAfter != time.Minute {
+	if err := try("kim", nil); !errors.As(err, &le) || le.Code != problem.WeChatUnavailable || le.RetryAfter != time.Minute {
 		t.Errorf("five met the limit: %v", err)
 	}
 	want(13)

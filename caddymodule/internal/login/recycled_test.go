@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
 )
@@ -62,7 +63,7 @@ func TestOneLoginCodeOpensOneSession(t *testing.T) {
 			switch {
 			case err == nil:
 				n++
-			case !errors.As(err, &e) || e.Code != login.LoginCodeInvalid && e.Code != login.PhoneRequired || e.Code == login.LoginCodeInvalid && len(e.Renew) != 1:
+			case !errors.As(err, &e) || e.Code != problem.LoginCodeInvalid && e.Code != problem.PhoneRequired || e.Code == problem.LoginCodeInvalid && len(e.Renew) != 1:
 				t.Errorf("refused: %v", err)
 			}
 		}
@@ -126,9 +127,9 @@ func TestErasureWinsAgainstALoginUnderWay(t *testing.T) {
 
 	m.before = erase
 	code, phoneCode := h.code("alice"), h.phoneCode("alice", number)
-	h.refused(t, "wxA", code, phoneCode, login.PhoneCodeInvalid, "code", "phoneCode")
-	h.refused(t, "wxA", code, phoneCode, login.PhoneCodeInvalid, "code", "phoneCode")            // the same again
-	h.refused(t, "wxA", h.code("alice"), phoneCode, login.PhoneCodeInvalid, "code", "phoneCode") // one of them new
+	h.refused(t, "wxA", code, phoneCode, problem.PhoneCodeInvalid, "code", "phoneCode")
+	h.refused(t, "wxA", code, phoneCode, problem.PhoneCodeInvalid, "code", "phoneCode")            // the same again
+	h.refused(t, "wxA", h.code("alice"), phoneCode, problem.PhoneCodeInvalid, "code", "phoneCode") // one of them new
 	gone("in the directory")
 	if back := h.login(t, "wxA", h.code("alice"), h.phoneCode("alice", number)); back.User.ID != id {
 		t.Errorf("back as %+v", back.User)
@@ -137,7 +138,7 @@ func TestErasureWinsAgainstALoginUnderWay(t *testing.T) {
 	resume, ended := h.underWayRefused(t, h.code("alice"), h.phoneCode("alice", number))
 	erase()
 	resume()
-	if e := <-ended; e == nil || e.Code != login.PhoneCodeInvalid {
+	if e := <-ended; e == nil || e.Code != problem.PhoneCodeInvalid {
 		t.Errorf("in WeChat: %v", e)
 	}
 	gone("in WeChat")
@@ -145,18 +146,18 @@ func TestErasureWinsAgainstALoginUnderWay(t *testing.T) {
 
 	h.login(t, "wxA", h.code("alice"), h.phoneCode("alice", number))
 	m.before = erase
-	h.refused(t, "wxA", h.code("alice"), "", login.PhoneRequired)
+	h.refused(t, "wxA", h.code("alice"), "", problem.PhoneRequired)
 	gone("silently")
 
 	// The first try fails in WeChat; the same codes come again after the erasure.
 	h.login(t, "wxA", h.code("alice"), h.phoneCode("alice", number))
 	h.wechat.fail = &wechat.Error{Call: wechat.CallPhone, Kind: wechat.KindBusy}
 	code, phoneCode = h.code("alice"), h.phoneCode("alice", number)
-	h.refused(t, "wxA", code, phoneCode, login.WeChatUnavailable)
+	h.refused(t, "wxA", code, phoneCode, problem.WeChatUnavailable)
 	h.wechat.fail = nil
 	erase()
-	h.refused(t, "wxA", code, phoneCode, login.PhoneCodeInvalid, "code", "phoneCode")
-	h.refused(t, "wxA", h.code("alice"), phoneCode, login.PhoneCodeInvalid, "code", "phoneCode")
+	h.refused(t, "wxA", code, phoneCode, problem.PhoneCodeInvalid, "code", "phoneCode")
+	h.refused(t, "wxA", h.code("alice"), phoneCode, problem.PhoneCodeInvalid, "code", "phoneCode")
 	gone("sent again")
 	h.login(t, "wxA", h.code("alice"), h.phoneCode("alice", number))
 }
@@ -217,7 +218,7 @@ func TestDirectorySeesNoSuspendedBinding(t *testing.T) {
 		t.Errorf("Bob: %+v", bob)
 	}
 	asked := len(m.asked)
-	h.refused(t, "wxB", h.code("alice"), "", login.PhoneRequired)
+	h.refused(t, "wxB", h.code("alice"), "", problem.PhoneRequired)
 	if len(m.asked) != asked {
 		t.Error("the directory is asked about a silent login")
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
 )
 
@@ -84,7 +85,7 @@ func TestSomebodyElsesPhoneCodeOnAnotherReplica(t *testing.T) {
 			b := a.replica()
 			phoneCode := a.phoneCode("ann", number)
 			steal := func() {
-				b.refused(t, "wxA", b.code("eve"), phoneCode, login.PhoneCodeInvalid, "code", "phoneCode")
+				b.refused(t, "wxA", b.code("eve"), phoneCode, problem.PhoneCodeInvalid, "code", "phoneCode")
 			}
 			phones := 1
 			switch when {
@@ -119,7 +120,7 @@ func TestLoginWaitsForAnotherReplicaAndThenSaysTryAgain(t *testing.T) {
 	defer resume()
 	_, err := b.Login(t.Context(), login.Request{App: wechat.App{ID: "wxA"}, Code: code, PhoneCode: phoneCode})
 	var le *login.Error
-	if !errors.As(err, &le) || le.Code != login.WeChatUnavailable || le.Renew == nil || len(le.Renew) != 0 || le.RetryAfter <= 0 || le.Refused {
+	if !errors.As(err, &le) || le.Code != problem.WeChatUnavailable || le.Renew == nil || len(le.Renew) != 0 || le.RetryAfter <= 0 || le.Refused {
 		t.Fatalf("%+v", err)
 	}
 	resume()
@@ -176,7 +177,7 @@ func TestResultThatTheStoreMissedReachesTheOtherReplicas(t *testing.T) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		a.refused(t, "wxA", code, phoneCode, login.StoreUnavailable)
+		a.refused(t, "wxA", code, phoneCode, problem.StoreUnavailable)
 	}()
 	<-a.wechat.entered
 	a.store.failing.Store(true)
@@ -192,7 +193,7 @@ func TestUserIsNewInEveryAnswerToTheirFirstLogin(t *testing.T) {
 	h := newHouse(t)
 	code, phoneCode := h.code("ann"), h.phoneCode("ann", number)
 	h.store.settling.Store(false)
-	h.refused(t, "wxA", code, phoneCode, login.StoreUnavailable) // the user is made, and no session
+	h.refused(t, "wxA", code, phoneCode, problem.StoreUnavailable) // the user is made, and no session
 	h.store.settling.Store(true)
 	for _, answer := range []string{"the first", "a repeated one"} {
 		if res := h.login(t, "wxA", code, phoneCode); !res.User.New {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
 )
 
@@ -121,13 +122,13 @@ func TestExpiredOrRevokedSessionIsNotRevivedByItsCodes(t *testing.T) {
 	code, phoneCode := h.code("ann"), h.phoneCode("ann", number)
 	h.login(t, "wxA", code, phoneCode)
 	h.pass(31 * time.Second)
-	h.refused(t, "wxA", code, phoneCode, login.LoginCodeInvalid, "code")
+	h.refused(t, "wxA", code, phoneCode, problem.LoginCodeInvalid, "code")
 
 	h.Sessions.Settings.Idle = time.Hour
 	code, phoneCode = h.code("ann"), h.phoneCode("ann", number)
 	res := h.login(t, "wxA", code, phoneCode)
 	h.Sessions.Revoked.Add(res.Session.ID, h.Now().Add(time.Hour)) // another replica's, or a lost write
-	h.refused(t, "wxA", code, phoneCode, login.LoginCodeInvalid, "code")
+	h.refused(t, "wxA", code, phoneCode, problem.LoginCodeInvalid, "code")
 }
 
 // A login code that has bought its session is of no use to who shows it without
@@ -139,7 +140,7 @@ func TestReplayTellsNobodyElseWhoseCodeItWas(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 20 {
 		wg.Go(func() { h.login(t, "wxA", code, phoneCode) })
-		wg.Go(func() { h.refused(t, "wxA", code, "", login.LoginCodeInvalid, "code") })
+		wg.Go(func() { h.refused(t, "wxA", code, "", problem.LoginCodeInvalid, "code") })
 	}
 	wg.Wait()
 }
@@ -199,7 +200,7 @@ func TestPhoneCodeOfTwoAtOnce(t *testing.T) {
 		anns, eves := h.code("ann"), h.code("eve")
 		var wg sync.WaitGroup
 		wg.Go(func() { h.login(t, "wxA", anns, phoneCode) })
-		wg.Go(func() { h.refused(t, "wxA", eves, phoneCode, login.PhoneCodeInvalid, "code", "phoneCode") })
+		wg.Go(func() { h.refused(t, "wxA", eves, phoneCode, problem.PhoneCodeInvalid, "code", "phoneCode") })
 		wg.Wait()
 	}
 }

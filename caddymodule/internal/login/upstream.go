@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
 )
 
@@ -107,7 +108,7 @@ func (b *breaker) do(who string, now func() time.Time, call func() (made bool, e
 // unavailable is the error of a call that was not made: the same codes will do
 // when the time is up.
 func unavailable(cause error, wait time.Duration) *Error {
-	e := refuse(WeChatUnavailable, cause)
+	e := refuse(problem.WeChatUnavailable, cause)
 	e.RetryAfter = wait
 	return e
 }

@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
 )
 
@@ -79,7 +80,7 @@ func TestCallsUnderWayAreBounded(t *testing.T) {
 		start := time.Now()
 		err := v.do(context.Background(), "wxA", "ann", time.Now, func() error { t.Error("one call too many"); return nil })
 		var le *Error
-		if !errors.As(err, &le) || le.Code != WeChatUnavailable || !errors.Is(err, errBusy) {
+		if !errors.As(err, &le) || le.Code != problem.WeChatUnavailable || !errors.Is(err, errBusy) {
 			t.Errorf("beyond the bound: %v", err)
 		}
 		if waited := time.Since(start); waited != maxQueue {

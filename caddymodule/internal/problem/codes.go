@@ -1,0 +1,120 @@
+package problem
+
+import "net/http"
+
+// Code is the stable, machine-readable name of a problem. Clients decide on it; a code
+// never changes its meaning.
+type Code string
+
+// The codes. They are part of the HTTP API.
+const (
+	// Of every endpoint that takes a body.
+	InvalidRequest       Code = "invalid_request" // also two credentials, or a malformed method
+	BodyTooLarge         Code = "body_too_large"
+	UnsupportedMediaType Code = "unsupported_media_type"
+	TooEarly             Code = "too_early"
+	RateLimited          Code = "rate_limited"
+
+	// Of a login.
+	LoginCodeInvalid   Code = "login_code_invalid"
+	PhoneCodeInvalid   Code = "phone_code_invalid"
+	PhoneRequired      Code = "phone_required"
+	RegistrationClosed Code = "registration_closed"
+	UserDisabled       Code = "user_disabled" // also of a refresh
+	UserBlocked        Code = "user_blocked"
+	NewOpenIDDenied    Code = "new_openid_denied"
+	WeChatUnavailable  Code = "wechat_unavailable"
+	WeChatError        Code = "wechat_error"
+	WeChatTimeout      Code = "wechat_timeout"
+
+	// Of what the gateway depends on.
+	Misconfigured        Code = "misconfigured" // only the operator can fix it
+	DirectoryUnavailable Code = "directory_unavailable"
+	StoreUnavailable     Code = "store_unavailable"
+
+	// Of a refresh or a logout.
+	RefreshInvalid Code = "refresh_invalid"
+	SessionEnded   Code = "session_ended"
+	ReuseDetected  Code = "reuse_detected"
+
+	// Of a protected request. Codes that begin with token_ mean: refresh, and if that
+	// fails log in silently. No other code does.
+	TokenMissing    Code = "token_missing" // no Authorization
+	TokenInvalid    Code = "token_invalid" // or an Authorization that is not ours
+	TokenExpired    Code = "token_expired" // valid but for its age
+	TokenRevoked    Code = "token_revoked" // its session has ended
+	CookieCrossSite Code = "cookie_cross_site"
+	Forbidden       Code = "forbidden"
+
+	// Of the other endpoints.
+	NotFound          Code = "not_found"
+	MethodNotAllowed  Code = "method_not_allowed"
+	ServiceKeyInvalid Code = "service_key_invalid"
+	PushRefused       Code = "push_refused"
+	InternalError     Code = "internal_error"
+)
+
+// entry is what all problems with one code have in common.
+type entry struct {
+	status int
+	// detail is a sentence for the client's developer: what is wrong and what to do.
+	detail string
+	// challenge is what RFC 6750, section 3, adds to WWW-Authenticate; empty: the realm
+	// alone. A request without any credential gets no error code, as the RFC asks.
+	challenge string
+}
+
+// codes is the catalogue.
+var codes = map[Code]entry{
+	InvalidRequest:       {status: http.StatusBadRequest, detail: "The request body is not what this endpoint takes."},
+	BodyTooLarge:         {status: http.StatusRequestEntityTooLarge, detail: "The body is larger than 4 KiB."},
+	UnsupportedMediaType: {status: http.StatusUnsupportedMediaType, detail: "Send the body as application/json."},
+	TooEarly:             {status: http.StatusTooEarly, detail: "Not in early data: send it again when the TLS handshake is complete."},
+	RateLimited:          {status: http.StatusTooManyRequests, detail: "Too many tries. Wait as long as Retry-After says."},
+
+	LoginCodeInvalid:   {status: http.StatusBadRequest, detail: "The login code is invalid, expired or used. Call wx.login again and send the new code."},
+	PhoneCodeInvalid:   {status: http.StatusBadRequest, detail: "The phone code is invalid, expired, used, or belongs to another user. Renew what renew names and try again."},
+	PhoneRequired:      {status: http.StatusForbidden, detail: "This WeChat user is not known yet, or the last phone login is too long ago. Show the phone button and send phoneCode too."},
+	RegistrationClosed: {status: http.StatusForbidden, detail: "This phone number belongs to no user, and new users are not taken, or none with numbers of its country."},
+	UserDisabled:       {status: http.StatusForbidden, detail: "This user is disabled."},
+	UserBlocked:        {status: http.StatusForbidden, detail: "WeChat's risk control blocks this user."},
+	NewOpenIDDenied:    {status: http.StatusForbidden, detail: "This phone number already belongs to another WeChat user of this mini program."},
+	WeChatUnavailable:  {status: http.StatusServiceUnavailable, detail: "WeChat does not take logins right now. Try again after Retry-After."},
+	WeChatError:        {status: http.StatusBadGateway, detail: "WeChat gave an answer that makes no sense. Renew what renew names and try again."},
+	WeChatTimeout:      {status: http.StatusGatewayTimeout, detail: "WeChat did not answer in time. Renew what renew names and try again."},
+
+	Misconfigured:        {status: http.StatusServiceUnavailable, detail: "The gateway is misconfigured. Its operator finds the reason in the log."},
+	DirectoryUnavailable: {status: http.StatusServiceUnavailable, detail: "The user directory does not answer. Try again after Retry-After."},
+	StoreUnavailable:     {status: http.StatusServiceUnavailable, detail: "The store does not answer. Try again after Retry-After."},
+
+	RefreshInvalid: {status: http.StatusUnauthorized, detail: "This is not a refresh token of ours. Log in silently."},
+	SessionEnded:   {status: http.StatusUnauthorized, detail: "This session has ended. Log in silently."},
+	ReuseDetected:  {status: http.StatusUnauthorized, detail: "This refresh token was used before: it may have been stolen, so the session was ended. Log in silently."},
+
+	TokenMissing: {status: http.StatusUnauthorized, detail: `This needs a token: send it as "Authorization: Bearer <token>".`},
+	TokenInvalid: {
+		status: http.StatusUnauthorized, detail: "The token is not valid. Refresh it; if that fails, log in silently.",
+		challenge: `error="invalid_token", error_description="the token is not valid"`,
+	},
+	TokenExpired: {
+		status: http.StatusUnauthorized, detail: "The token has expired. Refresh it; if that fails, log in silently.",
+		challenge: `error="invalid_token", error_description="the token has expired"`,
+	},
+	TokenRevoked: {
+		status: http.StatusUnauthorized, detail: "The token's session has ended. Log in silently.",
+		challenge: `error="invalid_token", error_description="the session has ended"`,
+	},
+	// The status is not 401, because refreshing or logging in again would not help.
+	CookieCrossSite: {
+		status: http.StatusForbidden,
+		detail: "The cookie is ignored in this request, because a page of another site may have sent it: " +
+			"send Sec-Fetch-Site same-origin or same-site, or this site's Origin, as browsers do; or send the token in Authorization.",
+	},
+	Forbidden: {status: http.StatusForbidden, detail: "The request has a header whose name some backends take for an identity header's."},
+
+	NotFound:          {status: http.StatusNotFound, detail: "There is no such endpoint."},
+	MethodNotAllowed:  {status: http.StatusMethodNotAllowed, detail: "This endpoint does not take this method."},
+	ServiceKeyInvalid: {status: http.StatusUnauthorized, detail: "This is not the service key."},
+	PushRefused:       {status: http.StatusForbidden, detail: "This is not a message of WeChat's for this mini program. The gateway's operator finds the reason in the log."},
+	InternalError:     {status: http.StatusInternalServerError, detail: "Something went wrong in the gateway."},
+}

@@ -1,0 +1,57 @@
+package problem
+
+import (
+	"net/http"
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// A code that has no entry in the catalogue would be answered as internal_error, and one
+// that the README lacks is of no use to a client's developer.
+func TestEveryCodeHasItsEntry(t *testing.T) {
+	source, err := os.ReadFile("codes.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	declared := regexp.MustCompile(`Code = "(\w+)"`).FindAllStringSubmatch(string(source), -1)
+	if len(declared) != len(codes) {
+		t.Errorf("%d codes, %d entries", len(declared), len(codes))
+	}
+	for _, doc := range []string{"../../../README.md", "../../../README.zh-CN.md"} {
+		text, err := os.ReadFile(doc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, d := range declared {
+			if !strings.Contains(string(text), "`"+d[1]+"`") {
+				t.Errorf("%s lacks %s", doc, d[1])
+			}
+		}
+	}
+	for _, d := range declared {
+		if p := New(Code(d[1])); string(p.Code) != d[1] || p.Title == "" || p.Title != http.StatusText(p.Status) || p.Detail == "" {
+			t.Errorf("%s: %+v", d[1], p)
+		}
+	}
+}
+
+// A 401 needs a challenge (RFC 9110, section 15.5.2), also one that another status was
+// changed to: nginx's auth_request takes nothing but 401 and 403.
+func TestEvery401HasAChallenge(t *testing.T) {
+	for code := range codes {
+		for _, p := range []*Problem{New(code), New(code).WithStatus(http.StatusUnauthorized)} {
+			if p.Status == http.StatusUnauthorized && !strings.HasPrefix(p.Challenge, `Bearer realm="wx-auth"`) {
+				t.Errorf("%s: %q", code, p.Challenge)
+			}
+		}
+	}
+}
+
+// A code that the catalogue lacks is a fault of ours; its text goes to no client.
+func TestUnknownCodeIsAnInternalError(t *testing.T) {
+	if p := New("made up"); p.Code != InternalError || p.Status != http.StatusInternalServerError {
+		t.Errorf("%+v", p)
+	}
+}
