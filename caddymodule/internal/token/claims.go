@@ -37,6 +37,9 @@ type Claims struct {
 	UnionID   string    // unionid; empty if WeChat returned none
 	IssuedAt  time.Time // iat, in whole seconds
 	Expires   time.Time // exp, in whole seconds
+	// AuthTime is auth_time, in whole seconds: when this openid last logged in with a
+	// phone number. Zero means that it never did, and the claim is then absent.
+	AuthTime time.Time
 	// Phone is the user's number in E.164. It is sealed in the token.
 	Phone string
 	// Extra holds the directory's claims about the user. They are sealed in the token,

@@ -9,7 +9,7 @@ import (
 // the directory's claims can be put in plain. Other spellings of these names are
 // refused: "Sub" beside "sub" is an attack on a reader that ignores case.
 var claimNames = [...]string{"iss", "sub", "aud", "exp", "iat", "nbf", "jti",
-	"client_id", "sid", "openid", "unionid", "wx"}
+	"client_id", "sid", "openid", "unionid", "wx", "auth_time"}
 
 const (
 	claimIssuer = iota
@@ -24,6 +24,7 @@ const (
 	claimOpenID
 	claimUnionID
 	claimSealed
+	claimAuthTime
 )
 
 // required has a bit for each claim that all our tokens carry.
@@ -59,6 +60,7 @@ type rawClaims struct {
 	audience                     [][]byte
 	one                          [1][]byte // backs audience in the common case
 	expires, issuedAt, notBefore int64
+	authTime                     int64 // 0: the token has no auth_time
 	plain                        map[string]any
 }
 
@@ -116,6 +118,8 @@ func (c *rawClaims) member(s *scanner, name []byte) error {
 		c.issuedAt, err = s.time()
 	case claimNotBefore:
 		c.notBefore, err = s.time()
+	case claimAuthTime:
+		c.authTime, err = s.time()
 	case claimAudience:
 		err = c.audiences(s)
 	default:

@@ -335,6 +335,7 @@ func payloads(t testing.TB) (good, bad map[string]string) {
 		"further claims":         with(t, `{`, `{"scope":"a b","roles":["x",{"y":null}],"n":-1.5e3,"t":true,"f":false,"e":{},"l":[],"":"",`),
 		"deep enough":            with(t, `{`, `{"d":`+strings.Repeat("[", 15)+strings.Repeat("]", 15)+`,`),
 		"long":                   with(t, `{`, `{"d":"`+long+`",`),
+		"auth_time":              with(t, `{`, `{"auth_time":1772366400,`),
 		"no jti":                 with(t, `"jti":"j1",`, ``),
 		"second app":             with(t, `wx0000000000000001`, `wx0000000000000002`),
 		"end of time":            with(t, `"exp":1772370000`, `"exp":253402300799`),
@@ -349,8 +350,8 @@ func payloads(t testing.TB) (good, bad map[string]string) {
 			with(t, `{`, `{/**/`), with(t, `"j1"`, "\"j\n1\""), with(t, `"j1"`, "\"j\x001\""), with(t, `"j1"`, `"\x41"`), with(t, `"j1"`, `"\u12g4"`), with(t, `"j1"`, `"\u12"`), with(t, `"j1"`, `"\u+123"`), with(t, `"j1"`, `"\`)},
 		"broken text": {with(t, `"u1"`, "\"\xff\""), with(t, `"u1"`, "\"\xc0\xaf\""), with(t, `"u1"`, "\"\xed\xa0\x80\""), with(t, `"u1"`, `"\ud800"`), with(t, `"u1"`, `"\udc00"`), with(t, `"u1"`, `"\ud800\u0041"`), with(t, `"u1"`, `"\ud800\ud800"`), with(t, `"u1"`, `"\ud800x"`), with(t, `"jti"`, "\"\xff\":1,\"jti\""), with(t, `"u1"`, "\"\\n\xff\"")},
 		"duplicates": {with(t, `"sub":"u1"`, `"sub":"u1","sub":"u1"`), with(t, `"sub":"u1"`, `"sub":"root","sub":"u1"`), with(t, `"sub":"u1"`, `"sub":"u1","s\u0075b":"root"`), with(t, `{`, `{"exp":9999999999,`), with(t, `{`, `{"a":1,"a":1,`), with(t, `{`, `{"a":1,"\u0061":2,`),
-			with(t, `{`, `{"d":{"a":1,"a":1},`), with(t, `{`, `{"d":[{"x":{"a":1,"a":1}}],`), with(t, `{`, `{"aud":"wx-auth",`)},
-		"other case": {with(t, `{`, `{"Sub":"root",`), with(t, `{`, `{"SUB":"root",`), with(t, `"sub"`, `"Sub"`), with(t, `"iss"`, `"Iss"`), with(t, `{`, `{"\u017fub":"root",`), with(t, `{`, `{"\u212aid":"x","Exp":1,`), with(t, `{`, `{"WX":"x",`), with(t, `{`, `{"Client_ID":"x",`), with(t, `{`, `{"NBF":1,`)},
+			with(t, `{`, `{"d":{"a":1,"a":1},`), with(t, `{`, `{"d":[{"x":{"a":1,"a":1}}],`), with(t, `{`, `{"aud":"wx-auth",`), with(t, `{`, `{"auth_time":1,"auth_time":2,`)},
+		"other case": {with(t, `{`, `{"Sub":"root",`), with(t, `{`, `{"SUB":"root",`), with(t, `"sub"`, `"Sub"`), with(t, `"iss"`, `"Iss"`), with(t, `{`, `{"\u017fub":"root",`), with(t, `{`, `{"\u212aid":"x","Exp":1,`), with(t, `{`, `{"WX":"x",`), with(t, `{`, `{"Client_ID":"x",`), with(t, `{`, `{"NBF":1,`), with(t, `{`, `{"Auth_Time":1,`)},
 		"deep":       {with(t, `{`, `{"d":`+strings.Repeat("[", 17)+strings.Repeat("]", 17)+`,`), with(t, `{`, `{"d":`+strings.Repeat(`{"a":`, 1000)+`1`+strings.Repeat("}", 1000)+`,`), strings.Repeat("[", 5000), strings.Repeat(`{"a":`, 1000)},
 		"numbers":    {with(t, `{`, `{"n":1e999,`), with(t, `{`, `{"n":-1e999,`), with(t, `{`, `{"n":01,`), with(t, `{`, `{"n":+1,`), with(t, `{`, `{"n":.5,`), with(t, `{`, `{"n":1.,`), with(t, `{`, `{"n":1e,`), with(t, `{`, `{"n":-,`), with(t, `{`, `{"n":NaN,`), with(t, `{`, `{"n":Infinity,`), with(t, `{`, `{"n":0x10,`), with(t, `{`, `{"n":`+strings.Repeat("9", 65)+`,`), with(t, `{`, `{"n":tru,`), with(t, `{`, `{"n":nul`)},
 	} {
@@ -364,6 +365,7 @@ func payloads(t testing.TB) (good, bad map[string]string) {
 			`9223372036854775807`, `9223372036854775808`, `18446744073709551617`, `253402300800`, `1e400`, `99999999999999999999999999999999999999`, `""`, `+1772370000`, `1772370000x`} {
 			bad[claim+" "+v] = with(t, old, `"`+claim+`":`+v)
 			bad["nbf "+v] = with(t, `{`, `{"nbf":`+v+`,`)
+			bad["auth_time "+v] = with(t, `{`, `{"auth_time":`+v+`,`)
 		}
 		bad["no "+claim] = with(t, old+",", ``)
 	}

@@ -14,6 +14,7 @@ type Identity struct {
 	ends    [textFields]uint16 // the end of each field in text
 	appID   *string            // shared by all tokens of an app
 	expires int64              // seconds since 1970
+	auth    int64              // seconds since 1970; 0: unknown
 	claims  map[string]any     // nil in most tokens
 }
 
@@ -48,6 +49,15 @@ func (i *Identity) Phone() string { return i.field(fieldPhone) }
 // Expires returns the expiry time of the token, in whole seconds.
 func (i *Identity) Expires() time.Time { return time.Unix(i.expires, 0).UTC() }
 
+// AuthTime returns when the openid last logged in with a phone number, in whole seconds.
+// It is zero if the token does not say.
+func (i *Identity) AuthTime() time.Time {
+	if i.auth == 0 {
+		return time.Time{}
+	}
+	return time.Unix(i.auth, 0).UTC()
+}
+
 // Claim returns one of the directory's claims, or a plain claim if the directory sent
 // none of that name, or nil if there is neither. The value of a verified token's claim
 // is a string, a bool, a json.Number, nil, or a []any or map[string]any of these. It
@@ -59,6 +69,9 @@ func (i *Identity) field(f int) string { return i.text[i.ends[f-1]:i.ends[f]] }
 // Identity returns the identity that a token minted from c has.
 func (c *Claims) Identity() Identity {
 	i := Identity{appID: &c.AppID, expires: c.Expires.Unix(), claims: merge(c.Extra, c.Plain)}
+	if !c.AuthTime.IsZero() {
+		i.auth = c.AuthTime.Unix()
+	}
 	pack(&i, [textFields]string{c.Subject, c.SessionID, c.OpenID, c.UnionID, c.Phone})
 	return i
 }

@@ -68,6 +68,9 @@ func encodeClaims(w writer, seal Sealer, c *Claims) ([]byte, error) {
 		len(c.Audience) == 0 || len(c.Audience) > maxAudiences || slices.Contains(c.Audience, "") {
 		return nil, errors.New("a claim that every token has is missing")
 	}
+	if !c.AuthTime.IsZero() && !inRange(c.AuthTime) {
+		return nil, errors.New("its auth_time is out of range")
+	}
 	if !inRange(c.IssuedAt) || !inRange(c.Expires) || !c.Expires.After(c.IssuedAt) {
 		return nil, errors.New("its times are out of range")
 	}
@@ -97,6 +100,10 @@ func encodeClaims(w writer, seal Sealer, c *Claims) ([]byte, error) {
 	w.text("jti", id)
 	w.text("client_id", c.AppID)
 	w.text("sid", c.SessionID)
+	if !c.AuthTime.IsZero() {
+		w.name("auth_time")
+		w = strconv.AppendInt(w, c.AuthTime.Unix(), 10)
+	}
 	if c.OpenID != "" {
 		w.text("openid", c.OpenID)
 	}

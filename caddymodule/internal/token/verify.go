@@ -213,7 +213,7 @@ func (v *Verifier) checkClaims(b *scratch, now time.Time) (Identity, error) {
 			return Identity{}, ErrInvalid
 		}
 	}
-	id := Identity{appID: &p.Apps[app], expires: r.expires, claims: merge(extra, r.plain)}
+	id := Identity{appID: &p.Apps[app], expires: r.expires, auth: r.authTime, claims: merge(extra, r.plain)}
 	pack(&id, [textFields][]byte{r.text[claimSubject], r.text[claimSessionID], r.text[claimOpenID], r.text[claimUnionID], phone})
 	return id, nil
 }

@@ -22,6 +22,7 @@ func TestMintedTokenSaysWhatItWasGiven(t *testing.T) {
 				c.OpenID = "o\"\\\n\x01é漢😀<&>"
 				c.Extra = map[string]any{"roles": []any{"admin", "<\"é\\u2028>"}, "level": 3, "none": nil}
 				c.Plain = map[string]any{"phone_number": "+8613800138000", "tenant": map[string]any{"id": 12.5}}
+				c.AuthTime = t0.Add(-time.Hour)
 				raw, err := Mint(ks, typ, testSeal(t), c)
 				if err != nil {
 					t.Fatal(err)
@@ -41,7 +42,7 @@ func TestMintedTokenSaysWhatItWasGiven(t *testing.T) {
 					t.Errorf("expires %s, want %s", got.Expires(), c.Expires)
 				}
 				for _, pair := range [][2]any{{got.Subject(), c.Subject}, {got.SessionID(), c.SessionID}, {got.AppID(), c.AppID}, {got.OpenID(), c.OpenID},
-					{got.UnionID(), c.UnionID}, {got.Phone(), c.Phone}, {got.Claim("roles"), c.Extra["roles"]}, {got.Claim("tenant"), c.Plain["tenant"]}, {got.Claim("no"), nil}} {
+					{got.UnionID(), c.UnionID}, {got.AuthTime(), c.AuthTime}, {got.Phone(), c.Phone}, {got.Claim("roles"), c.Extra["roles"]}, {got.Claim("tenant"), c.Plain["tenant"]}, {got.Claim("no"), nil}} {
 					if !reflect.DeepEqual(pair[0], pair[1]) {
 						t.Errorf("got %v, want %v", pair[0], pair[1])
 					}
@@ -197,6 +198,7 @@ func TestMintRefusesWhatWouldNotVerify(t *testing.T) {
 		"empty audience":     func(c *Claims) { c.Audience = []string{""} },
 		"no time":            func(c *Claims) { c.Expires = time.Time{} },
 		"expires at once":    func(c *Claims) { c.Expires = c.IssuedAt },
+		"auth before 1970":   func(c *Claims) { c.AuthTime = time.Unix(-1, 0) },
 		"far future":         func(c *Claims) { c.Expires = time.Unix(maxUnixTime+1, 0) },
 		"broken UTF-8":       func(c *Claims) { c.Subject = "\xff" },
 		"ours in plain":      func(c *Claims) { c.Plain = map[string]any{"sub": "root"} },
