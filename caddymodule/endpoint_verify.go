@@ -31,7 +31,7 @@ func (c *call) verify() error {
 		return refuse(c.w, c.r, v.Refusal.WithStatus(http.StatusUnauthorized))
 	}
 	if c.aliased {
-		return refuse(c.w, c.r, problem.New(problem.Forbidden))
+		return refuse(c.w, c.r, problem.New(problem.Forbidden).WithDetail("The request has a header whose name some backends take for an identity header's."))
 	}
 	h := c.w.Header()
 	c.site.gate.SetIdentity(h, v.Caller)

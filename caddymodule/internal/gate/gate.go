@@ -25,9 +25,10 @@ type Tokens interface {
 
 // Settings are the settings of a directive about requests.
 type Settings struct {
-	Headers  []Header // identity headers; nil: [DefaultHeaders]
-	Public   []Rule   // requests that need no token
-	Optional []Rule   // requests that need no token, but get the identity of the token that they present
+	Headers  []Header      // identity headers; nil: [DefaultHeaders]
+	Public   []Rule        // requests that need no token
+	Optional []Rule        // requests that need no token, but get the identity of the token that they present
+	Require  []Requirement // who may call some paths
 	// ForwardToken leaves a valid token in Authorization for the upstream. An invalid
 	// one is removed all the same, as is a token in any other source.
 	ForwardToken bool
@@ -40,6 +41,7 @@ type Gate struct {
 	headers      []identityHeader
 	otherNames   []string // the names of identity headers without ownPrefix, in lower case
 	rules        rules
+	requirements requirements
 	forwardToken bool
 	sources      Sources
 	tokens       Tokens
@@ -58,7 +60,11 @@ func New(s Settings, tokens Tokens) (*Gate, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Gate{headers: headers, otherNames: others, rules: rs, forwardToken: s.ForwardToken, sources: s.Sources, tokens: tokens}, nil
+	required, err := compileRequirements(s.Require, s.Public, s.Optional)
+	if err != nil {
+		return nil, err
+	}
+	return &Gate{headers: headers, otherNames: others, rules: rs, requirements: required, forwardToken: s.ForwardToken, sources: s.Sources, tokens: tokens}, nil
 }
 
 // Decision is the decision on a request.
@@ -90,7 +96,12 @@ func (g *Gate) Enter(r *http.Request, protect func(*http.Request) (bool, error),
 		return refuseTwo()
 	}
 	var d Decision
-	access := g.access(r, len(all) > 0, protect)
+	_, canonical := Path(r)
+	var at place
+	if len(g.requirements) > 0 {
+		at = placeOf(r, canonical)
+	}
+	access := g.access(r, at, canonical, len(all) > 0, protect)
 	switch {
 	case access == public:
 		d = g.passPublic(r, all, now)
@@ -102,6 +113,9 @@ func (g *Gate) Enter(r *http.Request, protect func(*http.Request) (bool, error),
 		d = g.passOptional(r, one(all), now)
 	default:
 		d = g.authenticate(r, one(all), now)
+		if d.Refusal == nil {
+			d.Refusal = g.requirements.check(at, d.Caller, now)
+		}
 	}
 	if d.Refusal != nil {
 		return d
@@ -174,8 +188,14 @@ func one(all []presented) presented {
 }
 
 // access returns whether a request needs a token.
-func (g *Gate) access(r *http.Request, credential bool, protect func(*http.Request) (bool, error)) access {
-	if _, canonical := Path(r); !canonical {
+func (g *Gate) access(r *http.Request, at place, canonical, credential bool, protect func(*http.Request) (bool, error)) access {
+	if !canonical {
+		return protected
+	}
+	if g.requirements.apply(at) {
+		if at.canonical && !credential && isPreflight(r) {
+			return public
+		}
 		return protected
 	}
 	// For a canonical path, r.URL.Path is the only decoded form.

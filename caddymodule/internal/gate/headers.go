@@ -14,7 +14,8 @@ import (
 func (g *Gate) Prepare(r *http.Request) *http.Request {
 	h := r.Header
 	for name := range h {
-		if g.claimsIdentity(name) {
+		// A path that is compared with requirements must be the one that the upstream serves.
+		if g.claimsIdentity(name) || len(g.requirements) > 0 && isOverride(name) {
 			delete(h, name)
 		}
 	}
@@ -158,13 +159,19 @@ func mayHaveTrailers(r *http.Request) bool {
 // frameworks that read IIS's headers for it.
 func dropOverrides(h http.Header) {
 	for name := range h {
-		for _, own := range overrides {
-			if len(name) == len(own) && foldEqual(name, own) {
-				delete(h, name)
-				break
-			}
+		if isOverride(name) {
+			delete(h, name)
 		}
 	}
+}
+
+func isOverride(name string) bool {
+	for _, own := range overrides {
+		if len(name) == len(own) && foldEqual(name, own) {
+			return true
+		}
+	}
+	return false
 }
 
 var overrides = [...]string{"x-http-method", "x-http-method-override", "x-method-override", "x-original-url", "x-rewrite-url"}

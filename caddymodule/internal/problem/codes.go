@@ -45,6 +45,8 @@ const (
 	TokenRevoked    Code = "token_revoked" // its session has ended
 	CookieCrossSite Code = "cookie_cross_site"
 	Forbidden       Code = "forbidden"
+	// PhoneLoginRequired means that a login with the phone number would be enough.
+	PhoneLoginRequired Code = "phone_login_required"
 
 	// Of the other endpoints.
 	NotFound          Code = "not_found"
@@ -110,7 +112,11 @@ var codes = map[Code]entry{
 		detail: "The cookie is ignored in this request, because a page of another site may have sent it: " +
 			"send Sec-Fetch-Site same-origin or same-site, or this site's Origin, as browsers do; or send the token in Authorization.",
 	},
-	Forbidden: {status: http.StatusForbidden, detail: "The request has a header whose name some backends take for an identity header's."},
+	Forbidden: {status: http.StatusForbidden, detail: "This user may not call this path."},
+	PhoneLoginRequired: {
+		status: http.StatusForbidden,
+		detail: "This needs a recent login with the phone number. Log in with the phone button, then try again.",
+	},
 
 	NotFound:          {status: http.StatusNotFound, detail: "There is no such endpoint."},
 	MethodNotAllowed:  {status: http.StatusMethodNotAllowed, detail: "This endpoint does not take this method."},

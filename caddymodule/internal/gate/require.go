@@ -1,0 +1,270 @@
+package gate
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"golang.org/x/text/cases"
+	"golang.org/x/text/unicode/norm"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/token"
+)
+
+// Requirement says who may call some paths: only callers whose token has one of the
+// values in a field. It takes precedence over public and optional rules and over the
+// matcher.
+type Requirement struct {
+	// Paths are exact paths, or "/prefix/*" for a path and everything below it. Each
+	// matches with and without a slash at the end, and in any case: an upstream that
+	// ignores case must not serve "/Admin" to a caller that may not have "/admin".
+	Paths []string
+	// Field is "claims.<name>", "appid" or "phone_within".
+	Field string
+	// Values are the accepted values of a claim or the appid, compared byte by byte.
+	// One of them is enough.
+	Values []string
+	// Within is the accepted age of the caller's last login with a phone number, for
+	// phone_within.
+	Within time.Duration
+}
+
+// phoneWithin is the field that requires a recent login with a phone number.
+const phoneWithin = "phone_within"
+
+// ParseRequire parses the arguments of require: paths, a field, and its values. duration
+// parses the age of phone_within. The error shows the correct form.
+func ParseRequire(args []string, duration func(string) (time.Duration, error)) (Requirement, error) {
+	n := slices.IndexFunc(args, func(a string) bool { return a == "" || a[0] != '/' })
+	switch {
+	case n < 0 && len(args) > 0:
+		return Requirement{}, fmt.Errorf("require %s names no field; write: require %s claims.role admin", args[0], args[0])
+	case n <= 0:
+		return Requirement{}, errors.New("require names no path; write: require /admin/* claims.role admin")
+	}
+	return NewRequirement(args[:n], args[n], args[n+1:], duration)
+}
+
+// NewRequirement returns a checked requirement. duration parses the age of phone_within.
+// The error shows the correct form.
+func NewRequirement(paths []string, field string, values []string, duration func(string) (time.Duration, error)) (Requirement, error) {
+	r := Requirement{Paths: paths, Field: field, Values: values}
+	if len(paths) == 0 {
+		return r, errors.New("require names no path; write: require /admin/* claims.role admin")
+	}
+	for _, p := range paths {
+		if err := checkPattern(p); err != nil {
+			return r, fmt.Errorf("require %s: %w", p, err)
+		}
+	}
+	if field == phoneWithin {
+		return r.within(duration)
+	}
+	if _, ok := fieldOf(field); !ok || (field != "appid" && !strings.HasPrefix(field, "claims.")) {
+		return r, fmt.Errorf("require %s: there is no field %q; write claims.<name>, appid or phone_within", paths[0], field)
+	}
+	if len(values) == 0 || slices.Contains(values, "") {
+		return r, fmt.Errorf("require %s %s: a value is missing; name the values that may pass: require %s %s admin",
+			paths[0], field, paths[0], field)
+	}
+	return r, nil
+}
+
+// within sets the age of a phone_within requirement.
+func (r Requirement) within(duration func(string) (time.Duration, error)) (Requirement, error) {
+	if len(r.Values) != 1 {
+		return r, fmt.Errorf("require %s phone_within takes one age; write: require %s phone_within 15m", r.Paths[0], r.Paths[0])
+	}
+	age, err := duration(r.Values[0])
+	if err != nil || age <= 0 {
+		return r, fmt.Errorf("require %s phone_within: %q is not an age; write for example 15m or 24h", r.Paths[0], r.Values[0])
+	}
+	r.Values, r.Within = nil, age
+	return r, nil
+}
+
+// requirement is a Requirement in compiled form.
+type requirement struct {
+	patterns []pattern
+	field    field
+	values   []string
+	within   time.Duration // not 0: phone_within
+}
+
+// pattern matches a path in the form that fold gives it.
+type pattern struct {
+	base   string // without "/" or "/*" at the end
+	prefix bool   // everything below base matches, too
+}
+
+func compilePattern(path string) pattern {
+	base, prefix := strings.CutSuffix(path, "/*")
+	return pattern{fold(strings.TrimSuffix(base, "/")), prefix}
+}
+
+// match compares with a path that is folded or in ASCII.
+func (p *pattern) match(path string) bool {
+	n := len(p.base)
+	if len(path) < n || !equalLower(path[:n], p.base) {
+		return false
+	}
+	rest := path[n:]
+	return rest == "" || rest == "/" || p.prefix && rest[0] == '/'
+}
+
+// covers reports whether p matches everything that a rule's path matches.
+func (p *pattern) covers(path string) bool {
+	rule := compilePattern(path)
+	if rule.prefix && !p.prefix {
+		return false
+	}
+	return p.match(rule.base) || p.prefix && strings.HasPrefix(rule.base, p.base+"/")
+}
+
+// equalLower compares ASCII without regard to case, and all other bytes as they are.
+// lower is in lower case.
+func equalLower(s, lower string) bool {
+	for i := range len(s) {
+		c := s[i]
+		if 'A' <= c && c <= 'Z' {
+			c += 'a' - 'A'
+		}
+		if c != lower[i] {
+			return false
+		}
+	}
+	return true
+}
+
+// fold returns the form in which a path is compared: compatibility variants become the
+// characters that they stand for (NFKC: "ａ" is "a"), case is folded in full ("ß" is
+// "ss"), and so are the dotted and the dotless i, which Java's equalsIgnoreCase takes
+// for "i". Characters that are not displayed are left out. Upstreams compare names in
+// each of these ways.
+func fold(path string) string {
+	if isASCII(path) {
+		return strings.ToLower(path)
+	}
+	path = strings.Map(func(r rune) rune {
+		if unicode.In(r, unicode.Cf, unicode.Other_Default_Ignorable_Code_Point, unicode.Variation_Selector) {
+			return -1
+		}
+		return unicode.ToLower(unicode.ToUpper(r))
+	}, norm.NFKC.String(path))
+	return norm.NFKC.String(cases.Fold().String(path))
+}
+
+func isASCII(s string) bool {
+	for i := range len(s) {
+		if s[i] >= utf8.RuneSelf {
+			return false
+		}
+	}
+	return true
+}
+
+// requirements are the compiled requirements of a directive.
+type requirements []requirement
+
+// compileRequirements checks the requirements, and refuses rules that they leave without
+// effect.
+func compileRequirements(rs []Requirement, public, optional []Rule) (requirements, error) {
+	var compiled requirements
+	for _, r := range rs {
+		c := requirement{values: r.Values, within: r.Within}
+		if r.Field != phoneWithin {
+			c.field, _ = fieldOf(r.Field)
+		}
+		for _, path := range r.Paths {
+			p := compilePattern(path)
+			for _, open := range []struct {
+				name  string
+				rules []Rule
+			}{{"public", public}, {"optional", optional}} {
+				i := slices.IndexFunc(open.rules, func(o Rule) bool { return p.covers(o.Path) })
+				if i >= 0 {
+					return nil, fmt.Errorf("%s %s has no effect: it is below require %s, which always needs a token; leave one of them out",
+						open.name, open.rules[i].Path, path)
+				}
+			}
+			c.patterns = append(c.patterns, p)
+		}
+		compiled = append(compiled, c)
+	}
+	return compiled, nil
+}
+
+// place is the path of a request as the requirements see it.
+type place struct {
+	path string
+	// canonical is false for a path that an upstream may take for another one. Such a
+	// path has to meet every requirement: no spelling leads around one.
+	canonical bool
+}
+
+// placeOf returns the place of a request. canonical says whether [Canonical] holds for
+// its path. A path is not canonical either if it stops being so when it is folded: a
+// "／" beyond ASCII is a "/" to an upstream that normalizes to NFKC.
+func placeOf(r *http.Request, canonical bool) place {
+	p := place{r.URL.Path, canonical}
+	if canonical && !isASCII(p.path) {
+		p.path = fold(p.path)
+		p.canonical = Canonical((&url.URL{Path: p.path}).EscapedPath())
+	}
+	return p
+}
+
+// apply reports whether any requirement concerns a place.
+func (rs requirements) apply(at place) bool {
+	return slices.ContainsFunc(rs, func(r requirement) bool { return r.applies(at) })
+}
+
+func (r *requirement) applies(at place) bool {
+	return !at.canonical || slices.ContainsFunc(r.patterns, func(p pattern) bool { return p.match(at.path) })
+}
+
+// check returns the refusal of a caller that does not meet every requirement of a place,
+// or nil. A caller for whom a login with the phone number is enough gets a code that
+// says so.
+func (rs requirements) check(at place, caller *token.Identity, now time.Time) *problem.Problem {
+	var refusal *problem.Problem
+	for i := range rs {
+		r := &rs[i]
+		if !r.applies(at) || r.met(caller, now) {
+			continue
+		}
+		if r.within == 0 || !at.canonical {
+			return problem.New(problem.Forbidden)
+		}
+		refusal = problem.New(problem.PhoneLoginRequired).WithRenew([]string{"code", "phoneCode"})
+	}
+	return refusal
+}
+
+func (r *requirement) met(caller *token.Identity, now time.Time) bool {
+	if r.within != 0 {
+		at := caller.AuthTime()
+		return !at.IsZero() && now.Sub(at) <= r.within
+	}
+	if r.field.get != nil {
+		return slices.Contains(r.values, r.field.get(caller))
+	}
+	if list, ok := caller.Claim(r.field.claim).([]any); ok {
+		return slices.ContainsFunc(list, r.accepts)
+	}
+	return r.accepts(caller.Claim(r.field.claim))
+}
+
+// accepts reports whether a single value of a claim is one of the required ones. A
+// claim that is missing or null has no value.
+func (r *requirement) accepts(v any) bool {
+	s, ok := text(v)
+	return ok && s != "" && slices.Contains(r.values, s)
+}
