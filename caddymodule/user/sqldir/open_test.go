@@ -9,7 +9,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
-// table is a database with one row, or one that is away.
+// table is a database with one row, or one that is down.
 type table struct {
 	away   bool
 	column Column
@@ -35,8 +35,8 @@ func (d *table) Describe(string, ...any) ([]Column, error) {
 func (d *table) Exec(string, ...any) (int64, error) { return 0, nil }
 func (d *table) Prepare(string) error               { return nil }
 
-// A configuration that was loaded while the database was away was never looked at: its
-// columns are, before the first login.
+// The database was down when the configuration was loaded, so its columns were never
+// checked. They must be checked before the first login.
 func TestQueriesAreLookedAtOnceTheTableIsBack(t *testing.T) {
 	for kind, ok := range map[Kind]bool{Text: true, Odd: false} {
 		db := &table{away: true, column: Column{Name: "avatar", Type: "bytea", Kind: kind, Remedy: "encode it"}}

@@ -7,34 +7,34 @@ import (
 	"strings"
 )
 
-// Queries are what is asked of the team's table. Find and Check are needed.
+// Queries are the queries of the team's table. Find and Check are required.
 type Queries struct {
-	// Find selects the user whom a login is of, by :phone, or by :national
-	// together with :country.
+	// Find selects the user who logs in, by :phone, or by :national together with
+	// :country.
 	Find Query
-	// Create makes the user whom Find did not find. Without it nobody is made.
+	// Create inserts the user when Find finds none. Without it no user is created.
 	Create Query
-	// Check selects the user :id.
+	// Check selects the user with the id :id.
 	Check Query
-	// Erase deletes the user :id. Without it the row stays.
+	// Erase deletes the user with the id :id. Without it the row stays.
 	Erase Query
 }
 
-// QueryError is a query that cannot be meant.
+// QueryError is the error for a query that is certainly a mistake.
 type QueryError struct {
-	// Name is the query's: find, create, check or erase.
+	// Name is the name of the query: find, create, check or erase.
 	Name string
 	err  error
 }
 
-// Error is the query's name and what to write instead.
+// Error returns the name of the query and what to write instead.
 func (e *QueryError) Error() string { return e.Name + ": " + e.err.Error() }
 
 // Unwrap returns the cause.
 func (e *QueryError) Unwrap() error { return e.err }
 
-// ParseQueries takes the four queries, of which an empty one is none. The error
-// is a *[QueryError].
+// ParseQueries parses the four queries; an empty text means that there is none. The
+// error is a *[QueryError].
 func ParseQueries(find, create, check, erase string, mysql bool) (Queries, error) {
 	var q Queries
 	for _, part := range []struct {
@@ -79,7 +79,7 @@ func createRule(q Query) error {
 
 func checkRule(q Query) error {
 	if q.IsZero() {
-		return errors.New(`it is missing: at each refresh it tells whether the user is still there, such as check "SELECT id FROM members WHERE id = :id"`)
+		return errors.New(`it is missing: write the query that each refresh runs to see whether the user still exists, such as check "SELECT id FROM members WHERE id = :id"`)
 	}
 	if err := selects(q); err != nil {
 		return err
@@ -94,8 +94,8 @@ func eraseRule(q Query) error {
 	return byID(q)
 }
 
-// byNumber holds a query to the whole number. Two countries have users with the
-// same national number, and one must not become the other.
+// byNumber requires a query to use the whole number. Users in two countries may have
+// the same national number, and one must not be logged in as the other.
 func byNumber(q Query) error {
 	switch {
 	case q.Uses("phone"), q.Uses("national") && q.Uses("country"):
@@ -104,18 +104,19 @@ func byNumber(q Query) error {
 		return errors.New(":national is the number without its country, and somebody in another country has the same one: " +
 			"use :phone, which is whole (+8613800138000), or use :country too, such as mobile = :national AND :country = '86'")
 	}
-	return errors.New("it does not use the number that logs in: use :phone (+8613800138000), or :national (13800138000) together with :country (86)")
+	return errors.New("it does not use the phone number of the login: use :phone (+8613800138000), or :national (13800138000) together with :country (86)")
 }
 
-// byID holds a query to the user's id, which is all that is known then.
+// byID requires a query to use the user's id, and no other parameter, because nothing
+// else is known at that point.
 func byID(q Query) error {
 	for _, name := range q.names {
 		if name != "id" {
-			return fmt.Errorf("only :id is known here, not :%s", name)
+			return fmt.Errorf("only :id is known here: remove :%s", name)
 		}
 	}
 	if !q.Uses("id") {
-		return errors.New("it does not use :id, the user whom it is about")
+		return errors.New("it does not use :id, the id of the user")
 	}
 	return nil
 }
@@ -125,18 +126,18 @@ var (
 	starForm   = regexp.MustCompile(`(?i)(\bselect(\s+(distinct|all))?|,|\.)\s*\*`)
 )
 
-// selects holds a query to naming what it reads.
+// selects requires a query to name the columns that it reads.
 func selects(q Query) error {
 	if !selectForm.MatchString(q.bare) {
 		return errors.New("it must begin with SELECT or WITH, as it reads the user's row")
 	}
 	if starForm.MatchString(q.bare) {
-		return errors.New("name the columns instead of *: whoever logs in is told every column but id and disabled, in userInfo")
+		return errors.New("name the columns instead of *: a login returns every column but id and disabled to the client, in userInfo")
 	}
 	return nil
 }
 
-// named is a query's text and values, ready for a database.
+// on returns a query's text and values, ready for a database.
 func (q Query) on(db Database, values map[string]string) (string, []any) {
 	return strings.TrimSpace(q.SQL(db.Placeholder)), q.args(values)
 }

@@ -6,19 +6,20 @@ import (
 	"strings"
 )
 
-// Parameters are the names that a query may use, as :phone.
+// Parameters are the names that a query may use, such as :phone.
 var parameters = []string{"phone", "country", "national", "openid", "unionid", "appid", "id"}
 
-// Query is a query with named parameters. The zero value is none.
+// Query is a query with named parameters. The zero value means that there is none.
 type Query struct {
-	parts []string // the text around the parameters: one more than there are
+	parts []string // the text around the parameters: one part more than there are names
 	names []string // the parameters, in order
-	bare  string   // the text without literals and comments, for looking at
+	bare  string   // the text without literals and comments, for inspection
 }
 
-// ParseQuery takes a query apart. A colon in a literal, a comment, a cast or an
-// assignment begins no parameter; what cannot be decided is refused. mysql says whose
-// literals and comments they are. The error says what to write instead.
+// ParseQuery splits a query at its parameters. A colon in a literal, a comment, a cast
+// or an assignment does not begin a parameter, and a query in which this cannot be
+// decided is refused. mysql selects MySQL's rules for literals and comments instead of
+// PostgreSQL's. The error says what to write instead.
 func ParseQuery(text string, mysql bool) (Query, error) {
 	s := scanner{text: text, mysql: mysql}
 	if err := s.run(); err != nil {
@@ -31,8 +32,8 @@ func ParseQuery(text string, mysql bool) (Query, error) {
 	return q, nil
 }
 
-// SQL is the query with the placeholders of a database. Each use of a parameter
-// has one of its own: databases give each one type.
+// SQL returns the query with the placeholders of a database. Each use of a parameter
+// gets a placeholder of its own, because a database gives each placeholder one type.
 func (q Query) SQL(placeholder func(n int) string) string {
 	var b strings.Builder
 	for i, part := range q.parts {
@@ -50,7 +51,7 @@ func (q Query) Uses(name string) bool { return slices.Contains(q.names, name) }
 // IsZero reports whether there is no query.
 func (q Query) IsZero() bool { return len(q.parts) == 0 }
 
-// args are the values of the query's parameters; what is empty is NULL.
+// args returns the values of the query's parameters. An empty value becomes NULL.
 func (q Query) args(values map[string]string) []any {
 	args := make([]any, len(q.names))
 	for i, name := range q.names {

@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// reference reads the parameters of a query in another way than the scanner: by one
-// expression for each kind of SQL, whose alternatives are the tokens.
+// reference finds the parameters of a query independently of the scanner: by one
+// regular expression for each database, whose alternatives are the tokens.
 func reference(text string, mysql bool) (names []string) {
 	form := postgresTokens
 	if mysql {
@@ -37,8 +37,8 @@ var (
 		"`[^`]*`|" + sqlWord + `|` + sqlNumber + `|` + sqlColon + `|.`)
 )
 
-// A parameter in a literal that is replaced becomes SQL that a client wrote; one outside
-// that is not leaves a query that finds the wrong row.
+// If a parameter inside a literal is replaced, a client's value becomes SQL. If one
+// outside is not replaced, the query finds the wrong row.
 func FuzzQuery(f *testing.F) {
 	for _, text := range []string{
 		`SELECT id FROM m WHERE p LIKE'a\' AND x = :phone`, `SELECT E'\'' , :id, 'it''s' -- :phone` + "\n" + `/* :id */ :country`,
@@ -53,14 +53,14 @@ func FuzzQuery(f *testing.F) {
 		if err != nil {
 			return
 		}
-		// Comments within comments and other tags are no regular language.
+		// Nested comments and arbitrary tags are beyond a regular expression.
 		if !mysql && (strings.Count(text, "/*") > 1 || strings.Contains(strings.NewReplacer("$$", "", "$a$", "").Replace(text), "$")) {
 			return
 		}
 		if want := reference(text, mysql); !slices.Equal(q.names, want) {
 			t.Errorf("%q (MySQL %v): parameters %q, want %q", text, mysql, q.names, want)
 		}
-		// Nothing but parameters is changed.
+		// Nothing but the parameters may change.
 		back := q.SQL(func(n int) string { return ":" + q.names[n-1] })
 		if squeezed(back) != squeezed(text) {
 			t.Errorf("%q became %q", text, back)
@@ -68,7 +68,7 @@ func FuzzQuery(f *testing.F) {
 	})
 }
 
-// squeezed is the text without what may differ: blanks, and a semicolon at the end.
+// squeezed removes what may differ: white space, and a semicolon at the end.
 func squeezed(text string) string {
 	return strings.TrimRight(strings.Map(func(r rune) rune {
 		if r <= ' ' {
@@ -78,8 +78,9 @@ func squeezed(text string) string {
 	}, text), ";")
 }
 
-// LIKE'a\' hid the rest of a query from the scanner, so that a parameter in it was text
-// to us and SQL to PostgreSQL. Each row is a query, and how each server reads it.
+// In LIKE'a\' the scanner misread the end of the literal: a parameter after it was text
+// to the scanner and SQL to PostgreSQL. Each row has a query and how each server reads
+// it.
 func TestQueriesAsTheServersReadThem(t *testing.T) {
 	const blocked = "refused"
 	for _, tc := range []struct{ text, postgres, mysql string }{

@@ -8,11 +8,13 @@ import (
 	"testing"
 )
 
+// A parameter becomes a placeholder exactly where the database reads code, and nowhere
+// in literals, names or comments.
 func TestNamedParametersBecomeTheDatabases(t *testing.T) {
 	for name, tc := range map[string]struct {
 		text  string
 		mysql bool
-		want  string // with {n} for a placeholder
+		want  string // with {n} for placeholder n
 		names string
 	}{
 		"one":                    {"SELECT id FROM m WHERE mobile = :phone", false, "SELECT id FROM m WHERE mobile = {1}", "phone"},
@@ -54,7 +56,9 @@ func TestNamedParametersBecomeTheDatabases(t *testing.T) {
 	}
 }
 
-func TestQueriesThatCannotBeMeantAreRefused(t *testing.T) {
+// An operator writes a query that would log in the wrong user, erase everybody or
+// publish every column. It is refused at load, with what to write instead.
+func TestMistakenQueriesAreRefused(t *testing.T) {
 	const find, check = "SELECT id FROM m WHERE p = :phone", "SELECT id FROM m WHERE id = :id"
 	for name, tc := range map[string]struct {
 		find, create, check, erase string
@@ -105,6 +109,8 @@ func TestQueriesThatCannotBeMeantAreRefused(t *testing.T) {
 	}
 }
 
+// A login may come without a unionid. The query must get NULL, not the empty string,
+// which could match a row.
 func TestUnknownValuesAreNULL(t *testing.T) {
 	q, err := ParseQuery(":phone :id :phone", false)
 	if err != nil {

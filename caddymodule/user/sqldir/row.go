@@ -11,12 +11,13 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
-// layout is what the columns of a query mean. Names are taken in any case, as
-// databases fold them, but those that are passed on keep theirs.
+// layout assigns a meaning to each column of a query. Column names are matched in any
+// case, because databases fold them; names that are passed on to the client keep their
+// case.
 type layout struct {
 	query        string
 	columns      []string
-	id, disabled int // -1: not there
+	id, disabled int // index of the column; -1 if there is none
 }
 
 const claimColumn = "claims."
@@ -27,7 +28,7 @@ func layoutOf(query string, columns []string) (layout, error) {
 	for i, c := range columns {
 		name := strings.ToLower(c)
 		if seen[name] {
-			return l, misconfigured("%s has two columns %q: name one of them otherwise, with AS", query, c)
+			return l, misconfigured("%s has two columns %q: rename one of them with AS", query, c)
 		}
 		seen[name] = true
 		switch name {
@@ -38,12 +39,12 @@ func layoutOf(query string, columns []string) (layout, error) {
 		}
 	}
 	if l.id < 0 {
-		return l, misconfigured("%s has no column id: name the one that it is, such as SELECT member_no AS id", query)
+		return l, misconfigured("%s has no column id: name the column that holds it, such as SELECT member_no AS id", query)
 	}
 	return l, nil
 }
 
-// user makes a user of a row.
+// user makes a user from a row.
 func (l layout) user(row []any) (u user.User, err error) {
 	switch v := row[l.id].(type) {
 	case int64:
@@ -58,8 +59,8 @@ func (l layout) user(row []any) (u user.User, err error) {
 		return u, misconfigured("the column id of %s is neither text nor a whole number", l.query)
 	}
 	if l.disabled >= 0 {
-		// A value that cannot be read was written by a system that means something by
-		// it. The user stays out rather than in.
+		// The system that wrote an unreadable value meant something by it. Treat the
+		// user as disabled rather than let them in by mistake.
 		yes, ok := truth(row[l.disabled])
 		u.Disabled = yes || !ok
 	}
@@ -76,18 +77,18 @@ func (l layout) user(row []any) (u user.User, err error) {
 			into, name = u.Claims, c[len(claimColumn):]
 		}
 		if unfit, ok := row[i].(Unfit); ok {
-			return u, misconfigured("the column %q of %s is %s, which has no one form in JSON: cast it", c, l.query, unfit)
+			return u, misconfigured("the column %q of %s is %s, which has no unique form in JSON: cast it", c, l.query, unfit)
 		}
 		into[name] = plain(row[i])
 	}
 	return u, nil
 }
 
-// zero is how databases write a number that is zero, or a bit string.
+// zero matches how databases write a number, or a bit string, that is zero.
 var zero = regexp.MustCompile(`^[+-]?(0+(\.0*)?|\.0+)(e[+-]?[0-9]+)?$`)
 
-// truth reads the column disabled: ok is false for a value that says neither yes nor
-// no. A time says since when.
+// truth reads the column disabled. ok is false for a value that means neither yes nor
+// no. A time means that the user has been disabled since then.
 func truth(v any) (yes, ok bool) {
 	switch v := v.(type) {
 	case nil:
@@ -119,7 +120,7 @@ func truth(v any) (yes, ok bool) {
 	return false, false
 }
 
-// spoken reads yes and no as databases without a type for it write them.
+// spoken reads yes and no as they are written in databases that have no boolean type.
 func spoken(v string) (yes, ok bool) {
 	switch v {
 	case "1", "t", "true", "y", "yes", "on":
@@ -130,20 +131,20 @@ func spoken(v string) (yes, ok bool) {
 	if zero.MatchString(v) || strings.HasPrefix(v, "0000-00-00") {
 		return false, true
 	}
-	for _, form := range []string{time.DateTime, time.DateOnly} { // MySQL's, as it sends them
+	for _, form := range []string{time.DateTime, time.DateOnly} { // as MySQL sends them
 		if len(v) >= len(form) {
 			if _, err := time.Parse(form, v[:len(form)]); err == nil {
 				return true, true
 			}
 		}
 	}
-	return false, false // another number among them
+	return false, false // including other numbers
 }
 
-// noTime is an interval of nothing in ISO 8601, in lower case.
+// noTime is the empty interval in ISO 8601, in lower case.
 const noTime = "pt0s"
 
-// plain is a column's value as JSON has it.
+// plain converts a column's value for JSON.
 func plain(v any) any {
 	switch v := v.(type) {
 	case []byte:
@@ -160,8 +161,9 @@ func plain(v any) any {
 	return v
 }
 
-// Fraction is a float of that many bits as JSON has it: the shortest number that means
-// the same float. What is no number is text, as in PostgreSQL's to_json.
+// Fraction converts a float of that many bits for JSON: to the shortest number that
+// denotes the same float. NaN and the infinities become text, as in PostgreSQL's
+// to_json.
 func Fraction(f float64, bits int) any {
 	switch {
 	case math.IsNaN(f):
@@ -172,7 +174,7 @@ func Fraction(f float64, bits int) any {
 		return "-Infinity"
 	}
 	form := byte('f')
-	if abs := math.Abs(f); abs != 0 && (abs < 1e-6 || abs >= 1e21) { // as JavaScript writes it
+	if abs := math.Abs(f); abs != 0 && (abs < 1e-6 || abs >= 1e21) { // the same bounds as in JavaScript
 		form = 'e'
 	}
 	return json.Number(strconv.FormatFloat(f, form, -1, bits))

@@ -10,6 +10,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
+// Each type that a database can return for a column, and the user that it makes.
 func TestColumnsMakeTheUser(t *testing.T) {
 	at := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	for name, tc := range map[string]struct {
@@ -47,6 +48,7 @@ func TestColumnsMakeTheUser(t *testing.T) {
 	}
 }
 
+// A disabled user must stay out, however the database of the team writes true.
 func TestDisabledIsReadAsDatabasesWriteIt(t *testing.T) {
 	for _, v := range []any{true, int64(1), int64(-1), uint64(2), []byte{1}, []byte("1"), "t", "TRUE", "Y", "on", time.Now(), []byte("2026-03-01 12:00:00"), "2026-03-01", "2026-03-01 12:00:00.123"} {
 		if yes, ok := truth(v); !yes || !ok {

@@ -9,19 +9,19 @@ import (
 	"unicode/utf8"
 )
 
-// scanner goes through a query once, token by token, as the lexer of the database does
-// with the settings of our connections: standard_conforming_strings is on in
-// PostgreSQL, and MySQL's sql_mode has neither ANSI_QUOTES nor NO_BACKSLASH_ESCAPES.
+// scanner reads a query once, token by token, as the lexer of the database does under
+// the settings of our connections: PostgreSQL has standard_conforming_strings on, and
+// MySQL's sql_mode has neither ANSI_QUOTES nor NO_BACKSLASH_ESCAPES.
 type scanner struct {
 	text       string
 	mysql      bool
 	at         int
-	start, end int // of the part under way
+	start, end int // of the current part
 	parts      []string
 	names      []string
 	bare       strings.Builder
 	last       string   // the last token that is code, in lower case; "" for a literal
-	open       []string // brackets that are not closed: "(", "[" of ARRAY[…] is "array"
+	open       []string // brackets that are still open: "(", "[" of ARRAY[…] is "array"
 }
 
 var (
@@ -45,7 +45,7 @@ func (s *scanner) run() error {
 	return nil
 }
 
-// token goes over one token.
+// token reads one token.
 func (s *scanner) token() error {
 	rest := s.text[s.at:]
 	switch c := rest[0]; {
@@ -78,12 +78,12 @@ func (s *scanner) token() error {
 	return nil
 }
 
-// code goes over a word, a number, a bracket or a sign.
+// code reads a word, a number, a bracket or an operator.
 func (s *scanner) code(rest string) error {
 	if word := wordForm.FindString(rest); word != "" {
 		s.take(len(word))
 		if (s.last == "e") && !s.mysql && strings.HasPrefix(s.text[s.at:], "'") {
-			// E'…': its backslashes escape, also in what follows on the next line.
+			// In E'…' backslashes escape, also in a continuation on the next line.
 			if err := s.literal('\'', true); err != nil {
 				return err
 			}
@@ -96,7 +96,7 @@ func (s *scanner) code(rest string) error {
 	if number := numberForm.FindString(rest); number != "" {
 		s.take(len(number))
 		if strings.HasPrefix(s.text[s.at:], "'") {
-			return fmt.Errorf("write a blank between %s and the quote", number)
+			return fmt.Errorf("write a space between %s and the quote", number)
 		}
 		return nil
 	}
@@ -118,29 +118,29 @@ func (s *scanner) code(rest string) error {
 	return nil
 }
 
-// take goes on over what is code.
+// take moves n bytes of code into the current part.
 func (s *scanner) take(n int) {
 	s.last = strings.ToLower(s.text[s.at : s.at+n])
 	s.bare.WriteString(s.text[s.at : s.at+n])
 	s.at += n
 }
 
-// parameter goes over :name.
+// parameter reads :name.
 func (s *scanner) parameter(rest string) error {
 	name := nameForm.FindString(rest[1:])
 	after := rest[1+len(name):]
 	if name == "" || after != "" && (after[0] == '$' || after[0] >= utf8.RuneSelf) {
-		return errors.New("behind a colon is the name of a parameter, in ASCII: use :" + strings.Join(parameters, ", :"))
+		return errors.New("after a colon comes the name of a parameter, in ASCII: use :" + strings.Join(parameters, ", :"))
 	}
 	if len(s.open) > 0 && s.open[len(s.open)-1] == "[" {
-		return fmt.Errorf(":%s in a subscript may be a parameter or the end of a slice: write (:%s), or a blank behind the colon", name, name)
+		return fmt.Errorf(":%s in a subscript may be a parameter or the end of a slice: write (:%s), or a space after the colon", name, name)
 	}
 	if !slices.Contains(parameters, name) {
 		return fmt.Errorf("there is no parameter :%s: use :%s", name, strings.Join(parameters, ", :"))
 	}
 	part := s.text[s.start:s.at]
 	if !s.mysql && part != "" && endsInWord(part) {
-		part += " " // LIKE:phone must not become the word LIKE$1
+		part += " " // keep LIKE:phone from becoming the word LIKE$1
 	}
 	s.parts, s.names = append(s.parts, part), append(s.names, name)
 	s.bare.WriteString(" ? ")
@@ -155,8 +155,8 @@ func endsInWord(part string) bool {
 	return c == '_' || c == '$' || c >= utf8.RuneSelf || c >= '0' && c <= '9' || c|0x20 >= 'a' && c|0x20 <= 'z'
 }
 
-// lineComment reports whether a comment begins that ends with the line. To MySQL
-// 5--1 is 5 less minus 1.
+// lineComment reports whether a comment begins here that ends with the line. To MySQL,
+// 5--1 is 5 minus -1.
 func (s *scanner) lineComment(rest string) bool {
 	if !strings.HasPrefix(rest, "--") {
 		return rest[0] == '#' && s.mysql
@@ -164,7 +164,8 @@ func (s *scanner) lineComment(rest string) bool {
 	return !s.mysql || len(rest) == 2 || rest[2] <= ' ' || rest[2] == 0x7f
 }
 
-// lineEnd is where a line comment ends. A carriage return ends it in PostgreSQL only.
+// lineEnd returns where a line comment ends. Only in PostgreSQL does a carriage return
+// end it.
 func lineEnd(rest string, mysql bool) int {
 	ends := "\n\r"
 	if mysql {
@@ -176,16 +177,16 @@ func lineEnd(rest string, mysql bool) int {
 	return len(rest)
 }
 
-// comment goes over /*…*/, which holds others in PostgreSQL and none in MySQL.
+// comment reads /*…*/. In PostgreSQL such comments nest, in MySQL they do not.
 func (s *scanner) comment(rest string) error {
 	if s.mysql && (strings.HasPrefix(rest, "/*!") || strings.HasPrefix(rest, "/*M!")) {
-		return errors.New("MySQL runs what is in /*! … */, or not, by its version: write it without the comment")
+		return errors.New("it depends on the version of MySQL whether it runs what is in /*! … */: write that without the comment")
 	}
 	depth, i := 1, 2
 	for depth > 0 {
 		switch {
 		case i >= len(rest):
-			return errors.New("a comment does not end")
+			return errors.New("a comment is not closed")
 		case strings.HasPrefix(rest[i:], "*/"):
 			depth--
 			i += 2
@@ -197,14 +198,14 @@ func (s *scanner) comment(rest string) error {
 		}
 	}
 	if s.mysql && strings.Contains(rest[2:i-2], "/*") {
-		return errors.New("a comment in a comment ends where the inner one does: write one, without /* in it")
+		return errors.New("MySQL ends a nested comment at its first */: write one comment, without /* in it")
 	}
 	s.bare.WriteByte(' ')
 	s.at += i
 	return nil
 }
 
-// literal goes over text in quotes, in which a quote is written twice.
+// literal reads quoted text, in which a quote is doubled.
 func (s *scanner) literal(quote byte, escapes bool) error {
 	if quote == '`' && !s.mysql {
 		return errors.New("backticks are MySQL's: quote a name with \" in PostgreSQL")
@@ -224,7 +225,7 @@ func (s *scanner) literal(quote byte, escapes bool) error {
 	return fmt.Errorf("a quote %c is not closed", quote)
 }
 
-// dollar goes over PostgreSQL's $$…$$ and $tag$…$tag$.
+// dollar reads PostgreSQL's $$…$$ and $tag$…$tag$.
 func (s *scanner) dollar(rest string) error {
 	if len(rest) > 1 && rest[1] >= '0' && rest[1] <= '9' {
 		return errors.New("parameters have names here: write :phone, :id and so on instead of $1")
@@ -236,7 +237,7 @@ func (s *scanner) dollar(rest string) error {
 	}
 	end := strings.Index(rest[len(tag):], tag)
 	if end < 0 {
-		return fmt.Errorf("what begins with %s does not end", tag)
+		return fmt.Errorf("the text that begins with %s is not closed", tag)
 	}
 	s.bare.WriteString(" 'x' ")
 	s.at += 2*len(tag) + end

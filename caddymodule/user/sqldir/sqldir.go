@@ -1,6 +1,6 @@
-// Package sqldir is a directory of users in a team's own table, which is asked by
-// the team's own queries. It knows no driver, and nothing of Caddy, of tokens or
-// of WeChat's API.
+// Package sqldir is a directory of users in a team's own table, which it reads with the
+// team's own queries. It knows no driver, and nothing of Caddy, of tokens or of
+// WeChat's API.
 package sqldir
 
 import (
@@ -13,57 +13,59 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
-// Timeout bounds one question, with all its queries.
+// Timeout bounds one transaction, with all its queries.
 const Timeout = 3 * time.Second
 
 var (
-	// ErrUnavailable is a Database's error where it cannot be asked at the moment.
+	// ErrUnavailable is the error of a Database that cannot be reached at the moment.
 	ErrUnavailable = errors.New("the users' database does not answer")
-	// ErrDuplicate is its error where a unique index refused a row.
-	ErrDuplicate = errors.New("there is such a row already")
-	// ErrValue is its error where a value cannot be of the type that is asked for:
-	// letters where there is a number.
+	// ErrDuplicate is the error of a Database where a unique index refused a row.
+	ErrDuplicate = errors.New("the row already exists")
+	// ErrValue is the error of a Database where a value cannot have the type of its
+	// column: letters in place of a number, for example.
 	ErrValue = errors.New("the value is not of the column's type")
 )
 
-// Database is where the table is. What is neither nil nor one of the errors above
-// is for the operator to fix; it holds no value of a query's parameters.
+// Database holds the table. An error other than those above is for the operator to fix,
+// and contains no value of a query's parameters.
 type Database interface {
-	// Do runs do in one transaction at READ COMMITTED, which an error undoes. do
-	// may be run again from its start.
+	// Do runs do in one transaction at READ COMMITTED, and rolls it back if do returns
+	// an error. It may run do again from its start.
 	Do(ctx context.Context, do func(Tx) error) error
-	// Placeholder is how the database writes its parameter number n, from 1 on.
+	// Placeholder returns how the database writes its parameter number n, counted from
+	// 1.
 	Placeholder(n int) string
 }
 
-// Tx asks the database within a transaction.
+// Tx runs queries within a transaction.
 type Tx interface {
-	// Select reads the first rows, at most as many as limit. Values are nil, bool,
-	// int64, uint64, float32, float64, json.Number, string, time.Time, what a column of JSON
-	// holds, or [Unfit].
+	// Select reads the first rows, at most limit of them. A value is nil, bool, int64,
+	// uint64, float32, float64, json.Number, string, time.Time, the content of a JSON
+	// column, or [Unfit].
 	Select(limit int, query string, args ...any) (columns []string, rows [][]any, err error)
-	// Describe returns the columns of a query, of which no row is read.
+	// Describe returns the columns of a query without reading a row.
 	Describe(query string, args ...any) ([]Column, error)
-	// Exec runs a statement and returns how many rows it found or made.
+	// Exec runs a statement and returns how many rows it matched or inserted.
 	Exec(query string, args ...any) (int64, error)
-	// Prepare has the database look at a query, and runs nothing.
+	// Prepare checks a query in the database without running it.
 	Prepare(query string) error
 }
 
-// Directory asks the table. It implements [user.Directory].
+// Directory reads users from the table. It implements [user.Directory].
 //
-// The column id names the user; disabled, if it is there and true, keeps them
-// out; a column claims.<name> becomes a claim; all others become userInfo.
+// The column id identifies the user. The column disabled, if it exists and is true,
+// keeps the user out. A column claims.<name> becomes a claim, and every other column
+// goes into userInfo.
 type Directory struct {
 	DB      Database
 	Queries Queries
 
-	unseen atomic.Bool // Open was called, and did not succeed yet
+	unseen atomic.Bool // Open was called, but has not succeeded yet
 }
 
-// Login finds who logs in, or makes them. A login without a number is that of
-// the user whom the caller is bound to; of somebody who is bound to nobody Find is
-// asked if it uses :openid or :unionid, all else being NULL.
+// Login finds the user who logs in, or creates them. A login without a number is by the
+// user whom the caller is bound to. If the caller is bound to nobody, Login runs Find
+// only if it uses :openid or :unionid; all other parameters are then NULL.
 func (d *Directory) Login(ctx context.Context, l user.Login) (user.User, error) {
 	if l.Silent() && l.UserID != "" {
 		return d.Check(ctx, l.UserID)
@@ -97,19 +99,19 @@ func (d *Directory) Login(ctx context.Context, l user.Login) (user.User, error) 
 			return named("create", err)
 		}
 		if err = find(tx); errors.Is(err, user.ErrUnknown) {
-			if made == 0 { // it chose not to
+			if made == 0 { // the query decided not to create one
 				return user.ErrRegistrationClosed
 			}
-			return misconfigured("create has made a row that find does not find; it was undone")
+			return misconfigured("find does not find the row that create made, so it was rolled back")
 		}
 		u.New = made > 0
 		return err
 	})
 	if errors.Is(err, ErrDuplicate) {
-		// Another first login of this number was faster; or the row that is in the
-		// way is not the number's.
+		// Either a concurrent first login of this number was faster, or the row in the
+		// way has another number.
 		if err = d.do(ctx, find); errors.Is(err, user.ErrUnknown) {
-			err = misconfigured("a unique index refuses the row that create makes, and find does not find the one that is there")
+			err = misconfigured("a unique index refuses the row that create makes, but find does not find the existing one")
 		}
 	}
 	if err != nil {
@@ -131,8 +133,8 @@ func (d *Directory) Check(ctx context.Context, id string) (u user.User, err erro
 		return err
 	})
 	if errors.Is(err, ErrValue) || err == nil && u.ID != id {
-		// An id of another kind, from before the table was used; MySQL takes the
-		// number at the beginning of one, and "a" for "A".
+		// The id is of another kind, from before the table was used. MySQL converts
+		// text to the number at its beginning, and compares "a" equal to "A".
 		err = user.ErrUnknown
 	}
 	if err != nil {
@@ -141,7 +143,7 @@ func (d *Directory) Check(ctx context.Context, id string) (u user.User, err erro
 	return u, nil
 }
 
-// Erase runs the query that erases, if there is one.
+// Erase runs the erase query, if there is one.
 func (d *Directory) Erase(ctx context.Context, id string) error {
 	if d.Queries.Erase.IsZero() || id == "" {
 		return nil
@@ -152,17 +154,17 @@ func (d *Directory) Erase(ctx context.Context, id string) error {
 		return named("erase", err)
 	})
 	if errors.Is(err, ErrValue) {
-		return nil // nobody has such an id
+		return nil // no user can have such an id
 	}
 	return err
 }
 
-// errLooked undoes what Open did, if it did anything.
+// errLooked rolls back the transaction of Open, in case a query has changed something.
 var errLooked = errors.New("looked at")
 
-// Open has the database look at each query, and reads no row: what is wrong with one is
-// found before the first login. It changes nothing. Where the database is away, the
-// first login after it is back begins with this.
+// Open checks each query in the database without reading a row, so that a mistake is
+// found before the first login. It changes nothing. If the database is down, the first
+// login after it is back calls Open again.
 func (d *Directory) Open(ctx context.Context) error {
 	err := d.do(ctx, func(tx Tx) error {
 		for _, q := range []struct {
@@ -199,8 +201,9 @@ func (d *Directory) Open(ctx context.Context) error {
 	return err
 }
 
-// opened does what Open could not do while the database was away. Without it a column
-// that is refused at load would be read, in some form, by whoever starts first.
+// opened calls Open if that has not succeeded yet because the database was down.
+// Otherwise a column that is refused at load would be read, in some form, by the first
+// user who logs in.
 func (d *Directory) opened(ctx context.Context) error {
 	if !d.unseen.Load() {
 		return nil
@@ -208,8 +211,8 @@ func (d *Directory) opened(ctx context.Context) error {
 	return d.Open(ctx)
 }
 
-// do runs a transaction within the time. What is none of the errors that somebody
-// acts on is for the operator to fix.
+// do runs a transaction within Timeout. An error that no caller handles is for the
+// operator to fix.
 func (d *Directory) do(ctx context.Context, do func(Tx) error) error {
 	ctx, cancel := context.WithTimeout(ctx, Timeout)
 	defer cancel()
@@ -225,8 +228,8 @@ func (d *Directory) do(ctx context.Context, do func(Tx) error) error {
 	return fmt.Errorf("the users' database: %w: %w", user.ErrMisconfigured, err)
 }
 
-// one reads the row of one user. More than one is nobody's: which of them it is
-// must not depend on the weather.
+// one reads the row of one user. More than one row is an error: it must not depend on
+// chance which user logs in.
 func (d *Directory) one(tx Tx, name string, q Query, values map[string]string) (user.User, error) {
 	query, args := q.on(d.DB, values)
 	columns, rows, err := tx.Select(2, query, args...)
@@ -236,7 +239,7 @@ func (d *Directory) one(tx Tx, name string, q Query, values map[string]string) (
 	case len(rows) == 0:
 		return user.User{}, user.ErrUnknown
 	case len(rows) > 1:
-		return user.User{}, misconfigured("%s finds more than one row: a number, and an id, is one user's", name)
+		return user.User{}, misconfigured("%s finds more than one row, but a number or an id must belong to one user", name)
 	}
 	l, err := layoutOf(name, columns)
 	if err != nil {
@@ -245,7 +248,7 @@ func (d *Directory) one(tx Tx, name string, q Query, values map[string]string) (
 	return l.user(rows[0])
 }
 
-// named says which query it was.
+// named adds the name of the query to an error.
 func named(query string, err error) error {
 	if err == nil {
 		return nil

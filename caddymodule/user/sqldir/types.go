@@ -2,22 +2,23 @@ package sqldir
 
 import "fmt"
 
-// Kind is what a column's type is good for.
+// Kind groups the types of columns by what they can be used for.
 type Kind uint8
 
 const (
-	// Odd types have no one form in JSON: bytes, arrays, ranges, geometry.
+	// Odd types have no unique form in JSON: bytes, arrays, ranges, geometry.
 	Odd Kind = iota
-	// Text is anything that is a string in JSON and nothing more.
+	// Text types are a string in JSON and nothing else.
 	Text
-	// Whole is a whole number.
+	// Whole types are whole numbers.
 	Whole
-	// Decimal is a number with digits behind the point that must not be rounded: a
-	// string in JSON, as the database writes it.
+	// Decimal types are numbers with fractional digits that must not be rounded. In
+	// JSON they are a string, as the database writes it.
 	Decimal
-	// Other types have one form in JSON and name nobody: bool, fractions, times, JSON.
+	// Other types have a unique form in JSON but cannot be an id: bool, floats, times,
+	// JSON.
 	Other
-	// Sign types say only whether they are zero: money in the currency of the server,
+	// Sign types can only be tested for zero: money in the currency of the server,
 	// MySQL's BIT.
 	Sign
 )
@@ -27,19 +28,19 @@ type Column struct {
 	Name string
 	Type string // as the database names it
 	Kind Kind
-	// Remedy is what to select instead of a column that has no use as it is.
+	// Remedy is what to select instead of a column that cannot be used as it is.
 	Remedy string
 }
 
-// Unfit is a value of a column of the kind Odd or Sign. Zero says that the value is
-// of the kind Sign, and zero.
+// Unfit is a value of a column of the kind Odd or Sign. Zero is true if the kind is
+// Sign and the value is zero.
 type Unfit struct {
 	Type string
 	Zero bool
 }
 
-// fit refuses a query whose columns cannot be read in one way only. What every user
-// would meet at the login is found when the configuration is loaded.
+// fit refuses a query with a column that could be read in more than one way. It finds
+// at load what every user would otherwise meet at login.
 func fit(query string, columns []Column) error {
 	names := make([]string, len(columns))
 	for i, c := range columns {
@@ -53,12 +54,12 @@ func fit(query string, columns []Column) error {
 		why := ""
 		switch {
 		case i == l.id && c.Kind != Text && c.Kind != Whole && c.Kind != Decimal:
-			why = "an id is text or a whole number"
+			why = "an id must be text or a whole number"
 		case i == l.disabled && c.Kind == Odd:
-			why = "disabled is true or false, a number, a time, or a text that says one of these"
+			why = "disabled must be a boolean, a number, a time, or a text that means one of these"
 			c.Remedy = "compare it, such as (status = 'banned') AS disabled"
 		case i != l.id && i != l.disabled && (c.Kind == Odd || c.Kind == Sign):
-			why = "it has no one form in JSON"
+			why = "it has no unique form in JSON"
 		default:
 			continue
 		}
@@ -71,5 +72,5 @@ func fit(query string, columns []Column) error {
 	return nil
 }
 
-// String describes the value in an error, without what it holds.
+// String describes the value in an error without revealing it.
 func (u Unfit) String() string { return fmt.Sprintf("a value of the type %s", u.Type) }
