@@ -10,9 +10,9 @@ import (
 )
 
 const (
-	// WeChat's tokens live for two hours. Whoever says more is not believed.
+	// WeChat's tokens last for two hours. An answer that claims more is not believed.
 	maxTokenLife = 2 * time.Hour
-	// A token without a stated life is asked for again this often.
+	// A token that comes without a lifetime is fetched again at this interval.
 	bareTokenLife = time.Minute
 )
 
@@ -25,8 +25,8 @@ type answer struct {
 	host   string
 }
 
-// readAnswer makes out what came back. Content-Type says nothing: WeChat sends
-// JSON as text/plain.
+// readAnswer parses the body of an answer. It ignores Content-Type, because WeChat
+// sends JSON as text/plain.
 func readAnswer(body []byte, bareToo bool) (answer, bool) {
 	body = clean(body)
 	if bareToo {
@@ -45,8 +45,8 @@ func readAnswer(body []byte, bareToo bool) (answer, bool) {
 	return answer{code: int(envelope.Code), errmsg: errmsg, body: body}, true
 }
 
-// clean strips a byte-order mark and control characters, which WeChat has been
-// seen to send inside of strings and which JSON does not allow there.
+// clean removes a byte-order mark, and control characters, which JSON does not allow in
+// strings but WeChat has been seen to send.
 func clean(body []byte) []byte {
 	body = bytes.TrimPrefix(body, []byte("\xef\xbb\xbf"))
 	return bytes.Map(func(r rune) rune {
@@ -68,7 +68,7 @@ func readToken(body []byte) (string, time.Duration) {
 	return t.AccessToken, time.Duration(min(int64(t.ExpiresIn), int64(maxTokenLife/time.Second))) * time.Second
 }
 
-// intOrString is a whole number that may come in quotes.
+// intOrString is a whole number that may be quoted.
 type intOrString int64
 
 var errNotANumber = errors.New("not a whole number")
@@ -83,13 +83,13 @@ func (n *intOrString) UnmarshalJSON(b []byte) error {
 	}
 	v, err := strconv.ParseInt(s, 10, 64)
 	if err != nil {
-		return errNotANumber // strconv's would quote what came
+		return errNotANumber // strconv's error would quote the input
 	}
 	*n = intOrString(v)
 	return nil
 }
 
-// stringOrInt is a string that may come as a whole number.
+// stringOrInt is a string that may arrive as a whole number.
 type stringOrInt string
 
 func (s *stringOrInt) UnmarshalJSON(b []byte) error {

@@ -11,48 +11,49 @@ import (
 	"time"
 )
 
-// DefaultAPI is WeChat's API. Further hosts for Client.APIs, for disaster
+// DefaultAPI is the base URL of WeChat's API. Other hosts for Client.APIs, for disaster
 // recovery and by region, are api2, sh.api, sz.api and hk.api under weixin.qq.com.
 const DefaultAPI = "https://api.weixin.qq.com"
 
 // DefaultTimeout is how long WeChat may take to answer one request.
 const DefaultTimeout = 5 * time.Second
 
-// phoneAge bounds how far the watermark of a phone number may be from our clock:
-// the code lives for five minutes, and the rest is for clocks that differ.
+// phoneAge bounds how far the watermark of a phone number may differ from our clock. A
+// phone code is valid for five minutes; the rest is for clocks that differ.
 const phoneAge = 10 * time.Minute
 
-// Client makes the calls of a phone login. The zero value works; fields must not
-// be changed after the first call. It is safe for use by several goroutines.
+// Client makes WeChat's calls of a phone login. The zero value works; fields must not
+// be changed after the first call. It is safe for concurrent use.
 type Client struct {
-	// APIs are the base URLs, in the order to try them. Default: DefaultAPI.
+	// APIs are the base URLs, in the order in which to try them. Default: DefaultAPI.
 	APIs []string
-	// AppAPIs are the base URLs, in the same order, for apps that have their own,
-	// by appid.
+	// AppAPIs are the base URLs of apps that have their own, by appid and in the same
+	// order.
 	AppAPIs map[string][]string
-	// Timeout bounds each request, of which a call makes a few at most.
-	// Default: DefaultTimeout.
+	// Timeout bounds each request. A call makes a few requests at most. Default:
+	// DefaultTimeout.
 	Timeout time.Duration
-	// OmitOpenID leaves openid out of getuserphonenumber. WeChat then no longer
-	// checks that the phone code belongs to the user who logs in.
+	// OmitOpenID leaves openid out of getuserphonenumber. WeChat then does not check
+	// that the phone code belongs to the user who logs in.
 	OmitOpenID bool
-	// Tokens is where access tokens come from. Default: a StableToken of this client's own.
+	// Tokens supplies the access tokens. Default: a StableToken that only this client
+	// uses.
 	Tokens TokenSource
-	// Shared is where replicas share classic tokens; nil: this process is the only one.
+	// Shared stores classic tokens for all replicas. Nil: this process is the only one.
 	Shared SharedTokens
-	// Transport holds the connections. Default: one of this client's own.
+	// Transport holds the connections. Default: one that only this client uses.
 	Transport *Transport
-	// Now is the clock. Default: time.Now.
+	// Now returns the current time. Default: time.Now.
 	Now func() time.Time
-	// Log, if set, is told what went wrong in the background, where no call returns it.
+	// Log, if set, is called with failures in the background, which no call returns.
 	Log func(Event)
 
 	once   sync.Once
 	jitter func() time.Duration // the wait before a retry after -1
 }
 
-// Event is something that went wrong in the background: an access token that
-// could not be fetched ahead of its use or of its end, or not be shared.
+// Event is a failure in the background: an access token could not be fetched before it
+// was needed, refreshed before its end, or shared.
 type Event struct {
 	AppID string
 	Err   error
@@ -66,7 +67,7 @@ type Session struct {
 
 // PhoneNumber is WeChat's answer to a phone code.
 type PhoneNumber struct {
-	PhoneNumber     string // bare for mainland numbers, "+852…" for others: for display only
+	PhoneNumber     string // without a prefix for mainland numbers, "+852…" for others: for display only
 	PurePhoneNumber string // without the country code
 	CountryCode     string // "86"
 	Timestamp       time.Time
@@ -124,12 +125,13 @@ func (c *Client) Code2Session(ctx context.Context, app App, code string) (Sessio
 	return Session{OpenID: s.OpenID, UnionID: s.UnionID}, nil
 }
 
-// PhoneNumber exchanges a phone code (the phone button) for the number. openid
-// is the user that Code2Session named: WeChat refuses another user's phone code
+// PhoneNumber exchanges a phone code (the phone button) for the number. openid is the
+// user that Code2Session returned: WeChat refuses another user's phone code
 // (KindMismatch).
 //
-// If WeChat refuses the access token, it is dropped, fetched once for all who
-// wait, and the code sent once more. Errors are *Error, or wrap ErrSharedTokens.
+// If WeChat refuses the access token, the token is dropped, one new token is fetched
+// for all callers that wait, and the code is sent once more. Errors are *Error, or wrap
+// ErrSharedTokens.
 func (c *Client) PhoneNumber(ctx context.Context, app App, code, openid string) (PhoneNumber, error) {
 	c.init()
 	token, err := c.token(ctx, app)
@@ -169,8 +171,8 @@ func (c *Client) PhoneNumber(ctx context.Context, app App, code, openid string) 
 	return c.phoneNumber(app, a, d)
 }
 
-// phoneNumber reads the answer. The code is spent by now, so whatever is wrong
-// with it, only another code can help.
+// phoneNumber reads WeChat's answer. The code has been used up, so if anything in the
+// answer is wrong, the client needs another code.
 func (c *Client) phoneNumber(app App, a answer, d *delivery) (PhoneNumber, error) {
 	var r struct {
 		Info *struct {
@@ -202,10 +204,10 @@ type phoneOrigin struct {
 	AppID     string      `json:"appid"`
 }
 
-// WarmToken sees to it that an access token is at hand. A login runs it beside
-// Code2Session, so that the phone code need not wait. Errors as PhoneNumber's;
-// nobody needs to look at them: those that pause the calls, which all others
-// then get as repeated, are told to Log.
+// WarmToken makes sure that an access token is available. A login runs it beside
+// Code2Session, so that the phone code need not wait. It returns the same errors as
+// PhoneNumber, which callers may ignore: an error that pauses the calls goes to Log,
+// because all other callers get it marked as repeated.
 func (c *Client) WarmToken(ctx context.Context, app App) error {
 	c.init()
 	_, err := c.token(ctx, app)
@@ -220,13 +222,14 @@ func (c *Client) token(ctx context.Context, app App) (string, error) {
 	return c.Tokens.Token(ctx, app, Fetcher{Fetch: c.fetchToken, Shared: c.Shared, Now: c.Now, Log: c.Log})
 }
 
-// fetchToken is the Fetch that token sources get.
+// fetchToken is the Fetch of the token sources.
 func (c *Client) fetchToken(ctx context.Context, app App, r TokenRequest) (AccessToken, error) {
 	key := pauseKey{CallToken, app.ID, r.Path + r.URL}
 	if e := c.Transport.paused(key, app, c.Now()); e != nil {
 		return AccessToken{}, e
 	}
-	// Counted from before the request: what the way back takes is life lost.
+	// The token's life is counted from before the request: the time that the answer
+	// takes is part of it.
 	asked := c.Now()
 	d := c.delivery(app, CallToken, "")
 	a, e := d.send(ctx, outgoing{method: r.Method, path: r.Path, absolute: r.URL, query: r.Query, body: r.Body, bare: r.URL != ""})

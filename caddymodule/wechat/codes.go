@@ -12,15 +12,15 @@ const (
 	busy        = -1
 	minuteQuota = 45011
 
-	// WeChat's daily quotas can be reset by hand, so probe now and then.
+	// An operator can reset a daily quota by hand, so try again now and then.
 	dailyQuotaPause  = 10 * time.Minute
 	minuteQuotaPause = time.Minute
-	// A wrong secret asked about all the time ends in a frozen one.
+	// WeChat freezes a secret after too many calls with a wrong one.
 	operatorPause = 45 * time.Second
 	busyRetry     = 5 * time.Second
 )
 
-// decision is one row of the error table, as it applies to one call.
+// decision says what an errcode means for one call: a row of the error table.
 type decision struct {
 	kind   Kind
 	reason string
@@ -30,14 +30,15 @@ type decision struct {
 	pause  bool          // the call carries the secret: stop making it for RetryAfter
 }
 
-// classify looks up what an errcode means to a call.
+// classify returns what an errcode means for a call.
 func classify(call Call, code int) decision {
 	session, token, phone := call == CallSession, call == CallToken, call == CallPhone
 	secret := session || token
 	operator := func(reason, advice string) decision {
 		return decision{kind: KindOperator, reason: reason, advice: advice, retry: operatorPause, pause: token}
 	}
-	// Only the secret or our address is at fault, so no mini program can provoke it.
+	// Only a wrong secret or our own address causes these, so no mini program can
+	// provoke them.
 	credentials := func(reason, advice string) decision {
 		v := operator(reason, advice)
 		v.pause = secret
@@ -139,12 +140,12 @@ func classify(call Call, code int) decision {
 }
 
 func tokenRefused() decision {
-	return decision{kind: KindOperator, reason: "WeChat refuses the access token, and one fetched anew",
+	return decision{kind: KindOperator, reason: "WeChat refuses the access token, even after it was fetched again",
 		retry:  operatorPause,
 		advice: "something else fetches this app's access token and so ends ours, or the external token is another app's: use access_token stable, or one source for all"}
 }
 
-// calledUsed reports whether the errcode is what WeChat says of a code that it has already taken.
+// calledUsed reports whether WeChat uses this errcode for a code that was used before.
 func calledUsed(call Call, code int) bool {
 	return code == 40163 || call == CallPhone && code == 40029
 }
@@ -153,11 +154,12 @@ func accessTokenRefused(code int) bool {
 	return code == 40001 || code == 40014 || code == 42001
 }
 
-// In "…, rid: 65713974-7970e3f9-1a07ebbf" or, at some calls, "[ req_id: QkacMBore-rt6w3 ]".
+// The id appears as "…, rid: 65713974-7970e3f9-1a07ebbf" or, in some calls, as "[
+// req_id: QkacMBore-rt6w3 ]".
 var ridPattern = regexp.MustCompile(`\brid: ?([0-9a-fA-F]{1,16}(?:-[0-9a-fA-F]{1,16}){1,4})\b|\breq_id: ?([0-9A-Za-z]{4,16}-[0-9A-Za-z]{4,12})\b`)
 
-// businessError makes the error of an errcode. Of errmsg it takes the request's
-// id, and our own address where the errcode is about it.
+// businessError makes an error from an errcode. From errmsg it takes only the request's
+// id and, if the errcode is about it, our own address.
 func businessError(call Call, code int, errmsg string) *Error {
 	v := classify(call, code)
 	e := &Error{Call: call, Kind: v.kind, Code: code, reason: v.reason, Advice: v.advice,
@@ -171,7 +173,8 @@ func businessError(call Call, code int, errmsg string) *Error {
 	return e
 }
 
-// firstAddress finds the address in "invalid ip 14.22.81.196 ipv6 ::ffff:14.22.81.196, not in whitelist".
+// firstAddress returns the first address in a text such as "invalid ip 14.22.81.196
+// ipv6 ::ffff:14.22.81.196, not in whitelist".
 func firstAddress(errmsg string) string {
 	for _, word := range strings.FieldsFunc(errmsg, func(r rune) bool {
 		return !(r == '.' || r == ':' || r >= '0' && r <= '9' || r >= 'a' && r <= 'f' || r >= 'A' && r <= 'F')

@@ -10,22 +10,23 @@ import (
 
 const (
 	busyRetries = 2
-	// A kept-alive connection may be dead already; the next one is asked for then.
-	// Two in a row: the pool may hold more than one of them.
+	// A kept-alive connection may turn out dead, and the request is then sent on the
+	// next one. This may happen twice in a row, because the pool may hold more than one
+	// dead connection.
 	staleRetries = 2
 )
 
-// delivery is one call on its way, through all its tries.
+// delivery is one call with all its attempts.
 type delivery struct {
 	client *Client
-	apis   []string // the base URLs, in the order to try them
+	apis   []string // the base URLs, in the order in which to try them
 	call   Call
-	code   Renew // the one-time code that the request carries; "" none
+	code   Renew // the one-time code in the request; "" if there is none
 
-	host   string // where a code was sent, which it then stays with
+	host   string // the host to which a code was sent; later attempts go there too
 	asked  string // the name of the host that answered
-	lost   *Error // the first try that was sent and not answered
-	busied int    // tries answered with -1
+	lost   *Error // the first attempt that was sent but not answered
+	busied int    // attempts that were answered with -1
 }
 
 func (c *Client) delivery(app App, call Call, code Renew) *delivery {
@@ -36,9 +37,9 @@ func (c *Client) delivery(app App, call Call, code Renew) *delivery {
 	return d
 }
 
-// send sends the request until there is an answer that is no error, or an error
-// that is to stay. A second send, with another access token, goes on counting
-// where the first one ended.
+// send sends the request, repeatedly if need be, until there is a good answer or a
+// final error. A second call of send, with another access token, goes on counting
+// attempts where the first one ended.
 func (d *delivery) send(ctx context.Context, o outgoing) (answer, *Error) {
 	hosts := []string{o.absolute}
 	if o.absolute == "" {
@@ -48,7 +49,7 @@ func (d *delivery) send(ctx context.Context, o outgoing) (answer, *Error) {
 		hosts = []string{d.host}
 	}
 	if d.code == "" && len(hosts) == 1 {
-		// Nothing is spent by asking for a token, so one accident is forgiven.
+		// Asking for a token uses nothing up, so one failure is forgiven.
 		hosts = append(hosts, hosts[0])
 	}
 	stale := 0
@@ -72,14 +73,15 @@ func (d *delivery) send(ctx context.Context, o outgoing) (answer, *Error) {
 			f.err.Unanswered = f.sent && d.code != "" || d.lost != nil
 			return answer{}, f.err
 		case d.code != "" && f.edgeRefused():
-			// The same request would be refused again.
+			// The edge server would refuse the same request again.
 			return answer{}, d.edgeRefused(f.err)
 		case !f.sent && f.reused && stale < staleRetries:
 			stale++
 		case d.code != "" && f.sent && d.lost == nil:
 			d.lost = f.err
 			if f.reused {
-				// Others in the pool may be as dead as this one, and there is only one more try.
+				// Other connections in the pool may be just as dead, and only one more
+				// attempt is left.
 				d.client.Transport.Close()
 			}
 		case d.lost != nil:
@@ -96,9 +98,9 @@ func (d *delivery) send(ctx context.Context, o outgoing) (answer, *Error) {
 	}
 }
 
-// edgeRefused makes the error of a request that did not get past WeChat's edge. The
-// code is as good as before; whether it is worth another try depends on what the
-// edge did not like: the request, or this moment.
+// edgeRefused makes the error of a request that WeChat's edge server refused. The code
+// was not used up. Whether another attempt can succeed depends on the reason: the
+// request itself, or a momentary state.
 func (d *delivery) edgeRefused(e *Error) *Error {
 	e.Kind, e.Unanswered = KindRefused, d.lost != nil
 	switch e.Status {
@@ -108,12 +110,12 @@ func (d *delivery) edgeRefused(e *Error) *Error {
 	return e
 }
 
-// refused makes the error of an errcode.
+// refused makes an error from an errcode.
 func (d *delivery) refused(a answer) *Error {
 	e := businessError(d.call, a.code, a.errmsg)
 	e.Host = a.host
 	if d.lost != nil && calledUsed(d.call, a.code) {
-		// It was us who used it: the first try had arrived.
+		// We used the code ourselves: the first attempt did arrive.
 		first := *d.lost
 		first.Unanswered, first.Renew = true, []Renew{d.code}
 		first.Code, first.RID = e.Code, e.RID
@@ -122,8 +124,8 @@ func (d *delivery) refused(a answer) *Error {
 	return e
 }
 
-// nonsense is the error of an answer that says "done" and is of no use. The
-// code is spent.
+// nonsense makes the error of an answer that reports success but cannot be used. The
+// code has been used up.
 func (d *delivery) nonsense(reason string) *Error {
 	e := &Error{Call: d.call, Kind: KindBadAnswer, Host: d.asked, reason: reason}
 	if d.code != "" {
@@ -143,8 +145,8 @@ func wait(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// busyJitter is between 50 and 300 ms, so that logins that met a busy WeChat
-// together do not come back together.
+// busyJitter returns 50 to 300 ms, so that logins that met a busy WeChat at the same
+// moment do not return at the same moment.
 func busyJitter() time.Duration {
 	var b [2]byte
 	rand.Read(b[:])

@@ -17,33 +17,33 @@ const (
 	CallPhone   Call = "getuserphonenumber"
 )
 
-// Renew names a code that the mini program must fetch anew.
+// Renew names a code that the mini program must fetch again.
 type Renew string
 
-// The two codes of a phone login, by their names in the login's request.
+// These are the two codes of a phone login, named as in the login's request.
 const (
 	RenewCode      Renew = "code"      // wx.login
 	RenewPhoneCode Renew = "phoneCode" // the phone button
 )
 
-// Kind is what an [Error] means to a caller that has to decide on it.
+// Kind is the meaning of an [Error] for a caller that must decide what to do.
 type Kind int
 
 // The kinds of failure.
 const (
 	KindLoginCode   Kind = iota + 1 // the login code is bad, expired or used
 	KindPhoneCode                   // the phone code is bad, expired or used
-	KindMismatch                    // the two codes are not one user's
+	KindMismatch                    // the two codes belong to different users
 	KindBlocked                     // WeChat's risk control blocks this user
-	KindBusy                        // WeChat said "busy" three times
+	KindBusy                        // WeChat answered "busy" three times
 	KindQuota                       // a quota is used up, see RetryAfter
 	KindOperator                    // only the operator can fix it, see Advice
 	KindBug                         // WeChat calls our request malformed
-	KindBadAnswer                   // not an answer of WeChat's API, or one that makes no sense
+	KindBadAnswer                   // the answer is not WeChat's, or makes no sense
 	KindTimeout                     // no answer in time
 	KindUnreachable                 // no connection, or it broke before the answer
 	KindCanceled                    // the caller's context was cancelled
-	KindRefused                     // WeChat's edge refused the request itself, see Status
+	KindRefused                     // WeChat's edge server refused the request itself, see Status
 )
 
 var kindNames = [...]string{
@@ -61,7 +61,8 @@ func (k Kind) String() string {
 	return "kind " + strconv.Itoa(int(k))
 }
 
-// Client reports whether the mini program, or its user, showed what WeChat refuses.
+// Client reports whether WeChat refuses something that the mini program or its user
+// presented.
 func (k Kind) Client() bool {
 	return k == KindLoginCode || k == KindPhoneCode || k == KindMismatch || k == KindBlocked
 }
@@ -69,50 +70,51 @@ func (k Kind) Client() bool {
 // Operator reports whether only the operator can fix it.
 func (k Kind) Operator() bool { return k == KindOperator }
 
-// WeChat reports whether WeChat, or the way to it, failed: what a circuit
-// breaker should count, if no client's input has caused it (see [Error.Unprovoked]).
-// A used-up quota is not among these, as it says when to try again.
+// WeChat reports whether WeChat failed, or the connection to it. A circuit breaker
+// should count such a failure if no client's input caused it (see [Error.Unprovoked]).
+// A used-up quota is not among these failures, because it says when to try again.
 func (k Kind) WeChat() bool {
 	return k == KindBusy || k == KindBadAnswer || k == KindTimeout || k == KindUnreachable
 }
 
 // Error is a failed call. It is always used as *Error.
 //
-// No field holds a secret, a code, a token or a URL. IP is for the operator's
-// log only and is in no string that the error makes of itself.
+// No field holds a secret, a code, a token or a URL. IP is for the operator's log only:
+// no string that the error produces contains it.
 type Error struct {
 	Call   Call
 	Kind   Kind
 	Code   int    // WeChat's errcode; 0: not a business error
-	Status int    // the HTTP status, when it was not 200
-	RID    string // WeChat's id of the request, for its support
-	IP     string // our own address as WeChat saw it, with 40164 and its kin
+	Status int    // the HTTP status, if it was not 200
+	RID    string // WeChat's id of the request, for WeChat's support
+	IP     string // our own address as WeChat saw it, with 40164 and similar errcodes
 	Host   string // the API host that was asked last
 
-	// Renew lists the codes to fetch anew; none: the same may be sent again.
+	// Renew lists the codes to fetch again. If it is empty, the same codes may be sent
+	// again.
 	Renew []Renew
-	// RetryAfter is how long to wait before another try; 0: nothing is known.
+	// RetryAfter is how long to wait before another attempt; 0 means unknown.
 	RetryAfter time.Duration
-	// Unanswered: a code was sent and no answer came, and the second try brought
-	// none either or called the code used. It was lost on the way, which is
-	// nobody's fault at the mini program.
+	// Unanswered means that a code was sent but no answer came, and that the second
+	// attempt brought no answer either, or WeChat called the code used. The answer was
+	// lost on the way, so the mini program is not at fault.
 	Unanswered bool
-	// Repeated: this failure has been returned before. It is the answer of one
-	// fetch to everyone who waited for it, or is given from memory while calls
-	// are paused. One log line is enough.
+	// Repeated means that this failure has been returned before: several callers waited
+	// for the same fetch, or calls are paused and the error comes from memory. One log
+	// line is enough for all of them.
 	Repeated bool
-	// Advice tells the operator what to do; "" where there is nothing to do.
+	// Advice says what the operator can do. It is empty if there is nothing to do.
 	Advice string
 
 	reason string // in our own fixed words, never text from outside
 	cause  error  // a context's error, or nil
-	// unconnected: there was no connection to send anything on.
+	// unconnected means that no connection could be opened.
 	unconnected bool
 }
 
-// Unprovoked reports whether nothing that a mini program sends can have caused the
-// failure: there was no connection, or the call was that for the access token. A
-// circuit breaker may count such a failure whichever client met it.
+// Unprovoked reports that nothing a mini program sends can have caused the failure:
+// there was no connection, or the call was the one for the access token. A circuit
+// breaker may count such a failure whichever client met it.
 func (e *Error) Unprovoked() bool { return e.unconnected || e.Call == CallToken }
 
 // Error describes the failure for a log.
@@ -141,16 +143,17 @@ func (e *Error) Error() string {
 	return b.String()
 }
 
-// PerMinute reports whether the quota of a minute is used up, not that of a day.
+// PerMinute reports whether the quota that is used up is that of a minute, rather than
+// of a day.
 func (e *Error) PerMinute() bool { return e.Code == minuteQuota }
 
-// GoString is Error: %#v would otherwise print IP.
+// GoString returns the same as Error: %#v would otherwise print IP.
 func (e *Error) GoString() string { return "&wechat.Error{" + e.Error() + "}" }
 
-// Unwrap returns the context's error if that ended the call, else nil.
+// Unwrap returns the context's error if that ended the call, or nil.
 func (e *Error) Unwrap() error { return e.cause }
 
-// repeated returns a copy that is marked as returned before.
+// repeated returns a copy with Repeated set.
 func (e *Error) repeated() *Error {
 	r := *e
 	r.Repeated = true

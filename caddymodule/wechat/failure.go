@@ -12,21 +12,21 @@ import (
 	"syscall"
 )
 
-// failure is an HTTP exchange without an answer of WeChat's.
+// failure is an HTTP request that got no answer from WeChat's API.
 type failure struct {
 	err    *Error
-	sent   bool // a byte of the request may have left
-	reused bool // on a connection that had been used before
+	sent   bool // a byte of the request may have been sent
+	reused bool // the connection had been used before
 }
 
-// edgeRefused reports whether a proxy or firewall before WeChat's API took the
-// request for a bad one. A 408 is about the connection.
+// edgeRefused reports whether a proxy or firewall in front of WeChat's API refused the
+// request itself. A 408 is about the connection instead.
 func (f *failure) edgeRefused() bool {
 	return f.err.Status >= 400 && f.err.Status < 500 && f.err.Status != http.StatusRequestTimeout
 }
 
-// explain fills in kind and reason. The error's own text is never used: it may
-// hold the URL, which holds the secret.
+// explain sets kind and reason. It never uses the error's own text, which may contain
+// the URL and so the secret.
 func (f *failure) explain(caller, asked context.Context, err error) {
 	if cause := caller.Err(); cause != nil {
 		*f.err = *contextError(f.err.Call, cause, f.err.Host)
@@ -64,14 +64,14 @@ func (f *failure) explain(caller, asked context.Context, err error) {
 	case errors.Is(err, io.ErrUnexpectedEOF):
 		f.err.Kind, f.err.reason = KindBadAnswer, "the answer ends in the middle"
 	case strings.Contains(err.Error(), "malformed"), strings.Contains(err.Error(), "headers exceeded"):
-		// net/http has no types for these two.
+		// net/http has no error types for these two.
 		f.err.Kind, f.err.reason = KindBadAnswer, "the answer is not HTTP"
 	case f.sent:
 		f.err.reason = "the connection was closed before the answer"
 	}
 }
 
-// explainBody does the same for an answer whose head was read.
+// explainBody does the same for an answer whose header was read.
 func (f *failure) explainBody(caller, asked context.Context, err error) {
 	f.explain(caller, asked, err)
 	if f.err.Kind == KindUnreachable {
@@ -79,7 +79,7 @@ func (f *failure) explainBody(caller, asked context.Context, err error) {
 	}
 }
 
-// contextError is the failure of a call whose caller has gone, or whose time is up.
+// contextError is the error of a call whose caller has gone away, or whose time is up.
 func contextError(call Call, cause error, host string) *Error {
 	if errors.Is(cause, context.DeadlineExceeded) {
 		return &Error{Call: call, Kind: KindTimeout, Host: host, reason: "the caller's time is up", cause: context.DeadlineExceeded}

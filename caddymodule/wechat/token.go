@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	fetchBound   = 30 * time.Second // for one fetch with all its attempts and delays
+	fetchBound   = 30 * time.Second // for one fetch, with all its attempts and delays
 	aheadMost    = 10 * time.Minute
 	aheadBackoff = 10 * time.Second // after a failed refresh ahead of the end
 	// A refused token that a new fetch returned again is not dropped a second time
@@ -118,9 +118,9 @@ type flight struct {
 	err    error
 	void   bool // it returned a token that was dropped during the fetch
 	secret [sha256.Size]byte
-	// overtaken reports that a token was dropped since the start. Guarded by slot.mu.
-	overtaken bool
-	reported  atomic.Bool // err was returned or logged once
+	// dropped reports that a token was dropped since the start. Guarded by slot.mu.
+	dropped  bool
+	reported atomic.Bool // err was returned or logged once
 }
 
 // obtain gets a token from the source. refused is a token that must not be taken from a
@@ -217,7 +217,7 @@ func (s *slot) land(fl *flight, token AccessToken, err error, now time.Time) {
 		return
 	}
 	if token.Token == s.refused {
-		if fl.overtaken {
+		if fl.dropped {
 			fl.void = true
 			return
 		}
@@ -237,7 +237,7 @@ func (t *tokens) Drop(appid, token string, now time.Time) {
 	}
 	s.token, s.refused = AccessToken{}, token
 	if s.flight != nil {
-		s.flight.overtaken = true
+		s.flight.dropped = true
 	}
 }
 

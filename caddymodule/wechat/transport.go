@@ -16,25 +16,24 @@ import (
 
 const (
 	maxBody = 64 << 10
-	// A host that cannot be reached is asked last for this long.
+	// A host that could not be reached is tried last for this long.
 	hostRest = 30 * time.Second
 )
 
-// Transport holds what outlives a Client: the connections to WeChat, which API
-// hosts could not be reached of late, and which calls are paused. It holds no
-// settings. It speaks HTTP/1.1, follows no redirect, and honours HTTPS_PROXY,
-// HTTP_PROXY and NO_PROXY.
+// Transport holds what outlives a Client: the connections to WeChat, the API hosts that
+// could not be reached recently, and the calls that are paused. It holds no settings.
+// It speaks HTTP/1.1, follows no redirect, and honours HTTPS_PROXY, HTTP_PROXY and
+// NO_PROXY.
 //
-// It never sends a request twice by itself. net/http does that when a
-// kept-alive connection turns out dead, for a request that it takes for
-// replayable: a GET without a body, or any request whose GetBody is set
-// (Request.isReplayable). So every request here has a body without GetBody, and
-// a GET has one that is empty (see emptyBody).
+// It never sends a request twice on its own. net/http does that when a kept-alive
+// connection turns out dead, if it considers the request replayable: a GET without a
+// body, or any request whose GetBody is set (Request.isReplayable). So every request
+// here has a body but no GetBody; that of a GET is empty (see emptyBody).
 type Transport struct {
 	http *http.Transport
 
 	mu      sync.Mutex
-	resting map[string]time.Time // API base URL → when to ask it first again
+	resting map[string]time.Time // API base URL → until when it is tried last
 	pauses  map[pauseKey]pause
 }
 
@@ -42,7 +41,7 @@ type Transport struct {
 func NewTransport() *Transport {
 	dialer := &net.Dialer{KeepAlive: 30 * time.Second}
 	protocols := new(http.Protocols)
-	// HTTP/2 would bring rules of its own for sending a request again.
+	// HTTP/2 has rules of its own for sending a request again.
 	protocols.SetHTTP1(true)
 	return &Transport{
 		http: &http.Transport{
@@ -68,10 +67,10 @@ func NewTransport() *Transport {
 	}
 }
 
-// Close closes the idle connections. Calls in flight end as they will.
+// Close closes the idle connections. Calls in flight are not interrupted.
 func (t *Transport) Close() { t.http.CloseIdleConnections() }
 
-// order returns the hosts to try, those that could not be reached of late last.
+// order returns the hosts to try. Those that could not be reached recently come last.
 func (t *Transport) order(hosts []string, now time.Time) []string {
 	if len(hosts) < 2 {
 		return hosts
@@ -89,21 +88,21 @@ func (t *Transport) order(hosts []string, now time.Time) []string {
 	return append(first, last...)
 }
 
-// rest has the host asked last for a while.
+// rest moves the host to the end of the order for a while.
 func (t *Transport) rest(host string, now time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.resting[host] = now.Add(hostRest)
 }
 
-// outgoing is a request, whatever host it goes to.
+// outgoing is a request without its host.
 type outgoing struct {
 	method   string
 	path     string // on an API host
-	absolute string // instead of path: a URL of the operator's
+	absolute string // replaces path: a URL that the operator has configured
 	query    url.Values
 	body     []byte
-	bare     bool // the answer may be a token as it is, without JSON
+	bare     bool // the answer may be a bare token instead of JSON
 }
 
 // exchange makes one HTTP request and reads its answer, all within timeout.
@@ -138,7 +137,7 @@ func (t *Transport) exchange(ctx context.Context, timeout time.Duration, base st
 		r.Body = emptyBody{}
 		r.TransferEncoding = []string{"identity"}
 	} else {
-		// Set here, as http.NewRequest would set GetBody too.
+		// The body is set here, because http.NewRequest would set GetBody too.
 		r.Body = io.NopCloser(bytes.NewReader(o.body))
 		r.ContentLength = int64(len(o.body))
 		r.Header.Set("Content-Type", "application/json")
@@ -175,18 +174,17 @@ func (t *Transport) exchange(ctx context.Context, timeout time.Duration, base st
 	return a, nil
 }
 
-// emptyBody is a body with nothing in it, which is not http.NoBody: to net/http
-// a GET with it is a request that may not be repeated. With the transfer
-// encoding "identity", net/http writes neither a body nor a header about it.
-// (Without, it probes the body for 200 ms at most, and a busy machine
-// may then send a chunked request.)
+// emptyBody is an empty body that is not http.NoBody, so net/http considers a GET with
+// it not replayable. With the transfer encoding "identity", net/http writes neither a
+// body nor a header about it. (Otherwise it probes the body for up to 200 ms, and might
+// send a chunked request on a busy machine.)
 type emptyBody struct{}
 
 func (emptyBody) Read([]byte) (int, error) { return 0, io.EOF }
 func (emptyBody) Close() error             { return nil }
 
-// countedConn counts the writes to a connection, so that it can be told whether
-// a failed request had left us.
+// countedConn counts the writes to a connection, so that we know whether a failed
+// request was sent.
 type countedConn struct {
 	net.Conn
 	writes atomic.Int64
@@ -197,13 +195,13 @@ func (c *countedConn) Write(p []byte) (int, error) {
 	return c.Conn.Write(p)
 }
 
-// sending follows one request to its connection.
+// sending observes on which connection a request is sent.
 type sending struct {
 	mu      sync.Mutex
 	got     bool
-	again   bool // the connection had served a request before
+	again   bool // the connection had carried a request before
 	conn    *countedConn
-	written int64 // its writes before this request
+	written int64 // writes to the connection before this request
 }
 
 func (s *sending) gotConn(info httptrace.GotConnInfo) {
@@ -224,10 +222,10 @@ func (s *sending) gotConn(info httptrace.GotConnInfo) {
 	}
 }
 
-// sent reports whether any byte of the request may have left. If the request
-// was broken off by its context, net/http may be writing it still, so that any
-// connection counts. (Over TLS the closing alert counts as a byte; to take a
-// code for sent that was not is the harmless mistake.)
+// sent reports whether a byte of the request may have been sent. If the context ended
+// the request, net/http may still be writing, so any connection counts. (Over TLS the
+// closing alert counts as a byte. Taking an unsent code for a sent one is the harmless
+// mistake.)
 func (s *sending) sent(brokenOff bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
