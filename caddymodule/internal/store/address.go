@@ -4,9 +4,59 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"path/filepath"
 	"regexp"
 	"strings"
 )
+
+// Kind describes one kind of database.
+type Kind struct {
+	// Name is "sqlite", "postgres" or "mysql".
+	Name string
+	// Port is a server's default port; empty: the database is a file.
+	Port string
+}
+
+// Kinds lists the names of all kinds.
+func Kinds() []string { return []string{postgres.name, mysql.name, sqlite.name} }
+
+// KindOf returns the kind of database that an address is of, or only its scheme; the zero
+// Kind if there is none.
+func KindOf(address string) Kind {
+	if d := dialectOf(address); d != nil {
+		return Kind{d.name, d.port}
+	}
+	return Kind{}
+}
+
+func dialectOf(address string) *dialect {
+	scheme, _, _ := strings.Cut(address, ":")
+	return dialects[scheme]
+}
+
+// Canonical returns the one spelling of an address: the path of an SQLite file is absolute,
+// and PostgreSQL has its shorter scheme. Sites that use one database must find what they
+// share under one name. Two names for one server are as good as two replicas. An address
+// that [New] refuses may be returned as it is.
+func Canonical(address string) (string, error) {
+	kind := KindOf(address)
+	if _, rest, _ := strings.Cut(address, ":"); kind.Port != "" {
+		return kind.Name + ":" + rest, nil
+	}
+	path, ok := strings.CutPrefix(address, "sqlite:")
+	if !ok {
+		return address, nil
+	}
+	path = strings.TrimPrefix(path, "//")
+	if path == "" || strings.HasSuffix(path, "/") || strings.HasPrefix(path, ":") || strings.HasPrefix(path, "file:") {
+		return address, nil
+	}
+	if strings.HasPrefix(path, "~") {
+		return "", errors.New("~ means nothing here: write the whole path, sqlite:/var/lib/…")
+	}
+	abs, err := filepath.Abs(path)
+	return "sqlite:" + abs, err
+}
 
 // serverAddress is the address of a database server, taken apart.
 type serverAddress struct {
@@ -62,14 +112,11 @@ func parseServer(db *DB, address, form string) (serverAddress, error) {
 			return fail("the parameters cannot be read")
 		}
 	}
-	if scheme == "postgresql" {
-		scheme = "postgres"
-	}
 	where := a.hosts
 	if a.user != "" {
 		where = a.user + "@" + where
 	}
-	db.url = scheme + " " + where + "/" + a.database
+	db.url = db.dialect.name + " " + where + "/" + a.database
 	return a, nil
 }
 

@@ -31,6 +31,13 @@ import (
 type dialect struct {
 	name string
 
+	// port is a server's default port; empty: the database is a file, and its generated
+	// key lies beside it.
+	port string
+
+	// foreign is how a team's own tables are read; nil: they cannot be in such a database.
+	foreign *foreignDialect
+
 	// parse takes the address apart, without I/O, and refuses what is no
 	// address of such a database. Its errors hold no part of a password.
 	parse func(db *DB, address string) error

@@ -6,10 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
-	"strconv"
 	"strings"
-
-	"github.com/jackc/pgx/v5"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user/sqldir"
 )
@@ -21,7 +18,7 @@ type Foreign struct{ db *DB }
 // NewForeign parses the address of a database server, postgres://… or mysql://…,
 // and does no more.
 func NewForeign(address string) (*Foreign, error) {
-	if kind, _, _ := strings.Cut(address, ":"); dialects[kind] == nil || dialects[kind] == sqlite {
+	if d := dialectOf(address); d == nil || d.foreign == nil {
 		return nil, errors.New("a table of your own is in PostgreSQL, MySQL or MariaDB: write postgres://user:password@host/database or mysql://user:password@host/database")
 	}
 	db, err := New(address, Options{})
@@ -33,7 +30,7 @@ func NewForeign(address string) (*Foreign, error) {
 }
 
 // MySQL reports whether the database reads SQL as MySQL does.
-func (f *Foreign) MySQL() bool { return f.db.dialect == mysql }
+func (f *Foreign) MySQL() bool { return f.db.dialect.foreign.mysql }
 
 // String names the database, without credentials.
 func (f *Foreign) String() string { return f.db.url }
@@ -42,12 +39,7 @@ func (f *Foreign) String() string { return f.db.url }
 func (f *Foreign) Close() error { return f.db.Close() }
 
 // Placeholder implements [sqldir.Database].
-func (f *Foreign) Placeholder(n int) string {
-	if f.MySQL() {
-		return "?"
-	}
-	return "$" + strconv.Itoa(n)
-}
+func (f *Foreign) Placeholder(n int) string { return f.db.dialect.foreign.placeholder(n) }
 
 // Do implements [sqldir.Database]. The connections are opened when they are first
 // needed.
@@ -59,7 +51,7 @@ func (f *Foreign) Do(ctx context.Context, do func(sqldir.Tx) error) error {
 			return nil
 		})
 		if err != nil {
-			return f.told(ctx, err, nil)
+			return f.redacted(ctx, err, nil)
 		}
 	}
 	var said error
@@ -71,10 +63,28 @@ func (f *Foreign) Do(ctx context.Context, do func(sqldir.Tx) error) error {
 	if err == nil || err == said && !errors.As(err, new(refused)) {
 		return err
 	}
-	return f.told(ctx, err, values)
+	return f.redacted(ctx, err, values)
 }
 
-// refused marks an error of the driver's.
+// foreignDialect is how one kind of database reads a team's own tables.
+type foreignDialect struct {
+	// mysql: queries are read as MySQL reads them, see [sqldir.ParseQueries].
+	mysql bool
+	// placeholder is the n-th parameter of a query, counted from 1.
+	placeholder func(n int) string
+	// before stands before a query's arguments, for the driver; nil: nothing does.
+	before any
+	// sample is every parameter of a query that is only described; nil: NULL is.
+	sample any
+	// column describes a column of the type that the driver names.
+	column func(t *tx, name, kind string) (sqldir.Column, error)
+	// values gives the values of rows their one form.
+	values func(t *tx, columns []*sql.ColumnType, rows [][]any) error
+	// badValue reports whether a value cannot be of a column's type.
+	badValue func(error) bool
+}
+
+// refused marks an error of the driver.
 type refused struct{ error }
 
 func (e refused) Unwrap() error { return e.error }
@@ -95,27 +105,16 @@ func (f foreignTx) Select(limit int, query string, args ...any) (columns []strin
 	for i, t := range types {
 		columns[i] = t.Name()
 	}
-	if f.t.db.dialect == mysql {
-		for _, row := range rows {
-			for i := range row {
-				if row[i], err = mysqlValue(types[i].DatabaseTypeName(), row[i]); err != nil {
-					return nil, nil, fmt.Errorf("the column %q: %w", columns[i], err)
-				}
-			}
-		}
-		if err := moments(f.t, rows); err != nil {
-			return nil, nil, refused{err}
-		}
+	if err := f.dialect().values(f.t, types, rows); err != nil {
+		return nil, nil, err
 	}
 	return columns, rows, nil
 }
 
 func (f foreignTx) Describe(query string, args ...any) ([]sqldir.Column, error) {
-	if f.t.db.dialect == mysql {
-		// Of NULL it makes bytes: CONCAT(NULL, NULL) would be VARBINARY. No user has
-		// the number, or the id, -1.
+	if sample := f.dialect().sample; sample != nil {
 		for i := range args {
-			args[i] = "-1"
+			args[i] = sample
 		}
 	}
 	types, _, err := f.query(0, query, args...)
@@ -124,9 +123,7 @@ func (f foreignTx) Describe(query string, args ...any) ([]sqldir.Column, error) 
 	}
 	columns := make([]sqldir.Column, len(types))
 	for i, t := range types {
-		if f.t.db.dialect == mysql {
-			columns[i] = mysqlColumn(t.Name(), t.DatabaseTypeName())
-		} else if columns[i], err = postgresColumn(f.t, t.Name(), t.DatabaseTypeName()); err != nil {
+		if columns[i], err = f.dialect().column(f.t, t.Name(), t.DatabaseTypeName()); err != nil {
 			return nil, err
 		}
 	}
@@ -182,27 +179,27 @@ func (f foreignTx) Prepare(query string) error {
 	return nil
 }
 
-// args are those of a query, as the driver takes them. PostgreSQL is asked for
-// their types each time: a column's may have changed since, and behind a pooler
-// nothing stays prepared.
+// args returns a query's arguments for the driver, and remembers the values.
 func (f foreignTx) args(args []any) []any {
 	for _, a := range args {
 		if s, ok := a.(string); ok {
 			*f.values = append(*f.values, s)
 		}
 	}
-	if f.t.db.dialect == postgres {
-		return append([]any{pgx.QueryExecModeDescribeExec}, args...)
+	if before := f.dialect().before; before != nil {
+		return append([]any{before}, args...)
 	}
 	return args
 }
 
-// longNumber is what could be a phone number.
+func (f foreignTx) dialect() *foreignDialect { return f.t.db.dialect.foreign }
+
+// longNumber matches what could be a phone number.
 var longNumber = regexp.MustCompile(`[0-9]{7,}`)
 
-// told is an error of the driver's as it may be told: databases repeat the values
-// that they refuse.
-func (f *Foreign) told(ctx context.Context, err error, values []string) error {
+// redacted returns a driver's error without the query's values, which databases repeat when
+// they refuse them.
+func (f *Foreign) redacted(ctx context.Context, err error, values []string) error {
 	text := strings.TrimPrefix(f.db.redacted(err).Error(), "opening the store: "+f.db.url+": ")
 	text = strings.ReplaceAll(text, ErrUnavailable.Error()+": ", "")
 	for _, v := range values {
@@ -214,7 +211,8 @@ func (f *Foreign) told(ctx context.Context, err error, values []string) error {
 	return foreignError{fmt.Sprintf("%s: %s", f.db.url, text), f.kind(ctx, err)}
 }
 
-// kind is the error that says what sort err is of; nil if it is the operator's.
+// kind returns the error of sqldir or of context that classifies err; nil if only the
+// operator can fix it.
 func (f *Foreign) kind(ctx context.Context, err error) error {
 	var p permanent
 	switch {
@@ -222,7 +220,7 @@ func (f *Foreign) kind(ctx context.Context, err error) error {
 		return context.Canceled
 	case f.db.dialect.duplicate(err):
 		return sqldir.ErrDuplicate
-	case badValue(err):
+	case f.db.dialect.foreign.badValue(err):
 		return sqldir.ErrValue
 	case errors.As(err, &p):
 		return nil
@@ -232,20 +230,7 @@ func (f *Foreign) kind(ctx context.Context, err error) error {
 	return nil
 }
 
-// badValue reports whether a value cannot be of a column's type.
-func badValue(err error) bool {
-	switch postgresCode(err) {
-	case "22P02", "22003", "22007", "22008": // no such text, out of range, no date
-		return true
-	}
-	switch mysqlNumber(err) {
-	case 1292, 1366, 1264:
-		return true
-	}
-	return false
-}
-
-// foreignError is a driver's error: its text, and its kind.
+// foreignError is a driver's error: its redacted text, and its kind.
 type foreignError struct {
 	text string
 	kind error

@@ -25,6 +25,20 @@ var mysqlKinds = map[string]sqldir.Kind{
 	"DATE": sqldir.Other, "DATETIME": sqldir.Other, "TIMESTAMP": sqldir.Other, "TIME": sqldir.Other, "JSON": sqldir.Other,
 }
 
+var mysqlForeign = foreignDialect{
+	mysql:       true,
+	placeholder: func(int) string { return "?" },
+	// MySQL makes bytes of NULL: CONCAT(NULL, NULL) would be VARBINARY. No user has the
+	// number, or the id, -1.
+	sample: "-1",
+	column: func(_ *tx, name, kind string) (sqldir.Column, error) { return mysqlColumn(name, kind), nil },
+	values: mysqlValues,
+	badValue: func(err error) bool {
+		n := mysqlNumber(err)
+		return n == 1292 || n == 1366 || n == 1264
+	},
+}
+
 // mysqlColumn describes a column.
 func mysqlColumn(name, kind string) sqldir.Column {
 	c := sqldir.Column{Name: name, Type: kind, Kind: mysqlKinds[kind]}
@@ -47,6 +61,21 @@ func mysqlColumn(name, kind string) sqldir.Column {
 
 // localTime is a TIMESTAMP as the connection's time zone shows it.
 type localTime string
+
+// mysqlValues reads values in their one form.
+func mysqlValues(t *tx, columns []*sql.ColumnType, rows [][]any) (err error) {
+	for _, row := range rows {
+		for i, c := range columns {
+			if row[i], err = mysqlValue(c.DatabaseTypeName(), row[i]); err != nil {
+				return fmt.Errorf("the column %q: %w", c.Name(), err)
+			}
+		}
+	}
+	if err := moments(t, rows); err != nil {
+		return refused{err}
+	}
+	return nil
+}
 
 // mysqlValue reads a value in its one form.
 func mysqlValue(kind string, v any) (any, error) {
@@ -78,9 +107,9 @@ func mysqlValue(kind string, v any) (any, error) {
 	return string(raw), nil
 }
 
-// moments puts the moments into rows that TIMESTAMPs mean. The connection shows them in
-// its time zone, which only the server can read back: queries of the team's compare
-// with NOW(), so the zone is theirs.
+// moments replaces the TIMESTAMPs of rows by the moments that they mean. The connection
+// shows them in its time zone, which only the server can read back: the team's queries
+// compare with NOW(), so the zone stays theirs.
 func moments(t *tx, rows [][]any) error {
 	var local []any
 	var places []*any

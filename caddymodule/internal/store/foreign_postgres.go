@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"database/sql"
 	"database/sql/driver"
 	"encoding/binary"
 	"encoding/json"
@@ -20,6 +21,22 @@ import (
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user/sqldir"
 )
+
+var postgresForeign = foreignDialect{
+	placeholder: func(n int) string { return "$" + strconv.Itoa(n) },
+	// The parameters' types are asked for each time: a column's type may have changed since,
+	// and behind a pooler nothing stays prepared.
+	before: pgx.QueryExecModeDescribeExec,
+	column: postgresColumn,
+	values: func(*tx, []*sql.ColumnType, [][]any) error { return nil }, // the rows' connection has read them
+	badValue: func(err error) bool {
+		switch postgresCode(err) {
+		case "22P02", "22003", "22007", "22008": // no such text, out of range, no date
+			return true
+		}
+		return false
+	},
+}
 
 // rowsConnector opens connections whose queries read rows by [postgresValue].
 // database/sql's own reading knows no infinite date, cuts fractions of a second, and

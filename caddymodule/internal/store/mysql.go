@@ -19,8 +19,10 @@ import (
 
 // mysql is MySQL from 5.7 on, and MariaDB.
 var mysql = &dialect{
-	name:  "mysql",
-	parse: parseMySQL,
+	name:    "mysql",
+	port:    mysqlPort,
+	foreign: &mysqlForeign,
+	parse:   parseMySQL,
 	replaced: []string{
 		// UTC: a local time occurs twice when the clocks are set back.
 		"{now}", "(TIMESTAMPDIFF(MICROSECOND, '1970-01-01 00:00:00', UTC_TIMESTAMP(3)) DIV 1000)",
@@ -83,6 +85,8 @@ type mysqlAddress struct {
 
 const mysqlForm = "mysql://user:password@host:port/database"
 
+const mysqlPort = "3306"
+
 func parseMySQL(db *DB, address string) error {
 	a, err := parseServer(db, address, mysqlForm)
 	switch {
@@ -100,7 +104,7 @@ func parseMySQL(db *DB, address string) error {
 		c.Addr = "127.0.0.1"
 	}
 	if !portForm.MatchString(c.Addr) {
-		c.Addr = net.JoinHostPort(strings.Trim(c.Addr, "[]"), "3306")
+		c.Addr = net.JoinHostPort(strings.Trim(c.Addr, "[]"), mysqlPort)
 	}
 	server := &mysqlAddress{config: c, tls: a.query.Has("tls"), lookup: db.opts.lookup}
 	for name := range a.query {

@@ -102,7 +102,7 @@ func (s *Store) open(ctx context.Context, p *pools) error {
 		if keys, err = s.agree(asking, false); err != nil {
 			return err
 		}
-	} else if s.configured == nil && s.db.dialect != sqlite {
+	} else if s.configured == nil && s.db.dialect.port != "" {
 		return permanent{errors.New("encryption_key is missing: with " + s.db.dialect.name + " there is no place for a generated one")}
 	}
 	if err := s.db.prepare(ctx, p, s.migrate); err != nil {
@@ -147,7 +147,7 @@ func (s *Store) agree(t *tx, create bool) (*Keys, error) {
 	}
 	keys := s.configured
 	if keys == nil {
-		if s.db.dialect != sqlite {
+		if s.db.dialect.port != "" {
 			return nil, permanent{errors.New("encryption_key is missing")}
 		}
 		keys, err = readKeyFile(s.db.KeyFile())

@@ -21,8 +21,10 @@ import (
 )
 
 var postgres = &dialect{
-	name:  "postgres",
-	parse: parsePostgres,
+	name:    "postgres",
+	port:    "5432",
+	foreign: &postgresForeign,
+	parse:   parsePostgres,
 	replaced: []string{
 		// The clock now, not at the transaction's begin. In a SELECT of its own
 		// it is asked once, and comparisons with it use an index.

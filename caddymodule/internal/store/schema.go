@@ -18,8 +18,8 @@ func Schema(kind, prefix string, from int) (string, error) {
 	if prefix == "" {
 		prefix = defaultPrefix
 	}
-	if !prefixForm.MatchString(prefix) {
-		return "", prefixError(prefix)
+	if err := CheckPrefix(prefix); err != nil {
+		return "", err
 	}
 	latest := len(migrations)
 	if from < 0 || from >= latest {
@@ -53,6 +53,14 @@ func Schema(kind, prefix string, from int) (string, error) {
 		}
 	}
 	return b.String(), nil
+}
+
+// CheckPrefix refuses a prefix that table names cannot have.
+func CheckPrefix(prefix string) error {
+	if !prefixForm.MatchString(prefix) {
+		return prefixError(prefix)
+	}
+	return nil
 }
 
 func prefixError(prefix string) error {
