@@ -90,7 +90,7 @@ func (a *Background) add(s *site) error {
 	if s.ring == nil {
 		return nil
 	}
-	own := ringSettingsOf(s.set.Token)
+	own := s.set.Token.ring()
 	all := a.rings[s.ringKey]
 	if all == nil {
 		all = &own
@@ -102,17 +102,6 @@ func (a *Background) add(s *site) error {
 	shareRing(all, own)
 	s.ringSet = all
 	return nil
-}
-
-// ringSettingsOf are what one directive alone asks of its ring.
-func ringSettingsOf(t tokenSettings) token.RingSettings {
-	return token.RingSettings{Algorithm: t.Algorithm, Rotate: t.Rotate, Lifetime: t.Lifetime, Leeway: t.Leeway}
-}
-
-// shareRing merges another site's settings into those of the key ring they share.
-func shareRing(all *token.RingSettings, own token.RingSettings) {
-	all.Rotate = min(all.Rotate, own.Rotate)
-	all.Lifetime, all.Leeway = max(all.Lifetime, own.Lifetime), max(all.Leeway, own.Leeway)
 }
 
 // Start opens the stores. What only the operator can fix fails the configuration, and the

@@ -135,7 +135,7 @@ func directives(config []byte) (found []*Handler, err error) {
 // operate adds a directive to the stores that are known. It looks at no more
 // settings than concern a store: a command needs no AppSecret.
 func operate(list []*operated, h *Handler) ([]*operated, error) {
-	s := settings{NewOpenID: "replace"}
+	var s settings
 	for _, part := range []func(*Handler, lookup) error{s.resolveStore, s.resolveLogin, s.resolveToken, s.resolveSession, s.resolveHosts} {
 		if err := part(h, atProvision); err != nil {
 			return nil, err
@@ -172,7 +172,7 @@ func operate(list []*operated, h *Handler) ([]*operated, error) {
 		at.apps = append(at.apps, a.ID)
 	}
 	if s.Token.Static == nil {
-		at.addRing(ringSettingsOf(s.Token))
+		at.addRing(s.Token.ring())
 	} else {
 		at.static = append(at.static, s.Token.Static.IDs()...)
 	}

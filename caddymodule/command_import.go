@@ -98,7 +98,7 @@ func importUsers(ctx context.Context, out io.Writer, o *operated, file *os.File)
 	}
 	bar := newBar(os.Stderr)
 	sum, err := importer.Import{
-		Store: into, Apps: o.apps, Rule: o.set.NewOpenID,
+		Store: into, Apps: o.apps, Rule: o.set.Login.NewOpenID,
 		Refused: func(line int, phone user.Phone, reason error) {
 			bar.clear()
 			fmt.Fprintf(out, "line %d: %s%s\n", line, prefixed(phone), reason)

@@ -12,7 +12,7 @@ func schemaCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "schema postgres|mysql|sqlite",
 		Short: "Prints the SQL that creates the tables, for `migrate off`",
-		Long: `Prints the SQL that creates all tables and indexes, for who lets no program
+		Long: `Prints the SQL that creates all tables and indexes, if no program may
 change a schema: run it as the tables' owner, and write "migrate off" in the
 block of store. The grants that the gateway's user needs are at its end.
 
@@ -22,7 +22,7 @@ the error at start names that version.`,
   caddy wx-auth schema mysql --table-prefix login_ | mysql app
   caddy wx-auth schema mysql --from 1`,
 		Args:      cobra.ExactArgs(1),
-		ValidArgs: []string{"postgres", "mysql", "sqlite"}, // for the shell's completion
+		ValidArgs: store.Kinds(), // for the shell's completion
 	}
 	prefix := cmd.Flags().String("table-prefix", defaultTablePrefix, "what the name of each table starts with, as in table_prefix")
 	from := cmd.Flags().Int("from", 0, "the version that the tables have")

@@ -88,7 +88,7 @@ func serveMembers(t *testing.T) (*serving, *members) {
 		t.Fatal(err)
 	}
 	m := &members{known: make(map[string]bool)}
-	s.h.site.directory = s.h.site.store.Elsewhere(user.Checked(m), s.h.site.sessionSettings())
+	s.h.site.directory = s.h.site.store.Elsewhere(user.Checked(m), s.h.site.set.Session)
 	if err := s.h.site.openFor(t.Context(), openTimeout); err != nil {
 		t.Fatal(err)
 	}

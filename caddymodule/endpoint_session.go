@@ -64,7 +64,7 @@ func (c *call) answerPair(p pair) error {
 
 // setCookie sets the cookie for so many seconds, and clears it for none.
 func (c *call) setCookie(value string, seconds int) {
-	name := c.site.set.Sources.Cookie
+	name := c.site.set.Gate.Sources.Cookie
 	if name == "" {
 		return
 	}

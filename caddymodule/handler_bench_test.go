@@ -65,7 +65,7 @@ func BenchmarkHandler(b *testing.B) {
 	s := session.New(session.Session{
 		UserID: "01a20a19-23a0-7d1c-8098-d0fef8aaf38c", Issuer: "wx-auth",
 		AppID: "wx0123456789abcdef", OpenID: "oqHOgluj9YXITLmLGU_H5AssfVxu",
-	}, h.site.sessionSettings(), now)
+	}, h.site.set.Session, now)
 	token, err := h.site.live.Load().minter.Mint(s, user.User{
 		ID: s.UserID, Phone: user.Phone{Country: "86", National: "13800138000"},
 	}, now)

@@ -152,16 +152,18 @@ func nameByURL(module, raw, realm string, look lookup) (d directoryName, err err
 func placeOf(address string) string {
 	scheme, rest, _ := strings.Cut(address, "://")
 	scheme = strings.ToLower(scheme)
-	if scheme == "postgresql" {
-		scheme = "postgres"
+	port := webPorts[scheme]
+	if kind := store.KindOf(scheme); kind.Port != "" {
+		scheme, port = kind.Name, kind.Port
 	}
 	rest, _, _ = strings.Cut(rest, "#")
 	rest, _, _ = strings.Cut(rest, "?")
 	authority, path, _ := strings.Cut(rest, "/")
 	hosts := strings.Split(strings.ToLower(authority[strings.LastIndexByte(authority, '@')+1:]), ",")
-	port := map[string]string{"postgres": ":5432", "mysql": ":3306", "http": ":80", "https": ":443"}[scheme]
 	for i, h := range hosts {
-		hosts[i] = strings.TrimSuffix(h, port)
+		if host, own := strings.CutSuffix(h, ":"+port); own && port != "" {
+			hosts[i] = host
+		}
 	}
 	return scheme + "://" + strings.Join(hosts, ",") + "/" + path
 }

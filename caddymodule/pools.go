@@ -139,17 +139,7 @@ func (s *wechatShared) Destruct() error {
 func holdWeChat(set wechatSettings, store sharedKey) (string, *wechatShared) {
 	k := fmt.Sprintf("%q %q", []string{set.AccessToken, set.External, store.url, store.prefix}, set.names()) // maps print sorted
 	v, _, _ := wechatPool.LoadOrNew(k, func() (caddy.Destructor, error) {                                    // which cannot fail
-		return &wechatShared{transport: wechat.NewTransport(), tokens: newTokenSource(set)}, nil
+		return &wechatShared{transport: wechat.NewTransport(), tokens: set.tokens()}, nil
 	})
 	return k, v.(*wechatShared)
-}
-
-func newTokenSource(set wechatSettings) wechat.TokenSource {
-	switch set.AccessToken {
-	case "classic":
-		return wechat.NewClassicToken()
-	case "external":
-		return wechat.NewExternalToken(set.External)
-	}
-	return wechat.NewStableToken()
 }

@@ -358,7 +358,7 @@ func TestSitesThatShareKeys(t *testing.T) {
 	}
 	names := make(map[string]bool)
 	for _, keys := range []string{"ES256", "EdDSA", "0xc000"} {
-		k, _ := holdCache(one.h.site.policy(), one.h.site.sharedKey, keys)
+		k, _ := holdCache(one.h.site.set.Token.Policy, one.h.site.sharedKey, keys)
 		defer func() { _, _ = cachePool.Delete(k) }()
 		names[k] = true
 	}

@@ -4,103 +4,78 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/gate"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/ratelimit"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/store"
-	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/token"
-	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
 )
 
-// settings is what a Handler's configuration means: placeholders replaced,
-// defaults filled in, everything checked. It holds secrets, so it stays out of
-// exported fields.
+// settings is what a Handler's configuration means: placeholders replaced, defaults filled
+// in, everything checked. What belongs to another package is in that package's own struct.
+// It holds secrets, so it stays out of exported fields.
 type settings struct {
 	// Apps are in the order of the configuration; at least one.
 	Apps []wechat.App
-	// Pushes read what WeChat pushes, by appid.
+	// Pushes read WeChat's message push, by appid.
 	Pushes map[string]*wechat.PushReceiver
 	// Service is the service key; nil: none.
 	Service *serviceKey
 	// Endpoints is the prefix, without a slash at its end.
-	Endpoints        string
-	Public, Optional []gate.Rule
-	Store            storeSettings
-	// EncryptionKeys is nil where none is given: SQLite generates one.
+	Endpoints string
+	Gate      gate.Settings
+	Store     storeSettings
+	// EncryptionKeys is nil if none is configured: SQLite generates one.
 	EncryptionKeys *store.Keys
 	Register       bool
-	// Countries are the calling codes of who may register; none: all.
+	// Countries are the calling codes of users who may register; empty: all.
 	Countries []string
-	// Silent is how old a phone login may be for a silent one; zero: never.
-	Silent       time.Duration
-	NewOpenID    user.NewOpenID
-	Token        tokenSettings
-	Session      sessionSettings
-	Headers      []gate.Header
-	ForwardToken bool
-	Sources      gate.Sources
-	LoginRate    ratelimit.Rate
-	WeChat       wechatSettings
+	Login     login.Settings
+	Token     tokenSettings
+	Session   session.Settings
+	LoginRate ratelimit.Rate
+	WeChat    wechatSettings
 }
 
-type storeSettings struct {
-	// URL is one spelling for one database: the path of a file is absolute.
-	URL         string
-	TablePrefix string
-	Migrate     bool
+const day = 24 * time.Hour
+
+// settings resolves what a configuration means, with the environment and the files of this
+// machine. It does no other I/O. Its errors name the setting and the remedy, and hold no
+// secret.
+func (h *Handler) settings() (settings, error) { return resolve(h, atProvision) }
+
+// resolve does this with any lookup. A value that is not known is not checked, nor is what
+// depends on it.
+func resolve(h *Handler, look lookup) (settings, error) {
+	s := settings{Register: h.Register == nil || *h.Register}
+	s.Gate.ForwardToken = h.ForwardToken
+	for _, part := range []func(*Handler, lookup) error{
+		s.resolveApps, s.resolvePaths, s.resolveStore, s.resolveUsers, s.resolveLogin,
+		s.resolveToken, s.resolveSession, s.resolveIdentity, s.resolveCredentials, s.resolveWeChat, s.resolveService,
+	} {
+		if err := part(h, look); err != nil {
+			return settings{}, err
+		}
+	}
+	return s, nil
 }
 
-type tokenSettings struct {
-	Issuer    string
-	Audience  []string
-	Algorithm token.Algorithm
-	// Static is the configured key; nil: keys are generated and rotated.
-	Static                   *token.KeySet
-	Rotate, Lifetime, Leeway time.Duration
-	Type                     string
-	Claims                   []string
-}
-
-type sessionSettings struct {
-	Idle, Lifetime, Grace time.Duration
-	Max                   int
-}
-
-type wechatSettings struct {
-	APIs []string
-	// Realm names a WeChat that is not WeChat's own; empty: by its first host.
-	Realm string
-	// AppAPIs are those of the apps that have their own, by appid.
-	AppAPIs map[string][]string
-	// AccessToken is "stable", "classic" or "external"; External is the URL of
-	// the last.
-	AccessToken, External string
-	SendOpenID            bool
-	Timeout               time.Duration
-}
-
-const (
-	day = 24 * time.Hour
-
-	defaultEndpoints   = "/auth/wx"
-	defaultTablePrefix = "wx_auth_"
-	defaultSilent      = 90 * day
-)
-
-// settingError is a setting that cannot be meant. Its place leads to the line
-// of the Caddyfile, if there is one.
+// settingError is a setting that cannot be used. Its place leads to the line of the
+// Caddyfile, if there is one.
 type settingError struct {
 	place place
 	err   error
 }
 
-// place is where a setting stands: a subdirective's name, with its block's in
-// front, and which one it is of those that may be given again.
+// place is where a setting stands: a subdirective's name, with its block's in front, and
+// its index among those that may be repeated.
 type place struct {
 	name  string
 	index int
@@ -110,7 +85,7 @@ type place struct {
 func (e *settingError) Error() string {
 	text := e.err.Error()
 	if strings.HasPrefix(text, e.place.name) {
-		return text // whoever checked it has named it
+		return text // the package that checked it has named it
 	}
 	return e.place.name + ": " + text
 }
@@ -127,183 +102,123 @@ func missetAt(name string, index int, err error) error {
 	return &settingError{place{name, index}, err}
 }
 
-// settings works out what a configuration means, with the environment and the
-// files of this machine. It does no other I/O. Errors name the setting and what
-// to write instead, and hold no secret.
-func (h *Handler) settings() (settings, error) { return resolve(h, atProvision) }
+// placeholder matches what could be one.
+var placeholder = regexp.MustCompile(`\{[^{}\s]*\}`)
 
-// resolve does this with any lookup. Where a value is not known, what depends
-// on it is neither checked nor set.
-func resolve(h *Handler, look lookup) (settings, error) {
-	s := settings{
-		Register: h.Register == nil || *h.Register, ForwardToken: h.ForwardToken,
-		NewOpenID: user.Replace, Endpoints: defaultEndpoints,
+// lookup replaces the placeholders of a value. known is false if the value depends on the
+// machine that will serve, and is not looked up now.
+type lookup func(raw string, of syntax) (value string, known bool, err error)
+
+// checked replaces the placeholders of a value and applies the checks, if it is known.
+func (look lookup) checked(raw string, checks ...func(string) error) (string, error) {
+	value, known, err := look(raw, syntax{})
+	if err != nil || !known {
+		return value, err
 	}
-	for _, part := range []func(*Handler, lookup) error{
-		s.resolveApps, s.resolvePaths, s.resolveStore, s.resolveUsers, s.resolveLogin,
-		s.resolveToken, s.resolveSession, s.resolveIdentity, s.resolveCredentials, s.resolveWeChat, s.resolveService,
-	} {
-		if err := part(h, look); err != nil {
-			return settings{}, err
+	for _, check := range checks {
+		if err := check(value); err != nil {
+			return value, err
 		}
 	}
-	return s, nil
+	return value, nil
 }
 
-// resolveStore is about store and encryption_key.
-func (s *settings) resolveStore(h *Handler, look lookup) error {
-	set := Store{}
-	if h.Store != nil {
-		set = *h.Store
+// syntax says what braces mean in a value that may contain placeholders.
+type syntax struct {
+	// lax: braces other than those of the two placeholders belong to the value, as in a
+	// JWK.
+	lax bool
+	// own is a name in braces that means something to the user of the value.
+	own string
+}
+
+// inCaddyfile is the lookup for adapting: a Caddyfile may be adapted on another machine
+// than the one that serves, so values with placeholders are not known.
+func inCaddyfile(raw string, of syntax) (string, bool, error) {
+	found, err := of.placeholders(raw)
+	return raw, len(found) == 0, err
+}
+
+// atProvision is the lookup for loading a configuration.
+func atProvision(raw string, of syntax) (string, bool, error) {
+	found, err := of.placeholders(raw)
+	if err != nil || len(found) == 0 {
+		return raw, true, err
 	}
-	s.Store = storeSettings{TablePrefix: set.TablePrefix, Migrate: set.Migrate == nil || *set.Migrate}
-	if set.TablePrefix == "" {
-		s.Store.TablePrefix = defaultTablePrefix
-	} else if err := checkTablePrefix(set.TablePrefix); err != nil {
-		return misset("store table_prefix", err)
-	}
-	if set.URL == "" {
-		set.URL = "sqlite:" + filepath.Join(caddy.AppDataDir(), "wx_auth", "wx_auth.db")
-	}
-	url, known, err := look(set.URL, syntax{})
-	if err != nil {
-		return misset("store", err)
-	}
-	kind, _, _ := strings.Cut(url, ":")
-	server := kind == "postgres" || kind == "postgresql" || kind == "mysql"
-	if server && len(h.EncryptionKeys) == 0 {
-		return misset("store", fmt.Errorf("%s needs encryption_key, as personal data is sealed before it leaves: "+
-			"encryption_key {env.WX_AUTH_KEY}, with what `openssl rand -base64 32` prints", kind))
-	}
-	if known {
-		if s.Store.URL, err = oneSpelling(url); err != nil {
-			return misset("store", err)
+	var out strings.Builder
+	last, repl := 0, caddy.NewReplacer()
+	for _, at := range found {
+		key := raw[at[0]+1 : at[1]-1]
+		// One at a time: every byte between them stays as it is written.
+		value, err := repl.ReplaceOrErr("{"+key+"}", true, true)
+		if err != nil || strings.TrimSpace(value) == "" {
+			return "", false, emptyPlaceholder(key)
 		}
-		// Only parses: nothing is opened.
-		if _, err := store.New(s.Store.URL, store.Options{Prefix: s.Store.TablePrefix}); err != nil {
-			return misset("store", err)
-		}
+		out.WriteString(raw[last:at[0]])
+		out.WriteString(value)
+		last = at[1]
 	}
-	return s.resolveKeys(h, look)
+	out.WriteString(raw[last:])
+	return out.String(), true, nil
 }
 
-// checkTablePrefix asks the store, whatever database it is for.
-func checkTablePrefix(prefix string) error {
-	if err := noPlaceholder(prefix); err != nil {
-		return err
+func emptyPlaceholder(key string) error {
+	if name, ok := strings.CutPrefix(key, "env."); ok {
+		return fmt.Errorf("{%s} is empty: set the environment variable %s for the process that runs Caddy", key, name)
 	}
-	_, err := store.New("sqlite:/any", store.Options{Prefix: prefix})
-	return err
+	return fmt.Errorf("{%s} is empty: the file must exist, hold the value, and be readable by the user that runs Caddy", key)
 }
 
-// oneSpelling makes the path of an SQLite file absolute, and drops PostgreSQL's
-// longer scheme: what is shared by all who use one database must be found by one
-// name. Two names for one server are as good as two replicas.
-func oneSpelling(url string) (string, error) {
-	if rest, ok := strings.CutPrefix(url, "postgresql:"); ok {
-		return "postgres:" + rest, nil
-	}
-	path, ok := strings.CutPrefix(url, "sqlite:")
-	if !ok {
-		return url, nil
-	}
-	path = strings.TrimPrefix(path, "//")
-	if path == "" || strings.HasSuffix(path, "/") || strings.HasPrefix(path, ":") || strings.HasPrefix(path, "file:") {
-		return url, nil // refused by the store, in its words
-	}
-	if strings.HasPrefix(path, "~") {
-		return "", errors.New("~ means nothing here: write the whole path, sqlite:/var/lib/…")
-	}
-	abs, err := filepath.Abs(path)
-	if err != nil {
-		return "", err
-	}
-	return "sqlite:" + abs, nil
-}
-
-func (s *settings) resolveKeys(h *Handler, look lookup) error {
-	if len(h.EncryptionKeys) == 0 {
-		return nil
-	}
-	keys := make([]string, 0, len(h.EncryptionKeys))
-	for _, raw := range h.EncryptionKeys {
-		key, known, err := look(raw, syntax{})
-		if err != nil {
-			return misset("encryption_key", err)
-		}
-		if known {
-			keys = append(keys, key)
-		}
-	}
-	if len(keys) == 0 {
-		return nil
-	}
-	// While adapting, the keys that are written out are at least good for
-	// themselves.
-	parsed, err := store.ParseKeys(keys[0], keys[1:]...)
-	if err != nil {
-		return misset("encryption_key", err)
-	}
-	s.EncryptionKeys = parsed
-	return nil
-}
-
-// resolveLogin is about who may log in, and how often they may try.
-func (s *settings) resolveLogin(h *Handler, _ lookup) error {
-	if err := s.resolveCountries(h); err != nil {
-		return misset("countries", err)
-	}
-	s.Silent = defaultSilent
-	if set := h.SilentLogin; set != nil {
+// placeholders returns those of a value. It refuses what looks like a placeholder and is
+// none: it would be used as the value itself.
+func (s syntax) placeholders(raw string) ([][]int, error) {
+	var found [][]int
+	for _, at := range placeholder.FindAllStringIndex(raw, -1) {
+		key := raw[at[0]+1 : at[1]-1]
+		env, isEnv := strings.CutPrefix(key, "env.")
+		file, isFile := strings.CutPrefix(key, "file.")
 		switch {
-		case set.Off && set.MaxAge != 0:
-			return misset("silent_login", errors.New("it is off and has a max age: keep one of them"))
-		case set.Off:
-			s.Silent = 0
-		case set.MaxAge < 0:
-			return misset("silent_login", errors.New("the max age must be over zero; to turn it off write: silent_login off"))
-		case set.MaxAge != 0:
-			s.Silent = time.Duration(set.MaxAge)
+		case isEnv && env != "":
+			found = append(found, at)
+		case isFile && filepath.IsAbs(file):
+			found = append(found, at)
+		case isFile:
+			return nil, fmt.Errorf("{%s}: the path of a file must be absolute: {file./run/secrets/name}", key)
+		case s.own != "" && key == s.own:
+		case s.lax && (len(raw) != at[1]-at[0] || strings.Contains(key, `"`)):
+		default:
+			return nil, fmt.Errorf("{%s} cannot be used here: use {env.NAME} or {file./absolute/path}", key)
 		}
 	}
-	if h.OnNewOpenID != "" {
-		if err := noPlaceholder(h.OnNewOpenID); err != nil {
-			return misset("on_new_openid", err)
-		}
-		s.NewOpenID = user.NewOpenID(h.OnNewOpenID)
-		if !s.NewOpenID.Valid() {
-			return misset("on_new_openid", fmt.Errorf("unknown rule %q: use replace, keep or deny", h.OnNewOpenID))
-		}
+	if !s.lax && strings.ContainsAny(placeholder.ReplaceAllString(raw, ""), "{}") {
+		return nil, errors.New("a brace is left over: placeholders are written {env.NAME} or {file./absolute/path}")
 	}
-	s.LoginRate = ratelimit.Rate{Count: 30, Per: time.Minute}
-	if set := h.LoginRate; set != nil {
-		s.LoginRate = ratelimit.Rate{Count: set.Count, Per: time.Duration(set.Per)}
-		if err := checkRate(s.LoginRate); err != nil {
-			return misset("login_rate", err)
+	return found, nil
+}
+
+// noPlaceholder refuses a placeholder where the value must be known when the configuration
+// is read.
+func noPlaceholder(value string) error {
+	if p := placeholder.FindString(value); p != "" {
+		remedy := "write the value itself"
+		if name, ok := strings.CutPrefix(strings.Trim(p, "{}"), "env."); ok {
+			remedy = "in a Caddyfile write {$" + name + "}, which is replaced when it is read"
 		}
+		return fmt.Errorf("%s cannot be used here: %s", p, remedy)
 	}
 	return nil
 }
 
-func (s *settings) resolveCountries(h *Handler) error {
-	if len(h.Countries) > 0 && !s.Register {
-		return errors.New("register is off, so nobody registers from anywhere: keep one of them")
-	}
-	for _, code := range h.Countries {
-		if err := noPlaceholder(code); err != nil {
-			return err
-		}
-		if !user.ValidCountry(code) {
-			return fmt.Errorf("%q is no country calling code: write 86 for mainland China, 852 for Hong Kong, 1 for North America", code)
-		}
-	}
-	s.Countries = h.Countries
-	return nil
-}
-
-func checkRate(r ratelimit.Rate) error {
-	if r.Count < 1 || r.Count > 1_000_000 || r.Per < time.Second || r.Per > day {
-		return errors.New("use a number from 1 to 1000000 in a time from a second to a day, such as 30/m")
+// resolveUsers refuses settings that cannot stand beside an external directory. The
+// directory's own settings are its module's.
+func (s *settings) resolveUsers(h *Handler, _ lookup) error {
+	const remedy = "it is about users in the store; with `users` your directory decides: a webhook answers 404, a table has no create"
+	switch {
+	case h.UsersRaw == nil:
+	case h.Register != nil:
+		return misset("register", errors.New(remedy))
+	case len(h.Countries) > 0:
+		return misset("countries", errors.New(remedy))
 	}
 	return nil
 }

@@ -9,14 +9,14 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
 )
 
-// appidForm is how WeChat writes an appid. Other words are let through, as
-// simulators use them, but a secret of this form was mixed up with the appid.
+// appidForm is the form of WeChat's appids. Simulators use other words, which are accepted;
+// a secret of this form was mixed up with the appid.
 var (
 	appidForm = regexp.MustCompile(`^wx[0-9a-f]{16}$`)
 	wordForm  = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
 )
 
-// resolveApps is about the mini programs.
+// resolveApps resolves the mini programs.
 func (s *settings) resolveApps(h *Handler, look lookup) error {
 	if len(h.Apps) == 0 {
 		return misset("app", errors.New("there is no mini program: write `wx_auth <appid> <secret>`, such as `wx_auth {env.WX_APPID} {env.WX_SECRET}`; "+
@@ -62,7 +62,28 @@ func (s *settings) resolveApps(h *Handler, look lookup) error {
 	return nil
 }
 
-// resolveApp is about the block of the i-th app.
+// resolveHosts resolves which WeChat each app belongs to, and no more: a command needs no
+// AppSecret.
+func (s *settings) resolveHosts(h *Handler, look lookup) error {
+	if h.WeChat != nil {
+		if err := s.WeChat.resolveHosts(*h.WeChat, look); err != nil {
+			return err
+		}
+	}
+	for i, a := range h.Apps {
+		id, _, err := look(a.ID, syntax{})
+		if err != nil {
+			return missetAt("app", i, err)
+		}
+		s.Apps = append(s.Apps, wechat.App{ID: id})
+		if err := s.resolveAppAPIs(i, a, id, look); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// resolveApp resolves the block of the i-th app.
 func (s *settings) resolveApp(i int, a App, id string, look lookup) error {
 	if err := s.resolveAppAPIs(i, a, id, look); err != nil {
 		return err
@@ -83,7 +104,7 @@ func (s *settings) resolveApp(i int, a App, id string, look lookup) error {
 	return nil
 }
 
-// resolveAppAPIs is about the hosts of the i-th app's own.
+// resolveAppAPIs resolves the i-th app's own hosts.
 func (s *settings) resolveAppAPIs(i int, a App, id string, look lookup) error {
 	apis, err := resolveAPIs(a.API, look)
 	if err != nil {
@@ -98,13 +119,14 @@ func (s *settings) resolveAppAPIs(i int, a App, id string, look lookup) error {
 	return nil
 }
 
-// goodToken and goodKey stand for those that are not known yet.
+// goodToken and goodKey replace values that are not known yet, so that the other one is
+// checked.
 const (
 	goodToken = "token"
 	goodKey   = "abcdefghijklmnopqrstuvwxyz0123456789ABCDEFG"
 )
 
-// resolvePush returns nil where token or key are not known yet.
+// resolvePush returns nil if the token or the key is not known yet.
 func resolvePush(p Push, appid string, look lookup) (*wechat.PushReceiver, error) {
 	token, tokenKnown, err := look(p.Token, syntax{})
 	if err != nil {

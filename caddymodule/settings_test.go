@@ -21,7 +21,9 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/gate"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/ratelimit"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/token"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
@@ -39,13 +41,16 @@ func TestSettingsDefaults(t *testing.T) {
 		Apps:      []wechat.App{{ID: "wx0123456789abcdef", Secret: "s3cret"}},
 		Endpoints: "/auth/wx",
 		Store:     storeSettings{URL: "sqlite:/data/caddy/wx_auth/wx_auth.db", TablePrefix: "wx_auth_", Migrate: true},
-		Register:  true, Silent: 90 * day, NewOpenID: user.Replace,
+		Register:  true, Login: login.Settings{Silent: 90 * day, NewOpenID: user.Replace},
 		Token: tokenSettings{
-			Issuer: "wx-auth", Audience: []string{"wx-auth"}, Algorithm: token.ES256,
-			Rotate: 90 * day, Lifetime: time.Hour, Leeway: 10 * time.Second, Type: "at+jwt",
+			Policy: token.Policy{
+				Issuer: "wx-auth", Audience: []string{"wx-auth"}, Apps: []string{"wx0123456789abcdef"},
+				Leeway: 10 * time.Second, Type: "at+jwt",
+			},
+			Algorithm: token.ES256, Rotate: 90 * day, Lifetime: time.Hour,
 		},
-		Session:   sessionSettings{Idle: 30 * day, Lifetime: 180 * day, Grace: time.Minute, Max: 20},
-		Headers:   gate.DefaultHeaders(),
+		Session:   session.Settings{Idle: 30 * day, Lifetime: 180 * day, Grace: time.Minute, TokenLife: time.Hour + 10*time.Second, Max: 20},
+		Gate:      gate.Settings{Headers: gate.DefaultHeaders()},
 		LoginRate: ratelimit.Rate{Count: 30, Per: time.Minute},
 		WeChat: wechatSettings{
 			APIs: []string{"https://api.weixin.qq.com"}, AccessToken: "stable", SendOpenID: true, Timeout: 5 * time.Second,
@@ -109,19 +114,24 @@ func TestSettingsFromWholeDirective(t *testing.T) {
 	want := settings{
 		Apps:      []wechat.App{{ID: "wx0123456789abcdef", Secret: "s3cret"}, {ID: "wx1123456789abcdef", Secret: "s3cret2"}},
 		Endpoints: "/login",
-		Public:    []gate.Rule{{Methods: []string{"POST"}, Path: "/hooks/*"}},
-		Optional:  []gate.Rule{{Path: "/a"}, {Path: "/b/*"}},
-		Store:     storeSettings{URL: "sqlite:/srv/x.db", TablePrefix: "wx_auth_"},
-		Register:  true, Countries: []string{"86", "852"},
-		NewOpenID: user.Deny,
-		Token: tokenSettings{
-			Issuer: "https://api.example.com", Audience: []string{"https://api.example.com/v2", "other"}, Algorithm: token.EdDSA,
-			Rotate: 90 * day, Lifetime: 30 * time.Minute, Leeway: 10 * time.Second, Type: "at+jwt",
+		Gate: gate.Settings{
+			Headers: []gate.Header{{Name: "X-User-ID", Field: "id"}},
+			Public:  []gate.Rule{{Methods: []string{"POST"}, Path: "/hooks/*"}}, Optional: []gate.Rule{{Path: "/a"}, {Path: "/b/*"}},
+			ForwardToken: true,
 		},
-		Session:      sessionSettings{Idle: 7 * day, Lifetime: 180 * day, Grace: time.Minute, Max: 20},
-		Headers:      []gate.Header{{Name: "X-User-ID", Field: "id"}},
-		ForwardToken: true,
-		LoginRate:    ratelimit.Rate{Count: 5, Per: time.Hour},
+		Store:    storeSettings{URL: "sqlite:/srv/x.db", TablePrefix: "wx_auth_"},
+		Register: true, Countries: []string{"86", "852"},
+		Login: login.Settings{NewOpenID: user.Deny},
+		Token: tokenSettings{
+			Policy: token.Policy{
+				Issuer: "https://api.example.com", Audience: []string{"https://api.example.com/v2", "other"},
+				Apps:   []string{"wx0123456789abcdef", "wx1123456789abcdef"},
+				Leeway: 10 * time.Second, Type: "at+jwt",
+			},
+			Algorithm: token.EdDSA, Rotate: 90 * day, Lifetime: 30 * time.Minute,
+		},
+		Session:   session.Settings{Idle: 7 * day, Lifetime: 180 * day, Grace: time.Minute, TokenLife: 30*time.Minute + 10*time.Second, Max: 20},
+		LoginRate: ratelimit.Rate{Count: 5, Per: time.Hour},
 		WeChat: wechatSettings{
 			APIs:        []string{"http://localhost:9000", "https://api.weixin.qq.com"},
 			AccessToken: "external", External: "http://tokens:8080/{appid}?key=k3y", Timeout: 2 * time.Second,

@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -22,35 +23,69 @@ const (
 	defaultGrace           = time.Minute
 	defaultMax             = 20
 
-	// leastRotate leaves time for the ten minutes in which a new key is known
-	// but does not sign.
+	// leastRotate leaves time for the ten minutes in which a new key is published but does
+	// not sign.
 	leastRotate = time.Hour
-	// mostTime bounds what cannot be meant: a hundred years.
+	// mostTime is the longest time that can be meant: a hundred years.
 	mostTime = 100 * 365 * day
-	// mostSessions is how many live sessions a user may have in an app; a user's list
-	// shows no more.
+	// mostSessions bounds the live sessions of a user in an app; a user's list shows no
+	// more.
 	mostSessions = 1000
-	// mostAudiences is how many a token can carry.
+	// mostAudiences is how many audiences a token can carry.
 	mostAudiences = 32
 )
 
-// resolveToken is about the block token.
+// tokenSettings is what the block token means.
+type tokenSettings struct {
+	token.Policy
+	Algorithm token.Algorithm
+	// Static is the configured key; nil: keys are generated and rotated.
+	Static           *token.KeySet
+	Rotate, Lifetime time.Duration
+	Claims           []string
+}
+
+// ring returns what one site asks of its ring of generated keys.
+func (t tokenSettings) ring() token.RingSettings {
+	return token.RingSettings{Algorithm: t.Algorithm, Rotate: t.Rotate, Lifetime: t.Lifetime, Leeway: t.Leeway}
+}
+
+// shareRing merges another site's settings into those of the key ring they share.
+func shareRing(all *token.RingSettings, own token.RingSettings) {
+	all.Rotate = min(all.Rotate, own.Rotate)
+	all.Lifetime, all.Leeway = max(all.Lifetime, own.Lifetime), max(all.Leeway, own.Leeway)
+}
+
+// resolveToken resolves the block token.
 func (s *settings) resolveToken(h *Handler, look lookup) error {
 	set := Token{}
 	if h.Token != nil {
 		set = *h.Token
 	}
 	t := &s.Token
-	if err := t.resolveNames(set, look); err != nil {
+	for _, a := range s.Apps {
+		t.Apps = append(t.Apps, a.ID)
+	}
+	if err := t.resolvePolicy(set, look); err != nil {
 		return err
 	}
-	var err error
-	if t.Algorithm, err = algorithm(set.Algorithm); err != nil {
+	if err := t.resolveClaims(set.Claims); err != nil {
+		return misset("token claims", err)
+	}
+	err := noPlaceholder(set.Algorithm)
+	if err == nil {
+		t.Algorithm, err = token.ParseAlgorithm(set.Algorithm)
+	}
+	if err != nil {
 		return misset("token algorithm", err)
 	}
 	if err := t.resolveKey(set, look); err != nil {
 		return err
 	}
+	return t.resolveTimes(set)
+}
+
+func (t *tokenSettings) resolveTimes(set Token) (err error) {
 	if t.Rotate, err = span(set.Rotate, defaultRotate); err != nil {
 		return misset("token rotate", err)
 	}
@@ -78,28 +113,13 @@ func (s *settings) resolveToken(h *Handler, look lookup) error {
 	return nil
 }
 
-// resolveNames is about what tokens name: issuer, audience, type and claims.
-func (t *tokenSettings) resolveNames(set Token, look lookup) error {
-	t.Issuer = defaultIssuer
-	if set.Issuer != "" {
-		name, known, err := look(set.Issuer, syntax{})
-		if err == nil && known {
-			err = checkName(name)
-		}
-		if err != nil {
-			return misset("token issuer", err)
-		}
-		t.Issuer = name
-	}
-	t.Audience = []string{t.Issuer}
-	if len(set.Audience) > 0 {
-		t.Audience = nil
+// resolvePolicy resolves what verifiers compare: issuer, audience and type.
+func (t *tokenSettings) resolvePolicy(set Token, look lookup) (err error) {
+	if t.Issuer, err = look.checked(cmp.Or(set.Issuer, defaultIssuer), checkName); err != nil {
+		return misset("token issuer", err)
 	}
 	for _, raw := range set.Audience {
-		name, known, err := look(raw, syntax{})
-		if err == nil && known {
-			err = checkName(name)
-		}
+		name, err := look.checked(raw, checkName)
 		if err == nil && slices.Contains(t.Audience, name) {
 			err = fmt.Errorf("%q is given twice: keep one of them", name)
 		}
@@ -111,33 +131,36 @@ func (t *tokenSettings) resolveNames(set Token, look lookup) error {
 		}
 		t.Audience = append(t.Audience, name)
 	}
+	if len(t.Audience) == 0 {
+		t.Audience = []string{t.Issuer}
+	}
 	if err := noPlaceholder(set.Type); err != nil {
 		return misset("token type", err)
 	}
-	switch set.Type {
-	case "":
-		t.Type = token.TypeAccessToken
-	case token.TypeAccessToken, token.TypeJWT:
-		t.Type = set.Type
-	default:
+	t.Type = cmp.Or(set.Type, token.TypeAccessToken)
+	if t.Type != token.TypeAccessToken && t.Type != token.TypeJWT {
 		return misset("token type", fmt.Errorf("unknown type %q: use at+jwt or JWT", set.Type))
 	}
-	for i, name := range set.Claims {
+	return nil
+}
+
+func (t *tokenSettings) resolveClaims(names []string) error {
+	for i, name := range names {
 		err := noPlaceholder(name)
 		switch {
 		case err != nil:
 		case token.Reserved(name):
 			err = fmt.Errorf("%q has a meaning of its own in the token and cannot be set: choose another name in your directory", name)
-		case slices.Contains(set.Claims[:i], name):
+		case slices.Contains(names[:i], name):
 			err = fmt.Errorf("%q is given twice: keep one of them", name)
 		default:
 			err = checkName(name)
 		}
 		if err != nil {
-			return misset("token claims", err)
+			return err
 		}
 	}
-	t.Claims = slices.Clone(set.Claims)
+	t.Claims = slices.Clone(names)
 	return nil
 }
 
@@ -148,14 +171,7 @@ func checkName(name string) error {
 	return nil
 }
 
-func algorithm(name string) (token.Algorithm, error) {
-	if err := noPlaceholder(name); err != nil {
-		return "", err
-	}
-	return token.ParseAlgorithm(name)
-}
-
-// resolveKey is about a key that is configured instead of generated.
+// resolveKey resolves a key that is configured instead of generated.
 func (t *tokenSettings) resolveKey(set Token, look lookup) error {
 	if set.Key == "" {
 		return nil
@@ -170,8 +186,16 @@ func (t *tokenSettings) resolveKey(set Token, look lookup) error {
 	return misset("token key", err)
 }
 
-// resolveSession is about the block session, which must fit the tokens.
+// resolveSession resolves the block session, whose times must fit those of the tokens.
 func (s *settings) resolveSession(h *Handler, _ lookup) error {
+	if err := s.resolveSessionTimes(h); err != nil {
+		return err
+	}
+	s.Session.TokenLife = s.Token.Lifetime + s.Token.Leeway
+	return nil
+}
+
+func (s *settings) resolveSessionTimes(h *Handler) error {
 	set := Session{}
 	if h.Session != nil {
 		set = *h.Session
@@ -200,8 +224,8 @@ func (s *settings) resolveSession(h *Handler, _ lookup) error {
 	case t.Grace > t.Idle:
 		return misset("session grace", fmt.Errorf("%s is more than the session's idle time of %s: use a minute or so, such as 60s", written(t.Grace), written(t.Idle)))
 	}
-	// Whoever refreshes when the token expires must not come too late; idle is
-	// never over lifetime.
+	// A client that refreshes when its token expires must not be too late. Idle is never
+	// over lifetime.
 	if s.Token.Lifetime > t.Idle {
 		if h.Token == nil || h.Token.Lifetime == 0 {
 			s.Token.Lifetime = max(time.Second, t.Idle.Truncate(time.Second))
@@ -216,7 +240,7 @@ func (s *settings) resolveSession(h *Handler, _ lookup) error {
 	return nil
 }
 
-// span is a duration, or its default.
+// span returns a duration, or its default.
 func span(set caddy.Duration, otherwise time.Duration) (time.Duration, error) {
 	d := time.Duration(set)
 	switch {
@@ -230,7 +254,7 @@ func span(set caddy.Duration, otherwise time.Duration) (time.Duration, error) {
 	return d, nil
 }
 
-// wholeSeconds: a token's times have no fractions.
+// wholeSeconds refuses fractions of a second, which a token's times do not have.
 func wholeSeconds(d time.Duration) error {
 	if d%time.Second != 0 {
 		return fmt.Errorf("%s is not in whole seconds, as a token's times are: use 1s, 2s, …", written(d))
@@ -238,7 +262,7 @@ func wholeSeconds(d time.Duration) error {
 	return nil
 }
 
-// written is a duration as it is written in a Caddyfile: 30d, not 720h0m0s.
+// written formats a duration as a Caddyfile has it: 30d, not 720h0m0s.
 func written(d time.Duration) string {
 	if d != 0 && d%day == 0 {
 		return fmt.Sprintf("%dd", d/day)

@@ -1,18 +1,50 @@
 package caddymodule
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"net"
 	"net/url"
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/network"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
 )
 
-// The ways to an access token.
+// wechatSettings is what the block wechat, and the hosts of single apps, mean.
+type wechatSettings struct {
+	APIs []string
+	// Realm names a WeChat that is not WeChat's own; empty: its first host does.
+	Realm string
+	// AppAPIs are those of the apps that have their own, by appid.
+	AppAPIs map[string][]string
+	// AccessToken is the source of access tokens. External is the URL of accessExternal.
+	AccessToken, External string
+	SendOpenID            bool
+	Timeout               time.Duration
+}
+
+// client returns a client of WeChat with these settings.
+func (w wechatSettings) client() *wechat.Client {
+	return &wechat.Client{APIs: w.APIs, AppAPIs: w.AppAPIs, Timeout: w.Timeout, OmitOpenID: !w.SendOpenID}
+}
+
+// tokens returns the source of access tokens.
+func (w wechatSettings) tokens() wechat.TokenSource {
+	switch w.AccessToken {
+	case accessClassic:
+		return wechat.NewClassicToken()
+	case accessExternal:
+		return wechat.NewExternalToken(w.External)
+	}
+	return wechat.NewStableToken()
+}
+
+// The sources of access tokens.
 const (
 	accessStable   = "stable"
 	accessClassic  = "classic"
@@ -21,12 +53,12 @@ const (
 
 const (
 	leastTimeout = 100 * time.Millisecond
-	// mostTimeout is what a person with a phone in their hand waits at most, and
-	// leaves a login time for its second tries.
+	// mostTimeout is the longest that a person with a phone in their hand waits, and leaves
+	// a login time for its second tries.
 	mostTimeout = 30 * time.Second
 )
 
-// resolveWeChat is about the block wechat.
+// resolveWeChat resolves the block wechat.
 func (s *settings) resolveWeChat(h *Handler, look lookup) error {
 	set := WeChat{}
 	if h.WeChat != nil {
@@ -34,7 +66,21 @@ func (s *settings) resolveWeChat(h *Handler, look lookup) error {
 	}
 	w := &s.WeChat
 	w.SendOpenID = set.SendOpenID == nil || *set.SendOpenID
-	var err error
+	if err := w.resolveHosts(set, look); err != nil {
+		return err
+	}
+	if err := w.resolveAccessToken(set, len(h.Apps), look); err != nil {
+		return misset("wechat access_token", err)
+	}
+	w.Timeout = cmp.Or(time.Duration(set.Timeout), wechat.DefaultTimeout)
+	if w.Timeout < leastTimeout || w.Timeout > mostTimeout {
+		return misset("wechat timeout", fmt.Errorf("%s is out of range: use 100ms to 30s, such as 5s", written(w.Timeout)))
+	}
+	return nil
+}
+
+// resolveHosts resolves which WeChat is called.
+func (w *wechatSettings) resolveHosts(set WeChat, look lookup) (err error) {
 	if w.APIs, err = resolveAPIs(set.API, look); err != nil {
 		return misset("wechat api", err)
 	}
@@ -44,24 +90,11 @@ func (s *settings) resolveWeChat(h *Handler, look lookup) error {
 	if w.Realm, err = resolveRealm(set.Realm, look); err != nil {
 		return misset("wechat realm", err)
 	}
-	if err := w.resolveAccessToken(set, len(h.Apps), look); err != nil {
-		return misset("wechat access_token", err)
-	}
-	w.Timeout = wechat.DefaultTimeout
-	if set.Timeout != 0 {
-		w.Timeout = time.Duration(set.Timeout)
-	}
-	if w.Timeout < leastTimeout || w.Timeout > mostTimeout {
-		return misset("wechat timeout", fmt.Errorf("%s is out of range: use 100ms to 30s, such as 5s", written(w.Timeout)))
-	}
 	return nil
 }
 
 func (w *wechatSettings) resolveAccessToken(set WeChat, apps int, look lookup) error {
-	w.AccessToken = accessStable
-	if set.AccessToken != "" {
-		w.AccessToken = set.AccessToken
-	}
+	w.AccessToken = cmp.Or(set.AccessToken, accessStable)
 	if err := noPlaceholder(w.AccessToken); err != nil {
 		return err
 	}
@@ -96,14 +129,11 @@ func (w *wechatSettings) resolveAccessToken(set WeChat, apps int, look lookup) e
 	return nil
 }
 
-// resolveAPIs are the base URLs of WeChat's servers, without slashes at their
-// ends.
+// resolveAPIs returns the base URLs of WeChat's servers, without slashes at their ends.
 func resolveAPIs(all []string, look lookup) (apis []string, err error) {
 	for _, raw := range all {
-		api, known, err := look(raw, syntax{})
-		if err == nil && known {
-			api, err = checkAPI(api)
-		}
+		api, err := look.checked(raw, checkAPI)
+		api = strings.TrimRight(api, "/")
 		if err == nil && slices.Contains(apis, api) {
 			err = fmt.Errorf("%s is given twice: keep one of them", raw)
 		}
@@ -115,23 +145,22 @@ func resolveAPIs(all []string, look lookup) (apis []string, err error) {
 	return apis, nil
 }
 
-// checkAPI returns the base URL without a slash at its end.
-func checkAPI(raw string) (string, error) {
+func checkAPI(raw string) error {
 	u, err := parseURL(raw)
 	if err != nil {
-		return "", err
+		return err
 	}
 	if u.Scheme == "http" && !network.LoopbackHost(u.Hostname()) {
-		return "", errors.New("over http the AppSecret would travel in clear: use https; http is for a simulator on this machine, such as http://127.0.0.1:9000")
+		return errors.New("over http the AppSecret would travel in clear: use https; http is for a simulator on this machine, such as http://127.0.0.1:9000")
 	}
 	if u.RawQuery != "" || u.ForceQuery {
-		return "", errors.New("a base URL has no query: use a URL such as " + wechat.DefaultAPI)
+		return errors.New("a base URL has no query: use a URL such as " + wechat.DefaultAPI)
 	}
-	return strings.TrimRight(raw, "/"), nil
+	return nil
 }
 
-// parseURL takes URLs that can be fetched. Errors do not hold them, as they may
-// hold a key.
+// parseURL parses a URL that can be fetched. Its errors do not repeat the URL, which may hold
+// a key.
 func parseURL(raw string) (*url.URL, error) {
 	u, err := url.Parse(raw)
 	switch {
@@ -143,4 +172,75 @@ func parseURL(raw string) (*url.URL, error) {
 		return nil, errors.New("a URL with a fragment cannot be used: remove what begins with #")
 	}
 	return u, nil
+}
+
+// nameOf returns the name of the WeChat that an app belongs to: [wechat.Own] if all of
+// its hosts are WeChat's, in any number and order, else the configured realm, else the
+// host and port of the first one. Two WeChats may know the same appid, and give the same
+// openid to two people.
+func (w wechatSettings) nameOf(appid string) string {
+	apis := w.AppAPIs[appid]
+	if len(apis) == 0 {
+		apis = w.APIs
+	}
+	switch {
+	case !slices.ContainsFunc(apis, func(api string) bool { return !ownHost(api) }):
+		return wechat.Own
+	case w.Realm != "":
+		return w.Realm
+	}
+	return hostPort(apis[0])
+}
+
+// names returns those of the apps that have their own hosts, and of all others, for the key
+// of what is shared.
+func (w wechatSettings) names() map[string]string {
+	names := map[string]string{"": w.nameOf("")}
+	for appid := range w.AppAPIs {
+		names[appid] = w.nameOf(appid)
+	}
+	return names
+}
+
+func ownHost(api string) bool {
+	u, err := url.Parse(api)
+	if err != nil {
+		return false
+	}
+	host := strings.TrimSuffix(strings.ToLower(u.Hostname()), ".")
+	return host == wechat.Own || strings.HasSuffix(host, "."+wechat.Own)
+}
+
+// webPorts are the default ports of URLs.
+var webPorts = map[string]string{"http": "80", "https": "443"}
+
+// hostPort returns a URL's host in lower case and its port, also where that is the
+// scheme's own.
+func hostPort(api string) string {
+	u, err := url.Parse(api)
+	if err != nil {
+		return api
+	}
+	port := u.Port()
+	if port == "" {
+		port = webPorts[u.Scheme]
+	}
+	return net.JoinHostPort(strings.TrimSuffix(strings.ToLower(u.Hostname()), "."), port)
+}
+
+const mostRealm = 1024
+
+// resolveRealm reads the name of a directory or of a WeChat.
+func resolveRealm(raw string, look lookup) (string, error) {
+	if raw == "" {
+		return "", nil
+	}
+	name, known, err := look(raw, syntax{})
+	if err != nil || !known {
+		return "", err
+	}
+	if len(name) > mostRealm || strings.ContainsFunc(name, func(c rune) bool { return c <= ' ' || !unicode.IsPrint(c) }) {
+		return "", errors.New("a name has no spaces and at most 1024 bytes, such as customers")
+	}
+	return name, nil
 }

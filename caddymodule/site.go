@@ -98,10 +98,7 @@ func newSite(ctx caddy.Context, log *zap.Logger, set settings, users user.Direct
 		s.apps[a.ID] = a
 	}
 	var err error
-	s.gate, err = gate.New(gate.Settings{
-		Headers: set.Headers, Public: set.Public, Optional: set.Optional, ForwardToken: set.ForwardToken, Sources: set.Sources,
-	}, s)
-	if err != nil {
+	if s.gate, err = gate.New(set.Gate, s); err != nil {
 		return nil, err
 	}
 	if s.shared, err = holdShared(s.sharedKey); err != nil {
@@ -111,15 +108,15 @@ func newSite(ctx caddy.Context, log *zap.Logger, set settings, users user.Direct
 	if !set.Store.Migrate {
 		s.store = s.shared.db.WithTables(set.EncryptionKeys)
 	}
-	s.directory = s.store.Users(set.Register, s.sessionSettings()).Countries(set.Countries)
+	s.directory = s.store.Users(set.Register, s.set.Session).Countries(set.Countries)
 	if users != nil {
-		s.directory = s.store.Elsewhere(user.Checked(users), s.sessionSettings())
+		s.directory = s.store.Elsewhere(user.Checked(users), s.set.Session)
 	}
 	if set.Token.Static == nil {
 		s.ringKey = ringKey{s.sharedKey, set.Token.Algorithm}
 		s.ring = holdRing(s.ringKey)
 	}
-	s.cacheKey, s.cache = holdCache(s.policy(), s.sharedKey, s.keysName())
+	s.cacheKey, s.cache = holdCache(set.Token.Policy, s.sharedKey, s.keysName())
 	s.wechatKey, s.wechat = holdWeChat(set.WeChat, s.sharedKey)
 	return s, nil
 }
@@ -162,24 +159,6 @@ func (s *site) hold() (release func()) {
 	}
 }
 
-func (s *site) policy() token.Policy {
-	ids := make([]string, 0, len(s.set.Apps))
-	for _, a := range s.set.Apps {
-		ids = append(ids, a.ID)
-	}
-	return token.Policy{
-		Issuer: s.set.Token.Issuer, Audience: s.set.Token.Audience, Apps: ids,
-		Leeway: s.set.Token.Leeway, Type: s.set.Token.Type,
-	}
-}
-
-func (s *site) sessionSettings() session.Settings {
-	return session.Settings{
-		Idle: s.set.Session.Idle, Lifetime: s.set.Session.Lifetime, Grace: s.set.Session.Grace,
-		TokenLife: s.set.Token.Lifetime + s.set.Token.Leeway, Max: s.set.Session.Max,
-	}
-}
-
 func (s *site) loadRing(ctx context.Context) error {
 	if s.ring == nil {
 		return nil
@@ -217,26 +196,26 @@ func (s *site) assemble(keys *store.Keys) (*live, error) {
 	if err != nil {
 		return nil, err
 	}
-	policy, t := s.policy(), s.set.Token
+	t := s.set.Token
 	l := &live{
-		verifier: token.NewVerifier(policy, seal, s.cache),
+		verifier: token.NewVerifier(t.Policy, seal, s.cache),
 		minter: login.Minter{
 			Keys: s.keys, Seal: seal, Type: t.Type, Issuer: t.Issuer, Audience: t.Audience,
 			Lifetime: t.Lifetime, Plain: t.Claims, Check: s.gate.CheckValues,
 		},
 		sessions: session.Sessions{
-			Store: s.store, Keys: refresh, Issuer: t.Issuer, Audience: t.Audience, Apps: policy.Apps, Revoked: s.shared.revoked,
-			Allow: s.allowRefresh, Advanced: s.countRefresh, Settings: s.sessionSettings(),
+			Store: s.store, Keys: refresh, Issuer: t.Issuer, Audience: t.Audience, Apps: t.Apps, Revoked: s.shared.revoked,
+			Allow: s.allowRefresh, Advanced: s.countRefresh, Settings: s.set.Session,
 		},
 	}
+	client := s.set.WeChat.client()
+	client.Tokens, client.Shared, client.Transport = s.wechat.tokens, sharedTokens{s.store}, s.wechat.transport
+	client.Log, client.Now = s.logWeChat, s.now
 	l.chain = login.Chain{
-		WeChat: &wechat.Client{
-			APIs: s.set.WeChat.APIs, AppAPIs: s.set.WeChat.AppAPIs, Timeout: s.set.WeChat.Timeout, OmitOpenID: !s.set.WeChat.SendOpenID,
-			Tokens: s.wechat.tokens, Shared: sharedTokens{s.store}, Transport: s.wechat.transport, Log: s.logWeChat, Now: s.now,
-		},
+		WeChat:    client,
 		Directory: s.directory, Store: s.store, Sessions: l.sessions, State: &s.shared.chain, Route: s.wechatKey,
-		Silent: s.set.Silent, NewOpenID: s.set.NewOpenID,
-		Mint: l.minter.Mint, Hold: s.hold, Observe: observeStep, Settled: s.settled,
+		Settings: s.set.Login,
+		Mint:     l.minter.Mint, Hold: s.hold, Observe: observeStep, Settled: s.settled,
 	}
 	return l, nil
 }

@@ -75,20 +75,6 @@ func (h *Handler) loadUsers(ctx caddy.Context) (user.Directory, error) {
 	return d, nil
 }
 
-// resolveUsers is about what cannot be said beside a directory that lives
-// elsewhere. What is said of it is its module's.
-func (s *settings) resolveUsers(h *Handler, _ lookup) error {
-	const remedy = "it is about users in the store; with `users` your directory decides: a webhook answers 404, a table has no create"
-	switch {
-	case h.UsersRaw == nil:
-	case h.Register != nil:
-		return misset("register", errors.New(remedy))
-	case len(h.Countries) > 0:
-		return misset("countries", errors.New(remedy))
-	}
-	return nil
-}
-
 // moduleUnmarshal reads a guest module of ours: s is its line and block, and
 // resolve what its settings mean.
 func moduleUnmarshal(d *caddyfile.Dispenser, s subdirective, resolve func(lookup) error) error {

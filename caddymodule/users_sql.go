@@ -121,8 +121,12 @@ func (u *SQLUsers) resolve(look lookup) (address string, q sqldir.Queries, err e
 		return "", q, misset("users sql", errors.New("the database's URL is missing: write users sql <url>"))
 	}
 	address, known, err := look(u.URL, syntax{})
+	mysql := false
 	if err == nil && known {
-		_, err = store.NewForeign(address)
+		var db *store.Foreign
+		if db, err = store.NewForeign(address); err == nil {
+			mysql = db.MySQL()
+		}
 	}
 	if err != nil {
 		return "", q, misset("users sql", err)
@@ -135,7 +139,7 @@ func (u *SQLUsers) resolve(look lookup) (address string, q sqldir.Queries, err e
 			}
 		}
 	}
-	q, err = sqldir.ParseQueries(u.FindQuery, u.CreateQuery, u.CheckQuery, u.EraseQuery, strings.HasPrefix(address, "mysql:"))
+	q, err = sqldir.ParseQueries(u.FindQuery, u.CreateQuery, u.CheckQuery, u.EraseQuery, mysql)
 	if err != nil && !known { // which kind of SQL it is, is seen where it is served
 		if other, e := sqldir.ParseQueries(u.FindQuery, u.CreateQuery, u.CheckQuery, u.EraseQuery, true); e == nil {
 			return address, other, nil

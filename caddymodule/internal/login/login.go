@@ -123,6 +123,15 @@ type State struct {
 	phones  flights[owned]
 }
 
+// Settings are what a configuration says about logins.
+type Settings struct {
+	// Silent is for how long after its last phone login an openid may log in
+	// with its login code alone; zero: never.
+	Silent time.Duration
+	// NewOpenID is the rule for a known user's other openid in the same app.
+	NewOpenID user.NewOpenID
+}
+
 // Chain is a way to log in: the settings of one configuration and what all
 // share. All fields but Observe, Settled and Now are required.
 type Chain struct {
@@ -135,11 +144,7 @@ type Chain struct {
 	// What fails on one way says nothing of another.
 	Route string
 
-	// Silent is for how long after its last phone login an openid may log in
-	// with its login code alone; zero: never.
-	Silent time.Duration
-	// NewOpenID is the rule for a known user's other openid in the same app.
-	NewOpenID user.NewOpenID
+	Settings
 	// Mint makes the access token.
 	Mint func(s session.Session, u user.User, now time.Time) (string, error)
 	// Hold keeps what the chain works with open until the returned function is

@@ -134,10 +134,10 @@ func newHouse(t *testing.T) *house {
 		Sessions: session.Sessions{
 			Store: h.store, Keys: keys, Settings: set, Issuer: "wx-auth", Apps: []string{"wxA", "wxB"}, Revoked: session.NewRevoked(),
 		},
-		Silent: 90 * 24 * time.Hour, NewOpenID: user.Replace,
-		Mint: func(s session.Session, _ user.User, _ time.Time) (string, error) { return "token of " + s.ID, nil },
-		Hold: func() func() { return func() {} },
-		Now:  now,
+		Settings: login.Settings{Silent: 90 * 24 * time.Hour, NewOpenID: user.Replace},
+		Mint:     func(s session.Session, _ user.User, _ time.Time) (string, error) { return "token of " + s.ID, nil },
+		Hold:     func() func() { return func() {} },
+		Now:      now,
 	}
 	return h
 }

@@ -1,0 +1,120 @@
+package caddymodule
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/gate"
+)
+
+const defaultEndpoints = "/auth/wx"
+
+// prefixForm allows only characters that no client escapes, as the prefix is compared with
+// the path as it was sent.
+var prefixForm = regexp.MustCompile(`^(/[A-Za-z0-9._~-]+)+$`)
+
+// resolvePaths resolves endpoints, public and optional.
+func (s *settings) resolvePaths(h *Handler, _ lookup) error {
+	s.Endpoints = cmp.Or(h.Endpoints, defaultEndpoints)
+	if err := checkPrefix(s.Endpoints); err != nil {
+		return misset("endpoints", err)
+	}
+	for i, r := range h.Public {
+		err := pathsOnly(r)
+		if err == nil {
+			var rules []gate.Rule
+			rules, err = gate.ParsePublic(append(append([]string(nil), r.Methods...), r.Paths...))
+			s.Gate.Public = append(s.Gate.Public, rules...)
+		}
+		if err != nil {
+			return missetAt("public", i, err)
+		}
+	}
+	for i, path := range h.Optional {
+		var rules []gate.Rule
+		err := noPlaceholder(path)
+		if err == nil {
+			rules, err = gate.ParseOptional([]string{path})
+		}
+		if err == nil {
+			s.Gate.Optional = append(s.Gate.Optional, rules...)
+			_, err = gate.New(gate.Settings{Public: s.Gate.Public, Optional: s.Gate.Optional}, nil)
+		}
+		if err != nil {
+			return missetAt("optional", i, err)
+		}
+	}
+	return nil
+}
+
+func checkPrefix(prefix string) error {
+	if err := noPlaceholder(prefix); err != nil {
+		return err
+	}
+	switch {
+	case strings.Trim(prefix, "/*") == "":
+		return errors.New("it would leave no path to the upstream: use a prefix of its own, such as /auth/wx")
+	case !strings.HasPrefix(prefix, "/"):
+		return fmt.Errorf("%q is no path: begin it with a slash, such as /auth/wx", prefix)
+	case strings.HasSuffix(prefix, "/*"), strings.HasSuffix(prefix, "/"):
+		return fmt.Errorf("write the prefix without its end: %s", strings.TrimRight(prefix, "/*"))
+	case !prefixForm.MatchString(prefix) || !gate.Canonical(prefix):
+		return fmt.Errorf("%s can be read in more than one way: use letters, digits, - and _ between single slashes, such as /auth/wx", prefix)
+	}
+	return nil
+}
+
+// pathsOnly refuses placeholders, and a path that would be read as a method.
+func pathsOnly(r Rule) error {
+	if err := noPlaceholder(strings.Join(r.Methods, " ")); err != nil {
+		return err
+	}
+	for _, p := range r.Paths {
+		if err := noPlaceholder(p); err != nil {
+			return err
+		}
+		if p != "" && p[0] != '/' && p[0] != '*' {
+			return fmt.Errorf("%q is no path: paths begin with a slash, methods stand before them", p)
+		}
+	}
+	return nil
+}
+
+// resolveIdentity resolves the headers that the upstream gets.
+func (s *settings) resolveIdentity(h *Handler, _ lookup) error {
+	if len(h.Identity) == 0 {
+		s.Gate.Headers = gate.DefaultHeaders()
+	}
+	for i, id := range h.Identity {
+		var header gate.Header
+		err := noPlaceholder(id.Header + " " + id.Field)
+		if err == nil {
+			header, err = gate.ParseHeader(id.Header, id.Field)
+		}
+		if err == nil {
+			s.Gate.Headers = append(s.Gate.Headers, header)
+			_, err = gate.New(gate.Settings{Headers: s.Gate.Headers}, nil)
+		}
+		if err != nil {
+			return missetAt("identity", i, err)
+		}
+	}
+	return nil
+}
+
+// resolveCredentials resolves where a token may stand beside Authorization.
+func (s *settings) resolveCredentials(h *Handler, _ lookup) error {
+	for i, c := range h.Credentials {
+		err := noPlaceholder(c.Source + " " + c.Name)
+		if err == nil {
+			err = s.Gate.Sources.ParseSource(c.Source, c.Name)
+		}
+		if err != nil {
+			return missetAt("credential", i, err)
+		}
+	}
+	return nil
+}
