@@ -22,6 +22,8 @@ func (b *bench) control(method, path, body string, into any) int {
 	return a.Status
 }
 
+// A test in another language drives the simulator: it adds an app, mints codes, injects
+// a fault and reads the counters.
 func TestControlAPIPlaysAWholeTest(t *testing.T) {
 	b := newBench(t)
 	if got := b.control("POST", "apps", `{"appid":"wx3333333333333333","secret":"s3cret","open_platform":"company","daily_quota":{"token":0}}`, nil); got != 204 {
@@ -95,6 +97,7 @@ func TestControlAPIPlaysAWholeTest(t *testing.T) {
 	}
 }
 
+// A mini program without the phone button needs a login code only.
 func TestControlMintsLoginCodeAlone(t *testing.T) {
 	b := newBench(t)
 	var codes wechattest.Codes
@@ -104,6 +107,7 @@ func TestControlMintsLoginCodeAlone(t *testing.T) {
 	}
 }
 
+// A typing mistake in a test must be an error, not a fault that never happens.
 func TestControlRefusesMistakes(t *testing.T) {
 	b := newBench(t)
 	tests := []struct {
@@ -133,6 +137,7 @@ func TestControlRefusesMistakes(t *testing.T) {
 	b.want("nothing was injected or altered", b.stable(false), "0")
 }
 
+// A fault sent to the control API must arrive as it was written.
 func TestFaultSurvivesJSON(t *testing.T) {
 	want := wechattest.Fault{Call: wechattest.StableToken, Kind: wechattest.Delay, Count: 3, Late: true, Delay: 1500 * time.Millisecond}
 	raw, err := json.Marshal(want)
@@ -145,6 +150,8 @@ func TestFaultSurvivesJSON(t *testing.T) {
 	}
 }
 
+// Two simulators run in one process. Their codes and tokens are separate, but a user
+// has the same openid in both, as after a restart.
 func TestSimulatorsShareNothing(t *testing.T) {
 	one, two := newBench(t), newBench(t)
 	c := one.mint("ann")
@@ -154,6 +161,7 @@ func TestSimulatorsShareNothing(t *testing.T) {
 	}
 }
 
+// A test that forgets an app's secret should fail at its start.
 func TestNewPanicsOnAWrongApp(t *testing.T) {
 	defer func() {
 		if got := fmt.Sprint(recover()); got != "wechattest: an app needs an id and a secret" {

@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// ask asks the simulator for a login code's openid.
+// askSession asks the simulator for the openid of a login code.
 func askSession(t *testing.T, base, code string) (int, string) {
 	t.Helper()
 	resp, err := http.Get(base + "/sns/jscode2session?" + url.Values{"appid": {"wxA"}, "secret": {"s"}, "js_code": {code}, "grant_type": {"authorization_code"}}.Encode())
@@ -21,7 +21,8 @@ func askSession(t *testing.T, base, code string) (int, string) {
 	return resp.StatusCode, string(body)
 }
 
-// An edge that takes request lines of a certain length, as a stock nginx does.
+// An edge server refuses request lines beyond a certain length, as nginx does by
+// default.
 func TestEdgeRefusesLongRequestLines(t *testing.T) {
 	s := New(Options{Apps: []App{{ID: "wxA", Secret: "s"}}})
 	server := httptest.NewServer(s)
@@ -42,7 +43,7 @@ func TestEdgeRefusesLongRequestLines(t *testing.T) {
 	}
 }
 
-// A fault for one client's codes leaves the others alone.
+// A fault is limited to the codes of one client. Other clients must not notice it.
 func TestFaultStrikesOneClientsCodes(t *testing.T) {
 	s := New(Options{Apps: []App{{ID: "wxA", Secret: "s"}}})
 	server := httptest.NewServer(s)

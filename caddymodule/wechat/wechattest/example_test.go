@@ -10,8 +10,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat/wechattest"
 )
 
-// A client shows a login code, loses the answer to a reset of the connection,
-// shows the code again and learns that it was used.
+// A client sends a login code and loses the answer, because the connection is reset. It
+// sends the code again and learns that the code was used.
 func Example() {
 	sim := wechattest.New(wechattest.Options{
 		Apps: []wechattest.App{{ID: "wx0123456789abcdef", Secret: "secret"}},

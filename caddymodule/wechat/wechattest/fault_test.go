@@ -17,7 +17,9 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat/wechattest"
 )
 
-func TestFaultStrikesBeforeOrAfterTheCodeIsConsumed(t *testing.T) {
+// Whether a code was used up when the connection broke is what a client cannot know.
+// Each fault can be injected on either side of that moment.
+func TestFaultBeforeOrAfterTheCodeIsUsed(t *testing.T) {
 	kinds := []wechattest.Kind{
 		wechattest.Reset, wechattest.Close, wechattest.Status, wechattest.HTML, wechattest.Empty, wechattest.Truncated,
 		wechattest.Cut, wechattest.Oversized, wechattest.Redirect, wechattest.Errcode,
@@ -29,8 +31,8 @@ func TestFaultStrikesBeforeOrAfterTheCodeIsConsumed(t *testing.T) {
 			token := b.stable(false).AccessToken
 			b.inject(wechattest.Fault{Call: wechattest.Code2Session, Kind: kind, Late: late})
 			b.inject(wechattest.Fault{Call: wechattest.PhoneNumber, Kind: kind, Late: late})
-			// New connections: when a kept-alive one dies, Go's client sends
-			// the request once more by itself.
+			// Use a new connection: when a kept-alive one dies, Go's client repeats the
+			// request by itself.
 			b.client.CloseIdleConnections()
 			b.do("GET", sessionPath(appID, secret, codes.Code), "")
 			b.client.CloseIdleConnections()
@@ -52,6 +54,7 @@ func TestFaultStrikesBeforeOrAfterTheCodeIsConsumed(t *testing.T) {
 	}
 }
 
+// Each kind of fault must look to the client as the real failure does.
 func TestWhatFaultsLookLike(t *testing.T) {
 	tests := []struct {
 		fault wechattest.Fault
@@ -100,6 +103,8 @@ func TestWhatFaultsLookLike(t *testing.T) {
 	}
 }
 
+// Several faults wait for the same call. They strike in the order in which they were
+// injected, each as often as it says.
 func TestFaultsStrikeInTurnAndAreUsedUp(t *testing.T) {
 	b := newBench(t)
 	b.inject(wechattest.Fault{Call: wechattest.ClassicToken, Kind: wechattest.Errcode, Skip: 1, Count: 2})
@@ -121,7 +126,9 @@ func TestFaultsStrikeInTurnAndAreUsedUp(t *testing.T) {
 	}
 }
 
-func TestRedirectLeadsToWhereVisitorsAreCounted(t *testing.T) {
+// A client that follows a redirect would send its secret elsewhere. The simulator
+// counts such clients.
+func TestFollowedRedirectsAreCounted(t *testing.T) {
 	b := newBench(t)
 	b.client.CheckRedirect = nil
 	b.inject(wechattest.Fault{Call: wechattest.StableToken, Kind: wechattest.Redirect, Status: 307})
@@ -131,7 +138,9 @@ func TestRedirectLeadsToWhereVisitorsAreCounted(t *testing.T) {
 	}
 }
 
-func TestEndlessBodyGoesOnUntilTheClientLeaves(t *testing.T) {
+// A client that reads without a bound would read for ever. When it hangs up, the
+// handler must end.
+func TestEndlessBodyEndsWithTheClient(t *testing.T) {
 	b := newBench(t)
 	b.inject(wechattest.Fault{Call: wechattest.StableToken, Kind: wechattest.Endless})
 	res, err := b.client.Post(b.server.URL+"/cgi-bin/stable_token", "application/json", strings.NewReader("{}"))
@@ -146,6 +155,8 @@ func TestEndlessBodyGoesOnUntilTheClientLeaves(t *testing.T) {
 	b.server.Close() // waits for the handler
 }
 
+// A client gives up while an answer is delayed. The handler must end, or the test
+// server could not close.
 func TestDelayEndsWhenTheClientLeaves(t *testing.T) {
 	for _, late := range []bool{false, true} {
 		b := newBench(t)
@@ -179,6 +190,7 @@ func TestDelayEndsWhenTheClientLeaves(t *testing.T) {
 	}
 }
 
+// A test holds an answer back until it releases it.
 func TestHeldAnswerComesWhenReleased(t *testing.T) {
 	b := newBench(t)
 	hold := make(chan struct{})
@@ -198,6 +210,7 @@ func TestHeldAnswerComesWhenReleased(t *testing.T) {
 	b.want("released", <-got, "0")
 }
 
+// The reset must reach the client over TLS too.
 func TestResetOverTLS(t *testing.T) {
 	sim := wechattest.New(wechattest.Options{})
 	server := httptest.NewTLSServer(sim)
@@ -210,8 +223,8 @@ func TestResetOverTLS(t *testing.T) {
 	}
 }
 
-// TestRequestIsReadBeforeReset: a client must not be able to tell a reset from
-// a server that never saw the request.
+// A client must not be able to distinguish a reset from a server that never saw the
+// request, so the request is read first.
 func TestRequestIsReadBeforeReset(t *testing.T) {
 	b := newBench(t)
 	b.inject(wechattest.Fault{Kind: wechattest.Close})
@@ -232,6 +245,7 @@ func TestRequestIsReadBeforeReset(t *testing.T) {
 	}
 }
 
+// A fault with a misspelled call or kind would never strike, so it is refused.
 func TestFaultsThatDoNotExistAreRefused(t *testing.T) {
 	b := newBench(t)
 	for _, f := range []wechattest.Fault{
@@ -244,7 +258,7 @@ func TestFaultsThatDoNotExistAreRefused(t *testing.T) {
 	}
 }
 
-// until waits for what another goroutine is about to do.
+// until waits for something that another goroutine is about to do.
 func until(t *testing.T, done func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(10 * time.Second); !done(); {

@@ -12,6 +12,7 @@ import (
 
 const otherApp = "wx2222222222222222"
 
+// The three calls of a phone login, as a mini program's server makes them.
 func TestPhoneLoginGoesThrough(t *testing.T) {
 	b := newBench(t)
 	codes := b.mint("")
@@ -39,6 +40,7 @@ func TestPhoneLoginGoesThrough(t *testing.T) {
 	}
 }
 
+// WeChat returns a unionid only for apps that are bound to an Open Platform account.
 func TestUnionIDOnlyWithOpenPlatform(t *testing.T) {
 	b := newBench(t)
 	c, _ := b.MintLogin(appID, "ann")
@@ -61,6 +63,7 @@ func TestUnionIDOnlyWithOpenPlatform(t *testing.T) {
 	}
 }
 
+// WeChat's rules for login codes: once, within five minutes, for one app.
 func TestLoginCodeRules(t *testing.T) {
 	tests := []struct {
 		name string
@@ -109,6 +112,7 @@ func TestLoginCodeRules(t *testing.T) {
 	}
 }
 
+// WeChat's rules for phone codes: once, within five minutes, for one app and one user.
 func TestPhoneCodeRules(t *testing.T) {
 	tests := []struct {
 		name string
@@ -158,6 +162,7 @@ func TestPhoneCodeRules(t *testing.T) {
 	}
 }
 
+// Eight requests present the same codes at once. Exactly one of each kind may succeed.
 func TestCodesWorkOnceUnderConcurrency(t *testing.T) {
 	b := newBench(t)
 	codes, token := b.mint("ann"), b.stable(false).AccessToken
@@ -179,6 +184,7 @@ func TestCodesWorkOnceUnderConcurrency(t *testing.T) {
 	}
 }
 
+// The number of a user outside the mainland has WeChat's documented form.
 func TestForeignNumbers(t *testing.T) {
 	tests := []struct {
 		phone  wechattest.Phone
@@ -204,6 +210,8 @@ func TestForeignNumbers(t *testing.T) {
 	}
 }
 
+// A phone number may be stamped with another app, or with a time in the past, so that a
+// client can be tested for checking both.
 func TestWatermarkOfAnotherAppOrTime(t *testing.T) {
 	b := newBench(t, func(a *wechattest.App) { a.WatermarkAppID, a.WatermarkShift = otherApp, -3600 })
 	w := b.phone(b.stable(false).AccessToken, b.mint("ann").PhoneCode, "").PhoneInfo.Watermark
@@ -212,6 +220,8 @@ func TestWatermarkOfAnotherAppOrTime(t *testing.T) {
 	}
 }
 
+// A phone code costs money, so a test can ask for each one whether it was exchanged,
+// presented again, or lost.
 func TestPaidPhoneCodesAreAccountedFor(t *testing.T) {
 	b := newBench(t)
 	token := b.stable(false).AccessToken
@@ -238,6 +248,7 @@ func TestPaidPhoneCodesAreAccountedFor(t *testing.T) {
 	}
 }
 
+// A test must not mint codes that no phone could send.
 func TestMintRefusesWhatNoPhoneCouldSend(t *testing.T) {
 	b := newBench(t)
 	if _, err := b.Mint("wx9", "ann", mobile); err == nil {

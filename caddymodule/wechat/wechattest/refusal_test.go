@@ -22,6 +22,8 @@ func secretCalls(app, secret string) map[wechattest.Call][3]string {
 	}
 }
 
+// Each call that carries the secret is refused for a wrong appid, secret, frozen app or
+// address, with WeChat's errcode.
 func TestEveryCallWithTheSecretIsChecked(t *testing.T) {
 	tests := []struct {
 		name   string
@@ -29,7 +31,7 @@ func TestEveryCallWithTheSecretIsChecked(t *testing.T) {
 		app    string
 		secret string
 		want   string
-		atTok  string // at the token calls, if it differs
+		atTok  string // at the token calls, if different
 	}{
 		{"unknown appid", nil, "wx9", secret, "40013", ""},
 		{"no appid", nil, "", secret, "41002", ""},
@@ -58,6 +60,7 @@ func TestEveryCallWithTheSecretIsChecked(t *testing.T) {
 	}
 }
 
+// The error for an address that is not whitelisted contains that address.
 func TestWhitelistNamesTheCaller(t *testing.T) {
 	b := newBench(t, func(a *wechattest.App) { a.Whitelist, a.CallerIP = []string{"192.0.2.0/24"}, "14.22.81.196" })
 	if msg := b.stable(false).Errmsg; !strings.HasPrefix(msg, "invalid ip 14.22.81.196 ipv6 ::ffff:14.22.81.196, not in whitelist, rid: ") {
@@ -69,6 +72,8 @@ func TestWhitelistNamesTheCaller(t *testing.T) {
 	b.want("the connection's own address", b.stable(false), "0")
 }
 
+// A used-up quota has WeChat's errcodes, and is filled up after a minute or at midnight
+// in China.
 func TestQuotas(t *testing.T) {
 	b := newBench(t, func(a *wechattest.App) {
 		a.MinuteQuota = map[wechattest.Call]int{wechattest.StableToken: 2}
@@ -94,6 +99,7 @@ func TestQuotas(t *testing.T) {
 	b.want("a call refused for the quota consumes no code", b.phone(b.classic().AccessToken, b.mint("cid").PhoneCode, ""), "0")
 }
 
+// WeChat allows 2,000 classic tokens a day.
 func TestPublishedQuotaOfClassicTokens(t *testing.T) {
 	b := newBench(t)
 	for i := range 2000 {
@@ -104,6 +110,8 @@ func TestPublishedQuotaOfClassicTokens(t *testing.T) {
 	b.want("2001st of a day", b.classic(), "45009")
 }
 
+// WeChat refuses chunked bodies with 412, which Go's client sends when it does not know
+// the length.
 func TestChunkedBodyIsRefusedWith412(t *testing.T) {
 	b := newBench(t)
 	codes, token := b.mint("ann"), b.stable(false).AccessToken
@@ -129,6 +137,7 @@ func TestChunkedBodyIsRefusedWith412(t *testing.T) {
 	b.want("the code is not consumed", b.phone(token, codes.PhoneCode, ""), "0")
 }
 
+// Malformed requests get WeChat's errcodes for them.
 func TestMalformedRequests(t *testing.T) {
 	b := newBench(t)
 	token := b.stable(false).AccessToken
@@ -173,6 +182,7 @@ func TestMalformedRequests(t *testing.T) {
 	}
 }
 
+// The simulator must not read a huge request into memory.
 func TestHugeRequestIsNotRead(t *testing.T) {
 	b := newBench(t)
 	a, err := b.do("POST", "/cgi-bin/stable_token", strings.Repeat(" ", 1<<20))
@@ -181,6 +191,7 @@ func TestHugeRequestIsNotRead(t *testing.T) {
 	}
 }
 
+// Some of WeChat's services send errcode as a string, also on success.
 func TestStringErrcode(t *testing.T) {
 	b := newBench(t, func(a *wechattest.App) { a.StringErrcode, a.ErrcodeOnSuccess = true, true })
 	codes := b.mint("ann")
@@ -190,9 +201,9 @@ func TestStringErrcode(t *testing.T) {
 	b.want("wrong secret", b.must("GET", classicPath(appID, "wrong"), ""), `"40125"`)
 }
 
-// TestAnswersLookLikeWeChats holds the simulator's answers against bodies that
-// WeChat sent or published: the same members, the same JSON types, the same
-// text up to what differs from call to call.
+// The simulator's answers are compared with bodies that WeChat sent or published. The
+// members, the JSON types and the texts must be equal, except for what differs from
+// call to call.
 func TestAnswersLookLikeWeChats(t *testing.T) {
 	raw, err := os.ReadFile("testdata/responses.json")
 	if err != nil {
@@ -284,6 +295,7 @@ func sameShape(t *testing.T, path string, want, got map[string]any) {
 	}
 }
 
+// Settings that no real app can have are refused.
 func TestWrongAppSettingsAreRefused(t *testing.T) {
 	b := newBench(t)
 	for _, a := range []wechattest.App{

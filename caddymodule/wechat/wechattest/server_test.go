@@ -21,8 +21,8 @@ const (
 
 var mobile = wechattest.Phone{Country: "86", Number: "13800138000"}
 
-// bench is a simulator with one app behind a real server, and a clock that
-// stands still.
+// bench is a simulator with one app, behind a real server, and a clock that stands
+// still.
 type bench struct {
 	*wechattest.Simulator
 	t      *testing.T
@@ -45,8 +45,7 @@ func newBench(t *testing.T, edits ...func(*wechattest.App)) *bench {
 	return &bench{sim, t, server, client}
 }
 
-// answer is any of WeChat's answers. Errcode is what stood there, "0" if
-// nothing.
+// answer is any of WeChat's answers. Errcode is the raw value, or "0" if there is none.
 type answer struct {
 	Status      int    `json:"-"`
 	ContentType string `json:"-"`
@@ -89,7 +88,7 @@ func (b *bench) do(method, path, body string) (answer, error) {
 	defer res.Body.Close()
 	raw, err := io.ReadAll(res.Body)
 	a := answer{Status: res.StatusCode, ContentType: res.Header.Get("Content-Type"), Raw: string(raw)}
-	json.Unmarshal(raw, &a) // what is no JSON stays in Raw
+	json.Unmarshal(raw, &a) // anything but JSON stays in Raw
 	return a, err
 }
 
@@ -152,7 +151,7 @@ func (b *bench) phone(token, code, openid string) answer {
 	return b.must("POST", phonePath(token), phoneBody(code, openid))
 }
 
-// works says what the token is good for: "0" if it works, else the errcode.
+// works returns "0" if the token works, or the errcode.
 func (b *bench) works(token string) string {
 	b.t.Helper()
 	code, err := b.MintPhone(appID, "somebody", mobile)

@@ -8,6 +8,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat/wechattest"
 )
 
+// All replicas that ask for a stable token get the same one.
 func TestStableTokenIsTheSameToAll(t *testing.T) {
 	b := newBench(t)
 	var mu sync.Mutex
@@ -34,6 +35,7 @@ func TestStableTokenIsTheSameToAll(t *testing.T) {
 	}
 }
 
+// A stable token is replaced five minutes before its end, and both work in that time.
 func TestStableTokenRotatesWithOverlap(t *testing.T) {
 	b := newBench(t)
 	first := b.stable(false).AccessToken
@@ -60,6 +62,8 @@ func TestStableTokenRotatesWithOverlap(t *testing.T) {
 	}
 }
 
+// A forced refresh invalidates the former token at once, and WeChat limits how often it
+// may be done.
 func TestForcedRefreshKillsAndIsLimited(t *testing.T) {
 	b := newBench(t)
 	first := b.stable(false).AccessToken
@@ -89,6 +93,7 @@ func TestForcedRefreshKillsAndIsLimited(t *testing.T) {
 	b.want("the next day", b.stable(true), "0")
 }
 
+// Each fetch of a classic token invalidates the previous one five minutes later.
 func TestClassicTokenKillsThePreviousOne(t *testing.T) {
 	b := newBench(t)
 	one := b.classic()
@@ -113,6 +118,7 @@ func TestClassicTokenKillsThePreviousOne(t *testing.T) {
 	}
 }
 
+// Stable and classic tokens do not invalidate each other.
 func TestTokenKindsAreIsolated(t *testing.T) {
 	b := newBench(t)
 	classic := b.classic().AccessToken
@@ -129,6 +135,7 @@ func TestTokenKindsAreIsolated(t *testing.T) {
 	}
 }
 
+// A token that is missing, altered, or another app's is refused with WeChat's errcodes.
 func TestBadAccessTokens(t *testing.T) {
 	b := newBench(t)
 	token := b.stable(false).AccessToken
@@ -144,6 +151,7 @@ func TestBadAccessTokens(t *testing.T) {
 	b.want("expired", b.phone(token, "x", ""), "42001")
 }
 
+// An operator resets the secret: all tokens stop working.
 func TestRevokedAndRotatedTokens(t *testing.T) {
 	b := newBench(t)
 	stable, classic := b.stable(false).AccessToken, b.classic().AccessToken
@@ -168,6 +176,7 @@ func TestRevokedAndRotatedTokens(t *testing.T) {
 	}
 }
 
+// An app's tokens may be given a short life, so that a test need not wait two hours.
 func TestShortLivedTokens(t *testing.T) {
 	b := newBench(t, func(a *wechattest.App) { a.TokenSeconds = 240 })
 	first := b.stable(false)
@@ -180,6 +189,7 @@ func TestShortLivedTokens(t *testing.T) {
 	}
 }
 
+// The simulator can also act as a team's central token service, in both formats.
 func TestCentralTokenService(t *testing.T) {
 	b := newBench(t)
 	a := b.must("GET", "/central/token?appid="+appID, "")
