@@ -15,30 +15,30 @@ import (
 )
 
 const (
-	floodRate = 100 // requests of one client in a second
-	goodRate  = 10  // logins of others beside it
+	floodRate = 100 // requests per second of the one client
+	goodRate  = 10  // logins per second of the others
 )
 
-// flood is one client that sends as much as it likes, beside logins of others.
+// flood is one client that sends as much as it can, while others log in.
 type flood struct {
 	t    *testing.T
 	r    *rig.Gateway
-	eve  string // its address; empty: it has the one that all have
+	eve  string // its address; empty: all clients have the same address
 	stop chan struct{}
 
 	mu       sync.Mutex
-	statuses map[int]int // its answers; 0: none
+	statuses map[int]int // number of answers by status; 0: no answer
 }
 
-// kind is something that one client sends. Where fault is set, WeChat does so to the
-// codes that begin with 0eve.
+// kind is a kind of request that the one client sends. If fault is set, WeChat answers
+// codes that begin with 0eve with that fault.
 type kind struct {
 	name  string
 	fault *wechattest.Fault
 	send  func(f *flood, i int) rig.Answer
-	// slow kinds occupy WeChat: they are bounded only where clients can be told apart.
+	// slow kinds occupy WeChat. They are bounded only where clients can be told apart.
 	slow bool
-	// minute: it goes on for a minute where the test is to be long, else for ten seconds.
+	// minute kinds run for a minute in a long test, and for ten seconds otherwise.
 	minute bool
 }
 
@@ -46,19 +46,19 @@ func (f *flood) login(code, phoneCode string) rig.Answer {
 	return loginFrom(f.r.Client, f.eve, code, phoneCode)
 }
 
-// odd sends a login code of its own.
+// odd sends a new login code each time.
 func odd(code func(i int) string) func(*flood, int) rig.Answer {
 	return func(f *flood, i int) rig.Answer { return f.login(code(i), "") }
 }
 
-// oddPhone sends a phone code of its own with a good login code.
+// oddPhone sends a new phone code each time, with a good login code.
 func oddPhone(code func(i int) string) func(*flood, int) rig.Answer {
 	return func(f *flood, i int) rig.Answer {
 		return f.login(f.r.WeChat.OpenAs(f.t, rig.AppID, "eve").Code, code(i))
 	}
 }
 
-// raw sends the beginning of a login, and after a while, or never, its end.
+// raw sends the beginning of a login and, after a while or never, the rest.
 func raw(hold bool) func(*flood, int) rig.Answer {
 	return func(f *flood, i int) rig.Answer {
 		conn, err := net.Dial("tcp", f.r.Caddy.Addr)
@@ -127,9 +127,9 @@ func kinds() []kind {
 	)
 }
 
-// One client sends anything at all, a hundred times a second: the logins of others
-// succeed beside it, whether clients can be told apart or not. With WX_AUTH_TEST_LONG
-// it goes on for a minute.
+// One client sends whatever it likes, a hundred times a second. The logins of others
+// must succeed meanwhile, whether clients can be told apart or not. With
+// WX_AUTH_TEST_LONG it goes on for a minute.
 func TestOneClientStopsNobody(t *testing.T) {
 	for name, apart := range map[string]bool{"clients told apart": true, "one address for all": false} {
 		t.Run(name, func(t *testing.T) {
@@ -187,7 +187,7 @@ func (f *flood) run(k kind, n int, lasts time.Duration) (row string) {
 			})
 		}
 	})
-	time.Sleep(lasts / 4) // until it flows
+	time.Sleep(lasts / 4) // until the flood is under way
 	var mu sync.Mutex
 	var took []time.Duration
 	failed := 0

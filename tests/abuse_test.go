@@ -14,10 +14,10 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// trustedLoopback lets a test be many clients, by X-Forwarded-For.
+// trustedLoopback lets a test act as many clients, through X-Forwarded-For.
 const trustedLoopback = "servers {\ntrusted_proxies static 127.0.0.1/32\ntrusted_proxies_strict\n}"
 
-// crowdSite is a site whose clients a test chooses by from.
+// crowdSite is a site at which each request chooses its client's address.
 func crowdSite(options ...string) string {
 	return rig.Site("wx_auth {env.WX_APPID} {env.WX_SECRET} {\nwechat {\napi {$WX_API}\ntimeout 1s\n}\n"+
 		strings.Join(options, "\n")+"\n}\nreverse_proxy {$UPSTREAM}", trustedLoopback)
@@ -25,7 +25,7 @@ func crowdSite(options ...string) string {
 
 func from(address string) string { return "X-Forwarded-For: " + address }
 
-// loginFrom is a login of a client at that address; without phoneCode a silent one.
+// loginFrom logs in from an address; without phoneCode it is a silent login.
 func loginFrom(c *rig.Client, address, code, phoneCode string) rig.Answer {
 	body := map[string]string{"code": code}
 	if phoneCode != "" {
@@ -34,8 +34,8 @@ func loginFrom(c *rig.Client, address, code, phoneCode string) rig.Answer {
 	return c.Do(http.MethodPost, "/auth/wx", body, from(address))
 }
 
-// A code that is none of WeChat's is refused before anybody is asked, and counts
-// against nobody; what has the shape of one goes to WeChat as it is.
+// A code that cannot be WeChat's is refused before WeChat is asked, and counts against
+// nobody. A code of the right shape goes to WeChat unchanged.
 func TestShapeOfCodes(t *testing.T) {
 	t.Parallel()
 	r := rig.NewGatewayWith(t, crowdSite("login_rate 3/m"))
@@ -61,8 +61,9 @@ func TestShapeOfCodes(t *testing.T) {
 	loginFrom(r.Client, "203.0.113.6", good.Code, good.PhoneCode).Pair(t)
 }
 
-// WeChat's edge refuses what one client sends. The request is sent once, counts for
-// that client, and the others log in; when the edge is content again the same codes do.
+// WeChat's edge server refuses one client's request. It must be sent only once and
+// count for that client alone, while others log in. Once the edge server accepts it,
+// the same codes work.
 func TestEdgeRefusalIsTheRequestsFault(t *testing.T) {
 	const rate = 11
 	for _, call := range []wechattest.Call{wechattest.Code2Session, wechattest.PhoneNumber} {
@@ -70,7 +71,7 @@ func TestEdgeRefusalIsTheRequestsFault(t *testing.T) {
 			t.Parallel()
 			r := rig.NewGatewayWith(t, crowdSite(fmt.Sprintf("login_rate %d/m", rate)))
 			w := r.WeChat
-			// refused is a login whose code the edge refuses.
+			// refused logs in with a code that the edge server refuses.
 			refused := func(address string, status int) (wechattest.Codes, rig.Answer) {
 				codes := w.TapAs(t, rig.AppID, "eve", wechattest.Phone{Number: "13900139000"})
 				code := map[wechattest.Call]string{wechattest.Code2Session: codes.Code, wechattest.PhoneNumber: codes.PhoneCode}[call]
@@ -103,20 +104,22 @@ func TestEdgeRefusalIsTheRequestsFault(t *testing.T) {
 	}
 }
 
-// 1,200 bad logins in a moment: WeChat sees no more of them than the rate allows, and
-// a neighbour behind the same address with good codes waits for seconds.
+// An attacker sends 1,200 bad logins in a moment. WeChat sees no more of them than the
+// rate allows, and a neighbour behind the same address, who has good codes, waits for
+// seconds only.
 func TestBurstOfBadLogins(t *testing.T) {
 	t.Parallel()
 	const rate, burst = 30, 1200
-	// WeChat is given the time that the burst takes: what it does not answer is sent again.
+	// WeChat's timeout is long enough for the burst, because an unanswered code is sent
+	// again.
 	r := rig.NewGatewayWith(t, strings.Replace(crowdSite(), "timeout 1s", "timeout 20s", 1))
 	release := held(t, r.WeChat, wechattest.Fault{Call: wechattest.Code2Session, Count: rate})
 	var limited atomic.Int64
 	var all sync.WaitGroup
-	turns := make(chan struct{}, 100) // connections of the test
+	turns := make(chan struct{}, 100) // bounds the connections of the test
 	for i := range burst {
 		all.Go(func() {
-			if i >= rate { // those held by WeChat stay
+			if i >= rate { // the logins that WeChat holds stay open
 				turns <- struct{}{}
 				defer func() { <-turns }()
 			}
@@ -137,7 +140,7 @@ func TestBurstOfBadLogins(t *testing.T) {
 	}
 	release()
 	all.Wait()
-	// A share of the rate comes back every two seconds that the machine takes.
+	// The limit allows one more attempt for every two seconds that the machine takes.
 	if n := r.WeChat.Count(wechattest.Code2Session).Total; n > 2*rate {
 		t.Errorf("%d reached WeChat", n)
 	}
@@ -153,8 +156,8 @@ func TestBurstOfBadLogins(t *testing.T) {
 	loginFrom(r.Client, "203.0.113.67", codes.Code, codes.PhoneCode).Pair(t)
 }
 
-// A client that logs in again with the same codes, while the first try is under way or
-// later, is not counted twice; nor is a login that succeeds counted at all.
+// A client repeats a login with the same codes, during the first attempt or after it.
+// The repeat is not counted, and neither is a login that succeeds.
 func TestRepeatsAreNotCounted(t *testing.T) {
 	t.Parallel()
 	r := rig.NewGatewayWith(t, crowdSite("login_rate 2/h"))
@@ -166,7 +169,7 @@ func TestRepeatsAreNotCounted(t *testing.T) {
 		all.Go(func() { answers[i] = loginFrom(r.Client, "203.0.113.7", codes.Code, codes.PhoneCode) })
 	}
 	waitUntil(t, "WeChat is asked", func() bool { return r.WeChat.Count(wechattest.Code2Session).Total == 1 })
-	time.Sleep(50 * time.Millisecond) // most of them join; a later one is a replay
+	time.Sleep(50 * time.Millisecond) // most of them join the first login; a late one is a replay
 	release()
 	all.Wait()
 	for _, a := range answers {
@@ -184,11 +187,12 @@ func TestRepeatsAreNotCounted(t *testing.T) {
 	}
 	late := r.WeChat.Tap(t, "13600136000")
 	wantRefusal(t, loginFrom(r.Client, "203.0.113.7", late.Code, late.PhoneCode), 429, "rate_limited", nil)
-	loginFrom(r.Client, "203.0.113.8", late.Code, late.PhoneCode).Pair(t) // neither code was sent
+	loginFrom(r.Client, "203.0.113.8", late.Code, late.PhoneCode).Pair(t) // neither code was sent before
 }
 
-// A device that shows the refresh token of its session counts by that, not by the
-// address that it shares with an attacker; a refresh token that is made up does not.
+// A device logs in with the refresh token of its session, from an address that it
+// shares with an attacker. The login is counted by the session. A made-up refresh token
+// must not have that effect.
 func TestLoginCountsByItsSession(t *testing.T) {
 	t.Parallel()
 	r := rig.NewGatewayWith(t, crowdSite("login_rate 2/h"))
@@ -214,8 +218,9 @@ func TestLoginCountsByItsSession(t *testing.T) {
 	login(bad(2), ann.RefreshToken).WantProblem(t, 429, "rate_limited", nil)
 }
 
-// A hundred wrong service keys at once: no more than ten are looked at. The right key
-// is taken from anywhere else, and from that address within the minute.
+// An attacker sends a hundred wrong service keys at once: no more than ten may be
+// compared. The right key works from any other address, and from that one within a
+// minute.
 func TestBurstOfWrongServiceKeys(t *testing.T) {
 	t.Parallel()
 	r := rig.NewGatewayWith(t, crowdSite(withKey))
@@ -235,7 +240,7 @@ func TestBurstOfWrongServiceKeys(t *testing.T) {
 			t.Errorf("%d %v", a.Status, a.Err)
 		}
 	})
-	if n := looked.Load(); n < 10 || n > 13 { // one comes back every six seconds
+	if n := looked.Load(); n < 10 || n > 13 { // one more is allowed every six seconds
 		t.Errorf("%d were looked at", n)
 	}
 	atOnce(50, func(int) { ask(serviceKey, "203.0.113.67").WantProblem(t, http.StatusNotFound, "not_found", nil) })
@@ -248,8 +253,8 @@ func TestBurstOfWrongServiceKeys(t *testing.T) {
 	})
 }
 
-// Staging and production are sites of one Caddy with one store. Staging's WeChat is
-// dead, or its access token's source: production notices nothing.
+// Staging and production are sites of one Caddy and share a store. WeChat, or the
+// source of access tokens, does not answer staging. Production must not notice.
 func TestDeadStagingStopsNoProduction(t *testing.T) {
 	t.Parallel()
 	for name, staging := range map[string]string{

@@ -12,8 +12,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// TestAttackThroughErrorHandlers is about Caddy's error routes: they get the request
-// that Caddy had at first, with its first URL.
+// Caddy's error routes get the original request with its original URL, so a forged
+// header or a token in the query could reach an upstream through them.
 func TestAttackThroughErrorHandlers(t *testing.T) {
 	t.Parallel()
 	for name, failing := range map[string]string{"upstream away": "reverse_proxy 127.0.0.1:1", "no such file": "file_server", "error": "error 503"} {
@@ -48,7 +48,8 @@ func TestAttackThroughErrorHandlers(t *testing.T) {
 					if !path.token {
 						continue
 					}
-					// The token of another source. Of later versions a public path has no upgrades.
+					// This token comes from another source than the header. In later
+					// versions of HTTP, a public path does not count as an upgrade.
 					socket := identity
 					if f.later != nil && path.target == "/public/x" {
 						socket = f.identity(t, pair)
@@ -62,7 +63,7 @@ func TestAttackThroughErrorHandlers(t *testing.T) {
 						t.Errorf("at the upstream: %.200q", got.values("Cookie"))
 					}
 				}
-				// A refusal is ours: no error route sees it.
+				// The gateway writes its refusals itself, so no error route sees them.
 				f.refuses(t, tokenMissing, message(f.Addr, "GET", "/api/x"))
 				f.refuses(t, tokenInvalid, message(f.Addr, "GET", "/api/x", auth+"x"))
 				f.refuses(t, refusal{404, "not_found"}, message(f.Addr, "GET", "/auth/wx/nothing"))
@@ -71,7 +72,7 @@ func TestAttackThroughErrorHandlers(t *testing.T) {
 	}
 }
 
-// handled fires a request that an error route must pass on, once.
+// handled sends a request that an error route must pass on exactly once.
 func (f *fort) handled(t testing.TB, raw string) (rig.Answer, wire) {
 	t.Helper()
 	a := f.later.send(f.Addr, raw)
@@ -82,8 +83,8 @@ func (f *fort) handled(t testing.TB, raw string) (rig.Answer, wire) {
 	return a, got[0]
 }
 
-// TestAttackThroughRewrites is about what changes the path before the gate sees it,
-// or behind it: what counts is what is sent on.
+// Other handlers change the path before or after the gate. The decision must be about
+// the path that reaches the upstream.
 func TestAttackThroughRewrites(t *testing.T) {
 	t.Parallel()
 	f := newFort3(t, rig.Site("uri strip_prefix /v1\nrewrite /old/* /public{uri}\nrewrite /hidden/* /api{uri}\n@guarded not path /free/*\n"+
@@ -110,8 +111,7 @@ func TestAttackThroughRewrites(t *testing.T) {
 	})
 }
 
-// TestAttackByNamesOfOtherPaths sends what some frameworks take for the path or the
-// method that is meant.
+// Some frameworks take headers such as X-Original-URL for the real path or method.
 func TestAttackByNamesOfOtherPaths(t *testing.T) {
 	t.Parallel()
 	f := newFort3(t, fortSite(expected("X-Original-URL", "X-Rewrite-URL", "X-HTTP-Method-Override")))
@@ -131,8 +131,8 @@ func TestAttackByNamesOfOtherPaths(t *testing.T) {
 	})
 }
 
-// TestAttackFastCGI is about an upstream to which every header is a variable whose
-// name has no other signs than "_".
+// To an upstream behind FastCGI every header is a variable, in whose name every sign
+// becomes "_".
 func TestAttackFastCGI(t *testing.T) {
 	t.Parallel()
 	var mu sync.Mutex
@@ -148,7 +148,7 @@ func TestAttackFastCGI(t *testing.T) {
 			mu.Lock()
 			defer mu.Unlock()
 			env = maps.Clone(fcgi.ProcessEnv(r))
-			for name, values := range r.Header { // of HTTP_*, as net/http/fcgi reads it
+			for name, values := range r.Header { // from HTTP_*, as net/http/fcgi reads them
 				env[name] = strings.Join(values, "|")
 			}
 			env["URI"] = r.RequestURI
@@ -195,7 +195,8 @@ func TestAttackFastCGI(t *testing.T) {
 			}
 		}
 	})
-	// Over HTTP/3 the protocol is "websocket", of which net/http/fcgi knows no version.
+	// Over HTTP/3 the protocol is "websocket", for which net/http/fcgi knows no
+	// version.
 	for _, over := range []sender{nil, later2(f.Addr)} {
 		a := over.send(f.Addr, message(f.Addr, "GET", "/api/x?a=b&access_token="+pair.Token, upgradeLines...))
 		got := take()

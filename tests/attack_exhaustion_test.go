@@ -13,8 +13,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// TestAttackFloodOfGarbageTokens sends bad tokens from all sides while good ones are
-// in use: each gets what it deserves.
+// An attacker sends bad tokens of every kind, many of them costly to verify, while good
+// ones are in use. Every good token must be accepted and every bad one refused.
 func TestAttackFloodOfGarbageTokens(t *testing.T) {
 	t.Parallel()
 	f := newFort(t, loggedSite(""))
@@ -29,7 +29,7 @@ func TestAttackFloodOfGarbageTokens(t *testing.T) {
 	header, _, _ := strings.Cut(pairs[0].Token, ".")
 	garbage := []func() string{
 		func() string { return "x." + rand.Text() + "." + rand.Text() },
-		func() string { return header + "." + rand.Text() + "." + rand.Text() }, // as costly as can be:
+		func() string { return header + "." + rand.Text() + "." + rand.Text() }, // the most costly kind
 		func() string { return header + "." + rand.Text() + strings.Repeat("A", 7<<10) + "." + rand.Text() },
 		func() string {
 			i := strings.LastIndexByte(pairs[0].Token, '.')
@@ -75,8 +75,8 @@ func TestAttackFloodOfGarbageTokens(t *testing.T) {
 	}
 }
 
-// TestAttackTenThousandOfEverything sends more of all that is split, compared or
-// removed than anyone needs, on a site that takes heads of that size.
+// Everything that is split, compared or removed is sent ten thousand times, at a site
+// that accepts headers of that size.
 func TestAttackTenThousandOfEverything(t *testing.T) {
 	t.Parallel()
 	f := newFort(t, fortSite("servers {\nmax_header_size 8MB\n}", allSources))
@@ -159,7 +159,7 @@ func TestAttackTenThousandOfEverything(t *testing.T) {
 			}
 		})
 	}
-	// By default Caddy takes no head of that size at all.
+	// By default Caddy does not accept headers of that size.
 	small := newFort(t, fortSite(""))
 	for _, line := range []string{"Cookie: " + many("c%d=%[1]d", "; "), "X: " + strings.Repeat("x", 1<<20)} {
 		c := converse(t, small.Addr, message(small.Addr, "GET", "/public/x", line))
@@ -169,8 +169,8 @@ func TestAttackTenThousandOfEverything(t *testing.T) {
 	}
 }
 
-// TestAttackManyAddresses has logins refused from very many addresses: what is kept of
-// each has a bound, and who has used a rate up stays refused beside them.
+// Logins are refused from very many addresses. The state kept about them is bounded,
+// and a client that has used up its rate stays refused meanwhile.
 func TestAttackManyAddresses(t *testing.T) {
 	t.Parallel()
 	f := newFort(t, fortSite("servers {\ntrusted_proxies static 127.0.0.1/32\ntrusted_proxies_strict\n}", "login_rate 3/h"))
@@ -196,7 +196,7 @@ func TestAttackManyAddresses(t *testing.T) {
 	for range 3 {
 		from(f.Client(), limited, "0nonsense").WantProblem(t, 400, "login_code_invalid", nil)
 	}
-	flood(0, 1000) // what any number of logins costs
+	flood(0, 1000) // the memory that any number of logins needs
 	before := rig.Resident(t, f.PID())
 	flood(1000, rig.Rounds(4000, 99_000))
 	grown := rig.Resident(t, f.PID()) - before
@@ -204,14 +204,14 @@ func TestAttackManyAddresses(t *testing.T) {
 	if grown > 48<<20 {
 		t.Errorf("grown by %d MiB", grown>>20)
 	}
-	if !rig.Long { // beyond the bound some are forgotten, so that it is one
+	if !rig.Long { // above the bound some clients are forgotten, which shows that the bound exists
 		from(f.Client(), limited, "0nonsense").WantProblem(t, 429, "rate_limited", nil)
 	}
 	f.login(t, "13800138000")
 }
 
-// panics are in the places where a matcher of somebody else's, an endpoint and the
-// chain of a login would panic, with words that may be a client's.
+// panics makes three places panic, with a message that contains input: a third-party
+// matcher, an endpoint, and the login chain.
 var panics = []rig.Change{
 	{File: "caddymodule/handler.go", Old: "if len(h.matcher) == 0 {", New: panicIf(`r.Header.Get("X-Panic") != ""`) + "if len(h.matcher) == 0 {"},
 	{File: "caddymodule/endpoint.go", Old: "return serve(c)\n", New: panicIf(`c.r.Header.Get("X-Panic") != ""`) + "return serve(c)\n"},
@@ -224,8 +224,8 @@ func panicIf(condition string) string {
 	return fmt.Sprintf("if %s {\npanic(%q)\n}\n", condition, panicWords)
 }
 
-// TestAttackPanics reaches panics: each is a counted 500 without details, reaches no
-// upstream, and ends nothing else.
+// Input reaches code that panics. Each time the answer is a 500 without details that is
+// counted, nothing reaches the upstream, and other requests go on.
 func TestAttackPanics(t *testing.T) {
 	t.Parallel()
 	tap, wx := newWiretap(t), rig.NewWeChat(t)
@@ -255,7 +255,7 @@ func TestAttackPanics(t *testing.T) {
 			}
 		}
 		f.passes(t, message(f.Addr, "GET", "/api/x", auth))
-		f.passes(t, message(f.Addr, "GET", "/public/x", "X-Panic: yes")) // asks no matcher
+		f.passes(t, message(f.Addr, "GET", "/public/x", "X-Panic: yes")) // the matcher is not called
 	})
 	if metrics, err := f.Admin("/metrics"); err != nil || !strings.Contains(metrics, fmt.Sprintf("\nwx_auth_panics_total %d\n", counted)) {
 		t.Errorf("%v: %d panics are counted as %q", err, counted, regexp.MustCompile("(?m)^wx_auth_panics_total.*").FindString(metrics))

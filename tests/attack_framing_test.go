@@ -15,8 +15,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// TestAttackFraming hides requests in others. What is hidden goes to /api/hidden, and
-// must not reach the upstream nor be answered as a request of somebody who may.
+// Requests are hidden in the bodies of others (request smuggling). The hidden request
+// to /api/hidden must neither reach the upstream nor be answered as an authorized one.
 func TestAttackFraming(t *testing.T) {
 	t.Parallel()
 	f := newFort(t, fortSite(""))
@@ -28,11 +28,12 @@ func TestAttackFraming(t *testing.T) {
 
 	type row struct {
 		name, raw string
-		want      []int // the answers
-		hits      int   // requests at the upstream, none of them hidden
+		want      []int // the statuses of the answers
+		hits      int   // requests that reach the upstream; no hidden one may
 	}
 	rows := []row{
-		// What the connection goes on with is read as the next request, which needs a token.
+		// What follows on the connection is read as the next request, which needs a
+		// token.
 		{"CL and TE", post("0\r\n\r\n"+hidden, "Content-Length: 4", chunked), []int{200, 401}, 1},
 		{"TE and CL", post("0\r\n\r\n"+hidden, chunked, fmt.Sprintf("Content-Length: %d", 5+len(hidden))), []int{200, 401}, 1},
 		{"TE in capitals", post("0\r\n\r\n"+hidden, "TRANSFER-ENCODING: CHUNKED"), []int{200, 401}, 1},
@@ -86,8 +87,8 @@ func TestAttackFraming(t *testing.T) {
 	}
 	for i, r := range rows {
 		t.Run(r.name, func(t *testing.T) {
-			// A path of its own: what the upstream could not read to its end it reports
-			// late, in the time of another row.
+			// Each row has its own path, because the upstream reports a broken body
+			// late, during another row.
 			mark := fmt.Sprintf("/free/row%d", i)
 			c := converse(t, f.Addr, strings.ReplaceAll(r.raw, "/free/x", mark))
 			all := f.tap.take()
@@ -115,24 +116,25 @@ func TestAttackFraming(t *testing.T) {
 	}
 }
 
-// TestAttackBrokenBodiesLeaveTheUpstreamIn is about an upstream that Caddy leaves out
-// once it has failed: what a client breaks is no failure of it, nor of the one of an
-// error route, which gets the request again.
+// Caddy stops using an upstream that has failed. A request that a client breaks off
+// must not count as a failure of the upstream, nor of the one in an error route, which
+// gets the request again.
 func TestAttackBrokenBodiesLeaveTheUpstreamIn(t *testing.T) {
 	t.Parallel()
 	const globals, proxy = "servers {\ntimeouts {\nread_body 2s\n}\n}", "reverse_proxy {$UPSTREAM} {\nfail_duration 1h\n}"
 	site := func(globals, proxy string) string {
 		return strings.Replace(fortSite(globals), "reverse_proxy {$UPSTREAM}", proxy, 1)
 	}
-	type answers struct{ broken, late, late2 int } // late2: over HTTP/2
+	type answers struct{ broken, late, late2 int } // statuses; late2: over HTTP/2
 	for _, s := range []struct {
 		name, proxy string
 		want        answers
 	}{
 		{"at the proxy", proxy, answers{400, 408, 408}},
-		// With the time for a body net/http's server ends that of its request.
+		// When the time limit for a body passes, net/http ends the context of the
+		// request.
 		{"at the proxy, before an error route", proxy + "\nhandle_errors {\n" + proxy + "\n}", answers{200, 499, 200}},
-		// Nobody is around an error route to answer for it.
+		// No handler is left around an error route that could write an answer.
 		{"at an error route", "error 503\nhandle_errors {\n" + proxy + "\n}", answers{499, 499, 499}},
 	} {
 		t.Run(s.name, func(t *testing.T) {
@@ -150,7 +152,7 @@ func TestAttackBrokenBodiesLeaveTheUpstreamIn(t *testing.T) {
 				name   string
 				send   func() rig.Answer
 				status int
-				ended  bool // there may be no answer: the stream is ended
+				ended  bool // there may be no answer because the stream was reset
 			}{
 				{"chunks that are none", func() rig.Answer {
 					return rig.Raw(f.Addr, message(f.Addr, "POST", "/free/x", "Transfer-Encoding: chunked")+"3\r\nabc\r\ng\r\n\r\n")
@@ -174,7 +176,7 @@ func TestAttackBrokenBodiesLeaveTheUpstreamIn(t *testing.T) {
 			}
 		})
 	}
-	// An upstream that is away is left out.
+	// An upstream that is really down is no longer used.
 	away := newFort(t, site("", strings.Replace(proxy, "{$UPSTREAM}", "127.0.0.1:1", 1)))
 	for _, want := range []int{http.StatusBadGateway, http.StatusServiceUnavailable} {
 		if a := rig.Raw(away.Addr, message(away.Addr, "POST", "/free/x", "Content-Length: 3")+"abc"); a.Status != want {
@@ -183,8 +185,8 @@ func TestAttackBrokenBodiesLeaveTheUpstreamIn(t *testing.T) {
 	}
 }
 
-// TestAttackRefusalsAreSentAtOnce is about bodies that a refusal does not need: it
-// goes out before they come, and what comes in their place is no request.
+// A refusal does not need the request's body, so it must be sent before the body
+// arrives. Bytes in place of the body must not be taken for a request.
 func TestAttackRefusalsAreSentAtOnce(t *testing.T) {
 	t.Parallel()
 	for name, caddyfile := range map[string]string{"with access logs": loggedSite(""), "without": fortSite("")} {
@@ -221,7 +223,7 @@ func TestAttackRefusalsAreSentAtOnce(t *testing.T) {
 						raw := strings.Replace(r.raw, "Host:", expect+"Host:", 1)
 						name := strings.TrimSpace(r.name + " " + expect)
 						all.Go(func() {
-							c := converse(t, f.Addr, raw) // no body comes
+							c := converse(t, f.Addr, raw) // the body never comes
 							if len(c.answers) != 1 || c.answers[0].Status != r.want.status {
 								t.Errorf("%s: answers %d, want %d", name, c.statuses(), r.want.status)
 								return
@@ -230,7 +232,7 @@ func TestAttackRefusalsAreSentAtOnce(t *testing.T) {
 							if c.first > 5*time.Second || !c.closed {
 								t.Errorf("%s: answered after %s; closed: %v, though a body is to come", name, c.first, c.closed)
 							}
-							// Requests in the place of the body.
+							// These are requests in place of the body.
 							if c := converse(t, f.Addr, raw+hidden); len(c.answers) != 1 || !c.closed {
 								t.Errorf("%s: answers %d, closed %v", name, c.statuses(), c.closed)
 							}
@@ -241,14 +243,15 @@ func TestAttackRefusalsAreSentAtOnce(t *testing.T) {
 			if got := f.tap.take(); len(got) > 0 {
 				t.Errorf("at the upstream: %s", short(got))
 			}
-			// Without a body to come the connection stays, and what follows stands for itself.
+			// If no body was announced, the connection stays open, and the next request
+			// is decided on its own.
 			next := message(f.Addr, "GET", "/free/x")
 			c := converse(t, f.Addr, message(f.Addr, "GET", "/api/x")+next+message(f.Addr, "POST", "/api/x", "Content-Length: 0")+message(f.Addr, "GET", "/api/x", auth)+next)
 			if want := []int{401, 200, 401, 200, 200}; !slices.Equal(c.statuses(), want) || c.closed {
 				t.Errorf("answers %d, want %d; closed %v", c.statuses(), want, c.closed)
 			}
 			f.tap.take()
-			// An upload that is let in is asked for.
+			// An upload that is let in gets 100-continue.
 			c = converse(t, f.Addr, message(f.Addr, "POST", "/free/x", "Expect: 100-continue", "Content-Length: 3")+"abc")
 			if want := []int{100, 200}; !slices.Equal(c.statuses(), want) {
 				t.Errorf("answers %d, want %d", c.statuses(), want)
@@ -264,7 +267,7 @@ func TestAttackRefusalsAreSentAtOnce(t *testing.T) {
 	}
 }
 
-// TestAttackTunnels asks for what could turn a connection into another one.
+// An attacker asks for protocols that would turn the connection into a tunnel.
 func TestAttackTunnels(t *testing.T) {
 	t.Parallel()
 	for name, globals := range map[string]string{"by default": "", "with h2c": "servers {\nprotocols h1 h2 h2c\n}"} {
@@ -273,8 +276,9 @@ func TestAttackTunnels(t *testing.T) {
 			f := newFort(t, fortSite(globals))
 			pair := f.login(t, "13800138000")
 			auth := "Authorization: Bearer " + pair.Token
-			// CONNECT names no path, so it needs a token. With one the upstream is asked, by
-			// that name, and there is no tunnel: the next request is one.
+			// CONNECT has no path, so it needs a token. With a token the upstream gets
+			// the request with its authority, no tunnel is opened, and what follows is
+			// an ordinary request.
 			for _, target := range []string{f.tap.addr, f.Addr, "127.0.0.1:22", "/api/x", "/public/x"} {
 				next := message(f.Addr, "GET", "/api/x")
 				c := converse(t, f.Addr, message(f.Addr, "CONNECT", target)+next, "CONNECT")
@@ -307,7 +311,7 @@ func TestAttackTunnels(t *testing.T) {
 	}
 }
 
-// TestAttackOldHTTP is about HTTP/1.0, before, and without a host.
+// Requests of HTTP/1.0 and earlier, and requests without a host.
 func TestAttackOldHTTP(t *testing.T) {
 	t.Parallel()
 	f := newFort(t, fortSite(""))
@@ -322,17 +326,17 @@ func TestAttackOldHTTP(t *testing.T) {
 		{"1.0 with a token", "GET /api/x HTTP/1.0\r\n" + host + "\r\n" + auth + "\r\n\r\n", []int{200}, 1},
 		{"1.0 kept alive", "GET /api/x HTTP/1.0\r\n" + host + "\r\nConnection: keep-alive\r\n\r\nGET /api/y HTTP/1.0\r\n" + host + "\r\n\r\n", []int{401, 401}, 0},
 		{"1.0 with chunks", "POST /free/x HTTP/1.0\r\n" + host + "\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /api/hidden HTTP/1.1\r\n" + host + "\r\n\r\n", []int{200}, 1},
-		{"1.0 without a host", "GET /api/x HTTP/1.0\r\n\r\n", []int{200}, 0}, // Caddy's answer where no site is meant
+		{"1.0 without a host", "GET /api/x HTTP/1.0\r\n\r\n", []int{200}, 0}, // Caddy's answer when no site matches
 		{"0.9", "GET /api/" + strings.Repeat("x", 30) + "\r\n", []int{400}, 0},
 		{"1.1 without a host", "GET /api/x HTTP/1.1\r\n\r\n", []int{400}, 0},
 		{"two hosts", "GET /api/x HTTP/1.1\r\n" + host + "\r\n" + host + "\r\n\r\n", []int{400}, 0},
 		{"a host that is none", "GET /api/x HTTP/1.1\r\nHost: a b\r\n\r\n", []int{400}, 0},
 		{"a host with a path", "GET /api/x HTTP/1.1\r\nHost: " + f.Addr + "/free/x\r\n\r\n", []int{400}, 0},
-		{"another host", "GET /api/x HTTP/1.1\r\nHost: other.example\r\n\r\n", []int{200}, 0}, // no site of ours
+		{"another host", "GET /api/x HTTP/1.1\r\nHost: other.example\r\n\r\n", []int{200}, 0}, // not our site
 		{"another host in the target", "GET http://other.example/api/x HTTP/1.1\r\n" + host + "\r\n\r\n", []int{200}, 0},
 		{"1.2", "GET /api/x HTTP/1.2\r\n" + host + "\r\n\r\n", []int{401}, 0},
 		{"2.0", "GET /api/x HTTP/2.0\r\n" + host + "\r\n\r\n", []int{505}, 0},
-		{"OPTIONS *", "OPTIONS * HTTP/1.1\r\n" + host + "\r\n\r\n", []int{200}, 0}, // net/http's
+		{"OPTIONS *", "OPTIONS * HTTP/1.1\r\n" + host + "\r\n\r\n", []int{200}, 0}, // net/http answers it
 		{"20 KB of fields", message(f.Addr, "GET", "/api/x", "X: "+strings.Repeat("x", 21<<10)), []int{431}, 0},
 	} {
 		t.Run(r.name, func(t *testing.T) {
@@ -347,7 +351,8 @@ func TestAttackOldHTTP(t *testing.T) {
 	}
 }
 
-// TestAttackSlowBodies holds logins open: each ends in time, and others do not wait.
+// Logins send their bodies slowly. Each must end in time, and others must not wait for
+// them.
 func TestAttackSlowBodies(t *testing.T) {
 	t.Parallel()
 	f := newFort(t, fortSite("servers {\ntimeouts {\nread_header 3s\n}\n}"))

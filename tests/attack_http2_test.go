@@ -10,8 +10,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// TestAttackFieldsOfLaterHTTP sends over HTTP/2 and HTTP/3 what would be another
-// message in HTTP/1.
+// Fields and pseudo-headers of HTTP/2 and HTTP/3 that would become another message when
+// they are translated to HTTP/1.
 func TestAttackFieldsOfLaterHTTP(t *testing.T) {
 	t.Parallel()
 	f := newFort3(t, fortSite(""))
@@ -78,7 +78,7 @@ func (f *fort) attackFields(t *testing.T, addr, scheme string, send func(message
 	} {
 		t.Run(name, func(t *testing.T) {
 			rows++
-			mark := fmt.Sprintf("/free/row%d", rows) // what the upstream could not read to its end it reports late
+			mark := fmt.Sprintf("/free/row%d", rows) // the upstream reports a broken body late, during another row
 			for i, f := range m.fields {
 				if f.name == ":scheme" {
 					m.fields[i].value = scheme
@@ -94,22 +94,22 @@ func (f *fort) attackFields(t *testing.T, addr, scheme string, send func(message
 					t.Errorf("at the upstream: %s", short(w))
 				}
 			}
-			if name == "two content-lengths" && scheme == "http" { // over HTTP/2 the first counts, and is right
+			if name == "two content-lengths" && scheme == "http" { // over HTTP/2 the first one counts, and it is right
 				if a.Status != 200 || len(got) != 1 || got[0].body != "abc" || !slices.Equal(got[0].values("Content-Length"), []string{"3"}) {
 					t.Errorf("%d, upstream %s", a.Status, short(got))
 				}
 				return
 			}
-			if name == "no scheme" && scheme == "https" { // HTTP/3's server needs none
+			if name == "no scheme" && scheme == "https" { // the HTTP/3 server does not require it
 				return
 			}
 			if a.Status != 0 && a.Status != 400 && a.Status != 401 && a.Status != 405 {
 				t.Errorf("status %d", a.Status)
 			}
-			if name == "a content-length that is none" { // over HTTP/2 it is 0, and the stream ends with the first data
+			if name == "a content-length that is none" { // over HTTP/2 it counts as 0, and the stream ends with the first data
 				got = slices.DeleteFunc(got, func(w wire) bool { return w.body == "" })
 			}
-			if name == "a shorter content-length" { // over HTTP/3 what was announced goes on before the rest is seen
+			if name == "a shorter content-length" { // over HTTP/3 the announced part is forwarded before the rest is seen
 				got = slices.DeleteFunc(got, func(w wire) bool { return w.body == "a" })
 			}
 			if len(got) > 0 {
@@ -117,14 +117,14 @@ func (f *fort) attackFields(t *testing.T, addr, scheme string, send func(message
 			}
 		})
 	}
-	// The other way round: what is as it should be passes.
+	// Conversely, well-formed requests pass.
 	a := send(message2{fields: get2(addr, "POST", "/api/x", auth, field{"te", "trailers"}, field{"content-length", "3"}), data: []string{"abc"}})
 	if got := whole(f.tap.take(), "/api/x"); a.Status != 200 || len(got) != 1 {
 		t.Errorf("%d %v, upstream %s", a.Status, a.Err, short(got))
 	} else {
 		got[0].wantIdentity(t, identity)
 	}
-	// Beside the authority no other host counts.
+	// When there is an authority, the host field does not count.
 	a = send(message2{fields: get2(addr, "GET", "/free/x", field{"host", "127.0.0.1:1"})})
 	if got := f.tap.take(); len(got) > 0 && !slices.Equal(got[0].values("Host"), []string{addr}) || len(got) > 1 {
 		t.Errorf("%d, upstream %s", a.Status, short(got))
@@ -136,8 +136,8 @@ func (f *fort) attackFields(t *testing.T, addr, scheme string, send func(message
 	}
 }
 
-// TestAttackUnendedBodiesOfLaterHTTP sends bodies of which no more comes: what is refused
-// without them is refused at once, and a login ends in time.
+// Bodies stop halfway. Requests that are refused without their body are refused at
+// once, and a login ends in time.
 func TestAttackUnendedBodiesOfLaterHTTP(t *testing.T) {
 	t.Parallel()
 	f := newFort3(t, loggedSite(""))

@@ -13,11 +13,11 @@ import (
 
 const forged = "f0rged"
 
-// pathKinds are the paths of a fortSite by what they need; the identity arrives
-// where a token counts.
+// pathKinds are the kinds of paths of a fortSite. The identity reaches the upstream
+// only where the token decides.
 var pathKinds = []struct {
 	target   string
-	token    bool // send one
+	token    bool // send a token
 	identity bool
 }{
 	{"/api/x", true, true},
@@ -30,7 +30,7 @@ var pathKinds = []struct {
 	{"/free/x", true, false},
 }
 
-// spellings are a name with each of its "-" as "-", "_" or ".".
+// spellings returns a name with each "-" written as "-", "_" or ".".
 func spellings(name string) []string {
 	before, after, more := strings.Cut(name, "-")
 	if !more {
@@ -45,7 +45,7 @@ func spellings(name string) []string {
 	return all
 }
 
-// cases are a name in each case that could matter.
+// cases returns a name in every mix of cases that could matter.
 func cases(name string) []string {
 	mixed := []byte(strings.ToLower(name))
 	for i := 0; i < len(mixed); i += 2 {
@@ -54,8 +54,8 @@ func cases(name string) []string {
 	return []string{name, strings.ToLower(name), strings.ToUpper(name), string(mixed)}
 }
 
-// expected are the global options that make Caddy let those names through: without
-// them it drops what has "_" or ".". What has both must be named letter by letter.
+// expected returns the global options that make Caddy let these names through. Without
+// them it drops names with "_" or ".". A name with both must be listed literally.
 func expected(names ...string) string {
 	var underscores, dots []string
 	for _, name := range names {
@@ -74,6 +74,8 @@ func expected(names ...string) string {
 
 var identityNames = []string{"X-WX-User-Id", "X-WX-Openid", "X-WX-Appid", "X-WX-Unionid", "X-WX-Phone", "X-WX-Session", "X-WX-Source"}
 
+// An attacker sends identity headers in every spelling that a server behind us may read
+// as the real name.
 func TestAttackIdentityHeadersInEverySpelling(t *testing.T) {
 	t.Parallel()
 	const custom = "identity X-User-ID id\nidentity Remote-Phone phone\nidentity X-User-Roles claims.roles\nidentity X-User-Union unionid"
@@ -92,7 +94,7 @@ func TestAttackIdentityHeadersInEverySpelling(t *testing.T) {
 			f := newFort3(t, fortSite(site.globals, site.options))
 			pair := f.login(t, "13800138000")
 			want, own := f.identity(t, pair), []string(nil)
-			if site.options != "" { // the directory says nothing of roles, WeChat nothing of a unionid
+			if site.options != "" { // the directory knows no roles, WeChat knows no unionid
 				want = []field{{"X-User-Id", pair.UserInfo.ID}, {"Remote-Phone", pair.UserInfo.PhoneNumber}}
 				for _, name := range customNames {
 					own = append(own, folded(name))
@@ -102,9 +104,10 @@ func TestAttackIdentityHeadersInEverySpelling(t *testing.T) {
 			everyHTTP(t, f, func(t *testing.T, f *fort) {
 				for form := range cases("X-A") {
 					if f.later != nil && form > 0 {
-						break // names are in lower case there, or refused
+						break // over later versions, names are in lower case or refused
 					}
-					// Names of one case at a time: Caddy drops what occurs twice.
+					// Send the names of one case at a time, because Caddy drops names
+					// that occur twice.
 					var once, twice, empty, plain []string
 					for _, name := range site.names {
 						for _, s := range append(spellings(name), strings.ReplaceAll(name, "-", "~"), strings.ReplaceAll(name, "-", "!")) {
@@ -127,7 +130,8 @@ func TestAttackIdentityHeadersInEverySpelling(t *testing.T) {
 							f.passes(t, message(f.Addr, "GET", path.target, lines...)).wantIdentity(t, identity, own...)
 						}
 					}
-					// Our own endpoints: what they answer is what the token says.
+					// At our own endpoints, only the token decides what the answer
+					// says.
 					for target, status := range map[string]int{"/auth/wx/verify": 403, "/auth/wx/verify/x": 403, "/auth/wx/me": 200, "/auth/wx/jwks.json": 200, "/auth/wx/nothing": 404} {
 						a := f.refuses(t, refusal{status, ""}, message(f.Addr, "GET", target, append([]string{auth}, once...)...))
 						if strings.Contains(fmt.Sprint(a), forged) {
@@ -137,7 +141,8 @@ func TestAttackIdentityHeadersInEverySpelling(t *testing.T) {
 					f.refuses(t, tokenMissing, message(f.Addr, "GET", "/api/x", twice...))
 					f.refuses(t, tokenMissing, message(f.Addr, "GET", "/auth/wx/verify", twice...))
 				}
-				// The other way round: such names reach the upstream, if they are no one's identity.
+				// Conversely, similar names that are not identity headers reach the
+				// upstream.
 				for _, s := range spellings("X-Other-Name") {
 					w := f.passes(t, message(f.Addr, "GET", "/api/x", auth, s+": shown"))
 					caddys := strings.ContainsAny(s, "_.") == (site.globals != "")
@@ -150,8 +155,8 @@ func TestAttackIdentityHeadersInEverySpelling(t *testing.T) {
 	}
 }
 
-// TestAttackConnectionNamesWhatWeSet is about a proxy's duty to delete what
-// Connection names: after we have set it.
+// A proxy must delete every header that Connection names, so a client could have our
+// identity headers deleted after we have set them.
 func TestAttackConnectionNamesWhatWeSet(t *testing.T) {
 	t.Parallel()
 	f := newFort(t, "{\ndefault_bind 127.0.0.1\n}\nhttp://{$ADDR} {\nhandle /bare/* {\nreverse_proxy {$UPSTREAM}\n}\nhandle {\n"+
@@ -201,14 +206,14 @@ func TestAttackConnectionNamesWhatWeSet(t *testing.T) {
 			f.refuses(t, refusal{204, ""}, message(f.Addr, "GET", "/auth/wx/verify", append(lines, auth)...))
 		})
 	}
-	// Caddy's proxy by itself does delete it: this is what the gate is for.
+	// Without the gate, Caddy's proxy does delete it.
 	w := f.passes(t, message(f.Addr, "GET", "/bare/x", auth, "X-Mine: yes", "Connection: X-Mine, Authorization"))
 	if len(w.values("X-Mine")) > 0 || len(w.values("Authorization")) > 0 {
 		t.Errorf("the attack does not work without the gate, so it tries nothing: %q", w.fields)
 	}
 }
 
-// wantForwarding checks what Caddy tells the upstream of the client.
+// wantForwarding checks what Caddy reports to the upstream about the client.
 func (w wire) wantForwarding(t testing.TB, host string) {
 	t.Helper()
 	for name, want := range map[string]string{"X-Forwarded-For": "127.0.0.1", "X-Forwarded-Proto": "http", "X-Forwarded-Host": host, "X-Mine": "yes"} {
@@ -218,6 +223,8 @@ func (w wire) wantForwarding(t testing.TB, host string) {
 	}
 }
 
+// An attacker sends identity headers as trailers, which net/http adds to the request
+// after the gate has looked at it.
 func TestAttackIdentityInTrailers(t *testing.T) {
 	t.Parallel()
 	f := newFort(t, "{\ndefault_bind 127.0.0.1\nskip_install_trust\nauto_https disable_redirects\nservers {\nprotocols h1 h2 h2c h3\n}\n}\n"+
@@ -317,14 +324,14 @@ func TestAttackIdentityInTrailers(t *testing.T) {
 			})
 		}
 	}
-	// Caddy's proxy by itself passes trailers on.
+	// Without the gate, Caddy's proxy forwards trailers.
 	w := f.passes(t, message(f.Addr, "POST", "/bare/x", "Transfer-Encoding: chunked", "Trailer: X-WX-USER-ID")+"1\r\na\r\n0\r\nX-WX-USER-ID: "+forged+"\r\n\r\n")
 	if len(w.trailers) != 1 {
 		t.Errorf("the attack does not work without the gate, so it tries nothing: %+v", w)
 	}
 }
 
-// TestAttackOddValues sends values that could be read as something else on the way.
+// Header values that could be read as something else on the way to the upstream.
 func TestAttackOddValues(t *testing.T) {
 	t.Parallel()
 	f := newFort3(t, fortSite(""))
@@ -332,7 +339,7 @@ func TestAttackOddValues(t *testing.T) {
 	id, auth := f.identity(t, pair), "Authorization: Bearer "+pair.Token
 	const (
 		arrives = iota
-		refused // by net/http, which Caddy is
+		refused // by net/http inside Caddy
 	)
 	rows := map[string]struct {
 		value string
@@ -398,13 +405,13 @@ func TestAttackOddValues(t *testing.T) {
 			})
 		}
 	})
-	// A line that goes on in the next is one line: its second half is no header.
+	// A folded header is one line: its second half is not a header.
 	f.passes(t, message(f.Addr, "GET", "/public/x", "X-Custom: a", " X-WX-USER-ID: "+forged)).wantIdentity(t, nil)
-	// Names that are none.
+	// These are not valid header names.
 	for _, line := range []string{"X-WX-USER-ID : " + forged, " X-WX-USER-ID: " + forged, "X-WX-USER\x00ID: " + forged, "X-WX-USER ID: " + forged, "X-WX-USER\u2010ID: " + forged, ": " + forged, "X-WX-USER-ID"} {
 		f.refuses(t, refusal{400, ""}, "GET /public/x HTTP/1.1\r\n"+line+"\r\nHost: "+f.Addr+"\r\n\r\n")
 	}
-	// What a login keeps of its client is shown as it was sent.
+	// What a login stores about its client is shown as it was sent.
 	codes := f.wx.Tap(t, "13800138000")
 	f.Client().Do("POST", "/auth/wx", map[string]string{"code": codes.Code, "phoneCode": codes.PhoneCode}, "User-Agent: {env.WX_SECRET}").Pair(t)
 	if a := f.Client().Get("/auth/wx/sessions", pair.Token); !strings.Contains(a.Body, `"{env.WX_SECRET}"`) || strings.Contains(a.Body, rig.Secret) {
@@ -412,6 +419,7 @@ func TestAttackOddValues(t *testing.T) {
 	}
 }
 
+// The answer to TRACE repeats the request, with the identity that we have added.
 func TestAttackTraceShowsNothing(t *testing.T) {
 	t.Parallel()
 	f := newFort3(t, fortSite(""))
@@ -420,7 +428,7 @@ func TestAttackTraceShowsNothing(t *testing.T) {
 		for _, method := range []string{"TRACE", "trace", "Trace", "tRACE"} {
 			for _, target := range []string{"/api/x", "/public/x", "/optional/x", "/free/x", "/healthz", "/auth/wx", "/auth/wx/me", "/auth/wx/nothing", "*", "//x", "http:x"} {
 				if f.later != nil && target[0] != '/' {
-					continue // no path there
+					continue // no path in this case
 				}
 				for _, lines := range [][]string{nil, {auth}, {auth, "Max-Forwards: 0"}} {
 					want := refusal{405, "method_not_allowed"}
@@ -434,7 +442,7 @@ func TestAttackTraceShowsNothing(t *testing.T) {
 				}
 			}
 		}
-		// Nor by another name.
+		// A header must not turn another method into TRACE either.
 		for _, name := range []string{"X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override", "x-http-method-override", "X-Http-Method~Override"} {
 			for _, target := range []string{"/public/x", "/optional/x", "/free/x"} {
 				w := f.passes(t, message(f.Addr, "GET", target, name+": TRACE"))

@@ -20,9 +20,9 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// TestAttackBadTokensLookAlike compares the whole answers to all kinds of bad tokens:
-// nobody learns from them how near a forgery came. That a token has expired, or its
-// session has ended, is told of one that is good otherwise.
+// The complete answers to all kinds of bad tokens are compared. An attacker must not
+// learn from them how close a forgery came. Only a genuine token is answered with
+// "expired" or "revoked".
 func TestAttackBadTokensLookAlike(t *testing.T) {
 	t.Parallel()
 	f := newFort3(t, fortSite("", shortToken))
@@ -60,14 +60,14 @@ func TestAttackBadTokensLookAlike(t *testing.T) {
 				}
 				for name, token := range bad {
 					if len(token) > 9<<10 {
-						continue // more than a head holds here
+						continue // too large for a header here
 					}
 					if got := ask(token); got != want {
 						t.Errorf("%s: answered\n%s, other bad tokens\n%s", name, got, want)
 					}
 				}
 				if at.target == "/auth/wx/logout" {
-					return // takes both
+					return // this site accepts both
 				}
 				if got := ask(expired); !strings.Contains(got, `"token_expired"`) {
 					t.Errorf("expired: %s", got)
@@ -78,7 +78,7 @@ func TestAttackBadTokensLookAlike(t *testing.T) {
 			})
 		}
 	})
-	// Refresh tokens, likewise.
+	// The same holds for refresh tokens.
 	var want string
 	for i, token := range []string{"x", pair.RefreshToken[:len(pair.RefreshToken)-3] + "AAA", pair.RefreshToken + "A", pair.Token, strings.Repeat("A", len(pair.RefreshToken)), "1." + pair.RefreshToken} {
 		a := f.Client().Refresh(token)
@@ -92,8 +92,8 @@ func TestAttackBadTokensLookAlike(t *testing.T) {
 	f.passes(t, message(f.Addr, "GET", "/api/x", "Authorization: Bearer "+pair.Token))
 }
 
-// TestAttackProblemsHoldNoInternals provokes every error that input can, and reads
-// what it says.
+// Every error that input can provoke is read: none may contain internals or repeat the
+// input.
 func TestAttackProblemsHoldNoInternals(t *testing.T) {
 	t.Parallel()
 	f := newFort(t, fortSite(""))
@@ -145,13 +145,13 @@ func TestAttackProblemsHoldNoInternals(t *testing.T) {
 	}
 }
 
-// canaryText stands in every input; no answer repeats it.
+// canaryText is part of every input; no answer may repeat it.
 const canaryText = "CANARYTEXT"
 
 func (f *fort) echoAddr() string { return f.tap.addr }
 
-// TestAttackSecretsInWhatCaddyShows gives every secret there is by placeholder, and
-// looks for them where Caddy shows its configuration, and in its log with trace.
+// Every secret is given by a placeholder. None may appear where Caddy shows its
+// configuration, nor in its log at the level of traces.
 func TestAttackSecretsInWhatCaddyShows(t *testing.T) {
 	t.Parallel()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -195,7 +195,7 @@ func TestAttackSecretsInWhatCaddyShows(t *testing.T) {
 			if err != nil {
 				t.Fatal(err, adapted)
 			}
-			line := f.Log.Wait(t, 5*time.Second, `"logger":"http.log.trace","msg":"wx_auth"`) // the handler itself
+			line := f.Log.Wait(t, 5*time.Second, `"logger":"http.log.trace","msg":"wx_auth"`) // from the handler itself
 			f.Stop()
 			body := strings.Split(pemText, "\n")
 			secrets := []string{rig.Secret, encryption, hs256, body[1], body[2], pair.Token, pair.RefreshToken, strings.Split(pair.Token, ".")[2], fmt.Sprintf("%x", private), fmt.Sprintf("%x", sealing),
@@ -221,7 +221,7 @@ func TestAttackSecretsInWhatCaddyShows(t *testing.T) {
 					t.Errorf("%s does not show the directive: %.2000s", where, text)
 				}
 			}
-			// The public keys are that.
+			// Only public keys may be in the JWKS.
 			var set struct{ Keys []map[string]any }
 			if err := json.Unmarshal([]byte(jwks.Body), &set); err != nil {
 				t.Fatal(err)

@@ -8,8 +8,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// climbs lead from an open directory to a protected path, for an upstream that
-// decodes twice, takes "\" for "/", cuts at ";" or NUL, or reads overlong UTF-8.
+// climbs lead from a public directory to a protected path at an upstream that decodes
+// twice, treats "\" as "/", cuts at ";" or NUL, or accepts overlong UTF-8.
 var climbs = []string{
 	"../", "./../", "x/../../", "x/./../../", "x//../../../", ".../", "..../",
 	"..%2f", "%2e%2e/", "%2E%2E/", "%2e./", ".%2e/", "%2e%2e%2f", "%2e%2e%2F", "%2f..%2f", "..%2f..%2f",
@@ -22,13 +22,15 @@ var climbs = []string{
 	"..#/", "..%23/", "..?/../", "..%3f/", "#/../../", "/../", "//", "./", "%2e/", "%2f", "x//", "/",
 }
 
-// breakers, within a segment, are read in more than one way.
+// breakers within a segment are read differently by different servers.
 var breakers = []string{
 	"%2f", "%2F", "%5c", "%5C", "%00", "%23", "%3f", "%3F", "%3b", "%3B", "%25", "%252f", "%0a", "%0d", "%09", "%7f", "%1b", "%2e%2e",
 	`\`, ";", ";jsessionid=1", "#", "%", "%z", "%zz", "%u0041", "%c0%af", "%e0%80%af", "%ed%a0%80", "%ff", "%c3", "%fe%ff", "%41", "%7e",
 	"\x80", "\xff", "^", "|", "\"", "<", ">", "`", "{", "[", "::$DATA", ":$I30",
 }
 
+// An attacker writes a protected path so that we take it for a public one, or for none,
+// while the upstream resolves it to the protected one.
 func TestAttackPathsAroundTheRules(t *testing.T) {
 	t.Parallel()
 	f := newFort3(t, fortSite("servers {\nmax_header_size 1MB\n}"))
@@ -45,23 +47,23 @@ func TestAttackPathsAroundTheRules(t *testing.T) {
 	for _, open := range []string{"/public/", "/optional/", "/free/"} {
 		for _, climb := range climbs {
 			if strings.HasPrefix(climb, "..?") {
-				continue // the dots end the path here, and stay under it
+				continue // here the dots end the path and stay below it
 			}
 			add(open+climb+"api/x", open+"x/"+climb+climb+"api/x")
 		}
 		for _, b := range breakers {
 			if strings.ContainsAny(b, "^|\"<>`{[") {
-				continue // net/http escapes them: as %XX they have one reading
+				continue // net/http escapes them, and as %XX they have only one meaning
 			}
 			add(open+"a"+b+"b", open+b)
 		}
 		add(open+"..", open+".", open+"x/..", open+"%2e%2e", open+"x.", open+"x%20", open+"x/%20", open+"x. ", open+"x/.%20", open+"a/./b", open+"a//b", open+"a//", open+"/",
 			"/"+open+"x", "//"+f.Addr+open+"x", "/."+open+"x", "/x/.."+open+"x", "/%2e"+open+"x", "/x/..;"+open+"x", `\`+open+"x", "/;"+open+"x",
 			strings.ToUpper(open[:2])+open[2:len(open)-1]+";/x", open[:len(open)-1]+"%2fx", open[:len(open)-1]+`\x`, open[:len(open)-1]+";/x", open[:len(open)-1], open[:len(open)-1]+"x/y",
-			// the whole URL as the target
+			// These targets are complete URLs.
 			"http://"+f.Addr+open+"../api/x", "http://"+f.Addr+open+"%2e%2e/api/x", "http://"+f.Addr+"/"+open+"x", "ftp://"+f.Addr+open+"x", "ws://"+f.Addr+open+"x", "x:"+open+"x",
 			"http:"+open[1:]+"x", "x:"+open[1:]+"x", "https:"+open[1:]+"x", "unix:"+open+"x")
-		// As long as it takes.
+		// These are very long.
 		add(open+strings.Repeat("a/", 32<<10)+"..", open+strings.Repeat("a/", 20<<10)+strings.Repeat("../", 20<<10)+"../api/x", open+strings.Repeat("../", 20<<10)+"api/x",
 			open+strings.Repeat("a", 64<<10)+"%2f..", open+strings.Repeat("%2e", 20<<10), open+strings.Repeat("/", 64<<10))
 	}
@@ -72,7 +74,7 @@ func TestAttackPathsAroundTheRules(t *testing.T) {
 		"/api/%2e%2e/public/x", "/api/x%00/public/x", "/api/x%3f/public/x", `/api\..\public\x`, "/api/x%0a/public/x", "/", "/..", "/.", "/;", "/%2e", "/%00", "/api/"+strings.Repeat("a", 64<<10),
 		"http://"+f.Addr, "http://"+f.Addr+"/", "http://"+f.Addr+"?/public/x", "http://"+f.Addr+"/api/x", "HTTP://"+f.Addr+"/api/x", "https://"+f.Addr+"/api/x", "http://"+f.Addr+"/api/x#/public/x",
 		"http://u:p@"+f.Addr+"/api/x", "http:/api/x", "http:///api/x", "http:api/x", "http:", "http:?x", "x:", "javascript:alert(1)", "urn:x:public:y", "mailto:root@localhost")
-	// Dots and breakers may stand before a query or be one: that is no path.
+	// Dots and breakers in a query, or before one, are not part of the path.
 	attacks = append(attacks, attack{"OPTIONS", "/public/../api/x"}, attack{"HEAD", "/public/../api/x"}, attack{"POST", "/public/x"}, attack{"get", "/public/x"}, attack{"Get", "/healthz"},
 		attack{"PROPFIND", "/public/x"}, attack{"DELETE", "/healthz"}, attack{"HEAD ", "/api/x"})
 
@@ -80,7 +82,7 @@ func TestAttackPathsAroundTheRules(t *testing.T) {
 	everyHTTP(t, f, func(t *testing.T, f *fort) {
 		reached := 0
 		for _, a := range attacks {
-			// Without a token: nothing comes through, and it is no endpoint.
+			// Without a token, nothing reaches the upstream and no endpoint answers.
 			for _, lines := range [][]string{nil, {"X-Original-URL: /public/x", "X-Rewrite-URL: /public/x", "X-Forwarded-Uri: /public/x", "X-Forwarded-Method: GET", "X-Forwarded-Prefix: /public"}} {
 				answer, got := f.fire(t, message(f.Addr, a.method, a.target, lines...))
 				if len(got) > 0 || answer.Status != http.StatusUnauthorized && answer.Status != http.StatusBadRequest {
@@ -90,7 +92,7 @@ func TestAttackPathsAroundTheRules(t *testing.T) {
 					answer.WantProblem(t, 401, "token_missing", nil)
 				}
 			}
-			// With one it may pass, as what it is; the input breaks nothing.
+			// With a token it may pass unchanged; the input breaks nothing.
 			answer, got := f.fire(t, message(f.Addr, a.method, a.target, auth, "X-WX-USER-ID: "+forged))
 			switch {
 			case answer.Status == http.StatusOK && len(got) == 1:
@@ -103,7 +105,7 @@ func TestAttackPathsAroundTheRules(t *testing.T) {
 			default:
 				t.Errorf("%s %.100q with a token: %d, upstream %s", a.method, a.target, answer.Status, short(got))
 			}
-			// A preflight is one on a path with one reading only.
+			// A preflight passes only on a canonical path.
 			if strings.HasPrefix(a.target, "/public/") && strings.Contains(a.target, "..") && a.method == "GET" {
 				if answer, got := f.fire(t, message(f.Addr, "OPTIONS", a.target, preflight...)); len(got) > 0 {
 					t.Errorf("preflight %.100q: %d, upstream %s", a.target, answer.Status, short(got))
@@ -115,7 +117,7 @@ func TestAttackPathsAroundTheRules(t *testing.T) {
 			t.Errorf("only %d of %d targets reach the upstream even with a token: it is not the gate that keeps them", reached, len(attacks))
 		}
 
-		// What has one reading passes, and arrives as it was looked at.
+		// A canonical path passes and arrives as it was checked.
 		for target, want := range map[string]string{
 			"/public/x": "", "/public/": "", "/healthz": "", "/optional/x": "", "/free/x": "", "/free/": "",
 			"/healthz?x=/../api": "", "/public/x?../../api/x": "", "/public/x?a=%2e%2e%2f&b;c#": "", "/public/x?": "",
@@ -123,7 +125,7 @@ func TestAttackPathsAroundTheRules(t *testing.T) {
 			"/public/a:b@c": "", "/public/a=b,c!$'()*+&d~e_f-g": "", "/public/%5B%7B%22%7D%5D": "", "/public/x/": "", "/public/" + strings.Repeat("a", 64<<10): "",
 			"/public/a{b}|c^\"<>`": "/public/a%7Bb%7D%7Cc%5E%22%3C%3E%60", "/public/{env.WX_SECRET}": "/public/%7Benv.WX_SECRET%7D", "/public/你": "/public/%E4%BD%A0",
 			"http://" + f.Addr + "/public/x": "/public/x", "HTTP://" + f.Addr + "/public/x?y": "/public/x?y", "http:/public/x": "/public/x", "http://u:p@" + f.Addr + "/public/x": "/public/x",
-			"/FREE/x": "", // Caddy's matcher knows no case: who leaves /free out, leaves /FREE out
+			"/FREE/x": "", // Caddy's matcher ignores case, so leaving /free out leaves /FREE out
 		} {
 			if want == "" {
 				want = target
@@ -142,7 +144,7 @@ func TestAttackPathsAroundTheRules(t *testing.T) {
 			}
 		}
 	})
-	// Targets that are none, and a method for no path.
+	// These targets are invalid, as is a method without a path.
 	for _, raw := range []string{"GET public/x HTTP/1.1", "GET ?x HTTP/1.1", "GET  HTTP/1.1", "GET  /public/x HTTP/1.1", "GET /public/ x HTTP/1.1", "GET /public/\x00 HTTP/1.1", "GET /public/\x01x HTTP/1.1", "GET /public/\x7f HTTP/1.1",
 		"GET\t/public/x\tHTTP/1.1", "GET http://[::1/public/x HTTP/1.1", "GET http://a b/public/x HTTP/1.1", "/public/x HTTP/1.1", "GET /public/x", "G\xffT /public/x HTTP/1.1", "GET /public/x http/1.1", "GET % HTTP/1.1"} {
 		for _, lines := range [][]string{nil, {auth}} {
@@ -154,8 +156,8 @@ func TestAttackPathsAroundTheRules(t *testing.T) {
 	}
 }
 
-// TestAttackPathsAroundTheMatcher protects some paths only: what an upstream could
-// map onto them needs a token.
+// Only some paths are protected. Whatever an upstream could map onto them needs a
+// token.
 func TestAttackPathsAroundTheMatcher(t *testing.T) {
 	t.Parallel()
 	f := newFort3(t, rig.Site("wx_auth /admin/* {env.WX_APPID} {env.WX_SECRET} {\nwechat {\napi {$WX_API}\n}\n}\nreverse_proxy {$UPSTREAM}"))
@@ -182,8 +184,8 @@ func TestAttackPathsAroundTheMatcher(t *testing.T) {
 	})
 }
 
-// TestAttackMatcherThatFails makes the matcher fail, which Caddy takes for "no match":
-// nothing goes on by that.
+// The matcher fails, which Caddy treats as "no match". The request must still need a
+// token.
 func TestAttackMatcherThatFails(t *testing.T) {
 	t.Parallel()
 	for name, matcher := range map[string]string{
@@ -206,16 +208,15 @@ func TestAttackMatcherThatFails(t *testing.T) {
 	}
 }
 
-// TestAttackPathsAroundThePrefix is about what is nearly an endpoint: it is not
-// served as one, and without a token goes nowhere.
+// Almost an endpoint is not served as one, and without a token it reaches nothing.
 func TestAttackPathsAroundThePrefix(t *testing.T) {
 	t.Parallel()
 	f := newFort3(t, fortSite(""))
 	pair := f.login(t, "13800138000")
 	auth := "Authorization: Bearer " + pair.Token
 	everyHTTP(t, f, func(t *testing.T, f *fort) {
-		absent := func(target string) bool { return f.later != nil && target[0] != '/' } // no path there
-		// Under the prefix to the letter: ours, whatever follows.
+		absent := func(target string) bool { return f.later != nil && target[0] != '/' } // not a path there
+		// A target that has the prefix byte for byte is ours, whatever follows.
 		for _, target := range []string{"/auth/wx/nothing", "/auth/wx/../wx/me", "/auth/wx/..", "/auth/wx/../../api/x", "/auth/wx/./me", "/auth/wx//me", "/auth/wx//", "/auth/wx/me//", "/auth/wx/me/.", "/auth/wx/ME", "/auth/wx/me/x",
 			"/auth/wx/..;/x", "/auth/wx/me;x", "/auth/wx/me;/", "/auth/wx/sessions/a/b", "/auth/wx/sessions//", "/auth/wx/jwks", "/auth/wx/public/x", "/auth/wx/service", "/auth/wx/service/users", "http://" + f.Addr + "/auth/wx/../../api/x",
 			"/auth/wx/%6de", "/auth/wx/me%20", "/auth/wx/%2e%2e/me", "/auth/wx/..%2fme", "/auth/wx/me%2f", "/auth/wx/%2e%2e/%2e%2e/api/x", "/auth/wx/%00", "/auth/wx/me%00", "/auth/wx/me#", "/auth/wx/me%3fx", `/auth/wx/..\x`, "/auth/wx/\xff", "/auth/wx/{env.WX_SECRET}"} {
@@ -233,8 +234,8 @@ func TestAttackPathsAroundThePrefix(t *testing.T) {
 			}
 			f.refuses(t, want, message(f.Addr, "DELETE", "/auth/wx/sessions/"+id, auth))
 		}
-		// Another spelling is none of ours. Where it is under an open path it is not
-		// canonical; so without a token nothing passes.
+		// Another spelling of the prefix is not ours. Below a public path it is not
+		// canonical, so without a token nothing passes.
 		for _, target := range []string{"/AUTH/WX/me", "/Auth/wx/me", "/auth/WX", "/auth//wx/me", "//auth/wx/me", "/auth/wx%2fme", "/auth%2fwx/me", "/auth/wx%2Fme", "/%61uth/wx/me", "/auth/w%78/me", "/auth/wx%20/me", "/auth/wx./me",
 			"/auth/wx;/me", "/auth;/wx/me", "/auth/wx;x=y", "/auth/wx%3b/me", "/auth/wx%00", "/auth/wx%00/me", "/auth/wx%23", "/auth/wx#", "/auth/wx%3f", `/auth/wx\me`, `/auth\wx/me`, "/auth/wx%5cme", "/auth/./wx/me", "/auth/x/../wx/me",
 			"/auth/%2e/wx/me", "/x/../auth/wx/me", "/public/../auth/wx/me", "/public/..%2fauth/wx/me", "/public/..;/auth/wx/me", "/free/../auth/wx/me",
@@ -250,12 +251,12 @@ func TestAttackPathsAroundThePrefix(t *testing.T) {
 				}
 			}
 		}
-		// One slash at the end is accepted.
+		// One trailing slash is accepted.
 		for target, status := range map[string]int{"/auth/wx/me/": 200, "/auth/wx/verify/": 204, "/auth/wx/jwks.json/": 200, "/auth/wx/health/": 200, "/auth/wx/": 405, "http://" + f.Addr + "/auth/wx/me": 200} {
 			if !absent(target) {
 				f.refuses(t, refusal{status, ""}, message(f.Addr, "GET", target, auth))
 			}
 		}
-		f.Client().Me(pair.Token).Want(t, http.StatusOK) // none of all this ended the session
+		f.Client().Me(pair.Token).Want(t, http.StatusOK) // none of this has ended the session
 	})
 }

@@ -19,23 +19,24 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// The attacks, by the classes of SECURITY.md, one file for each. They are written
-// byte by byte, as net/http would not send them, and what came through is read byte
-// by byte, as net/http would tidy it up.
+// The attacks are grouped as in SECURITY.md, with one file for each class. They are
+// written byte by byte, because net/http would not send them. What reaches the upstream
+// is read byte by byte too, because net/http would clean it up.
 
-// field is a line of a message's head or trailer as it was written.
+// field is one line of a header or trailer section, as it was written.
 type field struct{ name, value string }
 
-// wire is a request as it came over the wire to a wiretap.
+// wire is a request as it arrived at a wiretap.
 type wire struct {
 	line     string // the request line
 	fields   []field
 	trailers []field
 	body     string
-	broken   error // what was wrong with it; the rest is what came before that
+	broken   error // what was wrong with the request; the other fields hold what came before
 }
 
-// values are those of every line with that name, in this very spelling but for case.
+// values returns the values of all lines with that name, spelled exactly so except for
+// case.
 func (w wire) values(name string) []string {
 	var vs []string
 	for _, f := range w.fields {
@@ -46,7 +47,7 @@ func (w wire) values(name string) []string {
 	return vs
 }
 
-// wiretap is an upstream that keeps requests as they came, and answers 200.
+// wiretap is an upstream that records requests as they arrive, and answers 200.
 type wiretap struct {
 	addr string
 
@@ -93,13 +94,13 @@ func newWiretap(t testing.TB) *wiretap {
 	return e
 }
 
-// answer reads one request and answers it. False: no more will come.
+// answer reads and answers one request. It returns false if no more will come.
 func (e *wiretap) answer(conn net.Conn, r *bufio.Reader) bool {
 	if _, err := r.Peek(1); err != nil {
 		return false
 	}
 	e.mu.Lock()
-	e.hits++ // whatever it is going to be
+	e.hits++ // whatever kind of request it turns out to be
 	e.mu.Unlock()
 	w := readWire(r)
 	e.mu.Lock()
@@ -173,7 +174,7 @@ func readFields(r *bufio.Reader) (fields []field, err error) {
 	}
 }
 
-// take returns what has come since the last take.
+// take returns the requests since the last take.
 func (e *wiretap) take() []wire {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -182,19 +183,19 @@ func (e *wiretap) take() []wire {
 	return got
 }
 
-// whole are the requests that came to their end and whose line holds that text.
+// whole returns the complete requests whose request line contains that text.
 func whole(got []wire, text string) []wire {
 	return slices.DeleteFunc(slices.Clone(got), func(w wire) bool { return w.broken != nil || !strings.Contains(w.line, text) })
 }
 
-// fort is a gateway under attack: its upstream is a wiretap.
+// fort is a gateway under attack, with a wiretap as its upstream.
 type fort struct {
 	front
 	tap *wiretap
 }
 
 // newFort starts a gateway with that Caddyfile, in which {$UPSTREAM} is the wiretap and
-// {$ADDR2} a second address.
+// {$ADDR2} is a second address.
 func newFort(t testing.TB, caddyfile string, env ...string) *fort {
 	t.Helper()
 	tap := newWiretap(t)
@@ -202,21 +203,21 @@ func newFort(t testing.TB, caddyfile string, env ...string) *fort {
 }
 
 // fortSite has every kind of path: /public/ and /healthz are public, /optional/ is
-// what it is called, /free/ is left out by the matcher. Options are wx_auth's;
-// globals are global ones.
+// optional, and the matcher leaves /free/ out. options are options of wx_auth, globals
+// are global options.
 func fortSite(globals string, options ...string) string {
 	return rig.Site("@guarded not path /free/*\nwx_auth @guarded {env.WX_APPID} {env.WX_SECRET} {\n"+
 		"public /public/* /healthz\noptional /optional/*\nwechat {\napi {$WX_API}\n}\n"+strings.Join(options, "\n")+"\n}\n"+
 		"reverse_proxy {$UPSTREAM}", globals)
 }
 
-// message is a request with exactly those header lines, beside Host.
+// message returns a request with exactly these header lines, and Host.
 func message(addr, method, target string, lines ...string) string {
 	return method + " " + target + " HTTP/1.1\r\nHost: " + addr + "\r\n" + strings.Join(append(lines, "", ""), "\r\n")
 }
 
-// fire sends a request and returns its answer, and what reached the upstream since
-// the last one.
+// fire sends a request. It returns the answer, and the requests that reached the
+// upstream since the last call.
 func (f *fort) fire(t testing.TB, raw string) (rig.Answer, []wire) {
 	t.Helper()
 	a := f.later.send(f.Addr, raw)
@@ -229,10 +230,10 @@ func (f *fort) fire(t testing.TB, raw string) (rig.Answer, []wire) {
 	return a, f.tap.take()
 }
 
-// short is the beginning of a value, for a report.
+// short returns the beginning of a value, for a failure message.
 func short(v any) string { return fmt.Sprintf("%.600s", fmt.Sprintf("%+q", v)) }
 
-// refuses fires a request that must get that answer and not reach the upstream.
+// refuses sends a request that must get that answer and not reach the upstream.
 func (f *fort) refuses(t testing.TB, want refusal, raw string) rig.Answer {
 	t.Helper()
 	a, got := f.fire(t, raw)
@@ -247,7 +248,7 @@ func (f *fort) refuses(t testing.TB, want refusal, raw string) rig.Answer {
 	return a
 }
 
-// passes fires a request that must reach the upstream, once and whole.
+// passes sends a request that must reach the upstream exactly once and complete.
 func (f *fort) passes(t testing.TB, raw string) wire {
 	t.Helper()
 	a, got := f.fire(t, raw)
@@ -257,21 +258,21 @@ func (f *fort) passes(t testing.TB, raw string) wire {
 	return got[0]
 }
 
-// talk is all that came back over one connection.
+// talk is everything that came back on one connection.
 type talk struct {
 	answers []rig.Answer
-	said    bool          // in the last answer, that the connection would be closed
-	closed  bool          // by the gateway, after the last answer
-	first   time.Duration // until the first answer's head was there
-	rest    string        // bytes that are no answer
+	said    bool          // the last answer said that the connection would be closed
+	closed  bool          // the gateway closed the connection after the last answer
+	first   time.Duration // until the header of the first answer
+	rest    string        // bytes that are not part of an answer
 }
 
-// quiet is how long nothing must come until a connection counts as left open.
+// quiet is how long nothing must arrive before a connection counts as left open.
 const quiet = 300 * time.Millisecond
 
-// converse sends bytes over one connection and reads answers until the gateway
-// closes it or falls silent. The methods are those of the requests, where an answer
-// depends on them.
+// converse sends bytes over one connection and reads answers until the gateway closes
+// it or falls silent. methods are the methods of the requests, which matter where an
+// answer depends on them.
 func converse(t testing.TB, addr, raw string, methods ...string) talk {
 	t.Helper()
 	conn, err := net.Dial("tcp", addr)
@@ -282,7 +283,7 @@ func converse(t testing.TB, addr, raw string, methods ...string) talk {
 	defer conn.Close()
 	start := time.Now()
 	_ = conn.SetWriteDeadline(start.Add(rig.RawTime))
-	_, _ = io.WriteString(conn, raw) // it may be closed before all is sent
+	_, _ = io.WriteString(conn, raw) // the gateway may close the connection before all is sent
 	var all talk
 	r := bufio.NewReader(conn)
 	for {
@@ -314,7 +315,7 @@ func converse(t testing.TB, addr, raw string, methods ...string) talk {
 			t.Errorf("reading an answer: %v", err)
 			return all
 		}
-		body, _ := io.ReadAll(resp.Body) // a connection that is reset in the middle is closed
+		body, _ := io.ReadAll(resp.Body) // a connection that is reset meanwhile counts as closed
 		resp.Body.Close()
 		all.said = resp.Close
 		all.answers = append(all.answers, rig.Answer{Status: resp.StatusCode, Header: resp.Header, Body: string(body)})
@@ -329,7 +330,7 @@ func (c talk) statuses() []int {
 	return s
 }
 
-// folded writes a header's name as CGI and its kin would see it.
+// folded returns a header name as CGI and similar interfaces would see it.
 func folded(name string) string {
 	return strings.Map(func(c rune) rune {
 		switch {
@@ -342,9 +343,8 @@ func folded(name string) string {
 	}, name)
 }
 
-// wantIdentity fails the test if the request has identity fields other than those:
-// names and values as they stand, each once. Further names of identity headers than
-// X-WX-* are own.
+// wantIdentity fails the test unless the request has exactly these identity fields,
+// with these names and values, each once. own lists identity headers besides X-WX-*.
 func (w wire) wantIdentity(t testing.TB, want []field, own ...string) {
 	t.Helper()
 	var got []field
@@ -364,7 +364,8 @@ func (w wire) wantIdentity(t testing.TB, want []field, own ...string) {
 	}
 }
 
-// identity is what an upstream must get of a user of the simulator's, by default.
+// identity returns what an upstream must by default receive about a user of the
+// simulator.
 func (f *fort) identity(t testing.TB, p rig.Pair) []field {
 	t.Helper()
 	claims := rig.JWTPart(t, p.Token, 1)

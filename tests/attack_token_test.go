@@ -25,12 +25,13 @@ import (
 
 var b64 = base64.RawURLEncoding
 
-// forger makes tokens of the parts of a good one. What the verifier itself refuses
-// is in the tests of package token; here it is tried that all goes through it.
+// forger makes tokens from the parts of a good one. The tests of package token cover
+// what the verifier refuses; these tests check that every token passes through the
+// verifier.
 type forger struct {
-	header, payload, signature string // the parts of the good token
+	header, payload, signature string // parts of the good token
 	public                     *ecdsa.PublicKey
-	jwk                        string // as published
+	jwk                        string // the public key as published
 	own                        *ecdsa.PrivateKey
 }
 
@@ -60,7 +61,7 @@ func newForger(t testing.TB, f *fort, token string) *forger {
 	return &forger{parts[0], parts[1], parts[2], public, string(set.Keys[0]), own}
 }
 
-// head is a header with those members, one of which may be "kid" for the good one's.
+// head returns a header with these members; "kid" stands for the kid of the good token.
 func (f *forger) head(members string) string {
 	raw, _ := b64.DecodeString(f.header)
 	var h struct{ Kid string }
@@ -75,7 +76,7 @@ func (f *forger) hmac(members string, secret []byte) string {
 	return signed + "." + b64.EncodeToString(m.Sum(nil))
 }
 
-// sign signs with a key of the attacker's.
+// sign signs with a key of the attacker.
 func (f *forger) sign(header, payload string) string {
 	digest := sha256.Sum256([]byte(header + "." + payload))
 	r, s, err := ecdsa.Sign(rand.Reader, f.own, digest[:])
@@ -86,7 +87,7 @@ func (f *forger) sign(header, payload string) string {
 	return header + "." + payload + "." + b64.EncodeToString(sig)
 }
 
-// numbers are r and s of a token's signature.
+// numbers returns r and s of a token's signature.
 func numbers(token string) (signed string, r, s *big.Int) {
 	i := strings.LastIndexByte(token, '.')
 	raw, _ := b64.DecodeString(token[i+1:])
@@ -97,7 +98,8 @@ func withNumbers(signed string, r, s *big.Int) string {
 	return signed + "." + b64.EncodeToString(append(r.FillBytes(make([]byte, 32)), s.FillBytes(make([]byte, 32))...))
 }
 
-// forgeries are tokens that must not pass, made of a good one; canary is a URL.
+// forgeries returns tokens that must not be accepted, made from a good one; canary is a
+// URL that must not be fetched.
 func forgeries(t testing.TB, f *forger, canary string) map[string]string {
 	t.Helper()
 	all := map[string]string{}
@@ -123,7 +125,8 @@ func forgeries(t testing.TB, f *forger, canary string) map[string]string {
 	all["embedded x5c"] = f.sign(f.head(`{"alg":"ES256","kid":"KID","typ":"at+jwt","x5c":["`+cert+`"]}`), f.payload)
 	all["our header, another key"] = f.sign(f.header, f.payload)
 
-	// The public key as an HMAC secret, in every encoding that comes to mind.
+	// The public key is used as an HMAC secret, in every encoding that a library might
+	// accept.
 	der, err := x509.MarshalPKIXPublicKey(f.public)
 	if err != nil {
 		t.Fatal(err)
@@ -169,7 +172,7 @@ func forgeries(t testing.TB, f *forger, canary string) map[string]string {
 	} {
 		all[name] = token
 	}
-	// Claims that one would like, signed by a key that one has.
+	// The claims are changed, and the token is signed with the attacker's key.
 	for name, change := range map[string]map[string]any{"another user": {"sub": "admin"}, "for ever": {"exp": 1 << 40}, "another session": {"sid": "x"}, "exp as text": {"exp": "9999999999"}, "no exp": {"exp": nil}} {
 		payload, _ := b64.DecodeString(f.payload)
 		var claims map[string]any
@@ -184,6 +187,8 @@ func forgeries(t testing.TB, f *forger, canary string) map[string]string {
 	return all
 }
 
+// Every classic forgery of a JWT is sent through the gateway: none of them identifies
+// anybody.
 func TestAttackForgedTokens(t *testing.T) {
 	t.Parallel()
 	canary := rig.NewUpstream(t)
@@ -196,14 +201,15 @@ func TestAttackForgedTokens(t *testing.T) {
 	bad["1 MB of our header"] = pair.Token[:strings.LastIndexByte(pair.Token, '.')+1] + strings.Repeat("A", 1<<20)
 	bad["the refresh token"] = pair.RefreshToken
 	bad["a bit in the middle"] = broken(pair.Token)
-	for i := range 24 { // every position is in package token's tests
+	for i := range 24 { // package token's tests try every position
 		at := i * len(pair.Token) / 24
 		if flipped := pair.Token[:at] + string(pair.Token[at]^1) + pair.Token[at+1:]; !strings.ContainsAny(string(flipped[at]), ", ") {
 			bad[fmt.Sprint("bit flipped at ", at)] = flipped
 		}
 	}
 
-	// A token of another site, though it has the same store and keys, and of another gateway.
+	// These are tokens of another site with the same store and keys, and of another
+	// gateway.
 	second := rig.NewClient(t, "http://"+f.Getenv("ADDR3"))
 	codes := f.wx.Tap(t, "13900139000")
 	foreign := second.Login(codes.Code, codes.PhoneCode).Pair(t)
@@ -222,7 +228,8 @@ func TestAttackForgedTokens(t *testing.T) {
 					f.refuses(t, tokenInvalid, message(f.Addr, "GET", target, line))
 				}
 				f.refuses(t, tokenInvalid, message(f.Addr, "POST", "/auth/wx/logout", line, "Content-Length: 0"))
-				// What looks like ours is refused, what does not is none of our business; nobody is identified.
+				// A token that looks like ours is refused, and one that does not is
+				// left alone. Neither identifies anybody.
 				for _, target := range []string{"/optional/x", "/public/x", "/free/x"} {
 					if a, got := f.fire(t, message(f.Addr, "GET", target, line)); len(got) > 0 {
 						got[0].wantIdentity(t, nil)
@@ -233,10 +240,10 @@ func TestAttackForgedTokens(t *testing.T) {
 			})
 		}
 	})
-	// An access token is no refresh token.
+	// An access token does not work as a refresh token.
 	a := f.Client().Refresh(pair.Token)
 	a.WantProblem(t, 401, "refresh_invalid", nil)
-	// A revoked token with its signature's other form.
+	// A revoked token is sent with the other form of its signature.
 	ended := f.login(t, "13700137000").Token
 	f.Client().Logout(ended, "", false).Want(t, http.StatusNoContent)
 	signed, r, s := numbers(ended)
@@ -244,7 +251,8 @@ func TestAttackForgedTokens(t *testing.T) {
 	everyHTTP(t, f, func(t *testing.T, f *fort) {
 		f.refuses(t, tokenRevoked, message(f.Addr, "GET", "/api/x", "Authorization: Bearer "+other))
 	})
-	// All this has changed nothing for the good one, and nobody has fetched a key.
+	// None of this has changed anything for the good token, and nobody has fetched the
+	// key.
 	f.passes(t, message(f.Addr, "GET", "/api/x", "Authorization: Bearer "+pair.Token)).wantIdentity(t, identity)
 	time.Sleep(100 * time.Millisecond)
 	if n := canary.Hits(); n > 0 {

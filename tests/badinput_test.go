@@ -13,14 +13,15 @@ import (
 
 const jsonType = "application/json"
 
-// startGateway runs that site. What did not come by 127.0.0.1:1 was not let in.
+// startGateway runs that site. Whatever does not arrive through 127.0.0.1:1 was not let
+// in.
 func startGateway(t testing.TB, w *rig.WeChat, options ...string) *rig.Caddy {
 	t.Helper()
 	return rig.StartCaddy(t, rig.HastySite(options...), w.Environ("127.0.0.1:1")...)
 }
 
-// wantRefusal checks what every error of ours has in common, beside its status and
-// code. A nil renew means that there must be no such member.
+// wantRefusal checks what all our errors have in common, and the status and code. If
+// renew is nil, the member must be absent.
 func wantRefusal(t *testing.T, a rig.Answer, status int, code string, renew []string) rig.Problem {
 	t.Helper()
 	if a.Err != nil {
@@ -59,17 +60,17 @@ func gzipped(t testing.TB, s string) string {
 	return b.String()
 }
 
-// badInput is a request that is refused before anybody else is asked.
+// badInput is a request that must be refused before WeChat or the store is asked.
 type badInput struct {
 	name    string
-	method  string // "": POST
+	method  string // "" means POST
 	body    any
 	headers []string
 	status  int
 	code    string
 }
 
-// badBodies are bodies that no endpoint takes; member is one that must be a string.
+// badBodies are bodies that no endpoint accepts; member must be a string.
 func badBodies(t testing.TB, member string) []badInput {
 	good := fmt.Sprintf(`{%q:"0a1b2c"}`, member)
 	bad := func(name, body string) badInput {
@@ -137,7 +138,7 @@ func badBodies(t testing.TB, member string) []badInput {
 	}
 }
 
-// send sends it to path.
+// send sends it to a path.
 func (b badInput) send(c *rig.Client, path string) rig.Answer {
 	method := b.method
 	if method == "" {
@@ -146,6 +147,8 @@ func (b badInput) send(c *rig.Client, path string) rig.Answer {
 	return c.Do(method, path, b.body, b.headers...)
 }
 
+// Malformed logins are refused before WeChat is asked, so they cost no quota and no
+// code.
 func TestBadLoginsAreRefusedWithoutWeChat(t *testing.T) {
 	t.Parallel()
 	w, up := rig.NewWeChat(t), rig.NewUpstream(t)
@@ -216,8 +219,8 @@ func TestBadLoginsAreRefusedWithoutWeChat(t *testing.T) {
 		t.Errorf("%d requests reached the upstream", n)
 	}
 
-	// The other way round: what looks unusual and is right goes through, so it was
-	// the input that was refused above.
+	// Conversely, unusual but correct requests pass, so it was the input that was
+	// refused above.
 	for name, contentType := range map[string]string{
 		"plain": jsonType, "charset": "application/json; charset=utf-8", "charset in capitals": `Application/JSON;charset="UTF-8"`,
 		"charset by its other name": "application/json; charset=utf8", "the same in capitals": "application/json;charset=UTF8",
@@ -248,6 +251,7 @@ func TestBadLoginsAreRefusedWithoutWeChat(t *testing.T) {
 	}
 }
 
+// A site has several mini programs, and a login that names none of them is refused.
 func TestSeveralAppsNeedAnAppID(t *testing.T) {
 	t.Parallel()
 	w := rig.NewWeChat(t)
@@ -267,7 +271,8 @@ func TestSeveralAppsNeedAnAppID(t *testing.T) {
 	c.Client().Do(http.MethodPost, "/auth/wx", body, "Referer: https://servicewechat.com/"+rig.AppID+"/3/page-frame.html").Pair(t)
 }
 
-func TestBadRefreshesAndLogoutsAreRefusedAndEndNothing(t *testing.T) {
+// Malformed refreshes and logouts are refused, and must not end a session.
+func TestBadRefreshesAndLogoutsEndNothing(t *testing.T) {
 	t.Parallel()
 	w := rig.NewWeChat(t)
 	c := startGateway(t, w)
@@ -280,9 +285,9 @@ func TestBadRefreshesAndLogoutsAreRefusedAndEndNothing(t *testing.T) {
 		t.Run("refresh "+bad.name, func(t *testing.T) {
 			wantRefusal(t, bad.send(client, "/auth/wx/refresh"), bad.status, bad.code, nil)
 		})
-		// The token is good, so that what is refused is the body.
+		// The token is good, so it is the body that is refused.
 		if s, ok := bad.body.(string); ok && (s == "" || s == "{}" || strings.Contains(bad.name, "another case")) {
-			continue // no refresh token is needed beside it
+			continue // beside the token, no refresh token is needed
 		}
 		t.Run("logout "+bad.name, func(t *testing.T) {
 			bad.headers = append([]string{"Authorization: Bearer " + pair.Token}, bad.headers...)
@@ -293,7 +298,7 @@ func TestBadRefreshesAndLogoutsAreRefusedAndEndNothing(t *testing.T) {
 		wantRefusal(t, client.Do(http.MethodPost, "/auth/wx/logout", body, "Authorization: Bearer "+pair.Token), 400, "invalid_request", nil)
 	}
 
-	// Well-formed, but not ours.
+	// It is well-formed, but not ours.
 	forged := pair.RefreshToken[:len(pair.RefreshToken)-2] + "AA"
 	if forged == pair.RefreshToken {
 		forged = pair.RefreshToken[:len(pair.RefreshToken)-2] + "BB"
@@ -309,7 +314,7 @@ func TestBadRefreshesAndLogoutsAreRefusedAndEndNothing(t *testing.T) {
 	if n := w.Asked(); n != 0 {
 		t.Errorf("WeChat was asked %d times: %v", n, w.Counts())
 	}
-	client.Me(pair.Token).Want(t, 200) // nothing of all this has ended the session
+	client.Me(pair.Token).Want(t, 200) // none of this has ended the session
 	next := client.Refresh(pair.RefreshToken).Pair(t)
 	if next.RefreshToken == pair.RefreshToken {
 		t.Error("the refresh token did not advance")

@@ -13,13 +13,14 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// operator runs the commands of wx-auth on a gateway, with its configuration.
+// operator runs the commands of wx-auth for a gateway, with the gateway's
+// configuration.
 type operator struct {
 	*rig.Gateway
 	caddyfile string
 }
 
-// command runs one; it must end well. The whole of what it printed is returned.
+// command runs a command, which must succeed, and returns its complete output.
 func (o operator) command(t testing.TB, args ...string) string {
 	t.Helper()
 	out, err := o.try(t, args...)
@@ -38,7 +39,8 @@ func (o operator) try(t testing.TB, args ...string) (string, error) {
 	return o.Caddy.Command(append(append([]string{"wx-auth"}, args...), "--config", path, "--adapter", "caddyfile")...)
 }
 
-// use is the kid's use in what `keys list` prints; empty if it is not there.
+// use returns the use of a key as `keys list` prints it, or "" if the key is not
+// listed.
 func (o operator) use(t testing.TB, kid string) string {
 	t.Helper()
 	for line := range strings.Lines(o.command(t, "keys", "list")) {
@@ -49,10 +51,12 @@ func (o operator) use(t testing.TB, kid string) string {
 	return ""
 }
 
-// published are the kids in the JWKS.
+// published returns the JWKS.
 func published(t testing.TB, r *rig.Gateway) string { return r.Get("/auth/wx/jwks.json", "").Body }
 
-func TestKeysAreRotatedByHandWithoutBreakingAnything(t *testing.T) {
+// An operator rotates the keys by hand. Verifiers learn of the new key before it signs,
+// and no token is refused.
+func TestKeysAreRotatedByHand(t *testing.T) {
 	t.Parallel()
 	o := operator{rig.NewGateway(t), rig.GatewaySite()}
 	p := o.MustLogin(t, "13800138000")
@@ -72,7 +76,7 @@ func TestKeysAreRotatedByHandWithoutBreakingAnything(t *testing.T) {
 	if again := o.command(t, "keys", "rotate"); !strings.Contains(again, next+": published already") {
 		t.Errorf("twice: %s", again)
 	}
-	// Each minute, or at a reload, it is read.
+	// The gateway reads the keys each minute and at a reload.
 	o.MustReload(t, rig.GatewaySite())
 	if set := published(t, o.Gateway); !strings.Contains(set, next) || !strings.Contains(set, old) {
 		t.Errorf("the JWKS is %s", set)
@@ -82,7 +86,9 @@ func TestKeysAreRotatedByHandWithoutBreakingAnything(t *testing.T) {
 	}
 }
 
-func TestCompromisedKeyIsDroppedAndSessionsGoOn(t *testing.T) {
+// A signing key has leaked. The operator drops it: its tokens stop working, and clients
+// refresh.
+func TestCompromisedKeyIsDropped(t *testing.T) {
 	t.Parallel()
 	o := operator{rig.NewGateway(t), rig.GatewaySite()}
 	p := o.MustLogin(t, "13800138000")
@@ -109,14 +115,14 @@ func TestCompromisedKeyIsDroppedAndSessionsGoOn(t *testing.T) {
 	o.WantAlive(t, next)
 }
 
-// A replica learns of a dropped key without a reload when it meets a token of the
-// new one.
+// A replica that meets a token of an unknown key reads the keys, so it notices a
+// dropped key without a reload.
 func TestDroppedKeyIsNoticedByAnUnknownHeader(t *testing.T) {
 	t.Parallel()
 	o := operator{rig.NewGateway(t), rig.GatewaySite()}
 	p := o.MustLogin(t, "13800138000")
 	o.command(t, "keys", "rotate", "--compromised", kid(t, p.Token))
-	// Our header with a kid that is not known here.
+	// This is one of our headers, with an unknown kid.
 	header, rest, _ := strings.Cut(p.Token, ".")
 	stranger := strings.Replace(header, header[30:34], "AAAA", 1) + "." + rest
 	rig.Await(t, 30*time.Second, "the dropped key is refused", func() bool {
@@ -125,7 +131,9 @@ func TestDroppedKeyIsNoticedByAnUnknownHeader(t *testing.T) {
 	})
 }
 
-func TestAlgorithmIsChangedWhileBothKindsVerify(t *testing.T) {
+// An operator changes the algorithm. Tokens of both algorithms are accepted until the
+// old ones expire.
+func TestAlgorithmIsChanged(t *testing.T) {
 	t.Parallel()
 	with := func(alg string) string { return rig.GatewaySite("token {\nalgorithm " + alg + "\n}") }
 	r := rig.NewGatewayWith(t, with("ES256"))
@@ -144,7 +152,7 @@ func TestAlgorithmIsChangedWhileBothKindsVerify(t *testing.T) {
 	if use := o.use(t, old); use != "signs" {
 		t.Errorf("the former algorithm's key is listed as %q", use)
 	}
-	// Ten minutes later, in the store's view.
+	// In the store, ten minutes pass.
 	if _, err := r.Caddy.OpenStore(t).Exec(`UPDATE wx_auth_signing_keys SET signs_from = signs_from - 600000 WHERE algorithm = 'EdDSA'`); err != nil {
 		t.Fatal(err)
 	}
@@ -163,7 +171,9 @@ func TestAlgorithmIsChangedWhileBothKindsVerify(t *testing.T) {
 	}
 }
 
-func TestEncryptionKeyIsChangedWithoutLosingASession(t *testing.T) {
+// An operator changes the encryption key, first with both keys configured, then with
+// `rekey`. All sessions go on.
+func TestEncryptionKeyIsChanged(t *testing.T) {
 	t.Parallel()
 	for _, compromised := range []bool{false, true} {
 		t.Run(fmt.Sprintf("compromised %v", compromised), func(t *testing.T) {
@@ -199,7 +209,8 @@ func TestEncryptionKeyIsChangedWithoutLosingASession(t *testing.T) {
 					t.Error("the silent login is another user's")
 				}
 			} else {
-				// Their tokens' claims and refresh tokens are the old key's.
+				// The claims of these tokens, and these refresh tokens, were made with
+				// the old key.
 				o.WantSame(t, tablet, "13800138000")
 				o.WantSame(t, phone, "13900139000")
 			}
@@ -215,6 +226,7 @@ func TestEncryptionKeyIsChangedWithoutLosingASession(t *testing.T) {
 	}
 }
 
+// A team imports its users with their openids. They log in silently from the first day.
 func TestImportedUsersLogInSilentlyAtOnce(t *testing.T) {
 	t.Parallel()
 	o := operator{rig.NewGateway(t), rig.GatewaySite()}
@@ -245,7 +257,7 @@ func TestImportedUsersLogInSilentlyAtOnce(t *testing.T) {
 	o.Get("/", p.Token).Seen(t).WantHeader(t, "X-WX-PHONE", "+8613800138000")
 	o.Silent(bob.Code).Pair(t)
 
-	// Again, with lines that contradict what is known.
+	// The import is repeated, with lines that contradict what is known.
 	write(append(good,
 		rig.AppID+",another,,+8613700137000,somebody",
 		"wx0000000000000000,o,,+8613600136000,")...)
@@ -261,7 +273,9 @@ func TestImportedUsersLogInSilentlyAtOnce(t *testing.T) {
 	o.WantSame(t, owner, "13700137000")
 }
 
-func TestCommandsMakeNoStoreAndSayWhatIsMissing(t *testing.T) {
+// A command is run with a wrong configuration. It must not create an empty store, and
+// says what is missing.
+func TestCommandsCreateNoStore(t *testing.T) {
 	t.Parallel()
 	w := rig.NewWeChat(t)
 	o := operator{&rig.Gateway{WeChat: w}, rig.GatewaySite()}
@@ -284,6 +298,8 @@ func TestCommandsMakeNoStoreAndSayWhatIsMissing(t *testing.T) {
 	}
 }
 
+// A database administrator creates the printed schema, and the gateway runs with
+// `migrate off`.
 func TestPrintedSchemaServesWithMigrateOff(t *testing.T) {
 	t.Parallel()
 	w, up := rig.NewWeChat(t), rig.NewUpstream(t)
@@ -310,7 +326,9 @@ func TestPrintedSchemaServesWithMigrateOff(t *testing.T) {
 	r.WantSame(t, r.MustLogin(t, "13800138000"), "13800138000")
 }
 
-func TestSQLiteInAClusterIsWarnedOf(t *testing.T) {
+// In a cluster, a SQLite store on each node would split the sessions, so there is a
+// warning.
+func TestSQLiteInAClusterLogsAWarning(t *testing.T) {
 	t.Parallel()
 	w := rig.NewWeChat(t)
 	c := rig.StartCaddy(t, rig.GatewaySite(), append(w.Environ("127.0.0.1:1"), "KUBERNETES_SERVICE_HOST=10.0.0.1")...)

@@ -9,13 +9,15 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
+// A page of another site makes the browser send a request with the cookie (CSRF). The
+// cookie must not count then.
 func TestCookieCountsOnlyFromTheSameSite(t *testing.T) {
 	g := newGuard3(t, guardSite("credential cookie"))
 	token := g.login(t, "13800138000").Token
 	cookie := "Cookie: __Host-wx-auth=" + token
 	everyHTTP(t, g, func(t *testing.T, g *guard) {
 		own := "Origin: " + g.origin
-		unsafe := goesOn // where it is our own
+		unsafe := goesOn // if the request comes from our own site
 		if strings.HasPrefix(g.origin, "https://") {
 			unsafe = crossSite
 		}
@@ -51,15 +53,17 @@ func TestCookieCountsOnlyFromTheSameSite(t *testing.T) {
 					g.wants(t, c.want, method, "/api/x", append(c.lines, cookie, "Content-Length: 0")...)
 				}
 				g.wants(t, c.want, "POST", "/optional/x", append(c.lines, cookie, "Content-Length: 0")...)
-				// A page of another origin may open a WebSocket without asking.
+				// A page of another origin may open a WebSocket without a preflight.
 				g.wants(t, c.want, "GET", "/api/x", upgradeWith(append(c.lines, cookie)...)...)
 				g.wants(t, goesOn, "GET", "/api/x", append(c.lines, cookie)...)
-				// Nobody is logged in by this, so nothing can be done in their name.
+				// Such a request is anonymous, so nothing can be done in the user's
+				// name.
 				seen := g.wants(t, goesOn, "GET", "/public/x", append(c.lines, cookie)...)
 				if seen.Header.Get("Cookie") != "" || seen.Header.Get("X-WX-USER-ID") != "" {
 					t.Errorf("%+v", seen)
 				}
-				// Our own endpoints: a session must not be ended by another site.
+				// At our own endpoints too: another site must not be able to end a
+				// session.
 				want := c.want
 				if want == goesOn {
 					want = refusal{404, "not_found"}
@@ -68,7 +72,8 @@ func TestCookieCountsOnlyFromTheSameSite(t *testing.T) {
 				if c.want != goesOn {
 					g.wants(t, c.want, "POST", "/auth/wx/logout", append(c.lines, cookie, "Content-Length: 0")...)
 				}
-				// The proxy that asks knows the method; what it does not say is unsafe.
+				// A proxy that asks /verify knows the method. If it does not say which,
+				// the method counts as unsafe.
 				for method, safe := range map[string]bool{"GET": true, "POST": false, "": false} {
 					verify := append(c.lines, cookie, "X-Forwarded-Method: "+method)
 					if a := g.ask("GET", "/auth/wx/verify", verify...); (a.Status == 204) != (safe || c.want == goesOn) {
@@ -77,16 +82,18 @@ func TestCookieCountsOnlyFromTheSameSite(t *testing.T) {
 				}
 			})
 		}
-		// The method decided, so no header may make another of it.
+		// The method decided, so no header may replace it later.
 		seen := g.wants(t, goesOn, "GET", "/api/x", cookie, "X-HTTP-Method-Override: DELETE")
 		if seen.Header.Get("X-HTTP-Method-Override") != "" {
 			t.Error("a GET by cookie can act as a DELETE")
 		}
-		// By Authorization no page can send it: nothing more is asked.
+		// A page cannot set Authorization, so no further check is needed.
 		g.wants(t, goesOn, "POST", "/api/x", "Authorization: Bearer "+token, "Sec-Fetch-Site: cross-site", "Content-Length: 0")
 	})
 }
 
+// A web client gets the token in a cookie that scripts cannot read, and a logout clears
+// it.
 func TestCookieIsSetAndCleared(t *testing.T) {
 	g := newGuard(t, guardSite("credential cookie __Host-shop"))
 	client := g.Client()

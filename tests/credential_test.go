@@ -10,7 +10,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// broken is a token with one bit of its signature changed.
+// broken returns a token with one bit of its signature changed.
 func broken(token string) string {
 	b := []byte(token)
 	i := len(b) - 10
@@ -20,13 +20,13 @@ func broken(token string) string {
 	return string(b)
 }
 
-// tokens are one of each kind, for the same user.
+// tokens are tokens of each kind for the same user.
 type tokens struct{ good, broken, revoked, expired string }
 
 func someTokens(t *testing.T, g *guard, final string) tokens {
 	t.Helper()
 	var ts tokens
-	ts.expired = g.login(t, "13800138000").Token // good for a second
+	ts.expired = g.login(t, "13800138000").Token // valid for a second
 	issued := time.Now()
 	g.reload(t, final)
 	ts.revoked = g.login(t, "13800138000").Token
@@ -42,20 +42,21 @@ const (
 	longToken  = "token {\nleeway 0s\n}"
 )
 
+// Every cell of the table in the README: kind of path by kind of credential.
 func TestEveryCellOfTheCredentialTable(t *testing.T) {
 	g := newGuard3(t, guardSite(shortToken))
 	ts := someTokens(t, g, guardSite(longToken))
 
 	type outcome struct {
 		refusal
-		identity bool // the upstream knows who it is
-		left     bool // the upstream gets the Authorization
+		identity bool // the upstream learns the identity
+		left     bool // the upstream receives the Authorization header
 	}
 	on, onLeft, known := outcome{}, outcome{left: true}, outcome{identity: true}
 	no := func(r refusal) outcome { return outcome{refusal: r} }
 	rows := []struct {
 		name, authorization string
-		want                [4]outcome // of kindsOfPaths
+		want                [4]outcome // by kindsOfPaths
 	}{
 		{"no token", "", [4]outcome{no(tokenMissing), on, on, on}},
 		{"an empty Authorization", " ", [4]outcome{no(tokenMissing), on, on, on}},
@@ -80,7 +81,8 @@ func TestEveryCellOfTheCredentialTable(t *testing.T) {
 			want                [4]outcome
 		}{"foreign " + foreign, "Bearer " + foreign, [4]outcome{no(tokenInvalid), onLeft, onLeft, onLeft}})
 	}
-	// More than one credential is 400 everywhere: an upstream could read the other.
+	// More than one credential is answered with 400 everywhere, because an upstream
+	// could read the other one.
 	conflicts := map[string][]string{
 		"two headers":           {"Authorization: Bearer " + ts.good, "Authorization: Bearer " + ts.broken},
 		"the same twice":        {"Authorization: Bearer " + ts.good, "authorization: Bearer " + ts.good},
@@ -117,13 +119,14 @@ func TestEveryCellOfTheCredentialTable(t *testing.T) {
 				t.Run(strings.Trim(path, "/x")+"/"+name, func(t *testing.T) { g.wants(t, twoTokens, "GET", path, lines...) })
 			}
 		}
-		// A preflight shows no credential (Fetch standard); what shows one is none.
+		// A preflight carries no credential (Fetch standard); a request with a
+		// credential is not a preflight.
 		preflight := []string{"Origin: https://a.example", "Access-Control-Request-Method: PUT"}
 		g.wants(t, goesOn, "OPTIONS", "/api/x", preflight...)
 		for _, token := range append([]string{ts.broken}, foreignTokens...) {
 			g.wants(t, tokenInvalid, "OPTIONS", "/api/x", append(preflight, "Authorization: Bearer "+token)...)
 		}
-		// Off by default: what stands elsewhere is no credential.
+		// Other sources are off by default, so a token there does not count.
 		for _, lines := range [][]string{
 			{"Cookie: __Host-wx-auth=" + ts.good},
 			upgradeWith("Sec-WebSocket-Protocol: bearer, " + ts.good),
@@ -143,13 +146,14 @@ func upgradeWith(lines ...string) []string {
 
 var allSources = "credential cookie\ncredential query\ncredential websocket_protocol"
 
-// TestEverySourceHasTheSameTable shows a token in each of the other sources.
+// The same table holds for a token from each of the other sources.
 func TestEverySourceHasTheSameTable(t *testing.T) {
 	g := newGuard3(t, guardSite(allSources, shortToken))
 	ts := someTokens(t, g, guardSite(allSources, longToken))
 	sources := map[string]struct {
 		show func(token string) (query string, lines []string)
-		// left checks what the upstream saw: the credential as it was, or nothing of it.
+		// left checks what the upstream received: the unchanged credential, or nothing
+		// of it.
 		left func(s rig.Seen, token string) bool
 	}{
 		"cookie": {
@@ -192,7 +196,7 @@ func TestEverySourceHasTheSameTable(t *testing.T) {
 					t.Run(fmt.Sprintf("%s%s/%.8s", name, path, row.token[len(row.token)-8:]), func(t *testing.T) {
 						i := i
 						if g.later != nil && name != "cookie" && path == "/public/x" {
-							i = 0 // public means GET, and this is CONNECT: it needs a token, as if it were protected
+							i = 0 // public means GET, but this is CONNECT, so it needs a token as on a protected path
 						}
 						query, lines := src.show(row.token)
 						seen := g.wants(t, row.want[i], "GET", path+"?"+query, lines...)
@@ -215,6 +219,8 @@ func TestEverySourceHasTheSameTable(t *testing.T) {
 	})
 }
 
+// After a token was taken from its place, the rest of the request must reach the
+// upstream unchanged.
 func TestCredentialIsRemovedAndNothingElse(t *testing.T) {
 	g := newGuard3(t, guardSite(allSources))
 	token := g.login(t, "13800138000").Token
@@ -250,7 +256,7 @@ func TestCredentialIsRemovedAndNothingElse(t *testing.T) {
 			}
 			seen := g.wants(t, goesOn, "GET", "/api/x", lines...)
 			sep := "|"
-			if g.later != nil { // where a line is a field, and the fields are joined (RFC 9113, section 8.2.3)
+			if g.later != nil { // where each cookie may be a field, and the fields are joined (RFC 9113, section 8.2.3)
 				sep = "; "
 			}
 			if got := seen.Header["Cookie"]; strings.Join(got, sep) != strings.Join(c.want, sep) {
@@ -275,13 +281,15 @@ func TestCredentialIsRemovedAndNothingElse(t *testing.T) {
 			}
 		}
 	})
-	// Not upgrades, so not the places for a token.
+	// These are not upgrades, so a token in the query or protocol does not count.
 	for _, lines := range [][]string{nil, {"Upgrade: websocket"}, {"Connection: upgrade", "Upgrade: h2c"}} {
 		g.wants(t, tokenMissing, "GET", "/api/x?access_token="+token, append(lines, "Sec-WebSocket-Protocol: bearer, "+token)...)
 	}
 	g.wants(t, tokenMissing, "POST", "/api/x?access_token="+token, upgradeWith("Content-Length: 0")...)
 }
 
+// A request carries two credentials from different sources. If we used one and the
+// upstream the other, an attacker could mix identities.
 func TestConflictingSourcesAreRefused(t *testing.T) {
 	g := newGuard3(t, guardSite(allSources))
 	one, two := g.login(t, "13800138000").Token, g.login(t, "13900139000").Token
@@ -311,8 +319,8 @@ func TestConflictingSourcesAreRefused(t *testing.T) {
 				}
 			}
 		}
-		// Where a token decides, a credential of another kind beside it is a conflict;
-		// where none does, it is none of our business.
+		// Where the token decides, another credential beside it is a conflict. On other
+		// paths it does not concern us.
 		both := []string{"Authorization: Basic eDp5", "Cookie: __Host-wx-auth=" + one}
 		g.wants(t, twoTokens, "GET", "/api/x", both...)
 		g.wants(t, twoTokens, "GET", "/optional/x", both...)
@@ -320,7 +328,7 @@ func TestConflictingSourcesAreRefused(t *testing.T) {
 		if seen.Header.Get("Authorization") != "Basic eDp5" || seen.Header.Get("Cookie") != "" {
 			t.Errorf("%+v", seen)
 		}
-		// The endpoints and /verify.
+		// The endpoints and /verify do the same.
 		for _, path := range []string{"/auth/wx/me", "/auth/wx/sessions"} {
 			g.wants(t, twoTokens, "GET", path, "Authorization: Bearer "+one, "Cookie: __Host-wx-auth="+one)
 			g.wants(t, twoTokens, "GET", path, "Cookie: __Host-wx-auth="+one+"; __Host-wx-auth="+two)
@@ -329,20 +337,21 @@ func TestConflictingSourcesAreRefused(t *testing.T) {
 	})
 }
 
-// readmeBlock is the one code block of the README that contains a text.
+// readmeBlock returns the one code block of the README that contains a text.
 func readmeBlock(t testing.TB, text string) string {
 	t.Helper()
 	return rig.ReadmeBlock(t, "../README.md", text)
 }
 
-// replaced puts what a test needs into a block of the README; each of the old
-// texts must be there.
+// replaced replaces parts of a README's block by what a test needs; each of the old
+// texts must occur in it.
 func replaced(t testing.TB, block string, oldnew ...string) string {
 	t.Helper()
 	return rig.Replaced(t, block, oldnew...)
 }
 
-func TestReadmeLogFilterKeepsTokensOutOfTheLogs(t *testing.T) {
+// The log filter in the README must keep tokens in the query out of the access log.
+func TestReadmeLogFilterHidesTokens(t *testing.T) {
 	block := replaced(t, readmeBlock(t, "format filter"),
 		"{\n\tlog {\n", "{\n\tdefault_bind 127.0.0.1\n\tdebug\n\tlog {\n",
 		"api.example.com {", "http://{$ADDR} {", "localhost:3000", "{$UPSTREAM}",
@@ -368,7 +377,7 @@ func TestReadmeLogFilterKeepsTokensOutOfTheLogs(t *testing.T) {
 			}
 			send()
 			g.Log.Wait(t, 5*time.Second, "handled request", `"status":200`)
-			g.Setenv("UPSTREAM", "127.0.0.1:1") // errors have a log of their own
+			g.Setenv("UPSTREAM", "127.0.0.1:1") // failures are logged by another logger
 			g.reload(t, caddyfile)
 			send()
 			g.Log.Wait(t, 5*time.Second, "http.log.error", `"status":502`)

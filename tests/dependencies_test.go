@@ -12,7 +12,8 @@ import (
 	"testing"
 )
 
-// directDependencies returns what a go.mod requires by itself, without our own modules.
+// directDependencies returns the direct requirements of a go.mod, without our own
+// modules.
 func directDependencies(t *testing.T, file string) (paths []string) {
 	t.Helper()
 	out, err := exec.Command("go", "mod", "edit", "-json", file).Output()
@@ -91,9 +92,9 @@ func dependencyTable(t *testing.T) map[string]string {
 	return reasons
 }
 
-// A dependency is code of strangers in the place where every login passes. Somebody
-// adds one in passing, and nobody ever asked why it is there: so each has its reason
-// in ARCHITECTURE.md, and the table names none that is gone.
+// A dependency is code of strangers in the path of every login. Somebody may add one in
+// passing, without anybody asking why. So each needs a reason in ARCHITECTURE.md, and
+// the table must not list any that are gone.
 func TestEveryDependencyHasAReason(t *testing.T) {
 	reasons := dependencyTable(t)
 	var direct []string
@@ -116,8 +117,8 @@ func TestEveryDependencyHasAReason(t *testing.T) {
 	}
 }
 
-// A module that no package imports is no dependency, and one that is imported and
-// called indirect hides from the table.
+// A requirement that no package imports is not needed, and an imported one that is
+// marked indirect would not be in the table.
 func TestDirectDependenciesAreImported(t *testing.T) {
 	var imported []string
 	for _, p := range listPackages(t) {

@@ -121,7 +121,7 @@ func TestNoPackageImportsUpwards(t *testing.T) {
 	}
 }
 
-func TestCaddyAndJWXStayInTheirRooms(t *testing.T) {
+func TestCaddyAndJWXStayInTheirPackages(t *testing.T) {
 	for _, p := range listPackages(t) {
 		for _, path := range slices.Concat(p.Imports, p.TestImports, p.XTestImports) {
 			if strings.HasPrefix(path, "github.com/caddyserver/") && !slices.Contains(caddyRooms, p.room()) {

@@ -411,7 +411,7 @@ func TestChangedSecretWorksAtOnce(t *testing.T) {
 	r.WantAlive(t, p)
 }
 
-func TestFilesAreTheirOwnersAlone(t *testing.T) {
+func TestStoreFilesAreForTheirOwnerOnly(t *testing.T) {
 	t.Parallel()
 	if runtime.GOOS == "windows" {
 		t.Log("there are no modes here")

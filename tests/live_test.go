@@ -239,9 +239,9 @@ func reloadKeepsTheWatch(t *testing.T, g *guard, open func(string, ...string) *r
 	return true
 }
 
-// TestWatchedConnectionsEndWithTheDirective: when no configuration has a wx_auth
+// TestConnectionsEndWithTheDirective: when no configuration has a wx_auth
 // with their store any more, nobody would end them.
-func TestWatchedConnectionsEndWithTheDirective(t *testing.T) {
+func TestConnectionsEndWithTheDirective(t *testing.T) {
 	g := newGuard(t, guardSite())
 	g.up.SetHandler(http.HandlerFunc(rig.EchoUpgrade))
 	s := g.open(t, "/api/ws", "Authorization: Bearer "+g.login(t, "13800138000").Token)

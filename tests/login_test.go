@@ -294,7 +294,7 @@ func TestOnNewOpenID(t *testing.T) {
 	})
 }
 
-func TestUsersOfTwoAppsAreOne(t *testing.T) {
+func TestTwoAppsShareOneUser(t *testing.T) {
 	t.Parallel()
 	const second, secondSecret = "wxfedcba9876543210", "5ec2e70000000000000000000000cafe"
 	wx, up := rig.NewWeChat(t), rig.NewUpstream(t)

@@ -14,5 +14,5 @@ func TestMain(m *testing.M) {
 		"TestPhoneLoginFromTheCodesToTheUpstream", "TestSilentLogin", "TestRefresh", "TestLogout", "TestMe", "TestVerify", "TestHealth",
 		"TestServiceRevokes", "TestOnNewOpenID", "TestSameCodesAreTheSameSession", "TestReloadKeepsSessionsAndRevocations",
 		"TestEveryCellOfTheCredentialTable", "TestAttackIdentityHeadersInEverySpelling", "TestAttackForgedTokens",
-		"TestNoPackageImportsUpwards", "TestCaddyAndJWXStayInTheirRooms", "TestNothingIsLeftToDo"))
+		"TestNoPackageImportsUpwards", "TestCaddyAndJWXStayInTheirPackages", "TestNothingIsLeftToDo"))
 }

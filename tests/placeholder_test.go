@@ -8,9 +8,9 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// TestPlaceholdersSayWhoCallsAndShowNoToken reads, behind the gate, the placeholders of
+// TestPlaceholdersShowTheCallerOnly reads, behind the gate, the placeholders of
 // the caller, and those in which the token was.
-func TestPlaceholdersSayWhoCallsAndShowNoToken(t *testing.T) {
+func TestPlaceholdersShowTheCallerOnly(t *testing.T) {
 	t.Parallel()
 	var proxy strings.Builder
 	for _, name := range []string{"id", "openid", "appid", "unionid", "session", "phone"} {

@@ -106,7 +106,7 @@ func TestPushHandshake(t *testing.T) {
 	}
 }
 
-func TestPushOfWhoLeavesTheirOnlyAppErasesThem(t *testing.T) {
+func TestPushOfALeavingUserErasesThem(t *testing.T) {
 	t.Parallel()
 	for name, push := range leaving {
 		t.Run(name, func(t *testing.T) {
@@ -136,7 +136,7 @@ func TestPushOfWhoLeavesTheirOnlyAppErasesThem(t *testing.T) {
 	}
 }
 
-func TestPushOfWhoLeavesOneOfTwoAppsLeavesTheOtherAlone(t *testing.T) {
+func TestPushForOneAppLeavesTheOtherAlone(t *testing.T) {
 	t.Parallel()
 	g := newPushed(t)
 	here, there := g.loginAt(t, rig.AppID, someNumber), g.loginAt(t, otherApp, someNumber)
@@ -203,7 +203,7 @@ func TestPushSentAgainDoesNothing(t *testing.T) {
 	}
 }
 
-func TestPushOfOtherThingsIsTakenAndDoesNothing(t *testing.T) {
+func TestPushOfOtherEventsDoesNothing(t *testing.T) {
 	t.Parallel()
 	g := newPushed(t)
 	p := g.loginAt(t, rig.AppID, someNumber)
@@ -278,7 +278,7 @@ func TestPushRefusesForgeries(t *testing.T) {
 }
 
 // What could not be done is not answered success: WeChat sends it again.
-func TestPushThatFailedIsDoneWhenItIsSentAgain(t *testing.T) {
+func TestFailedPushIsDoneWhenRepeated(t *testing.T) {
 	t.Parallel()
 	g := newPushed(t)
 	p := g.loginAt(t, rig.AppID, someNumber)

@@ -25,7 +25,7 @@ func serve(g *rig.Gateway, method, path string, body any) rig.Answer {
 	return g.Do(method, path, body, rig.Bearer(serviceKey)...)
 }
 
-func TestServiceEndpointsAreNotThereWithoutAKey(t *testing.T) {
+func TestServiceNeedsAConfiguredKey(t *testing.T) {
 	t.Parallel()
 	g := rig.NewGateway(t)
 	nothing := g.Get("/auth/wx/service/nothing", "").Whole(t)
@@ -44,7 +44,7 @@ func TestServiceEndpointsAreNotThereWithoutAKey(t *testing.T) {
 	}
 }
 
-func TestServiceEndpointsWantTheirKey(t *testing.T) {
+func TestServiceRequiresItsKey(t *testing.T) {
 	t.Parallel()
 	g := rig.NewGateway(t, withKey)
 	p := g.MustLogin(t, someNumber)
@@ -93,7 +93,7 @@ func TestServiceEndpointsWantTheirKey(t *testing.T) {
 	}
 }
 
-func TestKeyFromTheEnvironmentIsInNothingThatCaddyShows(t *testing.T) {
+func TestServiceKeyIsNotShownByCaddy(t *testing.T) {
 	t.Parallel()
 	g := &rig.Gateway{WeChat: rig.NewWeChat(t), Upstream: rig.NewUpstream(t)}
 	g.Caddy = rig.StartCaddy(t, rig.GatewaySite("service_key {env.SERVICE_KEY}"), append(g.WeChat.Environ(g.Upstream.Addr), "SERVICE_KEY="+serviceKey)...)

@@ -98,7 +98,7 @@ func TestRefreshesBeyondTheRateAdvanceNothing(t *testing.T) {
 	})
 }
 
-func TestRefreshTokenShownTooLateEndsTheSession(t *testing.T) {
+func TestLateRefreshTokenEndsTheSession(t *testing.T) {
 	t.Parallel()
 	const grace = 3 * time.Second
 	r := rig.NewGateway(t, "session {\ngrace 3s\n}")

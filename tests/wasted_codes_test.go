@@ -81,7 +81,7 @@ func TestAHundredLoginsWithOnePairAreOne(t *testing.T) {
 	}
 }
 
-func TestConnectionDroppedAfterTheExchangeCostsNothing(t *testing.T) {
+func TestConnectionLostAfterTheExchange(t *testing.T) {
 	for name, early := range map[string]bool{"client repeats while the login goes on": true, "client repeats later": false} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -192,7 +192,7 @@ func TestSomebodyElsesLoginCodeSpendsNothing(t *testing.T) {
 	client.Me(pair.Token).Want(t, 200)
 }
 
-func TestOwnersAndAThiefsTryAtOnce(t *testing.T) {
+func TestOwnerAndThiefTryAtOnce(t *testing.T) {
 	t.Parallel()
 	w := rig.NewWeChat(t)
 	c := startPatient(t, w)
@@ -306,7 +306,7 @@ func TestKilledAfterTheExchange(t *testing.T) {
 // The window that remains: from WeChat's taking the code to the commit of its answer
 // in our store, a round trip and one fsync. Then the client is told to renew the
 // phone code, and the login code is still good.
-func TestKilledBeforeTheAnswerIsStoredTellsWhatToRenew(t *testing.T) {
+func TestKilledBeforeTheAnswerIsStored(t *testing.T) {
 	t.Parallel()
 	w := rig.NewWeChat(t)
 	c := startPatient(t, w)

@@ -163,7 +163,7 @@ func calm(t *testing.T, m mini) {
 	m.login(m.tap(t)).Pair(t)
 }
 
-func TestWeChatThatDoesNotAnswerIsBoundedAndWastesNoCode(t *testing.T) {
+func TestUnansweredWeChatWastesNoCode(t *testing.T) {
 	for _, call := range []wechattest.Call{wechattest.Code2Session, wechattest.StableToken, wechattest.PhoneNumber} {
 		t.Run(string(call), func(t *testing.T) {
 			t.Parallel()
@@ -296,7 +296,7 @@ func TestRevokedAccessTokenCostsOneFetch(t *testing.T) {
 	}
 }
 
-func TestAThousandLoginsAtStartCostOneTokenFetch(t *testing.T) {
+func TestThousandLoginsFetchOneToken(t *testing.T) {
 	t.Parallel()
 	logins := 1000
 	if rig.RaceDetector {

@@ -133,7 +133,7 @@ func TestWeChatIsDown(t *testing.T) {
 	}
 }
 
-func TestLoginsBeyondTheCapAreToldToTryAgain(t *testing.T) {
+func TestLoginsBeyondTheCapMustWait(t *testing.T) {
 	t.Parallel()
 	const most, beyond = 128, 10 // of calls under way, and logins that come on top
 	r := rig.NewGateway(t)
@@ -169,7 +169,7 @@ func TestLoginsBeyondTheCapAreToldToTryAgain(t *testing.T) {
 	}
 }
 
-func TestSlowWeChatIsWaitedFor(t *testing.T) {
+func TestSlowWeChatStillLogsIn(t *testing.T) {
 	t.Parallel()
 	w := rig.NewWeChat(t)
 	c := rig.StartCaddy(t, rig.Site("wx_auth {env.WX_APPID} {env.WX_SECRET} {\nwechat {\napi {$WX_API}\n}\n}\nreverse_proxy {$UPSTREAM}"),
@@ -208,7 +208,7 @@ func TestWeChatWithoutItsCertificate(t *testing.T) {
 }
 
 // 45011 may be the limit of one user. So one who meets it stops nobody else, and five do.
-func TestLimitOfAMinuteIsTheAppsWhenSeveralMeetIt(t *testing.T) {
+func TestMinuteQuotaMetBySeveralClients(t *testing.T) {
 	t.Parallel()
 	proxies := "servers {\ntrusted_proxies static 127.0.0.1/32\ntrusted_proxies_strict\n}"
 	w := rig.NewWeChat(t)

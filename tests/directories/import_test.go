@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-func TestImportForABackendBindsOpenidsToItsUsers(t *testing.T) {
+func TestImportBindsOpenidsToBackendUsers(t *testing.T) {
 	g, _ := newHooked(t)
 	known := g.WeChat.Open(t, number)
 	file := filepath.Join(g.Caddy.Home, "users.csv")

@@ -92,7 +92,7 @@ func wantStrangersWay(t *testing.T, g *rig.Gateway, db *rig.Database) {
 	g.WantEnded(t, silent)
 }
 
-func TestReadmesReceiverAndCaddyfileAreAllThatIsNeeded(t *testing.T) {
+func TestReadmesReceiverWorksAsWritten(t *testing.T) {
 	db := rig.NewDatabase(t, "mysql")
 	db.Run(t, membersInMySQL(t))
 	db.Run(t, `INSERT INTO members (id, mobile, nick_name, role) VALUES (7, '13800138000', '安安', 'admin')`)
@@ -151,7 +151,7 @@ func TestReadmesTableNeedsNoCode(t *testing.T) {
 	}
 }
 
-func TestReadmesMigrationTakesOldTokensBesideOurs(t *testing.T) {
+func TestReadmesMigrationAcceptsOldTokens(t *testing.T) {
 	api := rig.FreeAddress(t)
 	startNode(t, `
 import express from 'express'
@@ -190,7 +190,7 @@ app.listen(process.env.PORT, '127.0.0.1')
 	g.Get("/orders", p.Token).WantProblem(t, 401, "token_revoked", nil)
 }
 
-func TestReadmesVerifierTakesOurTokensAlone(t *testing.T) {
+func TestReadmesVerifierAcceptsOnlyOurTokens(t *testing.T) {
 	api := rig.FreeAddress(t)
 	g := &rig.Gateway{WeChat: rig.NewWeChat(t), Upstream: rig.NewUpstream(t)}
 	g.Caddy = rig.StartCaddy(t, rig.GatewaySite("forward_token"), g.WeChat.Environ(g.Upstream.Addr)...)

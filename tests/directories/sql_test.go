@@ -87,7 +87,7 @@ func TestMembersOfATableLogIn(t *testing.T) {
 	})
 }
 
-func TestWrongQueryKeepsTheFormerConfiguration(t *testing.T) {
+func TestWrongQueryKeepsTheConfiguration(t *testing.T) {
 	onServers(t, func(t *testing.T, g *rig.Gateway, db *rig.Database) {
 		wrong := strings.Replace(find, "mobile", "phone", 1)
 		if err := g.Caddy.TryStart(tableSite(wrong, check)); err == nil {
@@ -115,7 +115,7 @@ func TestWrongQueryKeepsTheFormerConfiguration(t *testing.T) {
 	})
 }
 
-func TestTableThatIsAwayIsWaitedFor(t *testing.T) {
+func TestLoginsWaitForTheTable(t *testing.T) {
 	for _, kind := range []string{"postgres", "mysql"} {
 		g := &rig.Gateway{WeChat: rig.NewWeChat(t), Upstream: rig.NewUpstream(t)}
 		g.Caddy = rig.StartCaddy(t, tableSite(find, check), append(g.WeChat.Environ(g.Upstream.Addr), "MEMBERS_DB="+kind+"://wx:geheim123@127.0.0.1:1/x")...)

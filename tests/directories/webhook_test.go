@@ -24,7 +24,7 @@ func wantSeen(t *testing.T, g *rig.Gateway, token, national, roles string) {
 	seen.WantHeader(t, "X-Level", "3")
 }
 
-func TestWhatTheBackendSaysReachesClientAndAPI(t *testing.T) {
+func TestBackendAnswerReachesClientAndAPI(t *testing.T) {
 	g, b := newHooked(t)
 	codes := g.WeChat.Tap(t, number)
 	a := g.Login(codes.Code, codes.PhoneCode)
@@ -135,7 +135,7 @@ func TestBrokenBackendCostsNobodyAPhoneCode(t *testing.T) {
 	}
 }
 
-func TestSilentLoginBecomesNobodyElse(t *testing.T) {
+func TestSilentLoginStaysTheSameUser(t *testing.T) {
 	g, b := newHooked(t)
 	p := g.MustLogin(t, number)
 	b.says(body(200, `{"id":"m13900139000"}`))
@@ -244,7 +244,7 @@ func TestLoginUnderWayOutlivesAReload(t *testing.T) {
 	g.Silent(g.WeChat.Open(t, number).Code).Pair(t)
 }
 
-func TestPhoneNumbersAndSecretsStayOutOfTheLog(t *testing.T) {
+func TestPhonesAndSecretsStayOutOfTheLog(t *testing.T) {
 	g, b := newHooked(t)
 	for _, answer := range []http.HandlerFunc{body(500, number), body(200, number), body(302, number), body(200, `{"id":"u1"}`)} {
 		b.says(answer)

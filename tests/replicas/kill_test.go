@@ -8,7 +8,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-func TestKill9AtAnyMomentLosesNothingThatWasAnswered(t *testing.T) {
+func TestKill9LosesNothingThatWasAnswered(t *testing.T) {
 	t.Parallel()
 	rig.OnDatabases(t, func(t *testing.T, db *rig.Database) {
 		n := 2

@@ -31,7 +31,7 @@ func wantEndedEverywhere(t testing.TB, replicas []*rig.Gateway, p rig.Pair) {
 	}
 }
 
-func TestFiftyRefreshesOfOneTokenAtOnceRotateOnce(t *testing.T) {
+func TestFiftyRefreshesAdvanceOnce(t *testing.T) {
 	t.Parallel()
 	rig.OnDatabases(t, func(t *testing.T, db *rig.Database) {
 		replicas := rig.NewReplicas(t, db, 2)

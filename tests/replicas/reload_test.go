@@ -91,7 +91,7 @@ func reloads(t testing.TB, c *rig.Caddy, n int, configs []string, headers ...str
 	return len(f.failed), f.asked.Load()
 }
 
-func TestReloadsUnderLoadFailNothingAndLeaveNothingBehind(t *testing.T) {
+func TestReloadsUnderLoadLeakNothing(t *testing.T) {
 	t.Parallel()
 	count := rig.Rounds(20, 200)
 	// Connections to the upstream that a former reverse_proxy keeps would be Caddy's own.

@@ -7,7 +7,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-func TestReplicasStartedTogetherMakeOneSchemaAndOneKeyRing(t *testing.T) {
+func TestReplicasStartTogether(t *testing.T) {
 	t.Parallel()
 	for _, kind := range rig.Kinds {
 		t.Run(kind, func(t *testing.T) {
