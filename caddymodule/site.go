@@ -215,7 +215,7 @@ func (s *site) assemble(keys *store.Keys) (*live, error) {
 		WeChat:    client,
 		Directory: s.directory, Store: s.store, Sessions: l.sessions, State: &s.shared.chain, Route: s.wechatKey,
 		Settings: s.set.Login,
-		Mint:     l.minter.Mint, Hold: s.hold, Observe: observeStep, Settled: s.settled,
+		Mint:     l.minter.Mint, Hold: s.hold, Observe: observeStep, OnDone: s.settled,
 	}
 	return l, nil
 }

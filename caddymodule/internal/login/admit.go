@@ -19,7 +19,9 @@ type admitted struct {
 // unionid's; the directory is given both what is bound and the number.
 func (c *Chain) admit(ctx context.Context, l underway) (admitted, error) {
 	appid := l.r.App.ID
-	known, err := c.Store.Known(ctx, appid, l.who.OpenID, l.who.UnionID)
+	account := l.r.account(l.who)
+	account.Phone = l.phone
+	known, err := c.Store.Known(ctx, account)
 	if err != nil {
 		return admitted{}, fromStore(err)
 	}

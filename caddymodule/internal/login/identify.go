@@ -12,18 +12,38 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
 )
 
-// identify learns who sent the login code, and which session both codes have opened, if
-// they have.
+// caller is the result of the first step: the WeChat account that sent the login
+// code, or that the code has opened a session already.
+type caller struct {
+	OpenID  string `json:"openid,omitempty"`
+	UnionID string `json:"unionid,omitempty"`
+	// Seen is when the code was first seen, by the database's clock.
+	Seen  time.Time `json:"seen,omitzero"`
+	Spent bool      `json:"spent,omitempty"`
+}
+
+// spent replaces the caller once the login code has opened a session.
+var spent = []byte(`{"spent":true}`)
+
+// replayed says which session a pair of codes has already opened, and what else its
+// answer said: should the answer get lost, the next one says so too.
+type replayed struct {
+	SessionID string `json:"sid"`
+	New       bool   `json:"new,omitempty"`
+	Moved     bool   `json:"moved,omitempty"`
+}
+
+// identify returns the account that sent the login code, and the session that both codes
+// have opened, if they have.
 //
-// Codes that have opened a session already do without WeChat, and alone: who
-// comes with this login code but another phone code must not learn from them
-// whose it was.
-func (c *Chain) identify(ctx context.Context, r Request, both Key) (who caller, again replayed, err error) {
-	if who, err = c.caller(ctx, r); err != nil || !who.Spent {
+// Codes that have opened a session already need no WeChat, and only together: a client
+// that sends this login code with another phone code must not learn whose it was.
+func (c *Chain) identify(ctx context.Context, s *steps, r Request, both Key) (who caller, again replayed, err error) {
+	if who, err = c.caller(ctx, s, r); err != nil || !who.Spent {
 		return who, again, err
 	}
-	if again, err = c.opened(ctx, both); err != nil {
-		return caller{}, again, err
+	if _, err := c.kept(ctx, both, &again); err != nil {
+		return caller{}, again, fromStore(err)
 	}
 	if again.SessionID == "" {
 		e := refuse(problem.LoginCodeInvalid, ErrCodeSpent, wechat.RenewCode)
@@ -34,27 +54,16 @@ func (c *Chain) identify(ctx context.Context, r Request, both Key) (who caller, 
 	return who, again, err
 }
 
-// caller exchanges the login code, or finds what was kept of that.
-func (c *Chain) caller(ctx context.Context, r Request) (caller, error) {
-	k := loginStep(r)
-	var further []Key
-	if r.PhoneCode != "" {
-		further = append(further, phoneStep(r))
+// caller exchanges the login code, or finds the result.
+func (c *Chain) caller(ctx context.Context, s *steps, r Request) (caller, error) {
+	var next func(caller) Account
+	if r.PhoneCode == "" {
+		next = func(who caller) Account { return r.account(who) }
 	}
-	return c.State.callers.join(ctx, k, c.Hold, func(ctx context.Context) (caller, error) {
-		return once(ctx, c, k, func(seen time.Time) (caller, error) {
-			who, err := c.askCaller(ctx, r)
-			if err != nil {
-				if c.keptMeanwhile(ctx, err, k, &who) {
-					return who, nil
-				}
-				c.lostOnTheWay(k, err)
-				return caller{}, err
-			}
-			who.Seen = seen
-			// Whatever fails from here on, this code is not asked for again.
-			return who, c.keep(ctx, k, who)
-		}, further...)
+	return do(ctx, s, s.code, next, func(ctx context.Context, seen time.Time) (caller, error) {
+		who, err := c.askCaller(ctx, r)
+		who.Seen = seen
+		return who, err
 	})
 }
 

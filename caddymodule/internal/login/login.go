@@ -5,7 +5,6 @@ package login
 
 import (
 	"context"
-	"encoding/base64"
 	"errors"
 	"net/netip"
 	"sync"
@@ -81,24 +80,28 @@ type Result struct {
 
 // Store is what a login needs to remember.
 type Store interface {
-	// Known returns what the store knows of the account that logs in to the app.
-	Known(ctx context.Context, appid, openid, unionid string) (Known, error)
-	// Settle ends a login, all in one transaction. user.ErrNewOpenID: the rule refuses;
+	// Together returns the context for one login. Within it, what the store has read
+	// along with one question answers the next, of the store or of a directory in it.
+	Together(ctx context.Context) context.Context
+	// Known returns what the store knows of the account that logs in.
+	Known(ctx context.Context, a Account) (Known, error)
+	// Commit ends a login, all in one transaction. user.ErrNewOpenID: the rule refuses;
 	// user.ErrDisabled, user.ErrUnknown: the user was disabled or erased meanwhile;
 	// ErrChanged, ErrOvertaken, ErrCodeSpent; *Opened: another replica was faster. Then
 	// nothing is written.
-	Settle(ctx context.Context, s Settlement) (Committed, error)
+	Commit(ctx context.Context, c Commit) (Committed, error)
 
-	// Keep stores a step's result, sealed, until expires, and ends the claim on it;
-	// Kept reads it.
-	Keep(ctx context.Context, key Key, value []byte, expires time.Time) error
-	Kept(ctx context.Context, key Key, now time.Time) (value []byte, ok bool, err error)
-	// Claim reads a step's result or takes the step for owner, for as long as the
-	// lease, which Prolong renews, and Release ends before its time. It also records
-	// that the codes of further steps have been seen.
-	Claim(ctx context.Context, key Key, owner string, now time.Time, lease time.Duration, seen ...Key) (Claim, error)
-	Prolong(ctx context.Context, key Key, owner string, lease time.Duration) error
-	Release(ctx context.Context, key Key, owner string) error
+	// Lease reads the results of steps, and leases those that have none and that no other
+	// replica has leased to owner, for as long as life. It notes when their codes were
+	// first seen. The leases last longer by Renew, and end before their time by Release
+	// and Keep.
+	Lease(ctx context.Context, owner string, now time.Time, life time.Duration, steps ...Key) ([]Step, error)
+	Renew(ctx context.Context, owner string, life time.Duration, steps ...Key) error
+	Release(ctx context.Context, owner string, steps ...Key) error
+	// Keep stores a step's result, sealed, until expires, and ends the lease of it. With
+	// that it may read what Known will be asked next. Kept reads a result.
+	Keep(ctx context.Context, step Key, value []byte, expires time.Time, next ...Account) error
+	Kept(ctx context.Context, step Key, now time.Time) (value []byte, ok bool, err error)
 }
 
 // WeChat is what a login asks of WeChat; *wechat.Client implements it.
@@ -115,12 +118,11 @@ type State struct {
 	naming sync.Once
 	name   string // see replica
 
-	held    held // results that the store could not take
-	created held // the users of logins that created them and could not be settled
-	sent    held // the codes that were sent and not answered, by their steps
-	logins  flights[Result]
-	callers flights[caller]
-	phones  flights[owned]
+	logins  singleflight
+	locks   locks   // the steps that this process is at
+	pending pending // results that the store could not take
+	sent    recent  // the steps whose codes were sent and not answered
+	created recent  // the users of logins that created them and could not be committed
 }
 
 // Settings are what a configuration says about logins.
@@ -133,7 +135,7 @@ type Settings struct {
 }
 
 // Chain is a way to log in: the settings of one configuration and what all
-// share. All fields but Observe, Settled and Now are required.
+// share. All fields but Observe, OnDone and Now are required.
 type Chain struct {
 	WeChat    WeChat
 	Directory user.Directory
@@ -150,12 +152,12 @@ type Chain struct {
 	// Hold keeps what the chain works with open until the returned function is
 	// called: a login outlives the request, and the configuration, it came with.
 	Hold func() (release func())
-	// Observe is told how long each step took. Optional.
+	// Observe is called with how long each step took. Optional.
 	Observe func(ctx context.Context, step string, took time.Duration, err error)
-	// Settled is told how each login ended: once, however many asked for it, and
-	// also if all of them have hung up. ctx carries the values of the first. The
-	// error is an *Error or a *Panic. Optional.
-	Settled func(ctx context.Context, r Request, res Result, err error)
+	// OnDone is called once for each login, however many clients joined it, and also if
+	// all of them have hung up. ctx carries the values of the first. The error is an
+	// *Error or a *Panic. Optional.
+	OnDone func(ctx context.Context, r Request, res Result, err error)
 	// Now is the clock; time.Now if nil.
 	Now func() time.Time
 }
@@ -177,8 +179,8 @@ func (c *Chain) Login(ctx context.Context, r Request) (Result, error) {
 			if p := recover(); p != nil {
 				res, err = Result{}, panicked(p)
 			}
-			if c.Settled != nil {
-				c.Settled(ctx, r, res, err)
+			if c.OnDone != nil {
+				c.OnDone(ctx, r, res, err)
 			}
 		}()
 		if res, err = c.run(ctx, r, k); err != nil && errors.Is(err, ctx.Err()) && !errors.As(err, new(*Error)) {
@@ -198,16 +200,12 @@ func (c *Chain) run(ctx context.Context, r Request, k Key) (res Result, err erro
 	if r.PhoneCode == "" && c.Silent == 0 {
 		return Result{}, refuse(problem.PhoneRequired, nil)
 	}
-	who, again, err := c.identify(ctx, r, k)
+	ctx = c.Store.Together(ctx)
+	l, err := c.exchange(ctx, r, k)
 	if err != nil {
 		return Result{}, err
 	}
-	phone, begun, err := c.phone(ctx, r, who)
-	if err != nil {
-		return Result{}, err
-	}
-	l := underway{r: r, key: k, who: who, phone: phone, begun: begun, again: again}
-	if res, err = c.settle(ctx, l); err != nil {
+	if res, err = c.finish(ctx, l); err != nil {
 		return Result{}, err
 	}
 	res.RefreshToken = c.Sessions.Keys.RefreshToken(res.Session)
@@ -220,13 +218,25 @@ type underway struct {
 	key   Key // of both codes
 	who   caller
 	phone user.Phone // zero at a silent login
-	begun time.Time  // see Settlement
+	begun time.Time  // see Commit
 	again replayed   // the session that these codes have opened already
 }
 
-// settle asks the directory who this is and opens the session. What the answer was
+// exchange does both steps, or finds their results.
+func (c *Chain) exchange(ctx context.Context, r Request, k Key) (l underway, err error) {
+	s := c.steps(r)
+	defer func() { s.end(ctx, err) }()
+	l = underway{r: r, key: k}
+	if l.who, l.again, err = c.identify(ctx, s, r, k); err != nil {
+		return l, err
+	}
+	l.phone, l.begun, err = c.phone(ctx, s, r, l.who)
+	return l, err
+}
+
+// finish asks the directory who this is and opens the session. What the answer was
 // based on may change before the session opens; then the directory is asked again.
-func (c *Chain) settle(ctx context.Context, l underway) (res Result, err error) {
+func (c *Chain) finish(ctx context.Context, l underway) (res Result, err error) {
 	erased := ""
 	for range maxAsks {
 		var a admitted
@@ -274,27 +284,4 @@ func (c *Chain) now() time.Time {
 		return c.Now()
 	}
 	return time.Now()
-}
-
-func loginStep(r Request) Key { return keyOf("code", r.parts(r.App.ID, r.Code)...) }
-func phoneStep(r Request) Key { return keyOf("phone", r.parts(r.App.ID, r.PhoneCode)...) }
-
-// parts adds the app's WeChat to what makes a key: another WeChat may give the same
-// code for the same appid to somebody else. WeChat itself is left out, so that
-// replicas of an older version use the same keys during an upgrade.
-func (r Request) parts(parts ...string) []string {
-	if r.WeChat == "" || r.WeChat == wechat.Own {
-		return parts
-	}
-	return append([]string{r.WeChat}, parts...)
-}
-
-// directoryID names a login to the directory: the same for every try with the
-// phone code, which is paid for once, or of a silent login with the login code.
-func directoryID(issuer string, r Request) string {
-	k := keyOf("directory", r.parts(issuer, r.App.ID, r.PhoneCode)...)
-	if r.PhoneCode == "" {
-		k = keyOf("directory", r.parts(issuer, r.App.ID, "", r.Code)...)
-	}
-	return base64.RawURLEncoding.EncodeToString(k[:18])
 }

@@ -80,24 +80,24 @@ func (f *fakeWeChat) PhoneNumber(_ context.Context, app wechat.App, code, openid
 // faultyStore fails on demand, before it does anything.
 type faultyStore struct {
 	*store.Store
-	failing  atomic.Bool
-	settling atomic.Bool // logins can be settled
+	failing    atomic.Bool
+	committing atomic.Bool // logins can be committed
 }
 
 var errStore = errors.New("the disk is gone")
 
-func (f *faultyStore) Keep(ctx context.Context, k login.Key, v []byte, expires time.Time) error {
+func (f *faultyStore) Keep(ctx context.Context, k login.Key, v []byte, expires time.Time, next ...login.Account) error {
 	if f.failing.Load() {
 		return errStore
 	}
-	return f.Store.Keep(ctx, k, v, expires)
+	return f.Store.Keep(ctx, k, v, expires, next...)
 }
 
-func (f *faultyStore) Settle(ctx context.Context, s login.Settlement) (login.Committed, error) {
-	if f.failing.Load() || !f.settling.Load() {
+func (f *faultyStore) Commit(ctx context.Context, c login.Commit) (login.Committed, error) {
+	if f.failing.Load() || !f.committing.Load() {
 		return login.Committed{}, errStore
 	}
-	return f.Store.Settle(ctx, s)
+	return f.Store.Commit(ctx, c)
 }
 
 type house struct {
@@ -119,7 +119,7 @@ func newHouse(t *testing.T) *house {
 	}
 	t.Cleanup(func() { _ = db.Close() })
 	h.store = &faultyStore{Store: db.With(nil)}
-	h.store.settling.Store(true)
+	h.store.committing.Store(true)
 	secrets, err := h.store.Secrets(t.Context())
 	if err != nil {
 		t.Fatal(err)

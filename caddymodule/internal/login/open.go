@@ -14,6 +14,9 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
 )
 
+// replayFor is how long the same pair of codes is answered with the same session.
+const replayFor = time.Minute
+
 // open binds the openid and opens the session in one transaction, or finds the
 // session that these codes have opened already. user.ErrUnknown and ErrChanged are
 // returned as they are: the directory may have another answer by now.
@@ -24,8 +27,7 @@ func (c *Chain) open(ctx context.Context, l underway, a admitted) (Result, error
 		return c.reopen(ctx, u, l.again, now)
 	}
 	created := keyOf("created", u.ID)
-	before := c.State.created.get(created, now)
-	if before != nil {
+	if c.State.created.has(created, now) {
 		u.New = true // by a login that came no further
 	}
 	moved := !l.phone.IsZero() && a.known.UserID != "" && a.known.UserID != u.ID
@@ -46,7 +48,7 @@ func (c *Chain) open(ctx context.Context, l underway, a admitted) (Result, error
 	replaces, _ := c.Sessions.Keys.SessionOf(l.r.RefreshToken)
 	var done Committed
 	err = c.observed(ctx, "session", func() (err error) {
-		done, err = c.Store.Settle(ctx, Settlement{
+		done, err = c.Store.Commit(ctx, Commit{
 			Binding: b, Rule: c.NewOpenID, Until: until, Known: a.known, Phone: l.phone, Begun: l.begun, Session: s,
 			Max: c.Sessions.Settings.Max, Replaces: replaces, Replaceable: func(s session.Session) bool {
 				return c.Sessions.CheckRefreshToken(l.r.RefreshToken, s, now) == nil
@@ -58,19 +60,19 @@ func (c *Chain) open(ctx context.Context, l underway, a admitted) (Result, error
 	var faster *Opened
 	if errors.As(err, &faster) {
 		var again replayed
-		if err := readStep(faster.Value, &again); err != nil {
-			return Result{}, fromStore(err)
+		if err := decode(faster.Value, &again); err != nil {
+			return Result{}, err
 		}
-		c.State.created.drop(created, before)
+		c.State.created.remove(created)
 		return c.reopen(ctx, u, again, now)
 	}
 	if err != nil {
 		if u.New {
-			c.State.created.put(created, nil, now, now.Add(keepFor))
+			c.State.created.add(created, now, now.Add(keepFor))
 		}
-		return Result{}, c.unsettled(l, err)
+		return Result{}, c.notCommitted(l, err)
 	}
-	c.State.created.drop(created, before)
+	c.State.created.remove(created)
 	for _, id := range slices.Concat(done.Ended, done.Surplus) {
 		c.Sessions.Revoked.Add(id, until)
 	}
@@ -100,8 +102,8 @@ func (c *Chain) endSurplus(ctx context.Context, s session.Session, done Committe
 	return ended
 }
 
-// unsettled turns an error of Settle into a login's.
-func (c *Chain) unsettled(l underway, err error) error {
+// notCommitted turns an error of Store.Commit into a login's.
+func (c *Chain) notCommitted(l underway, err error) error {
 	switch {
 	case errors.Is(err, ErrChanged), errors.Is(err, user.ErrUnknown):
 		return err

@@ -2,7 +2,6 @@ package login
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
@@ -10,52 +9,52 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
 )
 
-// phone exchanges the phone code, which has been paid for: its result is kept
-// before anything else can fail. A silent login has none.
+// numbered is the result of the phone step: the number, and the openid that the code was
+// exchanged for. It is of use with that openid only.
+type numbered struct {
+	OpenID string     `json:"openid"`
+	Phone  user.Phone `json:"phone"`
+	// Seen is when the phone code was first seen, by the database's clock.
+	Seen time.Time `json:"seen,omitzero"`
+}
+
+// phone exchanges the phone code, or finds the result. A silent login has none.
 //
-// One phone code is exchanged by one login at a time. Somebody else's try with
-// it, which WeChat refuses, must not become the owner's answer, nor the owner's
-// theirs: who finds another's under way waits for its end and looks again.
+// WeChat refuses a phone code that comes with somebody else's openid. Such a try must not
+// become the owner's answer, nor the owner's result the other's.
 //
 // begun is when the first of the login's codes was first seen.
-func (c *Chain) phone(ctx context.Context, r Request, who caller) (number user.Phone, begun time.Time, err error) {
+func (c *Chain) phone(ctx context.Context, s *steps, r Request, who caller) (number user.Phone, begun time.Time, err error) {
 	if r.PhoneCode == "" {
 		return user.Phone{}, who.Seen, nil
 	}
-	k := phoneStep(r)
-	for {
-		own, err := c.State.phones.join(ctx, k, c.Hold, func(ctx context.Context) (owned, error) {
-			return c.exchange(ctx, r, k, who)
-		})
-		if own.OpenID == who.OpenID || ctx.Err() != nil || errors.As(err, new(*Panic)) {
-			return own.Phone, earlier(who.Seen, own.Seen), err
-		}
+	next := func(n numbered) Account {
+		a := r.account(who)
+		a.Phone = n.Phone
+		return a
 	}
+	n, err := do(ctx, s, s.phone, next, func(ctx context.Context, seen time.Time) (numbered, error) {
+		p, err := c.askPhone(ctx, r, who)
+		return numbered{OpenID: who.OpenID, Phone: p, Seen: seen}, err
+	})
+	if err != nil {
+		return user.Phone{}, time.Time{}, err
+	}
+	if n.OpenID != who.OpenID {
+		e := refuse(problem.PhoneCodeInvalid, nil, wechat.RenewCode, wechat.RenewPhoneCode)
+		e.Refused = true
+		return user.Phone{}, time.Time{}, e
+	}
+	return n.Phone, earlier(who.Seen, n.Seen), nil
 }
 
-// exchange is the phone step of one caller, whose openid is in the result also
-// where there is an error.
-func (c *Chain) exchange(ctx context.Context, r Request, k Key, who caller) (owned, error) {
-	own, err := once(ctx, c, k, func(seen time.Time) (own owned, err error) {
-		p, err := c.askPhone(ctx, r, who)
-		if err != nil {
-			if c.keptMeanwhile(ctx, err, k, &own) {
-				return own, nil
-			}
-			c.lostOnTheWay(k, err)
-			return owned{}, err
-		}
-		own = owned{OpenID: who.OpenID, Phone: p, Seen: seen}
-		return own, c.keep(ctx, k, own)
-	})
-	if err == nil && own.OpenID != who.OpenID {
-		e := refuse(problem.PhoneCodeInvalid, nil, wechat.RenewCode, wechat.RenewPhoneCode)
-		e.Refused, err = true, e
+// earlier returns the earlier of two times. Zero is an unknown time; then so is the
+// result.
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
 	}
-	if err != nil {
-		return owned{OpenID: who.OpenID}, err
-	}
-	return own, nil
+	return b
 }
 
 func (c *Chain) askPhone(ctx context.Context, r Request, who caller) (user.Phone, error) {

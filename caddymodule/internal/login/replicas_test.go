@@ -47,7 +47,7 @@ func TestLoginInFlightIsJoinedOnAnotherReplica(t *testing.T) {
 	b := a.replica()
 	code, phoneCode := a.code("ann"), a.phoneCode("ann", number)
 	resume, done := a.underWay(t, code, phoneCode)
-	time.AfterFunc(300*time.Millisecond, resume)
+	time.AfterFunc(250*time.Millisecond, resume) // between two of the polls
 	joined := make([]login.Result, 20)
 	var all sync.WaitGroup
 	for i := range joined {
@@ -131,12 +131,12 @@ func TestLoginWaitsForAnotherReplicaAndThenSaysTryAgain(t *testing.T) {
 	a.wantCalls(t, 1, 1)
 }
 
-// deadStore is that of a process that was killed: nothing renews its claims, and
-// nothing lets go of them.
+// deadStore is that of a process that was killed: nothing renews its leases, and
+// nothing releases them.
 type deadStore struct{ login.Store }
 
-func (deadStore) Prolong(context.Context, login.Key, string, time.Duration) error { return nil }
-func (deadStore) Release(context.Context, login.Key, string) error                { return nil }
+func (deadStore) Renew(context.Context, string, time.Duration, ...login.Key) error { return nil }
+func (deadStore) Release(context.Context, string, ...login.Key) error              { return nil }
 
 func TestDeadReplicaHoldsAStepForItsLeaseOnly(t *testing.T) {
 	if testing.Short() {
@@ -192,9 +192,9 @@ func TestResultThatTheStoreMissedReachesTheOtherReplicas(t *testing.T) {
 func TestUserIsNewInEveryAnswerToTheirFirstLogin(t *testing.T) {
 	h := newHouse(t)
 	code, phoneCode := h.code("ann"), h.phoneCode("ann", number)
-	h.store.settling.Store(false)
+	h.store.committing.Store(false)
 	h.refused(t, "wxA", code, phoneCode, problem.StoreUnavailable) // the user is made, and no session
-	h.store.settling.Store(true)
+	h.store.committing.Store(true)
 	for _, answer := range []string{"the first", "a repeated one"} {
 		if res := h.login(t, "wxA", code, phoneCode); !res.User.New {
 			t.Errorf("%s answer says that the user is not new", answer)

@@ -2,110 +2,281 @@ package login
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/binary"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"sync"
 	"time"
 
-	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
 )
 
+// A login has two steps: WeChat exchanges the login code, then the phone code. This file
+// does a step, and guarantees:
+//
+//   - A result is kept in the store, sealed, for five minutes. It is kept before anything
+//     else can fail, so that a phone code, which is paid for, is used however the login
+//     ends. A result that the store cannot take is pending: it stays in memory and goes to
+//     the store as soon as that is back, whether or not anybody asks for it.
+//   - One exchange of a code goes on at a time. In this process the step is locked.
+//     Between replicas it is leased, for 4 s by the database's clock, and the lease is
+//     renewed each second. Another replica polls every 100 ms for the result or the lease,
+//     for up to 5 s; then it answers 503 with `renew: []`. As it waits longer than a lease
+//     lasts, a replica that died costs the client that wait and no code.
+//   - No step is done twice in between: taking a lease and looking for the result is one
+//     operation of the store, and so is keeping the result and ending the lease. Should a
+//     lease run out all the same, as the store was away, WeChat calls the code used at the
+//     second exchange, which then looks once more for the result of the first.
+//
+// What remains is the time from when WeChat takes a phone code until its answer is
+// committed. A process that is killed in between has lost the code, and the client is
+// told to renew it.
 const (
-	// keepFor is how long a step's result is kept: as long as WeChat's codes live.
+	// keepFor is how long a result is kept: as long as WeChat's codes live.
 	keepFor = 5 * time.Minute
-	// replayFor is how long the same pair of codes is answered with the same session.
-	replayFor = time.Minute
-	// keepTimeout is how long the store may take to keep a result. It counts from
+	// keepTimeout bounds how long the store may take to keep a result. It counts from
 	// when there is one, whatever is left of the login's own time.
 	keepTimeout = 5 * time.Second
+	// leaseLife is how long a replica that died holds a step up. It is shorter than
+	// maxWait, so that a login that waits for a dead replica outlasts it.
+	leaseLife = 4 * time.Second
+	// maxWait bounds how long a login waits for another replica at the same step.
+	maxWait = 5 * time.Second
+	// leasePoll is how often it looks.
+	leasePoll = 100 * time.Millisecond
+	// maxPending bounds the results that are pending while the store is away.
+	maxPending = 4096
+	// pendingPoll is how often the store is tried with them.
+	pendingPoll = 500 * time.Millisecond
 )
 
-// Key names a step or a login: a hash of the codes that made it. The parts are
-// hashed with their lengths, so that no two different lists share a key,
-// however they are cut.
-type Key = [sha256.Size]byte
+// errElsewhere says that another replica is still at it, so that no code was spent.
+var errElsewhere = errors.New("another replica is at the same step of this login")
 
-func keyOf(kind string, parts ...string) Key {
-	h := sha256.New()
-	var n [8]byte
-	write := func(s string) {
-		binary.BigEndian.PutUint64(n[:], uint64(len(s)))
-		h.Write(n[:])
-		h.Write([]byte(s))
+// Step is what the store has of a step for a replica that is about to do it.
+type Step struct {
+	// Value is the step's result, if it is Kept: then there is nothing to do.
+	Value []byte
+	Kept  bool
+	// Leased reports that the step is this replica's to do, until the lease ends. If it
+	// is neither kept nor leased, another replica is at it.
+	Leased bool
+	// Seen is when the step's code was first seen, by the database's clock; it
+	// belongs into the result. Zero: unknown, or the step is kept.
+	Seen time.Time
+}
+
+// steps are the two steps of one login.
+type steps struct {
+	c           *Chain
+	code, phone Key  // phone is zero at a silent login
+	ahead       Step // the phone step, as it was when the login code was leased
+	locked      []Key
+
+	mu     sync.Mutex
+	leased []Key // guarded by mu, as is renew
+	renew  *time.Timer
+}
+
+func (c *Chain) steps(r Request) *steps {
+	s := &steps{c: c, code: loginStep(r)}
+	if r.PhoneCode != "" {
+		s.phone = phoneStep(r)
 	}
-	write(kind)
-	for _, p := range parts {
-		write(p)
+	return s
+}
+
+// do does a step, or finds its result. exchange is told when the code was first seen, and
+// asks WeChat. It has time of its own: the answer to a code that was sent must not be
+// lost because the login's time is up. next says of a new result which account the login
+// will ask the store about, so that keeping the one and reading the other is one
+// question; nil: no account yet.
+func do[T any](ctx context.Context, s *steps, k Key, next func(T) Account, exchange func(ctx context.Context, seen time.Time) (T, error)) (result T, err error) {
+	st, err := s.lease(ctx, k)
+	if err != nil {
+		return result, err
 	}
-	var k Key
-	h.Sum(k[:0])
-	return k
-}
-
-// caller is the result of the first step: the WeChat account that sent the login
-// code, or that the code has opened a session already.
-type caller struct {
-	OpenID  string `json:"openid,omitempty"`
-	UnionID string `json:"unionid,omitempty"`
-	// Seen is when the code was first seen, by the database's clock.
-	Seen  time.Time `json:"seen,omitzero"`
-	Spent bool      `json:"spent,omitempty"`
-}
-
-// spent is the caller that takes the place of one whose code has opened a session.
-var spent = []byte(`{"spent":true}`)
-
-// owned is the result of the phone step: the number, and the openid that it
-// was exchanged for. It is of use with that openid only.
-type owned struct {
-	OpenID string     `json:"openid"`
-	Phone  user.Phone `json:"phone"`
-	// Seen is when the phone code was first seen, by the database's clock.
-	Seen time.Time `json:"seen,omitzero"`
-}
-
-// earlier returns the earlier of two times, of which zero is unknown, and so is the
-// result.
-func earlier(a, b time.Time) time.Time {
-	if a.Before(b) {
-		return a
+	if st.Kept {
+		return result, decode(st.Value, &result)
 	}
-	return b
-}
-
-// replayed says which session a pair of codes has already opened, and what else its
-// answer said: should the answer get lost, the next one says so too.
-type replayed struct {
-	SessionID string `json:"sid"`
-	New       bool   `json:"new,omitempty"`
-	Moved     bool   `json:"moved,omitempty"`
-}
-
-// opened tells which session both codes have opened within the last minute, if any.
-func (c *Chain) opened(ctx context.Context, k Key) (again replayed, err error) {
-	if _, err := c.kept(ctx, k, &again); err != nil {
-		return replayed{}, fromStore(err)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), maxLogin)
+	defer cancel()
+	if result, err = exchange(ctx, st.Seen); err != nil {
+		var again T
+		if s.c.keptMeanwhile(ctx, err, k, &again) {
+			return again, nil
+		}
+		s.c.noteLost(k, err)
+		return result, err
 	}
-	return again, nil
+	var accounts []Account
+	if next != nil {
+		accounts = append(accounts, next(result))
+	}
+	return result, s.keep(ctx, k, result, accounts...)
 }
 
-// kept reads the step's result into v.
+// lease finds the step's result or leases the step. It waits for whoever else is at it.
+// With the login code's step it asks for the phone code's, which follows.
+func (s *steps) lease(ctx context.Context, k Key) (Step, error) {
+	c := s.c
+	if err := s.lock(ctx, k); err != nil {
+		return Step{}, err
+	}
+	if value, err := c.flush(ctx, k); value != nil || err != nil {
+		return Step{Value: value, Kept: true}, err
+	}
+	if k == s.phone && (s.ahead.Kept || s.ahead.Leased) {
+		return s.ahead, nil
+	}
+	ask := []Key{k}
+	if k == s.code && s.phone != (Key{}) && c.State.locks.try(s.phone) {
+		s.locked, ask = append(s.locked, s.phone), append(ask, s.phone)
+	}
+	patience := time.NewTimer(maxWait)
+	defer patience.Stop()
+	for {
+		found, err := c.Store.Lease(ctx, c.State.replica(), c.now(), leaseLife, ask...)
+		if err != nil {
+			return Step{}, fromStore(err)
+		}
+		for i, st := range found {
+			if st.Leased {
+				s.took(ask[i])
+			}
+		}
+		if len(found) == 2 {
+			s.ahead = found[1]
+		}
+		if found[0].Kept || found[0].Leased {
+			return found[0], nil
+		}
+		ask = ask[:1] // a lease of the phone step that is not renewed yet frees it for others
+		again := time.NewTimer(leasePoll)
+		select {
+		case <-again.C:
+			continue
+		case <-patience.C:
+		case <-ctx.Done():
+		}
+		again.Stop()
+		return Step{}, unavailable(errElsewhere, busyRetry)
+	}
+}
+
+// lock keeps this process's other logins from the step until end.
+func (s *steps) lock(ctx context.Context, k Key) error {
+	for _, locked := range s.locked {
+		if locked == k {
+			return nil
+		}
+	}
+	err := s.c.State.locks.lock(ctx, k)
+	if err == nil {
+		s.locked = append(s.locked, k)
+	}
+	return err
+}
+
+// took renews a lease from here on for as long as its step takes.
+func (s *steps) took(k Key) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.leased = append(s.leased, k)
+	if s.renew == nil {
+		s.renew = time.AfterFunc(leaseLife/4, s.renewAll)
+	}
+}
+
+// renewAll renews the leases. Should the store be away they may end meanwhile: then
+// another replica does the step too, as if this one had died.
+func (s *steps) renewAll() {
+	s.mu.Lock()
+	leased := append([]Key(nil), s.leased...)
+	s.mu.Unlock()
+	if len(leased) > 0 {
+		ctx, cancel := context.WithTimeout(context.Background(), leaseLife/4)
+		_ = s.c.Store.Renew(ctx, s.c.State.replica(), leaseLife, leased...)
+		cancel()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.renew != nil {
+		s.renew.Reset(leaseLife / 4)
+	}
+}
+
+// done forgets leases that have ended with their results.
+func (s *steps) done(k Key) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i, leased := range s.leased {
+		if leased == k {
+			s.leased = append(s.leased[:i], s.leased[i+1:]...)
+			return
+		}
+	}
+}
+
+// end lets go of the steps: err is how they went. A step that failed is free for the next
+// try at once; where the store is away its lease ends by itself.
+func (s *steps) end(ctx context.Context, err error) {
+	s.mu.Lock()
+	leased := s.leased
+	if s.leased = nil; s.renew != nil {
+		s.renew.Stop()
+		s.renew = nil
+	}
+	s.mu.Unlock()
+	var e *Error
+	if away := errors.As(err, &e) && e.Code == problem.StoreUnavailable; len(leased) > 0 && !away {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), keepTimeout)
+		_ = s.c.Store.Release(ctx, s.c.State.replica(), leased...)
+		cancel()
+	}
+	for _, k := range s.locked {
+		s.c.State.locks.unlock(k)
+	}
+}
+
+// keep stores a step's result, and ends its lease with that. If the store is away the
+// result is pending, and the error is returned.
+func (s *steps) keep(ctx context.Context, k Key, v any, next ...Account) error {
+	value, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	now := s.c.now()
+	expires := now.Add(keepFor)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), keepTimeout)
+	defer cancel()
+	if err := s.c.Store.Keep(ctx, k, value, expires, next...); err != nil {
+		s.c.deliverLater(k, value, now, expires)
+		return fromStore(err)
+	}
+	s.done(k)
+	return nil
+}
+
+// kept reads a result into v.
 func (c *Chain) kept(ctx context.Context, k Key, v any) (bool, error) {
-	if found, err := c.flush(ctx, k, v); found || err != nil {
-		return found, err
-	}
-	value, ok, err := c.Store.Kept(ctx, k, c.now())
-	if err != nil || !ok {
+	value, err := c.flush(ctx, k)
+	if err != nil {
 		return false, err
 	}
-	return true, readStep(value, v)
+	if value == nil {
+		var ok bool
+		if value, ok, err = c.Store.Kept(ctx, k, c.now()); err != nil || !ok {
+			return false, err
+		}
+	}
+	return true, decode(value, v)
 }
 
-// keptMeanwhile is kept for a step that WeChat has just refused, because its code
-// is used: whoever used it may have kept its result. (Another replica, whose claim
-// ran out while the store was away.)
+// keptMeanwhile is kept for a step that WeChat has just refused because its code is used:
+// another replica, whose lease ran out, may have kept its result.
 func (c *Chain) keptMeanwhile(ctx context.Context, refusal error, k Key, v any) bool {
 	var e *Error
 	if !errors.As(refusal, &e) || len(e.Renew) == 0 {
@@ -115,10 +286,10 @@ func (c *Chain) keptMeanwhile(ctx context.Context, refusal error, k Key, v any) 
 	return ok && err == nil
 }
 
-// lostOnTheWay takes note of codes that were sent and not answered. Should WeChat
-// call such a code used in a later login, it was us who used it: the client renews
-// it, and has done nothing wrong.
-func (c *Chain) lostOnTheWay(k Key, failure error) {
+// noteLost notes a code that was sent and not answered. If WeChat calls such a code used
+// in a later login, this gateway has used it: the client renews the code, and has done
+// nothing wrong.
+func (c *Chain) noteLost(k Key, failure error) {
 	var e *Error
 	if !errors.As(failure, &e) {
 		return
@@ -127,26 +298,22 @@ func (c *Chain) lostOnTheWay(k Key, failure error) {
 	now := c.now()
 	switch {
 	case errors.As(e.Cause, &we) && we.Unanswered:
-		c.State.sent.put(k, nil, now, now.Add(keepFor))
-	case e.Refused && c.State.sent.get(k, now) != nil:
+		c.State.sent.add(k, now, now.Add(keepFor))
+	case e.Refused && c.State.sent.has(k, now):
 		e.Refused = false
 	}
 }
 
-// keep stores a step's result. Should the store be away the result is held in
-// memory until it is back, and the error is returned.
-func (c *Chain) keep(ctx context.Context, k Key, v any) error {
-	value, err := json.Marshal(v)
-	if err != nil {
-		return err
-	}
-	now := c.now()
-	expires := now.Add(keepFor)
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), keepTimeout)
-	defer cancel()
-	if err := c.Store.Keep(ctx, k, value, expires); err != nil {
-		c.hold(k, value, now, expires)
-		return fromStore(err)
+func decode(value []byte, v any) error {
+	if err := json.Unmarshal(value, v); err != nil {
+		return fromStore(fmt.Errorf("reading a step's result: %w", err))
 	}
 	return nil
+}
+
+// replica names this process among those that share the store. Leases are the process's:
+// a step that failed is free for its next try even if the store could not be told.
+func (s *State) replica() string {
+	s.naming.Do(func() { s.name = rand.Text() })
+	return s.name
 }

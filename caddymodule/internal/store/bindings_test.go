@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
@@ -23,11 +24,11 @@ func TestBindingsAreFoundByOpenIDUnionIDAndUser(t *testing.T) {
 				t.Errorf("%+v, %v, %v; want %+v", got, found, err, want)
 			}
 		}
-		if got, err := s.Known(t.Context(), "wx9", "o9", "un1"); err != nil || got.Binding != second || got.Taken {
+		if got, err := s.Known(t.Context(), login.Account{AppID: "wx9", OpenID: "o9", UnionID: "un1"}); err != nil || got.Binding != second || got.Taken {
 			t.Errorf("the latest phone login: %+v, %v", got, err)
 		}
 		for _, none := range []string{"", "UN1", "un"} {
-			if got, err := s.Known(t.Context(), "wx9", "o9", none); got.UserID != "" || err != nil {
+			if got, err := s.Known(t.Context(), login.Account{AppID: "wx9", OpenID: "o9", UnionID: none}); got.UserID != "" || err != nil {
 				t.Errorf("unionid %q: %+v, %v", none, got, err)
 			}
 		}
@@ -37,7 +38,7 @@ func TestBindingsAreFoundByOpenIDUnionIDAndUser(t *testing.T) {
 		}
 
 		settle(t, s, user.Binding{AppID: "wx1", OpenID: "o8", UserID: "u2"}, user.Keep, now.Add(time.Hour))
-		if got, err := s.Known(t.Context(), "wx1", "o9", "un1"); err != nil || got.Binding != second || !got.Taken {
+		if got, err := s.Known(t.Context(), login.Account{AppID: "wx1", OpenID: "o9", UnionID: "un1"}); err != nil || got.Binding != second || !got.Taken {
 			t.Errorf("the user has another openid in the app: %+v, %v", got, err)
 		}
 	})

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/importer"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
@@ -255,7 +256,7 @@ func TestImportWakesNoSuspendedAccount(t *testing.T) {
 			}
 		}
 		for _, appid := range []string{"wx2", "wx3", "wx4"} {
-			if known, err := s.Known(t.Context(), appid, "alice"+appid[2:], "alice"); err != nil || known.UserID != u.ID || known.State != user.Suspended {
+			if known, err := s.Known(t.Context(), login.Account{AppID: appid, OpenID: "alice" + appid[2:], UnionID: "alice"}); err != nil || known.UserID != u.ID || known.State != user.Suspended {
 				t.Errorf("%s: %+v, %v", appid, known, err)
 			}
 		}

@@ -36,7 +36,7 @@ func (s *Store) Leave(ctx context.Context, appid, openid string, before time.Tim
 		left = Leaver{}
 		const which = `WHERE appid = ? AND openid = ?`
 		b, bound, err := s.findBinding(t, which, appid, openid)
-		// As in Settle the user first, then the binding, which may be another's by now.
+		// As in Commit the user first, then the binding, which may be another's by now.
 		for locked := ""; err == nil && bound && b.UserID != locked; {
 			locked = b.UserID
 			if err := lockUser(t, locked); err != nil {

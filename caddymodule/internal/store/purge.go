@@ -41,8 +41,8 @@ var housekeepingStep = sha256.Sum256([]byte("caddy-wx-auth keeps the house"))
 // and keeps it until it has not asked for five minutes. ours is false for the
 // others.
 func (s *Store) Housekeep(ctx context.Context, replica string, limit int) (deleted int, ours bool, err error) {
-	c, err := s.Claim(ctx, housekeepingStep, replica, s.db.opts.Now(), housekeepingLease)
-	if err != nil || !c.Ours {
+	step, err := s.Lease(ctx, replica, s.db.opts.Now(), housekeepingLease, housekeepingStep)
+	if err != nil || !step[0].Leased {
 		return 0, false, err
 	}
 	if deleted, err = s.Purge(ctx, limit); err == nil {
@@ -53,7 +53,7 @@ func (s *Store) Housekeep(ctx context.Context, replica string, limit int) (delet
 
 // LeaveHousekeeping gives the role up, for a replica that must not have it.
 func (s *Store) LeaveHousekeeping(ctx context.Context, replica string) error {
-	return s.Release(ctx, housekeepingStep, replica)
+	return s.Release(ctx, replica, housekeepingStep)
 }
 
 // Purge deletes rows that are over by the database's clock, at most limit of each

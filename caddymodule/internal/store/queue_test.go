@@ -22,7 +22,7 @@ func holdWriter(t *testing.T, s *Store) (release func()) {
 		t.Fatal(err)
 	}
 	first := make(chan error, 1)
-	go func() { first <- s.Release(context.Background(), login.Key{}, "") }()
+	go func() { first <- s.Release(context.Background(), "", login.Key{}) }()
 	waitFor(t, "the first write to begin", func() bool {
 		p.queue.mu.Lock()
 		defer p.queue.mu.Unlock()
@@ -182,7 +182,7 @@ func TestDurableWriteIsToldWhenItIsOnDisk(t *testing.T) {
 	waitFor(t, "the others", func() bool {
 		return count(t, s, `SELECT COUNT(*) FROM {kept_steps}`) == 3
 	})
-	if _, err := s.Claim(t.Context(), login.Key{4}, "me", now, time.Minute); err != nil {
+	if _, err := s.Lease(t.Context(), "me", now, time.Minute, login.Key{4}); err != nil {
 		t.Error("a light write:", err)
 	}
 	select {

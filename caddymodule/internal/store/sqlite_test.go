@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
@@ -375,7 +376,7 @@ func TestLargeTablesAreReadByIndex(t *testing.T) {
 	opened, _ := settle(t, s, b, user.Replace, now)
 	_, _, err = s.Binding(ctx, "wx1", "o2")
 	must(err)
-	_, err = s.Known(ctx, "wx3", "o3", "n1")
+	_, err = s.Known(ctx, login.Account{AppID: "wx3", OpenID: "o3", UnionID: "n1"})
 	must(err)
 	silent := settlement(user.Binding{AppID: "wx3", OpenID: "o3", UnionID: "n1", UserID: found.ID}, user.Replace, newSession(found.ID, "wx3", "o3", now))
 	silent.Phone = user.Phone{}

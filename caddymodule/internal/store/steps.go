@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -17,9 +18,9 @@ const maxKept = 32 << 10
 
 func keptPlace(step login.Key) place { return place{"kept_steps", "value", string(step[:])} }
 
-// Keep stores the result of a login's step, sealed, until expires. It
-// overwrites, and ends whoever's claim there is: the step is done.
-func (s *Store) Keep(ctx context.Context, step login.Key, value []byte, expires time.Time) error {
+// Keep stores the result of a login's step, sealed, until expires. It overwrites, and ends
+// the lease of the step, whoever has it: the step is done.
+func (s *Store) Keep(ctx context.Context, step login.Key, value []byte, expires time.Time, next ...login.Account) error {
 	if len(value) > maxKept {
 		return fmt.Errorf("keeping a step: %d bytes are too many", len(value))
 	}
@@ -61,110 +62,97 @@ func (s *Store) keptStep(t *tx, step login.Key, now time.Time) (value []byte, ok
 	return value, err == nil, err
 }
 
-// Claim gives a step to owner, for as long as lease, unless its result is kept.
-// The lease is by the database's clock, which all replicas share. One's own
-// claim is prolonged. It also records when the step's code, and those of further
-// steps, were first seen.
+// Lease reads the results of steps, and leases those that have none to owner, for as long
+// as life, unless another owner has a lease. Leases are by the database's clock, which all
+// replicas share. Owner's own lease is renewed. Lease also notes when the steps' codes
+// were first seen.
 //
-// A claim need not outlive a power cut, which ends what its owner was doing.
+// A lease need not outlive a power cut, which ends what its owner was doing.
 //
-// A result that was kept after the claim cannot be missed: it is looked for with
-// the claim in hand, and whoever keeps one takes the claim away with it.
-func (s *Store) Claim(ctx context.Context, step login.Key, owner string, now time.Time, lease time.Duration, further ...login.Key) (c login.Claim, err error) {
-	err = s.change(ctx, "claiming a step", again, light, func(t *tx) error {
-		c = login.Claim{}
-		if t.db.dialect.oneWriter {
-			return s.claimAlone(t, &c, step, owner, now, lease, further)
-		}
-		// This records when the codes were first seen. The next statement decides whose
-		// the step is.
-		args := []any{step[:], owner, lease.Milliseconds()}
-		for _, f := range further {
-			args = append(args, f[:])
+// A result that was kept after the lease was taken cannot be missed: the results are read
+// with the lease in hand, and Keep ends the lease in the transaction that keeps a result.
+func (s *Store) Lease(ctx context.Context, owner string, now time.Time, life time.Duration, steps ...login.Key) (found []login.Step, err error) {
+	err = s.change(ctx, "leasing a step", again, light, func(t *tx) error {
+		var args []any
+		for _, step := range steps {
+			args = append(args, step[:], owner, life.Milliseconds())
 		}
 		if _, err := t.exec(`INSERT INTO {claimed_steps} (step, owner, lease_until, seen_at) VALUES (?, ?, {now} + ?, {now})`+
-			strings.Repeat(`, (?, '', {now}, {now})`, len(further))+`
-			ON CONFLICT (step) DO UPDATE SET step = excluded.step`, args...); err != nil {
+			strings.Repeat(`, (?, ?, {now} + ?, {now})`, len(steps)-1)+`
+			ON CONFLICT (step) DO UPDATE SET
+				owner = CASE WHEN {claimed_steps}.lease_until <= {now} THEN excluded.owner ELSE {claimed_steps}.owner END,
+				lease_until = CASE WHEN {claimed_steps}.lease_until <= {now} OR {claimed_steps}.owner = excluded.owner
+					THEN excluded.lease_until ELSE {claimed_steps}.lease_until END`, args...); err != nil {
 			return err
 		}
-		n, err := t.exec(`UPDATE {claimed_steps} SET owner = ?, lease_until = {now} + ? WHERE step = ? AND (owner = ? OR lease_until <= {now})`,
-			owner, lease.Milliseconds(), step[:], owner)
-		if err != nil {
+		var done bool
+		if found, done, err = s.readSteps(t, owner, now, steps); err != nil || !done {
 			return err
 		}
-		if err := s.claimedStep(t, &c, step, now); err != nil || !c.Kept {
-			c.Ours = n > 0
-			return err
-		}
-		c.Seen = time.Time{}
-		_, err = t.exec(`DELETE FROM {claimed_steps} WHERE step = ?`, step[:])
+		in, keys := anyStep(steps)
+		_, err := t.exec(`DELETE FROM {claimed_steps} WHERE step IN (SELECT step FROM {kept_steps} WHERE expires_at > ? AND step`+in+`)`,
+			append([]any{t.db.millis(now)}, keys...)...)
 		return err
 	})
 	if err != nil {
-		return login.Claim{}, err
+		return nil, err
 	}
-	return c, nil
+	return found, nil
 }
 
-// claimAlone is Claim where nobody writes between what a statement reads and what it
-// writes.
-func (s *Store) claimAlone(t *tx, c *login.Claim, step login.Key, owner string, now time.Time, lease time.Duration, further []login.Key) error {
-	var seen int64
-	err := t.row(`INSERT INTO {claimed_steps} (step, owner, lease_until, seen_at) SELECT ?, ?, {now} + ?, {now}
-		WHERE NOT EXISTS (SELECT 1 FROM {kept_steps} WHERE step = ? AND expires_at > ?)
-		ON CONFLICT (step) DO UPDATE SET owner = excluded.owner, lease_until = excluded.lease_until
-		WHERE owner = excluded.owner OR lease_until <= {now} RETURNING seen_at`,
-		step[:], owner, lease.Milliseconds(), step[:], t.db.millis(now)).Scan(&seen)
-	if errors.Is(err, sql.ErrNoRows) {
-		c.Value, c.Kept, err = s.keptStep(t, step, now)
-		return err
-	}
-	c.Ours, c.Seen = err == nil, databaseTime(seen)
-	for _, f := range further {
-		if err == nil {
-			_, err = t.exec(`INSERT OR IGNORE INTO {claimed_steps} (step, owner, lease_until, seen_at) SELECT ?, '', {now}, {now}
-				WHERE NOT EXISTS (SELECT 1 FROM {kept_steps} WHERE step = ? AND expires_at > ?)`, f[:], f[:], t.db.millis(now))
+// readSteps reads what there is of steps: results, and leases. done reports whether one of
+// them has a result.
+func (s *Store) readSteps(t *tx, owner string, now time.Time, steps []login.Key) (found []login.Step, done bool, err error) {
+	found = make([]login.Step, len(steps))
+	in, keys := anyStep(steps)
+	err = t.each(func(r *sql.Rows) error {
+		var key, sealed []byte
+		var owned string
+		var kept, seen int64
+		if err := r.Scan(&kept, &key, &sealed, &owned, &seen); err != nil {
+			return err
 		}
-	}
-	return err
-}
-
-// claimedStep reads the result of a step, and when its code was first seen.
-func (s *Store) claimedStep(t *tx, c *login.Claim, step login.Key, now time.Time) error {
-	var sealed []byte
-	err := t.each(func(r *sql.Rows) error {
-		var value []byte
-		var kept bool
-		var seen int64
-		err := r.Scan(&kept, &value, &seen)
-		if kept {
-			c.Kept, sealed = true, value
-		} else {
-			c.Seen = databaseTime(seen)
+		i := slices.IndexFunc(steps, func(k login.Key) bool { return string(k[:]) == string(key) })
+		if i < 0 {
+			return nil
 		}
+		st := &found[i]
+		if kept == 0 {
+			st.Leased, st.Seen = owned == owner && !st.Kept, databaseTime(seen)
+			return nil
+		}
+		value, err := s.keys.Load().open(keptPlace(steps[i]), sealed)
+		*st, done = login.Step{Value: value, Kept: true}, true
 		return err
-	}, `SELECT 1, value, 0 FROM {kept_steps} WHERE step = ? AND expires_at > ?
-		UNION ALL SELECT 0, NULL, seen_at FROM {claimed_steps} WHERE step = ?`, step[:], t.db.millis(now), step[:])
-	if err == nil && c.Kept {
-		c.Value, err = s.keys.Load().open(keptPlace(step), sealed)
-	}
-	return err
+	}, `SELECT 0, step, NULL, owner, seen_at FROM {claimed_steps} WHERE step`+in+`
+		UNION ALL SELECT 1, step, value, '', 0 FROM {kept_steps} WHERE expires_at > ? AND step`+in,
+		slices.Concat(keys, []any{t.db.millis(now)}, keys)...)
+	return found, done, err
 }
 
-// Prolong renews owner's claim, if it still is one; a claim that has ended is
-// not taken again.
-func (s *Store) Prolong(ctx context.Context, step login.Key, owner string, lease time.Duration) error {
-	return s.change(ctx, "prolonging a claim", again, light, func(t *tx) error {
-		_, err := t.exec(`UPDATE {claimed_steps} SET lease_until = {now} + ? WHERE step = ? AND owner = ?`, lease.Milliseconds(), step[:], owner)
+// anyStep is a condition for any of the steps, and its parameters.
+func anyStep(steps []login.Key) (in string, args []any) {
+	for _, step := range steps {
+		args = append(args, step[:])
+	}
+	return ` IN (?` + strings.Repeat(", ?", len(steps)-1) + `)`, args
+}
+
+// Renew renews owner's leases. One that has ended is not taken again.
+func (s *Store) Renew(ctx context.Context, owner string, life time.Duration, steps ...login.Key) error {
+	return s.change(ctx, "renewing a lease", again, light, func(t *tx) error {
+		in, keys := anyStep(steps)
+		_, err := t.exec(`UPDATE {claimed_steps} SET lease_until = {now} + ? WHERE owner = ? AND step`+in, append([]any{life.Milliseconds(), owner}, keys...)...)
 		return err
 	})
 }
 
-// Release ends a claim, if it is still owner's. When its code was first seen stays
+// Release ends leases, if they are still owner's. When their codes were first seen stays
 // known: a login that is tried again begins no later.
-func (s *Store) Release(ctx context.Context, step login.Key, owner string) error {
+func (s *Store) Release(ctx context.Context, owner string, steps ...login.Key) error {
 	return s.change(ctx, "releasing a step", again, light, func(t *tx) error {
-		_, err := t.exec(`UPDATE {claimed_steps} SET owner = '', lease_until = {now} WHERE step = ? AND owner = ?`, step[:], owner)
+		in, keys := anyStep(steps)
+		_, err := t.exec(`UPDATE {claimed_steps} SET owner = '', lease_until = {now} WHERE owner = ? AND step`+in, append([]any{owner}, keys...)...)
 		return err
 	})
 }

@@ -42,17 +42,21 @@ func TestKeptStepIsThereUntilItExpires(t *testing.T) {
 	})
 }
 
-func TestClaimIsOneOwnersUntilItsLeaseEnds(t *testing.T) {
+// lease leases one step.
+func lease(t *testing.T, s *Store, step login.Key, owner string, at time.Time, life time.Duration) login.Step {
+	t.Helper()
+	found, err := s.Lease(t.Context(), owner, at, life, step)
+	if err != nil {
+		t.Fatalf("%s leases: %v", owner, err)
+	}
+	return found[0]
+}
+
+// Forty replicas get the same codes: one of them exchanges them. When it dies, its lease
+// runs out by the database's clock, and another one goes on.
+func TestLeaseIsOneOwnersUntilItEnds(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		a, b := started(t, open), started(t, open)
-		claim := func(s *Store, key byte, owner string, lease time.Duration) bool {
-			t.Helper()
-			c, err := s.Claim(t.Context(), login.Key{key}, owner, now, lease)
-			if err != nil || c.Kept {
-				t.Errorf("%s claims %d: %+v, %v", owner, key, c, err)
-			}
-			return c.Ours
-		}
 		var won atomic.Int32
 		var wg sync.WaitGroup
 		for i := range 40 {
@@ -61,7 +65,9 @@ func TestClaimIsOneOwnersUntilItsLeaseEnds(t *testing.T) {
 				s = b
 			}
 			wg.Go(func() {
-				if claim(s, 7, string(rune('A'+i)), time.Hour) {
+				if found, err := s.Lease(t.Context(), string(rune('A'+i)), now, time.Hour, login.Key{7}); err != nil {
+					t.Error(err)
+				} else if found[0].Leased {
 					won.Add(1)
 				}
 			})
@@ -71,84 +77,120 @@ func TestClaimIsOneOwnersUntilItsLeaseEnds(t *testing.T) {
 			t.Fatalf("%d owners", won.Load())
 		}
 
-		// A lease that is over, by the database's clock, is anybody's.
-		for i, step := range []struct {
+		key := login.Key{8}
+		for i, try := range []struct {
 			store *Store
 			owner string
-			lease time.Duration
+			life  time.Duration
 			want  bool
 		}{{a, "a", time.Hour, true}, {b, "b", time.Hour, false}, {a, "a", -time.Millisecond, true}, {b, "b", time.Hour, true}, {a, "a", time.Hour, false}} {
-			if claim(step.store, 8, step.owner, step.lease) != step.want {
-				t.Errorf("claim %d: %v", i, !step.want)
+			if lease(t, try.store, key, try.owner, now, try.life).Leased != try.want {
+				t.Errorf("lease %d: %v", i, !try.want)
 			}
 		}
-		for _, err := range []error{a.Prolong(t.Context(), login.Key{8}, "a", -time.Hour), a.Release(t.Context(), login.Key{8}, "a")} {
+		for _, err := range []error{a.Renew(t.Context(), "a", -time.Hour, key), a.Release(t.Context(), "a", key)} {
 			if err != nil {
 				t.Fatal(err)
 			}
 		}
-		if claim(a, 8, "a", time.Hour) {
-			t.Error("somebody else's claim was ended")
+		if lease(t, a, key, "a", now, time.Hour).Leased {
+			t.Error("somebody else's lease was ended")
 		}
-		if err := b.Prolong(t.Context(), login.Key{8}, "b", -time.Millisecond); err != nil {
+		if err := b.Renew(t.Context(), "b", -time.Millisecond, key); err != nil {
 			t.Fatal(err)
 		}
-		if !claim(a, 8, "a", time.Hour) {
+		if !lease(t, a, key, "a", now, time.Hour).Leased {
 			t.Error("one's own lease was not renewed")
 		}
-		if err := a.Release(t.Context(), login.Key{8}, "a"); err != nil {
+		if err := a.Release(t.Context(), "a", key); err != nil {
 			t.Fatal(err)
 		}
-		if err := a.Prolong(t.Context(), login.Key{8}, "a", time.Hour); err != nil {
+		if err := a.Renew(t.Context(), "a", time.Hour, key); err != nil {
 			t.Fatal(err)
 		}
-		if !claim(b, 8, "b", time.Hour) {
-			t.Error("a released claim is not free, or was taken again by being prolonged")
+		if !lease(t, b, key, "b", now, time.Hour).Leased {
+			t.Error("a released step is not free, or was taken again by being renewed")
 		}
 	})
 }
 
-// Between a look at what is kept and a claim, another replica may have finished:
+// A login asks for both of its codes at once. Each of them may be anybody's, and done or
+// not; and both are seen from here on, by whatever clock the process has.
+func TestLeaseOfBothCodesAtOnce(t *testing.T) {
+	onEach(t, func(t *testing.T, open database) {
+		a, b := started(t, open), started(t, open)
+		code, phone, other := login.Key{1}, login.Key{2}, login.Key{3}
+		both := func(s *Store, owner string, steps ...login.Key) []login.Step {
+			t.Helper()
+			found, err := s.Lease(t.Context(), owner, now, time.Hour, steps...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return found
+		}
+		first := both(a, "a", code, phone)
+		if !first[0].Leased || !first[1].Leased || first[0].Seen.IsZero() || !first[1].Seen.Equal(first[0].Seen) {
+			t.Errorf("the first: %+v", first)
+		}
+		if got := both(b, "b", other, phone); !got[0].Leased || got[1].Leased || got[1].Kept {
+			t.Errorf("another login code with this phone code: %+v", got)
+		}
+		if err := a.Keep(t.Context(), phone, []byte("number"), now.Add(time.Minute)); err != nil {
+			t.Fatal(err)
+		}
+		if got := both(b, "b", code, phone); got[0].Leased || !got[1].Kept || string(got[1].Value) != "number" {
+			t.Errorf("the phone step is done: %+v", got)
+		}
+		if err := a.Release(t.Context(), "a", code, phone); err != nil {
+			t.Fatal(err)
+		}
+		if got := both(b, "b", phone, code); !got[0].Kept || !got[1].Leased || !got[1].Seen.Equal(first[0].Seen) {
+			t.Errorf("the other order, after a release: %+v", got)
+		}
+	})
+}
+
+// Between a look at what is kept and a lease, another replica may have finished:
 // then the step must not be done a second time.
-func TestClaimFindsWhatIsKeptAndKeepingEndsTheClaim(t *testing.T) {
+func TestLeaseFindsResultAndKeepEndsLease(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		a, b := started(t, open), started(t, open)
 		key := login.Key{9}
-		if c, err := a.Claim(t.Context(), key, "a", now, time.Hour); !c.Ours || err != nil {
-			t.Fatal(c, err)
+		if !lease(t, a, key, "a", now, time.Hour).Leased {
+			t.Fatal("not leased")
 		}
 		if err := a.Keep(t.Context(), key, []byte("result"), now.Add(time.Minute)); err != nil {
 			t.Fatal(err)
 		}
 		for range 2 {
-			if c, err := b.Claim(t.Context(), key, "b", now, time.Hour); !c.Kept || c.Ours || string(c.Value) != "result" || err != nil {
-				t.Errorf("%+v, %v", c, err)
+			if st := lease(t, b, key, "b", now, time.Hour); !st.Kept || st.Leased || string(st.Value) != "result" {
+				t.Errorf("%+v", st)
 			}
 		}
 		if n := count(t, a, `SELECT COUNT(*) FROM {claimed_steps}`); n != 0 {
-			t.Errorf("%d claims on what is done", n)
+			t.Errorf("%d leases of what is done", n)
 		}
-		if c, err := b.Claim(t.Context(), key, "b", now.Add(time.Minute), time.Hour); c.Kept || !c.Ours || err != nil {
-			t.Errorf("when the result has expired: %+v, %v", c, err)
+		if st := lease(t, b, key, "b", now.Add(time.Minute), time.Hour); st.Kept || !st.Leased {
+			t.Errorf("when the result has expired: %+v", st)
 		}
 	})
 }
 
-func TestSettledLoginIsKeptAndItsLoginCodeSpent(t *testing.T) {
+func TestCommittedLoginIsKeptAndItsCodeSpent(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
 		ann := settlement(user.Binding{AppID: "wx1", OpenID: "ann", UserID: "u", PhoneAt: now}, user.Deny, newSession("u", "wx1", "ann", now))
 		if err := s.Keep(t.Context(), ann.Code, []byte("whose"), now.Add(time.Minute)); err != nil {
 			t.Fatal(err)
 		}
-		if c, err := s.Claim(t.Context(), ann.Login, "a", now, time.Hour); !c.Ours || err != nil {
-			t.Fatal(c, err)
+		if !lease(t, s, ann.Login, "a", now, time.Hour).Leased {
+			t.Fatal("not leased")
 		}
-		if _, err := s.Settle(t.Context(), ann); err != nil {
+		if _, err := s.Commit(t.Context(), ann); err != nil {
 			t.Fatal(err)
 		}
-		if c, err := s.Claim(t.Context(), ann.Login, "b", now, time.Hour); string(c.Value) != ann.Session.ID || err != nil {
-			t.Errorf("%+v, %v", c, err)
+		if st := lease(t, s, ann.Login, "b", now, time.Hour); string(st.Value) != ann.Session.ID {
+			t.Errorf("%+v", st)
 		}
 		if value, ok, err := s.Kept(t.Context(), ann.Code, now); string(value) != "spent" || !ok || err != nil {
 			t.Errorf("of the login code is known %q, %t, %v", value, ok, err)
@@ -158,7 +200,7 @@ func TestSettledLoginIsKeptAndItsLoginCodeSpent(t *testing.T) {
 		late := ann
 		late.Session = newSession("u", "wx1", "ann", now)
 		var opened *login.Opened
-		if _, err := s.Settle(t.Context(), late); !errors.As(err, &opened) || string(opened.Value) != ann.Session.ID {
+		if _, err := s.Commit(t.Context(), late); !errors.As(err, &opened) || string(opened.Value) != ann.Session.ID {
 			t.Errorf("settled once more: %v", err)
 		}
 		if _, err := s.Session(t.Context(), late.Session.ID); !errors.Is(err, session.ErrNotFound) {
@@ -170,7 +212,7 @@ func TestSettledLoginIsKeptAndItsLoginCodeSpent(t *testing.T) {
 		if err := s.Keep(t.Context(), bob.Code, []byte("whose"), now.Add(time.Minute)); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := s.Settle(t.Context(), bob); !errors.Is(err, user.ErrNewOpenID) {
+		if _, err := s.Commit(t.Context(), bob); !errors.Is(err, user.ErrNewOpenID) {
 			t.Fatal(err)
 		}
 		if _, ok, err := s.Kept(t.Context(), bob.Login, now); ok || err != nil {
@@ -183,7 +225,7 @@ func TestSettledLoginIsKeptAndItsLoginCodeSpent(t *testing.T) {
 			t.Errorf("its login code is %q", value)
 		}
 		bob.Value = make([]byte, maxKept+1)
-		if _, err := s.Settle(t.Context(), bob); err == nil {
+		if _, err := s.Commit(t.Context(), bob); err == nil {
 			t.Error("an endless value was kept")
 		}
 	})

@@ -115,9 +115,9 @@ func newSession(userID, appid, openid string, at time.Time) session.Session {
 }
 
 // settlement is a login that is settled at that moment.
-func settlement(b user.Binding, rule user.NewOpenID, opened session.Session) login.Settlement {
+func settlement(b user.Binding, rule user.NewOpenID, opened session.Session) login.Commit {
 	at := opened.CreatedAt
-	return login.Settlement{
+	return login.Commit{
 		Binding: b, Rule: rule, Until: settings.Until(at), Session: opened,
 		Login: sha256.Sum256([]byte(opened.ID)), Value: []byte(opened.ID), Expires: at.Add(time.Minute),
 		Code: sha256.Sum256([]byte("code " + opened.ID)), Spent: []byte("spent"),
@@ -144,19 +144,19 @@ func endUser(ctx context.Context, s *Store, userID string, e session.Ending) (en
 // settle logs somebody in.
 // commit settles a login as the chain does: its code is kept, what is known of the
 // account is read, and the number is the user's.
-func commit(t *testing.T, s *Store, l login.Settlement) (login.Committed, error) {
+func commit(t *testing.T, s *Store, l login.Commit) (login.Committed, error) {
 	t.Helper()
 	if err := s.Keep(t.Context(), l.Code, []byte("whose"), l.Session.CreatedAt.Add(time.Minute)); err != nil {
 		t.Error(err)
 	}
 	var err error
-	if l.Known, err = s.Known(t.Context(), l.Binding.AppID, l.Binding.OpenID, l.Binding.UnionID); err != nil {
+	if l.Known, err = s.Known(t.Context(), login.Account{AppID: l.Binding.AppID, OpenID: l.Binding.OpenID, UnionID: l.Binding.UnionID}); err != nil {
 		t.Error(err)
 	}
 	if u, err := s.Users(true, settings).Check(t.Context(), l.Binding.UserID); err == nil && !l.Silent() {
 		l.Phone = u.Phone
 	}
-	return s.Settle(t.Context(), l)
+	return s.Commit(t.Context(), l)
 }
 
 // settle logs somebody in with the user's number.
@@ -391,7 +391,7 @@ func TestCancelledAndLateCallersAreToldApart(t *testing.T) {
 		defer cancel()
 		for name, ask := range map[string]func(context.Context) error{
 			"read":  func(ctx context.Context) error { _, err := s.Session(ctx, "x"); return err },
-			"write": func(ctx context.Context) error { return s.Release(ctx, login.Key{}, "") },
+			"write": func(ctx context.Context) error { return s.Release(ctx, "", login.Key{}) },
 		} {
 			if err := ask(cancelled); !isPermanent(err, context.Canceled) {
 				t.Errorf("%s, cancelled: %v", name, err)
@@ -416,7 +416,7 @@ func TestPurgeDeletesWhatIsOverInSmallBatchesAndNothingElse(t *testing.T) {
 			if err := s.Keep(t.Context(), [32]byte{byte(i)}, nil, at); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := s.Claim(t.Context(), [32]byte{byte(i)}, "me", at, time.Until(at)); err != nil {
+			if _, err := s.Lease(t.Context(), "me", at, time.Until(at), [32]byte{byte(i)}); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -52,7 +52,7 @@ func (d *Users) Login(ctx context.Context, l user.Login) (found user.User, err e
 	if !d.register || len(d.countries) > 0 && !slices.Contains(d.countries, l.Phone.Country) {
 		return user.User{}, user.ErrRegistrationClosed
 	}
-	// Whoever gets to know of the user does so after a durable write: see Settle.
+	// Whoever gets to know of the user does so after a durable write: see Commit.
 	err = d.change(ctx, "creating a user", once, light, func(t *tx) error {
 		// Another first login of this number may have been faster.
 		if err := find(t); !errors.Is(err, user.ErrUnknown) {

@@ -8,8 +8,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
-// Settlement is what a login leaves in the store.
-type Settlement struct {
+// Commit is what a login leaves in the store.
+type Commit struct {
 	// Binding makes the openid an alias of the user. Rule says what becomes of the
 	// user's other WeChat accounts, whose sessions are revoked until Until.
 	Binding user.Binding
@@ -42,7 +42,20 @@ type Settlement struct {
 }
 
 // Silent reports whether the login came without a phone number.
-func (s Settlement) Silent() bool { return s.Phone.IsZero() }
+func (c Commit) Silent() bool { return c.Phone.IsZero() }
+
+// Account is a WeChat account that logs in to an app.
+type Account struct {
+	AppID, OpenID string
+	// UnionID is empty if WeChat returned none.
+	UnionID string
+	// Phone is the number that WeChat vouched for; zero at a silent login.
+	Phone user.Phone
+}
+
+func (r Request) account(who caller) Account {
+	return Account{AppID: r.App.ID, OpenID: who.OpenID, UnionID: who.UnionID}
+}
 
 // Known is what the store knows of a WeChat account that logs in.
 type Known struct {
@@ -71,7 +84,7 @@ type Committed struct {
 	Rebound bool
 }
 
-// Why a login is not settled. Then nothing is written.
+// Why a login is not committed. Then nothing is written.
 var (
 	// ErrChanged says that what the login was decided on has changed since.
 	ErrChanged = errors.New("what the login was decided on has changed")

@@ -13,7 +13,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
-// Settle ends a login, in one transaction: it binds the openid to its user, opens
+// Commit ends a login, in one transaction: it binds the openid to its user, opens
 // the session, keeps under which codes it was opened, and marks the login code as
 // spent. Whatever of the login was decided before is checked once more, since it may
 // have changed; see [login.Store] for the errors, with which nothing is written.
@@ -23,17 +23,17 @@ import (
 // active. Any other may be that of a new owner of a recycled number, and the rule
 // decides what becomes of the other accounts. An openid that was bound to another user
 // moves.
-func (s *Store) Settle(ctx context.Context, l login.Settlement) (done login.Committed, err error) {
+func (s *Store) Commit(ctx context.Context, l login.Commit) (done login.Committed, err error) {
 	if !l.Rule.Valid() {
 		return login.Committed{}, fmt.Errorf("unknown rule %q for a new openid", l.Rule)
 	}
 	if len(l.Value) > maxKept {
-		return login.Committed{}, fmt.Errorf("settling a login: %d bytes are too many to keep", len(l.Value))
+		return login.Committed{}, fmt.Errorf("committing a login: %d bytes are too many to keep", len(l.Value))
 	}
 	var early []string
 	for range maxEarly {
-		err = s.write(ctx, "settling a login", func(t *tx) (err error) {
-			done, err = s.settle(t, l)
+		err = s.write(ctx, "committing a login", func(t *tx) (err error) {
+			done, err = s.commit(t, l)
 			return err
 		})
 		var many *tooManyToEnd
@@ -53,8 +53,8 @@ func (s *Store) Settle(ctx context.Context, l login.Settlement) (done login.Comm
 	return done, nil
 }
 
-func (s *Store) settle(t *tx, l login.Settlement) (login.Committed, error) {
-	c := &settling{tx: t, s: s, l: l, b: l.Binding}
+func (s *Store) commit(t *tx, l login.Commit) (login.Committed, error) {
+	c := &committing{tx: t, s: s, l: l, b: l.Binding}
 	for _, step := range []func() error{
 		c.lock, c.replayed, c.admitted, c.spendCode, c.look, c.decide, c.bind, c.endReplaced, c.endSurplus, c.open,
 	} {
@@ -65,11 +65,11 @@ func (s *Store) settle(t *tx, l login.Settlement) (login.Committed, error) {
 	return c.done, nil
 }
 
-// settling is the closing transaction of a login.
-type settling struct {
+// committing is the closing transaction of a login.
+type committing struct {
 	*tx
 	s *Store
-	l login.Settlement
+	l login.Commit
 	b user.Binding // as it will be
 
 	own    boundOpenID   // the binding of the openid, if it has a UserID
@@ -88,7 +88,7 @@ type boundOpenID struct {
 
 // lock makes other logins of the user wait, and those of the user that the openid may
 // move away from. All changes of a user's bindings and marks take this lock.
-func (c *settling) lock() error {
+func (c *committing) lock() error {
 	users := map[string]bool{c.b.UserID: true}
 	if from := c.l.Known.UserID; from != "" && !c.l.Silent() {
 		users[from] = true
@@ -98,7 +98,7 @@ func (c *settling) lock() error {
 
 // replayed looks for the session that these codes have opened already. The login that
 // opened it has the same user, and so held the lock.
-func (c *settling) replayed() error {
+func (c *committing) replayed() error {
 	before, found, err := c.s.keptStep(c.tx, c.l.Login, c.l.Session.CreatedAt)
 	if err == nil && found {
 		err = &login.Opened{Value: before}
@@ -108,7 +108,7 @@ func (c *settling) replayed() error {
 
 // admitted refuses users who were disabled or erased while their login was under way,
 // and numbers that are not this user's any more.
-func (c *settling) admitted() error {
+func (c *committing) admitted() error {
 	args := []any{c.b.UserID, c.b.UserID}
 	numbers := "1"
 	if !c.l.Silent() {
@@ -143,7 +143,7 @@ func (c *settling) admitted() error {
 
 // spendCode makes the login code this login's. Of several with the same code, each
 // with another phone code, at another site or on another replica, one comes first.
-func (c *settling) spendCode() error {
+func (c *committing) spendCode() error {
 	n, err := c.exec(`UPDATE {kept_steps} SET spent = 1, value = ?, expires_at = CASE WHEN expires_at < ? THEN ? ELSE expires_at END
 		WHERE step = ? AND spent = 0`,
 		c.s.keys.Load().seal(keptPlace(c.l.Code), c.l.Spent), c.s.db.millis(c.l.Expires), c.s.db.millis(c.l.Expires), c.l.Code[:])
@@ -154,7 +154,7 @@ func (c *settling) spendCode() error {
 }
 
 // look reads all bindings and marks that matter, in one statement.
-func (c *settling) look() error {
+func (c *committing) look() error {
 	b := c.b
 	const columns = bindingColumns + `, state_at`
 	query := `SELECT 0, ` + columns + ` FROM {bindings} WHERE user_id = ?
@@ -191,7 +191,7 @@ func (c *settling) look() error {
 }
 
 // decide applies the rules to all other accounts of the user.
-func (c *settling) decide() error {
+func (c *committing) decide() error {
 	mine := c.own.UserID == c.b.UserID
 	switch {
 	case c.l.Silent():
@@ -220,7 +220,7 @@ func (c *settling) decide() error {
 }
 
 // decideSilent checks that what gave the silent login still gives it.
-func (c *settling) decideSilent() error {
+func (c *committing) decideSilent() error {
 	known, now := c.l.Known, chooseKnown(append(slices.Clone(c.alike), c.others...), c.own.Binding, c.b)
 	switch {
 	case now.AppID != known.AppID, now.OpenID != known.OpenID, now.UserID != known.UserID, now.State != known.State:
@@ -237,16 +237,16 @@ func (c *settling) decideSilent() error {
 	return nil
 }
 
-func (c *settling) inThisApp(o boundOpenID) bool { return o.AppID == c.b.AppID }
+func (c *committing) inThisApp(o boundOpenID) bool { return o.AppID == c.b.AppID }
 
 // sinceBegun reports whether something happened after the login began.
-func (c *settling) sinceBegun(at int64) bool {
+func (c *committing) sinceBegun(at int64) bool {
 	return !c.l.Begun.IsZero() && at >= c.l.Begun.UnixMilli()
 }
 
 // denied reports whether the user has, or last had, another account in this app, or in
 // another app an account that is known not to be this one.
-func (c *settling) denied() bool {
+func (c *committing) denied() bool {
 	if c.former.OpenID != "" && !c.former.SameAccount(c.b) {
 		return true
 	}
@@ -257,7 +257,7 @@ func (c *settling) denied() bool {
 
 // replace puts the account in the place of all others of the user: in this app they
 // lose their bindings, in other apps they are suspended, and their sessions end.
-func (c *settling) replace() error {
+func (c *committing) replace() error {
 	b := c.b
 	var last boundOpenID // of those that are replaced in this app
 	suspend := false
@@ -296,13 +296,13 @@ func (c *settling) replace() error {
 }
 
 // ending is how the login ends the sessions of others.
-func (c *settling) ending() session.Ending {
+func (c *committing) ending() session.Ending {
 	return session.Ending{Reason: session.ReasonReplaced, Now: c.l.Session.CreatedAt, Until: c.l.Until}
 }
 
 // leaveFormerUser ends the sessions that the openid has of the user that it moves away
 // from, and leaves a mark there.
-func (c *settling) leaveFormerUser() error {
+func (c *committing) leaveFormerUser() error {
 	if c.own.UserID == "" || c.own.UserID == c.b.UserID {
 		return nil
 	}
@@ -316,7 +316,7 @@ func (c *settling) leaveFormerUser() error {
 }
 
 // mark records the openid as the last one that left its user in its app.
-func (c *settling) mark(left user.Binding) error {
+func (c *committing) mark(left user.Binding) error {
 	_, err := c.exec(`INSERT INTO {former_openids} (user_id, appid, openid, unionid, left_at) VALUES (?, ?, ?, ?, {now})
 		ON CONFLICT (user_id, appid) DO UPDATE SET openid = excluded.openid, unionid = excluded.unionid, left_at = excluded.left_at`,
 		left.UserID, left.AppID, left.OpenID, left.UnionID)
@@ -325,7 +325,7 @@ func (c *settling) mark(left user.Binding) error {
 
 // bind writes the binding over what look has found; login.ErrChanged if another login
 // of the openid was faster.
-func (c *settling) bind() (err error) {
+func (c *committing) bind() (err error) {
 	b, own := c.b, c.own
 	n := int64(1)
 	switch {
@@ -355,7 +355,7 @@ func (c *settling) bind() (err error) {
 }
 
 // open opens the session and keeps which codes have opened it.
-func (c *settling) open() error {
+func (c *committing) open() error {
 	if err := insertSession(c.tx, c.l.Session); err != nil {
 		return err
 	}
@@ -363,7 +363,8 @@ func (c *settling) open() error {
 }
 
 // Known returns what is known of the account that logs in.
-func (s *Store) Known(ctx context.Context, appid, openid, unionid string) (known login.Known, err error) {
+func (s *Store) Known(ctx context.Context, a login.Account) (known login.Known, err error) {
+	appid, openid, unionid := a.AppID, a.OpenID, a.UnionID
 	err = s.read(ctx, "reading a binding", func(t *tx) error {
 		known = login.Known{}
 		query, args := `SELECT `+bindingColumns+` FROM {bindings} WHERE appid = ? AND openid = ?`, []any{appid, openid}

@@ -25,7 +25,7 @@ func (*tooManyToEnd) Error() string { return "too many sessions to end within a 
 
 // end ends the live sessions of other accounts that the condition finds, and returns
 // their ids.
-func (c *settling) end(condition string, args ...any) ([]string, error) {
+func (c *committing) end(condition string, args ...any) ([]string, error) {
 	ids, err := c.strings(`SELECT id FROM {sessions} WHERE ended_at = 0 AND `+condition+` LIMIT ? {lock}`, append(slices.Clone(args), endBatch+1)...)
 	switch {
 	case err != nil || len(ids) == 0:
@@ -40,7 +40,7 @@ func (c *settling) end(condition string, args ...any) ([]string, error) {
 
 // endReplaced ends the session whose refresh token the login showed, if that is one
 // that this login may take the place of.
-func (c *settling) endReplaced() error {
+func (c *committing) endReplaced() error {
 	if c.l.Replaces == "" {
 		return nil
 	}
@@ -63,7 +63,7 @@ func (c *settling) endReplaced() error {
 // endSurplus ends the sessions that were refreshed longest ago, so that with the one
 // that opens now the user has no more than allowed. Of very many it ends the first
 // ones: [Store.EndSurplus] ends the others, so that no transaction is long.
-func (c *settling) endSurplus() error {
+func (c *committing) endSurplus() error {
 	if c.l.Max == 0 {
 		return nil
 	}

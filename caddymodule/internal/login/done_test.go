@@ -15,24 +15,24 @@ import (
 
 type ctxKey struct{}
 
-// settled is what Chain.Settled was told.
-type settled struct {
+// ended is what Chain.OnDone was called with.
+type ended struct {
 	from any
 	res  login.Result
 	err  error
 }
 
-func (h *house) record() <-chan settled {
-	told := make(chan settled, 200)
-	h.Settled = func(ctx context.Context, _ login.Request, res login.Result, err error) {
-		told <- settled{ctx.Value(ctxKey{}), res, err}
+func (h *house) record() <-chan ended {
+	done := make(chan ended, 200)
+	h.OnDone = func(ctx context.Context, _ login.Request, res login.Result, err error) {
+		done <- ended{ctx.Value(ctxKey{}), res, err}
 	}
-	return told
+	return done
 }
 
-func TestLoginIsSettledOnceForAllWhoJoin(t *testing.T) {
+func TestOnDoneOnceForAllThatJoin(t *testing.T) {
 	h := newHouse(t)
-	told := h.record()
+	done := h.record()
 	h.wechat.gate = make(chan struct{})
 	code, phoneCode := h.code("ann"), h.phoneCode("ann", number)
 	var wg sync.WaitGroup
@@ -43,8 +43,8 @@ func TestLoginIsSettledOnceForAllWhoJoin(t *testing.T) {
 	close(h.wechat.gate)
 	wg.Wait()
 	created := 0
-	for range len(told) {
-		if s := <-told; s.res.User.New && !s.res.Replayed {
+	for range len(done) {
+		if s := <-done; s.res.User.New && !s.res.Replayed {
 			created++
 		}
 	}
@@ -55,9 +55,9 @@ func TestLoginIsSettledOnceForAllWhoJoin(t *testing.T) {
 
 // Who sends a wrong code and hangs up has been refused all the same: it counts
 // against the rate, and an operator's mistake reaches the log.
-func TestLoginIsSettledForWhoHangsUp(t *testing.T) {
+func TestOnDoneForClientThatHangsUp(t *testing.T) {
 	h := newHouse(t)
-	told := h.record()
+	done := h.record()
 	h.wechat.gate = make(chan struct{})
 	h.wechat.fail = &wechat.Error{Call: wechat.CallPhone, Kind: wechat.KindPhoneCode, Renew: []wechat.Renew{wechat.RenewPhoneCode}}
 	ctx, hangUp := context.WithCancel(context.WithValue(t.Context(), ctxKey{}, "ann's request"))
@@ -69,28 +69,28 @@ func TestLoginIsSettledForWhoHangsUp(t *testing.T) {
 	if _, err := h.Login(ctx, login.Request{App: wechat.App{ID: "wxA"}, Code: h.code("ann"), PhoneCode: h.phoneCode("ann", number)}); !errors.Is(err, context.Canceled) {
 		t.Errorf("the caller who hung up got %v", err)
 	}
-	s := <-told
+	s := <-done
 	var le *login.Error
 	if !errors.As(s.err, &le) || !le.Refused || s.from != "ann's request" {
-		t.Errorf("settled: %+v", s)
+		t.Errorf("done: %+v", s)
 	}
 }
 
 func TestPanicInALoginIsOneOfItsOwn(t *testing.T) {
 	h := newHouse(t)
-	told := h.record()
+	done := h.record()
 	h.Mint = nil
 	_, err := h.Login(t.Context(), login.Request{App: wechat.App{ID: "wxA"}, Code: h.code("ann"), PhoneCode: h.phoneCode("ann", number)})
 	var p *login.Panic
 	if !errors.As(err, &p) || p.Stack == "" {
 		t.Errorf("error %T %v", err, err)
 	}
-	if s := <-told; !errors.As(s.err, &p) {
-		t.Errorf("settled: %v", s.err)
+	if s := <-done; !errors.As(s.err, &p) {
+		t.Errorf("done: %v", s.err)
 	}
 }
 
-// Every step in flight holds what it works with, and none does afterwards.
+// A login in flight holds what it works with until its end, though its client has gone.
 func TestLoginHoldsWhatItUsesFromItsStart(t *testing.T) {
 	h := newHouse(t)
 	var held, most atomic.Int64
@@ -111,8 +111,8 @@ func TestLoginHoldsWhatItUsesFromItsStart(t *testing.T) {
 			t.Fatalf("%d references are lost", held.Load())
 		}
 	}
-	if most.Load() < 2 {
-		t.Error("the steps hold nothing of their own")
+	if most.Load() != 1 {
+		t.Errorf("one login holds %d references", most.Load())
 	}
 }
 
