@@ -1,10 +1,6 @@
 package directories
 
 import (
-	"context"
-	"crypto/sha256"
-	"encoding/hex"
-	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -16,76 +12,11 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// requireNode makes a missing Node, or packages that cannot be installed, a failure.
-// .ci/run sets it.
-const requireNode = "WX_AUTH_TEST_REQUIRE_NODE"
-
-// installTime bounds the installation of the npm packages.
-const installTime = 3 * time.Minute
-
-// nodeHome is a directory with the packages of testdata/node, installed once and kept
-// in the user's cache.
-var nodeHome = sync.OnceValues(func() (string, error) {
-	if _, err := exec.LookPath("node"); err != nil {
-		return "", err
-	}
-	lock, err := os.ReadFile("testdata/node/package-lock.json")
-	if err != nil {
-		return "", err
-	}
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		return "", err
-	}
-	sum := sha256.Sum256(lock)
-	home := filepath.Join(cache, "caddy-wx-auth-tests", "node-"+hex.EncodeToString(sum[:8]))
-	if _, err := os.Stat(filepath.Join(home, "node_modules")); err == nil {
-		return home, nil
-	}
-	if err := os.MkdirAll(filepath.Dir(home), 0o755); err != nil {
-		return "", err
-	}
-	// Beside it first: what is broken off is not taken for done.
-	fresh, err := os.MkdirTemp(filepath.Dir(home), "new-")
-	if err != nil {
-		return "", err
-	}
-	defer os.RemoveAll(fresh)
-	for _, name := range []string{"package.json", "package-lock.json"} {
-		text, err := os.ReadFile(filepath.Join("testdata/node", name))
-		if err == nil {
-			err = os.WriteFile(filepath.Join(fresh, name), text, 0o644)
-		}
-		if err != nil {
-			return "", err
-		}
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), installTime)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, "npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund")
-	cmd.Dir = fresh
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("npm ci: %w\n%s", err, out)
-	}
-	if err := os.Rename(fresh, home); err != nil {
-		if _, e := os.Stat(filepath.Join(home, "node_modules")); e != nil { // another was faster, else
-			return "", err
-		}
-	}
-	return home, nil
-})
-
 // startNode runs a program in JavaScript until the test's end, and waits until it
 // listens at the address.
 func startNode(t testing.TB, program, address string, env ...string) (stop func()) {
 	t.Helper()
-	home, err := nodeHome()
-	if err != nil {
-		if os.Getenv(requireNode) != "" {
-			t.Fatalf("%s is set, and the programs of the README cannot be run: %v", requireNode, err)
-		}
-		t.Skipf("LEFT OUT: the README's programs in JavaScript, which need node and npm: %v (%s=1 makes this a failure)", err, requireNode)
-	}
+	home := rig.NodeHome(t, "testdata/node", "the README's programs in JavaScript")
 	dir, err := os.MkdirTemp(home, "run-")
 	if err != nil {
 		t.Fatal(err)

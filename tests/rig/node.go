@@ -1,0 +1,124 @@
+package rig
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+)
+
+// requireNode makes a missing Node, or packages that cannot be installed, a failure.
+// .ci/run sets it.
+const requireNode = "WX_AUTH_TEST_REQUIRE_NODE"
+
+// installTime bounds the installation of npm packages.
+const installTime = 3 * time.Minute
+
+var nodeHomes sync.Map // directory → func() (string, error)
+
+// NodeHome returns a directory with the npm packages that dir's package-lock.json names,
+// installed once and kept in the user's cache. Without Node the test is left out, which
+// names what that is.
+func NodeHome(t testing.TB, dir, what string) string {
+	t.Helper()
+	once, _ := nodeHomes.LoadOrStore(dir, sync.OnceValues(func() (string, error) { return nodeHome(dir) }))
+	home, err := once.(func() (string, error))()
+	if err != nil {
+		if os.Getenv(requireNode) != "" {
+			t.Fatalf("%s is set, and %s cannot be run: %v", requireNode, what, err)
+		}
+		t.Skipf("LEFT OUT: %s, which need node and npm: %v (%s=1 makes this a failure)", what, err, requireNode)
+	}
+	return home
+}
+
+func nodeHome(dir string) (string, error) {
+	if _, err := exec.LookPath("node"); err != nil {
+		return "", err
+	}
+	lock, err := os.ReadFile(filepath.Join(dir, "package-lock.json"))
+	if err != nil {
+		return "", err
+	}
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return "", err
+	}
+	sum := sha256.Sum256(lock)
+	home := filepath.Join(cache, "caddy-wx-auth-tests", "node-"+hex.EncodeToString(sum[:8]))
+	if _, err := os.Stat(filepath.Join(home, "node_modules")); err == nil {
+		return home, nil
+	}
+	if err := os.MkdirAll(filepath.Dir(home), 0o755); err != nil {
+		return "", err
+	}
+	// Beside it first: an installation that broke off is not taken for a whole one.
+	fresh, err := os.MkdirTemp(filepath.Dir(home), "new-")
+	if err != nil {
+		return "", err
+	}
+	defer os.RemoveAll(fresh)
+	for _, name := range []string{"package.json", "package-lock.json"} {
+		text, err := os.ReadFile(filepath.Join(dir, name))
+		if err == nil {
+			err = os.WriteFile(filepath.Join(fresh, name), text, 0o644)
+		}
+		if err != nil {
+			return "", err
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), installTime)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund")
+	cmd.Dir = fresh
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("npm ci: %w\n%s", err, out)
+	}
+	if err := os.Rename(fresh, home); err != nil {
+		if _, e := os.Stat(filepath.Join(home, "node_modules")); e != nil { // another was faster, else
+			return "", err
+		}
+	}
+	return home, nil
+}
+
+// NodeCopy copies a directory of sources into home for the time of the test, so that its
+// programs find the packages there, and returns the copy.
+func NodeCopy(t testing.TB, home, dir string) string {
+	t.Helper()
+	run, err := os.MkdirTemp(home, "run-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(run) })
+	copied := filepath.Join(run, filepath.Base(dir))
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		from, to := filepath.Join(dir, e.Name()), filepath.Join(copied, e.Name())
+		switch {
+		case e.Name() == "node_modules":
+		case e.IsDir():
+			err = os.CopyFS(to, os.DirFS(from))
+		default:
+			var text []byte
+			if text, err = os.ReadFile(from); err == nil {
+				if err = os.MkdirAll(copied, 0o755); err == nil {
+					err = os.WriteFile(to, text, 0o644)
+				}
+			}
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return copied
+}
