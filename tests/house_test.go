@@ -45,6 +45,7 @@ var rooms = map[string][]string{
 	double:              {}, // a second reading of WeChat's documentation, not of our client
 	"cmd/build":         {},
 	"cmd/caddy":         {plugin, double},
+	"cmd/wx-sim":        {double},
 	"tests/directories": {"tests/rig", double},
 	"tests":             {"tests/rig", double},
 	"tests/rig":         {double},

@@ -49,6 +49,11 @@ var build = sync.OnceValues(func() (string, error) { return buildCaddy(filepath.
 
 // buildCaddy builds cmd/caddy with further flags, and returns its path.
 func buildCaddy(path string, flags ...string) (string, error) {
+	return buildProgram("caddy", path, flags...)
+}
+
+// buildProgram builds a program of cmd.
+func buildProgram(name, path string, flags ...string) (string, error) {
 	if runtime.GOOS == "windows" {
 		path += ".exe"
 	}
@@ -58,11 +63,24 @@ func buildCaddy(path string, flags ...string) (string, error) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), buildTime)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "go", append(args, "github.com/wx-auth/caddy-wx-auth/cmd/caddy")...)
+	cmd := exec.CommandContext(ctx, "go", append(args, "github.com/wx-auth/caddy-wx-auth/cmd/"+name)...)
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("building cmd/caddy: %w\n%s", err, out)
+		return "", fmt.Errorf("building cmd/%s: %w\n%s", name, err, out)
 	}
 	return path, nil
+}
+
+// buildSimulator makes cmd/wx-sim, once, when the first test asks for it.
+var buildSimulator = sync.OnceValues(func() (string, error) { return buildProgram("wx-sim", filepath.Join(scratch, "wx-sim")) })
+
+// Simulator is the path of cmd/wx-sim, built.
+func Simulator(t testing.TB) string {
+	t.Helper()
+	path, err := buildSimulator()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
 }
 
 // Binary is the path of the Caddy under test.
