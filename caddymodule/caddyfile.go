@@ -1,14 +1,14 @@
 package caddymodule
 
 import (
-	"errors"
 	"reflect"
 
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 )
 
-// parseCaddyfile sets up the handler from the directive. Syntax:
+// parseCaddyfile sets up the handler from the directive. The syntax, whose table is
+// [Handler.syntax]:
 //
 //	wx_auth [<matcher>] [<appid> <secret>] {
 //	    app            <appid> <secret> {
@@ -70,16 +70,16 @@ import (
 //	    }
 //	}
 //
-// app, public, optional, identity and credential may be given more than once.
+// app, public, optional, identity and credential may be repeated.
 func parseCaddyfile(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error) {
 	if !h.Next() {
 		return nil, h.ArgErr()
 	}
-	if err := oneOnEachWay(h); err != nil {
+	if err := oneOnEachRoute(h); err != nil {
 		return nil, err
 	}
-	// The matcher says what to protect. The route itself has none, as endpoints
-	// are served and headers removed on every request.
+	// The matcher says what to protect. The route has none, as endpoints are served and
+	// identity headers removed on every request.
 	matcher, err := h.ExtractMatcherSet()
 	if err != nil {
 		return nil, h.WrapErr(err)
@@ -94,35 +94,183 @@ func parseCaddyfile(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error)
 // UnmarshalCaddyfile sets up the handler from the tokens of the directive,
 // without a matcher. See [parseCaddyfile] for the syntax.
 func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
-	p := parser{h: h, marks: make(map[place]*caddyfile.Dispenser)}
-	if err := p.directive(d); err != nil {
+	p := newParser()
+	if err := h.directive(p, d); err != nil {
 		return err
 	}
 	_, err := resolve(h, inCaddyfile)
-	var se *settingError
-	if errors.As(err, &se) {
-		return p.mark(se.place).WrapErr(err)
-	}
-	return err
+	return p.locate(err)
 }
 
-// Where a wx_auth was seen while a Caddyfile is adapted.
+// directive reads the whole directive, whose name is d's next token.
+func (h *Handler) directive(p *parser, d *caddyfile.Dispenser) error {
+	if err := p.begin(d); err != nil {
+		return err
+	}
+	switch args := d.RemainingArgs(); len(args) {
+	case 0:
+	case 2:
+		h.Apps = append(h.Apps, App{ID: args[0], Secret: args[1]})
+	default:
+		return d.Errf("wx_auth takes an appid and its secret, or neither: write wx_auth [<matcher>] [<appid> <secret>]; " +
+			"if one of them was written {$NAME}, that variable may have been empty when the Caddyfile was read")
+	}
+	return p.block(d, "wx_auth", 0, h.syntax())
+}
+
+// syntax is the table of the directive's subdirectives.
+func (h *Handler) syntax() []subdirective {
+	return []subdirective{
+		h.appSyntax(),
+		one("endpoints", "<path>", text(&h.Endpoints)),
+		many("public", "[<METHOD>...] <path>...", func(args []string) error {
+			h.Public = append(h.Public, rule(args))
+			return nil
+		}).repeated(func() int { return len(h.Public) }),
+		many("optional", "<path>...", func(args []string) error {
+			h.Optional = append(h.Optional, args...)
+			return nil
+		}).repeated(func() int { return len(h.Optional) }),
+		h.storeSyntax(),
+		many("encryption_key", "<new> [<old>...]", list(&h.EncryptionKeys)),
+		{name: "users", usage: "webhook|sql <url>", parse: h.parseUsers},
+		one("register", "on|off", onOff(&h.Register)),
+		many("countries", "<calling code>...", list(&h.Countries)),
+		one("silent_login", "off|<max age>", silentLogin(&h.SilentLogin)),
+		one("on_new_openid", "replace|keep|deny", text(&h.OnNewOpenID)),
+		h.tokenSyntax(),
+		h.sessionSyntax(),
+		{
+			name: "identity", usage: "<header> <field>", least: 2, most: 2,
+			count: func() int { return len(h.Identity) },
+			set: func(args []string) error {
+				h.Identity = append(h.Identity, Identity{Header: args[0], Field: args[1]})
+				return nil
+			},
+		},
+		{
+			name: "credential", usage: "cookie|query|websocket_protocol [<name>]", least: 1, most: 2,
+			count: func() int { return len(h.Credentials) },
+			set:   h.addCredential,
+		},
+		{name: "forward_token", set: func([]string) error {
+			h.ForwardToken = true
+			return nil
+		}},
+		one("login_rate", "<number>/s|m|h|d", rate(&h.LoginRate)),
+		one("service_key", "<secret>", text(&h.ServiceKey)),
+		h.wechatSyntax(),
+	}
+}
+
+func (h *Handler) addCredential(args []string) error {
+	c := Credential{Source: args[0]}
+	if len(args) == 2 {
+		if c.Name = args[1]; c.Name == "" {
+			return errEmpty
+		}
+	}
+	h.Credentials = append(h.Credentials, c)
+	return nil
+}
+
+// appSyntax may be repeated: its block belongs to the last app.
+func (h *Handler) appSyntax() subdirective {
+	last := func() *App { return &h.Apps[len(h.Apps)-1] }
+	return subdirective{
+		name: "app", usage: "<appid> <secret>", least: 2, most: 2,
+		count: func() int { return len(h.Apps) },
+		set: func(args []string) error {
+			h.Apps = append(h.Apps, App{ID: args[0], Secret: args[1]})
+			return nil
+		},
+		block: []subdirective{
+			many("api", "<url>...", func(args []string) error { return list(&last().API)(args) }),
+			{name: "push", usage: "<token> <EncodingAESKey>", least: 2, most: 2, set: func(args []string) error {
+				if args[0] == "" || args[1] == "" {
+					return errEmpty
+				}
+				last().Push = &Push{Token: args[0], EncodingAESKey: args[1]}
+				return nil
+			}},
+		},
+	}
+}
+
+func (h *Handler) storeSyntax() subdirective {
+	s := new(Store)
+	syntax := one("store", "<url>", func(args []string) error {
+		h.Store = s
+		return text(&s.URL)(args)
+	})
+	syntax.block = []subdirective{
+		one("migrate", "on|off", onOff(&s.Migrate)),
+		one("table_prefix", "<prefix>", text(&s.TablePrefix)),
+	}
+	return syntax
+}
+
+func (h *Handler) tokenSyntax() subdirective {
+	t := new(Token)
+	return block("token", &h.Token, t,
+		one("issuer", "<name>", text(&t.Issuer)),
+		many("audience", "<name>...", list(&t.Audience)),
+		one("algorithm", "ES256|EdDSA|RS256|HS256", text(&t.Algorithm)),
+		one("key", "<PEM, JWK or HS256 secret>", text(&t.Key)),
+		one("rotate", "<duration>", duration(&t.Rotate)),
+		one("lifetime", "<duration>", duration(&t.Lifetime)),
+		one("leeway", "<duration>", durationOrZero(&t.Leeway)),
+		one("type", "at+jwt|JWT", text(&t.Type)),
+		many("claims", "<name>...", list(&t.Claims)),
+	)
+}
+
+func (h *Handler) sessionSyntax() subdirective {
+	s := new(Session)
+	return block("session", &h.Session, s,
+		one("idle", "<duration>", duration(&s.Idle)),
+		one("lifetime", "<duration>", duration(&s.Lifetime)),
+		one("grace", "<duration>", duration(&s.Grace)),
+		one("max", "<number>", sessions(&s.Max)),
+	)
+}
+
+func (h *Handler) wechatSyntax() subdirective {
+	w := new(WeChat)
+	return block("wechat", &h.WeChat, w,
+		many("api", "<url>...", list(&w.API)),
+		one("realm", "<name>", text(&w.Realm)),
+		subdirective{name: "access_token", usage: "stable|classic|external <url>", least: 1, most: 2, set: func(args []string) error {
+			w.AccessToken = args[0]
+			if len(args) == 2 {
+				w.AccessTokenURL = args[1]
+			}
+			if args[0] == "" || (len(args) == 2 && args[1] == "") {
+				return errEmpty
+			}
+			return nil
+		}},
+		one("send_openid", "on|off", onOff(&w.SendOpenID)),
+		one("timeout", "<duration>", duration(&w.Timeout)),
+	)
+}
+
+// These keys record where a wx_auth was seen while a Caddyfile is adapted.
 const (
 	seenKey   = "wx_auth.seen"   // in the block state: in this block or around it
 	nestedKey = "wx_auth.nested" // in the state: in a block inside the site
 )
 
-// oneOnEachWay refuses a second wx_auth that requests would reach after the
-// first. Others, reached by another way or by hand-written JSON, are found when
-// a request comes.
-func oneOnEachWay(h httpcaddyfile.Helper) error {
+// oneOnEachRoute refuses a second wx_auth that requests would reach after the first. A
+// second one on another route, or in hand-written JSON, is found when a request reaches it.
+func oneOnEachRoute(h httpcaddyfile.Helper) error {
 	site := siteOf(h)
 	if site == 0 {
 		return nil
 	}
 	nested := reflect.ValueOf(h.BlockState).Pointer() != reflect.ValueOf(h.State).Pointer()
 	if h.BlockState[seenKey] == site || (!nested && h.State[nestedKey] == site) {
-		return h.Err("a second wx_auth on one way: each would remove what the other has set; keep one of them, " +
+		return h.Err("wx_auth appears twice on the same route: the second would strip the identity headers set by the first; keep one of them, " +
 			"give it every app with `app`, and say what needs a token by its matcher, `public` and `optional`")
 	}
 	h.BlockState[seenKey] = site
@@ -132,9 +280,9 @@ func oneOnEachWay(h httpcaddyfile.Helper) error {
 	return nil
 }
 
-// siteOf tells one site of a Caddyfile from another; zero if it cannot. Caddy
-// shares the state of a site's outermost block with all other sites, in each of
-// which a wx_auth is right, and has no public name for the site.
+// siteOf identifies the site of a Caddyfile; zero if it cannot. Caddy shares the state of a
+// site's outermost block with all other sites, each of which may have its own wx_auth, and
+// has no public name for the site.
 func siteOf(h httpcaddyfile.Helper) uintptr {
 	block := reflect.ValueOf(h).FieldByName("parentBlock")
 	if !block.IsValid() {

@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -10,42 +11,81 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 )
 
-// parser reads one wx_auth directive. It knows the syntax; what the values may
-// be is for the settings to say, and marks tells them the lines.
+// parser reads one directive by the table of its subdirectives. It knows the syntax only;
+// the settings say which values are allowed, and marks has the lines of those.
 type parser struct {
-	h     *Handler
 	marks map[place]*caddyfile.Dispenser
 	start *caddyfile.Dispenser
 }
 
-// mark is where a place stands in the Caddyfile; the directive itself for what
-// is not there.
-func (p *parser) mark(at place) *caddyfile.Dispenser {
-	if d, ok := p.marks[at]; ok {
-		return d
+func newParser() *parser { return &parser{marks: make(map[place]*caddyfile.Dispenser)} }
+
+// begin moves d to the directive's name.
+func (p *parser) begin(d *caddyfile.Dispenser) error {
+	if !d.Next() {
+		return d.EOFErr()
 	}
-	return p.start
+	start := *d
+	p.start = &start
+	return nil
+}
+
+// locate adds to the error of a setting its line in the Caddyfile, or that of the directive
+// if the setting is not there.
+func (p *parser) locate(err error) error {
+	var se *settingError
+	if !errors.As(err, &se) {
+		return err
+	}
+	if d, ok := p.marks[se.place]; ok {
+		return d.WrapErr(err)
+	}
+	return p.start.WrapErr(err)
 }
 
 // subdirective is one line, or block, of the syntax.
 type subdirective struct {
 	name string
-	// usage is what follows the name, for those who got it wrong.
+	// usage is what follows the name, for the error of a wrong line.
 	usage string
 	// least and most bound the number of arguments; most < 0: any number.
 	least, most int
-	// count is set for what may be given more than once: of how many values
-	// there are so far.
+	// count is set if the subdirective may be repeated. It returns the number of values so
+	// far.
 	count func() int
-	// set takes the arguments.
+	// set stores the arguments.
 	set func(args []string) error
 	// block is what may stand in braces after the arguments.
 	block []subdirective
-	// parse is set for what has a syntax of its own. It takes the whole segment.
+	// parse is set for what has its own syntax. It reads the whole segment.
 	parse func(d *caddyfile.Dispenser) error
 }
 
-// segment reads the arguments and the block of s, on which d stands. name is
+// one is a subdirective with one argument.
+func one(name, usage string, set func([]string) error) subdirective {
+	return subdirective{name: name, usage: usage, least: 1, most: 1, set: set}
+}
+
+// many is a subdirective with one or more arguments.
+func many(name, usage string, set func([]string) error) subdirective {
+	return subdirective{name: name, usage: usage, least: 1, most: -1, set: set}
+}
+
+func (s subdirective) repeated(count func() int) subdirective {
+	s.count = count
+	return s
+}
+
+// block is a subdirective whose settings are in its block. If it is there, into is set to
+// value, which the subdirectives fill.
+func block[T any](name string, into **T, value *T, in ...subdirective) subdirective {
+	return subdirective{name: name, usage: "{ … }, with its settings in the block", block: in, set: func([]string) error {
+		*into = value
+		return nil
+	}}
+}
+
+// segment reads the arguments and the block of s, whose name is d's current token. name is
 // the whole name, with that of the block around it.
 func (p *parser) segment(d *caddyfile.Dispenser, name string, s subdirective) error {
 	if s.parse != nil {
@@ -73,8 +113,8 @@ func (p *parser) segment(d *caddyfile.Dispenser, name string, s subdirective) er
 	return p.block(d, name, which, s.block)
 }
 
-// block reads the subdirectives in braces, which d is before. which one it is of
-// the blocks of this name tells their places apart.
+// block reads the subdirectives in the braces that follow d. which is its index among the
+// blocks of this name.
 func (p *parser) block(d *caddyfile.Dispenser, within string, which int, known []subdirective) error {
 	prefix := ""
 	if within != "wx_auth" {
@@ -87,7 +127,7 @@ func (p *parser) block(d *caddyfile.Dispenser, within string, which int, known [
 		name := prefix + at.Val()
 		s, ok := find(known, at.Val())
 		if !ok {
-			return at.Errf("unknown subdirective %q: %s knows %s", at.Val(), within, names(known))
+			return at.Errf("unknown subdirective %q: %s knows %s", at.Val(), within, namesOf(known))
 		}
 		first := place{name, which}
 		if s.count == nil {
@@ -119,7 +159,7 @@ func find(known []subdirective, name string) (subdirective, bool) {
 	return subdirective{}, false
 }
 
-func names(known []subdirective) string {
+func namesOf(known []subdirective) string {
 	list := make([]string, len(known))
 	for i, s := range known {
 		list[i] = s.name
@@ -127,7 +167,9 @@ func names(known []subdirective) string {
 	return strings.Join(list, ", ")
 }
 
-// text takes one argument as it is.
+var errEmpty = errors.New("the value is empty: write one, or leave the line out for the default")
+
+// text stores one argument as it is.
 func text(into *string) func([]string) error {
 	return func(args []string) error {
 		if args[0] == "" {
@@ -138,7 +180,7 @@ func text(into *string) func([]string) error {
 	}
 }
 
-// list takes all arguments as they are.
+// list stores all arguments as they are.
 func list(into *[]string) func([]string) error {
 	return func(args []string) error {
 		*into = args
@@ -146,7 +188,7 @@ func list(into *[]string) func([]string) error {
 	}
 }
 
-// onOff takes a switch.
+// onOff stores a switch.
 func onOff(into **bool) func([]string) error {
 	return func(args []string) error {
 		if err := noPlaceholder(args[0]); err != nil {
@@ -161,7 +203,7 @@ func onOff(into **bool) func([]string) error {
 	}
 }
 
-// duration takes a time over zero.
+// duration stores a time over zero.
 func duration(into *caddy.Duration) func([]string) error {
 	return func(args []string) error {
 		d, err := parseDuration(args[0])
@@ -170,7 +212,7 @@ func duration(into *caddy.Duration) func([]string) error {
 	}
 }
 
-// sessions takes a number of sessions.
+// sessions stores a number of sessions.
 func sessions(into **int) func([]string) error {
 	return func(args []string) error {
 		n, err := strconv.Atoi(args[0])
@@ -182,7 +224,7 @@ func sessions(into **int) func([]string) error {
 	}
 }
 
-// durationOrZero takes a time that may be none.
+// durationOrZero stores a time that may be zero.
 func durationOrZero(into **caddy.Duration) func([]string) error {
 	return func(args []string) error {
 		var d time.Duration
@@ -212,16 +254,45 @@ func parseDuration(text string) (time.Duration, error) {
 	return d, nil
 }
 
-// parseRate takes a number in a time: 30/m.
-func parseRate(text string) (*Rate, error) {
-	if err := noPlaceholder(text); err != nil {
-		return nil, err
+// rate stores a number in a time: 30/m.
+func rate(into **Rate) func([]string) error {
+	return func(args []string) error {
+		if err := noPlaceholder(args[0]); err != nil {
+			return err
+		}
+		number, unit, _ := strings.Cut(args[0], "/")
+		per, ok := map[string]time.Duration{"s": time.Second, "m": time.Minute, "h": time.Hour, "d": day}[unit]
+		count, err := strconv.Atoi(number)
+		if !ok || err != nil || count < 1 {
+			return fmt.Errorf("%q is no rate: write a number, a slash and s, m, h or d, such as 30/m", args[0])
+		}
+		*into = &Rate{Count: count, Per: caddy.Duration(per)}
+		return nil
 	}
-	number, unit, _ := strings.Cut(text, "/")
-	per, ok := map[string]time.Duration{"s": time.Second, "m": time.Minute, "h": time.Hour, "d": day}[unit]
-	count, err := strconv.Atoi(number)
-	if !ok || err != nil || count < 1 {
-		return nil, fmt.Errorf("%q is no rate: write a number, a slash and s, m, h or d, such as 30/m", text)
+}
+
+// silentLogin stores off or a time.
+func silentLogin(into **SilentLogin) func([]string) error {
+	return func(args []string) error {
+		if args[0] == "off" {
+			*into = &SilentLogin{Off: true}
+			return nil
+		}
+		age, err := parseDuration(args[0])
+		if err != nil {
+			return fmt.Errorf("%w (or: silent_login off)", err)
+		}
+		*into = &SilentLogin{MaxAge: caddy.Duration(age)}
+		return nil
 	}
-	return &Rate{Count: count, Per: caddy.Duration(per)}, nil
+}
+
+// rule separates methods from the paths that follow them.
+func rule(args []string) Rule {
+	for i, a := range args {
+		if a == "" || a[0] == '/' || a[0] == '*' {
+			return Rule{Methods: args[:i:i], Paths: args[i:]}
+		}
+	}
+	return Rule{Methods: args}
 }

@@ -89,8 +89,7 @@ func TestAdaptFilesAreFormatted(t *testing.T) {
 // A subdirective that is known is in the list that an unknown one gets.
 func TestUnknownSubdirectiveNamesTheKnownOnes(t *testing.T) {
 	got, _ := adapt(t, ":8080 {\n\twx_auth a b {\n\t\tfoo\n\t}\n}\n")
-	p := parser{h: new(Handler)}
-	for _, s := range p.subdirectives() {
+	for _, s := range new(Handler).syntax() {
 		if !strings.Contains(got, s.name) {
 			t.Errorf("%s is missing in: %s", s.name, got)
 		}

@@ -2,7 +2,6 @@ package caddymodule
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -34,8 +33,8 @@ type UsersHolder interface {
 	Hold() (release func())
 }
 
-// parseUsers reads the subdirective users, on which d stands.
-func (p *parser) parseUsers(d *caddyfile.Dispenser) error {
+// parseUsers reads the subdirective users, whose name is d's current token.
+func (h *Handler) parseUsers(d *caddyfile.Dispenser) error {
 	if !d.NextArg() || d.Val() == "" {
 		return d.Errf("users: wrong number of arguments: write users %s …", strings.Join(knownUsers(), "|"))
 	}
@@ -47,7 +46,7 @@ func (p *parser) parseUsers(d *caddyfile.Dispenser) error {
 	if err != nil {
 		return err
 	}
-	p.h.UsersRaw = caddyconfig.JSONModuleObject(module, "source", source, nil)
+	h.UsersRaw = caddyconfig.JSONModuleObject(module, "source", source, nil)
 	return nil
 }
 
@@ -78,18 +77,12 @@ func (h *Handler) loadUsers(ctx caddy.Context) (user.Directory, error) {
 // moduleUnmarshal reads a guest module of ours: s is its line and block, and
 // resolve what its settings mean.
 func moduleUnmarshal(d *caddyfile.Dispenser, s subdirective, resolve func(lookup) error) error {
-	if !d.Next() {
-		return d.EOFErr()
+	p := newParser()
+	if err := p.begin(d); err != nil {
+		return err
 	}
-	start := *d
-	p := parser{marks: make(map[place]*caddyfile.Dispenser), start: &start}
 	if err := p.segment(d, s.name, s); err != nil {
 		return err
 	}
-	err := resolve(inCaddyfile)
-	var se *settingError
-	if errors.As(err, &se) {
-		return p.mark(se.place).WrapErr(err)
-	}
-	return err
+	return p.locate(resolve(inCaddyfile))
 }
