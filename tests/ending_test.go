@@ -11,8 +11,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// reasonOf is why a refresh says that the session has ended; the test fails if it
-// does not.
+// reasonOf returns the reason in the answer of a refresh whose session has ended. The
+// test fails if there is none.
 func reasonOf(t testing.TB, a rig.Answer) string {
 	t.Helper()
 	a.WantProblem(t, http.StatusUnauthorized, "session_ended", nil)
@@ -21,9 +21,9 @@ func reasonOf(t testing.TB, a rig.Answer) string {
 	return p.Reason
 }
 
-// A thief has a token or a refresh token of a session that its owner has ended, or
-// that the owner's device has moved on from. With {"all":true} it would end every
-// session that the owner opens from then on, for ever.
+// A thief holds a token or refresh token of a session that its owner has ended, or
+// whose device has moved on to newer tokens. If {"all":true} worked with it, the thief
+// could end every session that the owner opens, for ever.
 func TestOnlyTheLiveEndAllSessions(t *testing.T) {
 	t.Parallel()
 	g := rig.NewGateway(t, withKey, "session {\ngrace 2s\n}", "credential cookie")
@@ -31,9 +31,10 @@ func TestOnlyTheLiveEndAllSessions(t *testing.T) {
 	stranger := g.MustLogin(t, another)
 	for _, c := range []struct {
 		name string
-		// shown prepares the thief's copy of the pair, and returns what it shows.
+		// shown prepares the thief's copy of the pair, and returns the tokens that the
+		// thief presents.
 		shown func(*testing.T, rig.Pair) (token, refreshToken string)
-		ended string // why the shown session has ended, then
+		ended string // the reason why the presented session has ended afterwards
 	}{
 		{"the token of a session that was logged out", func(t *testing.T, p rig.Pair) (string, string) {
 			g.Logout(p.Token, "", false).Want(t, http.StatusNoContent)
@@ -84,7 +85,7 @@ func TestOnlyTheLiveEndAllSessions(t *testing.T) {
 			g.WantAlive(t, owners)
 			g.Refresh(owners.RefreshToken).Pair(t)
 			g.WantAlive(t, stranger)
-			// Without all it is as good as done.
+			// Without `all` the logout counts as done.
 			g.Logout(token, refreshToken, false).Want(t, http.StatusNoContent)
 			g.WantAlive(t, owners)
 		})
@@ -129,14 +130,14 @@ func TestOnlyTheLiveEndAllSessions(t *testing.T) {
 		next := g.Refresh(g.Refresh(theirs.RefreshToken).Pair(t).RefreshToken).Pair(t)
 		g.Logout(mine.Token, theirs.RefreshToken, true).Want(t, http.StatusNoContent)
 		g.WantEnded(t, mine)
-		g.WantEnded(t, next) // whose refresh token was shown, two behind
+		g.WantEnded(t, next) // its refresh token was presented although two had followed it
 		g.WantAlive(t, more)
 		g.WantAlive(t, stranger)
 	})
 }
 
-// A logout that another site's page sends carries no cookie, and must not make the
-// browser forget it.
+// Another site's page sends a logout. It carries no cookie, and must not make the
+// browser delete it.
 func TestLogoutClearsOnlyItsOwnCookie(t *testing.T) {
 	t.Parallel()
 	g := rig.NewGateway(t, "credential cookie")
@@ -159,8 +160,8 @@ func TestLogoutClearsOnlyItsOwnCookie(t *testing.T) {
 	g.WantEnded(t, p)
 }
 
-// A client explains to its user why they have to log in. The operator finds every
-// end in the log, without a token in it.
+// A client explains to its user why a new login is needed. The operator finds every end
+// of a session in the log, without a token in it.
 func TestEndedSessionsSayWhy(t *testing.T) {
 	t.Parallel()
 	g := rig.NewGateway(t, withKey, "session {\ngrace 1s\n}")
@@ -212,8 +213,8 @@ func TestEndedSessionsSayWhy(t *testing.T) {
 	g.Caddy.Log.Wait(t, 5*time.Second, `"msg":"logout"`, `"all":true`)
 }
 
-// Two sites share a store, and differ by their audience alone. A refresh token of
-// the shop is no way into the administration, and ends nothing there.
+// Two sites share a store and differ only in their audience. A refresh token of the
+// shop must not open the administration, nor end anything there.
 func TestSessionsStayWithTheirAudience(t *testing.T) {
 	t.Parallel()
 	wx := func(audience string) string {
@@ -239,15 +240,15 @@ func TestSessionsStayWithTheirAudience(t *testing.T) {
 		at("admin", "/logout", body).WantProblem(t, http.StatusUnauthorized, "refresh_invalid", nil)
 	}
 	g.Get("/admin/x", shop.Token).WantProblem(t, http.StatusUnauthorized, "token_invalid", nil)
-	// Nor do the codes of the one login open its session at the other site.
+	// The codes of one login do not open its session at the other site.
 	login("admin", codes, nil).WantProblem(t, http.StatusBadRequest, "login_code_invalid", []string{"code"})
-	// A session of the administration does not take the place of the shop's.
+	// A session of the administration does not replace the shop's session.
 	admin := login("admin", g.WeChat.Tap(t, someNumber), map[string]any{"refreshToken": next.RefreshToken}).Pair(t)
 	next = at("shop", "/refresh", map[string]any{"refreshToken": next.RefreshToken}).Pair(t)
 	g.Get("/shop/x", next.Token).Want(t, http.StatusOK)
 	g.Get("/admin/x", admin.Token).Want(t, http.StatusOK)
 
-	// A session from before audiences were kept is that of the first site that
+	// A session from before audiences were kept belongs to the first site that
 	// refreshes it.
 	db := g.Caddy.OpenStore(t)
 	defer db.Close()

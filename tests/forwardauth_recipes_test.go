@@ -14,9 +14,9 @@ func (p *asker) post(target, body string) rig.Answer {
 	return rig.Raw(p.addr, fmt.Sprintf("POST %s HTTP/1.1\r\nHost: app.example.com\r\nContent-Type: application/json\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s", target, len(body), body))
 }
 
-// TestForwardAuthRecipes uses what README.md prints for nginx and a second Caddy as a
-// team would: clients log in through the proxy, read refusals that are ours, and a page
-// of another origin may ask. What is for the proxies stays inside.
+// A team uses the README's configurations for nginx and a second Caddy as printed.
+// Clients log in through the proxy and read our refusals, and a page of another origin
+// may send requests. Headers meant for the proxies must not reach the client.
 func TestForwardAuthRecipes(t *testing.T) {
 	for name, start := range map[string]func(*testing.T) *asker{"nginx": behindNginx, "caddy": behindCaddy} {
 		t.Run(name, func(t *testing.T) {

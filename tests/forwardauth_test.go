@@ -15,17 +15,17 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// These guard a service behind another proxy by /auth/wx/verify, with the
-// configurations that README.md prints.
+// These tests protect a service behind another proxy through /auth/wx/verify, with the
+// configurations that the README prints.
 
-// asker is a proxy that asks /auth/wx/verify before it passes a request on.
+// asker is a proxy that asks /auth/wx/verify before it forwards a request.
 type asker struct {
-	addr string // where the guarded service is reached
+	addr string // the address of the protected service
 	app  *rig.Upstream
 	auth *guard // the gateway that decides
 }
 
-// ask sends a request with exactly those header lines.
+// ask sends a request with exactly these header lines.
 func (p *asker) ask(method, target string, lines ...string) rig.Answer {
 	text := method + " " + target + " HTTP/1.1\r\nHost: app.example.com\r\n"
 	for _, line := range lines {
@@ -34,7 +34,7 @@ func (p *asker) ask(method, target string, lines ...string) rig.Answer {
 	return rig.Raw(p.addr, text+"Connection: close\r\n\r\n")
 }
 
-// decider is the gateway that the README prints.
+// decider starts the gateway that the README prints.
 func decider(t *testing.T) *guard {
 	_, port, _ := net.SplitHostPort(rig.FreeAddress(t))
 	block := replaced(t, readmeBlock(t, "http://:8080 {"), "http://:8080", "http://:"+port,
@@ -44,7 +44,8 @@ func decider(t *testing.T) *guard {
 	return g
 }
 
-// requireNginx makes a missing nginx a failure. .ci/run sets it.
+// requireNginx makes the tests fail, rather than be skipped, if nginx is missing.
+// .ci/run sets it.
 const requireNginx = "WX_AUTH_TEST_REQUIRE_NGINX"
 
 func behindNginx(t *testing.T) *asker {
@@ -55,12 +56,12 @@ func behindNginx(t *testing.T) *asker {
 	return p
 }
 
-// startNginx runs nginx with those blocks in its http block, which listen at addr.
+// startNginx runs nginx with these server blocks, which listen at addr.
 func startNginx(t *testing.T, addr, block string) {
 	t.Helper()
 	nginx, err := exec.LookPath("nginx")
 	if err != nil {
-		nginx = "/usr/sbin/nginx" // not in everybody's PATH
+		nginx = "/usr/sbin/nginx" // some users do not have it in their PATH
 		if _, err := os.Stat(nginx); err != nil {
 			if os.Getenv(requireNginx) != "" {
 				t.Fatalf("%s is set, and nginx is missing: apt-get install nginx-light", requireNginx)
@@ -74,7 +75,7 @@ func startNginx(t *testing.T, addr, block string) {
 		conf += kind + "_temp_path " + filepath.Join(dir, kind) + ";\n"
 	}
 	if os.Geteuid() == 0 {
-		conf = "user root;\n" + conf // it may not read dir otherwise
+		conf = "user root;\n" + conf // or it could not read dir
 	}
 	file := filepath.Join(dir, "nginx.conf")
 	if err := os.WriteFile(file, []byte(conf+block+"}\n"), 0o600); err != nil {
@@ -122,7 +123,7 @@ func behindCaddy(t *testing.T) *asker {
 	return p
 }
 
-// forwardAuth runs the README's other Caddy.
+// forwardAuth runs the second Caddy of the README.
 func forwardAuth(t *testing.T, gateway, service string) (addr string) {
 	block := replaced(t, readmeBlock(t, "forward_auth 127.0.0.1:8080"),
 		"app.example.com {", "http://app.example.com:{$PORT} {", "127.0.0.1:8080", gateway, "127.0.0.1:3000", service)
@@ -133,8 +134,8 @@ func forwardAuth(t *testing.T, gateway, service string) (addr string) {
 	return c.Addr
 }
 
-// TestForwardAuthTakesNoStrangersYes: what says 200 to everything, as a Caddy does
-// that has no site for a host, has decided nothing.
+// A server that answers 200 to everything, such as a Caddy without a site for that
+// host, must not be taken for a gateway that said yes.
 func TestForwardAuthTakesNoStrangersYes(t *testing.T) {
 	app := rig.NewUpstream(t)
 	stranger := rig.Serve(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
@@ -146,11 +147,13 @@ func TestForwardAuthTakesNoStrangersYes(t *testing.T) {
 	}
 }
 
+// Requests through nginx and a second Caddy: the proxies must accept and refuse exactly
+// as the gateway does, and pass on exactly its identity headers.
 func TestForwardAuth(t *testing.T) {
 	for name, start := range map[string]func(*testing.T) *asker{"nginx": behindNginx, "caddy": behindCaddy} {
 		t.Run(name, func(t *testing.T) {
 			p := start(t)
-			pair := p.auth.login(t, "13800138000") // whose mini program has no unionid
+			pair := p.auth.login(t, "13800138000") // this mini program has no unionid
 			ended := p.auth.login(t, "13800138000")
 			p.auth.Client().Logout(ended.Token, "", false).Want(t, http.StatusNoContent)
 			good := "Authorization: Bearer " + pair.Token
@@ -172,7 +175,7 @@ func TestForwardAuth(t *testing.T) {
 					for _, target := range []string{"/", "/public/x", "/api/../x", "/x?access_token=" + pair.Token, "//x", "/%2e/auth/wx/verify"} {
 						a := p.ask("GET", target, lines...)
 						if name == "hidden by options" && a.Status == http.StatusOK {
-							continue // nginx knows no such thing
+							continue // nginx does not support this
 						}
 						if a.Status != http.StatusUnauthorized && a.Status != http.StatusBadRequest {
 							t.Errorf("%s, %s: %d %v %s", name, target, a.Status, a.Err, a.Body)
@@ -238,14 +241,15 @@ func TestForwardAuth(t *testing.T) {
 						}
 					}
 				}
-				if name == "caddy" { // whose configuration names none of them
+				if name == "caddy" { // the configuration of nginx names none of these headers
 					seen(t, "GET", "/x", "X-WX-SESSION: forged", "x-wx-roles: forged")
 				}
-				// A proxy deletes what Connection names: the caller must not become nobody.
+				// A proxy deletes the headers that Connection names. The caller must
+				// not become anonymous that way.
 				for _, line := range []string{"Connection: X-WX-USER-ID", "connection: close, x-wx-phone, X-WX-OPENID", "Connection: X-WX-APPID\r\nConnection: x-wx-user-id"} {
 					seen(t, "GET", "/x", line)
 				}
-				// What the proxy tells the gateway is not the client's to say.
+				// Only the proxy may set the headers that it sends to the gateway.
 				for _, line := range []string{"X-Forwarded-Uri: /public/x", "X-Forwarded-For: 1.2.3.4", "X-Original-URI: /public/x", "X-Forwarded-Host: evil.example"} {
 					seen(t, "GET", "/x", line)
 					if a := p.ask("GET", "/x", line); a.Status != http.StatusUnauthorized {
@@ -279,7 +283,7 @@ func TestForwardAuth(t *testing.T) {
 				if p.app.Hits() != before {
 					t.Error("it reached the service")
 				}
-				p.auth.Kill9() // nobody decides: nobody comes in
+				p.auth.Kill9() // without the gateway, every request is refused
 				if a := p.ask("GET", "/x", good); a.Status < 500 {
 					t.Errorf("without a gateway: %d", a.Status)
 				}

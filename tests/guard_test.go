@@ -9,21 +9,20 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// guardSite has a path of each kind before an upstream: /api/ is protected,
-// /optional/ and /public/ are what they are called, /free/ is left out by the
-// matcher.
+// guardSite has a path of each kind in front of an upstream: /api/ is protected,
+// /optional/ and /public/ are what their names say, and the matcher leaves /free/ out.
 func guardSite(options ...string) string {
 	return rig.Site("@guarded not path /free/*\nwx_auth @guarded {env.WX_APPID} {env.WX_SECRET} {\n"+
 		"public /public/*\noptional /optional/*\nwechat {\napi {$WX_API}\n}\n"+strings.Join(options, "\n")+"\n}\n"+
 		"reverse_proxy {$UPSTREAM} {\nstream_close_delay 1h\n}", "servers {\nprotocols h1 h2c\n}")
 }
 
-// front is the built binary, and the WeChat that it asks.
+// front is the built binary, together with the WeChat that it calls.
 type front struct {
 	*rig.Caddy
 	wx     *rig.WeChat
-	later  sender // of requests; nil: over HTTP/1.1
-	origin string // of pages over that version
+	later  sender // sends requests over a later version; nil: HTTP/1.1
+	origin string // origin of a page of the site over that version
 }
 
 func startFront(t testing.TB, caddyfile, upstream string, env ...string) front {
@@ -33,21 +32,21 @@ func startFront(t testing.TB, caddyfile, upstream string, env ...string) front {
 	return front{Caddy: caddy, wx: wx, origin: caddy.URL()}
 }
 
-// addr2 is {$ADDR2}.
+// addr2 returns {$ADDR2}.
 func (f *front) addr2() string { return f.Getenv("ADDR2") }
 
-// login logs the owner of that number in.
+// login logs in the user with that number.
 func (f *front) login(t testing.TB, number string) rig.Pair {
 	t.Helper()
 	codes := f.wx.Tap(t, number)
 	return f.Client().Login(codes.Code, codes.PhoneCode).Pair(t)
 }
 
-// guard is a gateway before an upstream that counts.
+// guard is a gateway in front of an upstream that counts requests.
 type guard struct {
 	front
 	up   *rig.Upstream
-	site func(caddyfile string) string // what is made of a Caddyfile
+	site func(caddyfile string) string // completes a Caddyfile
 }
 
 func newGuard(t testing.TB, caddyfile string, env ...string) *guard {
@@ -55,7 +54,7 @@ func newGuard(t testing.TB, caddyfile string, env ...string) *guard {
 	return startGuard(t, func(caddyfile string) string { return caddyfile }, caddyfile, env...)
 }
 
-// newGuard3 is newGuard for a Caddyfile of one site, with HTTP/2 and HTTP/3.
+// newGuard3 is newGuard with HTTP/2 and HTTP/3, for a Caddyfile with one site.
 func newGuard3(t testing.TB, caddyfile string) *guard {
 	t.Helper()
 	g := startGuard(t, withHTTP3, caddyfile, "ADDR2="+rig.FreeAddress(t), "GODEBUG=http2xconnect=1")
@@ -69,8 +68,8 @@ func startGuard(t testing.TB, site func(string) string, caddyfile string, env ..
 	return &guard{startFront(t, site(caddyfile), up.Addr, env...), up, site}
 }
 
-// reload is Reload, and waits until the former listener is closed: Caddy does not,
-// and what it has not accepted by then is reset.
+// reload also waits until the former listener is closed. Caddy does not wait, and
+// connections that it has not accepted by then are reset.
 func (g *guard) reload(t testing.TB, caddyfile string) {
 	t.Helper()
 	if err := g.Reload(g.site(caddyfile)); err != nil {
@@ -79,7 +78,7 @@ func (g *guard) reload(t testing.TB, caddyfile string) {
 	time.Sleep(200 * time.Millisecond)
 }
 
-// ask sends a request with exactly those header lines.
+// ask sends a request with exactly these header lines.
 func (g *guard) ask(method, target string, lines ...string) rig.Answer {
 	text := method + " " + target + " HTTP/1.1\r\nHost: " + g.Addr + "\r\n"
 	for _, line := range lines {
@@ -88,8 +87,8 @@ func (g *guard) ask(method, target string, lines ...string) rig.Answer {
 	return g.later.send(g.Addr, text+"\r\n")
 }
 
-// wants sends a request and checks what became of it: either the refusal, with
-// nothing at the upstream, or what the upstream saw.
+// wants sends a request and checks the result: either the refusal, with nothing at the
+// upstream, or no refusal. It returns what the upstream saw.
 func (g *guard) wants(t *testing.T, want refusal, method, target string, lines ...string) rig.Seen {
 	t.Helper()
 	before := g.up.Hits()
@@ -110,7 +109,8 @@ func (g *guard) wants(t *testing.T, want refusal, method, target string, lines .
 	return a.Seen(t)
 }
 
-// refusal is what a request is answered; none if it goes on.
+// refusal is the status and code of an answer; the zero value means that the request
+// passes.
 type refusal struct {
 	status int
 	code   string

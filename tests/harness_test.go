@@ -10,14 +10,15 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// These try the harness itself on a plain Caddy, so that a test that fails speaks of
-// the gateway.
+// These tests check the harness itself with a plain Caddy, so that a failure of any
+// other test is about the gateway.
 
 var (
 	plainProxy = rig.Site("respond /hello {$GREETING}\nreverse_proxy {$UPSTREAM}")
 	mistake    = rig.Site("no_such_directive")
 )
 
+// The harness starts the built binary, reloads it and stops it.
 func TestBinaryStartsReloadsAndStops(t *testing.T) {
 	up := rig.NewUpstream(t)
 	c := rig.StartCaddy(t, plainProxy, "UPSTREAM="+up.Addr, "GREETING=one")
@@ -64,6 +65,7 @@ func TestBinaryStartsReloadsAndStops(t *testing.T) {
 	c.Log.Wait(t, time.Second, "SIGTERM", "shutdown complete")
 }
 
+// If the binary does not start, the harness reports its error message.
 func TestBinarySaysWhyItDoesNotStart(t *testing.T) {
 	c := rig.NewCaddy(t)
 	if err := c.TryStart(mistake); err == nil {
@@ -75,6 +77,7 @@ func TestBinarySaysWhyItDoesNotStart(t *testing.T) {
 	}
 }
 
+// The harness's upstream shows requests exactly as they arrived.
 func TestUpstreamShowsWhatReachedIt(t *testing.T) {
 	up := rig.NewUpstream(t)
 	c := rig.StartCaddy(t, plainProxy, "UPSTREAM="+up.Addr, "GREETING=hi")
@@ -102,6 +105,7 @@ func TestUpstreamShowsWhatReachedIt(t *testing.T) {
 	}
 }
 
+// The harness removes the binary's home directory after a test.
 func TestHomeIsGoneAfterTheTest(t *testing.T) {
 	var c *rig.Caddy
 	t.Run("run", func(t *testing.T) {

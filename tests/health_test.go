@@ -15,7 +15,7 @@ import (
 
 const live, ready, works = "/auth/wx/health/live", "/auth/wx/health/ready", "/auth/wx/health"
 
-// wantHealth checks the three in this order.
+// wantHealth checks the three endpoints in this order.
 func wantHealth(t *testing.T, c *rig.Client, statuses ...int) {
 	t.Helper()
 	for i, path := range []string{live, ready, works} {
@@ -29,7 +29,7 @@ func wantHealth(t *testing.T, c *rig.Client, statuses ...int) {
 	}
 }
 
-// Load balancers ask by GET or HEAD, and get a status without a body.
+// Load balancers ask with GET or HEAD, and need a status without a body.
 func TestHealthAnswers(t *testing.T) {
 	t.Parallel()
 	r := rig.NewGateway(t)
@@ -48,7 +48,8 @@ func TestHealthAnswers(t *testing.T) {
 			t.Errorf("%s: %d", path, a.Status)
 		}
 	}
-	// Many ask, and the store is written once a second at most.
+	// However often the endpoint is asked, the store is written at most once per
+	// second.
 	db := r.Caddy.OpenStore(t)
 	defer db.Close()
 	values := make(map[string]bool)
@@ -74,8 +75,8 @@ func TestHealthAnswers(t *testing.T) {
 	}
 }
 
-// With shutdown_delay a replica goes on serving after SIGTERM; load balancers must learn
-// of it at once.
+// With shutdown_delay a replica goes on serving after SIGTERM. Load balancers must
+// notice at once that it is about to stop.
 func TestHealthFromSIGTERMOn(t *testing.T) {
 	t.Parallel()
 	r := rig.NewGatewayWith(t, strings.Replace(rig.GatewaySite(), "debug", "debug\n\tshutdown_delay 8s", 1))
@@ -90,8 +91,9 @@ func TestHealthFromSIGTERMOn(t *testing.T) {
 	rig.Within(t, rig.StopTime, "caddy ends", r.Caddy.Ended())
 }
 
-// A store that takes no write is not open: a read-only file, or one that was restored by
-// root. The log has the remedy, and once it is followed the site works without a restart.
+// A store that cannot be written is not ready: the file is read-only, or root has
+// restored it. The log says what to do, and after that the site works without a
+// restart.
 func TestReadOnlyStoreIsNotReady(t *testing.T) {
 	t.Parallel()
 	if os.Getuid() != 0 {
@@ -128,7 +130,8 @@ func TestReadOnlyStoreIsNotReady(t *testing.T) {
 	r.WantSame(t, p, "13800138000")
 }
 
-// What is written to a file that was deleted while it is open is gone at the next start.
+// The store's file is deleted while it is open. What is written to it now would be gone
+// at the next start, so the store must not count as healthy.
 func TestDeletedStoreIsNotHealthy(t *testing.T) {
 	t.Parallel()
 	r := rig.NewGateway(t)

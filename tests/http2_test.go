@@ -17,15 +17,15 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// message2 is a request over HTTP/2, whose fields begin with the pseudo-header fields.
+// message2 is a request over HTTP/2. Its fields begin with the pseudo-header fields.
 type message2 struct {
 	fields   []field
-	data     []string // a DATA frame each; the stream goes on after the last if there are trailers
+	data     []string // one DATA frame each; trailers, if any, end the stream
 	trailers []field
-	unended  bool // the stream goes on after all this: more is to come
+	unended  bool // the stream stays open, as if more were to come
 }
 
-// patience is how long an answer may take.
+// patience returns how long an answer may take.
 func (m message2) patience() time.Duration {
 	if m.unended {
 		return 3 * rig.RawTime
@@ -33,17 +33,17 @@ func (m message2) patience() time.Duration {
 	return rig.RawTime
 }
 
-// get2 begins the fields of a request.
+// get2 returns the first fields of a request.
 func get2(addr, method, target string, fields ...field) []field {
 	return append([]field{{":method", method}, {":scheme", "http"}, {":authority", addr}, {":path", target}}, fields...)
 }
 
-// errEnded is the end of a stream without an answer.
+// errEnded means that a stream ended without an answer.
 var errEnded = errors.New("the stream was ended")
 
-// raw2 sends a request over a connection of its own: with prior knowledge, or over
-// TLS with a configuration. An answer without a status is a stream or a connection
-// that was ended, which Err says.
+// raw2 sends a request over a new connection: with prior knowledge, or over TLS with
+// the given configuration. If the stream or the connection was ended instead, the
+// answer has no status and Err says so.
 func raw2(addr string, config *tls.Config, m message2) rig.Answer {
 	conn, err := net.Dial("tcp", addr)
 	if err != nil {

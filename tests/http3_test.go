@@ -22,7 +22,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// The frames of HTTP/3 (RFC 9114, section 7.2) that raw3 writes and reads.
+// These are the frames of HTTP/3 (RFC 9114, section 7.2) that raw3 writes and reads.
 const (
 	frameData    = 0
 	frameHeaders = 1
@@ -32,8 +32,8 @@ func config3() *tls.Config {
 	return &tls.Config{InsecureSkipVerify: true, ServerName: "127.0.0.1", NextProtos: []string{http3.NextProtoH3}}
 }
 
-// withHTTP3 adds to a Caddyfile of one site the same site at {$ADDR2}, over TLS and
-// HTTP/3. The first one has HTTP/2, too.
+// withHTTP3 adds the same site, at {$ADDR2} with TLS and HTTP/3, to a Caddyfile with
+// one site. The first site also gets HTTP/2.
 func withHTTP3(caddyfile string) string {
 	globals, site, _ := strings.Cut(caddyfile, "http://{$ADDR} {\n")
 	const protocols = "protocols h1 h2 h2c h3\n"
@@ -47,7 +47,7 @@ func withHTTP3(caddyfile string) string {
 	return globals + "http://{$ADDR} {\n" + site + "\nhttps://{$ADDR2} {\ntls internal\n" + site
 }
 
-// awaitHTTP3 waits until Caddy, which already serves, has made its certificate.
+// awaitHTTP3 waits until a running Caddy has made its certificate.
 func awaitHTTP3(t testing.TB, addr string) {
 	t.Helper()
 	rig.Await(t, 20*time.Second, "HTTP/3 is served", func() bool {
@@ -55,15 +55,16 @@ func awaitHTTP3(t testing.TB, addr string) {
 	})
 }
 
-// raw3 sends a request over an HTTP/3 connection of its own. An answer without a
-// status is a stream or a connection that was ended, which Err says.
+// raw3 sends a request over a new HTTP/3 connection. If the stream or the connection
+// was ended instead, the answer has no status and Err says so.
 func raw3(addr string, m message2) rig.Answer {
 	c := client3{addr: addr}
 	defer c.close()
 	return c.send(m)
 }
 
-// client3 sends one request after the other, over one connection as long as that lasts.
+// client3 sends requests one after the other, over one connection for as long as that
+// lasts.
 type client3 struct {
 	addr string
 	conn *quic.Conn
@@ -77,7 +78,7 @@ func (c *client3) send(m message2) rig.Answer {
 		if err != nil {
 			return rig.Answer{Err: err}
 		}
-		new(http3.Transport).NewClientConn(conn) // its control stream
+		new(http3.Transport).NewClientConn(conn) // opens its control stream
 		c.conn = conn
 	}
 	return send3(ctx, c.conn, m)
@@ -106,7 +107,7 @@ func send3(ctx context.Context, conn *quic.Conn, m message2) rig.Answer {
 	return readAnswer3(stream)
 }
 
-// frames3 are the frames of the message.
+// frames3 returns the frames of the message.
 func (m message2) frames3() []byte {
 	var out []byte
 	frame := func(kind uint64, payload []byte) {
@@ -169,7 +170,7 @@ func readAnswer3(stream io.Reader) rig.Answer {
 	}
 }
 
-// get3 begins the fields of a request over HTTP/3.
+// get3 returns the first fields of a request over HTTP/3.
 func get3(addr, method, target string, fields ...field) []field {
 	all := get2(addr, method, target, fields...)
 	all[1].value = "https"
@@ -214,8 +215,8 @@ func (g *guard) open3(t testing.TB, target string, headers ...string) *rig.Socke
 	return &rig.Socket{ReadWriteCloser: stream, R: stream}
 }
 
-// holdable is a client's socket that keeps what comes in until it is released, and
-// sends nothing from then on.
+// holdable is a client's socket that holds back incoming packets until it is released,
+// and after that sends nothing.
 type holdable struct {
 	net.PacketConn
 	released chan struct{}
@@ -238,8 +239,8 @@ func (h *holdable) WriteTo(p []byte, addr net.Addr) (int, error) {
 	}
 }
 
-// early3 sends a request as early data and never completes the handshake: so it can
-// come from anyone who has recorded it.
+// early3 sends a request as early data and never completes the handshake. Anybody who
+// has recorded the packets could do this.
 func early3(t testing.TB, addr string, sessions tls.ClientSessionCache, m message2) rig.Answer {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), rig.RawTime)
@@ -267,13 +268,15 @@ func early3(t testing.TB, addr string, sessions tls.ClientSessionCache, m messag
 	if err != nil {
 		t.Fatal(err)
 	}
-	time.AfterFunc(200*time.Millisecond, release) // when the request has been sent
+	time.AfterFunc(200*time.Millisecond, release) // by then the request has been sent
 	if conn.ConnectionState().TLS.HandshakeComplete {
 		t.Fatal("the handshake is complete: this tries nothing")
 	}
 	return send3(ctx, conn, m)
 }
 
+// Early data (0-RTT) can be replayed by anybody who recorded it, so a login or refresh
+// in it is refused with 425.
 func TestAttackEarlyData(t *testing.T) {
 	t.Parallel()
 	f := newFort3(t, fortSite("servers {\nprotocols h1 h2c\n}", withKey))
@@ -305,7 +308,7 @@ func TestAttackEarlyData(t *testing.T) {
 	for target, body := range map[string]string{"/auth/wx": login, "/auth/wx/": login, "/auth/wx/refresh": refresh, "/auth/wx/service/revoke": service} {
 		ticket()
 		early3(t, addr, sessions, message2{fields: get3(addr, "POST", target, json, field{"authorization", "Bearer " + serviceKey}), data: []string{body}}).WantProblem(t, http.StatusTooEarly, "too_early", nil)
-		// So says a proxy before us, whatever a client has said before it.
+		// A proxy in front of us says so in a header, and overrides what a client says.
 		everyHTTP(t, f, func(t *testing.T, f *fort) {
 			for _, says := range [][]string{{"Early-Data: 1"}, {"early-data: 1", "Early-Data: 1"}, {"Early-Data: 0", "Early-Data: 1"}, {"Early-Data:", "Early-Data: 1"}, {"Early-Data: 1, 1"}, {"Early-Data: 0"}} {
 				lines := append(says, "Content-Type: application/json", "Authorization: Bearer "+serviceKey, fmt.Sprint("Content-Length: ", len(body)))
@@ -316,13 +319,13 @@ func TestAttackEarlyData(t *testing.T) {
 	if f.wx.Asked() != asked {
 		t.Error("WeChat was asked")
 	}
-	// What goes on says of itself that it may have been sent before.
+	// A request that passes carries the header Early-Data, because it may be a replay.
 	ticket()
 	a := early3(t, addr, sessions, message2{fields: get3(addr, "GET", "/api/x", field{"authorization", "Bearer " + pair.Token})})
 	if got := f.tap.take(); a.Status != 200 || len(got) != 1 || strings.Join(got[0].values("Early-Data"), "|") != "1" {
 		t.Errorf("%d %v, upstream %s", a.Status, a.Err, short(got))
 	}
-	// Sent again after the handshake, both are taken.
+	// After the handshake both requests are accepted.
 	raw3(addr, message2{fields: get3(addr, "POST", "/auth/wx", json), data: []string{login}}).Pair(t)
 	raw3(addr, message2{fields: get3(addr, "POST", "/auth/wx/refresh", json), data: []string{refresh}}).Pair(t)
 }

@@ -16,7 +16,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// What backends that verify tokens themselves rely on.
+// Backends that verify tokens themselves rely on the JWKS and on what the README
+// promises about tokens.
 func TestJWKSVerifiesTheTokens(t *testing.T) {
 	t.Parallel()
 	r := rig.NewGateway(t)
@@ -29,8 +30,9 @@ func TestJWKSVerifiesTheTokens(t *testing.T) {
 		{"RS256", []string{"alg", "e", "kid", "kty", "n", "use"}},
 	} {
 		t.Run(alg.name, func(t *testing.T) {
-			if alg.name != "ES256" { // which is the default
-				// A store of its own: elsewhere the former key signs until the new one is known everywhere.
+			if alg.name != "ES256" { // ES256 is the default
+				// This site has a store of its own. In a shared one, the former key
+				// would sign until every replica knows the new one.
 				r.MustReload(t, rig.GatewaySite("store sqlite:{env.HOME}/"+alg.name+".db", "token {\nalgorithm "+alg.name+"\n}"))
 			}
 			token := r.MustLogin(t, "13800138000").Token
@@ -101,6 +103,8 @@ func TestJWKSVerifiesTheTokens(t *testing.T) {
 	})
 }
 
+// An operator changes the algorithm. Backends must see the new key in the JWKS before
+// it signs.
 func TestNewAlgorithmIsPublishedBeforeItSigns(t *testing.T) {
 	t.Parallel()
 	r := rig.NewGateway(t)

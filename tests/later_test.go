@@ -16,8 +16,8 @@ import (
 
 // The tables of attacks are written as HTTP/1.1, and sent over HTTP/2 and HTTP/3 too.
 
-// sender sends a request that is written as HTTP/1.1 over a later version; nil sends
-// it as it is.
+// sender sends a request that is written as HTTP/1.1 over a later version. A nil sender
+// sends it unchanged.
 type sender func(raw string) rig.Answer
 
 func (s sender) send(addr, raw string) rig.Answer {
@@ -27,7 +27,7 @@ func (s sender) send(addr, raw string) rig.Answer {
 	return s(raw)
 }
 
-// later2 and later3 send over HTTP/2 without TLS, and over HTTP/3.
+// later2 and later3 return senders for HTTP/2 without TLS and for HTTP/3.
 func later2(addr string) sender {
 	return func(raw string) rig.Answer { return ended(raw2(addr, nil, later(raw, addr, "http"))) }
 }
@@ -38,10 +38,10 @@ func later3(t testing.TB, addr string) sender {
 	return func(raw string) rig.Answer { return ended(c.send(later(raw, addr, "https"))) }
 }
 
-// later is the same request as later versions write it: its names in lower case, as they
-// must be, its target and values as they are, chunks as data and trailers. What asks for
-// a WebSocket is extended CONNECT (RFC 8441, RFC 9220), for which GODEBUG must have
-// http2xconnect=1.
+// later translates a request to a later version. Names become lower case, as required;
+// the target and the values stay unchanged; chunks become data and trailers. A request
+// for a WebSocket becomes an extended CONNECT (RFC 8441, RFC 9220), for which GODEBUG
+// must contain http2xconnect=1.
 func later(raw, addr, scheme string) message2 {
 	head, body, _ := strings.Cut(raw, "\r\n\r\n")
 	lines := strings.Split(head, "\r\n")
@@ -67,7 +67,7 @@ func later(raw, addr, scheme string) message2 {
 	}
 	if strings.Contains(head, "\r\nTransfer-Encoding: chunked\r\n") {
 		r := bufio.NewReader(strings.NewReader(body))
-		data, _ := io.ReadAll(httputil.NewChunkedReader(r)) // our own chunks
+		data, _ := io.ReadAll(httputil.NewChunkedReader(r)) // we wrote these chunks ourselves
 		body = string(data)
 		m.trailers, _ = readFields(r)
 		for i := range m.trailers {
@@ -80,8 +80,8 @@ func later(raw, addr, scheme string) message2 {
 	return m
 }
 
-// ended is the answer, or a 400 if the server has ended the stream: so it refuses what
-// is no request.
+// ended returns the answer, or 400 if the server has ended the stream, which is how it
+// refuses malformed requests.
 func ended(a rig.Answer) rig.Answer {
 	_, stream := errors.AsType[*quic.StreamError](a.Err)
 	_, conn := errors.AsType[*quic.ApplicationError](a.Err)
@@ -91,7 +91,7 @@ func ended(a rig.Answer) rig.Answer {
 	return a
 }
 
-// newFort3 is newFort for a Caddyfile of one site, with HTTP/2 and HTTP/3.
+// newFort3 is newFort with HTTP/2 and HTTP/3, for a Caddyfile with one site.
 func newFort3(t testing.TB, caddyfile string, env ...string) *fort {
 	t.Helper()
 	f := newFort(t, withHTTP3(caddyfile), append(env, "ADDR2="+rig.FreeAddress(t))...)
@@ -99,7 +99,8 @@ func newFort3(t testing.TB, caddyfile string, env ...string) *fort {
 	return f
 }
 
-// everyHTTP tries a table over each version, with a copy whose front sends over it.
+// everyHTTP runs a table over each version of HTTP, with a copy of the gateway that
+// sends over it.
 func everyHTTP[T any, P fronted[T]](t *testing.T, g P, try func(t *testing.T, g P)) {
 	t.Run("HTTP1", func(t *testing.T) { try(t, g) })
 	over := func(name string, turn func(t *testing.T, f *front)) {
@@ -113,7 +114,7 @@ func everyHTTP[T any, P fronted[T]](t *testing.T, g P, try func(t *testing.T, g 
 	over("HTTP3", func(t *testing.T, f *front) { f.later, f.origin = later3(t, f.addr2()), "https://"+f.addr2() })
 }
 
-// fronted is a guard or a fort.
+// fronted is implemented by guard and fort.
 type fronted[T any] interface {
 	*T
 	self() *front

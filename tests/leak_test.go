@@ -16,7 +16,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// exampleLogFilter is the global `log` block of the Caddyfile that we ship.
+// exampleLogFilter returns the global `log` block of Caddyfile.example.
 func exampleLogFilter(t testing.TB) string {
 	t.Helper()
 	example, err := os.ReadFile("../Caddyfile.example")
@@ -30,8 +30,8 @@ func exampleLogFilter(t testing.TB) string {
 	return block
 }
 
-// noisySite logs all that Caddy can: at DEBUG, with access logs in the log of the
-// process.
+// noisySite logs everything that Caddy can: at DEBUG, with access logs in the process's
+// log.
 func noisySite(apps int, options ...string) string {
 	var lines strings.Builder
 	for i := range apps {
@@ -41,7 +41,7 @@ func noisySite(apps int, options ...string) string {
 		lines.String()+"}\nreverse_proxy {$UPSTREAM}", options...)
 }
 
-// hoard collects what must be nowhere.
+// hoard collects values that must not appear anywhere.
 type hoard struct {
 	w      *rig.WeChat
 	values []string
@@ -55,7 +55,8 @@ func (h *hoard) add(values ...string) {
 	}
 }
 
-// pair keeps a pair that was answered; its parts are worth as much as the whole.
+// pair adds a pair that was answered. Its parts are worth as much as the whole, so they
+// are added too.
 func (h *hoard) pair(p rig.Pair) rig.Pair {
 	h.add(p.Token, p.RefreshToken)
 	if parts := strings.Split(p.Token, "."); len(parts) == 3 {
@@ -64,11 +65,11 @@ func (h *hoard) pair(p rig.Pair) rig.Pair {
 	return p
 }
 
-// all are the values collected and those that the simulator knows of.
+// all returns the collected values and those that the simulator knows.
 func (h *hoard) all() []string { return append(slices.Clone(h.values), h.w.Secrets()...) }
 
-// search makes the search of texts for all values: thousands of them in megabytes.
-// Values are found by their first eight bytes.
+// search prepares a search for all values in a text: thousands of values in megabytes.
+// It finds a value by its first eight bytes.
 func (h *hoard) search() search {
 	s := make(search)
 	for _, v := range h.all() {
@@ -79,7 +80,7 @@ func (h *hoard) search() search {
 
 type search map[string][]string
 
-// in returns the lines of text that hold one of the values.
+// in returns the lines of a text that contain one of the values.
 func (s search) in(text string) []string {
 	var found []string
 lines:
@@ -107,6 +108,8 @@ func (s search) wantNone(t *testing.T, where, text string) {
 	}
 }
 
+// Everything that clients, WeChat and operators can do is done at DEBUG level. No code,
+// token, secret or phone number may be in any log.
 func TestNoSecretIsInAnyLog(t *testing.T) {
 	t.Parallel()
 	var faults []wechattest.Fault
@@ -139,7 +142,7 @@ func TestNoSecretIsInAnyLog(t *testing.T) {
 	login := func(appid string, codes wechattest.Codes) rig.Answer {
 		return post("/auth/wx", map[string]string{"code": codes.Code, "phoneCode": codes.PhoneCode, "appid": appid})
 	}
-	// tapped is a login that must succeed; on a busy machine WeChat may seem late.
+	// tapped logs in, which must succeed; on a busy machine WeChat may seem late.
 	tapped := func(number string) rig.Pair {
 		t.Helper()
 		for range 4 {
@@ -160,10 +163,10 @@ func TestNoSecretIsInAnyLog(t *testing.T) {
 		refusals = append(refusals, a)
 	}
 
-	// Every endpoint, in every way that matters.
+	// Every endpoint is called in every way that matters.
 	codes := w.Tap(t, "13800138000")
 	p := h.pair(login(rig.AppID, codes).Pair(t))
-	h.pair(login(rig.AppID, codes).Pair(t)) // once more
+	h.pair(login(rig.AppID, codes).Pair(t)) // the same codes again
 	silent := h.pair(post("/auth/wx", map[string]string{"code": w.Open(t, "13800138000").Code, "appid": rig.AppID}).Pair(t))
 	refused(post("/auth/wx", map[string]string{"code": w.Open(t, "13600136000").Code, "appid": rig.AppID}))
 	other := h.pair(tapped("13700137000"))
@@ -190,7 +193,7 @@ func TestNoSecretIsInAnyLog(t *testing.T) {
 		refused(client.Logout(bad, "", false))
 	}
 	refused(client.Get("/api", "", "Authorization: "+third.Token))
-	refused(client.Refresh(p.RefreshToken)) // two behind: reuse
+	refused(client.Refresh(p.RefreshToken)) // two newer ones exist: reuse
 	refused(client.Refresh(third.RefreshToken))
 	refused(client.Get("/api", third.Token)) // its session has ended
 	refused(client.Refresh(third.RefreshToken[:len(third.RefreshToken)-3] + "AAA"))
@@ -198,7 +201,7 @@ func TestNoSecretIsInAnyLog(t *testing.T) {
 	client.Logout(other.Token, other.RefreshToken, true).Want(t, 204)
 	refused(client.Get("/auth/wx/sessions", other.Token))
 
-	// Bad input that holds what is secret.
+	// Bad input contains secrets.
 	paid := w.Tap(t, "13500135000")
 	for _, body := range []string{
 		fmt.Sprintf(`{"code":%q,"code":%q}`, paid.Code, paid.PhoneCode), fmt.Sprintf(`{"code":[%q]}`, paid.Code), paid.PhoneCode,
@@ -209,10 +212,10 @@ func TestNoSecretIsInAnyLog(t *testing.T) {
 		refused(post("/auth/wx/refresh", body))
 		refused(post("/auth/wx/logout", body))
 	}
-	refused(login(rig.AppID, wechattest.Codes{Code: paid.PhoneCode, PhoneCode: paid.Code})) // mixed up
+	refused(login(rig.AppID, wechattest.Codes{Code: paid.PhoneCode, PhoneCode: paid.Code})) // swapped
 	refused(login(rig.AppID, wechattest.Codes{Code: w.Open(t, "13400134000").Code, PhoneCode: paid.PhoneCode}))
 
-	// Every failure of WeChat's. Its errmsg, too, may hold what it was sent.
+	// WeChat fails in every way. Its errmsg may contain what it was sent.
 	for i, f := range faults {
 		appid := fmt.Sprintf("wx%016x", i)
 		codes, err := w.Mint(appid, "", wechattest.Phone{Number: "13800138000"})
@@ -232,11 +235,11 @@ func TestNoSecretIsInAnyLog(t *testing.T) {
 		} else {
 			refused(a)
 		}
-		if f.Kind != wechattest.Errcode { // so that not too many fail in a row
+		if f.Kind != wechattest.Errcode { // not too many failures in a row
 			h.pair(tapped("13800138000"))
 		}
 	}
-	// WeChat, the upstream and the store gone.
+	// WeChat, the upstream and the store are down.
 	c.Setenv("WX_API", "http://127.0.0.1:1")
 	c.Setenv("UPSTREAM", "127.0.0.1:1")
 	last := h.pair(tapped("13800138000"))
@@ -289,7 +292,8 @@ func TestNoSecretIsInAnyLog(t *testing.T) {
 		t.Error("a URL of WeChat's is in the log")
 	}
 
-	// The search can find something: the log is complete, and the secrets are those.
+	// Check that the search can find something: the log is complete, and the collected
+	// secrets are the right ones.
 	for what, texts := range map[string][]string{
 		"a line of ours":                 {`"logger":"http.handlers.wx_auth"`, `"msg":"login"`, "+86138****8000"},
 		"a refusal of ours":              {`"logger":"http.handlers.wx_auth"`, "login refused", `"errcode":40164`, `"ip":"203.0.113.77"`},
@@ -317,11 +321,11 @@ func TestNoSecretIsInAnyLog(t *testing.T) {
 	}
 }
 
-// What we write is clean without a filter. Caddy's own reverse_proxy, at DEBUG only,
-// shows the headers that it sends upstream, our identity headers among them: a
-// plugin cannot change that (the line is written by the proxy's own logger, of the
-// request that must carry the header). So Caddyfile.example has a filter; this test
-// says what it is for, and will say if Caddy changes.
+// What we log is clean without a filter. At DEBUG, Caddy's own reverse_proxy logs the
+// headers that it sends upstream, including our identity headers. A plugin cannot
+// change that: the proxy's own logger writes the line, about the request that must
+// carry the header. That is why Caddyfile.example has a filter. This test shows what
+// the filter is for, and will fail if Caddy changes.
 func TestOnlyCaddysOwnDebugLineShowsThePhone(t *testing.T) {
 	t.Parallel()
 	w, up := rig.NewWeChat(t), rig.NewUpstream(t)

@@ -22,8 +22,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// files are the files and directories under dir, by their paths there, each with
-// what tells whether it was changed.
+// files returns the files and directories below dir by their paths, each with a text
+// that changes when the file does.
 func files(t testing.TB, dir string) map[string]string {
 	t.Helper()
 	found := make(map[string]string)
@@ -51,13 +51,14 @@ func randomKey() string {
 	return base64.StdEncoding.EncodeToString(key[:])
 }
 
-// kid is the id of the key that signed the token.
+// kid returns the id of the key that signed the token.
 func kid(t testing.TB, token string) string {
 	t.Helper()
 	id, _ := rig.JWTPart(t, token, 0)["kid"].(string)
 	return id
 }
 
+// After a restart, sessions, users and keys are as before.
 func TestRestartKeepsEverything(t *testing.T) {
 	t.Parallel()
 	r := rig.NewGateway(t)
@@ -72,16 +73,18 @@ func TestRestartKeepsEverything(t *testing.T) {
 	}
 }
 
+// The process is killed right after an answer. Whatever it has answered must be in the
+// store.
 func TestKill9AfterALoginLosesNothing(t *testing.T) {
 	t.Parallel()
 	r := rig.NewGateway(t)
-	// The very first login: until then the store and the key are as new.
+	// The very first login is the worst case, because the store and the key are new.
 	p := r.MustLogin(t, "13800138000")
 	r.Caddy.Kill9()
 	r.Caddy.Restart()
 	p = r.WantSame(t, p, "13800138000")
 
-	// So is what came last: a refresh, a logout.
+	// The latest changes are kept too: a refresh and a logout.
 	newest := r.Refresh(p.RefreshToken).Pair(t)
 	out := r.MustLogin(t, "13800138000")
 	r.Logout(out.Token, "", false).Want(t, http.StatusNoContent)
@@ -94,13 +97,14 @@ func TestKill9AfterALoginLosesNothing(t *testing.T) {
 	r.WantAlive(t, newest)
 }
 
+// A reload must neither log users out nor forget that a session was revoked.
 func TestReloadKeepsSessionsAndRevocations(t *testing.T) {
 	t.Parallel()
 	r := rig.NewGateway(t)
 	p, out, other := r.MustLogin(t, "13800138000"), r.MustLogin(t, "13800138000"), r.MustLogin(t, "13900139000")
 	r.Logout(out.Token, "", false).Want(t, http.StatusNoContent)
 
-	// Other settings, the same store and keys.
+	// The settings change, while the store and the keys stay.
 	r.MustReload(t, rig.GatewaySite("identity X-Caller id", "session {\ngrace 2m\n}", "public /open"))
 	r.WantEnded(t, out)
 	seen := r.Get("/", p.Token).Seen(t)
@@ -119,6 +123,7 @@ func TestReloadKeepsSessionsAndRevocations(t *testing.T) {
 	}
 }
 
+// A login that waits for WeChat must survive a reload.
 func TestReloadDuringASlowLogin(t *testing.T) {
 	t.Parallel()
 	for _, call := range []wechattest.Call{wechattest.Code2Session, wechattest.PhoneNumber} {
@@ -137,13 +142,15 @@ func TestReloadDuringASlowLogin(t *testing.T) {
 			rig.Await(t, 20*time.Second, "the new configuration serves", func() bool {
 				return fresh.Get("/auth/wx/health", "").Header.Get("X-Config") == "new"
 			})
-			// The new one takes logins while the old one still has its own.
+			// The new configuration serves logins while the former one still finishes
+			// its own.
 			other := r.WeChat.Tap(t, "13900139000")
 			var a rig.Answer
 			for try := range 10 {
 				mark := fmt.Sprintf("X-Try: %s-%d", call, try)
 				a = fresh.Do(http.MethodPost, "/auth/wx", map[string]string{"code": other.Code, "phoneCode": other.PhoneCode}, mark)
-				// The former configuration's listener may have closed on it.
+				// The listener of the former configuration may have closed this
+				// connection.
 				if a.Err == nil || !r.Caddy.Unheard(fmt.Sprintf("%s-%d", call, try)) {
 					break
 				}
@@ -178,6 +185,7 @@ func TestReloadDuringASlowLogin(t *testing.T) {
 	}
 }
 
+// On SIGTERM a login that has begun must still be answered.
 func TestSIGTERMLetsALoginFinish(t *testing.T) {
 	t.Parallel()
 	r := rig.NewGateway(t)
@@ -205,8 +213,8 @@ func TestSIGTERMLetsALoginFinish(t *testing.T) {
 	r.WantSame(t, p, "13800138000")
 }
 
-// The client hangs up: the login goes on, and its codes find what it came to, after
-// a restart too.
+// The client hangs up. The login goes on, and its codes lead to its result, even after
+// a restart.
 func TestAbandonedLoginGoesOn(t *testing.T) {
 	t.Parallel()
 	r := rig.NewGatewayWith(t, rig.GatewaySiteWith("log"))
@@ -221,7 +229,7 @@ func TestAbandonedLoginGoesOn(t *testing.T) {
 	fmt.Fprintf(conn, "POST /auth/wx HTTP/1.1\r\nHost: %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", r.Caddy.Addr, len(body), body)
 	rig.Await(t, 10*time.Second, "WeChat is asked", func() bool { return r.WeChat.Count(wechattest.PhoneNumber).Total == 1 })
 	conn.Close()
-	// Caddy has noticed, and is done with the request.
+	// Caddy has noticed it, and has finished the request.
 	r.Caddy.Log.Wait(t, 10*time.Second, "http.log.access", `"uri":"/auth/wx"`)
 	release()
 	rig.Await(t, 10*time.Second, "WeChat answers", func() bool { return r.WeChat.Count(wechattest.PhoneNumber).Outcomes["ok"] == 1 })
@@ -240,6 +248,8 @@ func TestAbandonedLoginGoesOn(t *testing.T) {
 	r.WantSame(t, p, "13800138000")
 }
 
+// `caddy validate` runs beside a working gateway. It must not create, lock or migrate
+// anything.
 func TestValidateTouchesNothing(t *testing.T) {
 	t.Parallel()
 	t.Run("in an empty home", func(t *testing.T) {
@@ -263,7 +273,7 @@ func TestValidateTouchesNothing(t *testing.T) {
 	t.Run("beside a running one", func(t *testing.T) {
 		r := rig.NewGateway(t)
 		p := r.MustLogin(t, "13800138000")
-		// With readers and a writer at work, a lock would show.
+		// There are readers and a writer at work, so a lock would be noticed.
 		release := r.WeChat.Hold(t, wechattest.PhoneNumber)
 		codes := r.WeChat.Tap(t, "13900139000")
 		slow := rig.InBackground(func() rig.Answer { return r.Login(codes.Code, codes.PhoneCode) })
@@ -277,8 +287,8 @@ func TestValidateTouchesNothing(t *testing.T) {
 		}
 		after := files(t, r.Caddy.DataDir())
 		for _, name := range slices.Compact(slices.Sorted(maps.Keys(union(before, after)))) {
-			// The running one reads its revocation feed, and renews every second the
-			// claim of its slow login, by way of the write-ahead log.
+			// The running process reads the feed of revocations and renews the lease of
+			// its slow login every second. Both touch the write-ahead log.
 			if strings.HasSuffix(name, "-shm") || strings.HasSuffix(name, "-wal") {
 				continue
 			}
@@ -295,7 +305,7 @@ func TestValidateTouchesNothing(t *testing.T) {
 	})
 }
 
-// content is the store's schema and how many rows each of its tables has.
+// content returns the schema of the store and the number of rows of each table.
 func content(t testing.TB, c *rig.Caddy) map[string]int {
 	t.Helper()
 	db := c.OpenStore(t)
@@ -338,9 +348,12 @@ func union(a, b map[string]string) map[string]string {
 	return all
 }
 
+// An operator sets, changes and mistypes the encryption key. A wrong key must neither
+// start nor damage anything.
 func TestEncryptionKey(t *testing.T) {
 	t.Parallel()
-	// By way of the environment: what is written into the Caddyfile is in Caddy's own log.
+	// The keys come from the environment, because Caddy logs what is written in the
+	// Caddyfile.
 	key, newer, wrong := randomKey(), randomKey(), randomKey()
 	with := func(mark, keys string) string {
 		return rig.GatewaySiteWith("header X-Config "+mark, "encryption_key "+keys)
@@ -353,7 +366,8 @@ func TestEncryptionKey(t *testing.T) {
 		t.Errorf("a key was generated though one is configured: %v", err)
 	}
 
-	// Without any, it would be the generated one, which is another.
+	// Without a configured key the generated one would be used, which is a different
+	// one.
 	for _, mistaken := range []string{with("wrong", "{env.WRONG}"), with("wrong", "{env.NEWER}"), rig.GatewaySiteWith("header X-Config wrong")} {
 		err := r.Caddy.Reload(mistaken)
 		if err == nil {
@@ -372,13 +386,13 @@ func TestEncryptionKey(t *testing.T) {
 		}
 	}
 
-	// A new key before the old one: all that there is stays readable.
+	// The new key is put before the old one, so everything stays readable.
 	r.MustReload(t, with("second", "{env.NEWER} {env.KEY}"))
 	p = r.WantSame(t, p, "13800138000")
 	late := r.MustLogin(t, "13900139000")
 	r.Caddy.Stop()
 
-	// A start with the wrong key fails, too, and spoils nothing.
+	// A start with the wrong key also fails without damage.
 	if err := r.Caddy.TryStart(with("wrong", "{env.WRONG}")); err == nil {
 		t.Fatal("it started with a wrong key")
 	}
@@ -393,6 +407,7 @@ func TestEncryptionKey(t *testing.T) {
 	}
 }
 
+// An operator changes the AppSecret in WeChat's console and reloads.
 func TestChangedSecretWorksAtOnce(t *testing.T) {
 	t.Parallel()
 	const secret = "5ec2e70000000000000000000000d00d"
@@ -411,6 +426,7 @@ func TestChangedSecretWorksAtOnce(t *testing.T) {
 	r.WantAlive(t, p)
 }
 
+// Other users of the machine must not be able to read the store and its key file.
 func TestStoreFilesAreForTheirOwnerOnly(t *testing.T) {
 	t.Parallel()
 	if runtime.GOOS == "windows" {
@@ -439,7 +455,7 @@ func TestStoreFilesAreForTheirOwnerOnly(t *testing.T) {
 	}
 	r.Caddy.Stop()
 	check("wx_auth.db", "wx_auth.db.key")
-	// Released cleanly: the write-ahead log is in the database.
+	// After a clean stop the write-ahead log has been merged into the database.
 	for name := range files(t, dir) {
 		if name != "wx_auth.db" && name != "wx_auth.db.key" {
 			t.Errorf("%s was left behind", name)

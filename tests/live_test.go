@@ -22,7 +22,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// soon is how fast a connection must end.
+// soon is how quickly a connection must end.
 const soon = time.Second
 
 func (g *guard) open(t testing.TB, target string, lines ...string) *rig.Socket {
@@ -45,14 +45,14 @@ func (g *guard) open(t testing.TB, target string, lines ...string) *rig.Socket {
 	return &rig.Socket{ReadWriteCloser: conn, R: r}
 }
 
-// transport2 sends over HTTP/2 without TLS.
+// transport2 returns a transport for HTTP/2 without TLS.
 func transport2() *http2.Transport {
 	return &http2.Transport{AllowHTTP: true, DialTLSContext: func(ctx context.Context, network, addr string, _ *tls.Config) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, network, addr)
 	}}
 }
 
-// open2 is open by extended CONNECT over HTTP/2 without TLS.
+// open2 opens a WebSocket by extended CONNECT over HTTP/2 without TLS.
 func (g *guard) open2(t testing.TB, target string, headers ...string) *rig.Socket {
 	t.Helper()
 	transport := transport2()
@@ -86,7 +86,7 @@ func (g *guard) open2(t testing.TB, target string, headers ...string) *rig.Socke
 	}{resp.Body, pw, pw}, R: resp.Body}
 }
 
-// expiry is a token's exp.
+// expiry returns a token's exp.
 func expiry(t testing.TB, token string) time.Time {
 	t.Helper()
 	payload, err := base64.RawURLEncoding.DecodeString(strings.Split(token, ".")[1])
@@ -100,7 +100,7 @@ func expiry(t testing.TB, token string) time.Time {
 	return time.Unix(claims.Exp, 0)
 }
 
-// overHTTP runs a test with a WebSocket over each version of HTTP that has it.
+// overHTTP runs a test with a WebSocket over each version of HTTP that supports it.
 func overHTTP(t *testing.T, caddyfile string, test func(t *testing.T, g *guard, open func(target string, lines ...string) *rig.Socket)) {
 	t.Run("HTTP1", func(t *testing.T) {
 		g := newGuard(t, caddyfile)
@@ -119,6 +119,8 @@ func overHTTP(t *testing.T, caddyfile string, test func(t *testing.T, g *guard, 
 	})
 }
 
+// A WebSocket is opened just before its token expires. It must not stay open for longer
+// than the token is valid.
 func TestWebSocketEndsWithItsToken(t *testing.T) {
 	overHTTP(t, guardSite("token {\nlifetime 3s\nleeway 0s\n}", "credential query"), func(t *testing.T, g *guard, open func(string, ...string) *rig.Socket) {
 		token := g.login(t, "13800138000").Token
@@ -136,11 +138,12 @@ func TestWebSocketEndsWithItsToken(t *testing.T) {
 				t.Errorf("ended %s after the token", late)
 			}
 		}
-		anonymous.Alive(t) // nobody's token carries these
+		anonymous.Alive(t) // these were opened without a token
 		public.Alive(t)
 	})
 }
 
+// A logout must end the session's WebSockets at once.
 func TestWebSocketEndsWithItsSession(t *testing.T) {
 	overHTTP(t, guardSite(), func(t *testing.T, g *guard, open func(string, ...string) *rig.Socket) {
 		for _, c := range []struct {
@@ -177,16 +180,16 @@ func TestWebSocketEndsWithItsSession(t *testing.T) {
 	})
 }
 
-// TestPublicWebSocket is open to all where the rule names the method that it has over
-// HTTP/2 and HTTP/3, too.
+// A WebSocket on a public path is open to everybody, if the rule names CONNECT, which
+// is its method over HTTP/2 and HTTP/3.
 func TestPublicWebSocket(t *testing.T) {
 	overHTTP(t, guardSite("public GET CONNECT /live"), func(t *testing.T, g *guard, open func(string, ...string) *rig.Socket) {
 		open("/live").Alive(t)
 	})
 }
 
-// TestStalledWebSocketEndsToo: a proxy that waits for a client that neither reads
-// nor sends must be told.
+// A client neither reads nor sends, so the proxy is blocked in a write. The connection
+// must end all the same.
 func TestStalledWebSocketEndsToo(t *testing.T) {
 	overHTTP(t, guardSite(), func(t *testing.T, g *guard, open func(string, ...string) *rig.Socket) {
 		pair := g.login(t, "13800138000")
@@ -200,9 +203,10 @@ func TestStalledWebSocketEndsToo(t *testing.T) {
 	})
 }
 
+// A WebSocket opened before a reload still ends with its token and its session.
 func TestReloadKeepsTheWatch(t *testing.T) {
 	overHTTP(t, guardSite(), func(t *testing.T, g *guard, open func(string, ...string) *rig.Socket) {
-		// On a busy machine reloads take longer than a token that this test can wait for.
+		// On a busy machine, the reloads may take longer than the token is valid.
 		for lifetime := 6 * time.Second; !reloadKeepsTheWatch(t, g, open, lifetime); lifetime *= 2 {
 			if lifetime > time.Minute {
 				t.Fatalf("three reloads take longer than %s", lifetime)
@@ -212,7 +216,7 @@ func TestReloadKeepsTheWatch(t *testing.T) {
 	})
 }
 
-// reloadKeepsTheWatch is false if the reloads took until the token's end.
+// reloadKeepsTheWatch returns false if the token expired during the reloads.
 func reloadKeepsTheWatch(t *testing.T, g *guard, open func(string, ...string) *rig.Socket, lifetime time.Duration) bool {
 	g.reload(t, guardSite(fmt.Sprintf("token {\nlifetime %s\nleeway 0s\n}", lifetime)))
 	expiring := g.login(t, "13800138000")
@@ -239,8 +243,8 @@ func reloadKeepsTheWatch(t *testing.T, g *guard, open func(string, ...string) *r
 	return true
 }
 
-// TestConnectionsEndWithTheDirective: when no configuration has a wx_auth
-// with their store any more, nobody would end them.
+// Once no configuration has a wx_auth with this store, nothing would end the
+// connections later, so they end now.
 func TestConnectionsEndWithTheDirective(t *testing.T) {
 	g := newGuard(t, guardSite())
 	g.up.SetHandler(http.HandlerFunc(rig.EchoUpgrade))
@@ -250,6 +254,8 @@ func TestConnectionsEndWithTheDirective(t *testing.T) {
 	s.Ends(t, soon)
 }
 
+// A token in Sec-WebSocket-Protocol must not be repeated in the answer, where logs and
+// other servers see it.
 func TestAnswerNamesNoCredentialAsProtocol(t *testing.T) {
 	g := newGuard3(t, guardSite("credential websocket_protocol"))
 	g.up.SetHandler(http.HandlerFunc(rig.EchoUpgrade))
@@ -274,8 +280,8 @@ func TestAnswerNamesNoCredentialAsProtocol(t *testing.T) {
 	})
 }
 
-// TestStreamsOutliveTheirToken: only what was upgraded ends with its token. Java's
-// client asks for h2c in every request and gets a plain answer.
+// Only upgraded connections end with their token. Java's client asks for h2c in every
+// request and gets an ordinary answer, which must not be cut off.
 func TestStreamsOutliveTheirToken(t *testing.T) {
 	g := newGuard3(t, guardSite("token {\nlifetime 2s\nleeway 0s\n}"))
 	three := &http3.Transport{TLSClientConfig: config3()}
@@ -351,10 +357,9 @@ func TestStreamsOutliveTheirToken(t *testing.T) {
 	}
 }
 
-// TestIdleWebSocketsCostNoTimers holds many sockets open and compares what the
-// process does then with what it does without: its time on the processor. How many
-// is set by WX_AUTH_TEST_SOCKETS; the default is small enough for any limit of
-// open files.
+// Many idle sockets are held open, and the processor time of the process is compared
+// with its time without them. WX_AUTH_TEST_SOCKETS sets their number; the default is
+// low enough for any limit of open files.
 func TestIdleWebSocketsCostNoTimers(t *testing.T) {
 	n := 1000
 	if v := os.Getenv("WX_AUTH_TEST_SOCKETS"); v != "" {
@@ -375,7 +380,7 @@ func TestIdleWebSocketsCostNoTimers(t *testing.T) {
 	for i := range sockets {
 		sockets[i] = g.open(t, "/api/ws", "Authorization: Bearer "+pair.Token)
 	}
-	time.Sleep(time.Second) // what opening them has left to do
+	time.Sleep(time.Second) // the work of opening them is over by then
 	idle := busy()
 	t.Logf("on the processor in 2 s: %s without sockets, %s with %d", before, idle, n)
 	if idle-before > 200*time.Millisecond {

@@ -17,9 +17,11 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// about says that a number of seconds is near what it should be.
+// about reports whether a number of seconds is close to the expected one.
 func about(got, want int) bool { return got >= want-3 && got <= want+3 }
 
+// A user of a mini program taps the phone button, and the API behind the gateway learns
+// who calls.
 func TestPhoneLoginFromTheCodesToTheUpstream(t *testing.T) {
 	t.Parallel()
 	r := rig.NewGateway(t)
@@ -106,6 +108,7 @@ func TestPhoneLoginFromTheCodesToTheUpstream(t *testing.T) {
 	r.Get("/", other.Token).Seen(t).WantHeader(t, "X-WX-PHONE", "+85251234567")
 }
 
+// A client that lost the answer sends the same codes again and gets the same session.
 func TestSameCodesAreTheSameSession(t *testing.T) {
 	t.Parallel()
 	r := rig.NewGateway(t)
@@ -128,6 +131,7 @@ func TestSameCodesAreTheSameSession(t *testing.T) {
 	r.Login(codes.Code, codes.PhoneCode).WantProblem(t, http.StatusBadRequest, "login_code_invalid", []string{"code"})
 }
 
+// A known user opens the mini program again and is logged in without the phone button.
 func TestSilentLogin(t *testing.T) {
 	t.Parallel()
 	r := rig.NewGateway(t)
@@ -155,7 +159,7 @@ func TestSilentLogin(t *testing.T) {
 		t.Errorf("WeChat was asked %d times for what is off", n)
 	}
 
-	// The age counts from the last phone login: a silent one does not renew it.
+	// The age counts from the last phone login; a silent login does not renew it.
 	r.MustReload(t, rig.GatewaySite("silent_login 3s"))
 	start := time.Now()
 	r.MustLogin(t, number)
@@ -175,6 +179,7 @@ func TestSilentLogin(t *testing.T) {
 	r.Silent(r.WeChat.Open(t, number).Code).Pair(t)
 }
 
+// With `register off` a number that the directory does not know is refused.
 func TestRegisterOffTakesKnownNumbersOnly(t *testing.T) {
 	t.Parallel()
 	r := rig.NewGateway(t)
@@ -189,7 +194,7 @@ func TestRegisterOffTakesKnownNumbersOnly(t *testing.T) {
 	}
 
 	r.MustReload(t, rig.GatewaySite())
-	// The codes of before were not lost: what WeChat answered is kept.
+	// The earlier codes are not lost: WeChat's answers were kept.
 	late := r.Login(codes.Code, codes.PhoneCode).Pair(t)
 	if !late.UserInfo.IsNew || late.UserInfo.PhoneNumber != "+8613900139000" {
 		t.Errorf("user %+v", *late.UserInfo)
@@ -201,6 +206,7 @@ func TestRegisterOffTakesKnownNumbersOnly(t *testing.T) {
 	}
 }
 
+// With `countries` a number of another country is refused.
 func TestCountriesLimitWhoMayRegister(t *testing.T) {
 	t.Parallel()
 	r := rig.NewGateway(t)
@@ -223,10 +229,12 @@ func TestCountriesLimitWhoMayRegister(t *testing.T) {
 	r.Silent(w.OpenAs(t, rig.AppID, "ann").Code).Pair(t)
 }
 
+// A recycled phone number: the new owner logs in with it from another WeChat account.
+// What happens to the former owner's account depends on on_new_openid.
 func TestOnNewOpenID(t *testing.T) {
 	t.Parallel()
 	r := rig.NewGateway(t)
-	// Both have the number, one after the other.
+	// Ann and Bob have the number, one after the other.
 	logins := func(number string) (ann, bob rig.Answer) {
 		phone := wechattest.Phone{Number: number}
 		a := r.WeChat.TapAs(t, rig.AppID, "ann"+number, phone)
@@ -239,7 +247,7 @@ func TestOnNewOpenID(t *testing.T) {
 	}
 	silent := func(person string) rig.Answer { return r.Silent(r.WeChat.OpenAs(t, rig.AppID, person).Code) }
 
-	t.Run("replace", func(t *testing.T) { // the default
+	t.Run("replace", func(t *testing.T) { // this is the default
 		answer1, answer2 := logins("13800138001")
 		ann, bob := answer1.Pair(t), answer2.Pair(t)
 		if bob.UserInfo.ID != ann.UserInfo.ID || bob.UserInfo.IsNew {
@@ -294,6 +302,7 @@ func TestOnNewOpenID(t *testing.T) {
 	})
 }
 
+// One user logs in to two mini programs, with one number or one unionid.
 func TestTwoAppsShareOneUser(t *testing.T) {
 	t.Parallel()
 	const second, secondSecret = "wxfedcba9876543210", "5ec2e70000000000000000000000cafe"
@@ -339,7 +348,7 @@ func TestTwoAppsShareOneUser(t *testing.T) {
 	one := post(codes, rig.AppID).Pair(t)
 	seenAs(one, rig.AppID, codes)
 
-	// The unionid is known, so the other mini program needs no tap.
+	// The unionid is known, so the other mini program does not need the phone button.
 	codes = wx.OpenAs(t, second, "+8613800138000")
 	two := post(codes, "", "Referer: https://servicewechat.com/"+second+"/devtools/page-frame.html").Pair(t)
 	if two.UserInfo.ID != one.UserInfo.ID || two.UserInfo.IsNew {
@@ -347,7 +356,8 @@ func TestTwoAppsShareOneUser(t *testing.T) {
 	}
 	seenAs(two, second, codes)
 
-	// The body wins over the hint; by the number it is the same user, too.
+	// The appid in the body wins over the Referer. By the number it is the same user
+	// too.
 	codes = wx.TapAs(t, second, "", phone)
 	three := post(codes, second, "Referer: https://servicewechat.com/"+rig.AppID+"/1/page-frame.html").Pair(t)
 	if three.UserInfo.ID != one.UserInfo.ID {
@@ -359,7 +369,7 @@ func TestTwoAppsShareOneUser(t *testing.T) {
 	if err := wx.AddApp(wechattest.App{ID: second, Secret: secondSecret}); err != nil {
 		t.Fatal(err)
 	}
-	// Without a unionid in common, the number alone makes them one.
+	// Without a common unionid, the number alone makes them one user.
 	number := wechattest.Phone{Number: "13700137000"}
 	codes = wx.TapAs(t, rig.AppID, "dave", number)
 	here := post(codes, rig.AppID).Pair(t)
@@ -372,6 +382,7 @@ func TestTwoAppsShareOneUser(t *testing.T) {
 	}
 }
 
+// A hundred first logins of the same number arrive at once. They must create one user.
 func TestHundredLoginsOfOneNewNumber(t *testing.T) {
 	t.Parallel()
 	const logins = 100
@@ -428,7 +439,7 @@ func TestHundredLoginsOfOneNewNumber(t *testing.T) {
 				t.Errorf("%s was called %d times", call, n)
 			}
 		}
-		// Of that many sessions the 20 newest live: session { max }.
+		// Of so many sessions the 20 newest stay open: session { max }.
 		const most = 20
 		p := r.MustLogin(t, "13900139000")
 		if got := len(r.Sessions(t, p.Token)); got != most {

@@ -12,11 +12,12 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// storeFile is the default SQLite file of a Caddy.
+// storeFile returns the path of the default SQLite file of a Caddy.
 func storeFile(c *rig.Caddy) string { return filepath.Join(c.DataDir(), "wx_auth", "wx_auth.db") }
 
-// The database's file is gone after a restart, and what lies beside it says that it had
-// users. Made again in silence, each of them would be a new user with another id.
+// The file of the database is missing after a restart, while the files beside it show
+// that it had users. If it were silently created again, each of them would become a new
+// user with another id.
 func TestLostStoreIsNotMadeAgain(t *testing.T) {
 	t.Parallel()
 	rename := func(path string) error { return os.Rename(path, path+".away") }
@@ -58,7 +59,7 @@ func TestLostStoreIsNotMadeAgain(t *testing.T) {
 			if info, err := os.Stat(path); err == nil && info.Size() > 0 {
 				t.Errorf("a database was made: %d bytes", info.Size())
 			}
-			// On purpose it begins again.
+			// The operator starts again with an empty store on purpose.
 			for _, left := range []string{path, path + ".key", path + "-wal", path + "-shm"} {
 				if err := os.Remove(left); err != nil && !errors.Is(err, fs.ErrNotExist) {
 					t.Fatal(err)
@@ -72,8 +73,8 @@ func TestLostStoreIsNotMadeAgain(t *testing.T) {
 	}
 }
 
-// A path that was mistyped, or another HOME, leads to an empty store: the log says which
-// file it is, that it was made, and how many users it has.
+// A mistyped path, or another HOME, leads to an empty store. The log names the file,
+// says that it was created, and how many users it has.
 func TestStoreOpenedIsLogged(t *testing.T) {
 	t.Parallel()
 	r := rig.NewGateway(t)
@@ -88,7 +89,7 @@ func TestStoreOpenedIsLogged(t *testing.T) {
 	r.Caddy.Log.Wait(t, 5*time.Second, `"msg":"store opened"`, `"created":false`, `"users":1`, `"openids":1`)
 }
 
-// A store behind a symbolic link is the file that the link leads to.
+// A store's path may be a symbolic link; the store is the file that it points to.
 func TestStoreBehindALink(t *testing.T) {
 	t.Parallel()
 	r := &rig.Gateway{WeChat: rig.NewWeChat(t), Upstream: rig.NewUpstream(t)}
@@ -107,7 +108,8 @@ func TestStoreBehindALink(t *testing.T) {
 	r.WantSame(t, p, "13800138000")
 }
 
-// Sites that share the default store let each other's users in: each load says so once.
+// Sites that share the default store accept each other's users. Each load logs that
+// once.
 func TestSitesThatShareAStoreByChance(t *testing.T) {
 	t.Parallel()
 	site := func(address, lines string) string {
@@ -123,7 +125,7 @@ func TestSitesThatShareAStoreByChance(t *testing.T) {
 	meant := "store sqlite:{$HOME}/meant.db\n"
 	for _, c := range []struct {
 		one, two string
-		says     []string // none: no line
+		says     []string // empty: no line
 	}{
 		{"", "", []string{"no line `store`"}},
 		{meant, meant, nil},

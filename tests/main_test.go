@@ -1,5 +1,6 @@
-// Package tests tries the built binary from outside: over HTTP, with signals, with
-// its commands. WeChat is the simulator and the API behind is a server of the test.
+// Package tests tests the built binary from outside: over HTTP, with signals, and with
+// its commands. WeChat is the simulator, and the API behind the gateway is a server of
+// the test.
 package tests
 
 import (

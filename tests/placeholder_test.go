@@ -8,8 +8,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// TestPlaceholdersShowTheCallerOnly reads, behind the gate, the placeholders of
-// the caller, and those in which the token was.
+// Handlers behind the gate read the placeholders of the caller, and those that would
+// contain the token if it had not been removed.
 func TestPlaceholdersShowTheCallerOnly(t *testing.T) {
 	t.Parallel()
 	var proxy strings.Builder

@@ -13,11 +13,12 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// notStrict is in the warning about trusted_proxies without trusted_proxies_strict.
+// notStrict is part of the warning about trusted_proxies without
+// trusted_proxies_strict.
 const notStrict = "has trusted_proxies without trusted_proxies_strict"
 
-// Without trusted_proxies_strict a client chooses its address. The log says so at
-// load, once for each server with a wx_auth, and not where it is not so.
+// Without trusted_proxies_strict a client chooses its own address. The log says so at
+// load, once for each affected server that has a wx_auth.
 func TestServerThatIsNotStrictIsNamed(t *testing.T) {
 	t.Parallel()
 	site := func(port string) string {
@@ -55,12 +56,12 @@ func TestServerThatIsNotStrictIsNamed(t *testing.T) {
 	}
 }
 
-// With the setting that the documents recommend no header of a client's changes whom
-// its logins and wrong keys count for.
+// With the documented settings, no header that a client sends changes for whom its
+// logins and wrong keys are counted.
 func TestForgedForwardedForChangesNobody(t *testing.T) {
 	t.Parallel()
 	r := rig.NewGatewayWith(t, crowdSite("login_rate 3/h", withKey))
-	const mine = "203.0.113.66" // as the proxy before us writes it
+	const mine = "203.0.113.66" // as the proxy in front of us writes it
 	forged := func(i int) string {
 		return []string{
 			fmt.Sprintf("198.51.100.%d, %s", i, mine), fmt.Sprintf("10.0.0.%d,%s", i, mine), fmt.Sprintf("%s, 127.0.0.1", mine),
@@ -80,7 +81,8 @@ func TestForgedForwardedForChangesNobody(t *testing.T) {
 	for i := range 10 {
 		r.Do(http.MethodGet, userPath+noSuchUserID, nil, "Authorization: Bearer guess", "X-Forwarded-For: "+forged(i)).Want(t, 429)
 	}
-	// A subscriber's IPv6 network is one client, however the addresses are written.
+	// The IPv6 network of a subscriber counts as one client, however its addresses are
+	// written.
 	for i, address := range []string{"2001:db8:7:7::1", "2001:db8:7:7:ffff::2", "2001:DB8:7:7::3%eth0"} {
 		loginFrom(r.Client, address, fmt.Sprint("0six", i), "").Want(t, 400)
 	}
@@ -88,8 +90,8 @@ func TestForgedForwardedForChangesNobody(t *testing.T) {
 	loginFrom(r.Client, "2001:db8:7:8::1", "0six", "").Want(t, 400)
 }
 
-// Where Caddy does not know a client's address the limit is off, and one line says
-// what to do about it.
+// If Caddy does not know a client's address, the limit is off, and one log line says
+// what to do.
 func TestUnknownClientsAreNotLimited(t *testing.T) {
 	t.Parallel()
 	r := rig.NewGatewayWith(t, crowdSite("login_rate 1/h"))
@@ -108,8 +110,8 @@ func TestUnknownClientsAreNotLimited(t *testing.T) {
 	loginFrom(r.Client, "100.128.0.1", "0nonsense", "").Want(t, 429)
 }
 
-// Over a Unix socket trusted_proxies cannot help; the line names what does, and with
-// it clients are told apart.
+// Over a Unix socket trusted_proxies does not help. The log line names the setting that
+// does, and with it clients can be told apart.
 func TestUnixSocketHasItsRemedy(t *testing.T) {
 	t.Parallel()
 	w := rig.NewWeChat(t)

@@ -19,7 +19,7 @@ const (
 	otherKey    = "GFEDCBA9876543210zyxwvutsrqponmlkjihgfedcba"
 )
 
-// pushed is a gateway with two mini programs of one company, whose WeChat pushes
+// pushed is a gateway with two mini programs of one company, to which WeChat pushes
 // messages.
 type pushed struct{ *rig.Gateway }
 
@@ -44,7 +44,7 @@ func newPushed(t *testing.T, options ...string) pushed {
 
 func (g pushed) url(appid string) string { return g.Base + "/auth/wx/push/" + appid }
 
-// push sends a message of the app about the owner of the number.
+// push sends a message to the app, about the user with that number.
 func (g pushed) push(t *testing.T, p wechattest.Push) wechattest.PushAnswer {
 	t.Helper()
 	if p.AppID == "" {
@@ -81,6 +81,7 @@ var leaving = map[string]wechattest.Push{
 	"cancelled, in XML":    {User: someNumber, Event: "user_authorization_cancellation", XML: true},
 }
 
+// WeChat's console verifies the push address when an operator enters it.
 func TestPushHandshake(t *testing.T) {
 	t.Parallel()
 	g := newPushed(t)
@@ -106,6 +107,8 @@ func TestPushHandshake(t *testing.T) {
 	}
 }
 
+// A user of one app cancels the WeChat account or withdraws the phone number. The user is
+// erased, which the log and the events report without any secret.
 func TestPushOfALeavingUserErasesThem(t *testing.T) {
 	t.Parallel()
 	for name, push := range leaving {
@@ -136,6 +139,7 @@ func TestPushOfALeavingUserErasesThem(t *testing.T) {
 	}
 }
 
+// A user of two apps leaves one of them. The other app's sessions go on.
 func TestPushForOneAppLeavesTheOtherAlone(t *testing.T) {
 	t.Parallel()
 	g := newPushed(t)
@@ -146,12 +150,12 @@ func TestPushForOneAppLeavesTheOtherAlone(t *testing.T) {
 	if u := show(t, g.Gateway, here.UserInfo.ID); len(u.OpenIDs) != 1 || u.OpenIDs[0].AppID != otherApp {
 		t.Errorf("%+v", u)
 	}
-	// Not by way of the other app's unionid, either.
+	// Nor does the other app's unionid lead to a silent login.
 	g.silentAt(t, rig.AppID, someNumber).WantProblem(t, http.StatusForbidden, "phone_required", nil)
 	if silent := g.silentAt(t, otherApp, someNumber).Pair(t); silent.UserInfo.ID != here.UserInfo.ID {
 		t.Error("in the other app they are somebody else")
 	}
-	// Whoever allows it again, is back.
+	// A user who allows it again can log in again.
 	back := g.loginAt(t, rig.AppID, someNumber)
 	if back.UserInfo.ID != here.UserInfo.ID || back.UserInfo.IsNew {
 		t.Errorf("back as %+v", *back.UserInfo)
@@ -168,8 +172,8 @@ func TestPushForOneAppLeavesTheOtherAlone(t *testing.T) {
 	serve(g.Gateway, http.MethodGet, userPath+here.UserInfo.ID, nil).WantProblem(t, http.StatusNotFound, "not_found", nil)
 }
 
-// WeChat sends again what was not answered in time. Nothing tells that from a
-// message that somebody has recorded.
+// WeChat repeats a message that was not answered in time. A repeated message cannot be
+// distinguished from one that an attacker has recorded, so it must be harmless.
 func TestPushSentAgainDoesNothing(t *testing.T) {
 	t.Parallel()
 	g := newPushed(t)
@@ -203,6 +207,7 @@ func TestPushSentAgainDoesNothing(t *testing.T) {
 	}
 }
 
+// WeChat pushes many kinds of events, which are answered "success" and ignored.
 func TestPushOfOtherEventsDoesNothing(t *testing.T) {
 	t.Parallel()
 	g := newPushed(t)
@@ -221,6 +226,7 @@ func TestPushOfOtherEventsDoesNothing(t *testing.T) {
 	g.silentAt(t, rig.AppID, someNumber).Pair(t)
 }
 
+// A forged push could erase any user.
 func TestPushRefusesForgeries(t *testing.T) {
 	t.Parallel()
 	g := newPushed(t)
@@ -277,7 +283,8 @@ func TestPushRefusesForgeries(t *testing.T) {
 	g.WantEnded(t, p)
 }
 
-// What could not be done is not answered success: WeChat sends it again.
+// A push that could not be carried out must not be answered "success", so that WeChat
+// sends it again.
 func TestFailedPushIsDoneWhenRepeated(t *testing.T) {
 	t.Parallel()
 	g := newPushed(t)
@@ -303,7 +310,7 @@ func TestFailedPushIsDoneWhenRepeated(t *testing.T) {
 	serve(g.Gateway, http.MethodGet, userPath+p.UserInfo.ID, nil).WantProblem(t, http.StatusNotFound, "not_found", nil)
 }
 
-// Each app may have its own WeChat: another region's host.
+// Each app may call a WeChat of its own, such as the host of another region.
 func TestEachAppMayHaveItsOwnAPI(t *testing.T) {
 	t.Parallel()
 	wx, hk, up := rig.NewWeChat(t), rig.NewWeChat(t), rig.NewUpstream(t)
