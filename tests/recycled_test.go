@@ -11,9 +11,9 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// Alice logs in with a new number, and becomes another user. Her mini program learns that
-// from the answer, also if the first answer was lost, and can offer to change the number
-// instead.
+// Alice logs in with a new number, and so becomes another user. Her mini program learns
+// this from the answer, even if the first answer was lost, and can offer to change the
+// number of the old account instead.
 func TestMovedIsInEveryAnswer(t *testing.T) {
 	t.Parallel()
 	g := newPushed(t)
@@ -48,9 +48,9 @@ func TestMovedIsInEveryAnswer(t *testing.T) {
 	}
 }
 
-// Bob has Alice's number now and logs in to another mini program. The backend sees that
-// her openid is suspended; when she shows that she has the number after all, it is active
-// again, and an event says so.
+// Bob owns Alice's number now and logs in to another mini program. The backend sees
+// that her openid is suspended. When she proves that she does have the number, it
+// becomes active again, and an event reports it.
 func TestSuspendedOpenIDIsShownAndReturns(t *testing.T) {
 	t.Parallel()
 	g := newPushed(t)
@@ -83,7 +83,7 @@ func TestSuspendedOpenIDIsShownAndReturns(t *testing.T) {
 	g.Caddy.Log.Wait(t, 5*time.Second, `"name":"wx_auth_phone_rebound"`, rig.SessionOf(t, back.Token))
 }
 
-// WeChat's pushes in JSON can have names with a leading blank.
+// In WeChat's pushes in JSON, a name may begin with a blank.
 func TestPushWithBlanksInItsNames(t *testing.T) {
 	t.Parallel()
 	g := newPushed(t)

@@ -9,8 +9,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// TestRefusalsInATeamsOwnForm uses what README.md prints: a team whose clients expect
-// {"code":401} gets that, with a length of its own, and also while an upload is coming.
+// A team uses the README's handle_errors for clients that expect {"code":401}. They
+// must get that body, with its own length, even during an upload.
 func TestRefusalsInATeamsOwnForm(t *testing.T) {
 	t.Parallel()
 	block := replaced(t, readmeBlock(t, "intercept {"), "api.example.com {", "http://{$ADDR} {", "localhost:3000", "{$UPSTREAM}",
@@ -27,7 +27,7 @@ func TestRefusalsInATeamsOwnForm(t *testing.T) {
 			t.Errorf("%s: a length of %s", name, length)
 		}
 	}
-	for range 2 { // the connection of the first goes on
+	for range 2 { // the connection of the first one stays open
 		check("no token", g.ask("GET", "/x"))
 	}
 	check("bad token", g.ask("POST", "/x", "Authorization: Bearer x", "Content-Length: 0"))
@@ -37,7 +37,8 @@ func TestRefusalsInATeamsOwnForm(t *testing.T) {
 			check(fmt.Sprintf("%d bytes", size), uploader{g.Addr, false, chunked}.send("POST", "/up", size))
 		}
 	}
-	// What is no 401 stays ours, and what is let through the upstream's.
+	// Other refusals than 401 are still ours, and answers of the upstream are the
+	// upstream's.
 	g.ask("PUT", "/auth/wx").WantProblem(t, 405, "method_not_allowed", nil)
 	g.ask("GET", "/x", "Authorization: Bearer "+pair.Token).Seen(t).WantHeader(t, "X-WX-USER-ID", pair.UserInfo.ID)
 	a := g.ask("HEAD", "/x")
@@ -46,8 +47,8 @@ func TestRefusalsInATeamsOwnForm(t *testing.T) {
 	}
 }
 
-// TestRefusedUploadsAndOtherDirectives: those that look at answers, or write them, go on
-// working around a refusal that comes early.
+// Directives that read or rewrite answers must go on working around a refusal that is
+// sent early.
 func TestRefusedUploadsAndOtherDirectives(t *testing.T) {
 	t.Parallel()
 	const auth = "wx_auth {env.WX_APPID} {env.WX_SECRET} {\nwechat {\napi {$WX_API}\n}\n}\nreverse_proxy {$UPSTREAM}\n"

@@ -13,7 +13,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// open starts an upload that will be refused, and reads the refusal.
+// openRefused starts an upload that is going to be refused, and reads the refusal.
 func openRefused(t testing.TB, addr string) net.Conn {
 	t.Helper()
 	conn, err := net.Dial("tcp", addr)
@@ -35,7 +35,7 @@ func openRefused(t testing.TB, addr string) net.Conn {
 	return conn
 }
 
-// closed waits for the end of the connection, however it comes.
+// closed waits for the end of the connection, whatever it is.
 func closed(conn net.Conn) error {
 	_, err := io.Copy(io.Discard, conn)
 	if nerr, ok := err.(net.Error); ok && nerr.Timeout() {
@@ -44,8 +44,9 @@ func closed(conn net.Conn) error {
 	return nil
 }
 
-// TestRefusedUploadsHoldLittle: a client that trickles is let go of, though it always
-// sends something, and so is one beyond the 256th, who gets the answer all the same.
+// Clients try to occupy memory and connections with refused uploads. One that sends
+// only a trickle is disconnected, and so is each beyond the 256th; both get the answer
+// first.
 func TestRefusedUploadsHoldLittle(t *testing.T) {
 	t.Parallel()
 	g := newGuard(t, guardSite())
@@ -65,7 +66,7 @@ func TestRefusedUploadsHoldLittle(t *testing.T) {
 	if took := time.Since(start); took > 30*time.Second {
 		t.Errorf("closed after %s", took)
 	}
-	// 300 that keep the rate: 44 of them have no place.
+	// Of 300 clients that keep the minimum rate, 44 find no place.
 	piece := make([]byte, 64<<10)
 	ended := make(chan struct{}, 300)
 	stop := make(chan struct{})
@@ -95,7 +96,7 @@ func TestRefusedUploadsHoldLittle(t *testing.T) {
 	close(stop)
 }
 
-// TestRefusedUploadsEndWithTheProcess: whoever uploads does not keep Caddy from stopping.
+// A client that uploads must not keep Caddy from stopping.
 func TestRefusedUploadsEndWithTheProcess(t *testing.T) {
 	t.Parallel()
 	g := newGuard(t, guardSite())
@@ -111,11 +112,11 @@ func TestRefusedUploadsEndWithTheProcess(t *testing.T) {
 			}
 		}()
 	}
-	g.Stop() // fails the test after rig.StopTime
+	g.Stop() // this fails the test after rig.StopTime
 }
 
-// TestRefusedUploadsBehindNginx: whether nginx keeps the body back or passes it on as
-// it comes, its client reads the gateway's refusal and no 502.
+// Whether nginx buffers the body or forwards it as it arrives, its client reads the
+// gateway's refusal and not a 502.
 func TestRefusedUploadsBehindNginx(t *testing.T) {
 	t.Parallel()
 	for _, buffering := range []string{"on", "off"} {
@@ -141,8 +142,8 @@ func TestRefusedUploadsBehindNginx(t *testing.T) {
 	}
 }
 
-// TestPagesOfAnotherOrigin uses what README.md prints for an H5 page: its preflights
-// are answered, those of the endpoints too, and it can read refusals.
+// An H5 page of another origin uses the README's CORS configuration. Its preflights are
+// answered, also at our endpoints, and it can read refusals.
 func TestPagesOfAnotherOrigin(t *testing.T) {
 	t.Parallel()
 	for _, file := range []string{"../README.md", "../README.zh-CN.md"} {

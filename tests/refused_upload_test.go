@@ -19,20 +19,22 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// These refuse uploads that are still under way. The client must get to read why: a
-// mini program that sees only a reset connection does not refresh its token.
+// These tests refuse uploads that are still under way. The client must be able to read
+// the reason: a mini program that only sees a reset connection does not refresh its
+// token.
 
-// uploadTries is how often each client tries each upload: all must read the answer.
+// uploadTries is how often each client tries each upload. Every attempt must read the
+// answer.
 const uploadTries = 8
 
 // uploadTime bounds one upload of a test.
 const uploadTime = 90 * time.Second
 
-// again is the second wx_auth of a request, which is no use.
+// again is a second wx_auth for the same request, which is refused as misconfigured.
 const again = "&(again) {\nwx_auth {env.WX_APPID} {env.WX_SECRET} {\nwechat {\napi {$WX_API}\n}\n}\n}\n"
 
-// uploadSite refuses an upload for every reason that there is. It is served with and
-// without TLS.
+// uploadSite refuses an upload for every possible reason. It is served with and without
+// TLS.
 const uploadSite = `
 	handle_path /store/* {
 		wx_auth {env.WX_APPID} {env.WX_SECRET} {
@@ -80,8 +82,8 @@ func withAgain(caddyfile string) string {
 	return strings.Replace(withHTTP3(caddyfile), "http://{$ADDR} {", again+"http://{$ADDR} {", 1)
 }
 
-// uploader sends a request with a body of that size, and reads nothing before it has
-// sent all, as many clients do.
+// uploader sends a request with a body of that size. Like many clients, it reads
+// nothing before it has sent everything.
 type uploader struct {
 	addr    string
 	tls     bool
@@ -132,7 +134,8 @@ func (u uploader) send(method, target string, size int, lines ...string) rig.Ans
 	return rig.ReadAnswer(resp)
 }
 
-// TestRefusedUploads refuses uploads for every reason, and in every size.
+// Uploads of every size are refused for every possible reason. The client always reads
+// the refusal.
 func TestRefusedUploads(t *testing.T) {
 	t.Parallel()
 	g := newUploadGuard(t)
@@ -160,7 +163,7 @@ func TestRefusedUploads(t *testing.T) {
 		{"POST", "/auth/wx/service/revoke", refusal{401, "service_key_invalid"}, []string{json, bad}},
 		{"POST", "/store/up", refusal{503, "store_unavailable"}, []string{"Authorization: Bearer " + good}},
 		{"POST", "/store/auth/wx", refusal{503, "store_unavailable"}, []string{json}},
-		{"POST", "/limited/up", tokenInvalid, []string{bad}}, // with a length, request_body refuses it itself
+		{"POST", "/limited/up", tokenInvalid, []string{bad}}, // if it has a length, request_body refuses it itself
 		{"POST", "/twice/up", refusal{500, "misconfigured"}, nil},
 	}
 	for _, encrypted := range []bool{false, true} {
@@ -199,7 +202,7 @@ func TestRefusedUploads(t *testing.T) {
 	}
 }
 
-// TestRefusalDoesNotWaitForTheUpload: the answer is there while the body is not.
+// The answer is sent before the body has arrived.
 func TestRefusalDoesNotWaitForTheUpload(t *testing.T) {
 	t.Parallel()
 	g := newUploadGuard(t)
@@ -236,7 +239,8 @@ func TestRefusalDoesNotWaitForTheUpload(t *testing.T) {
 		if resp.StatusCode != c.want || err != nil || !resp.Close || !strings.Contains(string(body), `"code"`) {
 			t.Errorf("%s: %d, %v, closes: %t, %s", c.name, resp.StatusCode, err, resp.Close, body)
 		}
-		// One that sends nothing is let go of by the rate that must arrive.
+		// A client that sends nothing is disconnected, because it misses the minimum
+		// rate.
 		if _, err := r.ReadByte(); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Errorf("%s: the connection is held (%v)", c.name, err)
 		}
@@ -244,7 +248,7 @@ func TestRefusalDoesNotWaitForTheUpload(t *testing.T) {
 	}
 }
 
-// uploadClients are real clients. Each prints a line for each upload: its size and
+// uploadClients are real HTTP clients. Each prints one line per upload: its size and
 // the status that it read.
 var uploadClients = []uploadClient{
 	{"node http", "node", []string{"testdata/upload/http.js"}, []string{"sized", "chunked"}},
@@ -261,8 +265,8 @@ type uploadClient struct {
 	framings   []string
 }
 
-// wantAll uploads to the URL in each framing, and fails the test unless every try
-// read that status.
+// wantAll uploads to the URL in each framing. The test fails unless every attempt reads
+// that status.
 func (c uploadClient) wantAll(t *testing.T, url, status string, sizes ...int) {
 	t.Helper()
 	for _, framing := range c.framings {
@@ -286,7 +290,7 @@ func (c uploadClient) wantAll(t *testing.T, url, status string, sizes ...int) {
 	}
 }
 
-// installed leaves the test out where the client is missing.
+// installed skips the test if the client is missing.
 func (c uploadClient) installed(t *testing.T) {
 	t.Helper()
 	for _, tool := range []string{c.tool, c.name} {
@@ -296,8 +300,8 @@ func (c uploadClient) installed(t *testing.T) {
 	}
 }
 
-// uploadSizes are what each client uploads: twice what most people upload and once
-// what is large, or with WX_AUTH_TEST_LONG each uploadTries times.
+// uploadSizes are the sizes that each client uploads: a common one twice and a large
+// one once, or with WX_AUTH_TEST_LONG each uploadTries times.
 func uploadSizes() []int {
 	if rig.Long {
 		return slices.Repeat([]int{300 << 10, 2 << 20, 20 << 20, 64 << 20}, uploadTries)
@@ -305,8 +309,8 @@ func uploadSizes() []int {
 	return []int{300 << 10, 300 << 10, 2 << 20, 2 << 20, 64 << 20}
 }
 
-// TestRefusedUploadsOfRealClients: what a client does with an answer that comes early
-// is its own affair, so each tries it itself.
+// Clients differ in what they do with an answer that comes early, so real ones are
+// tried.
 func TestRefusedUploadsOfRealClients(t *testing.T) {
 	if testing.Short() {
 		t.Skip("minutes: six clients upload 70 MB each, several times")

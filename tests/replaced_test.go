@@ -11,8 +11,9 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// A mini program logs in again on the same device, and says which session it had: one
-// device has one session. Nobody else's can be ended that way.
+// A mini program logs in again on the same device and presents its former refresh
+// token, so that one device has one session. Nobody else's session can be ended that
+// way.
 func TestLoginReplacesItsOwnSession(t *testing.T) {
 	t.Parallel()
 	g := rig.NewGateway(t, withKey, "session {\ngrace 2s\n}")
@@ -37,7 +38,7 @@ func TestLoginReplacesItsOwnSession(t *testing.T) {
 	}
 	bystander := g.MustLogin(t, someNumber)
 
-	// Current, by a silent and by a phone login.
+	// The refresh token is current, at a silent login and at a phone login.
 	one := g.MustLogin(t, someNumber)
 	two := silent(one.RefreshToken)
 	wantReplaced(one)
@@ -47,21 +48,21 @@ func TestLoginReplacesItsOwnSession(t *testing.T) {
 	g.Caddy.Log.Wait(t, 5*time.Second, `"msg":"login"`, `"replaced":"`+rig.SessionOf(t, two.Token)+`"`)
 	g.Caddy.Log.Wait(t, 5*time.Second, `"name":"wx_auth_revoked"`, rig.SessionOf(t, two.Token), `"reason":"replaced"`)
 
-	// The same codes once more, now with the refresh token of another session: the
-	// login is a replay, and ends nothing.
+	// The same codes are sent again with the refresh token of another session. This
+	// login is a replay, so it ends nothing.
 	if again := login(codes, bystander.RefreshToken).Pair(t); rig.SessionOf(t, again.Token) != rig.SessionOf(t, three.Token) {
 		t.Error("the replay opened another session")
 	}
-	login(codes, three.RefreshToken).Pair(t) // its own
+	login(codes, three.RefreshToken).Pair(t) // of its own session
 	g.WantAlive(t, three)
 	g.WantAlive(t, bystander)
 
-	// In its grace.
+	// The refresh token is in its grace.
 	next := g.Refresh(three.RefreshToken).Pair(t)
 	four := silent(three.RefreshToken)
 	wantReplaced(next)
 
-	// What is not current is ignored, and never an error.
+	// A refresh token that is not current is ignored. It is never an error.
 	late := g.Refresh(four.RefreshToken).Pair(t)
 	time.Sleep(2100 * time.Millisecond)
 	silent(four.RefreshToken) // one behind, after the grace
@@ -69,15 +70,16 @@ func TestLoginReplacesItsOwnSession(t *testing.T) {
 	third := g.Refresh(late.RefreshToken).Pair(t)
 	silent(four.RefreshToken) // two behind
 	g.WantAlive(t, third)
-	silent(one.RefreshToken) // of a session that has ended
+	silent(one.RefreshToken) // its session has ended
 	silent(third.RefreshToken[:len(third.RefreshToken)-4] + "AAAA")
 	silent(third.Token)
 	silent(strings.Repeat("x", 3000))
-	silent("") // the first login of a device
+	silent("") // as at the first login of a device
 	login(g.WeChat.Open(t, someNumber), nil).Pair(t)
 	g.WantAlive(t, third)
 
-	// Another user's, and that of the same user's other WeChat account.
+	// The refresh token belongs to another user, or to another WeChat account of the
+	// same user.
 	stranger := g.MustLogin(t, anotherOne)
 	silent(stranger.RefreshToken)
 	g.WantAlive(t, stranger)
@@ -91,7 +93,8 @@ func TestLoginReplacesItsOwnSession(t *testing.T) {
 	}
 }
 
-// Devices that nobody uses any more end first; the list of devices stays short.
+// When a user has too many sessions, those of unused devices end first, and the list of
+// devices stays short.
 func TestMostSessionsOfAUser(t *testing.T) {
 	t.Parallel()
 	g := rig.NewGateway(t, "session {\nmax 3\n}")
@@ -100,7 +103,7 @@ func TestMostSessionsOfAUser(t *testing.T) {
 		pairs = append(pairs, g.MustLogin(t, someNumber))
 	}
 	stranger := g.MustLogin(t, anotherOne)
-	pairs[0] = g.Refresh(pairs[0].RefreshToken).Pair(t) // the oldest, and in use
+	pairs[0] = g.Refresh(pairs[0].RefreshToken).Pair(t) // the oldest session, but in use
 	pairs = append(pairs, g.MustLogin(t, someNumber))
 	g.WantEnded(t, pairs[1])
 	if why := reasonOf(t, g.Refresh(pairs[1].RefreshToken)); why != "max" {
@@ -115,7 +118,7 @@ func TestMostSessionsOfAUser(t *testing.T) {
 	}
 	g.Caddy.Log.Wait(t, 5*time.Second, `"name":"wx_auth_revoked"`, rig.SessionOf(t, pairs[1].Token), `"reason":"max"`)
 
-	// One that is replaced makes room for the login that replaces it.
+	// A session that is replaced makes room for the login that replaces it.
 	codes := g.WeChat.Open(t, someNumber)
 	next := g.Do(http.MethodPost, "/auth/wx", map[string]string{"code": codes.Code, "refreshToken": pairs[3].RefreshToken}).Pair(t)
 	g.WantEnded(t, pairs[3])
@@ -123,7 +126,7 @@ func TestMostSessionsOfAUser(t *testing.T) {
 		g.WantAlive(t, p)
 	}
 
-	// A lower bound holds from the next login on; max 1 means one device.
+	// A lower maximum applies from the next login on; max 1 means one device.
 	g.MustReload(t, rig.GatewaySite("session {\nmax 1\n}"))
 	g.WantAlive(t, pairs[0])
 	only := g.MustLogin(t, someNumber)

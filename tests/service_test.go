@@ -20,11 +20,13 @@ const (
 	noSuchUserID = "01a20a30-eddd-71c0-b9f8-bb3f5de858db"
 )
 
-// serve asks a service endpoint as the backend does.
+// serve calls a service endpoint as the backend does.
 func serve(g *rig.Gateway, method, path string, body any) rig.Answer {
 	return g.Do(method, path, body, rig.Bearer(serviceKey)...)
 }
 
+// Without a configured key the service endpoints do not exist, and nothing shows that
+// they could.
 func TestServiceNeedsAConfiguredKey(t *testing.T) {
 	t.Parallel()
 	g := rig.NewGateway(t)
@@ -44,6 +46,8 @@ func TestServiceNeedsAConfiguredKey(t *testing.T) {
 	}
 }
 
+// An attacker tries tokens, headers and near misses in place of the service key. All
+// get the same answer.
 func TestServiceRequiresItsKey(t *testing.T) {
 	t.Parallel()
 	g := rig.NewGateway(t, withKey)
@@ -79,7 +83,7 @@ func TestServiceRequiresItsKey(t *testing.T) {
 	two.WantProblem(t, http.StatusUnauthorized, "service_key_invalid", nil)
 	g.WantAlive(t, p)
 
-	// A key is no token: it opens nothing else.
+	// The service key is not a token: nothing else accepts it.
 	g.Get("/", serviceKey).WantProblem(t, http.StatusUnauthorized, "token_invalid", nil)
 	g.Me(serviceKey).WantProblem(t, http.StatusUnauthorized, "token_invalid", nil)
 
@@ -93,6 +97,8 @@ func TestServiceRequiresItsKey(t *testing.T) {
 	}
 }
 
+// The key comes from the environment. It must not be in the configuration that Caddy
+// shows, nor in the log.
 func TestServiceKeyIsNotShownByCaddy(t *testing.T) {
 	t.Parallel()
 	g := &rig.Gateway{WeChat: rig.NewWeChat(t), Upstream: rig.NewUpstream(t)}
@@ -107,6 +113,7 @@ func TestServiceKeyIsNotShownByCaddy(t *testing.T) {
 	}
 }
 
+// An attacker guesses service keys. The limit stops that client alone, not the backend.
 func TestWrongServiceKeysAreCountedByClient(t *testing.T) {
 	t.Parallel()
 	proxies := "servers {\ntrusted_proxies static 127.0.0.1/32\ntrusted_proxies_strict\n}"
@@ -117,14 +124,14 @@ func TestWrongServiceKeysAreCountedByClient(t *testing.T) {
 	for i := range 10 {
 		ask(fmt.Sprint("guess-", i), "203.0.113.7").WantProblem(t, http.StatusUnauthorized, "service_key_invalid", nil)
 	}
-	for _, key := range []string{"guess", serviceKey} { // not even the right one is looked at
+	for _, key := range []string{"guess", serviceKey} { // not even the right key is compared
 		a := ask(key, "203.0.113.7")
 		a.WantProblem(t, http.StatusTooManyRequests, "rate_limited", nil)
 		if a.Header.Get("Retry-After") == "" {
 			t.Error("no Retry-After")
 		}
 	}
-	for range 30 { // the right one does not count
+	for range 30 { // requests with the right key are not counted
 		ask(serviceKey, "203.0.113.8").WantProblem(t, http.StatusNotFound, "not_found", nil)
 	}
 }
@@ -146,6 +153,7 @@ func show(t *testing.T, g *rig.Gateway, id string) (u seenUser) {
 	return u
 }
 
+// The backend reads a user with their number, openids and sessions.
 func TestServiceShowsAUser(t *testing.T) {
 	t.Parallel()
 	g := rig.NewGateway(t, withKey)
@@ -168,13 +176,14 @@ func TestServiceShowsAUser(t *testing.T) {
 	}
 }
 
+// The backend ends a user's sessions, or one of them.
 func TestServiceRevokes(t *testing.T) {
 	t.Parallel()
 	g := rig.NewGateway(t, withKey)
 	one, two, other := g.MustLogin(t, someNumber), g.MustLogin(t, someNumber), g.MustLogin(t, anotherOne)
 	revoke := func(body any) rig.Answer { return serve(g, http.MethodPost, revokePath, body) }
 
-	for range 2 { // also when it has ended already
+	for range 2 { // again, after the session has ended
 		revoke(map[string]string{"sessionId": rig.SessionOf(t, one.Token)}).Want(t, http.StatusNoContent)
 		g.WantEnded(t, one)
 		g.WantAlive(t, two)
@@ -210,6 +219,7 @@ func disable(g *rig.Gateway, id string, disabled bool) rig.Answer {
 	return serve(g, http.MethodPatch, userPath+id, map[string]bool{"disabled": disabled})
 }
 
+// The backend disables a user, whose sessions end, and enables the user again.
 func TestServiceDisables(t *testing.T) {
 	t.Parallel()
 	g := rig.NewGateway(t, withKey)
@@ -228,7 +238,7 @@ func TestServiceDisables(t *testing.T) {
 	for range 2 {
 		disable(g, p.UserInfo.ID, false).Want(t, http.StatusNoContent)
 	}
-	g.WantEnded(t, p) // what has ended stays so
+	g.WantEnded(t, p) // the ended session stays ended
 	if again := g.MustLogin(t, someNumber); again.UserInfo.ID != p.UserInfo.ID || again.UserInfo.IsNew {
 		t.Errorf("enabled again, they are %+v", *again.UserInfo)
 	}
@@ -242,6 +252,7 @@ func TestServiceDisables(t *testing.T) {
 	}
 }
 
+// The backend erases a user. Nothing about the person may be left.
 func TestServiceErases(t *testing.T) {
 	t.Parallel()
 	g := rig.NewGateway(t, withKey)
@@ -269,7 +280,7 @@ func TestServiceErases(t *testing.T) {
 	if again.UserInfo.ID == p.UserInfo.ID || !again.UserInfo.IsNew {
 		t.Errorf("the number logs in as %+v", *again.UserInfo)
 	}
-	erase().Want(t, http.StatusNoContent) // once more, of whoever was
+	erase().Want(t, http.StatusNoContent) // again, for a user who no longer exists
 	g.WantAlive(t, again)
 	g.WantAlive(t, other)
 	g.Caddy.Log.Wait(t, 5*time.Second, `"service: erase"`, p.UserInfo.ID, rig.SessionOf(t, p.Token))
@@ -281,7 +292,7 @@ func TestServiceErases(t *testing.T) {
 	}
 }
 
-// A store that cannot be written must not be told as done.
+// While the store cannot be written, no change may be reported as done.
 func TestServiceTellsNothingAsDoneThatIsNot(t *testing.T) {
 	t.Parallel()
 	g := rig.NewGateway(t, withKey)
@@ -314,7 +325,8 @@ func TestServiceTellsNothingAsDoneThatIsNot(t *testing.T) {
 	g.WantEnded(t, p)
 }
 
-// A login that has passed the directory when its user is disabled opens no session.
+// A login has passed the directory when its user is disabled. It must not open a
+// session.
 func TestDisablingCatchesLoginsUnderWay(t *testing.T) {
 	t.Parallel()
 	g := rig.NewGateway(t, withKey)
@@ -332,7 +344,7 @@ func TestDisablingCatchesLoginsUnderWay(t *testing.T) {
 	}
 }
 
-// disableAndLogIn does both at once.
+// disableAndLogIn does both at the same time.
 func disableAndLogIn(t *testing.T, g *rig.Gateway, id string) {
 	t.Helper()
 	var logins []<-chan rig.Answer
@@ -349,6 +361,7 @@ func disableAndLogIn(t *testing.T, g *rig.Gateway, id string) {
 	}
 }
 
+// A service key that can be guessed is refused when the configuration is loaded.
 func TestWeakServiceKeyIsRefusedAtLoad(t *testing.T) {
 	t.Parallel()
 	g := &rig.Gateway{WeChat: rig.NewWeChat(t), Upstream: rig.NewUpstream(t)}

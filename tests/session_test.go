@@ -12,6 +12,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
+// The life of a refresh token: it works once, again within its grace, and a stolen copy
+// ends the session.
 func TestRefresh(t *testing.T) {
 	t.Parallel()
 	r := rig.NewGateway(t)
@@ -35,9 +37,9 @@ func TestRefresh(t *testing.T) {
 	seen := r.Get("/", second.Token).Seen(t)
 	seen.WantHeader(t, "X-WX-USER-ID", first.UserInfo.ID)
 	seen.WantHeader(t, "X-WX-PHONE", "+8613800138000")
-	r.WantAlive(t, first) // until it expires
+	r.WantAlive(t, first) // the old token stays valid until it expires
 
-	// The answer was lost.
+	// The answer was lost, so the client sends the same refresh token again.
 	again := r.Refresh(first.RefreshToken).Pair(t)
 	if again.RefreshToken != second.RefreshToken {
 		t.Error("within the grace another refresh token came")
@@ -51,7 +53,7 @@ func TestRefresh(t *testing.T) {
 		t.Error("the refresh token did not advance")
 	}
 
-	// Two have followed the first one.
+	// Two newer refresh tokens exist, so this one must be a copy.
 	wantRefusal(t, r.Refresh(first.RefreshToken), http.StatusUnauthorized, "reuse_detected", nil)
 	r.WantEnded(t, third)
 	r.WantEnded(t, first)
@@ -62,6 +64,8 @@ func TestRefresh(t *testing.T) {
 	}
 }
 
+// A client refreshes more often than the rate allows. Nothing may advance, or its next
+// refresh token would be lost.
 func TestRefreshesBeyondTheRateAdvanceNothing(t *testing.T) {
 	t.Parallel()
 	r := rig.NewGateway(t)
@@ -74,7 +78,7 @@ func TestRefreshesBeyondTheRateAdvanceNothing(t *testing.T) {
 			break
 		}
 		next := a.Pair(t)
-		for range 3 { // the answer was lost: these do not count
+		for range 3 { // repeats after a lost answer are not counted
 			if again := r.Refresh(p.RefreshToken).Pair(t); again.RefreshToken != next.RefreshToken {
 				t.Fatal("a repeat advanced")
 			}
@@ -92,12 +96,14 @@ func TestRefreshesBeyondTheRateAdvanceNothing(t *testing.T) {
 		t.Errorf("RateLimit %q, RateLimit-Policy %q", a.Header.Get("RateLimit"), got)
 	}
 	r.WantAlive(t, p)
-	r.Refresh(other.RefreshToken).Pair(t) // somebody else's session
+	r.Refresh(other.RefreshToken).Pair(t) // another session is not limited
 	rig.Await(t, 15*time.Second, "the next is taken, and the token has not advanced", func() bool {
 		return r.Refresh(p.RefreshToken).Status == http.StatusOK
 	})
 }
 
+// A refresh token is presented again after its grace: it may have been stolen, so the
+// session ends.
 func TestLateRefreshTokenEndsTheSession(t *testing.T) {
 	t.Parallel()
 	const grace = 3 * time.Second
@@ -123,6 +129,7 @@ func TestLateRefreshTokenEndsTheSession(t *testing.T) {
 	}
 }
 
+// A user logs out on one device or on all, by token or refresh token.
 func TestLogout(t *testing.T) {
 	t.Parallel()
 	r := rig.NewGateway(t)
@@ -156,7 +163,7 @@ func TestLogout(t *testing.T) {
 			gone(t, way.out(p[0], false))
 			r.WantEnded(t, p[0])
 			r.WantAlive(t, p[1])
-			gone(t, way.out(p[0], false)) // has ended already
+			gone(t, way.out(p[0], false)) // it has already ended
 			r.WantAlive(t, p[1])
 			r.WantAlive(t, stranger)
 		})
@@ -167,7 +174,7 @@ func TestLogout(t *testing.T) {
 				r.WantEnded(t, one)
 			}
 			r.WantAlive(t, stranger)
-			// What has ended ends nobody else's, nor says that it did.
+			// An ended session must not end the others, nor claim that it did.
 			wantRefusal(t, way.out(p[0], true), http.StatusUnauthorized, "session_ended", nil)
 		})
 	}
@@ -202,6 +209,7 @@ func TestLogout(t *testing.T) {
 	}
 }
 
+// A user whose token has expired can still log out.
 func TestExpiredTokensLogOut(t *testing.T) {
 	t.Parallel()
 	r := rig.NewGateway(t, "token {\nlifetime 1s\nleeway 0s\n}")
@@ -219,16 +227,17 @@ func TestExpiredTokensLogOut(t *testing.T) {
 	p, other := expired(), r.MustLogin(t, "13800138000")
 	r.Logout(p.Token, "", false).Want(t, http.StatusNoContent)
 	wantRefusal(t, r.Refresh(p.RefreshToken), http.StatusUnauthorized, "session_ended", nil)
-	r.Logout(p.Token, "", false).Want(t, http.StatusNoContent) // has ended already
+	r.Logout(p.Token, "", false).Want(t, http.StatusNoContent) // it has already ended
 	other = r.Refresh(other.RefreshToken).Pair(t)
 
-	// An expired token may be a copy that somebody found: it ends its own session alone.
+	// An expired token may be a copy that somebody found, so it ends only its own
+	// session.
 	p = expired()
 	wantRefusal(t, r.Logout(p.Token, "", true), http.StatusUnauthorized, "session_ended", nil)
 	wantRefusal(t, r.Refresh(p.RefreshToken), http.StatusUnauthorized, "session_ended", nil)
 	other = r.Refresh(other.RefreshToken).Pair(t)
 
-	// With a refresh token that is current, all end, however old the token beside it is.
+	// Together with a current refresh token, an expired token can end all sessions.
 	p = expired()
 	r.Logout(p.Token, p.RefreshToken, true).Want(t, http.StatusNoContent)
 	for _, one := range []rig.Pair{p, other} {
@@ -236,6 +245,7 @@ func TestExpiredTokensLogOut(t *testing.T) {
 	}
 }
 
+// A client reads its user, and only with a good token.
 func TestMe(t *testing.T) {
 	t.Parallel()
 	r := rig.NewGateway(t)
@@ -254,6 +264,7 @@ func TestMe(t *testing.T) {
 	wantRefusal(t, r.Me("a.b.c"), http.StatusUnauthorized, "token_invalid", nil)
 }
 
+// A user sees the devices with a session and ends one of them.
 func TestSessionsOfTheCaller(t *testing.T) {
 	t.Parallel()
 	r := rig.NewGateway(t)
@@ -319,6 +330,8 @@ func TestSessionsOfTheCaller(t *testing.T) {
 	wantRefusal(t, r.Get("/auth/wx/sessions", ""), http.StatusUnauthorized, "token_missing", nil)
 }
 
+// A proxy asks /verify: it answers with the identity or a 401, whatever the method and
+// whatever the client sends. It is not in the access log.
 func TestVerify(t *testing.T) {
 	t.Parallel()
 	r := rig.NewGatewayWith(t, rig.GatewaySiteWith("log", "public /auth/wx/verify /open"))
@@ -346,7 +359,7 @@ func TestVerify(t *testing.T) {
 			t.Errorf("headers of a refusal: %v", a.Header)
 		}
 	}
-	// It knows no public.
+	// The `public` rules do not apply to /verify.
 	refused(r.Get("/auth/wx/verify", ""), "token_missing")
 	refused(r.Get("/auth/wx/verify", "", "X-Forwarded-Uri: /open"), "token_missing")
 	refused(r.Get("/auth/wx/verify", "a.b.c"), "token_invalid")
@@ -355,7 +368,7 @@ func TestVerify(t *testing.T) {
 	refused(r.Get("/auth/wx/verify", p.Token), "token_revoked")
 
 	r.Get("/open", "").Want(t, http.StatusOK)
-	r.Caddy.Log.Wait(t, 5*time.Second, "http.log.access", `"uri":"/open"`) // the log is on, and is up to here
+	r.Caddy.Log.Wait(t, 5*time.Second, "http.log.access", `"uri":"/open"`) // the log works and is complete up to here
 	if lines := r.Caddy.Log.Lines("http.log.access", "/auth/wx/verify"); len(lines) > 0 {
 		t.Errorf("in the access log: %s", lines[0])
 	}
@@ -364,6 +377,8 @@ func TestVerify(t *testing.T) {
 	}
 }
 
+// Each endpoint accepts its own methods only. Everything else below the prefix is
+// answered by us and never reaches the upstream.
 func TestEndpointsTakeTheirMethodsOnly(t *testing.T) {
 	t.Parallel()
 	r := rig.NewGateway(t, "public /auth/*", "optional /else/*")
@@ -413,12 +428,13 @@ func TestEndpointsTakeTheirMethodsOnly(t *testing.T) {
 	if n := r.WeChat.Asked() - asked; n != 0 {
 		t.Errorf("WeChat was asked %d times", n)
 	}
-	// TRACE is nobody's.
+	// TRACE is never allowed.
 	for _, path := range []string{"/auth/wx/me", "/other"} {
 		wantRefusal(t, r.Do("TRACE", path, nil, rig.Bearer(p.Token)...), http.StatusMethodNotAllowed, "method_not_allowed", nil)
 	}
 
-	// No other spelling is ours: ordinary requests, which need a token.
+	// Other spellings of the prefix are not ours: they are ordinary requests, which
+	// need a token.
 	r.MustReload(t, rig.GatewaySite())
 	for _, path := range []string{"/auth/wxx", "/AUTH/wx/me", "//auth/wx/me", "/auth//wx/me", "/auth/w%78/me", "/auth%2fwx/me", "/auth/wx%2fme", "/x/../auth/wx/me"} {
 		wantRefusal(t, rig.Raw(r.Caddy.Addr, "GET "+path+" HTTP/1.1\r\nHost: "+r.Caddy.Addr+"\r\n\r\n"), http.StatusUnauthorized, "token_missing", nil)
@@ -437,6 +453,7 @@ func TestEndpointsTakeTheirMethodsOnly(t *testing.T) {
 	}
 }
 
+// A load balancer asks for the health without a token.
 func TestHealth(t *testing.T) {
 	t.Parallel()
 	r := rig.NewGateway(t)

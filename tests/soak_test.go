@@ -21,22 +21,22 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// soak is one run over random faults, and the account of it.
+// soak is one run with random faults, and the record of its results.
 type soak struct {
 	t      *testing.T
 	w      *rig.WeChat
 	c      *rig.Caddy
 	client *rig.Client
-	end    time.Time // no login begins afterwards
+	end    time.Time // no login begins after this
 
 	mu      sync.Mutex
-	used    map[string]bool // phone codes that logged somebody in
-	renewed map[string]bool // phone codes that a client was told to fetch anew
-	answers map[string]int  // by status and code
+	used    map[string]bool // phone codes that logged a user in
+	renewed map[string]bool // phone codes that a client was asked to fetch again
+	answers map[string]int  // count by status and code
 }
 
-// soakFaults are what happens to a call. Errcodes that pause calls for long are not
-// among them: they end in few logins, not in many.
+// soakFault returns a random fault. It returns no errcode that pauses calls for a long
+// time, because then only a few logins would reach WeChat.
 func soakFault(random *rand.Rand) wechattest.Fault {
 	f := wechattest.Fault{
 		Call: []wechattest.Call{wechattest.Code2Session, wechattest.PhoneNumber, wechattest.PhoneNumber, wechattest.StableToken}[random.IntN(4)],
@@ -49,14 +49,14 @@ func soakFault(random *rand.Rand) wechattest.Fault {
 	}
 	switch f.Kind {
 	case wechattest.Delay:
-		f.Delay = time.Duration(random.IntN(4000)) * time.Millisecond // of two seconds
+		f.Delay = time.Duration(random.IntN(4000)) * time.Millisecond // the timeout is two seconds
 	case wechattest.Errcode:
 		f.Errcode, f.Late = -1, false
 	}
 	return f
 }
 
-// disturb does its worst until the end.
+// disturb injects faults until the end.
 func (s *soak) disturb(random *rand.Rand) {
 	for time.Now().Before(s.end) {
 		time.Sleep(time.Duration(20+random.IntN(80)) * time.Millisecond)
@@ -66,7 +66,8 @@ func (s *soak) disturb(random *rand.Rand) {
 				s.t.Error(err)
 			}
 		case 1:
-			// Another process writes: for a moment, or for longer than anybody waits.
+			// Another process writes to the store: for a moment, or for longer than
+			// anybody waits.
 			db := s.c.OpenStore(s.t)
 			if tx, err := db.Begin(); err == nil {
 				time.Sleep(time.Duration(100+random.IntN(7900)) * time.Millisecond)
@@ -74,7 +75,7 @@ func (s *soak) disturb(random *rand.Rand) {
 			}
 			db.Close()
 		default:
-			s.w.ClearFaults() // that none gather while few calls are made
+			s.w.ClearFaults() // so that they do not pile up while few calls are made
 			if err := s.w.Inject(soakFault(random)); err != nil {
 				s.t.Error(err)
 			}
@@ -83,8 +84,8 @@ func (s *soak) disturb(random *rand.Rand) {
 	s.w.ClearFaults()
 }
 
-// logIn is one person's login, from the tap to the session, as the README's snippet
-// goes about it, but without giving up.
+// logIn is the login of one user, from the tap to the session. It does what the
+// README's snippet does, but never gives up.
 func (s *soak) logIn(random *rand.Rand, number string) {
 	codes, err := s.w.Mint(rig.AppID, "", wechattest.Phone{Number: number})
 	if err != nil {
@@ -99,7 +100,7 @@ func (s *soak) logIn(random *rand.Rand, number string) {
 		}
 		a := s.ask(random, codes)
 		if a.Err != nil {
-			continue // hung up, or cut off: the same again
+			continue // the client hung up or was cut off: it sends the same again
 		}
 		var p rig.Problem
 		if a.Status != http.StatusOK {
@@ -134,7 +135,7 @@ func (s *soak) logIn(random *rand.Rand, number string) {
 	}
 }
 
-// ask sends a login; now and then the client hangs up before the answer is there.
+// ask sends a login. Now and then the client hangs up before the answer.
 func (s *soak) ask(random *rand.Rand, codes wechattest.Codes) rig.Answer {
 	body, err := json.Marshal(map[string]string{"code": codes.Code, "phoneCode": codes.PhoneCode})
 	if err != nil {
@@ -159,7 +160,7 @@ func (s *soak) ask(random *rand.Rand, codes wechattest.Codes) rig.Answer {
 	return rig.ReadAnswer(resp)
 }
 
-// account checks what became of every phone code that was paid for.
+// account checks what became of every phone code, because each one was paid for.
 func (s *soak) account() {
 	var used, lost int
 	for _, p := range s.w.PhoneCodes() {
@@ -184,8 +185,8 @@ func (s *soak) account() {
 	}
 }
 
-// lateAnswer says that an answer which WeChat gave in time came too late here: in the
-// very moment that our patience ended, or on a machine that stood still for a while.
+// lateAnswer reports whether an answer that WeChat gave in time arrived too late: just
+// when our timeout ended, or on a machine that stood still for a while.
 func (s *soak) lateAnswer(phoneCode string) bool {
 	return slices.ContainsFunc(s.logins(phoneCode), func(id string) bool {
 		return len(s.c.Log.Lines(`"request":"`+id, "wechat getuserphonenumber", "no answer in time (the code was sent and not answered)")) > 0
@@ -194,8 +195,8 @@ func (s *soak) lateAnswer(phoneCode string) bool {
 
 var loginID = regexp.MustCompile(`"login":"([^"]+)"`)
 
-// logins are the ids of all requests with that phone code, of those too whose client
-// hung up and saw none.
+// logins returns the ids of all requests with that phone code, including those whose
+// client hung up.
 func (s *soak) logins(phoneCode string) (ids []string) {
 	for _, line := range s.c.Log.Lines(`"logger":"http.log.access`, `"X-Soak":["`+soakMark(phoneCode)+`"]`) {
 		if m := loginID.FindStringSubmatch(line); m != nil {
@@ -205,13 +206,14 @@ func (s *soak) logins(phoneCode string) (ids []string) {
 	return ids
 }
 
-// soakMark names a phone code in the access log, which must not have the code itself.
+// soakMark identifies a phone code in the access log, which must not contain the code
+// itself.
 func soakMark(phoneCode string) string {
 	return fmt.Sprintf("%x", sha256.Sum256([]byte(phoneCode)))[:32]
 }
 
-// idle waits until no connection to WeChat is left, and tells how many goroutines and
-// files the process then has.
+// idle waits until no connection to WeChat is left. It returns the number of goroutines
+// and files of the process at that moment.
 func (s *soak) idle() (routines, files int, profile string) {
 	s.client.HTTP.CloseIdleConnections()
 	rig.Await(s.t, 90*time.Second, "the connections to WeChat have been closed", func() bool {
@@ -219,9 +221,10 @@ func (s *soak) idle() (routines, files int, profile string) {
 		return !strings.Contains(profile, "net/http.(*persistConn).readLoop")
 	})
 	dir := fmt.Sprintf("/proc/%d/fd", s.c.PID())
-	fds, _ := os.ReadDir(dir) // there are none but on Linux
+	fds, _ := os.ReadDir(dir) // the directory exists on Linux only
 	for _, fd := range fds {
-		// The store's connections are a pool that fills up as it is needed.
+		// The pool of the store's connections grows as needed, so these are not
+		// counted.
 		if name, _ := os.Readlink(filepath.Join(dir, fd.Name())); !strings.HasPrefix(name, s.c.StoreFile()) {
 			files++
 		}
@@ -229,6 +232,8 @@ func (s *soak) idle() (routines, files int, profile string) {
 	return routines, files, profile
 }
 
+// Random faults strike everywhere for a while. Every phone code that was paid for must
+// have logged its user in, or the client must have been asked for a new one.
 func TestSoakAccountsForEveryPhoneCode(t *testing.T) {
 	t.Parallel()
 	const seed, clients = 20260301, 24
@@ -238,7 +243,7 @@ func TestSoakAccountsForEveryPhoneCode(t *testing.T) {
 		t: t, w: r.WeChat, c: r.Caddy, client: r.Client,
 		used: make(map[string]bool), renewed: make(map[string]bool), answers: make(map[string]int),
 	}
-	// Everything that is opened once is open before it is counted.
+	// Open everything that is opened once before counting.
 	atOnce(64, func(i int) { s.logIn(rand.New(rand.NewPCG(seed, uint64(i))), fmt.Sprintf("130%08d", i)) })
 	routines, files, _ := s.idle()
 
@@ -256,7 +261,7 @@ func TestSoakAccountsForEveryPhoneCode(t *testing.T) {
 	})
 	s.account()
 
-	// What is still being closed is none that is left behind.
+	// Connections that are just being closed do not count as left open.
 	afterwards, open, profile := s.idle()
 	for deadline := time.Now().Add(time.Minute); (afterwards > routines || open > files) && time.Now().Before(deadline); {
 		time.Sleep(time.Second)

@@ -8,10 +8,10 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// These ask /auth/wx/verify as proxies do.
+// These tests ask /auth/wx/verify as proxies do.
 
-// TestVerifyIgnoresMethodAndWhatFollows: Envoy appends the path that a client asked
-// for, and every proxy may use the client's method. Nothing but the token counts.
+// Envoy appends the path that the client requested, and a proxy may use the client's
+// method. Only the token may count.
 func TestVerifyIgnoresMethodAndWhatFollows(t *testing.T) {
 	t.Parallel()
 	g := newGuard3(t, guardSite())
@@ -31,7 +31,8 @@ func TestVerifyIgnoresMethodAndWhatFollows(t *testing.T) {
 				}
 			}
 		}
-		// A preflight has no token: the proxy lets it pass, or not. And the name ends there.
+		// A preflight carries no token, so the proxy must decide whether to let it
+		// pass. Nor does /verify accept another name.
 		preflight := []string{"Origin: https://page.example", "Access-Control-Request-Method: PUT"}
 		g.wants(t, tokenMissing, "OPTIONS", "/auth/wx/verify/orders", preflight...)
 		g.wants(t, refusal{404, "not_found"}, "GET", "/auth/wx/verifyx", good)
@@ -45,9 +46,9 @@ func TestVerifyIgnoresMethodAndWhatFollows(t *testing.T) {
 	}
 }
 
-// TestVerifyRefusesAliases: a proxy leaves X_WX_USER_ID in the client's request, and
-// PHP takes it for X-WX-USER-ID. Only a refusal can stop it, as the proxy knows no
-// such name. Caddy drops most of them before any handler sees them.
+// A proxy leaves X_WX_USER_ID in the client's request, and PHP reads it as
+// X-WX-USER-ID. Only a refusal can stop that, because the proxy does not know such
+// names. Caddy drops most of them before any handler sees them.
 func TestVerifyRefusesAliases(t *testing.T) {
 	t.Parallel()
 	g := newGuard3(t, guardSite("identity X-WX-USER-ID id", "identity X-User-Phone phone", "identity Roles claims.roles"))
@@ -64,14 +65,15 @@ func TestVerifyRefusesAliases(t *testing.T) {
 					name = strings.ToLower(name)
 				}
 				if strings.HasPrefix(g.origin, "https") && strings.ContainsAny(name, "_.") {
-					continue // no proxy asks over HTTP/3, where Caddy alone sees them
+					continue // no proxy asks over HTTP/3, where only Caddy itself would see them
 				}
 				g.wants(t, forbidden, "GET", target, good, name+": forged")
 				g.wants(t, forbidden, "POST", target, good, name+":")
 				g.wants(t, forbidden, "GET", target, good, name+": forged", name+": forged", "X-WX-USER-ID: forged")
-				// Without a good token there is nothing to forge.
+				// Without a good token there is no identity to forge.
 				g.wants(t, tokenMissing, "GET", target, name+": forged")
-				// The other endpoints, and what we guard ourselves, are not concerned.
+				// This does not apply to the other endpoints, nor to what the gateway
+				// itself protects.
 				if a := g.ask("GET", "/auth/wx/me", good, name+": forged"); a.Status != http.StatusOK {
 					t.Errorf("%s at /me: %d", name, a.Status)
 				}
@@ -90,12 +92,11 @@ func TestVerifyRefusesAliases(t *testing.T) {
 	})
 }
 
-// TestVerifyNamesWhatEnvoyIsToRemove: Envoy keeps a client's header unless the answer
-// sets it, or names it here.
+// Envoy keeps a client's header unless the answer sets it, or lists it in this header.
 func TestVerifyNamesWhatEnvoyIsToRemove(t *testing.T) {
 	t.Parallel()
 	g := newGuard(t, guardSite())
-	pair := g.login(t, "13800138000") // whose mini program has no unionid
+	pair := g.login(t, "13800138000") // this mini program has no unionid
 	a := g.ask("GET", "/auth/wx/verify", "Authorization: Bearer "+pair.Token)
 	a.Want(t, http.StatusNoContent)
 	named := make(map[string]bool)
@@ -118,8 +119,9 @@ func TestVerifyNamesWhatEnvoyIsToRemove(t *testing.T) {
 	}
 }
 
-// TestVerifyBeforeTheStoreIsOpen: auth_request answers 500 for a 503, and Envoy may be
-// set to let requests pass then. So it is a 401, whose code asks for no login.
+// To nginx's auth_request a 503 is an error that it answers with 500, and Envoy may be
+// set to let requests pass then. So /verify answers 401, with a code that does not ask
+// the client to log in.
 func TestVerifyBeforeTheStoreIsOpen(t *testing.T) {
 	t.Parallel()
 	g := newUploadGuard(t)
@@ -132,9 +134,9 @@ func TestVerifyBeforeTheStoreIsOpen(t *testing.T) {
 	g.ask("GET", "/store/auth/wx/verify/x").WantProblem(t, http.StatusUnauthorized, "token_missing", nil)
 }
 
-// TestForwardAuthAsRecorded plays the two proxies that are not on this machine, by
-// their protocols: which headers of the client the question has, and what becomes of
-// the client's request.
+// Two proxies that are not installed here are simulated from their documented
+// protocols: which of the client's headers reach /verify, and what happens to the
+// client's request.
 func TestForwardAuthAsRecorded(t *testing.T) {
 	t.Parallel()
 	g := newGuard(t, guardSite("credential cookie"))
@@ -147,7 +149,7 @@ func TestForwardAuthAsRecorded(t *testing.T) {
 		change func(client, answer http.Header)
 	}{
 		// Traefik sends GET, all headers of the client and its own X-Forwarded-*. It
-		// deletes what authResponseHeaders names, then sets what the answer has.
+		// deletes the headers in authResponseHeaders, then sets those of the answer.
 		{"traefik", func(method, path string, client http.Header) rig.Answer {
 			lines := []string{"X-Forwarded-Method: " + method, "X-Forwarded-Uri: " + path, "X-Forwarded-Host: app.example.com", "X-Forwarded-Proto: https"}
 			return g.ask("GET", "/auth/wx/verify", append(lines, linesOf(client)...)...)
@@ -159,9 +161,9 @@ func TestForwardAuthAsRecorded(t *testing.T) {
 				}
 			}
 		}},
-		// Envoy sends the client's method, path_prefix and path, and of the headers
-		// Authorization and those that allowed_headers names: Cookie here, and what begins
-		// with x-wx or x_wx.
+		// Envoy sends the client's method, path_prefix and path. Of the headers it
+		// sends Authorization and those in allowed_headers: here Cookie, and names that
+		// begin with x-wx or x_wx.
 		{"envoy", func(method, path string, client http.Header) rig.Answer {
 			asked := make(http.Header)
 			for name, v := range client {
@@ -205,15 +207,15 @@ func TestForwardAuthAsRecorded(t *testing.T) {
 			}
 		})
 	}
-	// Without allowed_headers Envoy shows no header but Authorization. Then only the
-	// list of what to remove protects the service.
+	// Without allowed_headers Envoy sends no header but Authorization. Then only the
+	// list of headers to remove protects the service.
 	a := g.ask("GET", "/auth/wx/verify/orders/1", good)
 	if list := a.Header.Get("X-Envoy-Auth-Headers-To-Remove"); !strings.Contains(list, "x_wx_user_id") {
 		t.Errorf("to remove: %s", list)
 	}
 }
 
-// linesOf writes headers as they were given.
+// linesOf returns headers as the lines that were given.
 func linesOf(h http.Header) (lines []string) {
 	for name, values := range h {
 		for _, v := range values {

@@ -14,13 +14,14 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// startPatient starts a gateway with time for a test to hold WeChat's answers.
+// startPatient starts a gateway with long timeouts, so that a test can hold WeChat's
+// answers back.
 func startPatient(t *testing.T, w *rig.WeChat) *rig.Caddy {
 	t.Helper()
 	return rig.StartCaddy(t, rig.WaitingSite("20s"), w.Environ("127.0.0.1:1")...)
 }
 
-// abandon sends a login and hangs up when done says so.
+// abandon sends a login, and hangs up when done returns true.
 func abandon(t *testing.T, c *rig.Caddy, codes wechattest.Codes, done func() bool) {
 	t.Helper()
 	body, err := json.Marshal(map[string]string{"code": codes.Code, "phoneCode": codes.PhoneCode})
@@ -49,6 +50,8 @@ func abandon(t *testing.T, c *rig.Caddy, codes wechattest.Codes, done func() boo
 	}
 }
 
+// A nervous user taps a hundred times with one pair of codes. WeChat gets each code
+// once, and all get the same session.
 func TestAHundredLoginsWithOnePairAreOne(t *testing.T) {
 	t.Parallel()
 	w := rig.NewWeChat(t)
@@ -58,7 +61,7 @@ func TestAHundredLoginsWithOnePairAreOne(t *testing.T) {
 	answers := make([]rig.Answer, 100)
 	go func() {
 		waitFor(func() bool { return w.Count(wechattest.PhoneNumber).Total > 0 })
-		time.Sleep(200 * time.Millisecond) // for most of them to arrive
+		time.Sleep(200 * time.Millisecond) // so that most of them arrive
 		release()
 	}()
 	atOnce(len(answers), func(i int) { answers[i] = client.Login(codes.Code, codes.PhoneCode) })
@@ -70,7 +73,7 @@ func TestAHundredLoginsWithOnePairAreOne(t *testing.T) {
 		}
 	}
 	rig.WantCalls(t, w, 1, 1)
-	// And later, within the minute: the same session.
+	// Sent again within a minute, the codes lead to the same session.
 	again := client.Login(codes.Code, codes.PhoneCode).Pair(t)
 	if again.RefreshToken != first.RefreshToken {
 		t.Error("a replayed login is another session")
@@ -81,6 +84,8 @@ func TestAHundredLoginsWithOnePairAreOne(t *testing.T) {
 	}
 }
 
+// The connection is lost after WeChat has exchanged the phone code. The client sends
+// the same codes again and is logged in.
 func TestConnectionLostAfterTheExchange(t *testing.T) {
 	for name, early := range map[string]bool{"client repeats while the login goes on": true, "client repeats later": false} {
 		t.Run(name, func(t *testing.T) {
@@ -109,6 +114,8 @@ func TestConnectionLostAfterTheExchange(t *testing.T) {
 	}
 }
 
+// WeChat's answer to a phone code is kept, so the client may come back with the same
+// phone code and a new login code.
 func TestNewLoginCodeWithAnExchangedPhoneCode(t *testing.T) {
 	for name, hangUp := range map[string]bool{"the answer got lost": true, "the answer came": false} {
 		t.Run(name, func(t *testing.T) {
@@ -135,6 +142,8 @@ func TestNewLoginCodeWithAnExchangedPhoneCode(t *testing.T) {
 	}
 }
 
+// A login code has expired. The phone code beside it, which costs money, must not be
+// spent.
 func TestBadLoginCodeLeavesThePhoneCodeGood(t *testing.T) {
 	t.Parallel()
 	w := rig.NewWeChat(t)
@@ -145,13 +154,15 @@ func TestBadLoginCodeLeavesThePhoneCodeGood(t *testing.T) {
 	client.Login(codes.Code, codes.PhoneCode).Pair(t)
 	rig.WantCalls(t, w, 2, 1)
 
-	// A login code that has bought a session buys no other, which WeChat need not say.
+	// A login code that has opened a session opens no other one. WeChat need not be
+	// asked about that.
 	later := w.Tap(t, "13800138000")
 	wantRefusal(t, client.Login(codes.Code, later.PhoneCode), 400, "login_code_invalid", loginCode)
 	rig.WantCalls(t, w, 2, 1)
 	client.Login(later.Code, later.PhoneCode).Pair(t)
 }
 
+// A thief combines a stolen phone code with a login code of their own.
 func TestSomebodyElsesLoginCodeSpendsNothing(t *testing.T) {
 	t.Parallel()
 	w := rig.NewWeChat(t)
@@ -159,7 +170,7 @@ func TestSomebodyElsesLoginCodeSpendsNothing(t *testing.T) {
 	client := c.Client()
 	owner, thief := w.Tap(t, "13800138000"), w.Tap(t, "13900139000")
 
-	// Before: WeChat itself refuses.
+	// Before the owner's login, WeChat itself refuses.
 	wantRefusal(t, client.Login(thief.Code, owner.PhoneCode), 400, "phone_code_invalid", bothCodes)
 	if w.Exchanged() {
 		t.Error("the owner's phone code was spent for somebody else")
@@ -169,14 +180,15 @@ func TestSomebodyElsesLoginCodeSpendsNothing(t *testing.T) {
 		t.Errorf("%d sessions", n)
 	}
 
-	// The owner is not harmed.
+	// This does not harm the owner.
 	pair := client.Login(owner.Code, owner.PhoneCode).Pair(t)
 	if pair.UserInfo.PhoneNumber != "+8613800138000" {
 		t.Errorf("user %+v", pair.UserInfo)
 	}
 	rig.WantCalls(t, w, 2, 2)
 
-	// After: what was kept is the owner's alone, and WeChat is not asked again for the phone.
+	// After it, the kept result is for the owner only, and WeChat is not asked for the
+	// phone number again.
 	again := w.Open(t, "13900139000")
 	wantRefusal(t, client.Login(again.Code, owner.PhoneCode), 400, "phone_code_invalid", bothCodes)
 	rig.WantCalls(t, w, 3, 2)
@@ -184,7 +196,7 @@ func TestSomebodyElsesLoginCodeSpendsNothing(t *testing.T) {
 		t.Errorf("%d sessions, %d users", s, u)
 	}
 
-	// What the thief's phone paid for is still theirs.
+	// The thief's own phone code still works for the thief.
 	if p := client.Login(again.Code, thief.PhoneCode).Pair(t); p.UserInfo.PhoneNumber != "+8613900139000" || p.UserInfo.ID == pair.UserInfo.ID {
 		t.Errorf("user %+v", p.UserInfo)
 	}
@@ -192,13 +204,14 @@ func TestSomebodyElsesLoginCodeSpendsNothing(t *testing.T) {
 	client.Me(pair.Token).Want(t, 200)
 }
 
+// The owner and a thief present the same phone code at the same moment.
 func TestOwnerAndThiefTryAtOnce(t *testing.T) {
 	t.Parallel()
 	w := rig.NewWeChat(t)
 	c := startPatient(t, w)
 	client := c.Client()
 	owner, thief := w.Tap(t, "13800138000"), w.Open(t, "13900139000")
-	// The owner's exchange is under way when the thief's login gets there.
+	// The thief's login arrives while the owner's exchange is under way.
 	release := held(t, w, wechattest.Fault{Call: wechattest.PhoneNumber, Late: true})
 	answers := make([]rig.Answer, 2)
 	atOnce(3, func(i int) {
@@ -210,7 +223,7 @@ func TestOwnerAndThiefTryAtOnce(t *testing.T) {
 			answers[1] = client.Login(thief.Code, owner.PhoneCode)
 		case 2:
 			waitFor(func() bool { return w.Count(wechattest.Code2Session).Total == 2 })
-			time.Sleep(200 * time.Millisecond) // for the thief's to get as far as it can
+			time.Sleep(200 * time.Millisecond) // so that the thief's login gets as far as it can
 			release()
 		}
 	})
@@ -220,12 +233,14 @@ func TestOwnerAndThiefTryAtOnce(t *testing.T) {
 	wantRefusal(t, answers[1], 400, "phone_code_invalid", bothCodes)
 }
 
+// The store fails after WeChat has exchanged the phone code. The client is told to
+// wait, and the same codes work later.
 func TestStoreGoneAfterTheExchange(t *testing.T) {
 	t.Parallel()
 	w := rig.NewWeChat(t)
 	c := startPatient(t, w)
 	client := c.Client()
-	// Somebody whose token must go on working meanwhile.
+	// Another user's token must go on working meanwhile.
 	other := w.Tap(t, "13700137000")
 	good := client.Login(other.Code, other.PhoneCode).Pair(t)
 	w.ResetCounts()
@@ -262,6 +277,8 @@ func TestStoreGoneAfterTheExchange(t *testing.T) {
 	}
 }
 
+// The process is killed after both answers of WeChat were stored. After the restart the
+// same codes work.
 func TestKilledAfterTheExchange(t *testing.T) {
 	t.Parallel()
 	w := rig.NewWeChat(t)
@@ -281,8 +298,8 @@ func TestKilledAfterTheExchange(t *testing.T) {
 				defer close(gone)
 				c.Client().Login(codes.Code, codes.PhoneCode)
 			}()
-			// Both steps are stored; whether the session is too is a matter of luck, and
-			// must not matter.
+			// Both steps are stored. Whether the session is stored too is a matter of
+			// timing, and must not matter.
 			for deadline := time.Now().Add(10 * time.Second); kept < before+2 && time.Now().Before(deadline); {
 				if err := db.QueryRow("SELECT COUNT(*) FROM wx_auth_kept_steps").Scan(&kept); err != nil {
 					t.Fatal(err)
@@ -303,9 +320,9 @@ func TestKilledAfterTheExchange(t *testing.T) {
 	}
 }
 
-// The window that remains: from WeChat's taking the code to the commit of its answer
-// in our store, a round trip and one fsync. Then the client is told to renew the
-// phone code, and the login code is still good.
+// One window remains: from the moment when WeChat takes the code until its answer is
+// committed to our store, which is a round trip and one fsync. After a crash in it, the
+// client is asked to renew the phone code, and the login code is still good.
 func TestKilledBeforeTheAnswerIsStored(t *testing.T) {
 	t.Parallel()
 	w := rig.NewWeChat(t)

@@ -10,16 +10,16 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat/wechattest"
 )
 
-// errcodeCase is a row of WeChat's error table at one call.
+// errcodeCase is a row of WeChat's error table for one call.
 type errcodeCase struct {
 	errcode int
 	status  int
 	code    string
-	renew   []string // nil: no such member
-	retry   int      // Retry-After in seconds; 0: any, if there must be one
-	remedy  string   // in the log's remedy; "": there is nothing the operator can do
-	// pauses: WeChat is not asked again for that while, as to ask would change
-	// nothing or make it worse.
+	renew   []string // nil: the member must be absent
+	retry   int      // Retry-After in seconds; 0: any value if the status requires one
+	remedy  string   // part of the log's remedy; "": there is nothing the operator can do
+	// pauses means that WeChat is not asked again for a while, because asking would
+	// change nothing or make it worse.
 	pauses bool
 }
 
@@ -38,8 +38,8 @@ func misconfigured(remedy string, pauses bool, errcodes ...int) []errcodeCase {
 	return cases
 }
 
-// The rows that mean the same wherever they come. credentials: whether the call
-// carries the secret.
+// commonRows returns the rows that mean the same for every call. credentials says
+// whether the call carries the secret.
 func commonRows(credentials bool, operator bool) []errcodeCase {
 	rows := slices.Concat(
 		misconfigured("report", false, 40097, 41001, 41002, 41004, 41008, 43002, 44002, 47001),
@@ -94,6 +94,8 @@ var errcodeTables = map[wechattest.Call][]errcodeCase{
 	),
 }
 
+// For every documented errcode: the client gets the right code and knows what to renew,
+// and the operator gets a log line with the remedy.
 func TestEveryErrcodeReachesClientAndOperator(t *testing.T) {
 	for call, table := range errcodeTables {
 		t.Run(string(call), func(t *testing.T) {
@@ -142,8 +144,8 @@ func tryErrcode(t *testing.T, m mini, call wechattest.Call, row errcodeCase) {
 	}
 	want := severityOf(row.code)
 	if call == wechattest.StableToken && row.pauses {
-		// The token is fetched beside step 1, and the login then finds the call paused:
-		// the fetch has a line of its own.
+		// The token is fetched beside step 1, and the login then finds the call paused,
+		// so the fetch has a log line of its own.
 		loud := m.c.Log.Lines(`"level":"`+want+`"`, m.appid, `"errcode":`+strconv.Itoa(row.errcode), `"rid":"`+rid+`"`)
 		if len(loud) != 1 || !strings.Contains(loud[0], row.remedy) || strings.Contains(loud[0], `"ip":"`+ip+`"`) != about {
 			t.Errorf("%d lines at %s: %q", len(loud), want, loud)
@@ -164,8 +166,8 @@ func tryErrcode(t *testing.T, m mini, call wechattest.Call, row errcodeCase) {
 	}
 	m.w.ClearFaults()
 	if row.pauses {
-		// As long as the pause lasts, WeChat is spared, no code is spent, and the log
-		// does not cry wolf.
+		// During the pause WeChat is not called, no code is spent, and the log does not
+		// repeat the error.
 		second := wantRefusal(t, m.login(codes), 503, row.code, nothing)
 		if n := m.w.Count(call).Total; n != asked {
 			t.Errorf("asked %d times during the pause", n-asked)
@@ -175,8 +177,8 @@ func tryErrcode(t *testing.T, m mini, call wechattest.Call, row errcodeCase) {
 		}
 		return
 	}
-	// What renew says is right: with just that renewed, the login succeeds, and what
-	// was not to be renewed is still good.
+	// The answer's `renew` is right: with exactly those codes renewed, the login
+	// succeeds, so the other code was still good.
 	if row.status == 403 {
 		return
 	}

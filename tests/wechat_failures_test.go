@@ -13,8 +13,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// mini is one of many mini programs behind one gateway. WeChat's errors pause calls
-// app by app, so that each case of a table has an app of its own and starts afresh.
+// mini is one of many mini programs behind one gateway. WeChat's errors pause the calls
+// of one app, so each case of a table has an app of its own.
 type mini struct {
 	w      *rig.WeChat
 	c      *rig.Caddy
@@ -36,7 +36,8 @@ func miniApps(t testing.TB, n int) []mini {
 			t.Fatal(err)
 		}
 	}
-	// On a busy machine 1 s is not enough for an answer that is far too long.
+	// On a busy machine one second is not enough to read an answer that is much too
+	// long.
 	c := rig.StartCaddy(t, rig.WaitingSite("1500ms", lines...), append(w.Environ("127.0.0.1:1"), "MINI_SECRET="+miniSecret)...)
 	client := c.Client()
 	all := make([]mini, n)
@@ -46,7 +47,7 @@ func miniApps(t testing.TB, n int) []mini {
 	return all
 }
 
-// tap is both codes of a tap on the phone button in this mini program.
+// tap returns both codes of a tap on the phone button in this mini program.
 func (m mini) tap(t testing.TB) wechattest.Codes {
 	t.Helper()
 	codes, err := m.w.Mint(m.appid, "", wechattest.Phone{Number: "13800138000"})
@@ -60,7 +61,8 @@ func (m mini) login(codes wechattest.Codes) rig.Answer {
 	return m.client.Do(http.MethodPost, "/auth/wx", map[string]string{"code": codes.Code, "phoneCode": codes.PhoneCode, "appid": m.appid})
 }
 
-// renewed are the codes of the next try, with what renew names fetched anew.
+// renewed returns the codes of the next attempt, where those in renew are fetched
+// again.
 func (m mini) renewed(t testing.TB, codes wechattest.Codes, renew []string) wechattest.Codes {
 	t.Helper()
 	for _, name := range renew {
@@ -84,6 +86,8 @@ func (m mini) inject(t testing.TB, f wechattest.Fault) {
 	}
 }
 
+// WeChat answers "busy" once, twice, or three times. The gateway asks again twice, and
+// no code is spent.
 func TestBusyWeChatIsAskedAgainTwice(t *testing.T) {
 	t.Parallel()
 	apps := miniApps(t, 9)
@@ -95,7 +99,7 @@ func TestBusyWeChatIsAskedAgainTwice(t *testing.T) {
 				codes := m.tap(t)
 				m.inject(t, wechattest.Fault{Call: call, Kind: wechattest.Errcode, Errcode: -1, Count: n + 1})
 				a := m.login(codes)
-				if n < 2 || call == wechattest.StableToken { // the token is asked for once more when it is needed
+				if n < 2 || call == wechattest.StableToken { // the token is requested once more when the login needs it
 					a.Pair(t)
 				} else {
 					wantRefusal(t, a, 503, "wechat_unavailable", nothing)
@@ -110,7 +114,7 @@ func TestBusyWeChatIsAskedAgainTwice(t *testing.T) {
 	}
 }
 
-// transportCase is a way in which WeChat's answer does not come, or is none.
+// transportCase is a way in which WeChat's answer is missing or broken.
 type transportCase struct {
 	kind   wechattest.Kind
 	status int
@@ -131,7 +135,7 @@ var transportCases = []transportCase{
 	{wechattest.Redirect, 502, "wechat_error"},
 }
 
-// tryTransport does one login under a fault and checks what must always hold.
+// tryTransport logs in under a fault and checks what must hold in every case.
 func tryTransport(t *testing.T, m mini, f wechattest.Fault) (wechattest.Codes, rig.Answer) {
 	t.Helper()
 	m.w.ClearFaults()
@@ -156,13 +160,16 @@ func tryTransport(t *testing.T, m mini, f wechattest.Fault) (wechattest.Codes, r
 	return codes, a
 }
 
-// After ten failures in a row nobody is asked for a while; here the failures are ours.
+// calm ends all faults with a successful login. After ten failures in a row the circuit
+// breaker would open, and here the tests cause the failures.
 func calm(t *testing.T, m mini) {
 	t.Helper()
 	m.w.ClearFaults()
 	m.login(m.tap(t)).Pair(t)
 }
 
+// WeChat's answer to each call is missing, broken or late. The login fails in bounded
+// time, and neither code is lost unless WeChat has used it up.
 func TestUnansweredWeChatWastesNoCode(t *testing.T) {
 	for _, call := range []wechattest.Call{wechattest.Code2Session, wechattest.StableToken, wechattest.PhoneNumber} {
 		t.Run(string(call), func(t *testing.T) {
@@ -177,7 +184,7 @@ func TestUnansweredWeChatWastesNoCode(t *testing.T) {
 					if line := m[0].c.Line(t, p.RequestID); line["level"] != "warn" || line["cause"] == nil {
 						t.Errorf("the log's line: %v", line)
 					}
-					// No code was consumed, and no code is to be renewed.
+					// No code was used up, and none must be renewed.
 					m[0].login(codes).Pair(t)
 					if n := m[0].w.Count(wechattest.PhoneNumber).Outcomes["ok"]; n != 1 {
 						t.Errorf("%d phone exchanges", n)
@@ -210,7 +217,7 @@ func TestUnansweredWeChatWastesNoCode(t *testing.T) {
 	}
 }
 
-// held makes calls wait until release is called; it is, at the end of the test, anyway.
+// held makes calls wait until release is called, at the latest at the end of the test.
 func held(t testing.TB, w *rig.WeChat, f wechattest.Fault) (release func()) {
 	t.Helper()
 	hold := make(chan struct{})
@@ -226,7 +233,7 @@ func held(t testing.TB, w *rig.WeChat, f wechattest.Fault) (release func()) {
 	return release
 }
 
-// waitUntil waits until ok.
+// waitUntil waits until ok returns true.
 func waitUntil(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	if !waitFor(ok) {
@@ -234,7 +241,7 @@ func waitUntil(t testing.TB, what string, ok func() bool) {
 	}
 }
 
-// waitFor is waitUntil for a goroutine beside the test's own: it gives up after a
+// waitFor is waitUntil for goroutines other than the test's own. It gives up after a
 // while.
 func waitFor(ok func() bool) bool {
 	for deadline := time.Now().Add(15 * time.Second); !ok(); time.Sleep(time.Millisecond) {
@@ -245,7 +252,7 @@ func waitFor(ok func() bool) bool {
 	return true
 }
 
-// atOnce does n things side by side.
+// atOnce calls do n times in parallel.
 func atOnce(n int, do func(i int)) {
 	var all sync.WaitGroup
 	for i := range n {
@@ -254,9 +261,11 @@ func atOnce(n int, do func(i int)) {
 	all.Wait()
 }
 
+// Somebody else fetches the app's token, so ours stops working during 200 logins. One
+// further fetch must be enough for all.
 func TestRevokedAccessTokenCostsOneFetch(t *testing.T) {
 	t.Parallel()
-	const logins, under = 200, 120 // of them are at WeChat, which is asked by 128 at most
+	const logins, under = 200, 120 // under of them wait at WeChat, which gets 128 calls at most at once
 	w := rig.NewWeChat(t)
 	c := startPatient(t, w)
 	client := c.Client()
@@ -265,7 +274,7 @@ func TestRevokedAccessTokenCostsOneFetch(t *testing.T) {
 
 	release := held(t, w, wechattest.Fault{Call: wechattest.Code2Session, Count: under})
 	go func() {
-		// All of these have the token that is about to die.
+		// All of these hold the token that is about to be revoked.
 		waitFor(func() bool { return w.Count(wechattest.Code2Session).Total > under })
 		if err := w.RevokeTokens(rig.AppID); err != nil {
 			t.Error(err)
@@ -296,11 +305,13 @@ func TestRevokedAccessTokenCostsOneFetch(t *testing.T) {
 	}
 }
 
+// After a start, many logins need an access token at once. One fetch must serve them
+// all, since the daily quota is small.
 func TestThousandLoginsFetchOneToken(t *testing.T) {
 	t.Parallel()
 	logins := 1000
 	if rig.RaceDetector {
-		logins = 300 // ten times as slow
+		logins = 300 // the race detector makes it ten times as slow
 	}
 	w := rig.NewWeChat(t)
 	c := startPatient(t, w)
@@ -330,6 +341,8 @@ func TestThousandLoginsFetchOneToken(t *testing.T) {
 	}
 }
 
+// A client above its rate is told when to come back, and other clients are not
+// affected.
 func TestRateLimitSaysHowLongToWait(t *testing.T) {
 	t.Parallel()
 	w := rig.NewWeChat(t)
@@ -355,5 +368,5 @@ func TestRateLimitSaysHowLongToWait(t *testing.T) {
 	if w.Asked() != asked {
 		t.Error("WeChat was asked beyond the rate")
 	}
-	wantRefusal(t, from("198.51.100.8", "0nonsense"), 400, "login_code_invalid", loginCode) // somebody else
+	wantRefusal(t, from("198.51.100.8", "0nonsense"), 400, "login_code_invalid", loginCode) // another client
 }

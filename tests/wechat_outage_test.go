@@ -18,7 +18,8 @@ import (
 
 var goroutineTotal = regexp.MustCompile(`(?m)^goroutine profile: total (\d+)`)
 
-// goroutines is how many the process has, and the profile that says where.
+// goroutines returns the number of goroutines of the process, and the profile that
+// shows where they are.
 func goroutines(t testing.TB, c *rig.Caddy) (int, string) {
 	t.Helper()
 	profile, err := c.Admin("/debug/pprof/goroutine?debug=1")
@@ -33,8 +34,8 @@ func goroutines(t testing.TB, c *rig.Caddy) (int, string) {
 	return n, profile
 }
 
-// A thousand logins a minute for as long as WeChat is away: none is held up, none
-// spends a code, and who has a token notices nothing.
+// A thousand logins a minute arrive while WeChat is down. None may hang or spend a
+// code, and users with a token must notice nothing.
 func TestWeChatIsDown(t *testing.T) {
 	for _, down := range []wechattest.Kind{wechattest.Reset, wechattest.Delay} {
 		t.Run(string(down), func(t *testing.T) {
@@ -47,7 +48,7 @@ func TestWeChatIsDown(t *testing.T) {
 
 			fault := wechattest.Fault{Kind: down, Count: -1}
 			if down == wechattest.Delay {
-				fault.Delay = 8 * time.Second // HastySite waits for one
+				fault.Delay = 8 * time.Second // HastySite waits for one second
 			}
 			if err := w.Inject(fault); err != nil {
 				t.Fatal(err)
@@ -111,15 +112,15 @@ func TestWeChatIsDown(t *testing.T) {
 			if served.Load() == 0 {
 				t.Error("nobody used a token meanwhile")
 			}
-			// With 17 logins a second: a hundred or so until the tenth failure, at most, and then
-			// a probe every few seconds.
+			// At 17 logins a second, at most about a hundred calls are made until the
+			// tenth failure, and then one probe every few seconds.
 			if asked > 120 {
 				t.Errorf("WeChat was asked %d times while it was down", asked)
 			}
 			if most > before+600 {
 				t.Errorf("%d goroutines, at first %d", most, before)
 			}
-			// Nobody's codes were wasted: the same ones work now.
+			// No code was wasted: the same codes work now.
 			for i := range min(len(codes), 10) {
 				c := codes[len(codes)-1-i]
 				r.Login(c.Code, c.PhoneCode).Pair(t)
@@ -133,9 +134,11 @@ func TestWeChatIsDown(t *testing.T) {
 	}
 }
 
+// WeChat is slow, and as many calls as allowed are under way. Further logins get 503 at
+// once, with their codes unspent.
 func TestLoginsBeyondTheCapMustWait(t *testing.T) {
 	t.Parallel()
-	const most, beyond = 128, 10 // of calls under way, and logins that come on top
+	const most, beyond = 128, 10 // calls under way, and logins on top of them
 	r := rig.NewGateway(t)
 	w := r.WeChat
 	release := held(t, w, wechattest.Fault{Call: wechattest.Code2Session, Count: most})
@@ -169,6 +172,7 @@ func TestLoginsBeyondTheCapMustWait(t *testing.T) {
 	}
 }
 
+// WeChat takes three seconds for each call. The login must still succeed.
 func TestSlowWeChatStillLogsIn(t *testing.T) {
 	t.Parallel()
 	w := rig.NewWeChat(t)
@@ -184,7 +188,8 @@ func TestSlowWeChatStillLogsIn(t *testing.T) {
 	rig.WantCalls(t, w, 1, 1)
 }
 
-// Whoever answers in WeChat's place without its certificate gets no code and no secret.
+// An impostor in WeChat's place, without its certificate, must not receive a code or
+// the secret.
 func TestWeChatWithoutItsCertificate(t *testing.T) {
 	t.Parallel()
 	var reached atomic.Int64
@@ -207,7 +212,8 @@ func TestWeChatWithoutItsCertificate(t *testing.T) {
 	}
 }
 
-// 45011 may be the limit of one user. So one who meets it stops nobody else, and five do.
+// Errcode 45011 may be about the limit of one user. If one client meets it, others are
+// not stopped; if five do, the app pauses.
 func TestMinuteQuotaMetBySeveralClients(t *testing.T) {
 	t.Parallel()
 	proxies := "servers {\ntrusted_proxies static 127.0.0.1/32\ntrusted_proxies_strict\n}"
@@ -249,12 +255,12 @@ func TestMinuteQuotaMetBySeveralClients(t *testing.T) {
 	}
 }
 
-// Whatever stops one of WeChat's calls leaves the other one alone: who is known logs in
-// silently.
+// A pause of one of WeChat's calls does not affect the other one: known users still log
+// in silently.
 func TestPausedCallLeavesTheOtherAlone(t *testing.T) {
 	for name, tc := range map[string]struct {
 		fault wechattest.Fault
-		tries int // until the call is not made any more
+		tries int // until the call is no longer made
 	}{
 		"the day's quota is used up": {wechattest.Fault{Kind: wechattest.Errcode, Errcode: 45009, Count: -1}, 1},
 		"it fails all the time":      {wechattest.Fault{Kind: wechattest.Reset, Count: -1}, 10},
@@ -287,6 +293,8 @@ func TestPausedCallLeavesTheOtherAlone(t *testing.T) {
 	}
 }
 
+// A team fetches access tokens by a central service, which the gateway asks instead of
+// WeChat.
 func TestAccessTokenOfACentralService(t *testing.T) {
 	t.Parallel()
 	w := rig.NewWeChat(t)
