@@ -18,6 +18,9 @@ type Queries struct {
 	Check Query
 	// Erase deletes the user with the id :id. Without it the row stays.
 	Erase Query
+	// Phone gives the user :id the number of the other parameters, which are those of
+	// Create; all are NULL where the number is taken away. Without it no number changes.
+	Phone Query
 }
 
 // QueryError is the error for a query that is certainly a mistake.

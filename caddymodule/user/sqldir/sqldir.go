@@ -183,7 +183,7 @@ func (d *Directory) Open(ctx context.Context) error {
 		for _, q := range []struct {
 			name  string
 			query Query
-		}{{"create", d.Queries.Create}, {"erase", d.Queries.Erase}} {
+		}{{"create", d.Queries.Create}, {"erase", d.Queries.Erase}, {"phone", d.Queries.Phone}} {
 			if q.query.IsZero() {
 				continue
 			}

@@ -7,13 +7,16 @@
 //	{"type":"user.login","appid","openid","unionid","phone","country","national","userId","rebound"}
 //	{"type":"user.check","userId"}
 //	{"type":"user.erase","userId"}
+//	{"type":"user.phone","userId","phone","country","national"}
 //
 // with null for every unknown value. The answer to a login or a check has status 200
 // (or 201 if this login created the user) and the body
 //
 //	{"id": "…", "userInfo": {…}, "claims": {…}, "disabled": false}
 //
-// in which only id is required. The answer to an erasure is any 2xx. Status 404 means
+// in which only id is required. The answer to an erasure is any 2xx. The answer to
+// user.phone, by which a user gets another number or (null) none, is 200 with the same
+// "phone", or 409 if the number is another user's. Status 404 means
 // that there is no such user and, for a login with a phone number, that none is
 // created.
 package webhook
