@@ -38,6 +38,11 @@ type SQLUsers struct {
 	// Deletes the user :id. Without it their row stays.
 	EraseQuery string `json:"erase,omitempty"`
 
+	// Gives the user :id the number in :phone, or :country and :national; all three are
+	// NULL where the number is taken away. It must change one row. Without it users cannot
+	// change their number.
+	PhoneQuery string `json:"phone,omitempty"`
+
 	// The name of this directory. A store belongs to the directory whose name it has: write
 	// one where the database moves to another host, or where two queries find the same
 	// people by the same ids. May contain placeholders. Default: sql and the URL without
@@ -60,6 +65,7 @@ func (*SQLUsers) CaddyModule() caddy.ModuleInfo {
 //	    create <query>
 //	    check  <query>
 //	    erase  <query>
+//	    phone  <query>
 //	    realm  <name>
 //	}
 func (u *SQLUsers) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
@@ -68,7 +74,7 @@ func (u *SQLUsers) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	}
 	return moduleUnmarshal(d, subdirective{
 		name: "users sql", usage: "<url> { find … }", least: 1, most: 1, set: text(&u.URL),
-		block: []subdirective{query("find", &u.FindQuery), query("create", &u.CreateQuery), query("check", &u.CheckQuery), query("erase", &u.EraseQuery),
+		block: []subdirective{query("find", &u.FindQuery), query("create", &u.CreateQuery), query("check", &u.CheckQuery), query("erase", &u.EraseQuery), query("phone", &u.PhoneQuery),
 			{name: "realm", usage: "<name>", least: 1, most: 1, set: text(&u.Realm)}},
 	}, func(look lookup) error {
 		_, _, err := u.resolve(look)
@@ -131,7 +137,7 @@ func (u *SQLUsers) resolve(look lookup) (address string, q sqldir.Queries, err e
 	if err != nil {
 		return "", q, misset("users sql", err)
 	}
-	for _, set := range [][2]string{{"find", u.FindQuery}, {"create", u.CreateQuery}, {"check", u.CheckQuery}, {"erase", u.EraseQuery}} {
+	for _, set := range [][2]string{{"find", u.FindQuery}, {"create", u.CreateQuery}, {"check", u.CheckQuery}, {"erase", u.EraseQuery}, {"phone", u.PhoneQuery}} {
 		// Other braces are SQL's: '{}' is an empty JSON object or array.
 		for _, p := range placeholder.FindAllString(set[1], -1) {
 			if strings.HasPrefix(p, "{env.") || strings.HasPrefix(p, "{file.") {
@@ -139,9 +145,9 @@ func (u *SQLUsers) resolve(look lookup) (address string, q sqldir.Queries, err e
 			}
 		}
 	}
-	q, err = sqldir.ParseQueries(u.FindQuery, u.CreateQuery, u.CheckQuery, u.EraseQuery, mysql)
+	q, err = u.queries(mysql)
 	if err != nil && !known { // which kind of SQL it is, is seen where it is served
-		if other, e := sqldir.ParseQueries(u.FindQuery, u.CreateQuery, u.CheckQuery, u.EraseQuery, true); e == nil {
+		if other, e := u.queries(true); e == nil {
 			return address, other, nil
 		}
 	}
@@ -150,6 +156,23 @@ func (u *SQLUsers) resolve(look lookup) (address string, q sqldir.Queries, err e
 		return "", q, misset("users sql "+qe.Name, errors.Unwrap(err))
 	}
 	return address, q, err
+}
+
+// queries parses the queries for a kind of database.
+func (u *SQLUsers) queries(mysql bool) (sqldir.Queries, error) {
+	q, err := sqldir.ParseQueries(u.FindQuery, u.CreateQuery, u.CheckQuery, u.EraseQuery, mysql)
+	if err != nil {
+		return q, err
+	}
+	return q, q.ParsePhone(u.PhoneQuery, mysql)
+}
+
+// ChangesPhones reports whether the query phone is configured.
+func (u *SQLUsers) ChangesPhones() bool { return u.PhoneQuery != "" }
+
+// ChangePhone implements [user.PhoneChanger].
+func (u *SQLUsers) ChangePhone(ctx context.Context, id string, to user.Phone) error {
+	return user.ChangePhone(ctx, u.userDirectory, id, to)
 }
 
 // foreignPool holds the databases of users' tables by their address: foreignDB.
@@ -177,6 +200,7 @@ var (
 	_ caddy.CleanerUpper    = (*SQLUsers)(nil)
 	_ caddyfile.Unmarshaler = (*SQLUsers)(nil)
 	_ user.Directory        = (*SQLUsers)(nil)
+	_ user.PhoneChanger     = (*SQLUsers)(nil)
 	_ UsersOpener           = (*SQLUsers)(nil)
 	_ UsersHolder           = (*SQLUsers)(nil)
 )

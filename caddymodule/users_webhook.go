@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"context"
 	"errors"
 	"net/http"
 
@@ -90,6 +91,11 @@ func (w *WebhookUsers) Hold() (release func()) {
 	return func() { _, _ = webhookPool.Delete(webhookKey) }
 }
 
+// ChangePhone implements [user.PhoneChanger].
+func (w *WebhookUsers) ChangePhone(ctx context.Context, id string, to user.Phone) error {
+	return user.ChangePhone(ctx, w.userDirectory, id, to)
+}
+
 // resolve works out what the settings mean, as far as look knows them.
 func (w *WebhookUsers) resolve(look lookup) (*webhook.Directory, error) {
 	d := new(webhook.Directory)
@@ -158,5 +164,6 @@ var (
 	_ caddy.CleanerUpper    = (*WebhookUsers)(nil)
 	_ caddyfile.Unmarshaler = (*WebhookUsers)(nil)
 	_ user.Directory        = (*WebhookUsers)(nil)
+	_ user.PhoneChanger     = (*WebhookUsers)(nil)
 	_ UsersHolder           = (*WebhookUsers)(nil)
 )
