@@ -13,6 +13,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/api"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/clock"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/store"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/token"
@@ -35,7 +36,7 @@ const (
 // own; the directives reach it by name.
 type Background struct {
 	log     *zap.Logger
-	metrics *metrics
+	metrics *api.Metrics
 	mu      sync.Mutex
 	sites   []*site
 	rings   map[ringKey]*token.RingSettings
@@ -53,7 +54,7 @@ func (*Background) CaddyModule() caddy.ModuleInfo {
 func (a *Background) Provision(ctx caddy.Context) error {
 	a.log = ctx.Logger()
 	var err error
-	a.metrics, err = newMetrics(ctx.GetMetricsRegistry(), a.feedAge)
+	a.metrics, err = api.NewMetrics(ctx.GetMetricsRegistry(), a.feedAge)
 	return err
 }
 
@@ -182,7 +183,7 @@ func (a *Background) refuse(opened, users []error) error {
 func (a *Background) logAway(s *site, err error) {
 	message := "the store does not answer; logins and tokens wait for it"
 	switch {
-	case s.live.Load() != nil:
+	case s.open.Load() != nil:
 		message = "the store does not answer; tokens are accepted by what the former configuration had opened, and logins wait"
 	case errors.Is(err, store.ErrReadOnly):
 		message = "the store cannot be written; logins and tokens wait until it can"
@@ -251,7 +252,7 @@ func (a *Background) keepFresh(ctx context.Context, s *site, feed, ring bool) {
 		wg.Go(func() {
 			for clock.Sleep(ctx, ringEvery) {
 				if err := s.loadRing(ctx); err != nil && ctx.Err() == nil {
-					a.log.Error("reading the key ring", append(remedyOf(err), zap.Error(err))...)
+					a.log.Error("reading the key ring", append(api.Remedy(err), zap.Error(err))...)
 				}
 			}
 		})

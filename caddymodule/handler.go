@@ -8,6 +8,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/api"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/gate"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/token"
@@ -23,17 +24,20 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if caddyhttp.GetVar(r.Context(), passedVar) != nil {
 		// The second one would remove what the first has set.
 		s.log.Error("a request reached a second wx_auth: put one on each way, and let paths differ by public, optional and the matcher")
-		return refuse(w, r, problem.New(problem.Misconfigured).WithStatus(http.StatusInternalServerError))
+		return s.api.Refuse(w, r, problem.New(problem.Misconfigured).WithStatus(http.StatusInternalServerError))
 	}
 	caddyhttp.SetVar(r.Context(), passedVar, true)
 
 	in := h.enter(r)
 	if in.ours {
-		return s.serveEndpoint(w, in.r, in.rest, in.aliased)
+		if in.route.Verify { // the identity in the answer's headers keeps out of the access log
+			caddyhttp.SetVar(in.r.Context(), caddyhttp.LogSkipVar, true)
+		}
+		return s.api.Serve(w, in.r, in.route)
 	}
 	if in.Refusal != nil {
-		s.metrics.refused(in.Refusal.Code)
-		return refuse(w, in.r, in.Refusal)
+		s.api.Metrics.Refused(in.Refusal.Code)
+		return s.api.Refuse(w, in.r, in.Refusal)
 	}
 	setPlaceholders(in.r, in.Caller)
 	if in.Caller == nil {
@@ -47,11 +51,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 
 // entry is what has become of a request.
 type entry struct {
-	r    *http.Request // to go on with
-	ours bool          // it is for an endpoint of ours:
-	rest string        // what follows the prefix
-	// aliased: see call
-	aliased bool
+	r     *http.Request // to go on with
+	ours  bool          // it is for an endpoint of ours
+	route api.Route
 	gate.Decision
 }
 
@@ -60,20 +62,16 @@ func (h *Handler) enter(r *http.Request) (in entry) {
 	in.r = r
 	defer func() {
 		if p := recover(); p != nil {
-			in.ours, in.Decision = false, gate.Decision{Refusal: h.site.panicked("panic at the gate", p)}
+			in.ours, in.Decision = false, gate.Decision{Refusal: h.site.api.Panicked("panic at the gate", p)}
 		}
 	}()
-	in.rest, in.ours = h.site.underPrefix(r)
-	verify := in.ours && isVerify(in.rest)
-	if verify { // before Prepare takes away what is looked for
-		in.aliased = h.site.aliased(r)
-	}
+	in.route, in.ours = h.site.api.Route(r) // before Prepare takes away what it looks at
 	in.r = h.site.gate.Prepare(r)
-	if in.ours && (verify || r.Method != http.MethodTrace) {
+	if in.ours && (in.route.Verify || r.Method != http.MethodTrace) {
 		return in
 	}
 	in.ours = false
-	h.site.ready(r.Context())
+	h.site.Ready(r.Context())
 	query := r.URL.RawQuery
 	in.Decision = h.site.gate.Enter(in.r, h.protects, time.Now())
 	if r.URL.RawQuery != query {
@@ -144,6 +142,30 @@ func setPlaceholders(r *http.Request, caller *token.Identity) {
 func ofNobody(key string) (any, bool) {
 	_, ok := placeholders[key]
 	return "", ok
+}
+
+// clientIP is the client's address as Caddy resolves it: a header counts only from a
+// proxy that Caddy trusts.
+func clientIP(r *http.Request) string {
+	ip, _ := caddyhttp.GetVar(r.Context(), caddyhttp.ClientIPVarKey).(string)
+	return ip
+}
+
+// trustedProxy reports whether Caddy takes the peer for one of its trusted proxies.
+func trustedProxy(r *http.Request) bool {
+	trusted, _ := caddyhttp.GetVar(r.Context(), caddyhttp.TrustedProxyVarKey).(bool)
+	return trusted
+}
+
+// requestID returns the id that Caddy gives the request, which its logs can
+// show as {http.request.uuid}.
+func requestID(r *http.Request) string {
+	repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	if !ok {
+		return ""
+	}
+	id, _ := repl.GetString("http.request.uuid")
+	return id
 }
 
 // Interface guards

@@ -9,18 +9,18 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/api"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/store"
 )
 
 // readyTimeout is how long a request waits for a store that is not open yet.
 const readyTimeout = 2 * time.Second
 
-// ready returns the site's live half. Caddy starts its apps in no fixed order, so a
+// Ready returns what is made with the store's keys. Caddy starts its apps in no fixed order, so a
 // request may come before the store is open, and waits for that. It returns nil if that
 // takes too long or fails; from then on no request waits, not even a public one.
-func (s *site) ready(ctx context.Context) *live {
-	if l := s.live.Load(); l != nil || s.away.Load() {
+func (s *site) Ready(ctx context.Context) *api.Opened {
+	if l := s.open.Load(); l != nil || s.away.Load() {
 		return l
 	}
 	timeout := time.NewTimer(readyTimeout)
@@ -31,16 +31,17 @@ func (s *site) ready(ctx context.Context) *live {
 		s.away.Store(true)
 	case <-ctx.Done():
 	}
-	return s.live.Load()
+	return s.open.Load()
 }
 
-// unopened is the answer of an endpoint that needs a store which is not open.
-func (s *site) unopened() *problem.Problem {
-	if s.fault.Load() != nil {
-		return problem.New(problem.Misconfigured)
-	}
-	return problem.New(problem.StoreUnavailable)
-}
+// IsOpen implements [api.Opening].
+func (s *site) IsOpen() bool { return s.open.Load() != nil }
+
+// Recorded implements [api.Opening].
+func (s *site) Recorded() bool { return s.recorded.Load() }
+
+// Misconfigured implements [api.Opening].
+func (s *site) Misconfigured() bool { return s.fault.Load() != nil }
 
 // resume goes on with what an earlier configuration with the same store and keys has
 // opened, so that its tokens stay good while the database is away. It asks nothing. The
@@ -61,7 +62,7 @@ func (s *site) resume() error {
 	if err != nil {
 		return err
 	}
-	s.live.Store(l)
+	s.open.Store(l)
 	s.recorded.Store(known)
 	return nil
 }
@@ -122,7 +123,7 @@ func (s *site) recordFor(ctx context.Context, limit time.Duration) error {
 			return err
 		}
 		s.shared.names.learn(s.names)
-		s.live.Store(l)
+		s.open.Store(l)
 		s.recorded.Store(true)
 		if changed {
 			what := "the find query of `users sql` has changed since the last load, or the user or the parameters of its URL"
@@ -159,7 +160,7 @@ func (s *site) opened(ctx context.Context, limit time.Duration, step func(contex
 	case err == nil:
 		s.fault.Store(nil)
 	case !errors.Is(err, store.ErrUnavailable) && ctx.Err() == nil:
-		s.live.Store(nil)
+		s.open.Store(nil)
 		s.recorded.Store(false)
 		s.fault.Store(&err)
 	}

@@ -3,15 +3,14 @@ package caddymodule
 import (
 	"crypto/rand"
 	"fmt"
-	"net/netip"
 	"strings"
 	"sync"
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/api"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/clock"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
-	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/ratelimit"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/store"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/token"
@@ -45,13 +44,8 @@ type shared struct {
 	feed    *session.Feed
 	chain   login.State
 
-	logins    ratelimit.Limiter[string]       // that WeChat refused, by client or session
-	refreshes ratelimit.Limiter[string]       // that advanced, by session
-	asks      ratelimit.Limiter[string]       // of an external directory, by purpose and session
-	wrongKeys ratelimit.Limiter[netip.Prefix] // wrong service keys, by client
-
+	api    api.State
 	names  knownNames
-	health health
 	isOpen chan struct{} // closed when the store is open for the first time
 	once   sync.Once
 }

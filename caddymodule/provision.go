@@ -6,6 +6,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/api"
 )
 
 // Provision checks the configuration and takes hold of what it shares with
@@ -48,10 +50,12 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	h.site.events = events.(*caddyevents.App)
 	h.site.directoryName, h.site.names = directory, set.storeNames(directory)
 	h.site.noStoreLine = h.Store == nil || h.Store.URL == ""
-	h.site.metrics = app.(*Background).metrics
+	h.site.api.Metrics = app.(*Background).metrics
 	server, _ := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
 	app.(*Background).warnNotStrict(server)
-	noteAliases(server)
+	if server != nil { // not in tests
+		server.RegisterConnContext(api.NoteAliases())
+	}
 	if err := app.(*Background).add(h.site); err != nil {
 		return err
 	}

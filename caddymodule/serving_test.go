@@ -17,6 +17,7 @@ import (
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
 
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/account"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat/wechattest"
@@ -70,6 +71,7 @@ func provision(t *testing.T, more ...string) (*serving, caddy.Context) {
 	var core zapcore.Core
 	core, s.logs = observer.New(zapcore.DebugLevel)
 	s.h.site.log = zap.New(core)
+	s.h.site.api.Log = s.h.site.log
 	return s, ctx
 }
 
@@ -123,6 +125,13 @@ func (s *serving) tap() wechattest.Codes {
 func loginBody(c wechattest.Codes) string {
 	raw, _ := json.Marshal(map[string]string{"code": c.Code, "phoneCode": c.PhoneCode})
 	return string(raw)
+}
+
+// pair is the answer of a login.
+type pair struct {
+	Token        string         `json:"token"`
+	RefreshToken string         `json:"refreshToken"`
+	UserInfo     map[string]any `json:"userInfo"`
 }
 
 func (s *serving) login() (p pair) {
@@ -201,7 +210,7 @@ func TestOperatorsMistakeIsLoggedAlthoughTheClientHungUp(t *testing.T) {
 
 func TestPanicInALoginIsAnErrorOfOurs(t *testing.T) {
 	s := serve(t)
-	s.h.site.live.Load().chain.Mint = nil
+	s.h.site.open.Load().Chain.Mint = nil
 	w := s.post("/auth/wx", loginBody(s.tap()))
 	if w.Code != http.StatusInternalServerError || !strings.Contains(w.Body.String(), string(problem.InternalError)) {
 		t.Errorf("%d %s", w.Code, w.Body)
@@ -307,7 +316,7 @@ func TestRefreshOfAUserWhoIsGone(t *testing.T) {
 		t.Fatal(err)
 	}
 	p = s.login()
-	s.h.site.directory = gone{s.h.site.directory}
+	s.h.site.open.Load().Accounts.Directory = gone{s.h.site.directory}
 	w = s.post("/auth/wx/refresh", `{"refreshToken":"`+p.RefreshToken+`"}`)
 	if w.Code != http.StatusUnauthorized || !strings.Contains(w.Body.String(), "session_ended") {
 		t.Errorf("gone: %d %s", w.Code, w.Body)
@@ -318,7 +327,7 @@ func TestRefreshOfAUserWhoIsGone(t *testing.T) {
 }
 
 func sessionOf(s *serving, p pair) string {
-	c, err := s.h.site.live.Load().verifier.VerifyExpired(s.h.site.keys(), p.Token, time.Now())
+	c, err := s.h.site.open.Load().Verifier.VerifyExpired(s.h.site.keys(), p.Token, time.Now())
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -368,6 +377,6 @@ func TestSitesThatShareKeys(t *testing.T) {
 }
 
 // gone is a directory that knows nobody any more.
-type gone struct{ directory }
+type gone struct{ account.Directory }
 
 func (gone) Check(context.Context, string) (user.User, error) { return user.User{}, user.ErrUnknown }

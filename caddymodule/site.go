@@ -11,32 +11,31 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 	"go.uber.org/zap"
 
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/account"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/api"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/event"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/gate"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/store"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/token"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
-	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
 )
 
 // site is one directive at work: the settings of its configuration and what it
 // shares with others by way of the pools.
 type site struct {
-	set     settings
-	log     *zap.Logger
-	ctx     caddy.Context
-	events  *caddyevents.App
-	metrics *metrics
+	set    settings
+	log    *zap.Logger
+	ctx    caddy.Context
+	events *caddyevents.App
+	api    api.Server
 
-	warnedPrivate, warnedForwarded atomic.Bool
-
-	apps      map[string]wechat.App
 	sharedKey sharedKey
 	shared    *shared
 	store     *store.Store
 	users     user.Directory // as it was loaded; nil: the store's own
-	directory directory
+	directory account.Directory
 	ringKey   ringKey
 	ring      *token.Ring // nil where the key is configured
 	cacheKey  string
@@ -57,32 +56,12 @@ type site struct {
 	identified func(identity string) error
 	identity   string // guarded by the app
 
-	opening  chan struct{}         // holds one element while somebody opens
-	prepared *store.Keys           // guarded by opening: the store's, once it is open
-	tried    chan struct{}         // closed when the first try to open has ended
-	live     atomic.Pointer[live]  // nil: no token is accepted
-	recorded atomic.Bool           // the store's names are ours: logins may come
-	fault    atomic.Pointer[error] // only the operator can fix it
-}
-
-// directory is where the users live, as far as a site has to do with it.
-type directory interface {
-	user.Directory
-	// SetDisabled says whether a user may log in and refresh. user.ErrUnknown:
-	// there is no such user. It ends no session, but none is opened any more.
-	SetDisabled(ctx context.Context, id string, disabled bool) error
-	// EraseLeft is Erase for a user who has left, unless an openid of theirs has
-	// logged in with a phone number meanwhile. ended are the sessions that ended.
-	EraseLeft(ctx context.Context, id string) (erased bool, ended []string, err error)
-}
-
-// live is what a site can only have once its store is open, as it is made with
-// the store's keys.
-type live struct {
-	sessions session.Sessions
-	verifier *token.Verifier
-	minter   login.Minter
-	chain    login.Chain
+	opening  chan struct{}              // holds one element while somebody opens
+	prepared *store.Keys                // guarded by opening: the store's, once it is open
+	tried    chan struct{}              // closed when the first try to open has ended
+	open     atomic.Pointer[api.Opened] // nil: no token is accepted
+	recorded atomic.Bool                // the store's names are ours: logins may come
+	fault    atomic.Pointer[error]      // only the operator can fix it
 }
 
 // newSite takes hold of what a directive needs. users is a directory that lives
@@ -90,12 +69,8 @@ type live struct {
 func newSite(ctx caddy.Context, log *zap.Logger, set settings, users user.Directory) (*site, error) {
 	s := &site{
 		set: set, log: log, ctx: ctx, users: users,
-		apps:      make(map[string]wechat.App),
 		sharedKey: sharedKey{set.Store.URL, set.Store.TablePrefix},
 		opening:   make(chan struct{}, 1), tried: make(chan struct{}),
-	}
-	for _, a := range set.Apps {
-		s.apps[a.ID] = a
 	}
 	var err error
 	if s.gate, err = gate.New(set.Gate, s); err != nil {
@@ -118,7 +93,28 @@ func newSite(ctx caddy.Context, log *zap.Logger, set settings, users user.Direct
 	}
 	s.cacheKey, s.cache = holdCache(set.Token.Policy, s.sharedKey, s.keysName())
 	s.wechatKey, s.wechat = holdWeChat(set.WeChat, s.sharedKey)
+	s.api = api.Server{
+		Settings: s.apiSettings(), Host: host, Opening: s, State: &s.shared.api, Gate: s.gate, Keys: s.keys,
+		Store: s.store, Directory: s.directory, Log: log, Emit: s.emit,
+	}
 	return s, nil
+}
+
+// host is what Caddy knows of a request and of itself.
+var host = api.Host{ClientIP: clientIP, TrustedProxy: trustedProxy, RequestID: requestID, Exiting: caddy.Exiting}
+
+func (s *site) apiSettings() api.Settings {
+	set := api.Settings{
+		Prefix: s.set.Endpoints, Apps: make(map[string]api.App), Cookie: s.set.Gate.Sources.Cookie, LoginRate: s.set.LoginRate,
+		LimitDirectory: s.users != nil,
+	}
+	for _, a := range s.set.Apps {
+		set.Apps[a.ID] = api.App{App: a, WeChat: s.set.WeChat.nameOf(a.ID), Push: s.set.Pushes[a.ID]}
+	}
+	if s.set.Service != nil {
+		set.ServiceKey = s.set.Service.is
+	}
+	return set
 }
 
 // keysName names the keys that sign here. Sites with different ones, though equal
@@ -141,9 +137,9 @@ func (s *site) close() error {
 	return errors.Join(err, err2)
 }
 
-// hold keeps the store and the connections open for work that outlives the
+// Hold keeps the store and the connections open for work that outlives the
 // configuration.
-func (s *site) hold() (release func()) {
+func (s *site) Hold() (release func()) {
 	if _, err := holdShared(s.sharedKey); err != nil {
 		return func() {}
 	}
@@ -186,8 +182,8 @@ func (s *site) loadRevoked(ctx context.Context) error {
 	return err
 }
 
-// assemble makes the live half with the store's keys.
-func (s *site) assemble(keys *store.Keys) (*live, error) {
+// assemble makes what needs the store's keys.
+func (s *site) assemble(keys *store.Keys) (*api.Opened, error) {
 	refresh, err := session.NewKeys(keys.RefreshMAC()...)
 	if err != nil {
 		return nil, err
@@ -197,27 +193,28 @@ func (s *site) assemble(keys *store.Keys) (*live, error) {
 		return nil, err
 	}
 	t := s.set.Token
-	l := &live{
-		verifier: token.NewVerifier(t.Policy, seal, s.cache),
-		minter: login.Minter{
+	o := &api.Opened{
+		Verifier: token.NewVerifier(t.Policy, seal, s.cache),
+		Minter: login.Minter{
 			Keys: s.keys, Seal: seal, Type: t.Type, Issuer: t.Issuer, Audience: t.Audience,
 			Lifetime: t.Lifetime, Plain: t.Claims, Check: s.gate.CheckValues,
 		},
-		sessions: session.Sessions{
+		Sessions: session.Sessions{
 			Store: s.store, Keys: refresh, Issuer: t.Issuer, Audience: t.Audience, Apps: t.Apps, Revoked: s.shared.revoked,
-			Allow: s.allowRefresh, Advanced: s.countRefresh, Settings: s.set.Session,
+			Allow: s.api.AllowRefresh, Advanced: s.api.CountRefresh, Settings: s.set.Session,
 		},
 	}
+	o.Accounts = account.Accounts{Directory: s.directory, Store: s.store, Sessions: o.Sessions, Mint: o.Minter.Mint, Emit: s.emit}
 	client := s.set.WeChat.client()
 	client.Tokens, client.Shared, client.Transport = s.wechat.tokens, sharedTokens{s.store}, s.wechat.transport
-	client.Log, client.Now = s.logWeChat, s.now
-	l.chain = login.Chain{
+	client.Log, client.Now = s.api.LogWeChat, s.now
+	o.Chain = login.Chain{
 		WeChat:    client,
-		Directory: s.directory, Store: s.store, Sessions: l.sessions, State: &s.shared.chain, Route: s.wechatKey,
+		Directory: s.directory, Store: s.store, Sessions: o.Sessions, State: &s.shared.chain, Route: s.wechatKey,
 		Settings: s.set.Login,
-		Mint:     l.minter.Mint, Hold: s.hold, Observe: observeStep, OnDone: s.settled,
+		Mint:     o.Minter.Mint, Hold: s.Hold, Observe: api.ObserveStep, OnDone: s.api.OnDone,
 	}
-	return l, nil
+	return o, nil
 }
 
 // now is the time as WeChat has it: a phone number that WeChat dates far from it is
@@ -245,8 +242,8 @@ func (s *site) Ours(raw string) bool {
 // Verify implements [gate.Tokens]: the signature and the claims, and then
 // whether the session has ended.
 func (s *site) Verify(raw string, now time.Time) (*token.Identity, error) {
-	l := s.live.Load()
-	if l == nil {
+	o := s.open.Load()
+	if o == nil {
 		switch {
 		case !s.Ours(raw):
 			return nil, token.ErrInvalid
@@ -256,7 +253,7 @@ func (s *site) Verify(raw string, now time.Time) (*token.Identity, error) {
 		return nil, gate.ErrUnavailable
 	}
 	ks := s.keys()
-	id, err := l.verifier.Verify(ks, raw, now)
+	id, err := o.Verifier.Verify(ks, raw, now)
 	if err != nil {
 		if s.ring != nil && ks.NamesUnknownKey(raw) {
 			s.readRingSoon(now)
@@ -280,13 +277,33 @@ func (s *site) readRingSoon(now time.Time) {
 	if now.UnixNano()-last < int64(strangerEvery) || !s.strangerAt.CompareAndSwap(last, now.UnixNano()) {
 		return
 	}
-	release := s.hold()
+	release := s.Hold()
 	go func() {
 		defer release()
 		ctx, cancel := context.WithTimeout(context.Background(), openTimeout)
 		defer cancel()
 		if err := s.loadRing(ctx); err != nil {
-			s.log.Warn("reading the key ring", append(remedyOf(err), zap.Error(err))...)
+			s.log.Warn("reading the key ring", append(api.Remedy(err), zap.Error(err))...)
+		}
+	}()
+}
+
+// emit hands events to Caddy's events app, if there are handlers for events, in this
+// order. The answer is settled by then: a handler can neither change nor delay it.
+func (s *site) emit(events ...event.Event) {
+	if s.events == nil || len(events) == 0 {
+		return
+	}
+	go func() {
+		defer func() {
+			if p := recover(); p != nil { // no server recovers it here
+				s.log.Error("panic in a handler of events", zap.String("kind", fmt.Sprintf("%T", p)), zap.Stack("stack"))
+			}
+		}()
+		for _, e := range events {
+			data := e.Data()
+			data["issuer"] = s.set.Token.Issuer
+			s.events.Emit(s.ctx, e.Name(), data)
 		}
 	}()
 }

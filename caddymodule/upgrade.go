@@ -12,6 +12,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/conn"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/token"
 )
@@ -37,7 +38,7 @@ func (s *site) serveUpgrade(w http.ResponseWriter, given, r *http.Request, calle
 		// Over HTTP/2 and HTTP/3 nobody takes the connection: the stream is the
 		// connection. The server's own writer ends it, as Caddy's around it is for
 		// one goroutine.
-		u.begin(stream{innermost(w)})
+		u.begin(stream{conn.Innermost(w)})
 	}
 	return forward(u, given, r.WithContext(ctx), next) // what asks for an upgrade may be an upload all the same
 }
@@ -49,16 +50,6 @@ type stream struct{ http.ResponseWriter }
 func (s stream) Close() error {
 	rc, past := http.NewResponseController(s.ResponseWriter), time.Unix(1, 0)
 	return errors.Join(rc.SetReadDeadline(past), rc.SetWriteDeadline(past))
-}
-
-func innermost(w http.ResponseWriter) http.ResponseWriter {
-	for {
-		u, ok := w.(interface{ Unwrap() http.ResponseWriter })
-		if !ok {
-			return w
-		}
-		w = u.Unwrap()
-	}
 }
 
 // upgrade is the way of an answer that may become a connection. There is one for

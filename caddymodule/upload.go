@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/conn"
 )
 
 // forward passes a request on. A body that cannot be read to its end is the client's
@@ -43,7 +45,7 @@ func forward(w http.ResponseWriter, given, r *http.Request, next caddyhttp.Handl
 	}
 	if r.ProtoMajor == 1 {
 		w.Header().Set("Connection", "close") // nothing says where the next request begins
-		closeInSteps(w)
+		conn.CloseInSteps(w)
 	}
 	return he
 }

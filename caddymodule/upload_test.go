@@ -10,10 +10,12 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/api"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
 )
 
@@ -119,6 +121,12 @@ func TestBodyShorterThanAnnouncedIsNoWholeOne(t *testing.T) {
 func TestPanicAtTheGateLetsNothingThrough(t *testing.T) {
 	s := serve(t, "public /open")
 	s.h.matcher = caddyhttp.MatcherSet{panicking{}}
+	reg := prometheus.NewRegistry()
+	metrics, err := api.NewMetrics(reg, func(time.Time) time.Duration { return 0 })
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.h.site.api.Metrics = metrics
 	w := s.do(httptest.NewRequest("GET", "/x", nil))
 	if w.Code != http.StatusInternalServerError || !strings.Contains(w.Body.String(), string(problem.InternalError)) || strings.Contains(w.Body.String(), "a secret") {
 		t.Errorf("%d %s", w.Code, w.Body)
@@ -127,10 +135,14 @@ func TestPanicAtTheGateLetsNothingThrough(t *testing.T) {
 	if len(logged) != 1 || strings.Contains(fmt.Sprint(logged[0].ContextMap()["kind"]), "a secret") {
 		t.Errorf("log: %+v", s.logs.All())
 	}
-	reg := prometheus.NewRegistry()
-	reg.MustRegister(s.h.site.metrics.panics)
-	if counted, err := reg.Gather(); err != nil || counted[0].GetMetric()[0].GetCounter().GetValue() != 1 {
-		t.Errorf("counted %v, %v", counted, err)
+	counted, err := reg.Gather()
+	for _, m := range counted {
+		if m.GetName() == "wx_auth_panics_total" && m.GetMetric()[0].GetCounter().GetValue() != 1 {
+			t.Errorf("counted %v", m)
+		}
+	}
+	if err != nil {
+		t.Error(err)
 	}
 	if w := s.do(httptest.NewRequest("GET", "/open", nil)); w.Body.String() != "upstream" {
 		t.Errorf("%d %s", w.Code, w.Body)

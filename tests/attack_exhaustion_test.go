@@ -214,7 +214,7 @@ func TestAttackManyAddresses(t *testing.T) {
 // matcher, an endpoint, and the login chain.
 var panics = []rig.Change{
 	{File: "caddymodule/handler.go", Old: "if len(h.matcher) == 0 {", New: panicIf(`r.Header.Get("X-Panic") != ""`) + "if len(h.matcher) == 0 {"},
-	{File: "caddymodule/endpoint.go", Old: "return serve(c)\n", New: panicIf(`c.r.Header.Get("X-Panic") != ""`) + "return serve(c)\n"},
+	{File: "caddymodule/internal/api/endpoints.go", Old: "return serve(c)\n", New: panicIf(`c.r.Header.Get("X-Panic") != ""`) + "return serve(c)\n"},
 	{File: "caddymodule/internal/login/identify.go", Old: "if who, err = c.caller", New: panicIf(`r.Code == "0panic"`) + "if who, err = c.caller"},
 }
 

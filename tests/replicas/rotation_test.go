@@ -31,7 +31,7 @@ var thirtyTimesFaster = []rig.Change{
 	{File: "caddymodule/app.go", Old: "ringEvery = time.Minute", New: "ringEvery = 2 * time.Second"},
 	{File: "caddymodule/site.go", Old: "strangerEvery = 10 * time.Second", New: "strangerEvery = 333 * time.Millisecond"},
 	{File: "caddymodule/settings_token.go", Old: "leastRotate = time.Hour", New: "leastRotate = 10 * time.Second"},
-	{File: "caddymodule/endpoint_token.go", Old: `"max-age=300"`, New: `"max-age=10"`},
+	{File: "caddymodule/internal/api/me.go", Old: `"max-age=300"`, New: `"max-age=10"`},
 }
 
 var fasterBinary struct {

@@ -39,7 +39,7 @@ func newCast(t *testing.T, s *Store) *cast {
 	return &cast{t: t, s: s, at: now, open: make(map[string]string)}
 }
 
-func account(who, userID string, at time.Time) user.Binding {
+func bindingOf(who, userID string, at time.Time) user.Binding {
 	name, union := strings.CutPrefix(who, "+")
 	person, appid, _ := strings.Cut(name, "/")
 	b := user.Binding{AppID: appid, OpenID: person + "@" + appid, UserID: userID, PhoneAt: at}
@@ -52,7 +52,7 @@ func account(who, userID string, at time.Time) user.Binding {
 func (c *cast) play(i int, sc scene) {
 	c.t.Helper()
 	c.at = c.at.Add(time.Hour)
-	b := account(sc.who, sc.user, c.at)
+	b := bindingOf(sc.who, sc.user, c.at)
 	if sc.leaves {
 		left, err := c.s.Leave(c.t.Context(), b.AppID, b.OpenID, c.at, ending(c.at, settings.Until(c.at)))
 		if err != nil {
@@ -83,7 +83,7 @@ func (c *cast) play(i int, sc scene) {
 // silent reports whether an account logs in silently, and as whom.
 func (c *cast) silent(who string) string {
 	c.t.Helper()
-	b := account(who, "", c.at)
+	b := bindingOf(who, "", c.at)
 	known, err := c.s.Known(c.t.Context(), login.Account{AppID: b.AppID, OpenID: b.OpenID, UnionID: b.UnionID})
 	if err != nil {
 		c.t.Fatal(err)
@@ -342,7 +342,7 @@ func TestLoginThatWasOvertakenIsRefused(t *testing.T) {
 			id := fmt.Sprint("u", i)
 			c := newCast(t, s)
 			c.play(0, scene{who: who, user: id, rule: user.Replace})
-			hers := settlement(account(who, id, c.at), user.Replace, newSession(id, "wx", "o", c.at))
+			hers := settlement(bindingOf(who, id, c.at), user.Replace, newSession(id, "wx", "o", c.at))
 			hers.Session.AppID, hers.Session.OpenID = hers.Binding.AppID, hers.Binding.OpenID
 			hers.Begun = seen(t, s, byte(i))
 			c.play(1, scene{who: "bob/wx1", user: id, rule: user.Replace, rebound: true})
@@ -383,7 +383,7 @@ func TestSilentLoginBesideThatOfTheNewOwner(t *testing.T) {
 				home = "+alice/wx3" // which she logs in by
 			}
 			c.play(0, scene{who: home, user: id, rule: user.Replace})
-			b := account(silent, id, c.at)
+			b := bindingOf(silent, id, c.at)
 			hers := settlement(b, user.Replace, newSession(id, b.AppID, b.OpenID, c.at))
 			hers.Phone = user.Phone{}
 			known, err := s.Known(t.Context(), login.Account{AppID: b.AppID, OpenID: b.OpenID, UnionID: b.UnionID})
@@ -414,13 +414,13 @@ func TestMoveBesideALoginUnderDeny(t *testing.T) {
 			newCast(t, a).play(0, scene{who: alice, user: one, rule: user.Deny})
 			var wg sync.WaitGroup
 			wg.Go(func() {
-				x := account(alice, two, now)
+				x := bindingOf(alice, two, now)
 				if _, err := commit(t, a, settlement(x, user.Deny, newSession(two, x.AppID, x.OpenID, now))); err != nil {
 					t.Errorf("Alice: %v", err)
 				}
 			})
 			wg.Go(func() {
-				x := account(bob, one, now)
+				x := bindingOf(bob, one, now)
 				if _, err := commit(t, b, settlement(x, user.Deny, newSession(one, x.AppID, x.OpenID, now))); !errors.Is(err, user.ErrNewOpenID) {
 					t.Errorf("Bob: %v", err)
 				}
@@ -446,7 +446,7 @@ func TestOneLoginCodeOpensOneSession(t *testing.T) {
 				wg.Go(func() {
 					// Each with another phone code, and so another user.
 					id := fmt.Sprintf("u%d-%d", round, i)
-					l := settlement(account("alice/wx1", id, now), user.Keep, newSession(id, "wx1", "alice@wx1", now))
+					l := settlement(bindingOf("alice/wx1", id, now), user.Keep, newSession(id, "wx1", "alice@wx1", now))
 					l.Code = code
 					var err error
 					for range 4 { // as the chain does

@@ -5,24 +5,10 @@ import (
 	"database/sql"
 	"time"
 
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/account"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
-
-// Leaver is what becomes of an openid whose user has left the mini program.
-type Leaver struct {
-	// UserID is the user that the openid was bound to; empty if none.
-	UserID string
-	// Last reports that no other openid of the user, in any app, has a phone login
-	// left: then they are to be erased, see EraseLeft.
-	Last bool
-	// Returned reports that the openid logged in with a phone number after its
-	// user had left: then nothing is done.
-	Returned bool
-	// Ended are the sessions that ended. Of very many they are the first ones: EndOpenID
-	// ends the others.
-	Ended []string
-}
 
 // Leave ends the sessions of an openid, whose user left before the given time,
 // and detaches its binding. It may be done again with the same result.
@@ -31,9 +17,9 @@ type Leaver struct {
 // the next one with a phone number. So an erasure that failed can be repeated, and
 // nobody who left one app gets back into it silently by way of another that has the
 // same unionid.
-func (s *Store) Leave(ctx context.Context, appid, openid string, before time.Time, e session.Ending) (left Leaver, err error) {
+func (s *Store) Leave(ctx context.Context, appid, openid string, before time.Time, e session.Ending) (left account.Leaver, err error) {
 	err = s.rewrite(ctx, "ending an openid's sessions", func(t *tx) error {
-		left = Leaver{}
+		left = account.Leaver{}
 		const which = `WHERE appid = ? AND openid = ?`
 		b, bound, err := s.findBinding(t, which, appid, openid)
 		// As in Commit the user first, then the binding, which may be another's by now.

@@ -7,10 +7,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/account"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
-func leave(t *testing.T, s *Store, appid, openid string, before time.Time) Leaver {
+func leave(t *testing.T, s *Store, appid, openid string, before time.Time) account.Leaver {
 	t.Helper()
 	left, err := s.Leave(t.Context(), appid, openid, before, ending(now, settings.Until(now)))
 	if err != nil {

@@ -1,4 +1,4 @@
-package caddymodule
+package api
 
 import (
 	"context"
@@ -9,8 +9,10 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/event"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
 )
 
@@ -26,9 +28,9 @@ type attempt struct {
 
 type attemptKey struct{}
 
-// observeStep records how long a step of a login took. The steps of a login that others
+// ObserveStep records how long a step of a login took. The steps of a login that others
 // joined are in the log line of the request that started it.
-func observeStep(ctx context.Context, step string, took time.Duration, _ error) {
+func ObserveStep(ctx context.Context, step string, took time.Duration, _ error) {
 	a, ok := ctx.Value(attemptKey{}).(*attempt)
 	if !ok {
 		return
@@ -48,9 +50,9 @@ func (a *attempt) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 	return nil
 }
 
-// settled is called once for each login that has ended, whoever joined it or hung up: it
+// OnDone is called once for each login that has ended, whoever joined it or hung up: it
 // writes the log line, counts, and emits the events.
-func (s *site) settled(ctx context.Context, req login.Request, res login.Result, err error) {
+func (s *Server) OnDone(ctx context.Context, req login.Request, res login.Result, err error) {
 	a, ok := ctx.Value(attemptKey{}).(*attempt)
 	if !ok {
 		return
@@ -62,17 +64,17 @@ func (s *site) settled(ctx context.Context, req login.Request, res login.Result,
 		code = le.Code
 	case err != nil:
 		code = problem.InternalError
-		s.metrics.panics.Inc()
+		s.Metrics.panics.Inc()
 	}
 	a.limit.settle(le != nil && le.Refused, err == nil && !res.Replayed)
-	s.metrics.loggedIn(code)
+	s.Metrics.loggedIn(code)
 	s.logLogin(req, res, err, a)
 }
 
 // logLogin writes the one line of a login: what came of it, who it was and how
 // long each step took. What only the operator can fix is an error that says what to
 // do.
-func (s *site) logLogin(req login.Request, res login.Result, err error, a *attempt) {
+func (s *Server) logLogin(req login.Request, res login.Result, err error, a *attempt) {
 	kind := "phone"
 	if req.PhoneCode == "" {
 		kind = "silent"
@@ -84,7 +86,7 @@ func (s *site) logLogin(req login.Request, res login.Result, err error, a *attem
 			fields = append(fields, zap.String("phone", res.User.Phone.Masked()))
 		}
 		if len(res.Ended) > 0 {
-			fields = append(fields, zap.Strings("ended", named(res.Ended)))
+			fields = append(fields, zap.Strings("ended", endedOf(res.Ended).IDs))
 		}
 		if res.Replaced != "" {
 			fields = append(fields, zap.String("replaced", res.Replaced))
@@ -95,7 +97,7 @@ func (s *site) logLogin(req login.Request, res login.Result, err error, a *attem
 		if res.Replayed {
 			fields = append(fields, zap.Bool("replayed", true))
 		}
-		s.log.Info("login", fields...)
+		s.Log.Info("login", fields...)
 		s.emitLogin(res)
 		return
 	}
@@ -106,12 +108,12 @@ func (s *site) logLogin(req login.Request, res login.Result, err error, a *attem
 		if errors.As(err, &p) {
 			fields = append(fields, zap.String("stack", p.Stack))
 		}
-		s.log.Error("login failed", fields...)
+		s.Log.Error("login failed", fields...)
 		return
 	}
 	level := severity(le.Code)
 	fields = append(fields, zap.String("code", string(le.Code)), zap.Strings("renew", le.Renew))
-	s.emit(event{"wx_auth_refused", map[string]any{"appid": req.App.ID, "code": string(le.Code), "kind": kind}})
+	s.Emit(event.Refused(req.App.ID, le.Code, kind))
 	var we *wechat.Error
 	if errors.As(err, &we) {
 		fields = append(fields, wechatFields(we)...)
@@ -119,15 +121,42 @@ func (s *site) logLogin(req login.Request, res login.Result, err error, a *attem
 			level = zapcore.InfoLevel // it was logged before; one error is enough
 		}
 	} else if le.Cause != nil {
-		fields = append(append(fields, zap.NamedError("cause", le.Cause)), remedyOf(le.Cause)...)
+		fields = append(append(fields, zap.NamedError("cause", le.Cause)), Remedy(le.Cause)...)
 	}
-	if ce := s.log.Check(level, "login refused"); ce != nil {
+	if ce := s.Log.Check(level, "login refused"); ce != nil {
 		ce.Write(fields...)
 	}
 }
 
-// remedyOf is what the operator is to do about an error, where it says so.
-func remedyOf(err error) []zap.Field {
+// emitLogin emits a login that succeeded. Its codes sent again are no other login.
+func (s *Server) emitLogin(res login.Result) {
+	if res.Replayed {
+		return
+	}
+	var events []event.Event
+	if res.User.New {
+		events = append(events, event.UserCreated(res.User, res.Session))
+	}
+	if res.Rebound {
+		events = append(events, event.PhoneRebound(res.User, res.Session, endedOf(res.Ended)))
+	}
+	var replaced session.Ended
+	if res.Replaced != "" {
+		replaced.Add(res.Replaced)
+	}
+	events = append(events, event.Revoked(res.User.ID, replaced, session.ReasonReplaced)...)
+	events = append(events, event.Revoked(res.User.ID, res.Surplus, session.ReasonMax)...)
+	s.Emit(append(events, event.Login(res.User, res.Session))...)
+}
+
+// endedOf counts sessions that ended, and names a bounded number of them.
+func endedOf(ids []string) (ended session.Ended) {
+	ended.Add(ids...)
+	return ended
+}
+
+// Remedy is what the operator is to do about an error, where it says so.
+func Remedy(err error) []zap.Field {
 	var r interface{ Remedy() string }
 	if errors.As(err, &r) {
 		return []zap.Field{zap.String("remedy", r.Remedy())}
@@ -164,10 +193,10 @@ func wechatFields(e *wechat.Error) []zap.Field {
 	return fields
 }
 
-// logWeChat logs what went wrong with the access token in the background. A
+// LogWeChat logs what went wrong with the access token in the background. A
 // mistake of the operator's stops the calls for a while, in which the logins
 // that fail of it are no errors any more: this line is the one.
-func (s *site) logWeChat(e wechat.Event) {
+func (s *Server) LogWeChat(e wechat.Event) {
 	fields := []zap.Field{zap.String("appid", e.AppID)}
 	level := zapcore.WarnLevel
 	var we *wechat.Error
@@ -179,5 +208,5 @@ func (s *site) logWeChat(e wechat.Event) {
 	} else {
 		fields = append(fields, zap.Error(e.Err))
 	}
-	s.log.Log(level, "fetching the access token", fields...)
+	s.Log.Log(level, "fetching the access token", fields...)
 }

@@ -1,4 +1,4 @@
-package caddymodule
+package api
 
 import (
 	"context"
@@ -9,21 +9,20 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
-	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
 )
 
 // login takes the mini program's codes and answers a token: the phone login,
 // or without phoneCode the silent one.
 func (c *call) login() error {
 	if tooEarly(c.r) {
-		return refuse(c.w, c.r, problem.New(problem.TooEarly))
+		return c.refuse(problem.New(problem.TooEarly))
 	}
 	req, p := c.loginRequest()
 	if p != nil {
 		if p.Status == http.StatusBadRequest {
 			p = p.WithRenew(nil)
 		}
-		return refuse(c.w, c.r, p)
+		return c.refuse(p)
 	}
 	network, known := c.client()
 	if known {
@@ -31,10 +30,10 @@ func (c *call) login() error {
 	}
 	limit := c.limit(network, known, req.RefreshToken)
 	req.Admit = limit.reserve
-	a := &attempt{request: requestID(c.r), limit: limit}
-	res, err := c.live.chain.Login(context.WithValue(c.r.Context(), attemptKey{}, a), req)
+	a := &attempt{request: c.requestID(), limit: limit}
+	res, err := c.Chain.Login(context.WithValue(c.r.Context(), attemptKey{}, a), req)
 	if err != nil {
-		return refuse(c.w, c.r, loginProblem(err))
+		return c.refuse(loginProblem(err))
 	}
 	out := c.pair(res.Session, res.Token, res.RefreshToken)
 	out.UserInfo = userInfo(res.User)
@@ -67,7 +66,7 @@ func loginProblem(err error) *problem.Problem {
 }
 
 func (c *call) loginRequest() (login.Request, *problem.Problem) {
-	req := login.Request{UserAgent: c.r.UserAgent(), Address: clientIP(c.r)}
+	req := login.Request{UserAgent: c.r.UserAgent(), Address: c.address()}
 	var appid string
 	p := readJSON(c.w, c.r, map[string]any{"code": &req.Code, "phoneCode": &req.PhoneCode, "appid": &appid, "refreshToken": (*optional)(&req.RefreshToken)})
 	if p != nil {
@@ -81,8 +80,8 @@ func (c *call) loginRequest() (login.Request, *problem.Problem) {
 	case req.PhoneCode != "" && !isCode(req.PhoneCode):
 		return req, problem.Invalid("phoneCode must be what the phone button gave: 1 to 256 visible ASCII characters.")
 	}
-	app, p := c.site.app(appid, c.r)
-	req.App, req.WeChat = app, c.site.set.WeChat.nameOf(app.ID)
+	app, p := c.app(appid, c.r)
+	req.App, req.WeChat = app.App, app.WeChat
 	return req, p
 }
 
@@ -97,26 +96,26 @@ func isCode(s string) bool {
 
 // app chooses the mini program that the codes belong to: the one named in the
 // body, else the one that the Referer hints at, else the only one.
-func (s *site) app(appid string, r *http.Request) (wechat.App, *problem.Problem) {
+func (s *Server) app(appid string, r *http.Request) (App, *problem.Problem) {
 	if appid != "" {
-		if a, ok := s.apps[appid]; ok {
+		if a, ok := s.Apps[appid]; ok {
 			return a, nil
 		}
-		return wechat.App{}, problem.Invalid("appid names a mini program that is not served here.")
+		return App{}, problem.Invalid("appid names a mini program that is not served here.")
 	}
 	if rest, ok := strings.CutPrefix(r.Referer(), "https://servicewechat.com/"); ok {
 		hint, _, _ := strings.Cut(rest, "/")
-		if a, ok := s.apps[hint]; ok {
+		if a, ok := s.Apps[hint]; ok {
 			return a, nil
 		}
 	}
-	if len(s.apps) > 1 {
-		return wechat.App{}, problem.Invalid("appid is missing: several mini programs are served here.")
+	if len(s.Apps) > 1 {
+		return App{}, problem.Invalid("appid is missing: several mini programs are served here.")
 	}
-	for _, a := range s.apps {
+	for _, a := range s.Apps {
 		return a, nil
 	}
-	return wechat.App{}, problem.New(problem.Misconfigured)
+	return App{}, problem.New(problem.Misconfigured)
 }
 
 // userInfo returns the user as answers show it. Our members win over those that the

@@ -1,4 +1,4 @@
-package caddymodule
+package api
 
 import (
 	"context"
@@ -6,8 +6,6 @@ import (
 	"net/http"
 	"strings"
 	"sync"
-
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
 // A proxy that asks /verify passes the client's own headers on to its service. Where
@@ -19,30 +17,27 @@ import (
 // names of a request, a []string.
 type aliasKey struct{}
 
-// noteAliases has odd header names noted in all requests of a server that go to an
-// endpoint of forward auth.
-func noteAliases(server *caddyhttp.Server) {
-	if server == nil {
-		return // in tests
-	}
+// NoteAliases returns what a server is to do with each connection, so that odd header
+// names are noted in all requests that go to an endpoint of forward auth.
+func NoteAliases() func(context.Context, net.Conn) context.Context {
 	// Each connection passes this before its first request, so nothing reads the
 	// handler while it is replaced.
 	var once sync.Once
-	server.RegisterConnContext(func(ctx context.Context, _ net.Conn) context.Context {
+	return func(ctx context.Context, _ net.Conn) context.Context {
 		once.Do(func() {
 			hs, ok := ctx.Value(http.ServerContextKey).(*http.Server)
 			if !ok {
 				return
 			}
-			if _, noted := hs.Handler.(aliasNoter); !noted { // by another wx_auth of the server
+			if _, noted := hs.Handler.(aliasNoter); !noted { // by another site of the server
 				hs.Handler = aliasNoter{hs.Handler}
 			}
 		})
 		return ctx
-	})
+	}
 }
 
-// aliasNoter is the handler around Caddy's own.
+// aliasNoter is the handler around the server's own.
 type aliasNoter struct{ http.Handler }
 
 func (n aliasNoter) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -70,15 +65,15 @@ func oddNames(h http.Header) (odd []string) {
 
 // aliased reports whether a request to /verify has a header that a backend may take
 // for one of our identity headers, but whose name the proxy does not.
-func (s *site) aliased(r *http.Request) bool {
+func (s *Server) aliased(r *http.Request) bool {
 	noted, _ := r.Context().Value(aliasKey{}).([]string)
 	for _, name := range noted {
-		if s.gate.Alias(name) {
+		if s.Gate.Alias(name) {
 			return true
 		}
 	}
 	for name := range r.Header { // over HTTP/3 nothing was noted
-		if s.gate.Alias(name) {
+		if s.Gate.Alias(name) {
 			return true
 		}
 	}

@@ -1,4 +1,4 @@
-package caddymodule
+package api
 
 import (
 	"context"
@@ -8,6 +8,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/event"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/token"
@@ -29,7 +30,7 @@ func (c *call) logout() error {
 	var refreshToken string
 	var all bool
 	if p := readOptionalJSON(c.w, c.r, map[string]any{"refreshToken": &refreshToken, "all": &all}); p != nil {
-		return refuse(c.w, c.r, p)
+		return c.refuse(p)
 	}
 	ctx, done := c.seenThrough()
 	defer done()
@@ -38,22 +39,22 @@ func (c *call) logout() error {
 		if p.Status == http.StatusUnauthorized && p.Code != problem.TokenMissing {
 			c.setCookie("", 0) // it is of no use. Without one, the request may be another site's.
 		}
-		return refuse(c.w, c.r, p)
+		return c.refuse(p)
 	}
 	var ended session.Ended
 	for _, one := range list {
 		some, err := c.end(ctx, one, all)
 		ended.Join(some)
 		if err != nil {
-			return refuse(c.w, c.r, c.storeFailed("logging out", err))
+			return c.refuse(c.storeFailed("logging out", err))
 		}
 	}
 	c.loggedOut(list, all, ended)
 	c.setCookie("", 0)
 	if all && !slices.ContainsFunc(list, func(s shownSession) bool { return s.live }) {
-		return refuse(c.w, c.r, problem.New(problem.SessionEnded))
+		return c.refuse(problem.New(problem.SessionEnded))
 	}
-	return answer(c.w, c.r, http.StatusNoContent, "", nil)
+	return c.answer(http.StatusNoContent, "", nil)
 }
 
 // shownSessions are those of the token and of the refresh token. Of a session
@@ -76,7 +77,7 @@ func (c *call) shownSessions(ctx context.Context, refreshToken string, all bool)
 	if refreshToken == "" {
 		return list, nil
 	}
-	s, err := c.live.sessions.ByRefreshToken(ctx, refreshToken)
+	s, err := c.Sessions.ByRefreshToken(ctx, refreshToken)
 	switch {
 	case errors.Is(err, session.ErrRefreshInvalid):
 		if caller == nil {
@@ -88,7 +89,7 @@ func (c *call) shownSessions(ctx context.Context, refreshToken string, all bool)
 	default:
 		one := shownSession{id: s.ID, userID: s.UserID, reason: session.ReasonLogout}
 		if all {
-			worth := c.live.sessions.CheckRefreshToken(refreshToken, s, c.now)
+			worth := c.Sessions.CheckRefreshToken(refreshToken, s, c.now)
 			one.live = worth == nil
 			if errors.Is(worth, session.ErrReuse) {
 				one.reason = session.ReasonRevoked
@@ -106,11 +107,11 @@ func (c *call) tokenLives(ctx context.Context, caller *token.Identity) (bool, er
 	if _, p := c.caller(); p != nil {
 		return false, nil
 	}
-	s, err := c.site.store.Session(ctx, caller.SessionID())
+	s, err := c.Store.Session(ctx, caller.SessionID())
 	if errors.Is(err, session.ErrNotFound) {
 		return false, nil
 	}
-	return err == nil && s.UserID == caller.Subject() && !c.live.sessions.Over(s, c.now), err
+	return err == nil && s.UserID == caller.Subject() && !c.Sessions.Over(s, c.now), err
 }
 
 // end ends what was shown: all sessions of its user if it is asked to and what
@@ -118,20 +119,10 @@ func (c *call) tokenLives(ctx context.Context, caller *token.Identity) (bool, er
 // no answer reports a logout that did not happen.
 func (c *call) end(ctx context.Context, one shownSession, all bool) (session.Ended, error) {
 	if !all || !one.live {
-		return c.endOne(ctx, one.id, one.userID, one.reason)
+		return c.Accounts.End(ctx, session.Session{ID: one.id, UserID: one.userID}, one.reason, c.now)
 	}
-	ended, err := c.live.sessions.EndUserBy(ctx, one.id, one.userID, one.reason, c.now)
-	c.emitEnded(one.userID, ended, one.reason)
-	return ended, err
-}
-
-// endOne ends a session.
-func (c *call) endOne(ctx context.Context, id, userID string, reason session.Reason) (ended session.Ended, err error) {
-	did, err := c.live.sessions.End(ctx, id, reason, c.now)
-	if did && err == nil {
-		ended.Add(id)
-		c.emitEnded(userID, ended, reason)
-	}
+	ended, err := c.Sessions.EndUserBy(ctx, one.id, one.userID, one.reason, c.now)
+	c.Emit(event.Revoked(one.userID, ended, one.reason)...)
 	return ended, err
 }
 
@@ -143,6 +134,6 @@ func (c *call) loggedOut(list []shownSession, all bool, ended session.Ended) {
 			users = append(users, one.userID)
 		}
 	}
-	c.site.log.Info("logout", zap.Strings("users", users), zap.Bool("all", all), zap.Int("ended", ended.Count),
-		zap.Strings("sessions", ended.IDs), zap.String("address", clientIP(c.r)), zap.String("request", requestID(c.r)))
+	c.Log.Info("logout", zap.Strings("users", users), zap.Bool("all", all), zap.Int("ended", ended.Count),
+		zap.Strings("sessions", ended.IDs), zap.String("address", c.address()), zap.String("request", c.requestID()))
 }

@@ -1,4 +1,4 @@
-package caddymodule
+package api
 
 import (
 	"errors"
@@ -12,39 +12,39 @@ import (
 func (c *call) me() error {
 	caller, p := c.caller()
 	if p != nil {
-		return refuse(c.w, c.r, p)
+		return c.refuse(p)
 	}
 	var u user.User
 	err := c.mayAsk("me", caller.SessionID())
 	if err == nil {
-		u, err = c.site.directory.Check(c.r.Context(), caller.Subject())
+		u, err = c.Directory.Check(c.r.Context(), caller.Subject())
 	}
 	var much tooMany
 	switch {
 	case errors.As(err, &much):
-		return refuse(c.w, c.r, much.problem())
+		return c.refuse(much.problem())
 	case errors.Is(err, user.ErrUnknown):
 		p := problem.New(problem.SessionEnded)
 		p.Detail = "This user does not exist any more."
-		return refuse(c.w, c.r, p)
+		return c.refuse(p)
 	case errors.Is(err, user.ErrMisconfigured):
 		c.storeFailed("looking up a user", err)
-		return refuse(c.w, c.r, problem.New(problem.Misconfigured))
+		return c.refuse(problem.New(problem.Misconfigured))
 	case err != nil:
 		c.storeFailed("looking up a user", err)
-		return refuse(c.w, c.r, problem.New(problem.DirectoryUnavailable))
+		return c.refuse(problem.New(problem.DirectoryUnavailable))
 	case u.Disabled:
-		return refuse(c.w, c.r, problem.New(problem.UserDisabled))
+		return c.refuse(problem.New(problem.UserDisabled))
 	}
 	if u.Phone.IsZero() { // the directory returns none
 		u.Phone, _ = user.ParsePhone("", caller.Phone())
 	}
-	return answer(c.w, c.r, http.StatusOK, "application/json", userInfo(u))
+	return c.answer(http.StatusOK, "application/json", userInfo(u))
 }
 
 // jwks answers the public keys, for backends that verify tokens themselves.
 func (c *call) jwks() error {
-	body := c.site.keys().JWKS()
+	body := c.Keys().JWKS()
 	h := c.w.Header()
 	h.Set("Cache-Control", "max-age=300")
 	h.Set("Content-Type", "application/json")

@@ -1,4 +1,4 @@
-package caddymodule
+package api
 
 import (
 	"context"
@@ -6,10 +6,6 @@ import (
 	"net/http"
 	"sync"
 	"time"
-
-	"github.com/caddyserver/caddy/v2"
-
-	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/store"
 )
 
 // The health checks are for load balancers, orchestrators and people. None of them asks
@@ -20,36 +16,35 @@ func (c *call) healthLive() error { return c.healthIs(true) }
 
 // healthReady reports whether requests should come here. A database that is away takes no
 // replica out of the load balancer: tokens go on being accepted.
-func (c *call) healthReady() error { return c.healthIs(c.site.isReady()) }
+func (c *call) healthReady() error { return c.healthIs(c.isReady()) }
 
 // health reports whether logins work here.
 func (c *call) health() error {
-	s := c.site
-	works := s.isReady() && s.recorded.Load() && s.shared.health.check(c.r.Context(), s.probe) == nil
+	works := c.isReady() && c.Opening.Recorded() && c.State.health.check(c.r.Context(), c.probe) == nil
 	return c.healthIs(works)
 }
 
 // probe writes to the store. It runs beside requests, where no server recovers a panic.
-func (s *site) probe(ctx context.Context) (err error) {
+func (s *Server) probe(ctx context.Context) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			s.panicked("panic in a health check", p)
-			err = store.ErrUnavailable
+			s.Panicked("panic in a health check", p)
+			err = errHealthPanic
 		}
 	}()
-	return s.store.Probe(ctx)
+	return s.Store.Probe(ctx)
 }
 
 // isReady reports whether this site's store has been opened and written to, and the
 // process is not about to end: with shutdown_delay it goes on serving after SIGTERM.
-func (s *site) isReady() bool { return s.live.Load() != nil && !caddy.Exiting() }
+func (s *Server) isReady() bool { return s.Opening.IsOpen() && !s.Host.Exiting() }
 
 func (c *call) healthIs(good bool) error {
 	if good {
-		return answer(c.w, c.r, http.StatusOK, "", nil)
+		return c.answer(http.StatusOK, "", nil)
 	}
 	c.w.Header().Set("Retry-After", "2")
-	return answer(c.w, c.r, http.StatusServiceUnavailable, "", nil)
+	return c.answer(http.StatusServiceUnavailable, "", nil)
 }
 
 const (
@@ -68,7 +63,10 @@ type health struct {
 	under chan struct{} // closed when the look under way has ended; nil: none is
 }
 
-var errHealthLate = errors.New("the store does not answer in time")
+var (
+	errHealthLate  = errors.New("the store does not answer in time")
+	errHealthPanic = errors.New("the health check panicked")
+)
 
 // check returns what a look at the store comes to that is not older than a second.
 func (h *health) check(ctx context.Context, probe func(context.Context) error) error {

@@ -1,13 +1,12 @@
-package caddymodule
+// Package conn does what net/http leaves open around a response: it discards bodies that
+// are not read. It knows nothing of tokens, sites or Caddy.
+package conn
 
 import (
 	"io"
 	"net/http"
 	"strings"
 	"time"
-
-	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
 // The bounds within which the rest of a refused upload is read and discarded. They
@@ -25,32 +24,32 @@ const (
 // unreadSlots holds one item for each connection whose upload is being discarded.
 var unreadSlots = make(chan struct{}, maxUnreadConns)
 
-// stillSending reports whether the client of an HTTP/1 request may still be sending
+// StillSending reports whether the client of an HTTP/1 request may still be sending
 // its body. HTTP/2 and HTTP/3 end the one stream instead.
-func stillSending(r *http.Request) bool {
+func StillSending(r *http.Request) bool {
 	return r.ProtoMajor == 1 && r.ContentLength != 0 && r.Body != nil && r.Body != http.NoBody
 }
 
-// discardUnread follows the refusal of an upload that is still under way. Many
+// DiscardUnread follows the refusal of an upload that is still under way. Many
 // clients read nothing before they have sent everything, and closing a connection
 // that has unread data resets it: the client would lose the refusal. So the answer
 // is flushed, and what arrives is read and thrown away, within bounds. Then the
 // connection closes, as the answer says: what follows an unread body must not be
 // taken for the next request.
-func discardUnread(w http.ResponseWriter, r *http.Request) {
+func DiscardUnread(w http.ResponseWriter, r *http.Request, exiting func() bool) {
 	rc := http.NewResponseController(w)
 	_ = rc.Flush() // where a directive such as intercept holds the answer, it goes out after the body
-	if discard(rc, r) {
+	if discard(rc, r, exiting) {
 		return
 	}
 	// net/http would read on for a while, without a time limit, before it closes.
 	_ = rc.SetReadDeadline(time.Now())
-	closeInSteps(w)
+	CloseInSteps(w)
 }
 
 // discard reads the body of r to its end. It returns false if a bound was reached,
 // or the body broke, before the end.
-func discard(rc *http.ResponseController, r *http.Request) (whole bool) {
+func discard(rc *http.ResponseController, r *http.Request, exiting func() bool) (whole bool) {
 	if r.ContentLength > maxUnread || r.Header.Get("Expect") != "" {
 		return false // a client that expects 100 Continue sends its body only after that
 	}
@@ -78,33 +77,44 @@ func discard(rc *http.ResponseController, r *http.Request) (whole bool) {
 		switch {
 		case err == io.EOF:
 			return true
-		case err != nil || !time.Now().Before(end) || caddy.Exiting():
+		case err != nil || !time.Now().Before(end) || exiting():
 			return false
 		}
 	}
 	return false
 }
 
-// closeInSteps makes net/http close the connection as it does after a body that was
+// CloseInSteps makes net/http close the connection as it does after a body that was
 // too large: it sends its FIN, and waits half a second before it lets go of the
 // socket. A client that reads while it sends gets the answer even so. Only
 // [http.MaxBytesReader] can ask for that.
-func closeInSteps(w http.ResponseWriter) {
+func CloseInSteps(w http.ResponseWriter) {
 	body := io.NopCloser(strings.NewReader("x"))
-	_, _ = http.MaxBytesReader(innermost(w), body, 0).Read(make([]byte, 1))
+	_, _ = http.MaxBytesReader(Innermost(w), body, 0).Read(make([]byte, 1))
 }
 
-// held reports whether a directive around us (intercept, for instance) keeps the
+// Held reports whether a directive around us (intercept, for instance) keeps the
 // answer back, to send it later or to send another one. It can tell only once
 // WriteHeader was called.
-func held(w http.ResponseWriter) bool {
+func Held(w http.ResponseWriter) bool {
 	for {
-		if rec, ok := w.(caddyhttp.ResponseRecorder); ok && rec.Buffered() {
+		if rec, ok := w.(interface{ Buffered() bool }); ok && rec.Buffered() {
 			return true
 		}
 		u, ok := w.(interface{ Unwrap() http.ResponseWriter })
 		if !ok {
 			return false
+		}
+		w = u.Unwrap()
+	}
+}
+
+// Innermost returns the server's own writer, inside of all that handlers put around it.
+func Innermost(w http.ResponseWriter) http.ResponseWriter {
+	for {
+		u, ok := w.(interface{ Unwrap() http.ResponseWriter })
+		if !ok {
+			return w
 		}
 		w = u.Unwrap()
 	}

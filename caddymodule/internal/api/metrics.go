@@ -1,4 +1,4 @@
-package caddymodule
+package api
 
 import (
 	"cmp"
@@ -10,19 +10,19 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
 )
 
-// metrics are what an operator watches, in Caddy's own metrics endpoint. No
+// Metrics are what an operator watches, in Caddy's own metrics endpoint. No
 // label holds anything of a client's.
-type metrics struct {
+type Metrics struct {
 	logins    *prometheus.CounterVec // outcome: "ok" or the code of the refusal
 	refreshes *prometheus.CounterVec // outcome: "ok" or the code of the refusal
 	refusals  *prometheus.CounterVec // code: why a request was not let through
 	panics    prometheus.Counter
 }
 
-// newMetrics registers the metrics of one configuration. feedAge is asked for
+// NewMetrics registers the metrics of one configuration. feedAge is asked for
 // the age of the revocation feed, of the oldest one if there are several.
-func newMetrics(reg prometheus.Registerer, feedAge func(now time.Time) time.Duration) (*metrics, error) {
-	m := &metrics{
+func NewMetrics(reg prometheus.Registerer, feedAge func(now time.Time) time.Duration) (*Metrics, error) {
+	m := &Metrics{
 		logins: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Namespace: "wx_auth", Name: "logins_total", Help: "Logins by outcome.",
 		}, []string{"outcome"}),
@@ -47,12 +47,12 @@ func newMetrics(reg prometheus.Registerer, feedAge func(now time.Time) time.Dura
 }
 
 // loggedIn counts a login with the code of its refusal; empty: it succeeded.
-func (m *metrics) loggedIn(code problem.Code) { m.logins.WithLabelValues(outcome(code)).Inc() }
+func (m *Metrics) loggedIn(code problem.Code) { m.logins.WithLabelValues(outcome(code)).Inc() }
 
 // refreshed counts a refresh with the code of its refusal; empty: it succeeded.
-func (m *metrics) refreshed(code problem.Code) { m.refreshes.WithLabelValues(outcome(code)).Inc() }
+func (m *Metrics) refreshed(code problem.Code) { m.refreshes.WithLabelValues(outcome(code)).Inc() }
 
-// refused counts a request that was not let through.
-func (m *metrics) refused(code problem.Code) { m.refusals.WithLabelValues(string(code)).Inc() }
+// Refused counts a request that was not let through.
+func (m *Metrics) Refused(code problem.Code) { m.refusals.WithLabelValues(string(code)).Inc() }
 
 func outcome(code problem.Code) string { return cmp.Or(string(code), "ok") }

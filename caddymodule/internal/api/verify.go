@@ -1,10 +1,8 @@
-package caddymodule
+package api
 
 import (
 	"net/http"
 	"strings"
-
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
 )
@@ -17,26 +15,25 @@ func isVerify(rest string) bool {
 }
 
 // verify decides on the token alone, for proxies that guard other services. The
-// identity is in the answer's headers, so it keeps out of the access log. The answer
-// is 204, 401 or 403: nginx's auth_request takes every other status for a fault.
+// identity is in the answer's headers, so the host keeps it out of the access log. The
+// answer is 204, 401 or 403: nginx's auth_request takes every other status for a fault.
 func (c *call) verify() error {
-	caddyhttp.SetVar(c.r.Context(), caddyhttp.LogSkipVar, true)
 	// A cookie counts by the method that the proxy was asked for, which only the proxy
 	// can say; without it, the request may change something. A client gains nothing by
 	// making the method up: to use the cookie, it must have it.
 	asked := *c.r
 	asked.Method = c.r.Header.Get("X-Forwarded-Method")
-	v := c.site.gate.Authenticate(&asked, c.now)
+	v := c.Gate.Authenticate(&asked, c.now)
 	if v.Refusal != nil {
-		return refuse(c.w, c.r, v.Refusal.WithStatus(http.StatusUnauthorized))
+		return c.refuse(v.Refusal.WithStatus(http.StatusUnauthorized))
 	}
-	if c.aliased {
-		return refuse(c.w, c.r, problem.New(problem.Forbidden).WithDetail("The request has a header whose name some backends take for an identity header's."))
+	if c.route.aliased {
+		return c.refuse(problem.New(problem.Forbidden).WithDetail("The request has a header whose name some backends take for an identity header's."))
 	}
 	h := c.w.Header()
-	c.site.gate.SetIdentity(h, v.Caller)
-	if names := c.site.gate.Unset(h); names != "" {
+	c.Gate.SetIdentity(h, v.Caller)
+	if names := c.Gate.Unset(h); names != "" {
 		h.Set("X-Envoy-Auth-Headers-To-Remove", names)
 	}
-	return answer(c.w, c.r, http.StatusNoContent, "", nil)
+	return c.answer(http.StatusNoContent, "", nil)
 }

@@ -1,7 +1,6 @@
-package caddymodule
+package api
 
 import (
-	"context"
 	"errors"
 	"net/http"
 	"net/netip"
@@ -11,6 +10,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/account"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/ratelimit"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
@@ -21,8 +21,8 @@ import (
 // is taken, not even the right one.
 var wrongKeyRate = ratelimit.Rate{Count: 10, Per: time.Minute}
 
-// serviceKey checks that the request is the backend's own, and not a recorded one.
-func (c *call) serviceKey() *problem.Problem {
+// checkServiceKey checks that the request is the backend's own, and not a recorded one.
+func (c *call) checkServiceKey() *problem.Problem {
 	if tooEarly(c.r) {
 		return problem.New(problem.TooEarly)
 	}
@@ -30,7 +30,7 @@ func (c *call) serviceKey() *problem.Problem {
 	if network, known := c.client(); known {
 		// A wrong key is counted in the moment in which it is looked at: of many at
 		// once no more than the rate learn that they are wrong.
-		limiter, check := &c.site.shared.wrongKeys, (*ratelimit.Limiter[netip.Prefix]).Take
+		limiter, check := &c.State.wrongKeys, (*ratelimit.Limiter[netip.Prefix]).Take
 		if right {
 			check = (*ratelimit.Limiter[netip.Prefix]).Check
 		}
@@ -41,8 +41,8 @@ func (c *call) serviceKey() *problem.Problem {
 	if right {
 		return nil
 	}
-	c.site.log.Warn("a request without the service key for a service endpoint",
-		zap.String("address", clientIP(c.r)), zap.String("request", requestID(c.r)))
+	c.Log.Warn("a request without the service key for a service endpoint",
+		zap.String("address", c.address()), zap.String("request", c.requestID()))
 	return problem.New(problem.ServiceKeyInvalid)
 }
 
@@ -52,7 +52,7 @@ func (c *call) showsServiceKey() bool {
 		return false
 	}
 	scheme, key, _ := strings.Cut(shown[0], " ")
-	return strings.EqualFold(scheme, "Bearer") && c.site.set.Service.is(strings.TrimLeft(key, " "))
+	return strings.EqualFold(scheme, "Bearer") && c.ServiceKey(strings.TrimLeft(key, " "))
 }
 
 // revoke ends all sessions of a user, or one session.
@@ -67,51 +67,36 @@ func (c *call) revoke() error {
 		p = problem.Invalid("An id has 1 to 128 visible ASCII characters.")
 	}
 	if p != nil {
-		return refuse(c.w, c.r, p)
+		return c.refuse(p)
 	}
 	ctx, done := c.seenThrough()
 	defer done()
 	if userID != "" {
-		return c.endAllOf(ctx, "revoke", userID, nil)
+		ended, err := c.Accounts.Revoke(ctx, userID, c.now)
+		return c.served("revoke", userID, ended, err)
 	}
-	s, err := c.site.store.Session(ctx, sessionID)
+	s, err := c.Store.Session(ctx, sessionID)
 	if errors.Is(err, session.ErrNotFound) {
 		p := problem.New(problem.NotFound)
 		p.Detail = "There is no such session, or it was over so long ago that it is forgotten."
-		return refuse(c.w, c.r, p)
+		return c.refuse(p)
 	}
 	if err == nil {
-		_, err = c.endOne(ctx, s.ID, s.UserID, session.ReasonRevoked)
+		_, err = c.Accounts.End(ctx, s, session.ReasonRevoked, c.now)
 	}
-	if err != nil {
-		return refuse(c.w, c.r, c.storeFailed("revoking a session", err))
-	}
-	c.served("revoke", s.UserID, session.Ended{Count: 1, IDs: []string{s.ID}})
-	return answer(c.w, c.r, http.StatusNoContent, "", nil)
+	return c.served("revoke", s.UserID, session.Ended{Count: 1, IDs: []string{s.ID}}, err)
 }
 
-// served logs what was done for the backend.
-func (c *call) served(what, userID string, ended session.Ended) {
-	c.site.log.Info("service: "+what, zap.String("user", userID), zap.Int("ended", ended.Count), zap.Strings("sessions", ended.IDs),
-		zap.String("address", clientIP(c.r)), zap.String("request", requestID(c.r)))
-}
-
-// endAllOf ends a user's sessions, after what else was to be done about them. It
-// logs what it did, emits the event that it is given, if any, and answers the
-// backend: 204 only when all sessions have ended. After a 503 the same call goes
-// on with those that are left.
-func (c *call) endAllOf(ctx context.Context, what, userID string, ev *event) error {
-	ended, err := c.live.sessions.EndUser(ctx, userID, session.ReasonRevoked, c.now)
+// served logs what was done for the backend, and answers it: 204 only when all is done.
+// After a 503 the same call goes on with what is left.
+func (c *call) served(what, userID string, ended session.Ended, err error) error {
 	if err != nil {
-		c.emitEnded(userID, ended, session.ReasonRevoked)
-		return refuse(c.w, c.r, c.storeFailed("service: "+what, err))
+		c.storeFailed("service: "+what, err)
+		return c.refuse(unavailable(err))
 	}
-	c.served(what, userID, ended)
-	if ev != nil {
-		c.site.emit(*ev)
-	}
-	c.emitEnded(userID, ended, session.ReasonRevoked)
-	return answer(c.w, c.r, http.StatusNoContent, "", nil)
+	c.Log.Info("service: "+what, zap.String("user", userID), zap.Int("ended", ended.Count), zap.Strings("sessions", ended.IDs),
+		zap.String("address", c.address()), zap.String("request", c.requestID()))
+	return c.answer(http.StatusNoContent, "", nil)
 }
 
 // serviceUser shows, disables, enables or erases a user. An id with characters
@@ -133,57 +118,38 @@ func (c *call) serviceUser() error {
 func (c *call) noSuchUser() error {
 	p := problem.New(problem.NotFound)
 	p.Detail = "There is no such user."
-	return refuse(c.w, c.r, p)
+	return c.refuse(p)
 }
 
 func (c *call) setDisabled(id string) error {
 	var disabled *bool
 	if p := readJSON(c.w, c.r, map[string]any{"disabled": &disabled}); p != nil {
-		return refuse(c.w, c.r, p)
+		return c.refuse(p)
 	}
 	if disabled == nil {
-		return refuse(c.w, c.r, problem.Invalid("disabled is missing: send true or false."))
+		return c.refuse(problem.Invalid("disabled is missing: send true or false."))
 	}
 	ctx, done := c.seenThrough()
 	defer done()
-	err := c.site.directory.SetDisabled(ctx, id, *disabled)
-	switch {
-	case errors.Is(err, user.ErrUnknown):
-		return c.noSuchUser()
-	case err != nil:
-		return refuse(c.w, c.r, c.storeFailed("disabling a user", err))
-	case *disabled:
-		// Afterwards: from here on, no login opens another.
-		return c.endAllOf(ctx, "disable", id, &event{"wx_auth_user_disabled", map[string]any{"user": id}})
+	what, ended, err := "enable", session.Ended{}, error(nil)
+	if *disabled {
+		what = "disable"
+		ended, err = c.Accounts.Disable(ctx, id, c.now)
+	} else {
+		err = c.Accounts.Enable(ctx, id)
 	}
-	c.served("enable", id, session.Ended{})
-	c.site.emit(event{"wx_auth_user_enabled", map[string]any{"user": id}})
-	return answer(c.w, c.r, http.StatusNoContent, "", nil)
+	if errors.Is(err, user.ErrUnknown) {
+		return c.noSuchUser()
+	}
+	return c.served(what, id, ended, err)
 }
 
 // eraseUser erases a user, known or not.
 func (c *call) eraseUser(id string) error {
 	ctx, done := c.seenThrough()
 	defer done()
-	ended, err := c.erase(ctx, id)
-	if err != nil {
-		c.storeFailed("erasing a user", err)
-		return refuse(c.w, c.r, unavailable(err))
-	}
-	c.served("erase", id, ended)
-	return answer(c.w, c.r, http.StatusNoContent, "", nil)
-}
-
-// erase ends a user's sessions at once, and then erases the user.
-func (c *call) erase(ctx context.Context, id string) (ended session.Ended, err error) {
-	if ended, err = c.live.sessions.ForgetUser(ctx, id, c.now); err != nil {
-		return ended, err
-	}
-	if err := c.site.directory.Erase(ctx, id); err != nil {
-		return ended, errors.Join(errDirectory, err)
-	}
-	c.site.emit(event{"wx_auth_user_erased", map[string]any{"user": id, "sessions": ended.IDs, "count": ended.Count}})
-	return ended, nil
+	ended, err := c.Accounts.Erase(ctx, id, c.now)
+	return c.served("erase", id, ended, err)
 }
 
 // unavailable is what is told of an erasure that failed: try again.
@@ -191,7 +157,7 @@ func unavailable(err error) *problem.Problem {
 	switch {
 	case errors.Is(err, user.ErrMisconfigured):
 		return problem.New(problem.Misconfigured)
-	case errors.Is(err, errDirectory):
+	case errors.Is(err, account.ErrDirectory):
 		return problem.New(problem.DirectoryUnavailable)
 	}
 	return problem.New(problem.StoreUnavailable)
@@ -211,21 +177,21 @@ type openid struct {
 
 func (c *call) showUser(id string) error {
 	ctx := c.r.Context()
-	u, err := c.site.directory.Check(ctx, id)
+	u, err := c.Directory.Check(ctx, id)
 	switch {
 	case errors.Is(err, user.ErrUnknown):
 		return c.noSuchUser()
 	case err != nil:
 		c.storeFailed("looking up a user", err)
-		return refuse(c.w, c.r, unavailable(errors.Join(errDirectory, err)))
+		return c.refuse(unavailable(errors.Join(account.ErrDirectory, err)))
 	}
-	bindings, err := c.site.store.UserBindings(ctx, id)
+	bindings, err := c.Store.UserBindings(ctx, id)
 	if err != nil {
-		return refuse(c.w, c.r, c.storeFailed("looking up a user's openids", err))
+		return c.refuse(c.storeFailed("looking up a user's openids", err))
 	}
-	sessions, err := c.site.store.UserSessions(ctx, id, c.now)
+	sessions, err := c.Store.UserSessions(ctx, id, c.now)
 	if err != nil {
-		return refuse(c.w, c.r, c.storeFailed("looking up a user's sessions", err))
+		return c.refuse(c.storeFailed("looking up a user's sessions", err))
 	}
 	openids := make([]openid, 0, len(bindings))
 	for _, b := range bindings {
@@ -244,5 +210,5 @@ func (c *call) showUser(id string) error {
 	if !u.CreatedAt.IsZero() {
 		info["createdAt"] = u.CreatedAt.UTC()
 	}
-	return answer(c.w, c.r, http.StatusOK, "application/json", info)
+	return c.answer(http.StatusOK, "application/json", info)
 }

@@ -1,4 +1,4 @@
-package caddymodule
+package api
 
 import (
 	"fmt"
@@ -10,21 +10,32 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/ratelimit"
 )
 
+// State is what must be one per store, for all sites and configurations. The zero value
+// is ready to use.
+type State struct {
+	logins    ratelimit.Limiter[string]       // that WeChat refused, by client or session
+	refreshes ratelimit.Limiter[string]       // that advanced, by session
+	asks      ratelimit.Limiter[string]       // of an external directory, by purpose and session
+	wrongKeys ratelimit.Limiter[netip.Prefix] // wrong service keys, by client
+
+	health health
+}
+
 // loginLimit is login_rate as it applies to one login.
 type loginLimit struct {
-	site *site
-	key  string // what the login counts by; empty: the limit is off
+	server *Server
+	key    string // what the login counts by; empty: the limit is off
 }
 
 // limit returns the limit of a login from a network, if that is known. A login with
 // one of our refresh tokens counts by its session: what others do from the same address
 // does not keep its device out.
 func (c *call) limit(network netip.Prefix, known bool, refreshToken string) *loginLimit {
-	l := &loginLimit{site: c.site}
-	if c.site.set.LoginRate.Count == 0 {
+	l := &loginLimit{server: c.Server}
+	if c.LoginRate.Count == 0 {
 		return l
 	}
-	if id, ours := c.live.sessions.Keys.SessionOf(refreshToken); ours {
+	if id, ours := c.Sessions.Keys.SessionOf(refreshToken); ours {
 		l.key = "session " + id
 	} else if known {
 		l.key = network.String()
@@ -38,8 +49,8 @@ func (l *loginLimit) reserve() error {
 	if l.key == "" {
 		return nil
 	}
-	rate := l.site.set.LoginRate
-	if r := l.site.shared.logins.Reserve(rate, l.key, time.Now()); r != nil {
+	rate := l.server.LoginRate
+	if r := l.server.State.logins.Reserve(rate, l.key, time.Now()); r != nil {
 		return tooMany{"login", rate, *r}
 	}
 	return nil
@@ -50,10 +61,10 @@ func (l *loginLimit) settle(refused, succeeded bool) {
 	if l.key == "" {
 		return
 	}
-	limiter := &l.site.shared.logins
+	limiter := &l.server.State.logins
 	switch {
 	case refused:
-		limiter.Fail(l.site.set.LoginRate, l.key, time.Now())
+		limiter.Fail(l.server.LoginRate, l.key, time.Now())
 	case succeeded:
 		limiter.Succeed(l.key, time.Now())
 	default:
@@ -68,12 +79,12 @@ func (l *loginLimit) settle(refused, succeeded bool) {
 var directoryRate = ratelimit.Rate{Count: 30, Per: time.Minute}
 
 // mayAsk reports whether a session may have the directory asked now; if not, with a
-// tooMany. Our own directory is the store, which is asked for each refresh anyway.
+// tooMany.
 func (c *call) mayAsk(purpose, sessionID string) error {
-	if c.site.users == nil {
+	if !c.LimitDirectory {
 		return nil
 	}
-	if r := c.site.shared.asks.Take(directoryRate, purpose+" "+sessionID, c.now); r != nil {
+	if r := c.State.asks.Take(directoryRate, purpose+" "+sessionID, c.now); r != nil {
 		return tooMany{"directory", directoryRate, *r}
 	}
 	return nil

@@ -1,4 +1,4 @@
-package caddymodule
+package api
 
 import (
 	"bytes"
@@ -7,15 +7,14 @@ import (
 	"net/http"
 	"strconv"
 
-	"github.com/caddyserver/caddy/v2"
-
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/conn"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
 )
 
-// refuse answers the request with a problem. It returns nil: nothing is left to do
-// for the request but, over HTTP/1.1, to discard the rest of its body.
-func refuse(w http.ResponseWriter, r *http.Request, p *problem.Problem) error {
-	p.RequestID = requestID(r)
+// Refuse answers a request with a problem. It returns nil: nothing is left to do
+// for the request. Over HTTP/1.1 it has discarded the rest of the body.
+func (s *Server) Refuse(w http.ResponseWriter, r *http.Request, p *problem.Problem) error {
+	p.RequestID = s.Host.RequestID(r)
 	h := w.Header()
 	if p.Challenge != "" {
 		h.Set("WWW-Authenticate", p.Challenge)
@@ -32,14 +31,22 @@ func refuse(w http.ResponseWriter, r *http.Request, p *problem.Problem) error {
 		h.Set("RateLimit", p.RateLimit)
 		h.Set("RateLimit-Policy", p.RateLimitPolicy)
 	}
-	if !stillSending(r) {
+	if !conn.StillSending(r) {
 		return answer(w, r, p.Status, "application/problem+json", p)
 	}
 	h.Set("Connection", "close")
 	err := answer(w, r, p.Status, "application/problem+json", p)
-	discardUnread(w, r)
+	conn.DiscardUnread(w, r, s.Host.Exiting)
 	return err
 }
+
+func (c *call) refuse(p *problem.Problem) error { return c.Refuse(c.w, c.r, p) }
+
+func (c *call) answer(status int, contentType string, v any) error {
+	return answer(c.w, c.r, status, contentType, v)
+}
+
+func (c *call) requestID() string { return c.Host.RequestID(c.r) }
 
 // answer writes v as JSON, or nothing but the status if v is nil. Caches must not
 // keep it, whatever a directive before us sets for the whole site.
@@ -61,22 +68,11 @@ func answer(w http.ResponseWriter, r *http.Request, status int, contentType stri
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(status)
-	if held(w) {
+	if conn.Held(w) {
 		h.Del("Content-Length") // of our body, which may give way to another one
 	}
 	if r.Method != http.MethodHead {
 		_, _ = w.Write(body) // the client may be gone; nothing depends on it
 	}
 	return nil
-}
-
-// requestID returns the id that Caddy gives the request, which its logs can
-// show as {http.request.uuid}.
-func requestID(r *http.Request) string {
-	repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
-	if !ok {
-		return ""
-	}
-	id, _ := repl.GetString("http.request.uuid")
-	return id
 }

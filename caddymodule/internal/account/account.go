@@ -1,0 +1,118 @@
+// Package account has what happens to users and their sessions outside of a login: a
+// refresh, the end of all sessions, disabling, erasing, and leaving a mini program. It
+// knows neither HTTP nor SQL.
+package account
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/event"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
+)
+
+// Accounts are the users of a site, and their sessions.
+type Accounts struct {
+	Directory Directory
+	Store     Store
+	Sessions  session.Sessions
+	// Mint returns a token for a session of a user.
+	Mint func(session.Session, user.User, time.Time) (string, error)
+	// Emit hands over events about what was done.
+	Emit func(...event.Event)
+}
+
+// Directory is where the users live.
+type Directory interface {
+	user.Directory
+	// SetDisabled decides whether a user may log in and refresh; [user.ErrUnknown] if
+	// there is no such user. It ends no session, but none is opened any more.
+	SetDisabled(ctx context.Context, id string, disabled bool) error
+	// EraseLeft is Erase for a user who has left, unless an openid of theirs has
+	// logged in with a phone number meanwhile. ended are the sessions that ended.
+	EraseLeft(ctx context.Context, id string) (erased bool, ended []string, err error)
+}
+
+// Store is what is needed of the store beyond sessions.
+type Store interface {
+	// Binding returns the user of an openid.
+	Binding(ctx context.Context, appid, openid string) (user.Binding, bool, error)
+	// Leave ends the sessions of an openid, whose user left before the given time, and
+	// detaches its binding. It may be done again with the same result.
+	Leave(ctx context.Context, appid, openid string, before time.Time, e session.Ending) (Leaver, error)
+	// EndOpenID ends all sessions of an openid; each gets the ids, some at a time.
+	EndOpenID(ctx context.Context, appid, openid string, e session.Ending, each func(ids []string)) error
+	// Keep remembers for a time that a step was done, and Kept reports whether it was.
+	Keep(ctx context.Context, step login.Key, value []byte, expires time.Time, of ...login.Account) error
+	Kept(ctx context.Context, step login.Key, now time.Time) (value []byte, ok bool, err error)
+}
+
+var (
+	// ErrDisabled is the error of a refresh by a disabled user.
+	ErrDisabled = errors.New("user disabled")
+	// ErrDirectory is the error of whatever the directory could not do.
+	ErrDirectory = errors.New("directory unavailable")
+	// ErrMint is the error of a refresh whose user does not fit into a token.
+	ErrMint = errors.New("no token can be minted")
+)
+
+// End ends a session. A session that has ended already is no error.
+func (a Accounts) End(ctx context.Context, s session.Session, reason session.Reason, now time.Time) (ended session.Ended, err error) {
+	did, err := a.Sessions.End(ctx, s.ID, reason, now)
+	if did && err == nil {
+		ended.Add(s.ID)
+		a.Emit(event.Revoked(s.UserID, ended, reason)...)
+	}
+	return ended, err
+}
+
+// Revoke ends all sessions of a user. After an error the same call ends those that are
+// left.
+func (a Accounts) Revoke(ctx context.Context, userID string, now time.Time) (session.Ended, error) {
+	return a.revoke(ctx, userID, now)
+}
+
+// revoke emits the given events, too, if all sessions have ended.
+func (a Accounts) revoke(ctx context.Context, userID string, now time.Time, after ...event.Event) (session.Ended, error) {
+	ended, err := a.Sessions.EndUser(ctx, userID, session.ReasonRevoked, now)
+	events := event.Revoked(userID, ended, session.ReasonRevoked)
+	if err == nil {
+		events = append(after, events...)
+	}
+	a.Emit(events...)
+	return ended, err
+}
+
+// Disable keeps a user from logging in and refreshing, and ends their sessions.
+func (a Accounts) Disable(ctx context.Context, userID string, now time.Time) (session.Ended, error) {
+	if err := a.Directory.SetDisabled(ctx, userID, true); err != nil {
+		return session.Ended{}, err
+	}
+	// Afterwards: from here on, no login opens another.
+	return a.revoke(ctx, userID, now, event.UserDisabled(userID))
+}
+
+// Enable lets a user log in again.
+func (a Accounts) Enable(ctx context.Context, userID string) error {
+	err := a.Directory.SetDisabled(ctx, userID, false)
+	if err == nil {
+		a.Emit(event.UserEnabled(userID))
+	}
+	return err
+}
+
+// Erase ends the sessions of a user, known or not, at once, and then erases the user.
+func (a Accounts) Erase(ctx context.Context, userID string, now time.Time) (session.Ended, error) {
+	ended, err := a.Sessions.ForgetUser(ctx, userID, now)
+	if err != nil {
+		return ended, err
+	}
+	if err := a.Directory.Erase(ctx, userID); err != nil {
+		return ended, errors.Join(ErrDirectory, err)
+	}
+	a.Emit(event.UserErased(userID, ended))
+	return ended, nil
+}

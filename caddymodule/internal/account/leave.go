@@ -1,0 +1,101 @@
+package account
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/event"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
+)
+
+const (
+	// messageKept is how long it is known that a message was dealt with: longer than
+	// its signature is good, by whichever clock.
+	messageKept = 4 * wechat.PushAge
+	// leaveSkew is how far WeChat's clock may be ahead of that by which a login
+	// was dated, when one has to know which was first.
+	leaveSkew = time.Minute
+)
+
+// Leaver is what becomes of an openid whose user has left the mini program.
+type Leaver struct {
+	// UserID is the user that the openid was bound to; empty if none.
+	UserID string
+	// Last reports that no other openid of the user, in any app, has a phone login
+	// left: then the user is to be erased, see Directory.EraseLeft.
+	Last bool
+	// Returned reports that the openid logged in with a phone number after its
+	// user had left: then nothing is done.
+	Returned bool
+	// Ended are the sessions that ended. Of very many they are the first ones: EndOpenID
+	// ends the others.
+	Ended []string
+}
+
+// Left is what was done about a user who has left.
+type Left struct {
+	UserID           string
+	Ended            session.Ended
+	Erased, Returned bool
+}
+
+// Leave ends the sessions of the openid that has left, and erases the user if it
+// was their last one. Of a message that was dealt with before, on whichever replica, it
+// returns nil: WeChat sends again what was not answered in time, and nothing
+// tells that from what somebody else has recorded and sends again.
+func (a Accounts) Leave(ctx context.Context, appid string, m wechat.PushMessage, now time.Time) (*Left, error) {
+	step := sha256.Sum256(fmt.Appendf(nil, "push %q", []string{appid, m.Event, m.RevokeInfo, m.OpenID, m.CreatedAt.UTC().String()}))
+	if _, dealtWith, err := a.Store.Kept(ctx, step, now); err != nil || dealtWith {
+		return nil, err
+	}
+	ending := a.Sessions.Ending(session.ReasonRevoked, now)
+	leaver, err := a.Store.Leave(ctx, appid, m.OpenID, m.CreatedAt.Add(leaveSkew), ending)
+	if err != nil {
+		return nil, err
+	}
+	left := &Left{UserID: leaver.UserID, Returned: leaver.Returned}
+	each := func(ids []string) {
+		left.Ended.Add(ids...)
+		for _, id := range ids {
+			a.Sessions.Revoked.Add(id, ending.Until)
+		}
+	}
+	each(leaver.Ended)
+	if !leaver.Returned {
+		err = a.Store.EndOpenID(ctx, appid, m.OpenID, ending, each)
+	}
+	a.Emit(event.Revoked(left.UserID, left.Ended, session.ReasonRevoked)...)
+	if err != nil {
+		return nil, err
+	}
+	if leaver.Last {
+		if left.Erased, err = a.eraseLeft(ctx, left.UserID, now); err != nil {
+			return nil, fmt.Errorf("user %s: %w", left.UserID, err)
+		}
+	}
+	return left, a.Store.Keep(ctx, step, []byte(m.Event), now.Add(messageKept))
+}
+
+// eraseLeft erases a user who has left, unless they have logged in with a phone number
+// since: this or another openid may have been under way while WeChat's message came.
+func (a Accounts) eraseLeft(ctx context.Context, userID string, now time.Time) (erased bool, err error) {
+	erased, ids, err := a.Directory.EraseLeft(ctx, userID)
+	if err != nil {
+		return false, errors.Join(ErrDirectory, err)
+	}
+	if !erased {
+		return false, nil
+	}
+	until := a.Sessions.Ending(session.ReasonRevoked, now).Until
+	for _, id := range ids {
+		a.Sessions.Revoked.Add(id, until)
+	}
+	var ended session.Ended
+	ended.Add(ids...)
+	a.Emit(event.UserErased(userID, ended))
+	return true, nil
+}

@@ -1,0 +1,75 @@
+package account
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
+)
+
+// Refreshed is the next pair of a session.
+type Refreshed struct {
+	Session      session.Session
+	Token        string
+	RefreshToken string
+}
+
+// Refresh returns the next pair for a refresh token. mayAsk limits how often a session
+// has the directory asked. After an error the session is that of the refresh token, as
+// far as it is known.
+func (a Accounts) Refresh(ctx context.Context, refreshToken string, now time.Time, mayAsk func(sessionID string) error) (r Refreshed, err error) {
+	var u user.User
+	r.Session, r.RefreshToken, err = a.Sessions.Refresh(ctx, refreshToken, now, func(ctx context.Context, s session.Session) error {
+		err := mayAsk(s.ID)
+		if err == nil {
+			u, err = a.check(ctx, s, now)
+		}
+		return err
+	})
+	if err == nil {
+		r.Token, err = a.mint(r.Session, u, now)
+	}
+	return r, err
+}
+
+// check asks the directory whether the session's user may go on. Somebody who
+// does not exist any more may come back as another: their session has ended, and
+// the client logs in again.
+func (a Accounts) check(ctx context.Context, s session.Session, now time.Time) (user.User, error) {
+	u, err := a.Directory.Check(ctx, s.UserID)
+	switch {
+	case errors.Is(err, user.ErrUnknown), err == nil && u.Disabled:
+		gone := err
+		if _, err := a.Sessions.EndUser(ctx, s.UserID, session.ReasonRevoked, now); err != nil {
+			return u, err
+		}
+		if gone != nil {
+			return u, session.ErrEnded
+		}
+		return u, ErrDisabled
+	case err != nil:
+		return u, errors.Join(ErrDirectory, err)
+	}
+	if u.Phone.IsZero() { // the directory returns none: it is the one from WeChat
+		b, ok, err := a.Store.Binding(ctx, s.AppID, s.OpenID)
+		if err != nil {
+			return u, err
+		}
+		if ok && b.UserID == u.ID {
+			u.Phone = b.Phone
+		}
+	}
+	// To see whether it can be minted: nothing may advance if it cannot.
+	_, err = a.mint(s, u, now)
+	return u, err
+}
+
+func (a Accounts) mint(s session.Session, u user.User, now time.Time) (string, error) {
+	token, err := a.Mint(s, u, now)
+	if err != nil {
+		return "", errors.Join(ErrMint, err)
+	}
+	return token, nil
+}

@@ -1,0 +1,57 @@
+package api
+
+import (
+	"net/http"
+	"net/netip"
+
+	"go.uber.org/zap"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/network"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/ratelimit"
+)
+
+// client returns the network that the limits count the request by; false if it is
+// not known. Where a load balancer that Caddy does not trust passes requests on, all
+// clients have its address, and a limit by address would lock all of them out.
+func (c *call) client() (netip.Prefix, bool) {
+	addr, _ := netip.ParseAddr(c.address())
+	if addr = addr.Unmap(); network.Private(addr) {
+		c.warnPrivate(c.r)
+		return netip.Prefix{}, false
+	}
+	if !c.Host.TrustedProxy(c.r) && len(c.r.Header["X-Forwarded-For"]) > 0 {
+		c.warnForwarded()
+	}
+	return ratelimit.Subscriber(addr), true
+}
+
+// address is the client's, as logs and sessions have it.
+func (c *call) address() string { return c.Host.ClientIP(c.r) }
+
+// The remedies for requests whose client is not known.
+const (
+	remedyProxies = "behind a load balancer set in the global options: servers { trusted_proxies static private_ranges, and in the next line trusted_proxies_strict }"
+	remedyUnix    = "behind a proxy that connects over a Unix socket set in the global options: servers { trusted_proxies_unix, and in the next line trusted_proxies_strict }"
+)
+
+// warnPrivate logs, once for each configuration, that the limits by address are off.
+func (s *Server) warnPrivate(r *http.Request) {
+	if !s.warnedPrivate.CompareAndSwap(false, true) {
+		return
+	}
+	if _, err := netip.ParseAddrPort(r.RemoteAddr); err != nil {
+		s.Log.Warn("login_rate, and the limit of wrong service keys, are off: requests come over a Unix socket, and Caddy does not know their clients' addresses",
+			zap.String("remedy", remedyUnix))
+		return
+	}
+	s.Log.Warn("login_rate, and the limit of wrong service keys, are off: to Caddy, clients have a loopback, private or link-local address, so all of them may look like one",
+		zap.String("remedy", remedyProxies))
+}
+
+// warnForwarded logs, once for each configuration, that a proxy may not be trusted.
+func (s *Server) warnForwarded() {
+	if s.warnedForwarded.CompareAndSwap(false, true) {
+		s.Log.Warn("a request with X-Forwarded-For came from a public address that is not one of Caddy's trusted proxies: if that is your load balancer or CDN, all its clients count as one in login_rate",
+			zap.String("remedy", "if it is your proxy, name its addresses in the global options: servers { trusted_proxies static <addresses>, and in the next line trusted_proxies_strict }; else a client made the header up, and there is nothing to do"))
+	}
+}

@@ -1,0 +1,174 @@
+package api
+
+import (
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
+)
+
+// endpoint is what one path under the prefix does.
+type endpoint struct {
+	methods []string // nil: any
+	serve   func(*call) error
+	closed  bool // works without the store, too
+	tokens  bool // needs the keys and no more
+	prompt  bool // does not wait for the store
+	service bool // for the backend, with the service key
+	// configured reports whether there is one for the id at the path's end; nil: for any.
+	configured func(s *Server, id string) bool
+}
+
+// endpoints by their path under the prefix. A path that ends in a slash is followed by
+// somebody's or something's id.
+var endpoints = map[string]endpoint{
+	"":           {methods: post, serve: (*call).login},
+	"/refresh":   {methods: post, serve: (*call).refresh},
+	"/logout":    {methods: post, serve: (*call).logout},
+	"/me":        {methods: get, serve: (*call).me},
+	"/sessions":  {methods: get, serve: (*call).listSessions},
+	"/sessions/": {methods: []string{http.MethodDelete}, serve: (*call).endSession},
+	"/verify":    {serve: (*call).verify, closed: true, tokens: true},
+	"/jwks.json": {methods: get, serve: (*call).jwks, tokens: true},
+	"/push/":     {methods: []string{http.MethodGet, http.MethodPost}, serve: (*call).push, closed: true, configured: (*Server).takesPushes},
+
+	"/health":       {methods: look, serve: (*call).health, closed: true, prompt: true},
+	"/health/live":  {methods: look, serve: (*call).healthLive, closed: true, prompt: true},
+	"/health/ready": {methods: look, serve: (*call).healthReady, closed: true, prompt: true},
+
+	"/service/revoke": {methods: post, serve: (*call).revoke, service: true},
+	"/service/users/": {methods: []string{http.MethodGet, http.MethodPatch, http.MethodDelete}, serve: (*call).serviceUser, service: true},
+}
+
+var (
+	get  = []string{http.MethodGet}
+	post = []string{http.MethodPost}
+	look = []string{http.MethodGet, http.MethodHead}
+)
+
+// Route is the place of a request under the prefix.
+type Route struct {
+	rest string // the path after the prefix, as it was sent
+	// Verify: it is a proxy's question about a request for another service.
+	Verify bool
+	// aliased: a header of the request looks like one of our identity headers to some
+	// backends. Known for Verify only.
+	aliased bool
+}
+
+// Route returns the place of a request, and whether it is under the prefix at all. The
+// prefix must match byte for byte. Everything below it belongs to us, known endpoint or
+// not. The gate removes some of the headers that Route looks at, so it comes first.
+func (s *Server) Route(r *http.Request) (Route, bool) {
+	if r.URL.Opaque != "" {
+		return Route{}, false
+	}
+	switch r.URL.Scheme {
+	case "", "http", "https":
+	default: // "POST x:/auth/wx"
+		return Route{}, false
+	}
+	rest, ok := strings.CutPrefix(r.URL.EscapedPath(), s.Prefix)
+	if !ok || rest != "" && rest[0] != '/' {
+		return Route{}, false
+	}
+	to := Route{rest: rest, Verify: isVerify(rest)}
+	to.aliased = to.Verify && s.aliased(r)
+	return to, true
+}
+
+// find returns the endpoint of a route, and the id at its end. One trailing slash is
+// accepted.
+func (s *Server) find(to Route) (e endpoint, id string, ok bool) {
+	if to.Verify {
+		return endpoints["/verify"], "", true
+	}
+	path := strings.TrimSuffix(to.rest, "/")
+	if e, ok := endpoints[path]; ok && !strings.HasSuffix(path, "/") {
+		return e, "", true
+	}
+	cut := strings.LastIndexByte(path, '/') + 1
+	e, ok = endpoints[path[:cut]]
+	id = path[cut:]
+	return e, id, ok && cut > 0 && id != "" && (e.configured == nil || e.configured(s, id))
+}
+
+// call is a request to one of our endpoints.
+type call struct {
+	*Server
+	w     http.ResponseWriter
+	r     *http.Request
+	route Route
+	id    string // at the end of the path
+	now   time.Time
+	*Opened
+}
+
+// Serve answers a request under our prefix; the upstream never sees it.
+func (s *Server) Serve(w http.ResponseWriter, r *http.Request, to Route) error {
+	c := &call{Server: s, w: w, r: r, route: to, now: time.Now()}
+	e, id, ok := s.find(to)
+	if !ok || e.service && s.ServiceKey == nil {
+		return c.refuse(problem.New(problem.NotFound))
+	}
+	c.id = id
+	if e.methods != nil && !slices.Contains(e.methods, r.Method) {
+		p := problem.New(problem.MethodNotAllowed)
+		p.Allow = strings.Join(e.methods, ", ")
+		return c.refuse(p)
+	}
+	if e.service {
+		if p := c.checkServiceKey(); p != nil {
+			return c.refuse(p)
+		}
+	}
+	if !e.prompt {
+		c.Opened = s.Opening.Ready(r.Context())
+	}
+	if !e.tokens && !s.Opening.Recorded() {
+		c.Opened = nil
+	}
+	if c.Opened == nil && !e.closed {
+		p := s.unopened()
+		if strings.Trim(to.rest, "/") == "" { // a login: send the same again
+			p = p.WithRenew(nil)
+		}
+		return c.refuse(p)
+	}
+	return c.guarded(e.serve)
+}
+
+// unopened is the answer of an endpoint that needs a store which is not open.
+func (s *Server) unopened() *problem.Problem {
+	if s.Opening.Misconfigured() {
+		return problem.New(problem.Misconfigured)
+	}
+	return problem.New(problem.StoreUnavailable)
+}
+
+// guarded turns a panic of an endpoint's into a 500.
+func (c *call) guarded(serve func(*call) error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			if p == http.ErrAbortHandler {
+				panic(p) // net/http's own way to end a connection
+			}
+			err = c.refuse(c.Panicked("panic in an endpoint", p))
+		}
+	}()
+	return serve(c)
+}
+
+// Panicked counts and logs a panic, and returns the answer: a 500 without
+// details. The log has the stack, but not the panic's own words: those may be a
+// client's.
+func (s *Server) Panicked(where string, p any) *problem.Problem {
+	s.Metrics.panics.Inc()
+	s.Log.Error(where, zap.String("kind", fmt.Sprintf("%T", p)), zap.Stack("stack"))
+	return problem.New(problem.InternalError)
+}

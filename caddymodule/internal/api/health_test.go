@@ -1,0 +1,38 @@
+package api
+
+import (
+	"context"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
+)
+
+// brokenStore is a store whose driver panics.
+type brokenStore struct{ Store }
+
+func (brokenStore) Probe(context.Context) error { panic("in the driver") }
+
+// A health check writes to the store beside requests. If that panics, the process goes
+// on, the check fails, and the panic is logged and counted like any other.
+func TestPanicInAHealthCheck(t *testing.T) {
+	core, logs := observer.New(zapcore.DebugLevel)
+	metrics, err := NewMetrics(prometheus.NewRegistry(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &Server{Log: zap.New(core), Metrics: metrics, Store: brokenStore{}}
+	if err := new(health).check(t.Context(), s.probe); err == nil {
+		t.Error("it passed")
+	}
+	if n := logs.FilterMessage("panic in a health check").Len(); n != 1 {
+		t.Errorf("%d log lines", n)
+	}
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(metrics.panics)
+	if counted, err := reg.Gather(); err != nil || counted[0].GetMetric()[0].GetCounter().GetValue() != 1 {
+		t.Errorf("counted %v, %v", counted, err)
+	}
+}

@@ -1,0 +1,115 @@
+package api
+
+import (
+	"io"
+	"net/http"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/account"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
+)
+
+// pushTimeout is how long a message may take: WeChat waits for five seconds,
+// and then sends it again, up to three times.
+const pushTimeout = 4500 * time.Millisecond
+
+// takesPushes reports whether messages of that app are taken.
+func (s *Server) takesPushes(appid string) bool { return s.Apps[appid].Push != nil }
+
+// push takes what WeChat pushes to an app: the handshake when the address is set
+// up, and then messages, of which those count that say that a user has left.
+func (c *call) push() error {
+	receiver := c.Apps[c.id].Push
+	query := c.r.URL.Query()
+	if c.r.Method == http.MethodGet {
+		echo, err := receiver.Echo(query, c.now)
+		if err != nil {
+			return c.pushRefused(err)
+		}
+		return c.say(echo)
+	}
+	body, p := readBody(c.w, c.r, wechat.MaxPush)
+	if p != nil {
+		if p.Code == problem.BodyTooLarge {
+			p.Detail = "The message is larger than 64 KiB."
+		}
+		return c.refuse(p)
+	}
+	m, err := receiver.Open(query, body, c.now)
+	if err != nil {
+		return c.pushRefused(err)
+	}
+	if m.Leaves() {
+		if c.Opened == nil {
+			return c.refuse(c.unopened())
+		}
+		if p := c.leaves(m); p != nil {
+			return c.refuse(p)
+		}
+	}
+	return c.say("success")
+}
+
+// pushRefused gives one answer to all that are refused: what is wrong with a
+// message is for the operator alone.
+func (c *call) pushRefused(err error) error {
+	c.Log.Warn("message push refused", zap.String("appid", c.id), zap.Error(err),
+		zap.String("address", c.address()), zap.String("request", c.requestID()))
+	return c.refuse(problem.New(problem.PushRefused))
+}
+
+// say answers a text. Of a handshake it is the client's own.
+func (c *call) say(text string) error {
+	h := c.w.Header()
+	h.Set("Cache-Control", "no-store")
+	h.Set("Content-Type", "text/plain; charset=utf-8")
+	h.Set("X-Content-Type-Options", "nosniff")
+	c.w.WriteHeader(http.StatusOK)
+	_, _ = io.WriteString(c.w, text)
+	return nil
+}
+
+// leaves carries out the message that a user has left, and answers in time: what takes
+// longer goes on, and WeChat, which sends the message again, finds it done.
+func (c *call) leaves(m wechat.PushMessage) *problem.Problem {
+	ctx, release := c.seenThrough()
+	failed := make(chan *problem.Problem, 1)
+	go func() {
+		defer release()
+		defer func() {
+			if p := recover(); p != nil { // no server recovers it here
+				failed <- c.Panicked("panic in an endpoint", p)
+			}
+		}()
+		left, err := c.Accounts.Leave(ctx, c.id, m, c.now)
+		if err == nil {
+			c.hasLeft(m, left)
+			failed <- nil
+			return
+		}
+		c.Log.Error("a user has left, and was not dealt with to the end: WeChat sends the message again a few times; after that "+
+			"use DELETE "+c.Prefix+"/service/users/{id}", zap.String("appid", c.id), zap.String("event", m.Event),
+			zap.String("openid", m.OpenID), zap.Error(err))
+		failed <- unavailable(err)
+	}()
+	late := time.NewTimer(pushTimeout)
+	defer late.Stop()
+	select {
+	case p := <-failed:
+		return p
+	case <-late.C:
+		return problem.New(problem.StoreUnavailable)
+	}
+}
+
+// hasLeft logs what was done; nothing for a message that was dealt with before.
+func (c *call) hasLeft(m wechat.PushMessage, left *account.Left) {
+	if left == nil {
+		return
+	}
+	c.Log.Info("a user has left", zap.String("event", m.Event), zap.String("appid", c.id), zap.String("user", left.UserID),
+		zap.Int("ended", left.Ended.Count), zap.Strings("sessions", left.Ended.IDs), zap.Bool("erased", left.Erased), zap.Bool("returned", left.Returned))
+}

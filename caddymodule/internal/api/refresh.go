@@ -1,0 +1,160 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/account"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/event"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/ratelimit"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
+)
+
+// refreshRate is how often a session may be refreshed. The repeats of one token
+// whose answer was lost do not count.
+var refreshRate = ratelimit.Rate{Count: 10, Per: time.Minute}
+
+// AllowRefresh refuses a refresh beyond the rate that would advance.
+func (s *Server) AllowRefresh(sessionID string, now time.Time) error {
+	if r := s.State.refreshes.Check(refreshRate, sessionID, now); r != nil {
+		return tooMany{"refresh", refreshRate, *r}
+	}
+	return nil
+}
+
+// CountRefresh counts a refresh that has advanced.
+func (s *Server) CountRefresh(sessionID string, now time.Time) {
+	s.State.refreshes.Fail(refreshRate, sessionID, now)
+}
+
+// pair is the answer of a login and of a refresh.
+type pair struct {
+	Token            string         `json:"token"`
+	TokenType        string         `json:"tokenType"`
+	ExpiresIn        int64          `json:"expiresIn"`        // seconds
+	RefreshToken     string         `json:"refreshToken"`     //
+	RefreshExpiresIn int64          `json:"refreshExpiresIn"` // seconds
+	UserInfo         map[string]any `json:"userInfo,omitempty"`
+}
+
+func (c *call) pair(s session.Session, accessToken, refreshToken string) pair {
+	return pair{
+		Token: accessToken, TokenType: "Bearer",
+		ExpiresIn:    max(0, int64(c.Minter.Expires(s, c.now).Sub(c.now).Seconds())),
+		RefreshToken: refreshToken, RefreshExpiresIn: max(0, int64(s.ExpiresAt.Sub(c.now).Seconds())),
+	}
+}
+
+// answerPair answers a pair; where a cookie is a source, the token is in it too.
+func (c *call) answerPair(p pair) error {
+	c.setCookie(p.Token, int(p.ExpiresIn))
+	return c.answer(http.StatusOK, "application/json", p)
+}
+
+// setCookie sets the cookie for so many seconds, and clears it for none.
+func (c *call) setCookie(value string, seconds int) {
+	name := c.Cookie
+	if name == "" {
+		return
+	}
+	if seconds <= 0 {
+		value, seconds = "", -1
+	}
+	http.SetCookie(c.w, &http.Cookie{
+		Name: name, Value: value, Path: "/", MaxAge: seconds, Secure: true, HttpOnly: true, SameSite: http.SameSiteLaxMode,
+	})
+}
+
+// refresh takes a refresh token and answers the next pair.
+func (c *call) refresh() error {
+	if tooEarly(c.r) {
+		return c.refuse(problem.New(problem.TooEarly))
+	}
+	var shown string
+	if p := readJSON(c.w, c.r, map[string]any{"refreshToken": &shown}); p != nil {
+		return c.refuse(p)
+	}
+	if shown == "" {
+		return c.refuse(problem.Invalid("refreshToken is missing."))
+	}
+	// As with a login: a client that hangs up after the counter has advanced finds the
+	// answer with the same token again.
+	ctx, done := c.seenThrough()
+	defer done()
+	r, err := c.Accounts.Refresh(ctx, shown, c.now, func(sessionID string) error { return c.mayAsk("refresh", sessionID) })
+	if err != nil {
+		p := c.refreshRefused(r.Session, err)
+		c.Metrics.refreshed(p.Code)
+		return c.refuse(p)
+	}
+	c.Metrics.refreshed("")
+	return c.answerPair(c.pair(r.Session, r.Token, r.RefreshToken))
+}
+
+// reused raises the alarm of a refresh token that was probably stolen.
+func (c *call) reused(s session.Session) {
+	c.Log.Warn("a refresh token was shown again after two or more had followed it: it may have been stolen; the session was ended",
+		zap.String("session", s.ID), zap.String("user", s.UserID))
+	c.Emit(event.ReuseDetected(s))
+}
+
+// seenThrough is the context for what is done to its end although the client
+// hangs up, or the configuration is replaced meanwhile.
+func (c *call) seenThrough() (ctx context.Context, done func()) {
+	release := c.Opening.Hold()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.r.Context()), 15*time.Second)
+	return ctx, func() {
+		cancel()
+		release()
+	}
+}
+
+func (c *call) refreshRefused(s session.Session, err error) *problem.Problem {
+	var much tooMany
+	switch {
+	case errors.As(err, &much):
+		return much.problem()
+	case errors.Is(err, session.ErrRefreshInvalid):
+		return problem.New(problem.RefreshInvalid)
+	case errors.Is(err, session.ErrEnded):
+		if errors.Is(err, session.ErrLate) {
+			c.Log.Info("a refresh token was shown again after the grace; the session was ended",
+				zap.String("session", s.ID), zap.String("user", s.UserID), zap.String("appid", s.AppID),
+				zap.String("address", c.address()), zap.String("request", c.requestID()))
+		}
+		p := problem.New(problem.SessionEnded)
+		p.Reason = string(c.Sessions.EndReason(s))
+		return p
+	case errors.Is(err, session.ErrReuse):
+		c.reused(s)
+		return problem.New(problem.ReuseDetected)
+	case errors.Is(err, account.ErrDisabled):
+		return problem.New(problem.UserDisabled)
+	case errors.Is(err, account.ErrMint), errors.Is(err, user.ErrMisconfigured):
+		c.Log.Error("refreshing: what the user directory says cannot be used", append(Remedy(err), zap.String("user", s.UserID), zap.Error(err))...)
+		return problem.New(problem.Misconfigured)
+	case errors.Is(err, account.ErrDirectory):
+		c.Log.Error("refreshing: the user directory does not answer", zap.Error(err))
+		return problem.New(problem.DirectoryUnavailable)
+	}
+	c.Log.Error("refreshing", zap.Error(err))
+	return problem.New(problem.StoreUnavailable)
+}
+
+// storeFailed logs a failure of the store and returns the answer. A client that hung up
+// is no failure of the store.
+func (c *call) storeFailed(doing string, err error) *problem.Problem {
+	if c.r.Context().Err() == nil || !errors.Is(err, context.Canceled) {
+		c.Log.Error(doing, append(Remedy(err), zap.Error(err))...)
+	}
+	if errors.Is(err, user.ErrMisconfigured) {
+		return problem.New(problem.Misconfigured)
+	}
+	return problem.New(problem.StoreUnavailable)
+}

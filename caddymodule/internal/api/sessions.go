@@ -1,0 +1,97 @@
+package api
+
+import (
+	"net/http"
+	"time"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/token"
+)
+
+// device is a session as its user sees it.
+type device struct {
+	ID          string    `json:"id"`
+	Current     *bool     `json:"current,omitempty"` // none to the backend
+	AppID       string    `json:"appid"`
+	CreatedAt   time.Time `json:"createdAt"`
+	RefreshedAt time.Time `json:"refreshedAt"`
+	UserAgent   string    `json:"userAgent"`
+	Address     string    `json:"address"`
+}
+
+func deviceOf(s session.Session) device {
+	return device{
+		ID: s.ID, AppID: s.AppID, CreatedAt: s.CreatedAt.UTC(), RefreshedAt: s.RefreshedAt.UTC(),
+		UserAgent: s.UserAgent, Address: s.Address,
+	}
+}
+
+// listSessions lists the caller's sessions at this issuer, newest first.
+func (c *call) listSessions() error {
+	caller, p := c.caller()
+	if p != nil {
+		return c.refuse(p)
+	}
+	ss, err := c.ofCaller(caller)
+	if err != nil {
+		return c.refuse(c.storeFailed("listing sessions", err))
+	}
+	devices := make([]device, 0, len(ss))
+	for _, s := range ss {
+		d := deviceOf(s)
+		current := s.ID == caller.SessionID()
+		d.Current = &current
+		devices = append(devices, d)
+	}
+	return c.answer(http.StatusOK, "application/json", map[string]any{"sessions": devices})
+}
+
+// endSession ends one of the caller's sessions. For another user's the answer is 404.
+func (c *call) endSession() error {
+	caller, p := c.caller()
+	if p != nil {
+		return c.refuse(p)
+	}
+	ss, err := c.ofCaller(caller)
+	if err != nil {
+		return c.refuse(c.storeFailed("ending a session", err))
+	}
+	ctx, done := c.seenThrough()
+	defer done()
+	// Another replica may have ended the caller's own session a moment ago.
+	if lives, err := c.tokenLives(ctx, caller); err != nil {
+		return c.refuse(c.storeFailed("ending a session", err))
+	} else if !lives {
+		return c.refuse(problem.New(problem.TokenRevoked))
+	}
+	for _, s := range ss {
+		if s.ID != c.id {
+			continue
+		}
+		one := shownSession{id: s.ID, userID: s.UserID, reason: session.ReasonLogout}
+		ended, err := c.end(ctx, one, false)
+		if err != nil {
+			return c.refuse(c.storeFailed("ending a session", err))
+		}
+		c.loggedOut([]shownSession{one}, false, ended)
+		if s.ID == caller.SessionID() {
+			c.setCookie("", 0)
+		}
+		return c.answer(http.StatusNoContent, "", nil)
+	}
+	p = problem.New(problem.NotFound)
+	p.Detail = "You have no such session."
+	return c.refuse(p)
+}
+
+func (c *call) ofCaller(caller *token.Identity) ([]session.Session, error) {
+	all, err := c.Sessions.Store.UserSessions(c.r.Context(), caller.Subject(), c.now)
+	ours := all[:0]
+	for _, s := range all {
+		if s.Issuer == c.Sessions.Issuer {
+			ours = append(ours, s)
+		}
+	}
+	return ours, err
+}
