@@ -1,9 +1,9 @@
-// Package bench measures what the gateway costs beside a Caddy without it, and
+// Package bench measures what the gateway costs compared with a Caddy without it, and
 // writes the table of BENCHMARKS.md:
 //
 //	go test ./tests/bench -full -write -v -timeout 60m
 //
-// Without -full it is a run of seconds with too few requests to mean anything,
-// which shows that all of it still works. It needs Linux, for the processor time of
-// another process, and tells nothing on a machine that is busy otherwise.
+// Without -full it runs for seconds, with too few requests to mean anything, and only
+// shows that everything still works. It needs Linux, for the processor time of another
+// process. Its results mean nothing on a machine that is otherwise busy.
 package bench

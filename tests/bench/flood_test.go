@@ -14,18 +14,18 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// beside is good traffic alone and beside a flood.
+// beside is good traffic alone and next to a flood.
 type beside struct {
 	alone, flooded measured
-	flood          float64 // requests of it that were answered in a second
+	flood          float64 // answered requests of the flood per second
 }
 
 func (b beside) p50() float64 { return float64(b.flooded.p50) / float64(b.alone.p50) }
 func (b beside) p99() float64 { return float64(b.flooded.p99) / float64(b.alone.p99) }
 
-// flood measures what good traffic bears from garbage tokens of others. The plain Caddy
-// answers the same requests, without a look at them: what it shows is what so many
-// requests more cost on this machine, whatever they hold.
+// flood measures what good traffic suffers from others' garbage tokens. The plain Caddy
+// answers the same requests without looking at them, which shows what so many more
+// requests cost on this machine, whatever they contain.
 func flood(t *testing.T, p *page) {
 	const goods, floods = 16, 32
 	n, requests := often(5, 1), often(2000, 32)
@@ -47,7 +47,7 @@ func flood(t *testing.T, p *page) {
 		{"our header, a forged signature", func() string {
 			var signature [64]byte
 			rand.Read(signature[:])            // never fails
-			signature[0], signature[32] = 0, 0 // so that both numbers are below the order
+			signature[0], signature[32] = 0, 0 // so that both numbers are below the order of the curve
 			return header + "." + encode([]byte(`{"sub":"`+rand.Text()+`"}`)) + "." + encode(signature[:])
 		}},
 	} {
@@ -83,7 +83,7 @@ func flood(t *testing.T, p *page) {
 	p.end()
 }
 
-// beside runs good traffic twice, once of it beside a flood that is answered with that
+// beside runs good traffic twice: alone, and next to a flood that is answered with that
 // status.
 func (l load) beside(t testing.TB, c *rig.Caddy, flood load, status int, first bool) (b beside) {
 	t.Helper()
@@ -103,7 +103,7 @@ func (l load) beside(t testing.TB, c *rig.Caddy, flood load, status int, first b
 			}
 			answered <- len(took)
 		}()
-		time.Sleep(time.Duration(often(100, 10)) * time.Millisecond) // until it flows
+		time.Sleep(time.Duration(often(100, 10)) * time.Millisecond) // until the flood is under way
 		b.flooded = l.run(t, c)
 		close(stop)
 		b.flood = float64(<-answered) / time.Since(start).Seconds()

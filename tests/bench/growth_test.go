@@ -11,7 +11,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// growth shows how the cost goes with the number of clients and of tokens.
+// growth shows how the cost depends on the number of clients and of tokens.
 func growth(t *testing.T, p *page) {
 	p.heading("Growth")
 	p.text("With the number of revoked sessions see `Contains` above, with that of cached tokens in process `VerifyHit`.")
@@ -36,7 +36,7 @@ func growth(t *testing.T, p *page) {
 
 }
 
-// users measures logins and refreshes beside few users and many.
+// users measures logins and refreshes with few users and with many.
 func users(t *testing.T, p *page) {
 	p.heading("Beside a million users")
 	p.text("Logins of new users and refreshes by 32 clients, without a delay, beside so many users, each with a binding and a session, and a tenth as many revocations:")
@@ -51,7 +51,7 @@ func users(t *testing.T, p *page) {
 	p.end()
 }
 
-// crowded measures logins and refreshes on a store that has so many users already.
+// crowded measures logins and refreshes in a store that already has so many users.
 func crowded(t *testing.T, kind string, users int) []string {
 	db := rig.NewDatabase(t, kind)
 	g := newLoginGateway(t, db)
@@ -60,7 +60,7 @@ func crowded(t *testing.T, kind string, users int) []string {
 	g.Caddy.Restart()
 	defer g.Caddy.Stop()
 	n := often(2000, 10)
-	phoneLogins(t, g.WeChat, 32, often(1000, 3)).run(t, g.Caddy) // fetches the access token, and what else is there only once
+	phoneLogins(t, g.WeChat, 32, often(1000, 3)).run(t, g.Caddy) // fetches the access token and fills the pools
 	in := phoneLogins(t, g.WeChat, 32, n).run(t, g.Caddy)
 
 	bodies := make([][]byte, n/2)

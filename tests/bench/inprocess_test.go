@@ -39,7 +39,8 @@ func inProcess(t *testing.T, p *page) {
 	p.end()
 }
 
-// benchmarkCells are the columns of a line of `go test -bench`; nil if it is none.
+// benchmarkCells returns the columns of a line of `go test -bench`, or nil if it is not
+// a result.
 func benchmarkCells(line string) []string {
 	f := strings.Fields(line)
 	name, ok := strings.CutPrefix(f[0], "Benchmark")

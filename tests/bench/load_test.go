@@ -18,17 +18,17 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// load is requests over so many connections that are kept open. net/http's client
-// would take more of the processors than the proxy does.
+// load sends requests over a number of kept-alive connections. net/http's client would
+// need more processor time than the proxy does.
 type load struct {
 	clients  int
 	requests int
-	request  func(i int) []byte // the i-th, as it is sent
-	status   int                // that each must be answered with
-	every    time.Duration      // a client sends its next one; 0: when it has its answer
+	request  func(i int) []byte // the bytes of request i
+	status   int                // expected status of each answer
+	every    time.Duration      // interval between a client's requests; 0: as soon as it has its answer
 }
 
-// measured is what became of a load.
+// measured is the result of a load.
 type measured struct {
 	perRequest time.Duration // processor time of the proxy's process
 	perSecond  float64
@@ -73,8 +73,8 @@ func hangUp(conns []net.Conn) {
 	}
 }
 
-// drive sends the requests, or as many as it can until stop, and returns how long each
-// took.
+// drive sends the requests, or as many as it can until stop is closed, and returns how
+// long each took.
 func (l load) drive(conns []net.Conn, stop <-chan struct{}) ([]time.Duration, error) {
 	var next atomic.Int64
 	var workers sync.WaitGroup
@@ -97,7 +97,7 @@ func (l load) drive(conns []net.Conn, stop <-chan struct{}) ([]time.Duration, er
 						time.Sleep(wait)
 						sent = time.Now()
 					} else {
-						sent = due // it waits already, for the answer to the one before
+						sent = due // it was due, but had to wait for the previous answer
 					}
 					due = due.Add(l.every)
 				}
@@ -112,7 +112,7 @@ func (l load) drive(conns []net.Conn, stop <-chan struct{}) ([]time.Duration, er
 	return slices.Concat(took...), errors.Join(errs...)
 }
 
-// exchange sends a request and reads its answer, which has a length.
+// exchange sends a request and reads its answer, which must have a length.
 func exchange(conn net.Conn, r *bufio.Reader, request []byte, status int) error {
 	if _, err := conn.Write(request); err != nil {
 		return err
@@ -131,7 +131,7 @@ func exchange(conn net.Conn, r *bufio.Reader, request []byte, status int) error 
 			return err
 		}
 		if len(line) <= 2 {
-			if length == 0 { // as Caddy answers for a host that it does not know
+			if length == 0 { // Caddy answers so for a host that it does not know
 				return errors.New("an answer without a body")
 			}
 			_, err = r.Discard(length)
@@ -145,7 +145,7 @@ func exchange(conn net.Conn, r *bufio.Reader, request []byte, status int) error 
 	}
 }
 
-// get is an ordinary request of a mini program.
+// get returns an ordinary request of a mini program.
 func get(path, token string) []byte {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "GET %s HTTP/1.1\r\nHost: 127.0.0.1\r\nUser-Agent: Mozilla/5.0 (iPhone) MicroMessenger/8.0.50\r\nAccept: */*\r\n"+

@@ -15,10 +15,10 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// people counts the phones that have been used: each login is somebody new's.
+// people counts the phones used so far, because each login is by a new user.
 var people int
 
-// newWeChat is a simulator without the quotas that a bench would use up.
+// newWeChat returns a simulator without the quotas that a benchmark would use up.
 func newWeChat(t testing.TB) *rig.WeChat {
 	none := map[wechattest.Call]int{}
 	for _, call := range []wechattest.Call{wechattest.Code2Session, wechattest.PhoneNumber, wechattest.StableToken} {
@@ -28,7 +28,7 @@ func newWeChat(t testing.TB) *rig.WeChat {
 	return &rig.WeChat{Simulator: sim, URL: "http://" + rig.Serve(t, sim)}
 }
 
-// phoneLogins are logins of so many new users.
+// phoneLogins returns a load of logins by n new users.
 func phoneLogins(t testing.TB, wx *rig.WeChat, clients, n int) load {
 	bodies := make([][]byte, n)
 	for i := range bodies {
@@ -42,14 +42,14 @@ func phoneLogins(t testing.TB, wx *rig.WeChat, clients, n int) load {
 func number(i int) string { return fmt.Sprintf("138%08d", i) }
 
 func post(path string, body any) []byte {
-	text, _ := json.Marshal(body) // a map of strings
+	text, _ := json.Marshal(body) // cannot fail for a map of strings
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "POST %s HTTP/1.1\r\nHost: 127.0.0.1\r\nUser-Agent: Mozilla/5.0 (iPhone) MicroMessenger/8.0.50\r\n"+
 		"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", path, len(text), text)
 	return b.Bytes()
 }
 
-// logins measures phone logins of new users with a warm access token.
+// logins measures phone logins of new users when the access token is already cached.
 func logins(t *testing.T, p *page) {
 	p.heading("Logins")
 	p.text("Phone logins of users who were not there before, with a warm access token; the simulator answers each of WeChat's two calls after that delay. A client begins its next login when it has the answer to the one before, so with a delay all of them come at the same moment again and again; where an interval is given they do not. Stores are durable as they come.")
@@ -88,7 +88,7 @@ func logins(t *testing.T, p *page) {
 			}
 			if delay == 0 {
 				more := phoneLogins(t, g.WeChat, 32, often(5000, 100))
-				spent := shares(t, g.Caddy, often(2, 1), loginParts) // in a run of its own: a profile costs time, too
+				spent := shares(t, g.Caddy, often(2, 1), loginParts) // in a run of its own, because a profile costs time too
 				more.run(t, g.Caddy)
 				made[kind] = spent()
 			}
@@ -108,7 +108,7 @@ func logins(t *testing.T, p *page) {
 	p.end()
 }
 
-// newLoginGateway is a gateway on that database.
+// newLoginGateway starts a gateway on that database.
 func newLoginGateway(t testing.TB, db *rig.Database) *rig.Gateway {
 	g := &rig.Gateway{WeChat: newWeChat(t)}
 	g.Caddy = rig.StartCaddy(t, site(wxAuth("store {env.WX_AUTH_STORE}", "encryption_key {env.WX_AUTH_KEY}")),

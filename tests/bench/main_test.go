@@ -18,8 +18,8 @@ var (
 
 func TestMain(m *testing.M) { os.Exit(rig.Main(m)) }
 
-// often is how often something is done: in a full run, and in one that only shows
-// that it works.
+// often returns the first number in a full run, and the second in a run that only shows
+// that everything works.
 func often(fully, briefly int) int {
 	if *full {
 		return fully
@@ -28,7 +28,7 @@ func often(fully, briefly int) int {
 }
 
 // TestTable measures everything, section by section, and prints the tables. With -run
-// only some sections are measured: then -write puts these into the page that is there.
+// only some sections are measured; -write then replaces only these on the page.
 func TestTable(t *testing.T) {
 	sections := []struct {
 		name    string

@@ -17,8 +17,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// memory measures what stays of a WebSocket; the cache and the revoked sessions
-// are among what is measured in process.
+// memory measures the memory that a WebSocket holds. The cache and the set of revoked
+// sessions are measured in process.
 func memory(t *testing.T, p *page) {
 	p.heading("Memory")
 	p.text("Of a cached token and of a million revoked sessions see `CacheMemory` and `RevokedMemory` above. An idle WebSocket, in the heap and the stacks of the proxy after a collection:")
@@ -33,7 +33,7 @@ func memory(t *testing.T, p *page) {
 	var each [2][]float64
 	var before [2]string
 	for i, c := range []*rig.Caddy{plain, gateway} {
-		openSockets(t, c, token, 10) // what the first ones make ready stays
+		openSockets(t, c, token, 10) // the first ones allocate what stays
 		before[i] = heapProfile(t, c)
 	}
 	for range rounds {
@@ -62,11 +62,11 @@ func memory(t *testing.T, p *page) {
 		}
 	}
 	p.end()
-	plain.Kill9() // or it would wait for the connections
+	plain.Kill9() // a stop would wait for the connections
 	gateway.Kill9()
 }
 
-// heapProfile is what is in use of a Caddy's heap.
+// heapProfile returns a profile of a Caddy's heap in use.
 func heapProfile(t testing.TB, c *rig.Caddy) string {
 	t.Helper()
 	profile, err := c.Admin("/debug/pprof/heap?gc=1")
@@ -91,7 +91,7 @@ func allocated(top string) map[string]float64 {
 	return flat
 }
 
-// openSockets opens WebSockets, on which nothing is sent, for the time of the test.
+// openSockets opens WebSockets for the time of the test and sends nothing on them.
 func openSockets(t testing.TB, c *rig.Caddy, token string, n int) {
 	for range n {
 		conn, err := net.Dial("tcp", c.Addr)
@@ -109,7 +109,7 @@ func openSockets(t testing.TB, c *rig.Caddy, token string, n int) {
 	}
 }
 
-// upgrade turns what asks for it into a connection that says nothing.
+// upgrade upgrades a connection and then sends nothing.
 func upgrade(w http.ResponseWriter, _ *http.Request) {
 	conn, _, err := http.NewResponseController(w).Hijack()
 	if err != nil {

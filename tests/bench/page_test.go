@@ -18,7 +18,7 @@ import (
 // page is a section of a Markdown page: a heading, texts and tables.
 type page struct{ bytes.Buffer }
 
-// introduction is what the page begins with.
+// introduction returns the beginning of the page.
 func introduction(t *testing.T) []byte {
 	p := new(page)
 	fmt.Fprintf(p, "# Benchmarks\n\nMade by %s. Load generator, upstream, simulator and databases share these cores with what is measured.\n\n", made(t))
@@ -27,15 +27,15 @@ func introduction(t *testing.T) []byte {
 	return p.Bytes()
 }
 
-// made says how, when and where something was measured.
+// made returns how, when and where something was measured.
 func made(t *testing.T) string {
 	return fmt.Sprintf("`%s` on %s: %s, %d cores, %s, %s", command(), time.Now().UTC().Format(time.DateOnly), processor(), runtime.NumCPU(), kernel(t), runtime.Version())
 }
 
-// note ends a section that was measured by itself.
+// note ends a section that was measured alone.
 func (p *page) note(t *testing.T) { p.text("This section was made by " + made(t) + ".") }
 
-// into puts the section in the place of the one of the same heading, or at the end.
+// into puts the section in place of the one with the same heading, or at the end.
 func (p *page) into(whole []byte) []byte {
 	heading, _, _ := bytes.Cut(p.Bytes(), []byte("\n"))
 	before, after, found := bytes.Cut(whole, append([]byte("\n"), append(heading, '\n')...))
@@ -67,7 +67,7 @@ func (p *page) heading(text string) { fmt.Fprintf(p, "## %s\n\n", text) }
 
 func (p *page) text(text string) { fmt.Fprintf(p, "%s\n\n", text) }
 
-// table begins a table; rows follow, and a call of end.
+// table begins a table; calls of its rows and of end follow.
 func (p *page) table(columns ...string) {
 	p.row(columns...)
 	p.row(strings.Split(strings.Repeat("---,", len(columns)-1)+"---", ",")...)
@@ -98,6 +98,8 @@ func kernel(t *testing.T) string {
 	return strings.TrimSpace(string(out))
 }
 
+// A section that was measured alone replaces the one with the same heading, and the
+// rest of the page stays.
 func TestSectionTakesItsPlaceOnThePage(t *testing.T) {
 	whole := []byte("# Page\n\n## A\n\nold a\n\n## B\n\nold b\n\n")
 	section := func(heading, text string) *page {

@@ -14,8 +14,8 @@ import (
 // pairs are runs of one load, each on a plain Caddy and on one with the gateway.
 type pairs struct{ plain, gateway []measured }
 
-// compare runs a load on both, pair by pair; one that is not counted comes first.
-// rest is called before each run on the gateway.
+// compare runs a load on both, pair by pair. The first pair is not counted. rest is
+// called before each run on the gateway.
 func compare(t testing.TB, plain, gateway *rig.Caddy, n int, l load, rest func()) pairs {
 	t.Helper()
 	var p pairs
@@ -36,7 +36,7 @@ func compare(t testing.TB, plain, gateway *rig.Caddy, n int, l load, rest func()
 	return p
 }
 
-// spread is the median of values, and the middle half of them.
+// spread is the median of some values, and the bounds of their middle half.
 type spread struct{ low, median, high float64 }
 
 func spreadOf(values []float64) spread {
@@ -51,7 +51,7 @@ func (s spread) micros() string {
 	return fmt.Sprintf("%+.1f µs [%+.1f – %+.1f]", s.median, s.low, s.high)
 }
 
-// of is the spread of what is made of each pair.
+// of returns the spread of f over all pairs.
 func (p pairs) of(f func(plain, gateway measured) float64) spread {
 	values := make([]float64, len(p.plain))
 	for i := range values {
@@ -68,7 +68,7 @@ func (p pairs) processor() spread {
 	return p.of(func(a, b measured) float64 { return float64(b.perRequest) / float64(a.perRequest) })
 }
 
-// cells are the columns of a comparison: see pairColumns.
+// cells returns the columns of a comparison; see pairColumns.
 func (p pairs) cells(name string) []string {
 	plain := p.of(func(a, _ measured) float64 { return micros(a.perRequest) }).median
 	return []string{

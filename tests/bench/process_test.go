@@ -13,8 +13,9 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// processorTime is what a process has used of the processors so far. It is what
-// /proc/PID/stat shows, which counts in hundredths of a second, to the nanosecond.
+// processorTime returns the processor time that a process has used so far. It is the
+// value in /proc/PID/stat, which has a resolution of ten milliseconds, but in
+// nanoseconds.
 func processorTime(t testing.TB, pid int) time.Duration {
 	var ts syscall.Timespec
 	clock := ^pid<<3 | 2 // linux/include/linux/posix-timers.h: MAKE_PROCESS_CPUCLOCK(pid, CPUCLOCK_SCHED)
@@ -24,8 +25,8 @@ func processorTime(t testing.TB, pid int) time.Duration {
 	return time.Duration(ts.Nano())
 }
 
-// heap is what is in use of a Caddy's heap and stacks after some collections, in
-// bytes: each halves the stacks that have grown.
+// heap returns the bytes in use of a Caddy's heap and stacks after some collections.
+// Each collection halves the stacks that have grown.
 func heap(t testing.TB, c *rig.Caddy) (bytes int) {
 	for range 5 {
 		text, err := c.Admin("/debug/pprof/heap?gc=1&debug=1")

@@ -11,18 +11,18 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// site is what both Caddys serve, below further directives.
+// site is served by both Caddys, below further directives.
 func site(directives ...string) string {
 	return "{\ndefault_bind 127.0.0.1\n}\nhttp://{$ADDR} {\n" + strings.Join(directives, "\n") +
 		"\nrespond /respond/* ok\nreverse_proxy {$UPSTREAM}\n}\n"
 }
 
-// wxAuth is the directive with further options.
+// wxAuth returns the directive with further options.
 func wxAuth(options ...string) string {
 	return "wx_auth {env.WX_APPID} {env.WX_SECRET} {\npublic /public/* /respond/public/*\nwechat {\napi {$WX_API}\n}\n" + strings.Join(options, "\n") + "\n}"
 }
 
-// couple is a plain Caddy and one with the gateway, before one upstream.
+// couple is a plain Caddy and one with the gateway, in front of the same upstream.
 type couple struct {
 	plain, gateway *rig.Caddy
 	wx             *rig.WeChat
@@ -49,12 +49,13 @@ func (c *couple) stop() {
 	c.gateway.Stop()
 }
 
-// warm is a load with tokens in turn that the gateway knows from the first run on.
+// warm is a load with several tokens in turn, which the gateway knows after the first
+// run.
 func (c *couple) warm(t testing.TB, path string, tokens, clients, requests int) load {
 	return inTurn(path, c.key.tokens(t, c.token, tokens), clients, requests)
 }
 
-// inTurn is a load with these tokens, each of them at least once.
+// inTurn is a load with these tokens, each used at least once.
 func inTurn(path string, tokens []string, clients, requests int) load {
 	prepared := make([][]byte, len(tokens))
 	for i := range prepared {
@@ -64,7 +65,7 @@ func inTurn(path string, tokens []string, clients, requests int) load {
 		request: func(i int) []byte { return prepared[i%len(prepared)] }}
 }
 
-// held is how much memory both processes hold.
+// held returns how much memory both processes hold.
 func (c *couple) held(t testing.TB, when string) []string {
 	t.Helper()
 	mebi := func(c *rig.Caddy) float64 { return float64(rig.Resident(t, c.PID())) / (1 << 20) }
@@ -74,7 +75,7 @@ func (c *couple) held(t testing.TB, when string) []string {
 
 func nothing() {}
 
-// proxied compares both Caddys on each way of a request.
+// proxied compares both Caddys on each kind of path.
 func proxied(t *testing.T, p *page) {
 	const clients = 32
 	n, requests := often(10, 1), often(10_000, 50)
@@ -97,7 +98,7 @@ func proxied(t *testing.T, p *page) {
 	proxy := func(tokens []string) load { return inTurn("/orders", tokens, clients, requests) }
 	inTurns := fmt.Sprintf(", %d tokens in turn", len(many))
 	held := [][]string{c.held(t, "just started")}
-	// Either process takes more in its first seconds, while its heap grows.
+	// Both processes are slower in their first seconds, while their heaps grow.
 	compare(t, c.plain, c.gateway, often(10, 1), respond(one), nothing)
 	add("`respond`, one token", c, respond(one), nothing)
 	add("`respond`, public path, no token", c, always("/respond/public/logo", "", http.StatusOK), nothing)

@@ -15,8 +15,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// part is a part of what a processor does: the time below some functions, less that below
-// others which these call.
+// part is a part of the processor time: the time below some functions, minus the time
+// below certain functions that they call.
 type part struct {
 	name  string
 	below []string
@@ -28,7 +28,7 @@ var (
 	systemCalls       = part{name: "system calls", below: []string{"internal/runtime/syscall/linux.Syscall6"}}
 )
 
-// loginParts are what a login is made of.
+// loginParts are the parts of a login.
 var loginParts = []part{
 	{"writing to the store", []string{"internal/store.(*queue).run", "internal/store.(*Store).change"}, nil},
 	{"of that, the commits", []string{"database/sql.(*Tx).Commit"}, nil},
@@ -39,7 +39,7 @@ var loginParts = []part{
 	garbageCollection,
 }
 
-// requestParts are what a request with a known token is made of.
+// requestParts are the parts of a request with a known token.
 var requestParts = []part{
 	{"the directive `wx_auth`", []string{"caddymodule.(*Handler).ServeHTTP"}, []string{"caddymodule.forward"}},
 	{"of that, checking the token", []string{"internal/gate.(*Gate).verify"}, nil},
@@ -51,8 +51,8 @@ var requestParts = []part{
 	systemCalls,
 }
 
-// shares says how a Caddy's processor time was spent in the seconds after the call: for
-// each of parts, its share in percent.
+// shares profiles a Caddy in the seconds after the call. The returned function returns
+// the share of each part in percent.
 func shares(t testing.TB, c *rig.Caddy, seconds int, parts []part) func() []float64 {
 	t.Helper()
 	type taken struct {
@@ -75,7 +75,7 @@ func shares(t testing.TB, c *rig.Caddy, seconds int, parts []part) func() []floa
 	}
 }
 
-// pprof is the table that pprof makes of a profile.
+// pprof returns the table that pprof makes of a profile.
 func pprof(t testing.TB, profile string, options ...string) string {
 	t.Helper()
 	options = append([]string{"tool", "pprof", "-top", "-nodecount=100000", "-nodefraction=0", "-edgefraction=0"}, options...)
@@ -100,7 +100,7 @@ func keep(t testing.TB, profile string) string {
 	return f.Name()
 }
 
-// spent is what of a request's processor time goes into each of requestParts, in
+// spent returns how much processor time of a request goes into each of requestParts, in
 // microseconds.
 func (l load) spent(t testing.TB, c *rig.Caddy, seconds int) []float64 {
 	t.Helper()
@@ -113,7 +113,7 @@ func (l load) spent(t testing.TB, c *rig.Caddy, seconds int) []float64 {
 	return append(parts, each)
 }
 
-// sharesIn reads a table of pprof's.
+// sharesIn reads a table of pprof.
 func sharesIn(top string, parts []part) []float64 {
 	sums := make([]float64, len(parts))
 	for line := range strings.Lines(top) {

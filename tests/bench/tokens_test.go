@@ -23,7 +23,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// signing is a key that the gateway signs with and the bench does, too.
+// signing is a key with which both the gateway and the benchmark sign.
 type signing struct {
 	algorithm string
 	file      string // for `token { key … }`
@@ -61,7 +61,7 @@ func newSigning(t testing.TB, algorithm string) signing {
 	return s
 }
 
-// tokens are n tokens that say what that one says, each with an id of its own.
+// tokens returns n tokens with the claims of the given one, each with its own jti.
 func (s signing) tokens(t testing.TB, token string, n int) []string {
 	t.Helper()
 	parts := strings.Split(token, ".")
@@ -111,12 +111,12 @@ func (s signing) sign(t testing.TB, signed []byte) (signature []byte) {
 
 func encode(b []byte) string { return base64.RawURLEncoding.EncodeToString(b) }
 
-// options are those of wx_auth for that key.
+// options returns the options of wx_auth for that key.
 func (s signing) options() string {
 	return fmt.Sprintf("token {\nalgorithm %s\nkey {file.%s}\nlifetime 12h\n}", s.algorithm, s.file)
 }
 
-// login logs somebody in, for a token to make others from.
+// login logs in a user and returns the token, from which others are made.
 func login(t testing.TB, c *rig.Caddy, wx *rig.WeChat) string {
 	t.Helper()
 	codes := wx.Tap(t, "13800138000")

@@ -15,27 +15,27 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// secrets of the webhook: the test's own, and one that replaces it.
+// These are secrets of the webhook: the one in use, and one that replaces it.
 var (
 	secret      = "whsec_" + base64.StdEncoding.EncodeToString([]byte("0123456789abcdef0123456789abcdef"))
 	otherSecret = "whsec_" + base64.StdEncoding.EncodeToString([]byte("fedcba9876543210fedcba9876543210"))
 )
 
-// event is what the gateway asks a backend.
+// event is a request of the gateway to a backend.
 type event struct {
 	Type, AppID, OpenID, Phone, Country, National, UserID string
 	Rebound                                               bool
-	ID                                                    string `json:"-"` // the header webhook-id
+	ID                                                    string `json:"-"` // from the header webhook-id
 }
 
-// backend is a team's own: who has a number is a user by that number.
+// backend is a team's own backend. Whoever has a phone number is a user named after it.
 type backend struct {
 	t   testing.TB
 	url string
 
 	mu     sync.Mutex
 	secret string
-	answer http.HandlerFunc // instead of the usual answer
+	answer http.HandlerFunc // replaces the usual answer
 	asked  []event
 }
 
@@ -46,14 +46,14 @@ func newBackend(t testing.TB) *backend {
 	return b
 }
 
-// says has the backend answer otherwise from now on; nil: as usual.
+// says makes the backend answer with h from now on; nil restores the usual answer.
 func (b *backend) says(h http.HandlerFunc) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.answer = h
 }
 
-// body is an answer of that status and text.
+// body returns an answer with that status and text.
 func body(status int, text string) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
@@ -99,7 +99,7 @@ func (b *backend) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	usual(w, e)
 }
 
-// usual is the answer of a backend whose users are named by their numbers.
+// usual writes the answer of a backend whose users are named after their numbers.
 func usual(w http.ResponseWriter, e event) {
 	id := e.UserID
 	if e.National != "" {
@@ -112,7 +112,7 @@ func usual(w http.ResponseWriter, e event) {
 	body(http.StatusOK, `{"id":"`+id+`","userInfo":{"nickName":"安安","id":"0","phoneNumber":"+1"},"claims":{"roles":["admin","shop,1"],"level":3}}`)(w, nil)
 }
 
-// hooked is a gateway's site before a backend.
+// hooked is the Caddyfile of a gateway that asks a backend.
 func hooked(options ...string) string {
 	return rig.GatewaySite(append([]string{
 		"users webhook {env.HOOK} {\nsecret {env.HOOK_SECRET}\n}",
@@ -120,7 +120,7 @@ func hooked(options ...string) string {
 	}, options...)...)
 }
 
-// newHooked is a gateway before a backend.
+// newHooked starts a gateway and the backend that it asks.
 func newHooked(t testing.TB, options ...string) (*rig.Gateway, *backend) {
 	t.Helper()
 	b := newBackend(t)

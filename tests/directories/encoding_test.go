@@ -8,8 +8,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// A database from before UTF-8 was the default: the gateway started, and every login
-// was 503 until somebody looked at the driver's source.
+// The database dates from before UTF-8 was the default. The gateway must not start and
+// then answer every login with 503 because of it.
 func TestPostgresOfOtherEncodings(t *testing.T) {
 	for name, tc := range map[string]struct {
 		encoding, nick string
@@ -27,7 +27,7 @@ func TestPostgresOfOtherEncodings(t *testing.T) {
 			db.Run(t, `ALTER TABLE members ADD joined TIMESTAMPTZ NOT NULL DEFAULT '2026-03-01T12:00:00Z'`)
 			db.Run(t, `INSERT INTO members (id, mobile, nick_name, role) VALUES (41, '13800138000', $1, 'admin')`, tc.nick)
 			g := &rig.Gateway{WeChat: rig.NewWeChat(t), Upstream: rig.NewUpstream(t)}
-			// Where a backslash escaped the quote, :id would be in the literal.
+			// If a backslash escaped the quote, :id would be inside the literal.
 			backslash := `'a\' <> :id AND`
 			site := rig.GatewaySite("store {env.WX_AUTH_STORE}", "encryption_key {env.WX_AUTH_KEY}",
 				"users sql {env.MEMBERS_DB} {\n"+strings.ReplaceAll(strings.Join([]string{find, create, check}, "\n"), "nick_name, role", "nick_name, joined, role")+"\n}",
@@ -47,7 +47,8 @@ func TestPostgresOfOtherEncodings(t *testing.T) {
 			if made := g.MustLogin(t, other); made.UserInfo.ID != "42" {
 				t.Errorf("%+v", *made.UserInfo)
 			}
-			// What a client calls itself is kept, and no encoding may make it a 503.
+			// A client's User-Agent is stored. No encoding of the database may turn it
+			// into a 503.
 			g.Do(http.MethodPost, "/auth/wx", map[string]string{"code": g.WeChat.Open(t, number).Code}, "User-Agent: 微信/é😀").Pair(t)
 			db.Run(t, `UPDATE members SET banned = TRUE WHERE id = 41`)
 			g.Refresh(p.RefreshToken).WantProblem(t, 403, "user_disabled", nil)

@@ -19,7 +19,7 @@ const (
 
 var bothCodes = []string{"code", "phoneCode"}
 
-// onHooked runs a test over each database, with a backend and WeChat's pushes.
+// onHooked runs a test over each database, with a backend and with WeChat's pushes.
 func onHooked(t *testing.T, test func(t *testing.T, g *rig.Gateway, b *backend, db *rig.Database)) {
 	rig.OnDatabases(t, func(t *testing.T, db *rig.Database) {
 		b := newBackend(t)
@@ -41,7 +41,7 @@ func eraseUser(t *testing.T, g *rig.Gateway, id string) {
 	g.Do(http.MethodDelete, "/auth/wx/service/users/"+id, nil, rig.Bearer(backendKey)...).Want(t, http.StatusNoContent)
 }
 
-// holdEvent has the backend keep its next answer to such an event back.
+// holdEvent makes the backend hold back its next answer to such an event.
 func (b *backend) holdEvent(t *testing.T, name string) (asked <-chan struct{}, release func()) {
 	t.Helper()
 	reached, gate := make(chan struct{}), make(chan struct{})
@@ -63,9 +63,9 @@ func (b *backend) holdEvent(t *testing.T, name string) (asked <-chan struct{}, r
 	return reached, release
 }
 
-// A user is erased while a login of theirs is under way, in WeChat or in the directory:
-// that login does not succeed, and leaves nothing of them. The client learns which codes
-// to fetch, and with these the login is a new one.
+// A user is erased while one of their logins is under way, at WeChat or in the
+// directory. That login must fail and leave nothing behind. The client learns which
+// codes to fetch, and with them the login creates a new user.
 func TestErasureBesideALogin(t *testing.T) {
 	t.Parallel()
 	onHooked(t, func(t *testing.T, g *rig.Gateway, b *backend, db *rig.Database) {
@@ -113,7 +113,8 @@ func TestErasureBesideALogin(t *testing.T) {
 		(<-login).WantProblem(t, http.StatusForbidden, "phone_required", nil)
 		nothing("silently")
 
-		// The first try fails in WeChat, before the erasure; the codes come again after it.
+		// The first attempt fails at WeChat before the erasure, and the codes are sent
+		// again after it.
 		g.MustLogin(t, number)
 		codes = g.WeChat.Tap(t, number)
 		busy := wechattest.Fault{Call: wechattest.PhoneNumber, Kind: wechattest.Errcode, Code: codes.PhoneCode, Count: 3}
@@ -128,7 +129,8 @@ func TestErasureBesideALogin(t *testing.T) {
 	})
 }
 
-// What disables a user of a directory elsewhere stays through an erasure.
+// A user of an external directory who was disabled here stays disabled after an
+// erasure.
 func TestErasureKeepsUsersDisabled(t *testing.T) {
 	t.Parallel()
 	onHooked(t, func(t *testing.T, g *rig.Gateway, _ *backend, _ *rig.Database) {
@@ -143,8 +145,9 @@ func TestErasureKeepsUsersDisabled(t *testing.T) {
 	})
 }
 
-// WeChat pushes that a user has cancelled their account, and the backend is slow to erase
-// them: meanwhile they log in with their phone. What is here of them stays.
+// WeChat reports that a user has cancelled their account, and the backend is slow to
+// erase them. If they log in with their phone meanwhile, what is stored about them here
+// stays.
 func TestPhoneLoginBesideAPush(t *testing.T) {
 	t.Parallel()
 	onHooked(t, func(t *testing.T, g *rig.Gateway, b *backend, _ *rig.Database) {
@@ -173,7 +176,7 @@ func TestPhoneLoginBesideAPush(t *testing.T) {
 	})
 }
 
-// The rules for recycled numbers are the same where users live elsewhere.
+// The rules for recycled numbers are the same with an external directory.
 func TestRecycledNumberElsewhere(t *testing.T) {
 	t.Parallel()
 	onHooked(t, func(t *testing.T, g *rig.Gateway, b *backend, _ *rig.Database) {

@@ -8,6 +8,8 @@ import (
 	"testing"
 )
 
+// A team with a backend imports the openids of its users, who then log in silently from
+// the first day.
 func TestImportBindsOpenidsToBackendUsers(t *testing.T) {
 	g, _ := newHooked(t)
 	known := g.WeChat.Open(t, number)

@@ -1,6 +1,6 @@
-// Package directories tries the directories of users that live elsewhere, on the
-// built binary: a team's backend and a team's table, good and broken, and the
-// README's blocks about them as they are printed.
+// Package directories tests external user directories with the built binary: a team's
+// backend and a team's table, working and broken, and the README's examples about them
+// as printed.
 package directories
 
 import (

@@ -12,7 +12,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// twoSites are two sites of one Caddy, before the same mini program, each with these lines.
+// twoSites are two sites of one Caddy for the same mini program. Each has its own
+// further lines.
 func twoSites(shop, staff string) string {
 	site := func(address, lines string) string {
 		return "http://" + address + " {\nwx_auth {env.WX_APPID} {env.WX_SECRET} {\nwechat {\napi {$WX_API}\n}\n" + lines + "\n}\nreverse_proxy {$UPSTREAM}\n}\n"
@@ -20,7 +21,8 @@ func twoSites(shop, staff string) string {
 	return "{\ndebug\ndefault_bind 127.0.0.1\n}\n" + site("{$ADDR}", shop) + site("{$STAFF}", staff)
 }
 
-// prepareSites is a Caddy for twoSites, with a backend of each site in SHOP and CREW.
+// prepareSites prepares a Caddy for twoSites, with the backends of the two sites in
+// SHOP and CREW.
 func prepareSites(t *testing.T) (*rig.Gateway, *rig.Client) {
 	t.Helper()
 	g := &rig.Gateway{WeChat: rig.NewWeChat(t), Upstream: rig.NewUpstream(t)}
@@ -32,12 +34,13 @@ func prepareSites(t *testing.T) (*rig.Gateway, *rig.Client) {
 
 const shopHook, crewHook = "users webhook {env.SHOP} {\nsecret {env.HOOK_SECRET}\n", "users webhook {env.CREW} {\nsecret {env.HOOK_SECRET}\n"
 
-// A customer who is user 1 of the shop sends wx.login's code to the staff's site, and
-// would be user 1 of the staff. Sites with two directories on one store are refused.
+// A customer who is user 1 of the shop sends wx.login's code to the site of the staff,
+// and would be user 1 there. Two sites with one store and different directories are
+// refused.
 func TestCustomerIsNoMemberOfStaff(t *testing.T) {
 	for name, c := range map[string]struct {
 		shop, staff string
-		says        []string // none: it is taken
+		says        []string // empty: it is accepted
 	}{
 		"two backends": {shopHook + "}", crewHook + "}", []string{"webhook:http://127.0.0.1:", "`realm ", "table_prefix"}},
 		"another query of one backend": {"users webhook {env.SHOP}?tenant=1 {\nsecret {env.HOOK_SECRET}\n}",
@@ -73,8 +76,9 @@ func TestCustomerIsNoMemberOfStaff(t *testing.T) {
 	}
 }
 
-// Another directory on reload would take over the sessions and openids of the former one.
-// The error has the line to write, and with it the reload goes through.
+// A reload with another directory would give the sessions and openids of the former one
+// to other people. It is refused with an error that contains the line to write, and
+// with that line it succeeds.
 func TestReloadWithAnotherDirectory(t *testing.T) {
 	rig.OnDatabases(t, func(t *testing.T, db *rig.Database) {
 		g, _ := prepareSites(t)
@@ -94,10 +98,10 @@ func TestReloadWithAnotherDirectory(t *testing.T) {
 			}
 			g.Get("/", p.Token).Seen(t).WantHeader(t, "X-WX-USER-ID", "m"+number)
 		}
-		// The same people under another URL.
+		// These are the same users under another URL.
 		g.MustReload(t, rig.ReplicaSite(crewHook+"realm webhook:"+g.Caddy.Getenv("SHOP")+"\n}"))
 		g.Refresh(p.RefreshToken).Pair(t)
-		// A command compares, too.
+		// A command compares the names too.
 		csv := g.Caddy.Home + "/users.csv"
 		writeFile(t, csv, "appid,openid,unionid,phone,user id\n"+rig.AppID+",o1,,+8613700137000,m1\n")
 		if err := g.Caddy.Reload(rig.ReplicaSite(shopHook + "}")); err != nil {
@@ -116,8 +120,8 @@ func TestReloadWithAnotherDirectory(t *testing.T) {
 	})
 }
 
-// Staging's simulator gives the openid of a customer to a tester. A store takes an appid
-// from one WeChat only.
+// The simulator used for staging gives a tester the openid of a customer. A store
+// accepts an appid from one WeChat only.
 func TestStoreTakesAnAppidFromOneWeChat(t *testing.T) {
 	g := rig.NewGatewayWith(t, rig.GatewaySite())
 	p := g.MustLogin(t, number)
@@ -136,7 +140,7 @@ func TestStoreTakesAnAppidFromOneWeChat(t *testing.T) {
 		t.Error("another realm was taken")
 	}
 	g.MustReload(t, named(was))
-	// Two sites of one configuration, each with its own.
+	// Two sites of one configuration have a WeChat each.
 	two, _ := prepareSites(t)
 	err = two.Caddy.TryStart(strings.Replace(twoSites("", ""), "api {$WX_API}", "api http://127.0.0.1:9\n", 1))
 	if err == nil {
@@ -145,7 +149,7 @@ func TestStoreTakesAnAppidFromOneWeChat(t *testing.T) {
 	two.Caddy.Log.Wait(t, 5*time.Second, "two WeChats", "`realm ", "table_prefix")
 }
 
-// Two queries of one database give the same ids to other people.
+// Two find queries on one database give the same ids to different people.
 func TestSitesWithTwoFindQueries(t *testing.T) {
 	onServers(t, func(t *testing.T, g *rig.Gateway, db *rig.Database) {
 		site := func(table, realm string) string {
@@ -179,8 +183,8 @@ func TestSitesWithTwoFindQueries(t *testing.T) {
 	})
 }
 
-// Two sites spell one store in two ways, which are two stores to look at: it is one all
-// the same, and a customer of the one would be a member of staff at the other.
+// Two sites spell the URL of one store differently, so it looks like two. It must be
+// recognized as one, or a customer of the shop would be a member of staff.
 func TestOneStoreInTwoSpellings(t *testing.T) {
 	rig.OnDatabases(t, func(t *testing.T, db *rig.Database) {
 		g, _ := prepareSites(t)
@@ -188,7 +192,7 @@ func TestOneStoreInTwoSpellings(t *testing.T) {
 			name, value, _ := strings.Cut(v, "=")
 			g.Caddy.Setenv(name, value)
 		}
-		second := strings.NewReplacer("127.0.0.1", "localhost", "/run/", "/run/./", "%2Frun%2F", "%2Frun%2F.%2F").Replace(db.URL) // the latter for a socket
+		second := strings.NewReplacer("127.0.0.1", "localhost", "/run/", "/run/./", "%2Frun%2F", "%2Frun%2F.%2F").Replace(db.URL) // the last one for a socket
 		if db.Kind == "sqlite" {
 			path := strings.TrimPrefix(db.URL, "sqlite:")
 			link := filepath.Join(t.TempDir(), "link")
@@ -212,8 +216,9 @@ func TestOneStoreInTwoSpellings(t *testing.T) {
 	})
 }
 
-// A backend serves two tenants by a parameter: a reload that takes the other one gives
-// sessions to other people, so it logs a warning that names the remedy.
+// A backend serves two tenants, selected by a parameter. A reload that selects the
+// other one gives sessions to other people, so it logs a warning that contains the
+// remedy.
 func TestChangedParameterIsWarnedOf(t *testing.T) {
 	g, _ := prepareSites(t)
 	site := func(tenant string) string {
@@ -231,7 +236,8 @@ func TestChangedParameterIsWarnedOf(t *testing.T) {
 	}
 }
 
-// Of two replicas that are the first, with different directories, one is refused.
+// Two replicas with different directories start at once on an empty store. One of them
+// is refused.
 func TestFirstReplicasWithTwoDirectories(t *testing.T) {
 	rig.OnDatabases(t, func(t *testing.T, db *rig.Database) {
 		replicas := rig.PrepareReplicas(t, db, 2)
@@ -259,8 +265,8 @@ func TestFirstReplicasWithTwoDirectories(t *testing.T) {
 	})
 }
 
-// The database is away when a configuration with another directory is loaded: once it is
-// back, the site answers misconfigured, and nobody becomes somebody else.
+// The database is down when a configuration with another directory is loaded. Once it
+// is back, the site answers `misconfigured`, and nobody gets another user's session.
 func TestOtherDirectoryAfterAnOutage(t *testing.T) {
 	server := rig.NewServer(t, "postgres")
 	replicas := rig.PrepareReplicas(t, server.Database, 2)
@@ -273,7 +279,7 @@ func TestOtherDirectoryAfterAnOutage(t *testing.T) {
 	first.Caddy.Start(rig.ReplicaSite(shopHook + "}"))
 	p := first.MustLogin(t, number)
 	server.Stop()
-	// The process that has the store open knows its name.
+	// The running process has the store open, so it knows the store's name.
 	if err := first.Caddy.Reload(rig.ReplicaSite(shopHook + "realm others\n}")); err == nil || !strings.Contains(err.Error(), "`realm webhook:") {
 		t.Errorf("a reload with another directory: %v", err)
 	}

@@ -12,8 +12,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// startNode runs a program in JavaScript until the test's end, and waits until it
-// listens at the address.
+// startNode runs a program in JavaScript until the end of the test. It returns once the
+// program listens at the address.
 func startNode(t testing.TB, program, address string, env ...string) (stop func()) {
 	t.Helper()
 	home := rig.NodeHome(t, "testdata/node", "the README's programs in JavaScript")

@@ -16,7 +16,7 @@ import (
 
 const readme = "../../README.md"
 
-// apiInExpress is a stranger's API: it knows the caller as the README's table says.
+// apiInExpress is an API by somebody who only knows the README's table of headers.
 const apiInExpress = `
 import express from 'express'
 const app = express()
@@ -28,11 +28,11 @@ app.get('/orders', (req, res) => {
 app.listen(process.env.PORT, '127.0.0.1')
 `
 
-// membersInMySQL is the README's table.
+// membersInMySQL returns the README's table.
 func membersInMySQL(t *testing.T) string { return rig.ReadmeBlock(t, readme, "CREATE TABLE members") }
 
-// onThisMachine is the README's Caddyfile for a test: its site at {$ADDR}, its
-// upstream and its WeChat those of the test.
+// onThisMachine returns a Caddyfile of the README, changed for a test: its site is at
+// {$ADDR}, and its upstream and its WeChat are those of the test.
 func onThisMachine(t *testing.T, block string, oldnew ...string) string {
 	t.Helper()
 	return "{\ndefault_bind 127.0.0.1\n}\n" + rig.Replaced(t, block, append([]string{
@@ -42,7 +42,8 @@ func onThisMachine(t *testing.T, block string, oldnew ...string) string {
 	}, oldnew...)...)
 }
 
-// strangers is a gateway by the README's block, before an API in Express.
+// strangers starts a gateway with a Caddyfile of the README, in front of an API in
+// Express.
 func strangers(t *testing.T, db *rig.Database, caddyfile string, env ...string) *rig.Gateway {
 	t.Helper()
 	api := rig.FreeAddress(t)
@@ -58,7 +59,7 @@ func portOf(address string) string {
 	return port
 }
 
-// wantStrangersWay walks the whole way of members 7 (an admin) and a newcomer.
+// wantStrangersWay does everything that member 7 (an admin) and a newcomer would do.
 func wantStrangersWay(t *testing.T, g *rig.Gateway, db *rig.Database) {
 	t.Helper()
 	p := g.MustLogin(t, number)
@@ -74,7 +75,8 @@ func wantStrangersWay(t *testing.T, g *rig.Gateway, db *rig.Database) {
 	if again := g.MustLogin(t, other); again.UserInfo.ID != newcomer.UserInfo.ID || newcomer.UserInfo.ID == "7" || !newcomer.UserInfo.IsNew || again.UserInfo.IsNew {
 		t.Errorf("users %+v and %+v", *newcomer.UserInfo, *again.UserInfo)
 	}
-	// A login makes a row, or leaves the counter alone: an INT is used up else.
+	// A login creates a row, or leaves the counter alone. Otherwise an INT would be
+	// used up.
 	first, _ := strconv.Atoi(newcomer.UserInfo.ID)
 	if third := g.MustLogin(t, "13700137000"); third.UserInfo.ID != strconv.Itoa(first+1) {
 		t.Errorf("users %d and %s were made one after the other", first, third.UserInfo.ID)
@@ -82,7 +84,7 @@ func wantStrangersWay(t *testing.T, g *rig.Gateway, db *rig.Database) {
 	if n := db.Count(t, `SELECT COUNT(*) FROM members WHERE mobile = '13900139000'`); n != 1 {
 		t.Errorf("%d members of the new number", n)
 	}
-	// Switched from another directory, ids may look alike to the database.
+	// After a change from another directory, ids may look equal to the database.
 	silent := g.Silent(g.WeChat.Open(t, number).Code).Pair(t)
 	if silent.UserInfo.ID != "7" {
 		t.Errorf("silently user %s", silent.UserInfo.ID)
@@ -92,6 +94,8 @@ func wantStrangersWay(t *testing.T, g *rig.Gateway, db *rig.Database) {
 	g.WantEnded(t, silent)
 }
 
+// A team copies the webhook receiver and the Caddyfile from the README. Nothing else
+// may be needed.
 func TestReadmesReceiverWorksAsWritten(t *testing.T) {
 	db := rig.NewDatabase(t, "mysql")
 	db.Run(t, membersInMySQL(t))
@@ -102,7 +106,7 @@ func TestReadmesReceiverWorksAsWritten(t *testing.T) {
 	g := strangers(t, db, onThisMachine(t, rig.ReadmeBlock(t, readme, "users webhook http"), "localhost:3001", users), "WX_USERS_SECRET="+secret)
 	wantStrangersWay(t, g, db)
 
-	// Who has no secret learns nothing, and makes nobody.
+	// A request without the secret learns nothing and creates no user.
 	forger := rig.NewClient(t, "http://"+users)
 	body := `{"type":"user.login","phone":"+8613700137000","country":"86","national":"13700137000","userId":null}`
 	for name, headers := range map[string][]string{
@@ -116,7 +120,8 @@ func TestReadmesReceiverWorksAsWritten(t *testing.T) {
 	if n := db.Count(t, `SELECT COUNT(*) FROM members`); n != 3 {
 		t.Errorf("%d members", n)
 	}
-	// The events that no login sends: an erased user is gone, and the answer is 204.
+	// These events are not sent by logins. An erased user is gone, and the answer is
+	// 204.
 	signed := func(body string) rig.Answer {
 		at := strconv.FormatInt(time.Now().Unix(), 10)
 		mac := hmac.New(sha256.New, []byte("0123456789abcdef0123456789abcdef"))
@@ -133,6 +138,7 @@ func TestReadmesReceiverWorksAsWritten(t *testing.T) {
 	g.Login(codes.Code, codes.PhoneCode).WantProblem(t, 503, "directory_unavailable", []string{})
 }
 
+// A team copies the table and the queries from the README, in each database.
 func TestReadmesTableNeedsNoCode(t *testing.T) {
 	for kind, create := range map[string]string{
 		"mysql":    membersInMySQL(t),
@@ -143,7 +149,7 @@ func TestReadmesTableNeedsNoCode(t *testing.T) {
 			db.Run(t, create)
 			db.Run(t, `INSERT INTO members (id, mobile, nick_name, role) VALUES (7, '13800138000', '安安', 'admin')`)
 			block := rig.ReadmeBlock(t, readme, "users sql {env.MEMBERS_DB}")
-			if kind == "postgres" { // as the README says; and names keep their case in quotes only
+			if kind == "postgres" { // as the README says; only quoted names keep their case
 				block = rig.Replaced(t, block, " FROM DUAL", "", "AS nickName", `AS "nickName"`)
 			}
 			wantStrangersWay(t, strangers(t, db, onThisMachine(t, block)), db)
@@ -151,6 +157,8 @@ func TestReadmesTableNeedsNoCode(t *testing.T) {
 	}
 }
 
+// A team migrates by the README: the tokens of its former system keep working beside
+// ours.
 func TestReadmesMigrationAcceptsOldTokens(t *testing.T) {
 	api := rig.FreeAddress(t)
 	startNode(t, `
@@ -190,6 +198,8 @@ app.listen(process.env.PORT, '127.0.0.1')
 	g.Get("/orders", p.Token).WantProblem(t, 401, "token_revoked", nil)
 }
 
+// A team copies the token verifier from the README. It must accept our tokens and no
+// others.
 func TestReadmesVerifierAcceptsOnlyOurTokens(t *testing.T) {
 	api := rig.FreeAddress(t)
 	g := &rig.Gateway{WeChat: rig.NewWeChat(t), Upstream: rig.NewUpstream(t)}

@@ -10,7 +10,7 @@ import (
 
 func phoneOf(national string) wechattest.Phone { return wechattest.Phone{Number: national} }
 
-// members is a table as a team has it.
+// members is a table such as a team may have.
 const members = `CREATE TABLE members (
 	id INTEGER NOT NULL PRIMARY KEY,
 	mobile VARCHAR(20) NOT NULL UNIQUE,
@@ -31,7 +31,7 @@ const (
 	check  = "check `" + columns + "WHERE id = :id`"
 )
 
-// onServers runs a test over a members table in each database server.
+// onServers runs a test with a members table in each database server.
 func onServers(t *testing.T, test func(t *testing.T, g *rig.Gateway, db *rig.Database)) {
 	for _, kind := range []string{"postgres", "mysql"} {
 		t.Run(kind, func(t *testing.T) {
@@ -46,6 +46,8 @@ func onServers(t *testing.T, test func(t *testing.T, g *rig.Gateway, db *rig.Dat
 	}
 }
 
+// Members of a team's table log in, refresh and log out. Someone whose number is not in
+// the table is refused, or created by `create`.
 func TestMembersOfATableLogIn(t *testing.T) {
 	onServers(t, func(t *testing.T, g *rig.Gateway, db *rig.Database) {
 		g.Caddy.Start(tableSite(find, check))
@@ -61,17 +63,17 @@ func TestMembersOfATableLogIn(t *testing.T) {
 		seen.WantHeader(t, "X-WX-PHONE", "+86"+number)
 		seen.WantHeader(t, "X-Role", "admin")
 
-		codes = g.WeChat.Tap(t, other) // there is no create
+		codes = g.WeChat.Tap(t, other) // no create query is configured
 		g.Login(codes.Code, codes.PhoneCode).WantProblem(t, 403, "registration_closed", nil)
 		g.MustReload(t, tableSite(find, create, check))
-		made := g.Login(codes.Code, codes.PhoneCode).Pair(t) // the same codes
+		made := g.Login(codes.Code, codes.PhoneCode).Pair(t) // with the same codes
 		if made.UserInfo.ID != "42" || !made.UserInfo.IsNew {
 			t.Errorf("%+v", *made.UserInfo)
 		}
 		if g.WeChat.PhoneOK() != 2 {
 			t.Errorf("%d phone codes were exchanged", g.WeChat.PhoneOK())
 		}
-		// A number of another country with the same digits is nobody's.
+		// A number of another country with the same digits belongs to nobody.
 		german := g.WeChat.TapAs(t, rig.AppID, "hans", wechattest.Phone{Country: "49", Number: number})
 		g.Login(german.Code, german.PhoneCode).WantProblem(t, 403, "registration_closed", nil)
 		if n := db.Count(t, `SELECT COUNT(*) FROM members`); n != 2 {
@@ -87,6 +89,7 @@ func TestMembersOfATableLogIn(t *testing.T) {
 	})
 }
 
+// A query with a mistake is refused at load, and the former configuration stays in use.
 func TestWrongQueryKeepsTheConfiguration(t *testing.T) {
 	onServers(t, func(t *testing.T, g *rig.Gateway, db *rig.Database) {
 		wrong := strings.Replace(find, "mobile", "phone", 1)
@@ -102,7 +105,7 @@ func TestWrongQueryKeepsTheConfiguration(t *testing.T) {
 			t.Errorf("reload: %v", err)
 		}
 		g.MustLogin(t, number)
-		// A table that changes afterwards is found at the login, and named.
+		// If the table changes later, a login finds out, and the log names the query.
 		db.Run(t, `ALTER TABLE members RENAME TO people`)
 		codes := g.WeChat.Tap(t, number)
 		a := g.Login(codes.Code, codes.PhoneCode)
@@ -115,6 +118,8 @@ func TestWrongQueryKeepsTheConfiguration(t *testing.T) {
 	})
 }
 
+// The team's database is down at the start and during logins. No phone code is lost,
+// and logins work as soon as it is back.
 func TestLoginsWaitForTheTable(t *testing.T) {
 	for _, kind := range []string{"postgres", "mysql"} {
 		g := &rig.Gateway{WeChat: rig.NewWeChat(t), Upstream: rig.NewUpstream(t)}

@@ -7,7 +7,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// typedSite serves a table whose columns a test makes.
+// typedSite is a site with a table whose columns the test chooses.
 func typedSite(columns string, options ...string) string {
 	return rig.GatewaySite(append([]string{
 		"users sql {env.MEMBERS_DB} {\nfind `SELECT id, " + columns + " FROM members WHERE mobile = :national AND :country = '86'`\n" +
@@ -57,7 +57,7 @@ func TestOddColumnsArriveInOneForm(t *testing.T) {
 	})
 }
 
-// What every user would meet at the login is found when the configuration is loaded.
+// A column that every login would fail on is found when the configuration is loaded.
 func TestColumnWithoutOneFormIsRefusedAtLoad(t *testing.T) {
 	onServers(t, func(t *testing.T, g *rig.Gateway, db *rig.Database) {
 		types := map[string]string{"avatar": "BYTEA", "price": "MONEY", "tags": "TEXT[]", "place": "POINT"}
@@ -73,12 +73,12 @@ func TestColumnWithoutOneFormIsRefusedAtLoad(t *testing.T) {
 				t.Errorf("%s: %v", typ, err)
 			}
 		}
-		g.MustLogin(t, number) // the former configuration stays
+		g.MustLogin(t, number) // the former configuration is still in use
 	})
 }
 
-// RuoYi writes '2' for a deleted user. Such a user was a 503 at the login, and went on
-// with the sessions that were open.
+// RuoYi writes '2' for a deleted user. Such a value must not be a 503 at login, nor
+// leave open sessions working: the user counts as disabled.
 func TestStatusNobodyForesawDisables(t *testing.T) {
 	onServers(t, func(t *testing.T, g *rig.Gateway, db *rig.Database) {
 		db.Run(t, "ALTER TABLE members ADD del_flag CHAR(1) NOT NULL DEFAULT '0'")

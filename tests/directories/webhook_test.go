@@ -14,7 +14,7 @@ import (
 
 const number, other = "13800138000", "13900139000"
 
-// wantSeen fails the test if the API does not see the user of that number.
+// wantSeen fails the test unless the API sees the user of that number.
 func wantSeen(t *testing.T, g *rig.Gateway, token, national, roles string) {
 	t.Helper()
 	seen := g.Get("/orders", token, "X-User-Roles: root", "x_user_roles: root", "X-Level: 99").Seen(t)
@@ -24,6 +24,8 @@ func wantSeen(t *testing.T, g *rig.Gateway, token, national, roles string) {
 	seen.WantHeader(t, "X-Level", "3")
 }
 
+// What the backend answers about a user reaches the client in userInfo and the API in
+// headers.
 func TestBackendAnswerReachesClientAndAPI(t *testing.T) {
 	g, b := newHooked(t)
 	codes := g.WeChat.Tap(t, number)
@@ -38,7 +40,7 @@ func TestBackendAnswerReachesClientAndAPI(t *testing.T) {
 	if claims := fmt.Sprint(rig.JWTPart(t, p.Token, 1)); strings.Contains(claims, "admin") || strings.Contains(claims, number+"0") {
 		t.Errorf("the token tells everybody: %s", claims)
 	}
-	// The number is still there when nobody has shown it again.
+	// The number is still known at a silent login, which does not present it.
 	wantSeen(t, g, g.Silent(g.WeChat.Open(t, number).Code).Pair(t).Token, number, "admin,shop%2C1")
 	b.says(body(200, `{"id":"m13800138000","claims":{"roles":["guest"],"level":3}}`))
 	next := g.Refresh(p.RefreshToken).Pair(t)
@@ -63,8 +65,8 @@ func TestBackendAnswerReachesClientAndAPI(t *testing.T) {
 	}
 }
 
-// Whatever the backend does, the client gets the right code and keeps its paid phone
-// code, no session is left behind, and the next try is the same login.
+// Whatever the backend answers, the client gets the right code and keeps its paid phone
+// code, no session is left behind, and the next attempt is the same login.
 func TestBrokenBackendCostsNobodyAPhoneCode(t *testing.T) {
 	g, b := newHooked(t)
 	for i, tc := range []struct {
@@ -135,6 +137,8 @@ func TestBrokenBackendCostsNobodyAPhoneCode(t *testing.T) {
 	}
 }
 
+// A broken backend answers a silent login with another user's id. The client must not
+// become that user.
 func TestSilentLoginStaysTheSameUser(t *testing.T) {
 	g, b := newHooked(t)
 	p := g.MustLogin(t, number)
@@ -142,14 +146,15 @@ func TestSilentLoginStaysTheSameUser(t *testing.T) {
 	g.Silent(g.WeChat.Open(t, number).Code).WantProblem(t, 503, "misconfigured", []string{})
 	g.Refresh(p.RefreshToken).WantProblem(t, 503, "misconfigured", nil)
 	g.Me(p.Token).WantProblem(t, 503, "misconfigured", nil)
-	b.says(body(404, ``)) // gone: ask for the number
+	b.says(body(404, ``)) // the user is gone: the client must ask for the number
 	g.Silent(g.WeChat.Open(t, number).Code).WantProblem(t, 403, "phone_required", nil)
 	b.says(nil)
 	// Nothing has advanced meanwhile.
 	if next := g.Refresh(p.RefreshToken).Pair(t); rig.SessionOf(t, next.Token) != rig.SessionOf(t, p.Token) {
 		t.Error("another session")
 	}
-	// With a number the backend decides, and is told of the account's former one.
+	// With a number, the backend decides. It learns to which user the account belonged
+	// before.
 	codes := g.WeChat.TapAs(t, rig.AppID, "+86"+number, phoneOf(other))
 	if moved := g.Login(codes.Code, codes.PhoneCode).Pair(t); moved.UserInfo.ID != "m"+other {
 		t.Errorf("user %s", moved.UserInfo.ID)
@@ -159,6 +164,8 @@ func TestSilentLoginStaysTheSameUser(t *testing.T) {
 	}
 }
 
+// At every refresh the backend is asked whether the user is still welcome, and its
+// answer decides.
 func TestRefreshAsksTheBackend(t *testing.T) {
 	g, b := newHooked(t)
 	for name, tc := range map[string]struct {
@@ -181,7 +188,7 @@ func TestRefreshAsksTheBackend(t *testing.T) {
 			b.says(nil)
 			if tc.ends {
 				g.WantEnded(t, first)
-				g.WantEnded(t, second) // all of the user's
+				g.WantEnded(t, second) // all of the user's sessions end
 				return
 			}
 			if next := g.Refresh(first.RefreshToken).Pair(t); next.RefreshToken == first.RefreshToken {
@@ -192,6 +199,7 @@ func TestRefreshAsksTheBackend(t *testing.T) {
 	}
 }
 
+// A team rotates the webhook's secret. With both secrets configured, no login fails.
 func TestChangedSecretWorksAtOnce(t *testing.T) {
 	g, b := newHooked(t)
 	g.MustLogin(t, number)
@@ -199,7 +207,7 @@ func TestChangedSecretWorksAtOnce(t *testing.T) {
 	b.secret = otherSecret
 	b.mu.Unlock()
 	g.Silent(g.WeChat.Open(t, number).Code).WantProblem(t, 503, "misconfigured", []string{})
-	// From files: the environment of a process stays as it is.
+	// The secrets come from files, because the environment of a process cannot change.
 	file := func(name, text string) string {
 		path := filepath.Join(g.Caddy.Home, name)
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
@@ -209,7 +217,7 @@ func TestChangedSecretWorksAtOnce(t *testing.T) {
 	}
 	g.MustReload(t, strings.Replace(hooked(), "{env.HOOK_SECRET}", file("new", otherSecret), 1))
 	g.Silent(g.WeChat.Open(t, number).Code).Pair(t)
-	// Both, while the backend's turn is still to come.
+	// Both are configured while the backend still uses the old one.
 	g.MustReload(t, strings.Replace(hooked(), "{env.HOOK_SECRET}", file("first", secret)+" "+file("second", otherSecret), 1))
 	g.Silent(g.WeChat.Open(t, number).Code).Pair(t)
 	for _, text := range []string{secret, otherSecret} {
@@ -220,8 +228,8 @@ func TestChangedSecretWorksAtOnce(t *testing.T) {
 	}
 }
 
-// A login that waits for the backend is answered although the configuration it
-// came with is gone.
+// A login that waits for the backend is answered although its configuration has been
+// replaced.
 func TestLoginUnderWayOutlivesAReload(t *testing.T) {
 	g, b := newHooked(t)
 	in, go1 := make(chan struct{}, 1), make(chan struct{})
@@ -234,7 +242,7 @@ func TestLoginUnderWayOutlivesAReload(t *testing.T) {
 	answer := rig.InBackground(func() rig.Answer { return g.Login(codes.Code, codes.PhoneCode) })
 	rig.Within(t, 5*time.Second, "the backend is asked", in)
 	reload := rig.InBackground(func() error { return g.Caddy.Reload(hooked("forward_token")) })
-	time.Sleep(300 * time.Millisecond) // the old configuration is being let go
+	time.Sleep(300 * time.Millisecond) // the former configuration is being unloaded
 	close(go1)
 	rig.Within(t, 10*time.Second, "the login", answer).Pair(t)
 	if err := rig.Within(t, 30*time.Second, "the reload", reload); err != nil {
@@ -244,6 +252,8 @@ func TestLoginUnderWayOutlivesAReload(t *testing.T) {
 	g.Silent(g.WeChat.Open(t, number).Code).Pair(t)
 }
 
+// The backend answers with errors that contain the number and the secret. Neither may
+// be in the log.
 func TestPhonesAndSecretsStayOutOfTheLog(t *testing.T) {
 	g, b := newHooked(t)
 	for _, answer := range []http.HandlerFunc{body(500, number), body(200, number), body(302, number), body(200, `{"id":"u1"}`)} {

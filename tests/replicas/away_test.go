@@ -11,9 +11,9 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// The database is away, and somebody reloads with an unrelated site, other lifetimes and
-// another mini program: what was open stays open, so good tokens, the JWKS and WebSockets
-// go on, and logins wait.
+// While the database is down, an operator reloads with another site, other lifetimes
+// and another mini program. What was open stays open: good tokens, the JWKS and
+// WebSockets go on, and logins wait.
 func TestReloadWhileTheDatabaseIsAway(t *testing.T) {
 	for _, kind := range []string{"postgres", "mysql"} {
 		t.Run(kind, func(t *testing.T) {
@@ -46,15 +46,15 @@ func TestReloadWhileTheDatabaseIsAway(t *testing.T) {
 			rig.Await(t, 60*time.Second, "logins work again", func() bool { return r.Get("/auth/wx/health", "").Status == http.StatusOK })
 			p = r.Refresh(p.RefreshToken).Pair(t)
 			r.MustLogin(t, number)
-			// Logouts of this replica reach the set again.
+			// Logouts on this replica reach the set of revoked sessions again.
 			r.Logout(p.Token, "", false).Want(t, http.StatusNoContent)
 			r.Get("/", p.Token).WantProblem(t, http.StatusUnauthorized, "token_revoked", nil)
 		})
 	}
 }
 
-// A server that takes no writes is not open, and is as soon as it does. The log has the
-// remedy.
+// A database server that is read-only does not count as open until it accepts writes.
+// The log says what to do.
 func TestReadOnlyServerIsNotReady(t *testing.T) {
 	for kind, c := range map[string]struct{ on, off []string }{
 		"postgres": {[]string{"ALTER SYSTEM SET default_transaction_read_only = on", "SELECT pg_reload_conf()"},
@@ -64,7 +64,7 @@ func TestReadOnlyServerIsNotReady(t *testing.T) {
 		t.Run(kind, func(t *testing.T) {
 			server := rig.NewServer(t, kind)
 			db := *server.Database
-			if kind == "mysql" { // root may write all the same
+			if kind == "mysql" { // root may write in spite of read_only
 				server.Run(t, "CREATE USER wx@'%' IDENTIFIED BY 'pw'")
 				server.Run(t, "CREATE DATABASE wx")
 				server.Run(t, "GRANT ALL ON wx.* TO wx@'%'")
@@ -81,7 +81,7 @@ func TestReadOnlyServerIsNotReady(t *testing.T) {
 				server.Run(t, s)
 			}
 			rig.Await(t, 30*time.Second, "logins do not work", func() bool { return r.Get("/auth/wx/health", "").Status == http.StatusServiceUnavailable })
-			r.Get("/auth/wx/health/ready", "").Want(t, http.StatusOK) // tokens go on
+			r.Get("/auth/wx/health/ready", "").Want(t, http.StatusOK) // tokens are still accepted
 			r.Get("/", p.Token).Want(t, http.StatusOK)
 			r.Caddy.Stop()
 			r.Caddy.Restart()
@@ -100,8 +100,8 @@ func TestReadOnlyServerIsNotReady(t *testing.T) {
 	}
 }
 
-// A database that takes connections and answers nothing: health says so in time, however
-// many ask, and they do not pile up.
+// The database accepts connections but answers nothing. The health endpoint must say so
+// in time, however many clients ask, and the checks must not pile up.
 func TestHealthWhileTheDatabaseHangs(t *testing.T) {
 	db := rig.NewDatabase(t, "postgres")
 	u, err := url.Parse(db.URL)
@@ -119,7 +119,7 @@ func TestHealthWhileTheDatabaseHangs(t *testing.T) {
 	p := r.MustLogin(t, number)
 	r.Get("/auth/wx/health", "").Want(t, http.StatusOK)
 	front.hang()
-	time.Sleep(1200 * time.Millisecond) // the last look at the store is over a second old
+	time.Sleep(1200 * time.Millisecond) // so that the last check of the store is over a second old
 	for range 3 {
 		answers := make([]<-chan rig.Answer, 20)
 		start := time.Now()
@@ -129,7 +129,7 @@ func TestHealthWhileTheDatabaseHangs(t *testing.T) {
 		for _, a := range answers {
 			(<-a).Want(t, http.StatusServiceUnavailable)
 		}
-		if took := time.Since(start); took > 5*time.Second { // about 2 s, on a busy machine
+		if took := time.Since(start); took > 5*time.Second { // about 2 s, but the machine may be busy
 			t.Errorf("20 answers took %s", took)
 		}
 	}
@@ -138,7 +138,7 @@ func TestHealthWhileTheDatabaseHangs(t *testing.T) {
 	r.Get("/", p.Token).Want(t, http.StatusOK)
 }
 
-// front is a proxy before a database that can stop passing anything on.
+// front is a proxy in front of a database that can stop forwarding.
 type front struct {
 	address string
 	stopped chan struct{}
@@ -161,7 +161,7 @@ func newFront(t *testing.T, to string) *front {
 			select {
 			case <-f.stopped:
 				if err == nil {
-					continue // swallowed
+					continue // dropped
 				}
 			default:
 			}

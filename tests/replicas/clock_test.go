@@ -7,7 +7,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// anotherClock lets the environment set the gateway's clock forward or back.
+// anotherClock lets an environment variable set the gateway's clock forward or back.
 var anotherClock = []rig.Change{
 	{File: "caddymodule/app.go", Old: "time.Now()", New: "wrong(time.Now())"},
 	{File: "caddymodule/app.go", Old: "time.Now, ", New: "func() time.Time { return wrong(time.Now()) }, "},
@@ -33,8 +33,9 @@ var wrongBy, _ = time.ParseDuration(os.Getenv("CLOCK_WRONG_BY"))
 func wrong(now time.Time) time.Time { return now.Add(wrongBy) }
 `
 
-// Every replica ends sessions that another one opened, refreshes what another one
-// refreshed, and learns of the others' logouts, with clocks two minutes apart at most.
+// The clocks of replicas differ by up to two minutes. Each replica must be able to end
+// the sessions that another one opened and refresh those that another one refreshed,
+// and learns of the others' logouts.
 func TestReplicasWhoseClocksAreAMinuteApart(t *testing.T) {
 	t.Parallel()
 	binary := rig.BuildWith(t, "clock", anotherClock)
@@ -43,7 +44,8 @@ func TestReplicasWhoseClocksAreAMinuteApart(t *testing.T) {
 		for i, wrong := range []string{"-60s", "0s", "60s"} {
 			replicas[i].Caddy.Setenv("CLOCK_WRONG_BY", wrong)
 		}
-		// The leeway is for clocks: without it a token from the future is none.
+		// The leeway is for clocks that differ. Without it, a token from the future is
+		// not accepted.
 		rig.StartReplicas(t, replicas, rig.ReplicaSite("token {\nleeway 3m\n}", "session {\ngrace 5m\n}"))
 		if n := db.Count(t, "SELECT COUNT(*) FROM wx_auth_signing_keys"); n != 1 {
 			t.Errorf("%d signing keys", n)
@@ -62,13 +64,14 @@ func TestReplicasWhoseClocksAreAMinuteApart(t *testing.T) {
 				wantEndedEverywhere(t, replicas, next)
 			}
 		}
-		// What is revoked stays so when a replica starts anew, by whichever clock.
+		// A revoked session stays revoked when a replica restarts, by whichever clock.
 		p := replicas[0].MustLogin(t, number)
 		replicas[0].Logout(p.Token, "", false).Want(t, http.StatusNoContent)
 		replicas[2].Caddy.Stop()
 		replicas[2].Caddy.Restart()
 		wantEndedEverywhere(t, replicas, p)
-		// Codes too: the same pair at another replica is the same session.
+		// The same holds for codes: sent to another replica, they lead to the same
+		// session.
 		codes := replicas[0].WeChat.Tap(t, number)
 		one := replicas[2].Login(codes.Code, codes.PhoneCode).Pair(t)
 		if two := replicas[0].Login(codes.Code, codes.PhoneCode).Pair(t); rig.SessionOf(t, one.Token) != rig.SessionOf(t, two.Token) {

@@ -13,8 +13,9 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// movingClock is a clock that a file sets wrong, while the gateway runs. Housekeeping
-// is once a second in it, and a jump that stays is trusted after an hour, as ever.
+// movingClock lets a file set the clock wrong while the gateway runs. In this build
+// housekeeping runs once a second; a jump that lasts is still trusted only after an
+// hour.
 var movingClock = func() []rig.Change {
 	changes := slices.Clone(anotherClock)
 	for i, c := range changes {
@@ -47,7 +48,7 @@ var movingBinary struct {
 	path string
 }
 
-// clocks are replicas whose clocks a test sets wrong.
+// clocks are replicas whose clocks a test can set wrong.
 type clocks struct {
 	replicas []*rig.Gateway
 	files    []string
@@ -65,7 +66,8 @@ func newClocks(t *testing.T, db *rig.Database, n int) *clocks {
 	return c
 }
 
-// set sets the clock of a replica wrong by so much. The gateway never reads half of it.
+// set makes a replica's clock wrong by this much. The gateway never reads a
+// half-written file.
 func (c *clocks) set(t testing.TB, i int, by time.Duration) {
 	t.Helper()
 	if err := os.WriteFile(c.files[i]+".new", []byte(by.String()), 0o600); err != nil {
@@ -83,15 +85,16 @@ const (
 	clockRight = "the clock of this process is right again"
 )
 
-// One of two replicas has a clock 200 days ahead, or behind. Nobody loses a session to
-// it: not one that the other opened, not one that it opens or refreshes itself, and
-// what it writes is right for the other. It says so, and leaves the housekeeping alone.
+// The clock of one of two replicas is 200 days ahead, or behind. No user may lose a
+// session: neither one that the other replica opened, nor one that this replica opens
+// or refreshes. What it writes must be right for the other. It logs that its clock is
+// wrong, and does no housekeeping.
 func TestWrongClockDeletesNobody(t *testing.T) {
 	t.Parallel()
 	rig.OnDatabases(t, func(t *testing.T, db *rig.Database) {
 		c := newClocks(t, db, 2)
 		c.set(t, 1, 200*day)
-		rig.StartReplicas(t, c.replicas[1:], rig.ReplicaSite()) // so that it has the role, if it takes it
+		rig.StartReplicas(t, c.replicas[1:], rig.ReplicaSite()) // so that it gets the housekeeping role, if it asks for it
 		c.replicas[1].Caddy.Log.Wait(t, patience, clockWrong, "remedy")
 		rig.StartReplicas(t, c.replicas[:1], rig.ReplicaSite())
 		right, wrong := c.replicas[0], c.replicas[1]
@@ -100,8 +103,8 @@ func TestWrongClockDeletesNobody(t *testing.T) {
 		theirs := wrong.MustLogin(t, "13800138004")
 		wrong.WantAlive(t, theirs)
 		live := db.Count(t, "SELECT COUNT(*) FROM wx_auth_sessions")
-		// What is over goes all the same, by the other one's hand. Twice, so that a
-		// whole round of housekeeping lies between.
+		// The other replica still removes what has expired. Check twice, so that a
+		// complete round of housekeeping lies between.
 		for range 2 {
 			db.Run(t, "UPDATE wx_auth_kept_steps SET expires_at = 1")
 			rig.Await(t, patience, "the right one does the housekeeping", func() bool {
@@ -111,7 +114,7 @@ func TestWrongClockDeletesNobody(t *testing.T) {
 		if n := db.Count(t, "SELECT COUNT(*) FROM wx_auth_sessions"); n != live {
 			t.Fatalf("%d sessions of %d", n, live)
 		}
-		// Refreshed by the wrong one, they are neither lost nor extended.
+		// Sessions that the wrong replica refreshes are neither lost nor extended.
 		for i, p := range append(people, theirs) {
 			next := wrong.Refresh(p.RefreshToken).Pair(t)
 			if again := right.Refresh(p.RefreshToken).Pair(t); again.RefreshToken != next.RefreshToken {
@@ -131,7 +134,8 @@ func TestWrongClockDeletesNobody(t *testing.T) {
 		if at := db.Count(t, "SELECT MAX(signs_from) FROM wx_auth_signing_keys"); at > time.Now().Add(time.Hour).UnixMilli() {
 			t.Errorf("a key signs from %v", time.UnixMilli(at))
 		}
-		// It also ends sessions, so that the others refuse the tokens until they are over.
+		// It also ends sessions, and the other replicas refuse their tokens until these
+		// expire.
 		c.set(t, 1, -200*day)
 		p := right.MustLogin(t, "13800138005")
 		wrong.Logout("", p.RefreshToken, false).Want(t, http.StatusNoContent)
@@ -154,9 +158,9 @@ func TestWrongClockDeletesNobody(t *testing.T) {
 	})
 }
 
-// A clock jumps a day ahead for a while and back, or back and ahead. Tokens of ended
-// sessions stay refused, of sessions that ended before and meanwhile, here and there.
-// WebSockets last as long as their tokens: no longer, no shorter.
+// A clock jumps a day ahead for a while and back, or back and ahead. On both replicas,
+// the tokens of sessions that ended before or during the jump stay refused, and
+// WebSockets last exactly as long as their tokens.
 func TestClockJumpBringsNoTokenBack(t *testing.T) {
 	t.Parallel()
 	for _, jump := range []struct {
@@ -184,8 +188,8 @@ func TestClockJumpBringsNoTokenBack(t *testing.T) {
 				case <-time.After(patience):
 					t.Error("the WebSocket of an ended session lives on")
 				}
-				// All 256 parts of the set have their turn in 64 s. Tests of the package
-				// session try that; here it is a few of them.
+				// All 256 parts of the set take 64 s. The tests of package session
+				// cover that; here only a few parts are swept.
 				time.Sleep(2 * time.Second)
 				select {
 				case <-socket:

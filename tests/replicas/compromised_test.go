@@ -23,13 +23,13 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// thief has a copy of the database and the encryption key that it was sealed with, and
-// has read how this works.
+// thief has a copy of the database and of the encryption key, and has read how the
+// gateway works.
 type thief struct {
 	key      []byte
 	kid      string
 	signing  *ecdsa.PrivateKey
-	counters map[string]uint64 // of sessions
+	counters map[string]uint64 // by session
 }
 
 // steal makes the copy.
@@ -97,8 +97,8 @@ func (th *thief) derive(t *testing.T, purpose string) []byte {
 	return key
 }
 
-// token is one like a token that the thief has seen, with the sealed claims of it, that
-// begins now.
+// token mints a token like one that the thief has seen, with its sealed claims, that is
+// valid from now on.
 func (th *thief) token(t *testing.T, like string) string {
 	t.Helper()
 	claims := rig.JWTPart(t, like, 1)
@@ -120,7 +120,7 @@ func (th *thief) token(t *testing.T, like string) string {
 	return signed + "." + base64.RawURLEncoding.EncodeToString(mac)
 }
 
-// refreshToken is the newest one of a session.
+// refreshToken makes the newest refresh token of a session.
 func (th *thief) refreshToken(t *testing.T, session string) string {
 	t.Helper()
 	key := th.derive(t, "refresh mac")
@@ -138,7 +138,7 @@ func (th *thief) refreshToken(t *testing.T, session string) string {
 	return base64.RawURLEncoding.EncodeToString(append(raw, mac(raw)...))
 }
 
-// command runs one with a configuration.
+// command runs a command with a configuration.
 func command(t *testing.T, r *rig.Gateway, caddyfile string, args ...string) (string, error) {
 	t.Helper()
 	path := filepath.Join(r.Caddy.Home, "Caddyfile.command")
@@ -148,7 +148,7 @@ func command(t *testing.T, r *rig.Gateway, caddyfile string, args ...string) (st
 	return r.Caddy.Command(append(append([]string{"wx-auth"}, args...), "--config", path, "--adapter", "caddyfile")...)
 }
 
-// keyed is a site with encryption keys of the environment.
+// keyed is a site with encryption keys from the environment.
 func keyed(keys string, options ...string) string {
 	return rig.GatewaySite(append([]string{"store {env.WX_AUTH_STORE}", "encryption_key " + keys}, options...)...)
 }
@@ -164,7 +164,8 @@ func newEncryptionKey() string {
 	return base64.StdEncoding.EncodeToString(raw)
 }
 
-// keyedReplicas are two replicas with the old key, and the new one at hand.
+// keyedReplicas starts two replicas with the old key; the new one is in their
+// environment.
 func keyedReplicas(t *testing.T, db *rig.Database, options ...string) []*rig.Gateway {
 	t.Helper()
 	replicas := rig.PrepareReplicasOf(t, db, 2, faster(t))
@@ -177,10 +178,9 @@ func keyedReplicas(t *testing.T, db *rig.Database, options ...string) []*rig.Gat
 }
 
 // A thief has a copy of the database and the key. He mints tokens with the signing keys
-// in it, with the sealed claims of his own token, makes refresh tokens of everybody, and
-// finds in the results of logins' steps whose code was whose. After the documented
-// procedure nothing of it is accepted by any replica, and people log in again as the
-// users that they were.
+// and his own token's sealed claims, makes refresh tokens for everybody, and reads in
+// the step results whose code was whose. After the documented procedure, no replica
+// accepts anything of this, and users log in again as the users that they were.
 func TestThiefOfStoreAndKeyIsThrownOut(t *testing.T) {
 	t.Parallel()
 	rig.OnDatabases(t, func(t *testing.T, db *rig.Database) {
@@ -196,12 +196,12 @@ func TestThiefOfStoreAndKeyIsThrownOut(t *testing.T) {
 		for _, r := range replicas {
 			r.Get("/", forged).Seen(t).WantHeader(t, "X-WX-PHONE", "+8613800138000")
 		}
-		here.Refresh(th.refreshToken(t, victimsSession)).Pair(t) // so the attack works
+		here.Refresh(th.refreshToken(t, victimsSession)).Pair(t) // this shows that the attack works
 		here.Upstream.SetHandler(http.HandlerFunc(switchProtocols))
 		socket := openSocket(t, here.Caddy.Addr, forged)
 		here.Upstream.SetHandler(nil)
 
-		// The procedure, with its mistake.
+		// The procedure is followed, first with a mistake.
 		if out, err := command(t, here, keyed(newOld), "rekey", "--compromised"); err == nil || !strings.Contains(out, "2 of 2 replicas do not have the newest encryption key") {
 			t.Fatalf("rekey before the replicas have the key: %v\n%s", err, out)
 		}
@@ -269,9 +269,10 @@ func TestThiefOfStoreAndKeyIsThrownOut(t *testing.T) {
 	})
 }
 
-// Somebody runs rekey before every replica has the new key. It refuses, and names those
-// that lack it. Forced, what the others then cannot read is the operator's fault: 503
-// misconfigured, with the remedy in the log, and all is well after the reload.
+// An operator runs rekey before every replica has the new key. It refuses, and names
+// the replicas that lack the key. With --force it goes on; what the other replicas then
+// cannot read is answered with 503 `misconfigured`, with the remedy in the log, and all
+// is well after a reload.
 func TestRekeyWaitsForEveryReplica(t *testing.T) {
 	t.Parallel()
 	rig.OnDatabases(t, func(t *testing.T, db *rig.Database) {
@@ -303,8 +304,9 @@ func TestRekeyWaitsForEveryReplica(t *testing.T) {
 	})
 }
 
-// The key that signs stands in the configuration, where the command cannot replace it:
-// tokens would outlive their sessions. It begins only once that key is another one.
+// The signing key is in the configuration, where the command cannot replace it, so
+// tokens would outlive their sessions. The command begins only once that key is another
+// one.
 func TestConfiguredKeyIsChangedFirst(t *testing.T) {
 	t.Parallel()
 	db := rig.NewDatabase(t, "sqlite")

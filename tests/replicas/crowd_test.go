@@ -12,14 +12,14 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// outTime is how long a client may go without the answer that it needs, on a machine
-// where replicas or the database are killed all the time. Who waits longer is locked
-// out.
+// outTime is how long a client may wait for the answer that it needs, on a machine
+// where replicas or the database are killed all the time. A client that waits longer is
+// locked out.
 const outTime = 90 * time.Second
 
-// crowd is people with honest mini programs: each sends again what was not answered, at
-// whichever replica, and fetches anew only the codes that an answer names. They log in,
-// refresh and log out until they are told to stop, and remember what was answered.
+// crowd is many users of correct mini programs. Each sends an unanswered request again,
+// to any replica, and fetches only the codes again that an answer names. They log in,
+// refresh and log out until they are stopped, and remember all answers.
 type crowd struct {
 	t        testing.TB
 	db       *rig.Database
@@ -29,16 +29,16 @@ type crowd struct {
 
 	mu      sync.Mutex
 	random  *rand.Rand
-	seen    int                 // phone numbers below have been here
-	numbers map[string]string   // phone number -> the user's id
+	seen    int                 // phone numbers below this have been used
+	numbers map[string]string   // phone number -> user id
 	alive   map[string]rig.Pair // session -> its newest pair
 	over    []rig.Pair
 	repeats int           // requests that had to be sent again
-	renewed int           // phone codes that had to be fetched anew
-	longest time.Duration // that anybody waited for an answer
+	renewed int           // phone codes that had to be fetched again
+	longest time.Duration // longest wait for an answer
 }
 
-// newCrowd starts that many people; seed decides what they do.
+// newCrowd starts that many users; seed determines what they do.
 func newCrowd(t testing.TB, db *rig.Database, replicas []*rig.Gateway, people int, seed uint64) *crowd {
 	c := &crowd{
 		t: t, db: db, replicas: replicas, stop: make(chan struct{}), random: rand.New(rand.NewPCG(seed, 0)),
@@ -75,7 +75,7 @@ func (c *crowd) pick(n int) int {
 	return c.random.IntN(n)
 }
 
-// number is that of somebody new, or of somebody who has been here.
+// number returns a new number, or one that has been used.
 func (c *crowd) number() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -88,7 +88,7 @@ func (c *crowd) number() string {
 	return fmt.Sprintf("139%08d", n)
 }
 
-// ask sends a request until the answer is one that is wanted.
+// ask sends a request until a wanted answer comes.
 func (c *crowd) ask(what string, do func(*rig.Gateway) rig.Answer, wanted func(rig.Answer) bool) (rig.Answer, bool) {
 	replica := c.pick(len(c.replicas))
 	begun := time.Now()
@@ -104,7 +104,8 @@ func (c *crowd) ask(what string, do func(*rig.Gateway) rig.Answer, wanted func(r
 		c.mu.Lock()
 		c.repeats++
 		c.mu.Unlock()
-		// Nobody there, or an answer that asks to come again; any other is a refusal.
+		// No connection, or an answer that asks to come again. Any other answer is a
+		// refusal.
 		if a.Err == nil && a.Status < 500 && a.Status != http.StatusTooManyRequests {
 			c.t.Errorf("%s is refused: %d %s", what, a.Status, a.Body)
 			return a, false
@@ -119,7 +120,7 @@ func (c *crowd) ask(what string, do func(*rig.Gateway) rig.Answer, wanted func(r
 
 func ok(a rig.Answer) bool { return a.Err == nil && a.Status == http.StatusOK }
 
-// visit is one person's login, some refreshes and, mostly, a logout.
+// visit is a user's login, some refreshes and, mostly, a logout.
 func (c *crowd) visit() {
 	number := c.number()
 	codes := c.replicas[0].WeChat.Tap(c.t, number)
@@ -140,7 +141,7 @@ func (c *crowd) visit() {
 			c.mu.Unlock()
 		}
 		if a.Status == http.StatusBadRequest && len(renew) > 0 {
-			a.Status = http.StatusServiceUnavailable // it says what to send instead
+			a.Status = http.StatusServiceUnavailable // it says what to send again
 		}
 		return a
 	}, ok)
@@ -170,7 +171,7 @@ func (c *crowd) visit() {
 		return
 	}
 	c.mu.Lock()
-	delete(c.alive, session) // from now on it may be over
+	delete(c.alive, session) // from now on the session may have ended
 	c.mu.Unlock()
 	_, done = c.ask("a logout", func(r *rig.Gateway) rig.Answer { return r.Logout(p.Token, "", false) }, func(a rig.Answer) bool {
 		return a.Err == nil && a.Status == http.StatusNoContent
@@ -182,8 +183,8 @@ func (c *crowd) visit() {
 	}
 }
 
-// finish waits until all have done what they were about, and checks that what was
-// answered is so, on every replica.
+// finish waits until all users are done, and checks on every replica that what was
+// answered is true.
 func (c *crowd) finish(t testing.TB) {
 	t.Helper()
 	close(c.stop)
@@ -205,7 +206,7 @@ func (c *crowd) finish(t testing.TB) {
 			t.Errorf("session %s became another one", session)
 		}
 	}
-	// A login that nobody waited for may have made a user; nobody has two.
+	// An abandoned login may have created a user, but no number has two users.
 	if users, numbers := c.db.Count(t, "SELECT COUNT(*) FROM wx_auth_users"), len(c.numbers); users != int64(numbers) {
 		t.Errorf("%d users of %d phone numbers", users, numbers)
 	}

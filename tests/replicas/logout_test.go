@@ -14,7 +14,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// switchProtocols is an upstream that upgrades a connection and then says nothing.
+// switchProtocols is an upstream that upgrades a connection and then sends nothing.
 func switchProtocols(w http.ResponseWriter, _ *http.Request) {
 	conn, rw, err := http.NewResponseController(w).Hijack()
 	if err != nil {
@@ -28,7 +28,7 @@ func switchProtocols(w http.ResponseWriter, _ *http.Request) {
 }
 
 // openSocket upgrades a connection under a token. The channel is closed when the
-// gateway ends it.
+// gateway ends the connection.
 func openSocket(t testing.TB, addr, token string) <-chan struct{} {
 	t.Helper()
 	conn, err := net.Dial("tcp", addr)
@@ -54,7 +54,7 @@ func openSocket(t testing.TB, addr, token string) <-chan struct{} {
 	return ended
 }
 
-// distribution is how long something took, many times.
+// distribution is how long something took, measured many times.
 type distribution struct {
 	mu    sync.Mutex
 	times []time.Duration
@@ -76,6 +76,8 @@ func (d *distribution) String() string {
 	return fmt.Sprintf("%d tries: least %d ms, half %d ms, 90 %% %d ms, 99 %% %d ms, most %d ms", len(d.times), ms(0), ms(0.5), ms(0.9), ms(0.99), ms(1))
 }
 
+// A user logs out on one replica: at once there, and within the feed's second on the
+// other, tokens are refused and WebSockets end.
 func TestLogoutReachesTheOtherReplica(t *testing.T) {
 	t.Parallel()
 	rig.OnDatabases(t, func(t *testing.T, db *rig.Database) {
@@ -90,7 +92,7 @@ func TestLogoutReachesTheOtherReplica(t *testing.T) {
 			b.Upstream.SetHandler(http.HandlerFunc(switchProtocols))
 			here, there := openSocket(t, a.Caddy.Addr, p.Token), openSocket(t, b.Caddy.Addr, p.Token)
 			b.Upstream.SetHandler(nil)
-			// Not in step with the feed's seconds.
+			// Do not run in step with the feed's seconds.
 			time.Sleep(time.Duration(i) * time.Second / time.Duration(tries))
 
 			a.Logout(p.Token, "", false).Want(t, http.StatusNoContent)
@@ -113,7 +115,8 @@ func TestLogoutReachesTheOtherReplica(t *testing.T) {
 			}
 			both.Wait()
 		}
-		// One late answer tells of a busy machine; half of them, of the feed.
+		// A single late answer is due to a busy machine; if half of them are late, the
+		// feed is.
 		strict := 0.5
 		if rig.Long {
 			strict = 1
@@ -128,6 +131,8 @@ func TestLogoutReachesTheOtherReplica(t *testing.T) {
 	})
 }
 
+// A logout cannot be written. It must be answered with an error, because the session
+// would come back with the next replica.
 func TestLogoutWithoutTheDatabaseFails(t *testing.T) {
 	t.Parallel()
 	ways := map[string]func(*rig.Gateway, rig.Pair) rig.Answer{
@@ -150,7 +155,8 @@ func TestLogoutWithoutTheDatabaseFails(t *testing.T) {
 			if a.Header.Get("Retry-After") == "" {
 				t.Errorf("%s: no Retry-After", name)
 			}
-			// Nor done in half: on both the token goes on as ever.
+			// Nothing has been done halfway either: the token still works on both
+			// replicas.
 			for _, r := range replicas {
 				r.WantAlive(t, pairs[name])
 			}
@@ -171,7 +177,7 @@ func TestLogoutWithoutTheDatabaseFails(t *testing.T) {
 		replicas := rig.NewReplicas(t, db, 1)
 		var unlock func()
 		try(t, db, replicas, func() {
-			tx, err := db.Begin() // at once a writer, as another process would be that hangs
+			tx, err := db.Begin() // takes the write lock at once, like a process that hangs
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -1,5 +1,5 @@
-// Package replicas tries several built binaries on one real database: what holds when
-// they are asked side by side, paused, killed, reloaded, or left without the database.
+// Package replicas tests several built binaries on one real database: in parallel,
+// paused, killed, reloaded, or with the database down.
 package replicas
 
 import (

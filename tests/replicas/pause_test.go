@@ -9,7 +9,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// The feed looks back a minute at every read, and longer after a pause.
+// The feed looks back a minute at every poll, and further after a pause. A replica that
+// was paused must not miss a logout.
 func TestPausedReplicaLearnsOfEveryLogout(t *testing.T) {
 	t.Parallel()
 	pause := time.Duration(rig.Rounds(4, 70)) * time.Second
@@ -31,7 +32,7 @@ func TestPausedReplicaLearnsOfEveryLogout(t *testing.T) {
 		if err := b.Caddy.Signal(syscall.SIGSTOP); err != nil {
 			t.Fatal(err)
 		}
-		for _, p := range out { // at the beginning, in the middle and at the end
+		for _, p := range out { // these ended at the beginning, in the middle and at the end
 			a.Logout(p.Token, "", false).Want(t, http.StatusNoContent)
 			time.Sleep(pause / 3)
 		}
@@ -46,8 +47,8 @@ func TestPausedReplicaLearnsOfEveryLogout(t *testing.T) {
 	})
 }
 
-// A transaction that a replica began before others, and that is committed long after
-// them, is behind what the other replicas have read already.
+// A transaction of one replica begins before others and is committed long after them,
+// so its row appears behind rows that the other replicas have already read.
 func TestLateCommitReachesTheOtherReplicas(t *testing.T) {
 	t.Parallel()
 	late := time.Duration(rig.Rounds(3, 55)) * time.Second
@@ -76,7 +77,7 @@ func TestLateCommitReachesTheOtherReplicas(t *testing.T) {
 				}
 			}
 			replicas[1].Logout(quick.Token, "", false).Want(t, http.StatusNoContent)
-			wantEndedEverywhere(t, replicas, quick) // which has the higher number, and was read
+			wantEndedEverywhere(t, replicas, quick) // it has the higher number, and was read
 			time.Sleep(late)
 			for _, r := range replicas {
 				r.WantAlive(t, slow)

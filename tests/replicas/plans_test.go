@@ -13,7 +13,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// plan is a statement that the gateway sent, and how the database went about it.
+// plan is a statement of the gateway, and how the database executed it.
 type plan struct{ statement, how string }
 
 var wholeTable = map[string]*regexp.Regexp{
@@ -21,9 +21,10 @@ var wholeTable = map[string]*regexp.Regexp{
 	"mysql":    regexp.MustCompile(`table=(\w+) type=(?:ALL|index) `),
 }
 
-// The statements are those that the binary sends, seen by the server: PostgreSQL writes
-// the plan of each into its log, MariaDB writes the statements into a table, and they are
-// explained afterwards.
+// A query without an index is fast in tests and slow with a million users. The
+// statements are those of the binary, as the server sees them: PostgreSQL logs the plan
+// of each one; MariaDB writes the statements into a table, and they are explained
+// afterwards.
 func TestLargeTablesAreReadByIndex(t *testing.T) {
 	t.Parallel()
 	for kind, settings := range map[string][]string{
@@ -38,7 +39,7 @@ func TestLargeTablesAreReadByIndex(t *testing.T) {
 			}
 			server.Fill(t, rig.Rounds(50_000, 1_000_000))
 			for _, r := range replicas {
-				r.Caddy.Restart() // and read all that is revoked, which is the whole table
+				r.Caddy.Restart() // it then reads all revocations, which is the whole table
 			}
 
 			seen := watchStatements(t, server)
@@ -77,19 +78,20 @@ func TestLargeTablesAreReadByIndex(t *testing.T) {
 	}
 }
 
-// reads says that name, as a plan has it, is that table in the statement, or stands for it.
+// reads reports whether name, which a plan uses, is that table in the statement or an
+// alias of it.
 func reads(statement, name, table string) bool {
 	return name == table || strings.Contains(statement, table+" "+name+" ")
 }
 
-// watchStatements lets the server write down what it is asked from now on; the function
-// returns the plans, one for each shape of a statement.
+// watchStatements makes the server record its statements from now on. The returned
+// function returns the plans, one per shape of a statement.
 func watchStatements(t testing.TB, server *rig.Server) func() []plan {
 	t.Helper()
 	if server.Kind == "postgres" {
 		begin := len(server.Log.String())
 		return func() []plan {
-			time.Sleep(time.Second) // the log is a stream
+			time.Sleep(time.Second) // the log arrives as a stream
 			return postgresPlans(server.Log.String()[begin:])
 		}
 	}
@@ -114,7 +116,7 @@ func watchStatements(t testing.TB, server *rig.Server) func() []plan {
 		}
 		rows.Close()
 		for _, statement := range shapes {
-			// Of a UNION the server does not write down the values; these are the feed's.
+			// The server does not record the values of a UNION; these are the feed's.
 			statement = strings.NewReplacer("seq > ?", "seq > 1000000000", "- ?", "- 60000").Replace(statement)
 			plans = append(plans, plan{statement, explainMySQL(t, server.Database, statement)})
 		}

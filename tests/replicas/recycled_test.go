@@ -14,13 +14,15 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// The mini programs of the stories: one and two are of one company's Open Platform
-// account, so that both get one unionid for a person; three and four are of none.
+// These are the mini programs of the stories. One and two belong to one company's Open
+// Platform account, so a user has the same unionid in both. Three and four belong to no
+// such account.
 const one, two, three, four = rig.AppID, "wx2222222222222222", "wx3333333333333333", "wx4444444444444444"
 
 const storySecret = "5ec2e70000000000000000000000cafe"
 
-// stage is two replicas on which stories are played, each step on the other one.
+// stage is two replicas on which stories are played, with each step on the other
+// replica.
 type stage struct {
 	replicas []*rig.Gateway
 	turn     int
@@ -63,7 +65,8 @@ func (s *stage) silent(t testing.TB, who, appid string) rig.Answer {
 	return s.next().Do(http.MethodPost, "/auth/wx", map[string]string{"code": s.wechat().OpenAs(t, appid, who).Code, "appid": appid})
 }
 
-// out fails the test unless the session is over on every replica within the feed's time.
+// out fails the test unless the session has ended on every replica within the feed's
+// time.
 func (s *stage) out(t testing.TB, p rig.Pair) {
 	t.Helper()
 	for _, g := range s.replicas {
@@ -90,8 +93,8 @@ func denied(t testing.TB, a rig.Answer) {
 	a.WantProblem(t, http.StatusForbidden, "new_openid_denied", nil)
 }
 
-// A story that is played has names and numbers of its own: Alice has the number first, and Bob
-// gets it from the carrier later.
+// told is a story with names and numbers of its own: Alice has the number first, and
+// later the carrier gives it to Bob.
 type told struct {
 	*stage
 	t               *testing.T
@@ -139,7 +142,8 @@ var recycled = map[string]map[string]func(t *testing.T, s told){
 				needsPhone(t, s.silent(t, s.alice, apps[1]))
 				needsPhone(t, s.silent(t, s.alice, apps[0]))
 				s.in(t, bob)
-				// She shows that she has the number: she is in again, and nobody ends.
+				// She proves that she has the number: she is logged in again, and
+				// nobody's session ends.
 				back := s.phone(t, s.alice, apps[1], s.number).Pair(t)
 				s.in(t, bob)
 				s.in(t, back)
@@ -151,7 +155,7 @@ var recycled = map[string]map[string]func(t *testing.T, s told){
 			first := s.phone(t, s.alice, two, s.number).Pair(t)
 			s.phone(t, s.alice, one, s.number).Pair(t)
 			moved := s.phone(t, s.alice, one, s.another).Pair(t)
-			s.in(t, first) // she still has the number, as far as anybody knows
+			s.in(t, first) // as far as anybody knows, she still has the number
 			bob := s.phone(t, s.bob, one, s.number).Pair(t)
 			s.user(first, bob)
 			s.out(t, first)
@@ -183,7 +187,7 @@ var recycled = map[string]map[string]func(t *testing.T, s told){
 		"an openid without a binding of a suspended account": func(t *testing.T, s told) {
 			s.phone(t, s.alice, one, s.number).Pair(t)
 			s.phone(t, s.bob, three, s.number).Pair(t)
-			needsPhone(t, s.silent(t, s.alice, two)) // where she never was
+			needsPhone(t, s.silent(t, s.alice, two)) // she never logged in there
 		},
 	},
 	"deny": {
@@ -200,7 +204,7 @@ var recycled = map[string]map[string]func(t *testing.T, s told){
 				s.out(t, alice)
 				denied(t, s.phone(t, s.bob, appid, s.number))
 				s.in(t, moved)
-				s.user(alice, s.phone(t, s.alice, appid, s.number).Pair(t)) // she is no other
+				s.user(alice, s.phone(t, s.alice, appid, s.number).Pair(t)) // she is still the same user
 				s.alice, s.bob, s.number, s.another = s.alice+"'", s.bob+"'", nextNumber(s.number), nextNumber(s.another)
 			}
 		},
@@ -247,8 +251,8 @@ func nextNumber(number string) string {
 	return number[:8] + fmt.Sprintf("%03d", (int(number[10])*7+13)%1000)
 }
 
-// The former owner of a recycled number, and its new one: whoever is out has neither a
-// session nor a silent login left, in no mini program and on no replica.
+// A recycled number has a former and a new owner. The one who is out must have neither
+// a session nor a silent login left, in any mini program and on any replica.
 func TestRecycledNumbers(t *testing.T) {
 	t.Parallel()
 	rig.OnDatabases(t, func(t *testing.T, db *rig.Database) {
@@ -270,8 +274,8 @@ func TestRecycledNumbers(t *testing.T) {
 	})
 }
 
-// Two people log in with one number at the same moment, a hundred times: one of them has
-// the account then, wholly, and the other nothing.
+// Two people log in with one number at the same moment, a hundred times. One of them
+// must get the whole account and the other nothing of it.
 func TestTwoPeopleWithOneNumberAtOnce(t *testing.T) {
 	t.Parallel()
 	rig.OnDatabases(t, func(t *testing.T, db *rig.Database) {
@@ -308,8 +312,8 @@ func TestTwoPeopleWithOneNumberAtOnce(t *testing.T) {
 	})
 }
 
-// The former owner logs in silently while the new one logs in by phone, on another
-// replica: in the end she is out.
+// The former owner logs in silently on one replica while the new owner logs in by phone
+// on the other. In the end the former owner is out.
 func TestSilentLoginBesideTheNewOwners(t *testing.T) {
 	t.Parallel()
 	rig.OnDatabases(t, func(t *testing.T, db *rig.Database) {
@@ -335,8 +339,8 @@ func TestSilentLoginBesideTheNewOwners(t *testing.T) {
 	})
 }
 
-// twoSites is a Caddy with two sites, which have issuers of their own, and one store.
-// Requests with X-Site go to the second.
+// twoSites is a Caddy with two sites that share a store and have issuers of their own.
+// Requests with X-Site go to the second one.
 func twoSites() string {
 	site := func(issuer string) string {
 		return "wx_auth {env.WX_APPID} {env.WX_SECRET} {\nstore {env.WX_AUTH_STORE}\nencryption_key {env.WX_AUTH_KEY}\ntoken {\nissuer " + issuer +
@@ -348,7 +352,7 @@ func twoSites() string {
 const atOther = "X-Site: other"
 
 // Alice is logged in at both sites of a store. Bob, who has her number now, logs in at
-// one: her session at the other is over, too.
+// one of them. Her session at the other ends too.
 func TestRecycledNumberAtTwoSites(t *testing.T) {
 	t.Parallel()
 	rig.OnDatabases(t, func(t *testing.T, db *rig.Database) {
@@ -372,7 +376,7 @@ func TestRecycledNumberAtTwoSites(t *testing.T) {
 }
 
 // A login code is sent alone and with two phone codes, to two replicas and to two sites
-// of one store, at the same moment: it opens one session.
+// of one store, all at the same moment. It must open only one session.
 func TestOneLoginCodeOneSession(t *testing.T) {
 	t.Parallel()
 	rig.OnDatabases(t, func(t *testing.T, db *rig.Database) {

@@ -13,13 +13,14 @@ import (
 const number = "13800138000"
 
 const (
-	// feedTime is within what time a logout on one replica must hold on the others.
+	// feedTime is how soon a logout on one replica must take effect on the others.
 	feedTime = 1500 * time.Millisecond
-	// patience is how long a test waits on a busy machine for what takes a second.
+	// patience is how long a test waits on a busy machine for something that takes a
+	// second.
 	patience = 20 * time.Second
 )
 
-// wantEndedEverywhere fails the test if the session is not over on every replica in
+// wantEndedEverywhere fails the test unless the session has ended on every replica in
 // time.
 func wantEndedEverywhere(t testing.TB, replicas []*rig.Gateway, p rig.Pair) {
 	t.Helper()
@@ -31,12 +32,14 @@ func wantEndedEverywhere(t testing.TB, replicas []*rig.Gateway, p rig.Pair) {
 	}
 }
 
+// Fifty tabs, spread over two replicas, refresh with one token at once. The counter
+// advances once, and all get the same next refresh token.
 func TestFiftyRefreshesAdvanceOnce(t *testing.T) {
 	t.Parallel()
 	rig.OnDatabases(t, func(t *testing.T, db *rig.Database) {
 		replicas := rig.NewReplicas(t, db, 2)
 		p := replicas[0].MustLogin(t, number)
-		for round := range int64(5) { // of the ten a minute
+		for round := range int64(5) { // ten refreshes a minute are allowed
 			answers := make([]rig.Answer, 50)
 			begin := make(chan struct{})
 			var asking sync.WaitGroup
@@ -62,7 +65,7 @@ func TestFiftyRefreshesAdvanceOnce(t *testing.T) {
 				}
 			}
 			query := fmt.Sprintf(`SELECT counter FROM wx_auth_sessions WHERE id = '%s' AND ended_at = 0`, rig.SessionOf(t, p.Token))
-			if n := db.Count(t, query); n != round+2 { // 1 at first
+			if n := db.Count(t, query); n != round+2 { // it starts at 1
 				t.Fatalf("the counter is %d after %d rounds", n, round+1)
 			}
 			p = first
@@ -70,6 +73,8 @@ func TestFiftyRefreshesAdvanceOnce(t *testing.T) {
 	})
 }
 
+// The counter of a session decides the same on both replicas: current, in the grace,
+// late, stolen, and ahead after a failover.
 func TestCounterTableHoldsOnBothReplicas(t *testing.T) {
 	t.Parallel()
 	rig.OnDatabases(t, func(t *testing.T, db *rig.Database) {
@@ -109,7 +114,7 @@ func TestCounterTableHoldsOnBothReplicas(t *testing.T) {
 		t.Run("one behind, within the grace", func(t *testing.T) {
 			p := a.MustLogin(t, number)
 			next := a.Refresh(p.RefreshToken).Pair(t)
-			change(t, p, `advanced_at = advanced_at - 50000`) // of 60 s
+			change(t, p, `advanced_at = advanced_at - 50000`) // the grace is 60 s
 			for _, r := range replicas {
 				again := r.Refresh(p.RefreshToken).Pair(t)
 				if again.RefreshToken != next.RefreshToken {
@@ -146,7 +151,8 @@ func TestCounterTableHoldsOnBothReplicas(t *testing.T) {
 			change(t, p, `counter = counter - 2`) // as after a failover that lost two writes
 			after := b.Refresh(next.RefreshToken).Pair(t)
 			alive(t, after)
-			// It goes on from there: what was current before is one behind now.
+			// Counting goes on from there, so the token that was current before is one
+			// behind now.
 			if again := a.Refresh(next.RefreshToken).Pair(t); again.RefreshToken != after.RefreshToken {
 				t.Error("another refresh token")
 			}

@@ -11,8 +11,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// traffic is requests without a pause over new and over kept connections. What was
-// answered must be 200; what was not is remembered by its URI.
+// traffic sends requests without a pause, over new and over kept-alive connections.
+// Each answer must be 200. Requests without an answer are remembered by their URI.
 type traffic struct {
 	asked   atomic.Int64
 	stop    chan struct{}
@@ -20,10 +20,10 @@ type traffic struct {
 	clients []*rig.Client
 
 	mu     sync.Mutex
-	failed map[string]error // URI -> how
+	failed map[string]error // URI -> how the exchange failed
 }
 
-var runs atomic.Int64 // no two requests of these tests have one URI
+var runs atomic.Int64 // makes the URIs of these tests unique
 
 func newTraffic(t testing.TB, c *rig.Caddy, headers ...string) *traffic {
 	f := &traffic{stop: make(chan struct{}), failed: make(map[string]error)}
@@ -39,7 +39,8 @@ func newTraffic(t testing.TB, c *rig.Caddy, headers ...string) *traffic {
 					return
 				case <-time.After(time.Millisecond):
 				}
-				// A POST: what is lost of it, no client sends again by itself.
+				// It is a POST, because clients do not repeat a lost POST by
+				// themselves.
 				uri := fmt.Sprintf("/traffic/%d-%d-%d-end", run, i, n)
 				a := client.Do(http.MethodPost, uri, "{}", headers...)
 				f.asked.Add(1)
@@ -69,8 +70,9 @@ func (f *traffic) end() {
 	}
 }
 
-// reloads loads the configurations in turn, without a pause, under traffic, and tells
-// how many of how many requests failed. None may have failed that reached a handler.
+// reloads loads the configurations in turn, without a pause, under traffic. It returns
+// how many requests failed, of how many. No request that reached a handler may have
+// failed.
 func reloads(t testing.TB, c *rig.Caddy, n int, configs []string, headers ...string) (failed int, asked int64) {
 	t.Helper()
 	f := newTraffic(t, c, headers...)
@@ -91,10 +93,13 @@ func reloads(t testing.TB, c *rig.Caddy, n int, configs []string, headers ...str
 	return len(f.failed), f.asked.Load()
 }
 
+// An operator reloads again and again under load. No request may fail, and no
+// goroutine, connection or file may be left behind.
 func TestReloadsUnderLoadLeakNothing(t *testing.T) {
 	t.Parallel()
 	count := rig.Rounds(20, 200)
-	// Connections to the upstream that a former reverse_proxy keeps would be Caddy's own.
+	// Connections to the upstream that a former reverse_proxy keeps would be Caddy's
+	// own.
 	const proxy = "reverse_proxy {$UPSTREAM} {\ntransport http {\nkeepalive off\n}\n}"
 	plain := func(mark string) string {
 		return rig.Site("log\nheader X-Config " + mark + "\n" + proxy)
@@ -123,11 +128,11 @@ func TestReloadsUnderLoadLeakNothing(t *testing.T) {
 		}
 		refused().WantProblem(t, http.StatusTooManyRequests, "rate_limited", nil)
 		older := p
-		for range 10 { // the ten refreshes of a minute
+		for range 10 { // the ten refreshes that a minute allows
 			p = r.Refresh(p.RefreshToken).Pair(t)
 		}
 
-		// What it holds when it has been reloaded and is at rest.
+		// Measure after some reloads, and at rest.
 		reloads(t, r.Caddy, 3, configs, rig.Bearer(p.Token)...)
 		rest, pooled := atRest(t, r), db.Connections(t)
 
@@ -145,8 +150,9 @@ func TestReloadsUnderLoadLeakNothing(t *testing.T) {
 		settled := func() bool {
 			r.HTTP.CloseIdleConnections()
 			now = r.Caddy.Usage(t)
-			// The pool keeps the connections of a burst for minutes, up to its bound: no leak.
-			// Each is a file, a socket and at most two goroutines of its driver.
+			// The pool keeps the connections of a burst for minutes, up to its bound.
+			// That is not a leak. Each one is a file, a socket and at most two
+			// goroutines of its driver.
 			more := max(0, db.Connections(t)-pooled)
 			return now.Goroutines <= rest.Goroutines+2+2*more && now.Files <= rest.Files+1+more && now.Sockets <= rest.Sockets+1+more
 		}
@@ -161,8 +167,7 @@ func TestReloadsUnderLoadLeakNothing(t *testing.T) {
 	})
 }
 
-// atRest is what a gateway holds when nobody asks it for anything: the least of some
-// looks at it.
+// atRest returns what an idle gateway holds: the minimum of some measurements.
 func atRest(t testing.TB, r *rig.Gateway) rig.Usage {
 	t.Helper()
 	r.HTTP.CloseIdleConnections()

@@ -10,8 +10,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// guarded asks with a good token all the time, at every replica; nothing but 200 may
-// come.
+// guarded sends requests with a good token all the time, to every replica. Each must be
+// answered with 200.
 type guarded struct {
 	asked  atomic.Int64
 	stop   chan struct{}
@@ -49,6 +49,8 @@ func (g *guarded) end() {
 	g.asking.Wait()
 }
 
+// The database is restarted under load. Good tokens work all the time, and every login
+// gets through without a second phone code.
 func TestDatabaseRestartUnderLoad(t *testing.T) {
 	t.Parallel()
 	for _, kind := range []string{"postgres", "mysql"} {

@@ -21,9 +21,10 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// thirtyTimesFaster are the times of key rotation, each a thirtieth: a new key is known
-// 20 s before it signs, replicas read the keys every 2 s and at most three times a second
-// for an unknown one, a JWKS is good for 10 s. So a key can be rotated every 10 s.
+// thirtyTimesFaster divides the times of key rotation by thirty: a new key is known 20
+// s before it signs, replicas read the keys every 2 s and at most three times a second
+// for an unknown one, and a JWKS may be cached for 10 s. So a key can be rotated every
+// 10 s.
 var thirtyTimesFaster = []rig.Change{
 	{File: "caddymodule/internal/token/ring.go", Old: "publishAhead = 10 * time.Minute", New: "publishAhead = 20 * time.Second"},
 	{File: "caddymodule/internal/token/ring.go", Old: "clockSkew = time.Minute", New: "clockSkew = 2 * time.Second"},
@@ -39,7 +40,7 @@ var fasterBinary struct {
 	path string
 }
 
-// faster is the path of a binary with these times.
+// faster returns the path of a binary with these times.
 func faster(t testing.TB) string {
 	fasterBinary.Lock()
 	defer fasterBinary.Unlock()
@@ -49,14 +50,15 @@ func faster(t testing.TB) string {
 	return fasterBinary.path
 }
 
-// backend verifies tokens itself. It keeps a JWKS for exactly as long as its
-// Cache-Control says, whatever tokens it meets.
+// backend verifies tokens itself. It caches a JWKS for exactly as long as its
+// Cache-Control allows, whatever tokens it meets.
 type backend struct {
 	client *rig.Client
 	keys   map[string]*ecdsa.PublicKey
 	until  time.Time
-	// early is how much sooner than it must it fetches its second JWKS. Backends that
-	// began together would fetch in step with each other, and perhaps with the rotation.
+	// early is how much sooner than necessary it fetches its second JWKS. Backends that
+	// start together would otherwise fetch in step with each other, and perhaps with
+	// the rotation.
 	early time.Duration
 }
 
@@ -83,7 +85,7 @@ func (b *backend) verify(token string) error {
 			if err := errors.Join(err1, err2); err != nil {
 				return err
 			}
-			// SEC 1, section 2.3.3: an uncompressed point.
+			// SEC 1, section 2.3.3 defines this form of an uncompressed point.
 			key, err := ecdsa.ParseUncompressedPublicKey(elliptic.P256(), slices.Concat([]byte{4}, x, y))
 			if err != nil {
 				return err
@@ -109,13 +111,13 @@ func (b *backend) verify(token string) error {
 	return nil
 }
 
-// rotating is people who log in at one replica and use their tokens at both, and at a
-// backend that verifies them itself, until they expire.
+// rotating is users who log in at one replica and use their tokens, until they expire,
+// at both replicas and at a backend that verifies them itself.
 type rotating struct {
 	stop     chan struct{}
 	people   sync.WaitGroup
 	mu       sync.Mutex
-	signed   map[string]int // kid -> tokens
+	signed   map[string]int // kid -> number of tokens
 	accepted int
 }
 
@@ -176,7 +178,7 @@ func (w *rotating) end() {
 	w.people.Wait()
 }
 
-// kids counts the keys that have signed.
+// kids returns the number of keys that have signed.
 func (w *rotating) kids() int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -190,6 +192,8 @@ func rotationDatabases() []string {
 	return []string{"postgres"}
 }
 
+// Keys rotate every ten seconds, as often as possible. No replica and no backend may
+// refuse a good token.
 func TestFastRotationRejectsNoGoodToken(t *testing.T) {
 	t.Parallel()
 	for _, kind := range rotationDatabases() {
@@ -205,6 +209,8 @@ func TestFastRotationRejectsNoGoodToken(t *testing.T) {
 	}
 }
 
+// An operator rotates the keys by hand, then drops a leaked one. The next key is known
+// everywhere before it signs.
 func TestRotatedKeyIsKnownBeforeItSigns(t *testing.T) {
 	t.Parallel()
 	for _, kind := range rotationDatabases() {
@@ -227,7 +233,8 @@ func TestRotatedKeyIsKnownBeforeItSigns(t *testing.T) {
 			w.end()
 			t.Logf("%s: %d times a good token was accepted, and never refused", kind, w.accepted)
 
-			// Somebody has the key: nobody takes its tokens any more, and all go on with the next.
+			// The key has leaked: its tokens are refused everywhere, and all users go
+			// on with the next key.
 			p := a.MustLogin(t, number)
 			kid := rig.JWTPart(t, p.Token, 0)["kid"].(string)
 			command("rotate", "--compromised", kid)

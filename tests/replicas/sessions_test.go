@@ -49,7 +49,8 @@ func TestCrowdOfLoginsLeavesFewSessions(t *testing.T) {
 			t.Errorf("%d sessions are live, want %d", live, most)
 		}
 		replicas[1].WantAlive(t, last)
-		// A session that is over is so on both replicas, and says why.
+		// A session that has ended has done so on both replicas, and its reason is
+		// known.
 		a := replicas[0].Refresh(first.RefreshToken)
 		a.WantProblem(t, http.StatusUnauthorized, "session_ended", nil)
 		var p struct{ Reason string }
@@ -71,8 +72,8 @@ func TestCrowdOfLoginsLeavesFewSessions(t *testing.T) {
 	})
 }
 
-// The sessions that a version without a bound left behind end with the next login,
-// but for those that were refreshed last. Of another app or issuer none does.
+// A version without a bound left many sessions behind. The next login ends all but
+// those refreshed last, and none of another app or issuer.
 func TestLoginCutsDownOldSessions(t *testing.T) {
 	t.Parallel()
 	rig.OnDatabases(t, func(t *testing.T, db *rig.Database) {
@@ -84,7 +85,7 @@ func TestLoginCutsDownOldSessions(t *testing.T) {
 		db.FillSessions(t, user, "o", rig.Rounds(2000, 20_000))
 		db.Run(t, "UPDATE wx_auth_sessions SET issuer = 'another' WHERE id = '0-"+user+"-1'")
 		db.Run(t, "UPDATE wx_auth_sessions SET appid = 'wxanother' WHERE id = '0-"+user+"-2'")
-		db.Run(t, "UPDATE wx_auth_sessions SET expires_at = 1 WHERE id IN ('0-"+user+"-3', '0-"+user+"-4', '0-"+user+"-5', '0-"+user+"-6')") // over, and so not counted
+		db.Run(t, "UPDATE wx_auth_sessions SET expires_at = 1 WHERE id IN ('0-"+user+"-3', '0-"+user+"-4', '0-"+user+"-5', '0-"+user+"-6')") // expired, so not counted
 		codes := b.WeChat.Open(t, number)
 		second := b.Silent(codes.Code).Pair(t)
 		var left []string
@@ -106,7 +107,7 @@ func TestLoginCutsDownOldSessions(t *testing.T) {
 		}
 		b.WantAlive(t, second)
 		a.WantAlive(t, first)
-		// The same codes again end nothing.
+		// Sending the same codes again ends nothing.
 		if again := a.Silent(codes.Code).Pair(t); rig.SessionOf(t, again.Token) != rig.SessionOf(t, second.Token) {
 			t.Error("another session")
 		}
@@ -116,9 +117,9 @@ func TestLoginCutsDownOldSessions(t *testing.T) {
 	})
 }
 
-// Twenty thousand sessions of one user are in a database in another zone. Whoever
-// throws the user out must succeed at once: one statement for each session took
-// minutes, failed, and left all of them live.
+// Twenty thousand sessions of one user are in a database in another zone. Ending them
+// must succeed at once: with one statement for each session it took minutes, failed,
+// and left all of them open.
 func TestManySessionsEndInTime(t *testing.T) {
 	t.Parallel()
 	rig.OnDatabases(t, func(t *testing.T, db *rig.Database) {
@@ -184,8 +185,8 @@ func TestManySessionsEndInTime(t *testing.T) {
 	})
 }
 
-// Everybody else's logins go on while one user's sessions end, also where a database
-// has one writer.
+// While one user's sessions end, other users' logins go on, even in a database with a
+// single writer.
 func TestLoginsGoOnWhileManySessionsEnd(t *testing.T) {
 	t.Parallel()
 	rig.OnDatabases(t, func(t *testing.T, db *rig.Database) {

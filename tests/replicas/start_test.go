@@ -7,6 +7,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
+// Three replicas start at the same moment on an empty database. They must end up with
+// one schema and the same keys.
 func TestReplicasStartTogether(t *testing.T) {
 	t.Parallel()
 	for _, kind := range rig.Kinds {

@@ -8,8 +8,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// schema4 takes the tables back to version 4, in which a store said nothing of whose
-// ids it holds: what an earlier release has left.
+// schema4 takes the tables back to version 4, as an earlier release left them. In it, a
+// store did not record whose ids it holds.
 var schema4 = []string{
 	`DELETE FROM wx_auth_meta WHERE name NOT IN ('schema_version', 'key_check')`,
 	`UPDATE wx_auth_meta SET value = X'34' WHERE name = 'schema_version'`,
@@ -25,9 +25,9 @@ var schema4 = []string{
 	`ALTER TABLE wx_auth_sessions DROP COLUMN tokens_counter`,
 }
 
-// An operator upgrades: the first replica brings the tables up to date and records the
-// names of the directory and of WeChat. Users, sessions, tokens and the logout from
-// before all hold, on each replica; another directory is refused from then on.
+// An operator upgrades. The first replica migrates the tables and records the names of
+// the directory and of WeChat. Users, sessions, tokens and an earlier logout stay valid
+// on each replica, and another directory is refused from then on.
 func TestUpgradeKeepsUsersAndSessions(t *testing.T) {
 	t.Parallel()
 	rig.OnDatabases(t, func(t *testing.T, db *rig.Database) {

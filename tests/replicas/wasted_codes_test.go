@@ -13,7 +13,7 @@ import (
 
 var bothCodes = []string{"code", "phoneCode"}
 
-// holdLate has WeChat take the next phone code and keep its answer back.
+// holdLate makes WeChat accept the next phone code and hold its answer back.
 func holdLate(t testing.TB, w *rig.WeChat) (release func()) {
 	t.Helper()
 	hold := make(chan struct{})
@@ -25,7 +25,7 @@ func holdLate(t testing.TB, w *rig.WeChat) (release func()) {
 	return release
 }
 
-// taken says that WeChat has taken that phone code.
+// taken reports whether WeChat has accepted that phone code.
 func taken(w *rig.WeChat, code string) bool {
 	for _, p := range w.PhoneCodes() {
 		if p.Code == code {
@@ -35,6 +35,8 @@ func taken(w *rig.WeChat, code string) bool {
 	return false
 }
 
+// Clients send the same codes to two replicas, before, during and after the exchange.
+// WeChat gets each code once, and every login succeeds.
 func TestReplicasTogetherWasteNoCode(t *testing.T) {
 	t.Parallel()
 	rig.OnDatabases(t, func(t *testing.T, db *rig.Database) {
@@ -51,7 +53,7 @@ func TestReplicasTogetherWasteNoCode(t *testing.T) {
 					all.Go(func() { answers[i] = replicas[i%2].Login(codes.Code, codes.PhoneCode) })
 				}
 				rig.Await(t, 10*time.Second, "the phone code is on its way", func() bool { return w.Count(wechattest.PhoneNumber).Total > 0 })
-				time.Sleep(300 * time.Millisecond) // for most of them to arrive
+				time.Sleep(300 * time.Millisecond) // so that most of them arrive
 				release()
 				all.Wait()
 				first := answers[0].Pair(t)
@@ -81,7 +83,7 @@ func TestReplicasTogetherWasteNoCode(t *testing.T) {
 				rig.Await(t, 10*time.Second, "WeChat has taken the phone code", func() bool { return taken(w, codes.PhoneCode) })
 				second := rig.InBackground(func() rig.Answer { return b.Login(w.Open(t, number).Code, codes.PhoneCode) })
 				rig.Await(t, 10*time.Second, "the other has the openid", func() bool { return w.Count(wechattest.Code2Session).Total == 2 })
-				time.Sleep(300 * time.Millisecond) // for it to get as far as it can
+				time.Sleep(300 * time.Millisecond) // so that it gets as far as it can
 				release()
 				one, two := (<-first).Pair(t), (<-second).Pair(t)
 				if one.UserInfo.ID != two.UserInfo.ID {
@@ -139,7 +141,8 @@ func TestReplicasTogetherWasteNoCode(t *testing.T) {
 			})
 		}
 
-		// What a replica was doing that is killed is nobody else's to wait for, beyond its lease.
+		// When a replica is killed, others need not wait for its work beyond the end of
+		// its lease.
 		t.Run("one that is killed", func(t *testing.T) {
 			w.ResetCounts()
 			codes := w.Tap(t, number)
@@ -157,13 +160,14 @@ func TestReplicasTogetherWasteNoCode(t *testing.T) {
 	})
 }
 
-// The database goes right after WeChat has taken a phone code, and comes back: what the
-// one replica could not store is in nobody's way, and of use to the other one too.
+// The database goes down right after WeChat has accepted a phone code, and comes back.
+// The result that one replica could not store must not block anybody, and the other
+// replica can use it.
 func TestDatabaseGoneAfterTheExchange(t *testing.T) {
 	t.Parallel()
 	gone := func(_ *testing.T, s *rig.Server) { s.Stop() }
 	back := func(_ *testing.T, s *rig.Server) { s.Start() }
-	// As after a failover to a standby that is not promoted yet.
+	// This is the state after a failover to a standby that is not promoted yet.
 	readOnly := func(on string) func(*testing.T, *rig.Server) {
 		return func(t *testing.T, s *rig.Server) {
 			s.Run(t, "ALTER SYSTEM SET default_transaction_read_only = "+on)
@@ -189,7 +193,7 @@ func TestDatabaseGoneAfterTheExchange(t *testing.T) {
 			rig.Await(t, 10*time.Second, "WeChat has taken the phone code", func() bool { return taken(w, codes.PhoneCode) })
 			c.from(t, server)
 			release()
-			// Where the store can be read, the directory in it is what fails first.
+			// If the store can be read, the directory in it is what fails first.
 			unavailable := func(a rig.Answer) {
 				t.Helper()
 				code := "store_unavailable"
@@ -220,11 +224,12 @@ func TestDatabaseGoneAfterTheExchange(t *testing.T) {
 	}
 }
 
-// Two replicas that fetch classic tokens each for itself end each other's; and each
-// has to find the other's token before its own has died.
+// Replicas that each fetched their own classic token would invalidate each other's.
+// They must share one, and each must find the next token before the old one stops
+// working.
 func TestReplicasShareClassicTokensForGood(t *testing.T) {
 	t.Parallel()
-	const life = 6 * time.Second // where WeChat's live for two hours
+	const life = 6 * time.Second // instead of WeChat's two hours
 	run := time.Duration(rig.Rounds(20, 600)) * time.Second
 	replicas := rig.PrepareReplicas(t, rig.NewDatabase(t, "postgres"), 2)
 	w := replicas[0].WeChat
@@ -245,7 +250,7 @@ func TestReplicasShareClassicTokensForGood(t *testing.T) {
 	if phones.Outcomes["ok"] != phones.Total {
 		t.Errorf("getuserphonenumber: %+v", phones)
 	}
-	// Each is used until a sixth of its life is left.
+	// Each token is used until a sixth of its lifetime is left.
 	most := int(run/(life*5/6)) + 2
 	if n := w.Count(wechattest.ClassicToken).Total; n < int(run/life) || n > most {
 		t.Errorf("%d fetches in %s, of at most %d; %d logins on each replica", n, run, most, logins)

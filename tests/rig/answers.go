@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// JWTPart is the header (0) or the claims (1) of a token.
+// JWTPart returns the header (0) or the claims (1) of a token.
 func JWTPart(t testing.TB, token string, part int) map[string]any {
 	t.Helper()
 	parts := strings.Split(token, ".")
@@ -37,7 +37,7 @@ func SessionOf(t testing.TB, token string) string {
 	return sid
 }
 
-// Members are the names of a JSON object's members, sorted.
+// Members returns the names of a JSON object's members, sorted.
 func Members(t testing.TB, object string) []string {
 	t.Helper()
 	var v map[string]json.RawMessage
@@ -55,8 +55,8 @@ func WantMembers(t testing.TB, object string, want ...string) {
 	}
 }
 
-// WantHeader fails the test if the upstream did not get the header just so; an empty
-// value: not at all.
+// WantHeader fails the test unless the upstream got the header with this value; an
+// empty value means that it must be absent.
 func (s Seen) WantHeader(t testing.TB, name, want string) {
 	t.Helper()
 	got := s.Header.Values(name)
@@ -65,7 +65,8 @@ func (s Seen) WantHeader(t testing.TB, name, want string) {
 	}
 }
 
-// Whole is all that a client sees of an answer, but for what is new in each.
+// Whole returns everything that a client sees of an answer, except what differs in
+// each.
 func (a Answer) Whole(t testing.TB) string {
 	t.Helper()
 	h := maps.Clone(a.Header)

@@ -1,4 +1,4 @@
-// Package rig is what tests of the built binary stand on: Caddy as a process, the
+// Package rig is the harness for tests of the built binary: Caddy as a process, the
 // simulator in WeChat's place, an upstream that shows what reached it, and a client.
 package rig
 
@@ -19,12 +19,12 @@ import (
 // buildTime bounds the build of the binary; on a cold cache it takes minutes.
 const buildTime = 8 * time.Minute
 
-// scratch is where everything of one run of tests lies.
+// scratch is the directory for all files of one test run.
 var scratch string
 
-// Main runs a package's tests, for its TestMain to call, and removes what they left.
-// With -short and without -run only the tests named in smoke run: those that a change
-// most often breaks, as the built binary's tests take minutes.
+// Main runs a package's tests for its TestMain, and removes what they left. With -short
+// and without -run, only the tests named in smoke run, because all tests of the built
+// binary take minutes. Those are the tests that a change breaks most often.
 func Main(m *testing.M, smoke ...string) int {
 	flag.Parse()
 	if run := flag.Lookup("test.run"); testing.Short() && run.Value.String() == "" {
@@ -44,7 +44,7 @@ func Main(m *testing.M, smoke ...string) int {
 	return m.Run()
 }
 
-// build makes cmd/caddy, once, when the first test asks for it.
+// build builds cmd/caddy once, when the first test needs it.
 var build = sync.OnceValues(func() (string, error) { return buildCaddy(filepath.Join(scratch, "caddy")) })
 
 // buildCaddy builds cmd/caddy with further flags, and returns its path.
@@ -70,10 +70,10 @@ func buildProgram(name, path string, flags ...string) (string, error) {
 	return path, nil
 }
 
-// buildSimulator makes cmd/wx-sim, once, when the first test asks for it.
+// buildSimulator builds cmd/wx-sim once, when the first test needs it.
 var buildSimulator = sync.OnceValues(func() (string, error) { return buildProgram("wx-sim", filepath.Join(scratch, "wx-sim")) })
 
-// Simulator is the path of cmd/wx-sim, built.
+// Simulator returns the path of a built cmd/wx-sim.
 func Simulator(t testing.TB) string {
 	t.Helper()
 	path, err := buildSimulator()
@@ -83,7 +83,7 @@ func Simulator(t testing.TB) string {
 	return path
 }
 
-// Binary is the path of the Caddy under test.
+// Binary returns the path of the Caddy under test.
 func Binary(t testing.TB) string {
 	t.Helper()
 	path, err := build()

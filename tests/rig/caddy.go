@@ -20,14 +20,14 @@ import (
 )
 
 const (
-	startTime   = 30 * time.Second // until a Caddyfile is in force
+	startTime   = 30 * time.Second // until a Caddyfile is in use
 	StopTime    = 20 * time.Second // from SIGTERM to the end
-	CommandTime = 60 * time.Second // of one `caddy …` command; reload waits for connections
+	CommandTime = 60 * time.Second // for one `caddy …` command; a reload waits for connections
 )
 
-// Caddy is the built binary with a home of its own. It listens where the Caddyfile
-// says: at {$ADDR}, a free port of 127.0.0.1, if that comes from [Site]. Its admin
-// endpoint is a socket in Home.
+// Caddy is the built binary with a home directory of its own. It listens where the
+// Caddyfile says; a Caddyfile from [Site] says {$ADDR}, a free port of 127.0.0.1. Its
+// admin endpoint is a socket in Home.
 type Caddy struct {
 	Home string // HOME; Caddy's data directory is DataDir
 	Addr string // value of {$ADDR}; the same after a restart
@@ -40,15 +40,15 @@ type Caddy struct {
 	file    string // the last Caddyfile given to Start or Reload
 	cmd     *exec.Cmd
 	exited  chan struct{} // closed when cmd has ended
-	exitErr error         // valid then
+	exitErr error         // valid once exited is closed
 
 	mu      sync.Mutex
 	clients []*Client
 }
 
-// NewCaddy prepares a Caddy; env are further variables ("WX_APPID=wx…"). Nothing
-// else of this process's environment is passed on but PATH. When the test ends, the
-// process is stopped and the test fails if it panicked or had a data race.
+// NewCaddy prepares a Caddy. env are environment variables ("WX_APPID=wx…"); of this
+// process's environment only PATH is passed on. At the end of the test the process is
+// stopped, and the test fails if it panicked or had a data race.
 func NewCaddy(t testing.TB, env ...string) *Caddy {
 	t.Helper()
 	return NewCaddyOf(t, Binary(t), env...)
@@ -57,7 +57,8 @@ func NewCaddy(t testing.TB, env ...string) *Caddy {
 // NewCaddyOf is NewCaddy with another binary; see BuildWith.
 func NewCaddyOf(t testing.TB, binary string, env ...string) *Caddy {
 	t.Helper()
-	// Not t.TempDir: with the test's name in it the path may be too long for a socket.
+	// Do not use t.TempDir: its path contains the name of the test, and may be too long
+	// for a socket.
 	home, err := os.MkdirTemp(scratch, "caddy-")
 	if err != nil {
 		t.Fatal(err)
@@ -76,10 +77,10 @@ func NewCaddyOf(t testing.TB, binary string, env ...string) *Caddy {
 	return c
 }
 
-// NewCaddyAs is NewCaddy for another user, where these tests run as root.
+// NewCaddyAs is NewCaddy as another user, for tests that run as root.
 func NewCaddyAs(t testing.TB, name string, env ...string) *Caddy {
 	t.Helper()
-	// Not below scratch, which only its owner may enter.
+	// Not in scratch, which only its owner may enter.
 	dir, err := os.MkdirTemp("", "wx-auth-as-")
 	if err != nil {
 		t.Fatal(err)
@@ -110,7 +111,7 @@ func NewCaddyAs(t testing.TB, name string, env ...string) *Caddy {
 	return c
 }
 
-// StartCaddy is NewCaddy and Start.
+// StartCaddy is NewCaddy followed by Start.
 func StartCaddy(t testing.TB, caddyfile string, env ...string) *Caddy {
 	t.Helper()
 	c := NewCaddy(t, env...)
@@ -120,14 +121,14 @@ func StartCaddy(t testing.TB, caddyfile string, env ...string) *Caddy {
 
 func (c *Caddy) adminSocket() string { return filepath.Join(c.Home, "admin.sock") }
 
-// DataDir is where this Caddy keeps its data.
+// DataDir returns the directory where this Caddy keeps its data.
 func (c *Caddy) DataDir() string { return filepath.Join(c.Home, "data", "caddy") }
 
-// URL is http://Addr.
+// URL returns http://Addr.
 func (c *Caddy) URL() string { return "http://" + c.Addr }
 
-// Start runs Caddy with that Caddyfile and waits until it serves; the test ends if
-// it does not.
+// Start runs Caddy with that Caddyfile and waits until it serves. If it does not, the
+// test ends.
 func (c *Caddy) Start(caddyfile string) {
 	c.t.Helper()
 	if err := c.TryStart(caddyfile); err != nil {
@@ -147,7 +148,8 @@ func (c *Caddy) TryStart(caddyfile string) error {
 	if c.Running() {
 		return errors.New("it runs already")
 	}
-	// As `caddy start` does it: Caddy connects here when the configuration is in force.
+	// As with `caddy start`, Caddy connects to this address once the configuration is
+	// in use.
 	ready, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
@@ -192,7 +194,7 @@ func (c *Caddy) TryStart(caddyfile string) error {
 	}
 }
 
-// Running says whether the process is alive.
+// Running reports whether the process is alive.
 func (c *Caddy) Running() bool {
 	if c.cmd == nil {
 		return false
@@ -205,20 +207,21 @@ func (c *Caddy) Running() bool {
 	}
 }
 
-// PID is the process's id.
+// PID returns the id of the process.
 func (c *Caddy) PID() int { return c.cmd.Process.Pid }
 
 // Signal sends the process a signal.
 func (c *Caddy) Signal(s os.Signal) error { return c.cmd.Process.Signal(s) }
 
-// Ended is closed when the process has ended; ExitErr tells how, from then on.
+// Ended returns a channel that is closed when the process has ended. After that,
+// ExitErr is valid.
 func (c *Caddy) Ended() <-chan struct{} { return c.exited }
 
-// ExitErr is nil if the process ended with code 0.
+// ExitErr returns nil if the process ended with code 0.
 func (c *Caddy) ExitErr() error { return c.exitErr }
 
-// Reload does `caddy reload` with that Caddyfile and returns when the new
-// configuration is in force; the error carries what the command printed.
+// Reload runs `caddy reload` with that Caddyfile and returns once the new configuration
+// is in use. The error contains the output of the command.
 func (c *Caddy) Reload(caddyfile string) error {
 	config, err := c.write("Caddyfile", caddyfile)
 	if err != nil {
@@ -233,8 +236,8 @@ func (c *Caddy) Reload(caddyfile string) error {
 	return nil
 }
 
-// closeIdle closes the kept connections of the clients. After a reload the former
-// server closes them too, and a request that crosses with that gets an EOF.
+// closeIdle closes the idle connections of the clients. After a reload the former
+// server closes them too, and a request sent at that moment would get an EOF.
 func (c *Caddy) closeIdle() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -243,8 +246,8 @@ func (c *Caddy) closeIdle() {
 	}
 }
 
-// Validate does `caddy validate` in the same home, beside the running process if
-// there is one.
+// Validate runs `caddy validate` in the same home directory, beside the running process
+// if there is one.
 func (c *Caddy) Validate(caddyfile string) error {
 	config, err := c.write("Caddyfile.validate", caddyfile)
 	if err != nil {
@@ -257,8 +260,7 @@ func (c *Caddy) Validate(caddyfile string) error {
 	return nil
 }
 
-// Command runs `caddy args…` with this Caddy's environment and returns what it
-// printed.
+// Command runs `caddy args…` with this Caddy's environment and returns its output.
 func (c *Caddy) Command(args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), CommandTime)
 	defer cancel()
@@ -269,12 +271,12 @@ func (c *Caddy) Command(args ...string) (string, error) {
 	return string(out), err
 }
 
-// loadTries: the endpoint's own listener is replaced by each load, and a connection that
-// the kernel took for the former one is lost.
+// loadTries is how often Load tries: each load replaces the listener of the admin
+// endpoint, and a connection that the kernel accepted for the former one is lost.
 const loadTries = 5
 
-// Load is Reload without a command: the Caddyfile goes to the admin endpoint of the
-// process itself, which takes it even if it is the one in force.
+// Load is Reload without a command: it posts the Caddyfile to the admin endpoint, which
+// accepts it even if it is the one in use.
 func (c *Caddy) Load(caddyfile string) error {
 	for try := 1; ; try++ {
 		r, err := http.NewRequest(http.MethodPost, "http://127.0.0.1/load", strings.NewReader(caddyfile))
@@ -296,7 +298,7 @@ func (c *Caddy) Load(caddyfile string) error {
 	}
 }
 
-// Admin does a GET on the admin endpoint, as in Admin("/config/").
+// Admin sends a GET to the admin endpoint, as in Admin("/config/").
 func (c *Caddy) Admin(path string) (string, error) {
 	r, err := http.NewRequest(http.MethodGet, "http://127.0.0.1"+path, nil)
 	if err != nil {
@@ -327,7 +329,7 @@ func (c *Caddy) admin(r *http.Request) (string, error) {
 	return string(body), err
 }
 
-// Stop sends SIGTERM and waits for the end; it must come in time and cleanly.
+// Stop sends SIGTERM and waits for the end, which must be clean and in time.
 func (c *Caddy) Stop() {
 	c.t.Helper()
 	if !c.Running() {
@@ -356,7 +358,7 @@ func (c *Caddy) Kill9() {
 	<-c.exited
 }
 
-// end is the test's cleanup.
+// end is the cleanup of the test.
 func (c *Caddy) end() {
 	c.Stop()
 	log := c.Log.String()
@@ -376,8 +378,8 @@ func (c *Caddy) end() {
 	}
 }
 
-// races are the reports of the race detector in a log in which code of this module
-// reads or writes what is contended. Caddy has races of its own, as between its access
+// races returns those reports of the race detector in a log where code of this module
+// is one of the two accesses. Caddy has races of its own, such as between its access
 // log and a body that its proxy is still sending.
 func races(log string) (ours []string) {
 	for _, report := range strings.Split(log, "==================\n") {
@@ -386,7 +388,7 @@ func races(log string) (ours []string) {
 		}
 		for i, stack := range strings.Split(report, "\n\n") {
 			if i > 1 {
-				break // after the two accesses comes who started whom
+				break // the rest says which goroutine started which
 			}
 			if strings.Contains(accessor(stack), "/wx-auth/caddy-wx-auth/") {
 				ours = append(ours, report)
@@ -397,7 +399,8 @@ func races(log string) (ours []string) {
 	return ours
 }
 
-// accessor is the innermost function of a stack that is not the standard library's.
+// accessor returns the innermost function of a stack that is not in the standard
+// library.
 func accessor(stack string) string {
 	for _, line := range strings.Split(stack, "\n") {
 		name := strings.TrimSpace(line)
@@ -414,7 +417,7 @@ func (c *Caddy) Setenv(name, value string) {
 	c.env = append(c.env, name+"="+value)
 }
 
-// Getenv is the value of a variable; empty if it is not set.
+// Getenv returns the value of a variable, or "" if it is not set.
 func (c *Caddy) Getenv(name string) string {
 	for _, v := range c.env {
 		if value, ok := strings.CutPrefix(v, name+"="); ok {
@@ -426,12 +429,12 @@ func (c *Caddy) Getenv(name string) string {
 
 func (c *Caddy) write(name, text string) (string, error) {
 	path := filepath.Join(c.Home, name)
-	return path, os.WriteFile(path, []byte(text), 0o644) // in Home, which is its owner's alone
+	return path, os.WriteFile(path, []byte(text), 0o644) // Home itself is readable for its owner only
 }
 
-// Site is a Caddyfile with one site at {$ADDR}, logging at DEBUG. Options are further
-// global ones. Without default_bind Caddy would listen on every address of the
-// machine.
+// Site returns a Caddyfile with one site at {$ADDR}, which logs at DEBUG. options are
+// further global options. Without default_bind, Caddy would listen on every address of
+// the machine.
 func Site(directives string, options ...string) string {
 	return "{\n\tdebug\n\tdefault_bind 127.0.0.1\n" + strings.Join(options, "\n") + "\n}\nhttp://{$ADDR} {\n" + directives + "\n}\n"
 }

@@ -8,14 +8,14 @@ import (
 	"syscall"
 )
 
-// ChildAttributes has the kernel kill the child when these tests die without their
-// cleanup, as at the go command's timeout.
+// ChildAttributes makes the kernel kill the child process when the tests die without
+// cleaning up, as at the go command's timeout.
 func ChildAttributes() *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 }
 
-// childOf is ChildAttributes for a server that does not run as root: as that user, if
-// these tests run as root, and owner of dir.
+// childOf is ChildAttributes for a server that refuses to run as root: if the tests run
+// as root, the child runs as the named user, which gets dir.
 func childOf(name, dir string) (*syscall.SysProcAttr, error) {
 	attributes := ChildAttributes()
 	if os.Getuid() != 0 {

@@ -14,18 +14,18 @@ import (
 )
 
 const (
-	answerTime = 30 * time.Second // of one request by Client
-	RawTime    = 10 * time.Second // of one request by Raw
+	answerTime = 30 * time.Second // for one request by Client
+	RawTime    = 10 * time.Second // for one request by Raw
 )
 
-// Client is the mini program: it speaks to one gateway. It may be used by many
-// goroutines; what went wrong on the way is in the [Answer].
+// Client acts as the mini program of one gateway. It is safe for concurrent use. A
+// failed exchange is reported in the [Answer].
 type Client struct {
 	Base string // http://host:port
 	HTTP *http.Client
 }
 
-// NewClient makes a client of the gateway at base. It follows no redirects.
+// NewClient returns a client of the gateway at base. It follows no redirects.
 func NewClient(t testing.TB, base string) *Client {
 	t.Helper()
 	transport := &http.Transport{DisableCompression: true, MaxIdleConnsPerHost: 100}
@@ -37,7 +37,7 @@ func NewClient(t testing.TB, base string) *Client {
 	}}
 }
 
-// Client makes a client of this Caddy. [Caddy.Reload] closes its idle connections.
+// Client returns a client of this Caddy. [Caddy.Reload] closes its idle connections.
 func (c *Caddy) Client() *Client {
 	client := NewClient(c.t, c.URL())
 	c.mu.Lock()
@@ -46,8 +46,8 @@ func (c *Caddy) Client() *Client {
 	return client
 }
 
-// Answer is what came back. Err is a failure of the exchange itself; Status is 0
-// then.
+// Answer is the answer to a request. Err is a failure of the exchange itself, with
+// Status 0.
 type Answer struct {
 	Status int
 	Header http.Header
@@ -55,9 +55,9 @@ type Answer struct {
 	Err    error
 }
 
-// Do sends a request. A body that is a string goes as it is, any other but nil as
-// JSON, both with the JSON content type unless headers ("Name: value") name one. A
-// header given as "Name:" is left out of the request.
+// Do sends a request. A string is sent as the body unchanged, and any other body but
+// nil as JSON. Both get the JSON content type unless headers ("Name: value") contain
+// one. A header written "Name:" is left out of the request.
 func (c *Client) Do(method, path string, body any, headers ...string) Answer {
 	var text string
 	switch b := body.(type) {
@@ -92,28 +92,28 @@ func (c *Client) Do(method, path string, body any, headers ...string) Answer {
 	return ReadAnswer(resp)
 }
 
-// Get is a GET, with the token unless that is empty.
+// Get sends a GET, with the token unless that is empty.
 func (c *Client) Get(path, token string, headers ...string) Answer {
 	return c.Do(http.MethodGet, path, nil, append(Bearer(token), headers...)...)
 }
 
-// Login is a phone login.
+// Login sends a phone login.
 func (c *Client) Login(code, phoneCode string) Answer {
 	return c.Do(http.MethodPost, "/auth/wx", map[string]string{"code": code, "phoneCode": phoneCode})
 }
 
-// Silent is a login with wx.login's code alone.
+// Silent sends a login with wx.login's code alone.
 func (c *Client) Silent(code string) Answer {
 	return c.Do(http.MethodPost, "/auth/wx", map[string]string{"code": code})
 }
 
-// Refresh asks for the next pair.
+// Refresh requests the next pair.
 func (c *Client) Refresh(refreshToken string) Answer {
 	return c.Do(http.MethodPost, "/auth/wx/refresh", map[string]string{"refreshToken": refreshToken})
 }
 
-// Logout ends the session of the token, of the refresh token or of both; an empty
-// one is not sent. all ends every session of the user.
+// Logout ends the session of the token, of the refresh token, or of both. An empty
+// token is not sent. all ends every session of the user.
 func (c *Client) Logout(token, refreshToken string, all bool) Answer {
 	var body any
 	if members := map[string]any{}; refreshToken != "" || all {
@@ -128,7 +128,7 @@ func (c *Client) Logout(token, refreshToken string, all bool) Answer {
 	return c.Do(http.MethodPost, "/auth/wx/logout", body, Bearer(token)...)
 }
 
-// Me asks who the token's user is.
+// Me requests the user of the token.
 func (c *Client) Me(token string) Answer { return c.Get("/auth/wx/me", token) }
 
 func Bearer(token string) []string {
@@ -138,7 +138,7 @@ func Bearer(token string) []string {
 	return []string{"Authorization: Bearer " + token}
 }
 
-// Pair is the answer to a login; to a refresh without UserInfo.
+// Pair is the answer to a login, or to a refresh, which has no UserInfo.
 type Pair struct {
 	Token            string    `json:"token"`
 	TokenType        string    `json:"tokenType"`
@@ -148,7 +148,7 @@ type Pair struct {
 	UserInfo         *UserInfo `json:"userInfo"`
 }
 
-// UserInfo is the user as a login and /auth/wx/me show it.
+// UserInfo is the user as in the answers of a login and of /auth/wx/me.
 type UserInfo struct {
 	ID              string `json:"id"`
 	PhoneNumber     string `json:"phoneNumber"`
@@ -157,7 +157,7 @@ type UserInfo struct {
 	IsNew           bool   `json:"isNew"`
 }
 
-// Problem is an error's body. Renew is nil if there is no such member.
+// Problem is the body of an error. Renew is nil if the member is absent.
 type Problem struct {
 	Title     string   `json:"title"`
 	Status    int      `json:"status"`
@@ -167,8 +167,8 @@ type Problem struct {
 	Renew     []string `json:"renew"`
 }
 
-// Pair is the pair that a good login or refresh answers; the test ends if it is not
-// one.
+// Pair returns the pair in a successful answer to a login or refresh. Otherwise the
+// test ends.
 func (a Answer) Pair(t testing.TB) Pair {
 	t.Helper()
 	a.Want(t, http.StatusOK)
@@ -180,7 +180,7 @@ func (a Answer) Pair(t testing.TB) Pair {
 	return p
 }
 
-// UserInfo is the body of a good answer of /auth/wx/me.
+// UserInfo returns the body of a successful answer of /auth/wx/me.
 func (a Answer) UserInfo(t testing.TB) UserInfo {
 	t.Helper()
 	a.Want(t, http.StatusOK)
@@ -189,7 +189,7 @@ func (a Answer) UserInfo(t testing.TB) UserInfo {
 	return u
 }
 
-// Seen is the request that the upstream got, out of its usual answer.
+// Seen returns the request that the upstream got, from its usual answer.
 func (a Answer) Seen(t testing.TB) Seen {
 	t.Helper()
 	a.Want(t, http.StatusOK)
@@ -198,7 +198,7 @@ func (a Answer) Seen(t testing.TB) Seen {
 	return s
 }
 
-// Problem is the body of an error; the test ends if it is none.
+// Problem returns the body of an error. Otherwise the test ends.
 func (a Answer) Problem(t testing.TB) Problem {
 	t.Helper()
 	if a.Err != nil {
@@ -213,7 +213,7 @@ func (a Answer) Problem(t testing.TB) Problem {
 	return p
 }
 
-// Want ends the test if the status is another.
+// Want ends the test if the status is not this one.
 func (a Answer) Want(t testing.TB, status int) {
 	t.Helper()
 	if a.Err != nil {
@@ -225,8 +225,8 @@ func (a Answer) Want(t testing.TB, status int) {
 	}
 }
 
-// WantProblem fails the test if the answer is not that error; renew is compared if
-// it is not nil.
+// WantProblem fails the test if the answer is not that error. renew is compared unless
+// it is nil.
 func (a Answer) WantProblem(t testing.TB, status int, code string, renew []string) {
 	t.Helper()
 	p := a.Problem(t)
@@ -249,8 +249,8 @@ func (a Answer) Decode(t testing.TB, contentType string, v any) {
 	}
 }
 
-// Raw sends the bytes of a request, line ends and all, over a connection of its own
-// and reads one answer; for what net/http would refuse to send.
+// Raw sends the bytes of a request, including line ends, over a new connection and
+// reads one answer. It is for requests that net/http would refuse to send.
 func Raw(addr, request string) Answer {
 	conn, err := net.DialTimeout("tcp", addr, RawTime)
 	if err != nil {

@@ -21,11 +21,11 @@ import (
 	_ "github.com/jackc/pgx/v5/stdlib" // to look into the store as another process would
 )
 
-// Kinds are the databases that a store can be.
+// Kinds are the kinds of databases that can hold a store.
 var Kinds = []string{"sqlite", "postgres", "mysql"}
 
-// Database is one that a test has for itself. The handle in it looks into it as
-// another process would; tables begin with wx_auth_.
+// Database is a database that belongs to one test. The embedded handle reads it as
+// another process would. Its tables begin with wx_auth_.
 type Database struct {
 	*sql.DB
 	Kind string // one of Kinds
@@ -33,12 +33,12 @@ type Database struct {
 	Key  string // for `encryption_key`, base64
 }
 
-// Environ is the variables of ReplicaSite.
+// Environ returns the environment variables of ReplicaSite.
 func (d *Database) Environ() []string {
 	return []string{"WX_AUTH_STORE=" + d.URL, "WX_AUTH_KEY=" + d.Key}
 }
 
-// Count is the one number that a query asks for.
+// Count returns the one number that a query selects.
 func (d *Database) Count(t testing.TB, query string) (n int64) {
 	t.Helper()
 	if err := d.QueryRow(query).Scan(&n); err != nil {
@@ -47,8 +47,9 @@ func (d *Database) Count(t testing.TB, query string) (n int64) {
 	return n
 }
 
-// Connections is how many connections to this database the gateway has, as a server
-// reports it; 0 for SQLite. A pool keeps those of a burst, so a look for leaks leaves them out.
+// Connections returns how many connections to this database the gateway has, as the
+// server reports it; 0 for SQLite. A pool keeps the connections of a burst, so a check
+// for leaks subtracts them.
 func (d *Database) Connections(t testing.TB) int {
 	t.Helper()
 	var n int64
@@ -63,7 +64,7 @@ func (d *Database) Connections(t testing.TB) int {
 	return int(n) - d.Stats().OpenConnections
 }
 
-// Run runs a statement that must work.
+// Run runs a statement that must succeed.
 func (d *Database) Run(t testing.TB, statement string, args ...any) {
 	t.Helper()
 	if _, err := d.Exec(statement, args...); err != nil {
@@ -71,11 +72,12 @@ func (d *Database) Run(t testing.TB, statement string, args ...any) {
 	}
 }
 
-// requireDatabases makes a missing server a failure.
+// requireDatabases makes tests fail, rather than be skipped, if a database server is
+// missing.
 const requireDatabases = "WX_AUTH_TEST_REQUIRE_DATABASES"
 
-// LeaveOut ends a test for which something of the machine is missing, and names it;
-// where all databases are required it fails the test.
+// LeaveOut skips a test because something is missing on the machine, and says what. If
+// all databases are required, the test fails instead.
 func LeaveOut(t testing.TB, format string, args ...any) {
 	t.Helper()
 	if os.Getenv(requireDatabases) != "" {
@@ -86,9 +88,9 @@ func LeaveOut(t testing.TB, format string, args ...any) {
 
 // server is a database server that all tests share.
 type server struct {
-	variable string // of the environment, with its address
+	variable string // environment variable with its address
 	address  string
-	admin    func() (*sql.DB, error) // for making and dropping what the tests need
+	admin    func() (*sql.DB, error) // for creating and dropping databases
 }
 
 var servers = map[string]*server{
@@ -110,7 +112,7 @@ func newServer(variable, address string) *server {
 	return s
 }
 
-// openSQL opens the database at an address as `store` takes it.
+// openSQL opens the database at an address in the form of `store`.
 func openSQL(address string) (*sql.DB, error) {
 	u, err := url.Parse(address)
 	if err != nil {
@@ -142,12 +144,12 @@ func openSQL(address string) (*sql.DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	db.SetMaxOpenConns(4) // of a server that other tests use too
+	db.SetMaxOpenConns(4) // other tests use the server too
 	return db, nil
 }
 
-// NewDatabase makes an empty database for the time of the test. Where the server is
-// missing the test is left out, or fails; see LeaveOut.
+// NewDatabase creates an empty database for the time of the test. If the server is
+// missing, the test is skipped or fails; see LeaveOut.
 func NewDatabase(t testing.TB, kind string) *Database {
 	t.Helper()
 	if kind == "sqlite" {
@@ -191,7 +193,7 @@ func NewDatabase(t testing.TB, kind string) *Database {
 	return open(t, u.String())
 }
 
-// open is a Database at that address.
+// open returns the Database at that address.
 func open(t testing.TB, address string) *Database {
 	t.Helper()
 	db, err := openSQL(address)

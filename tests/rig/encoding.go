@@ -7,9 +7,9 @@ import (
 	"testing"
 )
 
-// NewPostgresIn makes a database of its own in PostgreSQL for the time of the test, with
-// that encoding, and with settings such as "standard_conforming_strings TO off" for all
-// who connect. The handle in it asks for UTF-8; the URL does not.
+// NewPostgresIn creates a database in PostgreSQL for the time of the test, with that
+// encoding, and with settings such as "standard_conforming_strings TO off" for all
+// connections. The embedded handle asks for UTF-8; the URL does not.
 func NewPostgresIn(t testing.TB, encoding string, settings ...string) *Database {
 	t.Helper()
 	s := servers["postgres"]

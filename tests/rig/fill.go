@@ -9,9 +9,9 @@ import (
 // LargeTables are the tables that grow with the users.
 var LargeTables = []string{"wx_auth_users", "wx_auth_user_phones", "wx_auth_bindings", "wx_auth_sessions", "wx_auth_revocations"}
 
-// Fill makes that many users, each with a binding and a session, and a tenth as many
-// revocations, so that the database's planner has something to choose for. Nobody knows
-// their numbers. The tables must be there, and no gateway at work.
+// Fill creates that many users, each with a binding and a session, and a tenth as many
+// revocations, so that the database's planner has a choice. Nobody uses their numbers.
+// The tables must exist, and no gateway may be running.
 func (d *Database) Fill(t testing.TB, rows int) {
 	t.Helper()
 	var from, text, hash, blob, analyze string

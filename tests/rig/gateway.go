@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// Gateway is a gateway between the simulator and an upstream, with a client of it.
+// Gateway is a gateway between the simulator and an upstream, together with a client.
 type Gateway struct {
 	*Client
 	Caddy    *Caddy
@@ -14,8 +14,8 @@ type Gateway struct {
 	Upstream *Upstream
 }
 
-// GatewaySite is what a Gateway serves. It gives WeChat more time than HastySite does, for the
-// logins that a test holds up.
+// GatewaySite returns the Caddyfile of a Gateway. Its timeout for WeChat is longer than
+// that of HastySite, for logins that a test holds back.
 func GatewaySite(options ...string) string { return GatewaySiteWith("", options...) }
 
 // GatewaySiteWith has further directives beside wx_auth.
@@ -37,14 +37,14 @@ func NewGatewayWith(t testing.TB, caddyfile string) *Gateway {
 	return r
 }
 
-// MustLogin is a phone login that must succeed.
+// MustLogin logs in by phone, which must succeed.
 func (r *Gateway) MustLogin(t testing.TB, number string) Pair {
 	t.Helper()
 	codes := r.WeChat.Tap(t, number)
 	return r.Login(codes.Code, codes.PhoneCode).Pair(t)
 }
 
-// MustReload must succeed.
+// MustReload reloads, which must succeed.
 func (r *Gateway) MustReload(t testing.TB, caddyfile string) {
 	t.Helper()
 	if err := r.Caddy.Reload(caddyfile); err != nil {
@@ -52,9 +52,8 @@ func (r *Gateway) MustReload(t testing.TB, caddyfile string) {
 	}
 }
 
-// WantSame fails the test if what was there before the gateway ended or changed is
-// not there any more: the key, the session and the user. It returns the session's
-// next pair.
+// WantSame fails the test unless the key, the session and the user are still those from
+// before the gateway was stopped or changed. It returns the session's next pair.
 func (r *Gateway) WantSame(t testing.TB, p Pair, number string) Pair {
 	t.Helper()
 	seen := r.Get("/", p.Token).Seen(t)
@@ -75,7 +74,7 @@ func (r *Gateway) WantSame(t testing.TB, p Pair, number string) Pair {
 	return next
 }
 
-// Device is a session as /auth/wx/sessions shows it.
+// Device is a session in the answer of /auth/wx/sessions.
 type Device struct {
 	ID          string `json:"id"`
 	Current     bool   `json:"current"`
@@ -86,7 +85,7 @@ type Device struct {
 	Address     string `json:"address"`
 }
 
-// Sessions are the devices of the token's user.
+// Sessions returns the devices of the token's user.
 func (r *Gateway) Sessions(t testing.TB, token string) []Device {
 	t.Helper()
 	a := r.Get("/auth/wx/sessions", token)
@@ -97,7 +96,7 @@ func (r *Gateway) Sessions(t testing.TB, token string) []Device {
 	return list.Sessions
 }
 
-// WantEnded fails the test if the session of the pair is not over in every way.
+// WantEnded fails the test unless the session of the pair has ended in every way.
 func (r *Gateway) WantEnded(t testing.TB, p Pair) {
 	t.Helper()
 	r.Get("/", p.Token).WantProblem(t, http.StatusUnauthorized, "token_revoked", nil)
@@ -110,11 +109,11 @@ func (r *Gateway) WantAlive(t testing.TB, p Pair) {
 	r.Get("/", p.Token).Want(t, http.StatusOK)
 }
 
-// HastySite is a site with wx_auth before an upstream, asking the simulator of the
-// environment, with a short timeout.
+// HastySite returns a Caddyfile with wx_auth in front of an upstream, with a short
+// timeout for the simulator, whose address is in the environment.
 func HastySite(options ...string) string { return WaitingSite("1s", options...) }
 
-// WaitingSite is HastySite with another time for an answer of WeChat's.
+// WaitingSite is HastySite with another timeout for WeChat's answers.
 func WaitingSite(timeout string, options ...string) string {
 	return Site("wx_auth {env.WX_APPID} {env.WX_SECRET} {\nwechat {\napi {$WX_API}\ntimeout " + timeout + "\n}\n" +
 		strings.Join(options, "\n") + "\n}\nreverse_proxy {$UPSTREAM}")

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// Log is everything that a process has written, over all its restarts. It can be
-// read while the process writes.
+// Log is everything that a process has written, over all its restarts. It can be read
+// while the process writes.
 type Log struct {
 	mu  sync.Mutex
 	buf bytes.Buffer
@@ -22,14 +22,14 @@ func (l *Log) Write(p []byte) (int, error) {
 	return l.buf.Write(p)
 }
 
-// String is the log so far.
+// String returns the log so far.
 func (l *Log) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.buf.String()
 }
 
-// Lines are the lines that contain all of the given texts.
+// Lines returns the lines that contain all of the given texts.
 func (l *Log) Lines(texts ...string) []string {
 	var found []string
 next:
@@ -58,7 +58,7 @@ func (l *Log) Wait(t testing.TB, within time.Duration, texts ...string) string {
 	}
 }
 
-// tail is the end of the log, for a process that does not start.
+// tail returns the end of the log, for a process that does not start.
 func (l *Log) tail() string {
 	const most = 4 << 10
 	s := l.String()
@@ -68,7 +68,7 @@ func (l *Log) tail() string {
 	return s
 }
 
-// Line is the log's line about the login that was answered with that request id.
+// Line returns the log line about the login that was answered with that request id.
 func (c *Caddy) Line(t testing.TB, requestID string) map[string]any {
 	t.Helper()
 	raw := c.Log.Wait(t, 5*time.Second, `"request":"`+requestID+`"`)
@@ -82,14 +82,15 @@ func (c *Caddy) Line(t testing.TB, requestID string) map[string]any {
 	return line
 }
 
-// unheardTime is how long a request that Caddy handled may take to show in its log.
+// unheardTime is how long it may take until a request that Caddy handled is in its log.
 const unheardTime = time.Second
 
-// Unheard says that a request whose exchange failed reached no handler. Such a failure
-// is Caddy's own in a reload: the kernel had taken the connection for a listener that
-// was closed before the server accepted it, or the client wrote on a kept connection
-// that the server was about to close. What reached a handler is in the access log, for
-// which the site needs the directive log; mark is in no other request's header or URI.
+// Unheard reports whether a request whose exchange failed did not reach a handler. Such
+// a failure is Caddy's own during a reload: the kernel had accepted the connection for
+// a listener that was closed before the server took it, or the client wrote on a
+// kept-alive connection that the server was about to close. Requests that reach a
+// handler are in the access log, for which the site needs the directive log. mark must
+// be in no other request's header or URI.
 func (c *Caddy) Unheard(mark string) bool {
 	time.Sleep(unheardTime)
 	return len(c.Log.Lines(`"logger":"http.log.access`, mark)) == 0

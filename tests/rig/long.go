@@ -2,11 +2,11 @@ package rig
 
 import "os"
 
-// Long says that the tests shall do more rounds, over larger tables, than each run of
-// all tests has time for.
+// Long makes the tests do more rounds, and use larger tables, than an ordinary run has
+// time for.
 var Long = os.Getenv("WX_AUTH_TEST_LONG") != ""
 
-// Rounds is how often to do something: many times if Long.
+// Rounds returns how often to do something: long if Long is set, else usual.
 func Rounds(usual, long int) int {
 	if Long {
 		return long

@@ -6,10 +6,10 @@ import (
 	"time"
 )
 
-// FillSessions makes that many live sessions of one user and openid, as a version
-// without a bound left them. Each was refreshed a millisecond after the one before,
-// long ago. Their ids are "0-", the user's, "-" and a number from 1 on, and so sort before
-// those of the gateway. The tables must be there.
+// FillSessions creates that many open sessions of one user and openid, as a version
+// without a bound left them. Each was refreshed a millisecond after the previous one,
+// long ago. Their ids are "0-", the user's id, "-" and a number from 1 on, so they sort
+// before those of the gateway. The tables must exist.
 func (d *Database) FillSessions(t testing.TB, userID, openid string, many int) {
 	t.Helper()
 	from, id := map[string]string{
@@ -26,7 +26,7 @@ func (d *Database) FillSessions(t testing.TB, userID, openid string, many int) {
 		" SELECT %s, '%s', 'wx-auth', '%s', '%s', '', %d, %d + n, 1, %d + n, %d, 0, 'agent', '192.0.2.1' FROM "+from, id, userID, AppID, openid, past, past, past, later, many))
 }
 
-// Live counts the live sessions of a user.
+// Live returns the number of open sessions of a user.
 func (d *Database) Live(t testing.TB, userID string) int64 {
 	t.Helper()
 	return d.Count(t, "SELECT COUNT(*) FROM wx_auth_sessions WHERE ended_at = 0 AND user_id = '"+userID+"'")

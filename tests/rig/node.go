@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// requireNode makes a missing Node, or packages that cannot be installed, a failure.
-// .ci/run sets it.
+// requireNode makes tests fail, rather than be skipped, if Node is missing or its
+// packages cannot be installed. .ci/run sets it.
 const requireNode = "WX_AUTH_TEST_REQUIRE_NODE"
 
 // installTime bounds the installation of npm packages.
@@ -22,9 +22,9 @@ const installTime = 3 * time.Minute
 
 var nodeHomes sync.Map // directory → func() (string, error)
 
-// NodeHome returns a directory with the npm packages that dir's package-lock.json names,
-// installed once and kept in the user's cache. Without Node the test is left out, which
-// names what that is.
+// NodeHome returns a directory with the npm packages in dir's package-lock.json. They
+// are installed once and kept in the user's cache. Without Node, the test is skipped
+// with a message that contains what.
 func NodeHome(t testing.TB, dir, what string) string {
 	t.Helper()
 	once, _ := nodeHomes.LoadOrStore(dir, sync.OnceValues(func() (string, error) { return nodeHome(dir) }))
@@ -58,7 +58,8 @@ func nodeHome(dir string) (string, error) {
 	if err := os.MkdirAll(filepath.Dir(home), 0o755); err != nil {
 		return "", err
 	}
-	// Beside it first: an installation that broke off is not taken for a whole one.
+	// Install into another directory first, so that an interrupted installation does
+	// not look complete.
 	fresh, err := os.MkdirTemp(filepath.Dir(home), "new-")
 	if err != nil {
 		return "", err
@@ -81,15 +82,15 @@ func nodeHome(dir string) (string, error) {
 		return "", fmt.Errorf("npm ci: %w\n%s", err, out)
 	}
 	if err := os.Rename(fresh, home); err != nil {
-		if _, e := os.Stat(filepath.Join(home, "node_modules")); e != nil { // another was faster, else
+		if _, e := os.Stat(filepath.Join(home, "node_modules")); e != nil { // unless another process was faster
 			return "", err
 		}
 	}
 	return home, nil
 }
 
-// NodeCopy copies a directory of sources into home for the time of the test, so that its
-// programs find the packages there, and returns the copy.
+// NodeCopy copies a directory of sources into home for the time of the test, so that
+// its programs find the packages there. It returns the path of the copy.
 func NodeCopy(t testing.TB, home, dir string) string {
 	t.Helper()
 	run, err := os.MkdirTemp(home, "run-")

@@ -10,13 +10,13 @@ import (
 	"testing"
 )
 
-// Change is a text in a source file, and what the compiler reads in its place. A file
-// that is not there is made of New alone.
+// Change is a text in a source file and its replacement for the compiler. If the file
+// does not exist, it is created from New.
 type Change struct{ File, Old, New string }
 
-// BuildWith builds the binary with changes to its sources, for what nobody can wait for
-// and no setting may shorten. Files are named from the module's root. The test ends if
-// an Old is not where it was.
+// BuildWith builds the binary with changes to its sources, for times that a test cannot
+// wait for and no setting can shorten. File names are relative to the root of the
+// module. If an Old does not occur in its file, the test ends.
 func BuildWith(t testing.TB, name string, changes []Change) string {
 	t.Helper()
 	_, here, _, _ := runtime.Caller(0)

@@ -7,20 +7,22 @@ import (
 	"testing"
 )
 
-// Ports for what the tests start lie below those that systems give to outgoing
-// connections: one of these could take a port between its choice and its use.
+// Ports for servers of the tests lie below those that systems use for outgoing
+// connections: otherwise such a connection could take a port between its choice and its
+// use.
 const (
 	firstPort = 12000
 	ports     = 10000
 )
 
-// FreeAddress is an address of 127.0.0.1 where nobody listens, and that no other
-// call in any process of these tests returns while this test runs.
+// FreeAddress returns an address of 127.0.0.1 where no server listens. No other call in
+// any process of these tests returns the same address while this test runs.
 func FreeAddress(t testing.TB) string {
 	t.Helper()
 	for range 1000 {
 		port := firstPort + rand.IntN(ports)
-		// Who has this socket owns the port: processes of several packages choose at once.
+		// Processes of several packages choose ports at the same time. Whoever holds
+		// this socket owns the port.
 		claim, err := net.ListenPacket("udp", fmt.Sprintf("127.0.0.1:%d", port+ports))
 		if err != nil {
 			continue

@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// ProcessorTime is what a process has used of the processors so far, as Linux
-// counts it; elsewhere the test is left out.
+// ProcessorTime returns the processor time that a process has used so far. It needs
+// Linux; elsewhere the test is skipped.
 func ProcessorTime(t testing.TB, pid int) time.Duration {
 	t.Helper()
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
@@ -27,8 +27,8 @@ func ProcessorTime(t testing.TB, pid int) time.Duration {
 	return time.Duration(user+system) * 10 * time.Millisecond // USER_HZ is 100
 }
 
-// Resident is how much memory a process holds, in bytes, as Linux counts it; elsewhere
-// the test is left out.
+// Resident returns how much memory a process holds, in bytes. It needs Linux; elsewhere
+// the test is skipped.
 func Resident(t testing.TB, pid int) (bytes int) {
 	t.Helper()
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
@@ -42,12 +42,13 @@ func Resident(t testing.TB, pid int) (bytes int) {
 	return bytes << 10
 }
 
-// Usage is what a process holds.
+// Usage is the resources that a process holds.
 type Usage struct {
 	Goroutines, Files, Sockets int
 }
 
-// Usage is what Caddy holds at the moment; files and sockets as Linux tells them.
+// Usage returns the resources that Caddy holds at the moment. Files and sockets are
+// known on Linux only.
 func (c *Caddy) Usage(t testing.TB) (u Usage) {
 	t.Helper()
 	profile, err := c.Admin("/debug/pprof/goroutine?debug=1")
@@ -60,7 +61,7 @@ func (c *Caddy) Usage(t testing.TB) (u Usage) {
 	dir := fmt.Sprintf("/proc/%d/fd", c.PID())
 	files, err := os.ReadDir(dir)
 	if err != nil {
-		return u // another system
+		return u // not Linux
 	}
 	for _, f := range files {
 		u.Files++

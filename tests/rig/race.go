@@ -2,6 +2,6 @@
 
 package rig
 
-// RaceDetector says that these tests run with the race detector: then so does the
-// binary.
+// RaceDetector says that these tests, and so also the binary, run with the race
+// detector.
 const RaceDetector = true

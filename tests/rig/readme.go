@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// ReadmeBlock is the one block of that file in which the text stands, without its
-// fences.
+// ReadmeBlock returns the one code block of that file that contains the text, without
+// its fences.
 func ReadmeBlock(t testing.TB, file, text string) string {
 	t.Helper()
 	readme, err := os.ReadFile(file)
@@ -27,8 +27,8 @@ func ReadmeBlock(t testing.TB, file, text string) string {
 	return found[0]
 }
 
-// Replaced puts what a test needs into a block of the README; each of the old
-// texts must be there.
+// Replaced replaces parts of a README's block by what a test needs; each of the old
+// texts must occur in it.
 func Replaced(t testing.TB, block string, oldnew ...string) string {
 	t.Helper()
 	for i := 0; i < len(oldnew); i += 2 {

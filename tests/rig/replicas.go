@@ -5,7 +5,8 @@ import (
 	"testing"
 )
 
-// ReplicaSite is GatewaySite on the database of the environment; see Database.Environ.
+// ReplicaSite is GatewaySite with the database of the environment; see
+// Database.Environ.
 func ReplicaSite(options ...string) string { return ReplicaSiteWith("", options...) }
 
 // ReplicaSiteWith has further directives beside wx_auth.
@@ -45,7 +46,7 @@ func PrepareReplicasOf(t testing.TB, db *Database, n int, binary string) []*Gate
 	return replicas
 }
 
-// StartReplicas starts them at the same moment; the test ends if one does not start.
+// StartReplicas starts them at the same moment. If one does not start, the test ends.
 func StartReplicas(t testing.TB, replicas []*Gateway, caddyfile string) {
 	t.Helper()
 	errs := make([]error, len(replicas))

@@ -9,15 +9,15 @@ import (
 	"testing"
 )
 
-// failures holds the ids of requests whose answers were not what a test wanted, by
-// the test's name.
+// failures holds, by the name of the test, the ids of requests that got an unexpected
+// answer.
 var failures = struct {
 	mu  sync.Mutex
 	ids map[string][]string
 }{ids: make(map[string][]string)}
 
-// suspect remembers that the answer is not what the test wanted, so that the report
-// of the failed test shows the log lines of its request.
+// suspect remembers an unexpected answer, so that the report of the failed test shows
+// the log lines of its request.
 func (a Answer) suspect(t testing.TB) {
 	_, rest, ok := strings.Cut(a.Body, `"requestId":"`)
 	if !ok {
@@ -29,7 +29,7 @@ func (a Answer) suspect(t testing.TB) {
 	failures.ids[t.Name()] = append(failures.ids[t.Name()], id)
 }
 
-// suspects are the ids of the requests that the test and its subtests failed on.
+// suspects returns the ids of the requests on which the test and its subtests failed.
 func suspects(t testing.TB) (ids []string) {
 	failures.mu.Lock()
 	defer failures.mu.Unlock()
@@ -42,13 +42,13 @@ func suspects(t testing.TB) (ids []string) {
 }
 
 const (
-	// reportLines and reportWidth bound what a failed test shows of a log: a page.
+	// reportLines and reportWidth limit what a failed test shows of a log to a page.
 	reportLines, reportWidth = 30, 600
 )
 
-// report is a page about a log for the test that failed: the lines of the requests
-// with these ids, else the newest lines at WARN and above, and the file that the whole
-// log is written to.
+// report returns a page about a log for a failed test: the lines of the requests with
+// these ids, or else the newest lines at WARN and above, and the path of the file with
+// the whole log.
 func (l *Log) report(test string, ids []string) string {
 	lines := strings.Split(strings.TrimSpace(l.String()), "\n")
 	what := "the lines of the requests that failed"

@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// A failed test shows the lines of the requests that it failed on, a page at most,
-// and where the whole log is.
+// A failed test shows the log lines of the requests that it failed on, one page at
+// most, and where the whole log is.
 func TestReportShowsAPage(t *testing.T) {
 	var l Log
 	for i := range 10000 {

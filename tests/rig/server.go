@@ -13,8 +13,7 @@ import (
 	"time"
 )
 
-// Server is a database server that one test has for itself, to stop it and to read
-// its log.
+// Server is a database server of one test, which can stop it and read its log.
 type Server struct {
 	*Database
 	Log Log
@@ -26,14 +25,15 @@ type Server struct {
 	cmd     *exec.Cmd
 }
 
-// serverTime is how long a server may take to start or to end; the machine is busy.
+// serverTime is how long a server may take to start or to end on a busy machine.
 const serverTime = 60 * time.Second
 
 // NewServer starts a server of that kind, "postgres" or "mysql", with further settings
-// on its command line. Where it is not installed the test is left out; see LeaveOut.
+// on its command line. If the server is not installed, the test is skipped; see
+// LeaveOut.
 func NewServer(t testing.TB, kind string, settings ...string) *Server {
 	t.Helper()
-	// Not below scratch, which only its owner may enter.
+	// Not in scratch, which only its owner may enter.
 	dir, err := os.MkdirTemp("", "wx-auth-server-")
 	if err != nil {
 		t.Fatal(err)
@@ -69,7 +69,7 @@ func NewServer(t testing.TB, kind string, settings ...string) *Server {
 	return s
 }
 
-// find is the path of a program, by PATH or in the newest of the directories.
+// find returns the path of a program, from PATH or from the newest of the directories.
 func (s *Server) find(name, directories string) string {
 	s.t.Helper()
 	if path, err := exec.LookPath(name); err == nil {
@@ -79,7 +79,7 @@ func (s *Server) find(name, directories string) string {
 	if len(found) == 0 {
 		LeaveOut(s.t, "%s is not installed", name)
 	}
-	// Of versions with as many digits the last one is the newest.
+	// Among versions with equally many digits, the last one is the newest.
 	return slices.MaxFunc(found, func(a, b string) int { return cmp.Or(cmp.Compare(len(a), len(b)), cmp.Compare(a, b)) })
 }
 
@@ -109,8 +109,8 @@ func (s *Server) Start() {
 	Await(s.t, serverTime, s.Kind+" answers: "+fmt.Sprint(s.program), func() bool { return s.Ping() == nil })
 }
 
-// Stop ends the server in order, as for a restart: clients are cut off, what is
-// committed is kept.
+// Stop ends the server in order, as for a restart: clients are disconnected, and
+// committed data is kept.
 func (s *Server) Stop() {
 	s.t.Helper()
 	fast := syscall.SIGTERM
@@ -120,12 +120,12 @@ func (s *Server) Stop() {
 	s.end(fast)
 }
 
-// Crash ends the server out of order.
+// Crash ends the server as a crash would.
 func (s *Server) Crash() {
 	s.t.Helper()
 	hard := syscall.SIGKILL
 	if s.Kind == "postgres" {
-		hard = syscall.SIGQUIT // pg_ctl stop -m immediate: its children end, too
+		hard = syscall.SIGQUIT // pg_ctl stop -m immediate: its child processes end too
 	}
 	s.end(hard)
 }
@@ -138,7 +138,7 @@ func (s *Server) end(signal os.Signal) {
 	_ = s.cmd.Process.Signal(signal)
 	ended := InBackground(s.cmd.Wait)
 	select {
-	case <-ended: // with whatever code
+	case <-ended: // with any exit code
 	case <-time.After(serverTime):
 		_ = s.cmd.Process.Kill()
 		s.t.Errorf("%s was still there %s after %v", s.Kind, serverTime, signal)

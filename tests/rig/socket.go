@@ -14,8 +14,8 @@ import (
 	"time"
 )
 
-// EchoUpgrade upgrades what asks for it, and sends back what comes; /flood sends without
-// end instead. Its answer names the protocol that X-Protocol says.
+// EchoUpgrade upgrades requests that ask for it and echoes what comes; under /flood it
+// sends without end instead. Its answer names the protocol in X-Protocol.
 func EchoUpgrade(w http.ResponseWriter, r *http.Request) {
 	if r.Header.Get("Upgrade") != "websocket" {
 		http.Error(w, "no upgrade", http.StatusBadRequest)
@@ -45,14 +45,14 @@ func EchoUpgrade(w http.ResponseWriter, r *http.Request) {
 	_, _ = io.Copy(conn, rw)
 }
 
-// Socket is an upgraded connection. Frames are the ends' own business: what is
-// sent and echoed here is one byte that could be any of them.
+// Socket is an upgraded connection. It does not use real frames: a single byte, which
+// could be part of any frame, is sent and echoed.
 type Socket struct {
 	io.ReadWriteCloser
 	R io.Reader
 }
 
-// OpenSocket asks for an upgrade under a token.
+// OpenSocket requests an upgrade with a token.
 func OpenSocket(t testing.TB, addr, target, token string) *Socket {
 	t.Helper()
 	conn, err := net.Dial("tcp", addr)

@@ -5,10 +5,10 @@ import (
 	"path/filepath"
 	"testing"
 
-	_ "modernc.org/sqlite" // to lock the store, and to look into it, as another process would
+	_ "modernc.org/sqlite" // to lock the store and to read it, as another process would
 )
 
-// StoreFile is the SQLite file of the default store.
+// StoreFile returns the path of the default store's SQLite file.
 func (c *Caddy) StoreFile() string { return filepath.Join(c.DataDir(), "wx_auth", "wx_auth.db") }
 
 // OpenStore opens the store as another process would.
@@ -21,7 +21,7 @@ func (c *Caddy) OpenStore(t testing.TB) *sql.DB {
 	return db
 }
 
-// Rows counts a table's rows.
+// Rows returns the number of rows of a table.
 func (c *Caddy) Rows(t testing.TB, table string) (n int) {
 	t.Helper()
 	db := c.OpenStore(t)
@@ -32,7 +32,7 @@ func (c *Caddy) Rows(t testing.TB, table string) (n int) {
 	return n
 }
 
-// Lock has another process write, and not end.
+// Lock makes another process hold a write transaction open.
 func (c *Caddy) Lock(t *testing.T) (unlock func()) {
 	t.Helper()
 	db := c.OpenStore(t)

@@ -11,17 +11,16 @@ import (
 	"time"
 )
 
-// Seen is a request as the API behind the gateway got it.
+// Seen is a request as the API behind the gateway received it.
 type Seen struct {
 	Method, URI, Path, Host, Proto string
 	Header                         http.Header
-	Trailer                        http.Header // after the body
+	Trailer                        http.Header // known after the body
 	Body                           string
 }
 
-// Upstream is the API behind the gateway: a server that counts and keeps what
-// reaches it. It answers 200 with the [Seen] as JSON, unless SetHandler says
-// otherwise.
+// Upstream is the API behind the gateway: a server that counts and records the requests
+// that reach it. It answers 200 with the [Seen] as JSON, unless SetHandler was called.
 type Upstream struct {
 	Addr string // host:port
 
@@ -40,21 +39,21 @@ func NewUpstream(t testing.TB) *Upstream {
 	return u
 }
 
-// Hits is how many requests have come in.
+// Hits returns how many requests have arrived.
 func (u *Upstream) Hits() int {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	return u.hits
 }
 
-// Requests are the requests that have been read to their end, oldest first.
+// Requests returns the requests that have been read to their end, oldest first.
 func (u *Upstream) Requests() []Seen {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	return slices.Clone(u.seen)
 }
 
-// Last is the newest of Requests; the test ends if there is none.
+// Last returns the newest of Requests; if there is none, the test ends.
 func (u *Upstream) Last(t testing.TB) Seen {
 	t.Helper()
 	seen := u.Requests()
@@ -64,15 +63,15 @@ func (u *Upstream) Last(t testing.TB) Seen {
 	return seen[len(seen)-1]
 }
 
-// SetDelay makes each answer wait that long.
+// SetDelay delays each answer.
 func (u *Upstream) SetDelay(d time.Duration) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.delay = d
 }
 
-// SetHandler has h answer what comes from now on; it reads the body itself, so such
-// requests are counted but not in Requests. nil: the usual answer again.
+// SetHandler makes h answer from now on; nil restores the usual answer. h reads the
+// body itself, so such requests are counted but not in Requests.
 func (u *Upstream) SetHandler(h http.Handler) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -112,7 +111,7 @@ func (u *Upstream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // Serve serves h on a free port of 127.0.0.1 until the test ends, and returns the
-// address. Unlike httptest's server it is closed without waiting for its handlers.
+// address. Unlike httptest's server, it is closed without waiting for its handlers.
 func Serve(t testing.TB, h http.Handler) string {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")

@@ -15,14 +15,14 @@ func Await(t testing.TB, within time.Duration, what string, done func() bool) {
 	}
 }
 
-// InBackground runs do and gives its outcome on the channel.
+// InBackground runs do and sends its result on the channel.
 func InBackground[T any](do func() T) <-chan T {
 	done := make(chan T, 1)
 	go func() { done <- do() }()
 	return done
 }
 
-// Within is what comes on the channel; the test ends if nothing does.
+// Within returns what arrives on the channel; if nothing does in time, the test ends.
 func Within[T any](t testing.TB, d time.Duration, what string, c <-chan T) T {
 	t.Helper()
 	select {

@@ -8,7 +8,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat/wechattest"
 )
 
-// The mini program that NewWeChat knows.
+// This is the mini program that NewWeChat knows.
 const (
 	AppID  = "wx0123456789abcdef"
 	Secret = "5ec2e70000000000000000000000beef"
@@ -27,8 +27,8 @@ func NewWeChat(t testing.TB) *WeChat {
 	return &WeChat{Simulator: sim, URL: "http://" + Serve(t, sim)}
 }
 
-// Tap plays a tap on the phone button by the owner of that +86 number: both codes
-// of a phone login.
+// Tap simulates a tap on the phone button by the owner of that +86 number, which gives
+// both codes of a phone login.
 func (w *WeChat) Tap(t testing.TB, number string) wechattest.Codes {
 	t.Helper()
 	codes, err := w.Mint(AppID, "", wechattest.Phone{Number: number})
@@ -38,7 +38,7 @@ func (w *WeChat) Tap(t testing.TB, number string) wechattest.Codes {
 	return codes
 }
 
-// Open plays wx.login on the same phone: a login code alone.
+// Open simulates wx.login on the same phone, which gives only a login code.
 func (w *WeChat) Open(t testing.TB, number string) wechattest.Codes {
 	t.Helper()
 	codes, err := w.MintLogin(AppID, "+86"+number)
@@ -48,12 +48,12 @@ func (w *WeChat) Open(t testing.TB, number string) wechattest.Codes {
 	return codes
 }
 
-// Environ is the variables of HastySite.
+// Environ returns the environment variables of HastySite.
 func (w *WeChat) Environ(upstream string) []string {
 	return []string{"WX_APPID=" + AppID, "WX_SECRET=" + Secret, "WX_API=" + w.URL, "UPSTREAM=" + upstream}
 }
 
-// Asked is how often WeChat was asked anything.
+// Asked returns how many calls WeChat has received.
 func (w *WeChat) Asked() int {
 	n := 0
 	for _, c := range w.Counts() {
@@ -62,8 +62,8 @@ func (w *WeChat) Asked() int {
 	return n
 }
 
-// TapAs plays a tap on the phone button by somebody whose number need not be their
-// own any more, or not from China.
+// TapAs simulates a tap on the phone button by a person whose number may no longer be
+// their own, or may be from another country.
 func (w *WeChat) TapAs(t testing.TB, appid, person string, phone wechattest.Phone) wechattest.Codes {
 	t.Helper()
 	codes, err := w.Mint(appid, person, phone)
@@ -82,8 +82,8 @@ func (w *WeChat) OpenAs(t testing.TB, appid, person string) wechattest.Codes {
 	return codes
 }
 
-// Hold makes the next such call wait until the returned function is called, which
-// happens at the test's end at the latest.
+// Hold makes the next such call wait until release is called, at the latest at the end
+// of the test.
 func (w *WeChat) Hold(t testing.TB, call wechattest.Call) (release func()) {
 	t.Helper()
 	gate := make(chan struct{})
@@ -97,12 +97,13 @@ func (w *WeChat) Hold(t testing.TB, call wechattest.Call) (release func()) {
 
 func (w *WeChat) PhoneOK() int { return w.Count(wechattest.PhoneNumber).Outcomes["ok"] }
 
-// Exchanged says that WeChat has taken a phone code; a held answer counts as late.
+// Exchanged reports whether WeChat has accepted a phone code, even if its answer is
+// held back.
 func (w *WeChat) Exchanged() bool {
 	return slices.ContainsFunc(w.PhoneCodes(), func(p wechattest.PhoneCode) bool { return !p.Exchanged.IsZero() })
 }
 
-// WantCalls checks how often WeChat was asked for a login code and for a phone code.
+// WantCalls checks how many login codes and phone codes WeChat has received.
 func WantCalls(t *testing.T, w *WeChat, sessions, phones int) {
 	t.Helper()
 	if n := w.Count(wechattest.Code2Session).Total; n != sessions {

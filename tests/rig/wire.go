@@ -10,8 +10,9 @@ import (
 	"time"
 )
 
-// Wire is a TCP proxy before a database server, as if the server were in another
-// zone. It delays and counts turnarounds: the client asks, and waits for the answer.
+// Wire is a TCP proxy in front of a database server, as if the server were in another
+// zone. It delays and counts round trips: a request by the client, followed by an
+// answer.
 type Wire struct {
 	addr  string // of the server
 	delay time.Duration
@@ -22,12 +23,12 @@ type Wire struct {
 	closed bool
 }
 
-// Turnarounds counts those so far, of all connections.
+// Turnarounds returns the number of round trips so far, on all connections.
 func (w *Wire) Turnarounds() int64 { return w.n.Load() }
 
-// Behind is the database as a gateway sees it whose questions each take so much
-// longer; the handle in it still goes there directly. An SQLite file has no wire: the
-// database is returned as it is.
+// Behind returns the database as seen through a Wire that delays each round trip. The
+// embedded handle still connects directly. An SQLite file needs no connection, so it is
+// returned unchanged.
 func (d *Database) Behind(t testing.TB, delay time.Duration) (*Database, *Wire) {
 	t.Helper()
 	w := &Wire{delay: delay}
@@ -64,7 +65,7 @@ func (d *Database) Behind(t testing.TB, delay time.Duration) (*Database, *Wire) 
 	return &behind, w
 }
 
-// carry passes on what one connection sends in either direction.
+// carry forwards what one connection sends in both directions.
 func (w *Wire) carry(client net.Conn) {
 	defer client.Close()
 	server, err := net.Dial("tcp", w.addr)
@@ -75,7 +76,7 @@ func (w *Wire) carry(client net.Conn) {
 	if !w.keep(client, server) {
 		return
 	}
-	var answered atomic.Bool // the server has spoken since the client did
+	var answered atomic.Bool // the server has sent something since the client did
 	answered.Store(true)
 	var back sync.WaitGroup
 	back.Go(func() {
@@ -102,7 +103,8 @@ type readerFunc func([]byte) (int, error)
 
 func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
-// keep remembers connections to close; false if it is too late for them.
+// keep remembers connections to close later. It returns false if that has already
+// happened.
 func (w *Wire) keep(conns ...net.Conn) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
