@@ -144,9 +144,23 @@ func complete(phone Phone, user string) (Phone, string, error) {
 	return phone, user, nil
 }
 
+// MockCode is what wx.login gives in DevTools without an AppID.
+const MockCode = "the code is a mock one"
+
+// AcceptMockCode has [MockCode] stand for that user, in each app and any number of times.
+// WeChat refuses it, and so does a Simulator at first.
+func (s *Simulator) AcceptMockCode(user string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.mockUser = user
+}
+
 // useLogin consumes a login code for an app. It answers the user, or an
 // errcode.
 func (s *Simulator) useLogin(app *appState, code string) (user string, errcode int) {
+	if code == MockCode && s.mockUser != "" {
+		return s.mockUser, 0
+	}
 	c := s.logins[code]
 	switch {
 	case c == nil, !s.now().Before(c.minted.Add(codeLife)):

@@ -28,7 +28,8 @@
 // ([Simulator.PhoneCodes]). [Simulator.Inject] makes calls fail on demand,
 // before or after the code was consumed. [Simulator.Advance] moves the clock.
 // [Simulator.Push] sends the app's server a message, as the message push in
-// secure mode does, or one that is forged.
+// secure mode does, or one that is forged. [Simulator.Save] and [Simulator.Load]
+// carry its memory over a restart.
 //
 // # Control API
 //

@@ -53,7 +53,8 @@ type Simulator struct {
 	counts     map[Call]*Count
 	secrets    map[string]struct{}
 
-	requestLine int // the longest that the edge takes; 0: any
+	requestLine int    // the longest that the edge takes; 0: any
+	mockUser    string // whom MockCode stands for; empty: nobody
 }
 
 // New makes a simulator. It panics if one of the apps is not valid, as that is
