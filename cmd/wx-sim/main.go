@@ -16,6 +16,9 @@ import (
 	"time"
 )
 
+// saveEvery is how often the state is saved beside the end, for a process that is killed.
+const saveEvery = 10 * time.Second
+
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -48,8 +51,17 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	}
 	srv := &http.Server{Handler: s, ReadHeaderTimeout: 10 * time.Second}
 	go func() {
-		<-ctx.Done()
-		_ = srv.Close()
+		for tick := time.Tick(saveEvery); ; {
+			select {
+			case <-ctx.Done():
+				_ = srv.Close()
+				return
+			case <-tick:
+				if err := s.save(); err != nil {
+					fmt.Fprintln(out, "the state is not saved:", err)
+				}
+			}
+		}
 	}()
 	if err := srv.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
 		return err

@@ -1,19 +1,30 @@
 package main
 
 import (
+	_ "embed"
+	"errors"
+	"io/fs"
 	"net/http"
 	"net/netip"
 	"net/url"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat/wechattest"
 )
 
-// server is the simulator with what a program has beside it.
+//go:embed page.html
+var page []byte
+
+// server is the simulator with what a program has beside it: a control page, the latest
+// calls, and a memory that outlives a restart.
 type server struct {
-	set *settings
-	sim *wechattest.Simulator
+	set     *settings
+	sim     *wechattest.Simulator
+	control http.Handler
+	wechat  http.Handler
 }
 
 func newServer(set *settings) (*server, error) {
@@ -23,14 +34,35 @@ func newServer(set *settings) (*server, error) {
 			return nil, err
 		}
 	}
+	s.sim.AcceptMockCode(set.mock)
+	if err := s.load(); err != nil {
+		return nil, err
+	}
+	latest := new(calls)
+	control := http.NewServeMux()
+	control.HandleFunc("GET /_control/calls", latest.serve)
+	control.HandleFunc("GET /_control/setup", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, set) })
+	control.Handle("/", s.sim)
+	s.control, s.wechat = control, latest.watched(s.sim)
 	return s, nil
 }
 
+func servePage(w http.ResponseWriter) {
+	h := w.Header()
+	h.Set("Content-Type", "text/html; charset=utf-8")
+	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; frame-ancestors 'none'")
+	_, _ = w.Write(page)
+}
+
 func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if strings.HasPrefix(r.URL.Path, "/_control/") && !s.admit(w, r) {
-		return
+	switch {
+	case r.URL.Path == "/" && r.Method == http.MethodGet:
+		servePage(w)
+	case !strings.HasPrefix(r.URL.Path, "/_control/"):
+		s.wechat.ServeHTTP(w, r) // no mux: WeChat's paths are exact
+	case s.admit(w, r):
+		s.control.ServeHTTP(w, r)
 	}
-	s.sim.ServeHTTP(w, r)
 }
 
 // admit lets web pages of this machine, and of the origins in the flags, use the control
@@ -67,4 +99,39 @@ func isLocal(origin string) bool {
 	return u.Hostname() == "localhost" || err == nil && ip.IsLoopback()
 }
 
-func (s *server) save() error { return nil }
+// load reads the state file, if there is one.
+func (s *server) load() error {
+	if s.set.state == "" {
+		return nil
+	}
+	f, err := os.Open(s.set.state)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return s.sim.Load(f)
+}
+
+// save writes the state file as a whole, or not at all: it holds secrets, for its owner
+// only.
+func (s *server) save() error {
+	if s.set.state == "" {
+		return nil
+	}
+	f, err := os.CreateTemp(filepath.Dir(s.set.state), filepath.Base(s.set.state)+".*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	if err := s.sim.Save(f); err != nil {
+		f.Close()
+		return err
+	}
+	if err := f.Close(); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), s.set.state)
+}

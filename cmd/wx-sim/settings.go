@@ -28,6 +28,7 @@ type settings struct {
 
 	listen  string
 	state   string
+	mock    string
 	origins []string
 }
 
@@ -55,6 +56,7 @@ func parse(args []string, out io.Writer) (*settings, error) {
 	flags.Usage = func() { fmt.Fprint(out, usage); flags.PrintDefaults() }
 	flags.StringVar(&set.listen, "listen", "127.0.0.1:8300", "`address` to listen on")
 	flags.StringVar(&set.state, "state", "", "`file` that keeps codes, tokens, quotas and settings over a restart (default: nothing is kept)")
+	flags.StringVar(&set.mock, "mock", "devtools", "the `user` whom DevTools' literal code \""+wechattest.MockCode+"\" stands for; empty: it is refused, as by WeChat")
 	config := flags.String("config", "", `JSON `+"`file`"+`: {"apps": [{"appid", "secret", …}], "phones": [{"user", "phone", "country"}]}`)
 	flags.Func("app", "a mini program, `appid:secret[:account]`, again for each; those with the same Open Platform account share unionids (default "+defaultAppID+":"+defaultSecret+")", func(v string) error {
 		parts := strings.Split(v, ":")
