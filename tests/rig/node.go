@@ -30,12 +30,20 @@ func NodeHome(t testing.TB, dir, what string) string {
 	once, _ := nodeHomes.LoadOrStore(dir, sync.OnceValues(func() (string, error) { return nodeHome(dir) }))
 	home, err := once.(func() (string, error))()
 	if err != nil {
-		if os.Getenv(requireNode) != "" {
-			t.Fatalf("%s is set, and %s cannot be run: %v", requireNode, what, err)
-		}
-		t.Skipf("LEFT OUT: %s, which need node and npm: %v (%s=1 makes this a failure)", what, err, requireNode)
+		LeaveOutNode(t, what, "no node, or no npm packages: %v", err)
 	}
 	return home
+}
+
+// LeaveOutNode leaves a test out, for that reason, or fails it where Node and the packages
+// of strangers are required.
+func LeaveOutNode(t testing.TB, what, reason string, args ...any) {
+	t.Helper()
+	reason = fmt.Sprintf(reason, args...)
+	if os.Getenv(requireNode) != "" {
+		t.Fatalf("%s is set, and %s cannot be run: %s", requireNode, what, reason)
+	}
+	t.Skipf("LEFT OUT: %s: %s (%s=1 makes this a failure)", what, reason, requireNode)
 }
 
 func nodeHome(dir string) (string, error) {
