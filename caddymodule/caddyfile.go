@@ -18,6 +18,7 @@ import (
 //	    endpoints      <path>
 //	    public         [<method>...] <path>...
 //	    optional       <path>...
+//	    require        <path>... <field> <value>...
 //	    store          <url> {
 //	        migrate      on|off
 //	        table_prefix <prefix>
@@ -70,7 +71,7 @@ import (
 //	    }
 //	}
 //
-// app, public, optional, identity and credential may be repeated.
+// app, public, optional, require, identity and credential may be repeated.
 func parseCaddyfile(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error) {
 	if !h.Next() {
 		return nil, h.ArgErr()
@@ -131,6 +132,10 @@ func (h *Handler) syntax() []subdirective {
 			h.Optional = append(h.Optional, args...)
 			return nil
 		}).repeated(func() int { return len(h.Optional) }),
+		many("require", "<path>... claims.<name>|appid|phone_within <value>...", func(args []string) error {
+			h.Require = append(h.Require, requirement(args))
+			return nil
+		}).repeated(func() int { return len(h.Require) }),
 		h.storeSyntax(),
 		many("encryption_key", "<new> [<old>...]", list(&h.EncryptionKeys)),
 		{name: "users", usage: "webhook|sql <url>", parse: h.parseUsers},

@@ -287,6 +287,16 @@ func silentLogin(into **SilentLogin) func([]string) error {
 	}
 }
 
+// requirement separates paths from the field and the values that follow them.
+func requirement(args []string) Requirement {
+	for i, a := range args {
+		if a == "" || a[0] != '/' {
+			return Requirement{Paths: args[:i:i], Field: a, Values: args[i+1:]}
+		}
+	}
+	return Requirement{Paths: args}
+}
+
 // rule separates methods from the paths that follow them.
 func rule(args []string) Rule {
 	for i, a := range args {

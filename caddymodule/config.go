@@ -39,6 +39,11 @@ type Handler struct {
 	// below it.
 	Optional []string `json:"optional,omitempty"`
 
+	// Who may call some paths. A path that one of these matches needs a token, whatever
+	// public, optional and the matcher say. If several match, all must hold; on a path
+	// that an upstream may take for another one, all of them.
+	Require []Requirement `json:"require,omitempty"`
+
 	// Where users, sessions and keys are kept.
 	Store *Store `json:"store,omitempty"`
 
@@ -138,6 +143,22 @@ type Rule struct {
 
 	// The paths: exact ones, or with /* at the end for all below. Case counts.
 	Paths []string `json:"paths,omitempty"`
+}
+
+// Requirement says who may call some paths. Another caller gets status 403.
+type Requirement struct {
+	// The paths: exact ones, or with /* at the end for the path and all below it. They
+	// match in any case, with and without a slash at the end.
+	Paths []string `json:"paths,omitempty"`
+
+	// What of the caller's token is looked at: claims.<name> for what the directory said,
+	// appid for the mini program, or phone_within for the time since the last login with
+	// a phone number.
+	Field string `json:"field,omitempty"`
+
+	// The values of which the caller must have one; of phone_within, the one longest
+	// time, such as 15m. Appids may contain placeholders.
+	Values []string `json:"values,omitempty"`
 }
 
 // Store is the database of users, sessions and keys.

@@ -57,7 +57,7 @@ func resolve(h *Handler, look lookup) (settings, error) {
 	s := settings{Register: h.Register == nil || *h.Register}
 	s.Gate.ForwardToken = h.ForwardToken
 	for _, part := range []func(*Handler, lookup) error{
-		s.resolveApps, s.resolvePaths, s.resolveStore, s.resolveUsers, s.resolveLogin,
+		s.resolveApps, s.resolvePaths, s.resolveRequire, s.resolveStore, s.resolveUsers, s.resolveLogin,
 		s.resolveToken, s.resolveSession, s.resolveIdentity, s.resolveCredentials, s.resolveWeChat, s.resolveService,
 	} {
 		if err := part(h, look); err != nil {

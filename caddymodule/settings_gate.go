@@ -5,9 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 
+	"github.com/caddyserver/caddy/v2"
+
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/gate"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
 )
 
 const defaultEndpoints = "/auth/wx"
@@ -48,6 +52,46 @@ func (s *settings) resolvePaths(h *Handler, _ lookup) error {
 		}
 	}
 	return nil
+}
+
+// resolveRequire resolves who may call some paths.
+func (s *settings) resolveRequire(h *Handler, look lookup) error {
+	for i, r := range h.Require {
+		required, err := s.requirement(r, look)
+		if err == nil {
+			s.Gate.Require = append(s.Gate.Require, required)
+			_, err = gate.New(gate.Settings{Public: s.Gate.Public, Optional: s.Gate.Optional, Require: s.Gate.Require}, nil)
+		}
+		if err != nil {
+			return missetAt("require", i, err)
+		}
+	}
+	return nil
+}
+
+func (s *settings) requirement(r Requirement, look lookup) (gate.Requirement, error) {
+	if err := noPlaceholder(strings.Join(append(r.Paths, r.Field), " ")); err != nil {
+		return gate.Requirement{}, err
+	}
+	values := slices.Clone(r.Values)
+	for i, raw := range values {
+		if r.Field != "appid" {
+			if err := noPlaceholder(raw); err != nil {
+				return gate.Requirement{}, err
+			}
+			continue
+		}
+		value, known, err := look(raw, syntax{})
+		if err != nil {
+			return gate.Requirement{}, err
+		}
+		if known {
+			if values[i] = value; !slices.ContainsFunc(s.Apps, func(a wechat.App) bool { return a.ID == value || a.ID == "" }) {
+				return gate.Requirement{}, fmt.Errorf("appid %s is none of the mini programs that log in here; write one of theirs", value)
+			}
+		}
+	}
+	return gate.NewRequirement(r.Paths, r.Field, values, caddy.ParseDuration)
 }
 
 func checkPrefix(prefix string) error {

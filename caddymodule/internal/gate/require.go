@@ -39,19 +39,6 @@ type Requirement struct {
 // phoneWithin is the field that requires a recent login with a phone number.
 const phoneWithin = "phone_within"
 
-// ParseRequire parses the arguments of require: paths, a field, and its values. duration
-// parses the age of phone_within. The error shows the correct form.
-func ParseRequire(args []string, duration func(string) (time.Duration, error)) (Requirement, error) {
-	n := slices.IndexFunc(args, func(a string) bool { return a == "" || a[0] != '/' })
-	switch {
-	case n < 0 && len(args) > 0:
-		return Requirement{}, fmt.Errorf("require %s names no field; write: require %s claims.role admin", args[0], args[0])
-	case n <= 0:
-		return Requirement{}, errors.New("require names no path; write: require /admin/* claims.role admin")
-	}
-	return NewRequirement(args[:n], args[n], args[n+1:], duration)
-}
-
 // NewRequirement returns a checked requirement. duration parses the age of phone_within.
 // The error shows the correct form.
 func NewRequirement(paths []string, field string, values []string, duration func(string) (time.Duration, error)) (Requirement, error) {
@@ -63,6 +50,9 @@ func NewRequirement(paths []string, field string, values []string, duration func
 		if err := checkPattern(p); err != nil {
 			return r, fmt.Errorf("require %s: %w", p, err)
 		}
+	}
+	if field == "" {
+		return r, fmt.Errorf("require %s names no field; write: require %s claims.role admin", paths[0], paths[0])
 	}
 	if field == phoneWithin {
 		return r.within(duration)

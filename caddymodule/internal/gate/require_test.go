@@ -13,9 +13,23 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/token"
 )
 
+// parse reads a requirement as a Caddyfile has it.
+func parse(line string) (Requirement, error) {
+	args := strings.Fields(line)
+	n := 0
+	for n < len(args) && args[n][0] == '/' {
+		n++
+	}
+	field, values := "", []string(nil)
+	if n < len(args) {
+		field, values = args[n], args[n+1:]
+	}
+	return NewRequirement(args[:n], field, values, time.ParseDuration)
+}
+
 func require(t testing.TB, args string) Requirement {
 	t.Helper()
-	r, err := ParseRequire(strings.Fields(args), time.ParseDuration)
+	r, err := parse(args)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -143,7 +157,7 @@ func TestRequireIsCheckedAtLoad(t *testing.T) {
 		"/a phone_within 1h 2h": "one age", "/a phone_within 0s": "not an age", "/a phone_within -1h": "not an age",
 		"/a phone_within soon": "not an age", "/a*b claims.x y": "stands at the end", "/a//b claims.x y": "empty", "/a/{x} claims.x y": "placeholder",
 	} {
-		if _, err := ParseRequire(strings.Fields(args), time.ParseDuration); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := parse(args); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("require %s: %v, want %q", args, err, want)
 		}
 	}
