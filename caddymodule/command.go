@@ -8,11 +8,13 @@ import (
 	"maps"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 	"time"
 
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/clock"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/store"
@@ -23,13 +25,13 @@ func init() {
 	caddycmd.RegisterCommand(caddycmd.Command{
 		Name:  "wx-auth",
 		Usage: "schema|keys|rekey|import",
-		Short: "Looks after the store of wx_auth: its tables, keys and users",
-		Long: `Looks after the store of wx_auth. The commands read the configuration that Caddy
-is started with, and find the store and its encryption key there; no secret is
-an argument. They work beside running replicas, and without any.
+		Short: "Manages the store of wx_auth: its tables, keys and users",
+		Long: `Manages the store of wx_auth. The commands read the configuration that Caddy is
+started with, and find the store and its encryption key there; no secret is an
+argument. They work with or without running replicas.
 
 Run them as the user that runs Caddy and with its environment variables. With
-systemd, for one:
+systemd, for example:
 
   sudo -u caddy sh -c 'set -a; . /etc/caddy/wx.env;
     caddy wx-auth keys list --config /etc/caddy/Caddyfile'`,
@@ -39,37 +41,37 @@ systemd, for one:
 	})
 }
 
-// configured is the configuration that a command is about.
-type configured struct{ file, adapter string }
+// configFlags name the configuration that a command works on.
+type configFlags struct{ file, adapter string }
 
-// configFlags are the same as those of Caddy's own commands.
-func configFlags(cmd *cobra.Command) *configured {
-	c := new(configured)
+// addConfigFlags adds the flags that Caddy's own commands have.
+func addConfigFlags(cmd *cobra.Command) *configFlags {
+	c := new(configFlags)
 	cmd.Flags().StringVarP(&c.file, "config", "c", "", "the configuration that Caddy is started with (default: the Caddyfile in this directory)")
 	cmd.Flags().StringVarP(&c.adapter, "adapter", "a", "", "the config adapter, if it is neither a Caddyfile nor JSON")
 	return c
 }
 
-// operated is a store as the commands see it.
-type operated struct {
+// commandStore is a store of the configuration, as the commands see it.
+type commandStore struct {
 	name  string
 	key   sharedKey
-	set   settings // those of the first directive with this store
+	set   settings // of the first directive with this store
 	rings []token.RingSettings
-	// static are the ids of the keys that stand in the configuration (token { key }).
+	// static are the ids of the keys in the configuration (token { key }).
 	static []string
 	apps   []string
 	// directory and names say whose ids the configuration has.
 	directory directoryName
 	names     store.Names
-	// sessions is the longest lifetime of theirs.
+	// sessions is the longest lifetime of a session.
 	sessions time.Duration
 	store    *store.Store
 	db       *store.DB
 }
 
-// stores are those that the configuration names.
-func (c *configured) stores() ([]*operated, error) {
+// stores returns the stores that the configuration names.
+func (c *configFlags) stores() ([]*commandStore, error) {
 	config, file, _, err := caddycmd.LoadConfig(c.file, c.adapter)
 	if err != nil {
 		return nil, err
@@ -81,9 +83,9 @@ func (c *configured) stores() ([]*operated, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", file, err)
 	}
-	var list []*operated
+	var list []*commandStore
 	for _, h := range handlers {
-		if list, err = operate(list, h); err != nil {
+		if list, err = addStore(list, h); err != nil {
 			return nil, fmt.Errorf("%s: wx_auth: %w", file, err)
 		}
 	}
@@ -93,7 +95,7 @@ func (c *configured) stores() ([]*operated, error) {
 	return list, nil
 }
 
-// directives finds every wx_auth of a configuration, wherever it is nested.
+// directives finds every wx_auth of a configuration, at any depth.
 func directives(config []byte) (found []*Handler, err error) {
 	var node any
 	if err := json.Unmarshal(config, &node); err != nil {
@@ -132,9 +134,9 @@ func directives(config []byte) (found []*Handler, err error) {
 	return found, walk(node)
 }
 
-// operate adds a directive to the stores that are known. It looks at no more
-// settings than concern a store: a command needs no AppSecret.
-func operate(list []*operated, h *Handler) ([]*operated, error) {
+// addStore adds the store of a directive to the list, or the directive to its store. It
+// resolves only the settings that concern a store: a command needs no AppSecret.
+func addStore(list []*commandStore, h *Handler) ([]*commandStore, error) {
 	var s settings
 	for _, part := range []func(*Handler, lookup) error{s.resolveStore, s.resolveLogin, s.resolveToken, s.resolveSession, s.resolveHosts} {
 		if err := part(h, atProvision); err != nil {
@@ -147,7 +149,7 @@ func operate(list []*operated, h *Handler) ([]*operated, error) {
 	}
 	names := s.storeNames(directory)
 	key := sharedKey{s.Store.URL, s.Store.TablePrefix}
-	var at *operated
+	var at *commandStore
 	for _, known := range list {
 		if known.key == key {
 			at = known
@@ -158,7 +160,7 @@ func operate(list []*operated, h *Handler) ([]*operated, error) {
 		if err != nil {
 			return nil, err
 		}
-		at = &operated{name: db.String(), key: key, set: s, db: db, store: db.WithTables(s.EncryptionKeys), directory: directory, names: names}
+		at = &commandStore{name: db.String(), key: key, set: s, db: db, store: db.WithTables(s.EncryptionKeys), directory: directory, names: names}
 		if key.prefix != defaultTablePrefix {
 			at.name += ", tables " + key.prefix + "…"
 		}
@@ -179,7 +181,7 @@ func operate(list []*operated, h *Handler) ([]*operated, error) {
 	return list, nil
 }
 
-func (o *operated) addRing(own token.RingSettings) {
+func (o *commandStore) addRing(own token.RingSettings) {
 	for i := range o.rings {
 		if o.rings[i].Algorithm == own.Algorithm {
 			shareRing(&o.rings[i], own)
@@ -189,26 +191,25 @@ func (o *operated) addRing(own token.RingSettings) {
 	o.rings = append(o.rings, own)
 }
 
-// open opens the store. A command creates no tables: who runs it as the wrong
-// user, or in the wrong place, must not be told that all is well with an empty
-// database.
-func (o *operated) open(ctx context.Context) error {
+// open opens the store. A command creates no tables: run as the wrong user, or in the wrong
+// place, it must not report success on an empty database.
+func (o *commandStore) open(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
 	err := o.store.Open(ctx)
 	if errors.Is(err, store.ErrSchema) {
-		err = fmt.Errorf("%w\nStart Caddy with this configuration first: it makes the tables. "+
-			"Where an SQLite file lies depends on the user: run this as the one that runs Caddy", err)
+		err = fmt.Errorf("%w\nStart Caddy with this configuration first: it creates the tables. "+
+			"The path of an SQLite file depends on the user: run this as the user that runs Caddy", err)
 	}
 	if err == nil {
-		// It records nothing: whose ids these are is for the configuration that runs.
+		// Nothing is recorded: only a running configuration decides whose ids these are.
 		err = o.store.CheckNames(ctx, o.names)
 	}
 	return withRemedy(err, o.directory)
 }
 
-// each opens the stores one after the other and does something with each.
-func (c *configured) each(ctx context.Context, do func(context.Context, *operated) error) error {
+// each opens the stores one after the other, and calls do with each.
+func (c *configFlags) each(ctx context.Context, do func(context.Context, *commandStore) error) error {
 	list, err := c.stores()
 	if err != nil {
 		return err
@@ -225,15 +226,86 @@ func (c *configured) each(ctx context.Context, do func(context.Context, *operate
 	return nil
 }
 
-// untilInterrupted ends when the user asks for it.
+// untilInterrupted returns a context that ends when the user interrupts the command.
 func untilInterrupted() (context.Context, context.CancelFunc) {
 	return signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 }
 
-// moment is a time as the commands print it.
+// moment formats a time for output.
 func moment(t time.Time) string {
 	if t.IsZero() {
 		return "-"
 	}
 	return t.UTC().Format("2006-01-02 15:04:05Z")
+}
+
+func schemaCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "schema postgres|mysql|sqlite",
+		Short: "Prints the SQL that creates the tables, for `migrate off`",
+		Long: `Prints the SQL that creates all tables and indexes, for databases whose schema no
+program may change: run it as the tables' owner, and write "migrate off" in the
+block of store. The grants that the gateway's user needs are at its end.
+
+With --from it prints what brings the tables of an earlier version up to date;
+the error at start names that version.`,
+		Example: `  caddy wx-auth schema postgres | psql -v ON_ERROR_STOP=1 app
+  caddy wx-auth schema mysql --table-prefix login_ | mysql app
+  caddy wx-auth schema mysql --from 1`,
+		Args:      cobra.ExactArgs(1),
+		ValidArgs: store.Kinds(), // for the shell's completion
+	}
+	prefix := cmd.Flags().String("table-prefix", defaultTablePrefix, "what the name of each table starts with, as in table_prefix")
+	from := cmd.Flags().Int("from", 0, "the version that the tables have")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		text, err := store.Schema(args[0], *prefix, *from)
+		if err != nil {
+			return err
+		}
+		_, err = fmt.Fprint(cmd.OutOrStdout(), text)
+		return err
+	}
+	return cmd
+}
+
+// bar is a progress line on a terminal, rewritten in place. Without a terminal it prints
+// nothing.
+type bar struct {
+	out   *os.File // nil: none
+	shown time.Time
+}
+
+func newBar(out *os.File) *bar {
+	if !term.IsTerminal(int(out.Fd())) {
+		out = nil
+	}
+	return &bar{out: out}
+}
+
+const eraseLine = "\r\x1b[2K"
+
+// show writes the line, at most ten times a second.
+func (b *bar) show(format string, args ...any) {
+	if b.out == nil || time.Since(b.shown) < 100*time.Millisecond {
+		return
+	}
+	b.shown = time.Now()
+	fmt.Fprintf(b.out, eraseLine+format, args...)
+}
+
+// clear erases the line.
+func (b *bar) clear() {
+	if b.out != nil {
+		fmt.Fprint(b.out, eraseLine)
+	}
+}
+
+// blocks draws the share that part has of whole.
+func blocks(part, whole int64) string {
+	const width = 30
+	full := width
+	if whole > 0 {
+		full = int(min(part, whole) * width / whole)
+	}
+	return "[" + strings.Repeat("#", full) + strings.Repeat(".", width-full) + "]"
 }

@@ -18,35 +18,36 @@ func importCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "import <file.csv>",
 		Short: "Imports users and their openids from another system",
-		Long: `Imports users and their openids from a CSV file, so that those who are known need
-not show their phone number again: from then on they log in silently, as if each had
-logged in with the phone number at the time of the import.
+		Long: `Imports users and their openids from a CSV file, so that they need not share their
+phone number again: from then on they log in silently, as if each had logged in with
+the phone number at the time of the import.
 
 The columns are appid, openid, unionid, phone, user id, in this order, or in the
-order that a first line with these names gives. The unionid may be empty. Without a
-user id the user is the owner of the phone number, or gets an id of ours. The phone
-number may be left out for a user id that is in the store already.
+order of a first line with these names. The unionid may be empty. Without a user id
+the user is the owner of the phone number, or gets a new id. The phone number may be
+left out for a user id that is in the store already.
 
-Where "users" names a directory of your own, users stay there: each line needs the
-user's id in it, and binds the openid to that. The phone number is of use only if
-your directory tells none.
+If "users" names a directory of your own, users stay there: each line needs the
+user's id in that directory, and binds the openid to it. The phone number is used
+only if your directory returns none.
 
-What the store knows counts, and is never changed: of a user who has another openid
-in the app (unless on_new_openid is keep), of a phone number, an openid or a unionid
-that is somebody else's in the store, the line is refused. So the same file can be
-imported again and again; the second time nothing is written, and no binding is
-renewed. After a break, start it again. Take users whom you have erased out of it.
+The store wins over the file, and is never changed by it. A line is refused if the
+user has another openid in the app (unless on_new_openid is keep), or if the phone
+number, the openid or the unionid belongs to another user in the store. So the same
+file can be imported repeatedly; the second time nothing is written, and no binding
+is renewed. After an interruption, run the command again. Remove users whom you have
+erased from the file.
 
 Refused lines are printed, with the number of the line and the reason, and the phone
-number masked. The command fails then, though all others were imported.
+number masked. The command then fails, though all other lines were imported.
 
-Start Caddy with the configuration once before: it makes the tables. Import beside
-running replicas as you like.`,
+Start Caddy with the configuration once before: it creates the tables. You can import
+while replicas run.`,
 		Example: `  caddy wx-auth import users.csv --config /etc/caddy/Caddyfile > refused.txt`,
 		Args:    cobra.ExactArgs(1),
 	}
-	from := configFlags(cmd)
-	which := cmd.Flags().String("store", "", "a part of the store's name, where the configuration has several")
+	from := addConfigFlags(cmd)
+	which := cmd.Flags().String("store", "", "a part of the store's name, if the configuration has several")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		ctx, stop := untilInterrupted()
 		defer stop()
@@ -71,10 +72,10 @@ running replicas as you like.`,
 	return cmd
 }
 
-// chosen is the store that a command is for, if there are several.
-func chosen(list []*operated, which string) (*operated, error) {
+// chosen returns the store whose name contains which.
+func chosen(list []*commandStore, which string) (*commandStore, error) {
 	var names []string
-	var found []*operated
+	var found []*commandStore
 	for _, o := range list {
 		names = append(names, o.name)
 		if strings.Contains(o.name, which) {
@@ -87,13 +88,13 @@ func chosen(list []*operated, which string) (*operated, error) {
 	return found[0], nil
 }
 
-func importUsers(ctx context.Context, out io.Writer, o *operated, file *os.File) error {
+func importUsers(ctx context.Context, out io.Writer, o *commandStore, file *os.File) error {
 	var size int64
 	if info, err := file.Stat(); err == nil {
 		size = info.Size()
 	}
 	into := importer.Store(o.store)
-	if o.directory.elsewhere {
+	if o.directory.external {
 		into = o.store.ImportElsewhere()
 	}
 	bar := newBar(os.Stderr)
@@ -111,7 +112,7 @@ func importUsers(ctx context.Context, out io.Writer, o *operated, file *os.File)
 	fmt.Fprintf(os.Stderr, "%s: %d users and %d openids are new, %d lines were known, %d refused.\n", o.name, sum.NewUsers, sum.Bound, sum.Known, sum.Refused)
 	switch {
 	case errors.Is(err, context.Canceled):
-		return fmt.Errorf("broken off after line %d: run it again, what is done is left alone", sum.Line)
+		return fmt.Errorf("interrupted after line %d: run it again, it skips what is imported", sum.Line)
 	case err != nil:
 		return fmt.Errorf("after line %d: %w", sum.Line, err)
 	case sum.Refused > 0:

@@ -17,8 +17,8 @@ func keysCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "keys",
 		Short: "Lists or rotates the keys that sign tokens",
-		Long: `The keys that sign tokens are made by the gateway, kept in the store and rotated by
-themselves. Here they can be seen, and rotated before their time.`,
+		Long: `The gateway generates the keys that sign tokens, keeps them in the store and rotates
+them. These commands list them, and rotate them early.`,
 	}
 	cmd.AddCommand(keysListCommand(), keysRotateCommand())
 	return cmd
@@ -27,22 +27,22 @@ themselves. Here they can be seen, and rotated before their time.`,
 func keysListCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "list",
-		Short:   "Lists the keys that sign tokens, and what each does",
+		Short:   "Lists the keys that sign tokens, and the use of each",
 		Example: `  caddy wx-auth keys list --config /etc/caddy/Caddyfile`,
 		Args:    cobra.NoArgs,
 	}
-	from := configFlags(cmd)
+	from := addConfigFlags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		ctx, stop := untilInterrupted()
 		defer stop()
-		return from.each(ctx, func(ctx context.Context, o *operated) error {
+		return from.each(ctx, func(ctx context.Context, o *commandStore) error {
 			return listKeys(ctx, cmd.OutOrStdout(), o, time.Now())
 		})
 	}
 	return cmd
 }
 
-func listKeys(ctx context.Context, out io.Writer, o *operated, now time.Time) error {
+func listKeys(ctx context.Context, out io.Writer, o *commandStore, now time.Time) error {
 	fmt.Fprintln(out, o.name)
 	if len(o.rings) == 0 {
 		fmt.Fprintln(out, "The key that signs is in the configuration (token { key … }); none is generated.")
@@ -57,7 +57,7 @@ func listKeys(ctx context.Context, out io.Writer, o *operated, now time.Time) er
 		}
 		for _, k := range keys {
 			if k.Algorithm != ring.Algorithm && (i > 0 || o.hasRing(k.Algorithm)) {
-				continue // told with its own ring, or with the first one
+				continue // listed with its own ring, or with the first one
 			}
 			fmt.Fprintf(table, "%s\t%s\t%d\t%s\t%s\t%s\n", k.ID, k.Algorithm, k.Generation, k.Use, moment(k.SignsFrom), moment(k.Retired))
 		}
@@ -65,7 +65,7 @@ func listKeys(ctx context.Context, out io.Writer, o *operated, now time.Time) er
 	return table.Flush()
 }
 
-func (o *operated) hasRing(alg token.Algorithm) bool {
+func (o *commandStore) hasRing(alg token.Algorithm) bool {
 	for _, r := range o.rings {
 		if r.Algorithm == alg {
 			return true
@@ -77,24 +77,24 @@ func (o *operated) hasRing(alg token.Algorithm) bool {
 func keysRotateCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "rotate [--compromised <kid>]",
-		Short: "Makes the next key now, or drops one that somebody else has",
-		Long: `Stores the next key now. It is published at once, and signs ten minutes later:
-by then every replica and every backend that caches our JWKS for as long as its
-Cache-Control says knows it, so that nobody meets an unknown key. Tokens that the
+		Short: "Generates the next key now, or drops a compromised one",
+		Long: `Generates and stores the next key now. It is published at once, and signs ten
+minutes later: by then every replica knows it, and every backend that caches the JWKS
+as its Cache-Control says, so that no token has an unknown key. Tokens that the
 former key signed are accepted until they expire. Nobody is logged out.
 
 With --compromised the key of this kid is dropped at once. If it was the one that
 signs, a new one signs from now on. This breaks something, on purpose:
 
-  * Tokens that it signed are refused, by each replica within a minute. Clients
-    refresh then, as they do when a token expires. Sessions go on.
-  * Backends that verify tokens themselves accept them for as long as they cache
-    the JWKS, up to five minutes, and may refuse tokens of the new key for as long.`,
+  * Each replica refuses the tokens that it signed, within a minute. Clients then
+    refresh, as they do when a token expires. Sessions go on.
+  * Backends that verify tokens themselves accept them as long as they cache the
+    JWKS, up to five minutes, and may refuse tokens of the new key that long.`,
 		Example: `  caddy wx-auth keys rotate --config /etc/caddy/Caddyfile
   caddy wx-auth keys rotate --compromised 3xkmZTIpMhMpVWPSaqX8zQ9hpHhqR6m3iU0Qk0dVLnI`,
 		Args: cobra.NoArgs,
 	}
-	from := configFlags(cmd)
+	from := addConfigFlags(cmd)
 	compromised := cmd.Flags().String("compromised", "", "the kid of the key to drop at once")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		ctx, stop := untilInterrupted()
@@ -104,7 +104,7 @@ signs, a new one signs from now on. This breaks something, on purpose:
 			return dropKey(ctx, out, from, *compromised)
 		}
 		rotated := 0
-		err := from.each(ctx, func(ctx context.Context, o *operated) error {
+		err := from.each(ctx, func(ctx context.Context, o *commandStore) error {
 			fmt.Fprintln(out, o.name)
 			for _, ring := range o.rings {
 				rotated++
@@ -135,9 +135,9 @@ func rotation(next token.KeyInfo, stored bool) string {
 	return fmt.Sprintf("%s: published already, signs from %s. There is nothing to do.", name, moment(next.SignsFrom))
 }
 
-func dropKey(ctx context.Context, out io.Writer, from *configured, kid string) error {
+func dropKey(ctx context.Context, out io.Writer, from *configFlags, kid string) error {
 	found := false
-	err := from.each(ctx, func(ctx context.Context, o *operated) error {
+	err := from.each(ctx, func(ctx context.Context, o *commandStore) error {
 		if len(o.rings) == 0 {
 			return nil
 		}

@@ -21,52 +21,53 @@ func rekeyCommand() *cobra.Command {
 		Use:   "rekey [--compromised] [--force]",
 		Short: "Seals everything in the store with the newest encryption key",
 		Long: `Seals with the newest encryption key whatever an older one has sealed: phone
-numbers, signing keys, access tokens, the results of logins' steps. It works in
-small batches beside running replicas, and goes on where it ended if it is broken
-off. To change the key without a stop:
+numbers, signing keys, access tokens, the results of login steps. It works in small
+batches beside running replicas. If it is interrupted, the next run continues where
+it ended. To change the key without downtime:
 
   1. Give every replica the new key behind the old one, and reload:
      encryption_key <old> <new>. With one replica, begin at 2.
   2. Change the order, and reload: encryption_key <new> <old>
   3. caddy wx-auth rekey
-  4. Take the old key out, and reload: encryption_key <new>. Sessions go on: what
-     their refresh tokens are checked with is kept, sealed with the new key.
-  5. caddy wx-auth rekey, once more: it deletes what the old key has left in the
-     index of phone numbers.
+  4. Remove the old key, and reload: encryption_key <new>. Sessions go on: the keys
+     that check their refresh tokens are kept, sealed with the new key.
+  5. caddy wx-auth rekey, once more: it deletes the old key's entries in the index
+     of phone numbers.
 
-It begins only when each replica that was up within the last two minutes has the
-new key. Others could not read what is sealed with it, and would answer 503
-misconfigured. --force skips that look, for replicas that are gone for good.
+It begins only when each replica that was up within the last two minutes has the new
+key. Others could not read what is sealed with it, and would answer 503
+misconfigured. --force skips this check, for replicas that are gone for good.
 
-With --compromised in step 3, because somebody else has the old key and perhaps a
-copy of the database, nothing that these are good for is kept:
+With --compromised in step 3, if somebody else has the old key and perhaps a copy of
+the database, nothing is kept that they could use:
 
   * Every session ends; people log in again, most of them silently.
   * Generated signing keys are replaced. The new ones sign at once, and within a
     minute every replica refuses what the former ones signed, and ends WebSockets.
-  * The results of logins' steps and WeChat's access tokens are deleted.
+  * The results of login steps and WeChat's access tokens are deleted.
 
 What it cannot do:
 
-  * A key that stands in the configuration (token { key … }) is yours to change.
-    It is refused until you have: change it, reload, and run the command again.
-  * WeChat's access token that the copy holds is good for up to two hours. Reset
-    the AppSecret at WeChat to end it, and restrict its use by the IP whitelist.
-  * Backends that verify tokens themselves keep our JWKS for up to five minutes.
-  * Whoever still has access to the database reads what is written until step 4.
+  * Only you can change a key in the configuration (token { key … }). The command
+    refuses to run until you have: change it, reload, and run the command again.
+  * WeChat's access token in the copy is good for up to two hours. Reset the
+    AppSecret at WeChat to end it, and restrict its use by the IP whitelist.
+  * Backends that verify tokens themselves keep the JWKS for up to five minutes.
+  * A person who still has access to the database can read what is written until
+    step 4.
 
-Instead of the key that was generated for an SQLite file, configure one, and name
+To replace the key that was generated for an SQLite file, configure a key, and name
 the generated one as the old one: encryption_key <new> {file./…/wx_auth.db.key}`,
 		Example: `  caddy wx-auth rekey --config /etc/caddy/Caddyfile`,
 		Args:    cobra.NoArgs,
 	}
-	from := configFlags(cmd)
+	from := addConfigFlags(cmd)
 	compromised := cmd.Flags().Bool("compromised", false, "somebody else has the old key: keep nothing of it, and end every session")
 	force := cmd.Flags().Bool("force", false, "begin though replicas do not have the new key, or a configured signing key may be the old one")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		ctx, stop := untilInterrupted()
 		defer stop()
-		return from.each(ctx, func(ctx context.Context, o *operated) error {
+		return from.each(ctx, func(ctx context.Context, o *commandStore) error {
 			fmt.Fprintln(cmd.OutOrStdout(), o.name)
 			return o.rekey(ctx, cmd.OutOrStdout(), *compromised, *force)
 		})
@@ -74,7 +75,7 @@ the generated one as the old one: encryption_key <new> {file./…/wx_auth.db.key
 	return cmd
 }
 
-func (o *operated) rekey(ctx context.Context, out io.Writer, compromised, force bool) error {
+func (o *commandStore) rekey(ctx context.Context, out io.Writer, compromised, force bool) error {
 	if !force {
 		if err := o.everyReplicaIsReady(ctx); err != nil {
 			return err
@@ -84,7 +85,7 @@ func (o *operated) rekey(ctx context.Context, out io.Writer, compromised, force 
 	defer bar.clear()
 	if compromised {
 		if err := o.abandon(ctx, out, bar, force); err != nil {
-			return brokenOff(err, "some sessions may have ended already")
+			return interrupted(err, "some sessions may have ended already")
 		}
 	}
 	n, err := o.store.Rekey(ctx, store.Rekey{
@@ -93,7 +94,7 @@ func (o *operated) rekey(ctx context.Context, out io.Writer, compromised, force 
 	})
 	bar.clear()
 	if err != nil {
-		return brokenOff(err, fmt.Sprintf("%d values are sealed", n))
+		return interrupted(err, fmt.Sprintf("%d values are sealed", n))
 	}
 	fmt.Fprintf(out, "%d values were sealed again; everything is sealed with the newest key.\n", n)
 	if !compromised {
@@ -103,16 +104,16 @@ func (o *operated) rekey(ctx context.Context, out io.Writer, compromised, force 
 	return o.store.Trust(ctx)
 }
 
-// brokenOff says what is done so far when the operator interrupted the command.
-func brokenOff(err error, done string) error {
+// interrupted adds what is done so far to the error of an interrupted command.
+func interrupted(err error, done string) error {
 	if errors.Is(err, context.Canceled) {
-		return fmt.Errorf("broken off; %s: run it again, it goes on from there", done)
+		return fmt.Errorf("interrupted; %s: run it again, it goes on from there", done)
 	}
 	return err
 }
 
 // everyReplicaIsReady refuses to seal with a key that a running replica does not have.
-func (o *operated) everyReplicaIsReady(ctx context.Context) error {
+func (o *commandStore) everyReplicaIsReady(ctx context.Context) error {
 	keys, err := o.store.Secrets(ctx)
 	if err != nil {
 		return err
@@ -137,10 +138,10 @@ func (o *operated) everyReplicaIsReady(ctx context.Context) error {
 		len(lack), len(replicas), newest, strings.Join(lack, "\n  "))
 }
 
-// abandon ends and deletes what somebody who has the old key and a copy of the
-// database could use, and has the generated signing keys replaced. Sessions end first:
-// a token of an ended session is then signed with a former key.
-func (o *operated) abandon(ctx context.Context, out io.Writer, bar *bar, force bool) error {
+// abandon ends and deletes what a person with the old key and a copy of the database could
+// use, and replaces the generated signing keys. Sessions end first: a token of an ended
+// session is then signed with a former key.
+func (o *commandStore) abandon(ctx context.Context, out io.Writer, bar *bar, force bool) error {
 	if len(o.static) > 0 && !force {
 		unchanged, err := o.store.Distrust(ctx, slices.Compact(slices.Sorted(slices.Values(o.static))))
 		if err != nil {
@@ -157,7 +158,7 @@ func (o *operated) abandon(ctx context.Context, out io.Writer, bar *bar, force b
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(out, "%d sessions were ended; results of logins' steps and access tokens are deleted.\n", n)
+	fmt.Fprintf(out, "%d sessions were ended; results of login steps and access tokens are deleted.\n", n)
 	made, dropped, err := token.DropAll(ctx, o.store, o.rings, time.Now())
 	if err != nil {
 		return err

@@ -2,14 +2,11 @@ package caddymodule
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"maps"
 	"net/url"
 	"slices"
 	"strings"
@@ -18,18 +15,17 @@ import (
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/store"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
-	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
 )
 
-// UsersNamer is a directory of users that names itself. Two directories with one name
-// know the same people by the same ids, whatever their modules; a store belongs to one
-// name. Without it the name is the module's id, and all directories of one store need the
+// UsersNamer is a directory of users that names itself. Two directories with one name know
+// the same people by the same ids, whatever their modules; a store belongs to one name.
+// Without a name, the module's id is the name, and all directories of one store need the
 // same settings.
 type UsersNamer interface {
 	Realm() string
 }
 
-// namedDirectory is implemented by our modules, whose name is known before they are
+// namedDirectory is implemented by our modules: their name is known before they are
 // provisioned.
 type namedDirectory interface {
 	directory(lookup) (directoryName, error)
@@ -38,22 +34,22 @@ type namedDirectory interface {
 // directoryName says whose ids a site's users have.
 type directoryName struct {
 	name string
-	// written: the configuration names the directory by itself.
+	// written: the configuration sets the name.
 	written bool
-	// detail is what else decides whose ids these are, where no name is written: two sites
-	// of one store must agree on it.
+	// detail is what else decides whose ids these are, if no name is written: two sites of
+	// one store must agree on it.
 	detail string
-	// elsewhere: the users do not live in the store's own table.
-	elsewhere bool
+	// external: the users are not in the store's own table.
+	external bool
 	// find is a hash of how users are found there: the query, and the user and the parameters
-	// of the URL. It is empty where a name is written, or where nothing is known of that.
+	// of the URL. It is empty if a name is written, or if nothing is known of that.
 	find string
 }
 
-// nameOfDirectory returns the name of a directory that lives elsewhere, whose settings
-// are raw.
+// nameOfDirectory returns the name of an external directory, whose settings are raw; or of
+// the store's own users, if users is nil.
 func nameOfDirectory(users user.Directory, raw json.RawMessage, look lookup) (d directoryName, err error) {
-	defer func() { d.elsewhere = users != nil }()
+	defer func() { d.external = users != nil }()
 	switch m := users.(type) {
 	case nil:
 		return directoryName{name: store.OwnUsers}, nil
@@ -73,8 +69,8 @@ func nameOfDirectory(users user.Directory, raw json.RawMessage, look lookup) (d 
 	return directoryName{name: id, detail: settings.String()}, nil
 }
 
-// directoryOf is nameOfDirectory for a command, which loads no configuration: our modules
-// name themselves without their secrets; another one is provisioned, as that only reads.
+// directoryOf is nameOfDirectory for a command, which loads no configuration. Our modules
+// name themselves without their secrets; another module is provisioned, as that only reads.
 func directoryOf(h *Handler) (directoryName, error) {
 	if h.UsersRaw == nil {
 		return nameOfDirectory(nil, nil, atProvision)
@@ -110,27 +106,6 @@ func isNamed(module any) bool {
 	return ok
 }
 
-// directory implements [namedDirectory]: the module and the URL without user, password
-// and query, unless the name is written.
-func (w *WebhookUsers) directory(look lookup) (directoryName, error) {
-	d, err := nameByURL("webhook", w.URL, w.Realm, look)
-	d.find = d.detail
-	return d, err
-}
-
-// directory implements [namedDirectory]. Other tables, or another condition, give the
-// same ids to other people; so the query counts, too.
-func (u *SQLUsers) directory(look lookup) (directoryName, error) {
-	d, err := nameByURL("sql", u.URL, u.Realm, look)
-	if err != nil || d.written {
-		return d, err
-	}
-	d.detail += " " + strings.Join(strings.Fields(u.FindQuery), " ")
-	sum := sha256.Sum256([]byte(d.detail))
-	d.find = hex.EncodeToString(sum[:])
-	return d, nil
-}
-
 func nameByURL(module, raw, realm string, look lookup) (d directoryName, err error) {
 	if d.name, err = resolveRealm(realm, look); err != nil {
 		return d, misset("users "+module+" realm", err)
@@ -148,7 +123,7 @@ func nameByURL(module, raw, realm string, look lookup) (d directoryName, err err
 }
 
 // placeOf returns a URL's scheme, hosts and path, without user, password, query and
-// fragment: one spelling for one place.
+// fragment: one spelling for one database or backend.
 func placeOf(address string) string {
 	scheme, rest, _ := strings.Cut(address, "://")
 	scheme = strings.ToLower(scheme)
@@ -168,114 +143,29 @@ func placeOf(address string) string {
 	return scheme + "://" + strings.Join(hosts, ",") + "/" + path
 }
 
-// detailOf returns the user and the parameters of a URL, which may lead to other users
-// (search_path, ?tenant=…), as a hash: there may be a key among them.
+// detailOf returns a hash of the user and the parameters of a URL, which may lead to other
+// users (search_path, ?tenant=…). It is a hash because there may be a key among them.
 func detailOf(address string) string {
 	rest, query, _ := strings.Cut(address, "?")
 	_, rest, _ = strings.Cut(rest, "://")
 	authority, _, _ := strings.Cut(rest, "/")
-	who := ""
+	name := ""
 	if at := strings.LastIndexByte(authority, '@'); at >= 0 {
-		who, _, _ = strings.Cut(authority[:at], ":")
+		name, _, _ = strings.Cut(authority[:at], ":")
 	}
 	values, err := url.ParseQuery(query)
 	if err == nil {
 		query = values.Encode()
 	}
-	sum := sha256.Sum256(fmt.Appendf(nil, "%q %q", who, query))
+	sum := sha256.Sum256(fmt.Appendf(nil, "%q %q", name, query))
 	return hex.EncodeToString(sum[:])
 }
 
-// storeNames are the names by which a site's store is known.
+// storeNames returns the names that a site's store must have.
 func (s settings) storeNames(d directoryName) store.Names {
 	n := store.Names{Directory: d.name, WeChat: make(map[string]string)}
 	for _, a := range s.Apps {
 		n.WeChat[a.ID] = s.WeChat.nameOf(a.ID)
 	}
 	return n
-}
-
-// elsewhere is the alternative of every remedy.
-const elsewhere = "give one of them a store of its own (store sqlite:/another/path, or table_prefix another_ in the block of store)"
-
-// sameNames refuses two sites of one configuration whose ids mean different people.
-func sameNames(what string, a, b directoryName, an, bn store.Names) error {
-	if a.name != b.name {
-		return misset("users", fmt.Errorf("two sites share %s and have two directories of users, %q and %q, in which one id means two people: "+
-			"%s; or, if both know the same people by the same ids, write one name in both, such as `realm people` in the block of users (`realm %s` for the store's own ids)",
-			what, a.name, b.name, elsewhere, store.OwnUsers))
-	}
-	if a.detail != b.detail && !(a.written && b.written) {
-		return misset("users", fmt.Errorf("two sites share %s and the directory %q, and ask it in two ways (another find query, user or parameter), "+
-			"so one id may mean two people: %s; or, if both find the same people by the same ids, write one name in both, such as `realm people` in the block of users",
-			what, a.name, elsewhere))
-	}
-	for _, appid := range slices.Sorted(maps.Keys(an.WeChat)) {
-		if name, shared := bn.WeChat[appid]; shared && name != an.WeChat[appid] {
-			return misset("wechat", fmt.Errorf("two sites share %s and take the appid %s from two WeChats, %q and %q, which may give one openid to two people: "+
-				"%s; or, if both are the same WeChat, write one name in both, such as `realm staging` in the block of wechat", what, appid, an.WeChat[appid], name, elsewhere))
-		}
-	}
-	return nil
-}
-
-// identified compares a site whose store is open with those whose store has another
-// address: two spellings of one address are still one store.
-func (a *Background) identified(s *site, identity string) error {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	s.identity = identity
-	for _, other := range a.sites {
-		if other.shared == s.shared || other.identity != identity {
-			continue
-		}
-		if err := sameNames("the store "+s.shared.db.String()+", which "+other.shared.db.String()+" is too", other.directoryName, s.directoryName, other.names, s.names); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// remedied is an error with what the operator can do about it.
-type remedied struct {
-	error
-	remedy string
-}
-
-func (e remedied) Error() string { return e.error.Error() + ": " + e.remedy }
-func (e remedied) Unwrap() error { return e.error }
-
-// Remedy is for the log.
-func (e remedied) Remedy() string { return e.remedy }
-
-// withRemedy says what to write where a store belongs to others, or cannot be written.
-func withRemedy(err error, d directoryName) error {
-	var names *store.NameError
-	const own = "give this site a store of its own: store sqlite:/another/path, or table_prefix another_ in the block of store"
-	switch {
-	case errors.As(err, new(remedied)):
-		return err
-	case errors.As(err, &names) && names.AppID != "":
-		same := "if that is the same WeChat, by a proxy or under its former address, write `realm " + names.Recorded + "` in the block of wechat; else "
-		if names.Configured == wechat.Own {
-			same = "if " + names.Recorded + " was a proxy to WeChat itself, run once in the database: DELETE FROM wx_auth_meta (or with your table_prefix) WHERE name = 'wechat:" + names.AppID + "'; else "
-		}
-		return remedied{err, same + own}
-	case errors.As(err, &names) && d.name == store.OwnUsers && !d.written:
-		return remedied{err, "write the line `users` of that directory again, with `realm " + names.Recorded + "` in its block; or " + own}
-	case errors.As(err, &names):
-		return remedied{err, "if the ids are the same people's, write `realm " + names.Recorded + "` in the block of users; else " + own}
-	case errors.Is(err, store.ErrReadOnly):
-		return remedied{err, "let the user that runs Caddy write to the file and its directory, or connect to the server that takes writes (a replica or a server with read_only takes none)"}
-	}
-	return err
-}
-
-// adviceOf returns the remedy of an error, or a general one.
-func adviceOf(err error, otherwise string) string {
-	var r interface{ Remedy() string }
-	if errors.As(err, &r) {
-		return r.Remedy()
-	}
-	return cmp.Or(otherwise, "see the error")
 }

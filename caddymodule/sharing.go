@@ -1,14 +1,20 @@
 package caddymodule
 
 import (
+	"cmp"
 	"errors"
+	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
 	"go.uber.org/zap"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/store"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
 )
 
-// sameStore refuses two directives that say opposite things of one store.
+// sameStore refuses two directives that contradict each other about one store.
 func sameStore(a, b settings) error {
 	const remedy = "write the same in both, best in a snippet that both import"
 	switch {
@@ -20,8 +26,8 @@ func sameStore(a, b settings) error {
 	return nil
 }
 
-// warnOfSharing logs one line for each store that several sites share and perhaps should
-// not: its users can log in at all of them, and a session of one is good at the others.
+// warnOfSharing logs one line for each store that several sites share, perhaps by mistake:
+// its users can log in at all of them, and a session of one is valid at the others.
 func (a *Background) warnOfSharing() {
 	var done []*shared
 	for _, s := range a.sites {
@@ -44,7 +50,7 @@ func (a *Background) warnOfSharing() {
 	}
 }
 
-// sharedByChance returns what speaks against it that sites are meant to share a store.
+// sharedByChance returns the signs that sites share a store by mistake.
 func sharedByChance(sites []*site) (why []string) {
 	unwritten, register, countries := 0, false, false
 	for _, s := range sites {
@@ -64,4 +70,90 @@ func sharedByChance(sites []*site) (why []string) {
 		why = append(why, "they differ in `countries`, so whom one of them refuses can register at another")
 	}
 	return why
+}
+
+// ownStore is the alternative in every remedy.
+const ownStore = "give one of them a store of its own (store sqlite:/another/path, or table_prefix another_ in the block of store)"
+
+// sameNames refuses two sites of one configuration whose ids mean different people.
+func sameNames(what string, a, b directoryName, an, bn store.Names) error {
+	if a.name != b.name {
+		return misset("users", fmt.Errorf("two sites share %s and have two directories of users, %q and %q, in which one id means two people: "+
+			"%s; or, if both know the same people by the same ids, write one name in both, such as `realm people` in the block of users (`realm %s` for the store's own ids)",
+			what, a.name, b.name, ownStore, store.OwnUsers))
+	}
+	if a.detail != b.detail && !(a.written && b.written) {
+		return misset("users", fmt.Errorf("two sites share %s and the directory %q, and ask it in two ways (another find query, user or parameter), "+
+			"so one id may mean two people: %s; or, if both find the same people by the same ids, write one name in both, such as `realm people` in the block of users",
+			what, a.name, ownStore))
+	}
+	for _, appid := range slices.Sorted(maps.Keys(an.WeChat)) {
+		if name, shared := bn.WeChat[appid]; shared && name != an.WeChat[appid] {
+			return misset("wechat", fmt.Errorf("two sites share %s and take the appid %s from two WeChats, %q and %q, which may give one openid to two people: "+
+				"%s; or, if both are the same WeChat, write one name in both, such as `realm staging` in the block of wechat", what, appid, an.WeChat[appid], name, ownStore))
+		}
+	}
+	return nil
+}
+
+// identified compares a site whose store is open with the sites whose store has another
+// address: two addresses may lead to one store.
+func (a *Background) identified(s *site, identity string) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	s.identity = identity
+	for _, other := range a.sites {
+		if other.shared == s.shared || other.identity != identity {
+			continue
+		}
+		if err := sameNames("the store "+s.shared.db.String()+", which "+other.shared.db.String()+" is too", other.directoryName, s.directoryName, other.names, s.names); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// remedied is an error with its remedy.
+type remedied struct {
+	error
+	remedy string
+}
+
+func (e remedied) Error() string { return e.error.Error() + ": " + e.remedy }
+func (e remedied) Unwrap() error { return e.error }
+
+// Remedy is for the log.
+func (e remedied) Remedy() string { return e.remedy }
+
+// withRemedy adds what the operator can do if a store belongs to another directory or
+// WeChat, or cannot be written.
+func withRemedy(err error, d directoryName) error {
+	var names *store.NameError
+	const own = "give this site a store of its own: store sqlite:/another/path, or table_prefix another_ in the block of store"
+	switch {
+	case errors.As(err, new(remedied)):
+		return err
+	case errors.As(err, &names) && names.AppID != "":
+		same := "if that is the same WeChat, by a proxy or under its former address, write `realm " + names.Recorded + "` in the block of wechat; else "
+		if names.Configured == wechat.Own {
+			same = "if " + names.Recorded + " was a proxy to WeChat itself, run once in the database: DELETE FROM wx_auth_meta (or with your table_prefix) WHERE name = 'wechat:" + names.AppID + "'; else "
+		}
+		return remedied{err, same + own}
+	case errors.As(err, &names) && d.name == store.OwnUsers && !d.written:
+		return remedied{err, "write the line `users` of that directory again, with `realm " + names.Recorded + "` in its block; or " + own}
+	case errors.As(err, &names):
+		return remedied{err, "if the ids are the same people's, write `realm " + names.Recorded + "` in the block of users; else " + own}
+	case errors.Is(err, store.ErrReadOnly):
+		return remedied{err, "let the user that runs Caddy write to the file and its directory, or connect to the server that takes writes (a replica or a server with read_only takes none)"}
+	}
+	return err
+}
+
+// adviceOf returns the remedy of an error; otherwise, or a general one, if it has none.
+func adviceOf(err error, otherwise string) string {
+	var r interface{ Remedy() string }
+	if errors.As(err, &r) {
+		return r.Remedy()
+	}
+	return cmp.Or(otherwise, "see the error")
 }

@@ -13,22 +13,22 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
-// usersNamespace is where directories of users are registered. A guest module in
-// it implements user.Directory, and caddyfile.Unmarshaler to be usable as
-// `users <name> …`. What it answers is checked, see user.Checked. It may also
-// implement [UsersOpener], [UsersHolder] and [UsersNamer].
+// usersNamespace is the namespace of guest modules that are directories of users. Such a
+// module implements user.Directory, and caddyfile.Unmarshaler to be usable as
+// `users <name> …`. Its answers are checked, see user.Checked. It may also implement
+// [UsersOpener], [UsersHolder] and [UsersNamer].
 const usersNamespace = "wx_auth.users"
 
-// UsersOpener is a directory of users that can find out at start whether it will
-// work. An error that is user.ErrMisconfigured fails the configuration, and the
-// former one stays; any other is logged.
+// UsersOpener is a directory of users that checks at start whether it will work. An error
+// that is user.ErrMisconfigured fails the configuration, and the former one stays; any other
+// error is logged.
 type UsersOpener interface {
 	Open(ctx context.Context) error
 }
 
-// UsersHolder is a directory of users whose Cleanup closes what a login under way
-// still needs. Hold keeps it open until release is called: a login outlives the
-// configuration it came with.
+// UsersHolder is a directory of users whose Cleanup closes what a login under way still
+// needs. Hold keeps it open until release is called: a login outlives the configuration that
+// it began with.
 type UsersHolder interface {
 	Hold() (release func())
 }
@@ -58,7 +58,7 @@ func knownUsers() (names []string) {
 	return names
 }
 
-// loadUsers loads the configured directory; nil if users live in the store.
+// loadUsers loads the external directory; nil if users live in the store.
 func (h *Handler) loadUsers(ctx caddy.Context) (user.Directory, error) {
 	if h.UsersRaw == nil {
 		return nil, nil
@@ -74,8 +74,8 @@ func (h *Handler) loadUsers(ctx caddy.Context) (user.Directory, error) {
 	return d, nil
 }
 
-// moduleUnmarshal reads a guest module of ours: s is its line and block, and
-// resolve what its settings mean.
+// moduleUnmarshal reads one of our guest modules: s is its line and block, and resolve checks
+// its settings.
 func moduleUnmarshal(d *caddyfile.Dispenser, s subdirective, resolve func(lookup) error) error {
 	p := newParser()
 	if err := p.begin(d); err != nil {

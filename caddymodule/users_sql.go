@@ -2,6 +2,8 @@ package caddymodule
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"strings"
 
@@ -16,37 +18,37 @@ import (
 // SQLUsers is a directory of users in your own table, in PostgreSQL, MySQL or
 // MariaDB, asked by your own queries. They may use the parameters :phone
 // (+8613800138000), :country (86), :national (13800138000), :openid, :unionid,
-// :appid and :id, the user's id; what is not known is NULL. Columns named
-// claims.<name> become claims, all others but id and disabled members of
-// userInfo, which the client sees. A column whose type has no one form in JSON,
-// such as bytes or an array, is refused when the configuration is loaded.
+// :appid and :id, the user's id; an unknown value is NULL. Columns named claims.<name>
+// become claims. All others, except id and disabled, become members of userInfo, which the
+// client sees. A column whose type has more than one form in JSON, such as bytes or an
+// array, is refused when the configuration is loaded.
 type SQLUsers struct {
 	// postgres://… or mysql://…. May contain placeholders.
 	URL string `json:"url,omitempty"`
 
-	// Selects the user of a number: the column id, and disabled if users may be
-	// kept out. A disabled that is neither false, zero nor NULL keeps them out.
+	// Selects the user of a phone number: the column id, and optionally disabled. A user
+	// whose disabled is neither false, zero nor NULL cannot log in.
 	FindQuery string `json:"find,omitempty"`
 
-	// Makes the user that find did not find. The number needs a unique index.
-	// Without it unknown numbers are refused.
+	// Creates the user that find did not find. The number needs a unique index. Without this
+	// query unknown numbers are refused.
 	CreateQuery string `json:"create,omitempty"`
 
 	// Selects the user :id, at each refresh, with the same columns as find.
 	CheckQuery string `json:"check,omitempty"`
 
-	// Deletes the user :id. Without it their row stays.
+	// Deletes the user :id. Without this query the row stays.
 	EraseQuery string `json:"erase,omitempty"`
 
-	// Gives the user :id the number in :phone, or :country and :national; all three are
-	// NULL where the number is taken away. It must change one row. Without it users cannot
+	// Gives the user :id the number in :phone, or in :country and :national; all three are
+	// NULL if the number is removed. It must change one row. Without this query users cannot
 	// change their number.
 	PhoneQuery string `json:"phone,omitempty"`
 
-	// The name of this directory. A store belongs to the directory whose name it has: write
-	// one where the database moves to another host, or where two queries find the same
-	// people by the same ids. May contain placeholders. Default: sql and the URL without
-	// user, password and parameters
+	// The name of this directory. A store belongs to one directory, and records its name: set
+	// a name if the database moves to another host, or if two queries find the same people by
+	// the same ids. May contain placeholders. Default: sql and the URL without user, password
+	// and parameters
 	Realm string `json:"realm,omitempty"`
 
 	userDirectory
@@ -91,7 +93,7 @@ func (u *SQLUsers) Provision(caddy.Context) error {
 	if err != nil {
 		return err
 	}
-	db, err := holdForeign(address)
+	db, err := acquireForeign(address)
 	if err != nil {
 		return misset("users sql", err)
 	}
@@ -104,7 +106,7 @@ func (u *SQLUsers) Open(ctx context.Context) error {
 	return u.userDirectory.(*sqldir.Directory).Open(ctx)
 }
 
-// Cleanup lets go of the database.
+// Cleanup releases the database.
 func (u *SQLUsers) Cleanup() error {
 	if u.userDirectory != nil {
 		_, err := foreignPool.Delete(u.address)
@@ -115,13 +117,13 @@ func (u *SQLUsers) Cleanup() error {
 
 // Hold implements [UsersHolder].
 func (u *SQLUsers) Hold() (release func()) {
-	if _, err := holdForeign(u.address); err != nil {
+	if _, err := acquireForeign(u.address); err != nil {
 		return func() {}
 	}
 	return func() { _, _ = foreignPool.Delete(u.address) }
 }
 
-// resolve works out what the settings mean, as far as look knows them.
+// resolve returns what the settings mean, as far as look knows them.
 func (u *SQLUsers) resolve(look lookup) (address string, q sqldir.Queries, err error) {
 	if u.URL == "" {
 		return "", q, misset("users sql", errors.New("the database's URL is missing: write users sql <url>"))
@@ -146,7 +148,7 @@ func (u *SQLUsers) resolve(look lookup) (address string, q sqldir.Queries, err e
 		}
 	}
 	q, err = u.queries(mysql)
-	if err != nil && !known { // which kind of SQL it is, is seen where it is served
+	if err != nil && !known { // the machine that serves knows the kind of database
 		if other, e := u.queries(true); e == nil {
 			return address, other, nil
 		}
@@ -175,7 +177,20 @@ func (u *SQLUsers) ChangePhone(ctx context.Context, id string, to user.Phone) er
 	return user.ChangePhone(ctx, u.userDirectory, id, to)
 }
 
-// foreignPool holds the databases of users' tables by their address: foreignDB.
+// directory implements [namedDirectory]. The query is a part of it: in another table, or
+// with another condition, the same ids may belong to other people.
+func (u *SQLUsers) directory(look lookup) (directoryName, error) {
+	d, err := nameByURL("sql", u.URL, u.Realm, look)
+	if err != nil || d.written {
+		return d, err
+	}
+	d.detail += " " + strings.Join(strings.Fields(u.FindQuery), " ")
+	sum := sha256.Sum256([]byte(d.detail))
+	d.find = hex.EncodeToString(sum[:])
+	return d, nil
+}
+
+// foreignPool holds the databases of users' tables, by address: foreignDB.
 var foreignPool = caddy.NewUsagePool()
 
 type foreignDB struct{ *store.Foreign }
@@ -183,7 +198,7 @@ type foreignDB struct{ *store.Foreign }
 // Destruct closes the connections.
 func (f foreignDB) Destruct() error { return f.Close() }
 
-func holdForeign(address string) (*store.Foreign, error) {
+func acquireForeign(address string) (*store.Foreign, error) {
 	v, _, err := foreignPool.LoadOrNew(address, func() (caddy.Destructor, error) {
 		db, err := store.NewForeign(address)
 		return foreignDB{db}, err

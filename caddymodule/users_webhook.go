@@ -13,29 +13,29 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user/webhook"
 )
 
-// WebhookUsers is a directory of users behind your own backend, which is asked at
-// each login and each refresh by a POST, signed as Standard Webhooks has it.
+// WebhookUsers is a directory of users behind your own backend, which gets a POST at each
+// login and each refresh, signed as Standard Webhooks specifies.
 type WebhookUsers struct {
-	// Where the backend takes the requests. https, unless the host is in your own
-	// network. May contain placeholders.
+	// The URL of the backend. https, unless the host is in your own network. May contain
+	// placeholders.
 	URL string `json:"url,omitempty"`
 
-	// The secrets that sign, each "whsec_" and 24 to 64 bytes in base64. Write
-	// them as placeholders. With several, each request has a signature for each:
-	// so they can be changed one side at a time.
+	// The secrets that sign, each "whsec_" and 24 to 64 bytes in base64. Write them as
+	// placeholders. With several, each request has a signature by each, so that they can be
+	// changed on one side at a time.
 	Secrets []string `json:"secrets,omitempty"`
 
-	// The name of this directory. A store belongs to the directory whose name it has: write
-	// one where the backend moves to another URL, or where two directories know the same
-	// people by the same ids. May contain placeholders. Default: webhook and the URL without
-	// its query
+	// The name of this directory. A store belongs to one directory, and records its name: set
+	// a name if the backend moves to another URL, or if two directories know the same people
+	// by the same ids. May contain placeholders. Default: webhook and the URL without its
+	// query
 	Realm string `json:"realm,omitempty"`
 
 	userDirectory
 }
 
-// userDirectory is embedded where a module is a directory: its name keeps it out
-// of what Caddy shows of the configuration.
+// userDirectory is embedded in a module that is a directory. Its name is not exported, which
+// keeps it out of the configuration that Caddy shows.
 type userDirectory = user.Directory
 
 // CaddyModule returns the Caddy module information.
@@ -71,12 +71,12 @@ func (w *WebhookUsers) Provision(caddy.Context) error {
 	if err != nil {
 		return err
 	}
-	d.Transport = holdWebhooks()
+	d.Transport = acquireWebhooks()
 	w.userDirectory = d
 	return nil
 }
 
-// Cleanup lets go of the connections.
+// Cleanup releases the connections.
 func (w *WebhookUsers) Cleanup() error {
 	if w.userDirectory != nil {
 		_, err := webhookPool.Delete(webhookKey)
@@ -87,7 +87,7 @@ func (w *WebhookUsers) Cleanup() error {
 
 // Hold implements [UsersHolder].
 func (w *WebhookUsers) Hold() (release func()) {
-	holdWebhooks()
+	acquireWebhooks()
 	return func() { _, _ = webhookPool.Delete(webhookKey) }
 }
 
@@ -96,7 +96,7 @@ func (w *WebhookUsers) ChangePhone(ctx context.Context, id string, to user.Phone
 	return user.ChangePhone(ctx, w.userDirectory, id, to)
 }
 
-// resolve works out what the settings mean, as far as look knows them.
+// resolve returns what the settings mean, as far as look knows them.
 func (w *WebhookUsers) resolve(look lookup) (*webhook.Directory, error) {
 	d := new(webhook.Directory)
 	if w.URL == "" {
@@ -127,6 +127,14 @@ func (w *WebhookUsers) resolve(look lookup) (*webhook.Directory, error) {
 	return d, nil
 }
 
+// directory implements [namedDirectory]. The default name is the module and the URL without
+// user, password and query.
+func (w *WebhookUsers) directory(look lookup) (directoryName, error) {
+	d, err := nameByURL("webhook", w.URL, w.Realm, look)
+	d.find = d.detail
+	return d, err
+}
+
 func checkWebhook(raw string) error {
 	u, err := parseURL(raw)
 	if err != nil {
@@ -138,7 +146,7 @@ func checkWebhook(raw string) error {
 	return nil
 }
 
-// webhookPool holds the connections to backends, all in one: *webhookConnections.
+// webhookPool holds the connections to all backends: *webhookConnections.
 var webhookPool = caddy.NewUsagePool()
 
 const webhookKey = "webhook"
@@ -151,7 +159,7 @@ func (c webhookConnections) Destruct() error {
 	return nil
 }
 
-func holdWebhooks() http.RoundTripper {
+func acquireWebhooks() http.RoundTripper {
 	v, _, _ := webhookPool.LoadOrNew(webhookKey, func() (caddy.Destructor, error) { // which cannot fail
 		return webhookConnections{webhook.NewTransport()}, nil
 	})
