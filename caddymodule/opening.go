@@ -51,7 +51,7 @@ func (s *site) resume() error {
 	if err != nil {
 		return fmt.Errorf("opening the store: %s: %w", s.shared.db, withRemedy(err, s.directoryName))
 	}
-	if !s.shared.feed.Loaded() || s.keys() == nil || !s.store.Resume() {
+	if !s.shared.feed.Loaded() || s.tokens.Keys() == nil || !s.store.Resume() {
 		return nil
 	}
 	keys, err := s.store.Secrets(s.ctx)

@@ -327,7 +327,7 @@ func TestRefreshOfAUserWhoIsGone(t *testing.T) {
 }
 
 func sessionOf(s *serving, p pair) string {
-	c, err := s.h.site.open.Load().Verifier.VerifyExpired(s.h.site.keys(), p.Token, time.Now())
+	c, err := s.h.site.open.Load().Verifier.VerifyExpired(s.h.site.tokens.Keys(), p.Token, time.Now())
 	if err != nil {
 		s.t.Fatal(err)
 	}

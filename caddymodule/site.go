@@ -43,10 +43,10 @@ type site struct {
 	wechatKey string
 	wechat    *wechatShared
 	gate      *gate.Gate
+	tokens    token.Tokens
 
-	strangerAt atomic.Int64        // when a token with an unknown key was last looked into
-	ringSet    *token.RingSettings // of all who share the ring; not changed after provisioning
-	away       atomic.Bool         // the store did not answer when a request needed it
+	ringSet *token.RingSettings // of all who share the ring; not changed after provisioning
+	away    atomic.Bool         // the store did not answer when a request needed it
 
 	directoryName directoryName
 	names         store.Names
@@ -73,7 +73,7 @@ func newSite(ctx caddy.Context, log *zap.Logger, set settings, users user.Direct
 		opening:   make(chan struct{}, 1), tried: make(chan struct{}),
 	}
 	var err error
-	if s.gate, err = gate.New(set.Gate, s); err != nil {
+	if s.gate, err = gate.New(set.Gate, &s.tokens); err != nil {
 		return nil, err
 	}
 	if s.shared, err = holdShared(s.sharedKey); err != nil {
@@ -91,10 +91,13 @@ func newSite(ctx caddy.Context, log *zap.Logger, set settings, users user.Direct
 		s.ringKey = ringKey{s.sharedKey, set.Token.Algorithm}
 		s.ring = holdRing(s.ringKey)
 	}
+	s.tokens = token.Tokens{
+		Static: set.Token.Static, Ring: s.ring, Verifier: s.verifier, Ended: s.shared.revoked.Contains, ReloadRing: s.reloadRing,
+	}
 	s.cacheKey, s.cache = holdCache(set.Token.Policy, s.sharedKey, s.keysName())
 	s.wechatKey, s.wechat = holdWeChat(set.WeChat, s.sharedKey)
 	s.api = api.Server{
-		Settings: s.apiSettings(), Host: host, Opening: s, State: &s.shared.api, Gate: s.gate, Keys: s.keys,
+		Settings: s.apiSettings(), Host: host, Opening: s, State: &s.shared.api, Gate: s.gate, Keys: s.tokens.Keys,
 		Store: s.store, Directory: s.directory, Log: log, Emit: s.emit,
 	}
 	return s, nil
@@ -196,7 +199,7 @@ func (s *site) assemble(keys *store.Keys) (*api.Opened, error) {
 	o := &api.Opened{
 		Verifier: token.NewVerifier(t.Policy, seal, s.cache),
 		Minter: login.Minter{
-			Keys: s.keys, Seal: seal, Type: t.Type, Issuer: t.Issuer, Audience: t.Audience,
+			Keys: s.tokens.Keys, Seal: seal, Type: t.Type, Issuer: t.Issuer, Audience: t.Audience,
 			Lifetime: t.Lifetime, Plain: t.Claims, Check: s.gate.CheckValues,
 		},
 		Sessions: session.Sessions{
@@ -221,62 +224,19 @@ func (s *site) assemble(keys *store.Keys) (*api.Opened, error) {
 // refused. While this process's clock is wrong it is the database's.
 func (s *site) now() time.Time { return time.Now().Add(s.shared.clock.Shift()) }
 
-// keys returns the key set in force; nil before the first load.
-func (s *site) keys() *token.KeySet {
-	if s.ring == nil {
-		return s.set.Token.Static
+// verifier returns the verifier in force, for [token.Tokens].
+func (s *site) verifier() (*token.Verifier, error) {
+	if o := s.open.Load(); o != nil {
+		return o.Verifier, nil
 	}
-	return s.ring.Keys()
+	if s.fault.Load() != nil {
+		return nil, gate.ErrMisconfigured
+	}
+	return nil, gate.ErrUnavailable
 }
 
-// Ours implements [gate.Tokens]. As long as our keys are not loaded, a header
-// of the form of ours will do: our tokens must not reach an upstream then, nor
-// another system's be taken away.
-func (s *site) Ours(raw string) bool {
-	if ks := s.keys(); ks != nil {
-		return ks.Ours(raw)
-	}
-	return new(token.KeySet).NamesUnknownKey(raw)
-}
-
-// Verify implements [gate.Tokens]: the signature and the claims, and then
-// whether the session has ended.
-func (s *site) Verify(raw string, now time.Time) (*token.Identity, error) {
-	o := s.open.Load()
-	if o == nil {
-		switch {
-		case !s.Ours(raw):
-			return nil, token.ErrInvalid
-		case s.fault.Load() != nil:
-			return nil, gate.ErrMisconfigured
-		}
-		return nil, gate.ErrUnavailable
-	}
-	ks := s.keys()
-	id, err := o.Verifier.Verify(ks, raw, now)
-	if err != nil {
-		if s.ring != nil && ks.NamesUnknownKey(raw) {
-			s.readRingSoon(now)
-		}
-		return nil, err
-	}
-	if s.shared.revoked.Contains(id.SessionID()) {
-		return nil, gate.ErrRevoked
-	}
-	return id, nil
-}
-
-// strangerEvery is how often a token with an unknown key makes us read the key
-// ring before its time.
-const strangerEvery = 10 * time.Second
-
-// readRingSoon reads the key ring in the background: another replica may have
-// made a key that is not known here.
-func (s *site) readRingSoon(now time.Time) {
-	last := s.strangerAt.Load()
-	if now.UnixNano()-last < int64(strangerEvery) || !s.strangerAt.CompareAndSwap(last, now.UnixNano()) {
-		return
-	}
+// reloadRing reads the key ring in the background.
+func (s *site) reloadRing() {
 	release := s.Hold()
 	go func() {
 		defer release()

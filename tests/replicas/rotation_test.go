@@ -30,7 +30,7 @@ var thirtyTimesFaster = []rig.Change{
 	{File: "caddymodule/internal/token/ring.go", Old: "clockSkew = time.Minute", New: "clockSkew = 2 * time.Second"},
 	{File: "caddymodule/internal/token/ring.go", Old: "removeAfter = 10 * time.Minute", New: "removeAfter = 20 * time.Second"},
 	{File: "caddymodule/app.go", Old: "ringEvery = time.Minute", New: "ringEvery = 2 * time.Second"},
-	{File: "caddymodule/site.go", Old: "strangerEvery = 10 * time.Second", New: "strangerEvery = 333 * time.Millisecond"},
+	{File: "caddymodule/internal/token/tokens.go", Old: "reloadEvery = 10 * time.Second", New: "reloadEvery = 333 * time.Millisecond"},
 	{File: "caddymodule/settings_token.go", Old: "leastRotate = time.Hour", New: "leastRotate = 10 * time.Second"},
 	{File: "caddymodule/internal/api/me.go", Old: `"max-age=300"`, New: `"max-age=10"`},
 }

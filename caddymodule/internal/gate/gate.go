@@ -17,7 +17,7 @@ type Tokens interface {
 	// are loaded, any header of the same form counts.
 	Ours(token string) bool
 	// Verify returns the identity in a valid token. The errors are [token.ErrExpired],
-	// [ErrRevoked], and [ErrUnavailable] while it cannot decide; every other error
+	// [token.ErrRevoked], and [ErrUnavailable] while it cannot decide; every other error
 	// means that the token is not valid. A token that is certainly not ours is invalid
 	// even while keys or revocations are missing.
 	Verify(token string, now time.Time) (*token.Identity, error)
@@ -291,7 +291,7 @@ func (g *Gate) verify(cred Credential, now time.Time) Decision {
 		return refuseUnverified(err)
 	case errors.Is(err, token.ErrExpired):
 		return refuse(problem.TokenExpired)
-	case errors.Is(err, ErrRevoked):
+	case errors.Is(err, token.ErrRevoked):
 		return refuse(problem.TokenRevoked)
 	default:
 		return refuse(problem.TokenInvalid)

@@ -32,7 +32,7 @@ func (s *stubTokens) Verify(raw string, _ time.Time) (*token.Identity, error) {
 	case raw == "ours.expired":
 		return nil, fmt.Errorf("exp: %w", token.ErrExpired)
 	case raw == "ours.revoked":
-		return nil, ErrRevoked
+		return nil, token.ErrRevoked
 	case raw == "ours.odd":
 		return nil, errors.New("something else")
 	}

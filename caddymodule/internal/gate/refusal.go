@@ -8,9 +8,6 @@ import (
 )
 
 var (
-	// ErrRevoked is the error of [Tokens].Verify for a token that is valid but whose
-	// session has ended.
-	ErrRevoked = errors.New("the token's session has ended")
 	// ErrUnavailable is the error of [Tokens].Verify while it cannot decide:
 	// the keys or the revocations have not been loaded yet.
 	ErrUnavailable = errors.New("tokens cannot be verified yet")

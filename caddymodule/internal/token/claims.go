@@ -20,6 +20,8 @@ var (
 	ErrInvalid = errors.New("the token is not valid")
 	// ErrExpired is the error for a token whose only fault is its age.
 	ErrExpired = errors.New("the token has expired")
+	// ErrRevoked is the error for a token that is valid but whose session has ended.
+	ErrRevoked = errors.New("the token's session has ended")
 	// ErrTooLarge is the error for claims that do not fit in [MaxSize] bytes.
 	ErrTooLarge = errors.New("the token would be larger than 8 KiB")
 )
