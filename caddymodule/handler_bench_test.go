@@ -36,8 +36,8 @@ func newBenchHandler(b *testing.B, set Token) *Handler {
 		b.Fatal(err)
 	}
 	b.Cleanup(func() { _ = h.Cleanup() })
-	if h.site.Ready(context.Background()) == nil {
-		b.Fatal("the store is not ready")
+	if err := h.site.openFor(context.Background(), openTimeout); err != nil {
+		b.Fatal(err)
 	}
 	return h
 }
