@@ -30,7 +30,7 @@ func directDependencies(t *testing.T, file string) (paths []string) {
 		t.Fatal(err)
 	}
 	for _, r := range mod.Require {
-		if !r.Indirect && !strings.HasPrefix(r.Path+"/", house) {
+		if !r.Indirect && !strings.HasPrefix(r.Path+"/", module) {
 			paths = append(paths, r.Path)
 		}
 	}
@@ -131,7 +131,7 @@ func TestDirectDependenciesAreImported(t *testing.T) {
 		}
 	}
 	for _, i := range imported {
-		if first, _, _ := strings.Cut(i, "/"); !strings.Contains(first, ".") || strings.HasPrefix(i, house) {
+		if first, _, _ := strings.Cut(i, "/"); !strings.Contains(first, ".") || strings.HasPrefix(i, module) {
 			continue
 		}
 		if !slices.ContainsFunc(direct, func(path string) bool { return i == path || strings.HasPrefix(i, path+"/") }) {

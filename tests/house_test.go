@@ -16,15 +16,14 @@ import (
 )
 
 const (
-	house  = "github.com/wx-auth/caddy-wx-auth/"
+	module = "github.com/wx-auth/caddy-wx-auth/"
 	plugin = "caddymodule"
 	double = "caddymodule/wechat/wechattest"
 )
 
-// rooms are the packages of this module, each with those of the module that its code
-// may import; ARCHITECTURE.md draws them. A package that is not here has no place
-// yet.
-var rooms = map[string][]string{
+// allowedImports lists the packages of this module, each with the packages of the module
+// that its code may import. ARCHITECTURE.md draws them.
+var allowedImports = map[string][]string{
 	"caddymodule/user":             {},
 	"caddymodule/wechat":           {},
 	"caddymodule/internal/token":   {},
@@ -48,7 +47,7 @@ var rooms = map[string][]string{
 	plugin: {"caddymodule/user", "caddymodule/user/webhook", "caddymodule/user/sqldir", "caddymodule/wechat", "caddymodule/internal/account", "caddymodule/internal/api", "caddymodule/internal/clock",
 		"caddymodule/internal/conn", "caddymodule/internal/event", "caddymodule/internal/gate", "caddymodule/internal/importer",
 		"caddymodule/internal/login", "caddymodule/internal/network", "caddymodule/internal/problem", "caddymodule/internal/ratelimit", "caddymodule/internal/session", "caddymodule/internal/store", "caddymodule/internal/token"},
-	double:              {}, // a second reading of WeChat's documentation, not of our client
+	double:              {}, // written from WeChat's documentation, independently of our client
 	"cmd/build":         {},
 	"cmd/caddy":         {plugin, double},
 	"cmd/wx-sim":        {double},
@@ -60,17 +59,17 @@ var rooms = map[string][]string{
 }
 
 var (
-	caddyRooms = []string{plugin, "cmd/caddy", "tests", "tests/directories", "tests/rig", "tests/replicas", "tests/bench"} // may import Caddy
-	jwxRooms   = []string{"caddymodule/internal/token"}                                                                    // may import jwx
+	mayImportCaddy = []string{plugin, "cmd/caddy", "tests", "tests/directories", "tests/rig", "tests/replicas", "tests/bench"}
+	mayImportJWX   = []string{"caddymodule/internal/token"}
 )
 
-// goPackage is what is read here of the go command's output.
+// goPackage holds the parts of the go command's output that are used here.
 type goPackage struct {
 	ImportPath                         string
 	Imports, TestImports, XTestImports []string
 }
 
-func (p goPackage) room() string { return strings.TrimPrefix(p.ImportPath, house) }
+func (p goPackage) dir() string { return strings.TrimPrefix(p.ImportPath, module) }
 
 func listPackages(t *testing.T) []goPackage {
 	t.Helper()
@@ -100,60 +99,66 @@ func goList(t *testing.T, args ...string) []byte {
 	return out
 }
 
+// A package that imports from a higher level makes a circle sooner or later, and nobody can
+// understand it alone. A new package must get its place in the list and in ARCHITECTURE.md.
 func TestNoPackageImportsUpwards(t *testing.T) {
 	packages := listPackages(t)
 	for _, p := range packages {
-		allowed, ok := rooms[p.room()]
+		allowed, ok := allowedImports[p.dir()]
 		if !ok {
-			t.Errorf("%s has no place in the house: give it one in rooms and in ARCHITECTURE.md", p.room())
+			t.Errorf("%s is not in allowedImports: add it there and to ARCHITECTURE.md", p.dir())
 			continue
 		}
 		for _, path := range p.Imports {
-			if room, ours := strings.CutPrefix(path, house); ours && !slices.Contains(allowed, room) {
-				t.Errorf("%s imports %s", p.room(), room)
+			if dir, ours := strings.CutPrefix(path, module); ours && !slices.Contains(allowed, dir) {
+				t.Errorf("%s imports %s", p.dir(), dir)
 			}
 		}
-		// A test may bring rooms together, but not from above.
+		// A test may import other packages too, but none from a higher level.
 		for _, path := range slices.Concat(p.TestImports, p.XTestImports) {
-			room, ours := strings.CutPrefix(path, house)
-			if ours && room != p.room() && slices.Contains(caddyRooms, room) && !slices.Contains(caddyRooms, p.room()) {
-				t.Errorf("a test of %s imports %s", p.room(), room)
+			dir, ours := strings.CutPrefix(path, module)
+			if ours && dir != p.dir() && slices.Contains(mayImportCaddy, dir) && !slices.Contains(mayImportCaddy, p.dir()) {
+				t.Errorf("a test of %s imports %s", p.dir(), dir)
 			}
 		}
 	}
-	for room := range rooms {
-		if !slices.ContainsFunc(packages, func(p goPackage) bool { return p.room() == room }) {
-			t.Errorf("%s is in rooms but not in the module", room)
+	for dir := range allowedImports {
+		if !slices.ContainsFunc(packages, func(p goPackage) bool { return p.dir() == dir }) {
+			t.Errorf("%s is in allowedImports but not in the module", dir)
 		}
 	}
 }
 
+// Caddy's types must not spread beyond the module, nor those of jwx, which is no longer
+// maintained, beyond the tokens: both may have to be replaced one day.
 func TestCaddyAndJWXStayInTheirPackages(t *testing.T) {
 	for _, p := range listPackages(t) {
 		for _, path := range slices.Concat(p.Imports, p.TestImports, p.XTestImports) {
-			if strings.HasPrefix(path, "github.com/caddyserver/") && !slices.Contains(caddyRooms, p.room()) {
-				t.Errorf("%s imports %s", p.room(), path)
+			if strings.HasPrefix(path, "github.com/caddyserver/") && !slices.Contains(mayImportCaddy, p.dir()) {
+				t.Errorf("%s imports %s", p.dir(), path)
 			}
 		}
 		// Tests may use jwx as a second opinion on our tokens.
 		for _, path := range p.Imports {
-			if strings.HasPrefix(path, "github.com/lestrrat-go/jwx/") && !slices.Contains(jwxRooms, p.room()) {
-				t.Errorf("%s imports %s", p.room(), path)
+			if strings.HasPrefix(path, "github.com/lestrrat-go/jwx/") && !slices.Contains(mayImportJWX, p.dir()) {
+				t.Errorf("%s imports %s", p.dir(), path)
 			}
 		}
 	}
 }
 
+// The simulator answers logins for any phone number, so it must not be in a user's build.
 func TestSimulatorIsNotInAUsersBuild(t *testing.T) {
 	deps := strings.Fields(string(goList(t, "-deps", "./"+plugin)))
-	if !slices.Contains(deps, house+"caddymodule/wechat") {
+	if !slices.Contains(deps, module+"caddymodule/wechat") {
 		t.Fatalf("the plugin does not even need wechat: %d packages", len(deps))
 	}
-	if slices.Contains(deps, house+double) {
+	if slices.Contains(deps, module+double) {
 		t.Errorf("%s is linked into %s", double, plugin)
 	}
 }
 
+// A mark for work that is left to do is forgotten as soon as it is committed.
 func TestNothingIsLeftToDo(t *testing.T) {
 	mark := regexp.MustCompile(`\b(TO` + `DO|FIX` + `ME)\b`)
 	read := 0

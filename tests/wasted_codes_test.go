@@ -233,7 +233,7 @@ func TestOwnerAndThiefTryAtOnce(t *testing.T) {
 	wantRefusal(t, answers[1], 400, "phone_code_invalid", bothCodes)
 }
 
-// The store fails after WeChat has exchanged the phone code. The client is told to
+// The store fails after WeChat has exchanged the phone code. The client is asked to
 // wait, and the same codes work later.
 func TestStoreGoneAfterTheExchange(t *testing.T) {
 	t.Parallel()

@@ -341,8 +341,7 @@ func TestThousandLoginsFetchOneToken(t *testing.T) {
 	}
 }
 
-// A client above its rate is told when to come back, and other clients are not
-// affected.
+// A client above its rate learns when to come back, and other clients are not affected.
 func TestRateLimitSaysHowLongToWait(t *testing.T) {
 	t.Parallel()
 	w := rig.NewWeChat(t)

@@ -27,7 +27,7 @@ type PushMessage struct {
 	PluginID string
 }
 
-// The events about accounts, and the authorization that matters here.
+// These are the events about accounts, and the authorization that matters here.
 //
 // https://developers.weixin.qq.com/miniprogram/dev/server/event_push/platform/authorized_user_information_changes
 const (

@@ -76,7 +76,7 @@ func heapProfile(t testing.TB, c *rig.Caddy) string {
 	return profile
 }
 
-// allocated reads the bytes of each function from a table of pprof's.
+// allocated reads the bytes of each function from a table that pprof has made.
 func allocated(top string) map[string]float64 {
 	flat := make(map[string]float64)
 	for line := range strings.Lines(top) {

@@ -93,25 +93,25 @@ func denied(t testing.TB, a rig.Answer) {
 	a.WantProblem(t, http.StatusForbidden, "new_openid_denied", nil)
 }
 
-// told is a story with names and numbers of its own: Alice has the number first, and
+// scene is a story with names and numbers of its own: Alice has the number first, and
 // later the carrier gives it to Bob.
-type told struct {
+type scene struct {
 	*stage
 	t               *testing.T
 	alice, bob      string
 	number, another string
 }
 
-func (s told) user(p, q rig.Pair) {
+func (s scene) user(p, q rig.Pair) {
 	s.t.Helper()
 	if p.UserInfo.ID != q.UserInfo.ID {
 		s.t.Errorf("two users: %+v and %+v", *p.UserInfo, *q.UserInfo)
 	}
 }
 
-var recycled = map[string]map[string]func(t *testing.T, s told){
+var recycled = map[string]map[string]func(t *testing.T, s scene){
 	"replace": {
-		"the new owner is in, the former one is out": func(t *testing.T, s told) {
+		"the new owner is in, the former one is out": func(t *testing.T, s scene) {
 			alice := s.phone(t, s.alice, one, s.number).Pair(t)
 			bob := s.phone(t, s.bob, one, s.number).Pair(t)
 			s.user(alice, bob)
@@ -120,7 +120,7 @@ var recycled = map[string]map[string]func(t *testing.T, s told){
 			needsPhone(t, s.silent(t, s.alice, one))
 			s.user(bob, s.silent(t, s.bob, one).Pair(t))
 		},
-		"(a) her session of before her openid moved": func(t *testing.T, s told) {
+		"(a) her session of before her openid moved": func(t *testing.T, s scene) {
 			alice := s.phone(t, s.alice, one, s.number).Pair(t)
 			a := s.phone(t, s.alice, one, s.another)
 			moved := a.Pair(t)
@@ -133,7 +133,7 @@ var recycled = map[string]map[string]func(t *testing.T, s told){
 			s.in(t, bob)
 			s.in(t, moved)
 		},
-		"(c) her binding in another mini program": func(t *testing.T, s told) {
+		"(c) her binding in another mini program": func(t *testing.T, s scene) {
 			for _, apps := range [][2]string{{one, two}, {three, four}, {one, three}} {
 				alice := s.phone(t, s.alice, apps[1], s.number).Pair(t)
 				bob := s.phone(t, s.bob, apps[0], s.number).Pair(t)
@@ -151,7 +151,7 @@ var recycled = map[string]map[string]func(t *testing.T, s told){
 				s.alice, s.bob, s.number = s.alice+"'", s.bob+"'", nextNumber(s.number)
 			}
 		},
-		"her binding in another mini program, after her openid moved": func(t *testing.T, s told) {
+		"her binding in another mini program, after her openid moved": func(t *testing.T, s scene) {
 			first := s.phone(t, s.alice, two, s.number).Pair(t)
 			s.phone(t, s.alice, one, s.number).Pair(t)
 			moved := s.phone(t, s.alice, one, s.another).Pair(t)
@@ -163,7 +163,7 @@ var recycled = map[string]map[string]func(t *testing.T, s told){
 			s.in(t, moved)
 			s.user(moved, s.silent(t, s.alice, one).Pair(t))
 		},
-		"one person in two mini programs of a company": func(t *testing.T, s told) {
+		"one person in two mini programs of a company": func(t *testing.T, s scene) {
 			first := s.phone(t, s.alice, one, s.number).Pair(t)
 			second := s.phone(t, s.alice, two, s.number).Pair(t)
 			third := s.silent(t, s.alice, one).Pair(t)
@@ -172,7 +172,7 @@ var recycled = map[string]map[string]func(t *testing.T, s told){
 				s.in(t, p)
 			}
 		},
-		"a silent login by the unionid only": func(t *testing.T, s told) {
+		"a silent login by the unionid only": func(t *testing.T, s scene) {
 			first := s.phone(t, s.alice, one, s.number).Pair(t)
 			byUnion := s.silent(t, s.alice, two).Pair(t)
 			s.user(first, byUnion)
@@ -184,20 +184,20 @@ var recycled = map[string]map[string]func(t *testing.T, s told){
 			needsPhone(t, s.silent(t, s.alice, two))
 			s.in(t, bob)
 		},
-		"an openid without a binding of a suspended account": func(t *testing.T, s told) {
+		"an openid without a binding of a suspended account": func(t *testing.T, s scene) {
 			s.phone(t, s.alice, one, s.number).Pair(t)
 			s.phone(t, s.bob, three, s.number).Pair(t)
 			needsPhone(t, s.silent(t, s.alice, two)) // she never logged in there
 		},
 	},
 	"deny": {
-		"another openid in the app": func(t *testing.T, s told) {
+		"another openid in the app": func(t *testing.T, s scene) {
 			alice := s.phone(t, s.alice, one, s.number).Pair(t)
 			denied(t, s.phone(t, s.bob, one, s.number))
 			s.in(t, alice)
 			s.user(alice, s.phone(t, s.alice, one, s.number).Pair(t))
 		},
-		"(b) an openid that has moved away": func(t *testing.T, s told) {
+		"(b) an openid that has moved away": func(t *testing.T, s scene) {
 			for _, appid := range []string{one, three} {
 				alice := s.phone(t, s.alice, appid, s.number).Pair(t)
 				moved := s.phone(t, s.alice, appid, s.another).Pair(t)
@@ -208,14 +208,14 @@ var recycled = map[string]map[string]func(t *testing.T, s told){
 				s.alice, s.bob, s.number, s.another = s.alice+"'", s.bob+"'", nextNumber(s.number), nextNumber(s.another)
 			}
 		},
-		"an account of another mini program": func(t *testing.T, s told) {
+		"an account of another mini program": func(t *testing.T, s scene) {
 			alice := s.phone(t, s.alice, one, s.number).Pair(t)
 			denied(t, s.phone(t, s.bob, two, s.number))
 			denied(t, s.phone(t, s.bob, three, s.number)) // of another Open Platform account
 			s.in(t, alice)
 			s.user(alice, s.phone(t, s.alice, two, s.number).Pair(t))
 		},
-		"whom it lets in is treated as by replace": func(t *testing.T, s told) {
+		"whom it lets in is treated as by replace": func(t *testing.T, s scene) {
 			alice := s.phone(t, s.alice, three, s.number).Pair(t)
 			bob := s.phone(t, s.bob, four, s.number).Pair(t) // no unionid is known
 			s.user(alice, bob)
@@ -224,7 +224,7 @@ var recycled = map[string]map[string]func(t *testing.T, s told){
 		},
 	},
 	"keep": {
-		"nobody ends": func(t *testing.T, s told) {
+		"nobody ends": func(t *testing.T, s scene) {
 			var all []rig.Pair
 			for _, login := range [][2]string{{s.alice, one}, {s.alice, three}, {s.bob, one}, {s.bob, four}} {
 				all = append(all, s.phone(t, login[0], login[1], s.number).Pair(t))
@@ -236,7 +236,7 @@ var recycled = map[string]map[string]func(t *testing.T, s told){
 			s.user(all[0], s.silent(t, s.alice, one).Pair(t))
 			s.user(all[0], s.silent(t, s.bob, four).Pair(t))
 		},
-		"(a) but whoever moves away is out": func(t *testing.T, s told) {
+		"(a) but whoever moves away is out": func(t *testing.T, s scene) {
 			alice := s.phone(t, s.alice, one, s.number).Pair(t)
 			elsewhere := s.phone(t, s.alice, two, s.number).Pair(t)
 			moved := s.phone(t, s.alice, one, s.another).Pair(t)
@@ -263,7 +263,7 @@ func TestRecycledNumbers(t *testing.T) {
 				for _, name := range slices.Sorted(maps.Keys(recycled[rule])) {
 					n++
 					t.Run(name, func(t *testing.T) {
-						recycled[rule][name](t, told{
+						recycled[rule][name](t, scene{
 							stage: s, t: t, alice: fmt.Sprint("alice", n), bob: fmt.Sprint("bob", n),
 							number: fmt.Sprintf("138%d%02d00%03d", i, n, 100), another: fmt.Sprintf("139%d%02d00%03d", i, n, 100),
 						})

@@ -28,7 +28,7 @@ const (
 	renewAfter = 10 * time.Minute
 )
 
-// State is what is known about the wall clock.
+// State holds what is known about the wall clock.
 type State struct {
 	// Off means that the wall clock must not be trusted.
 	Off bool

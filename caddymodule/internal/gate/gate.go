@@ -28,7 +28,7 @@ type Settings struct {
 	Headers  []Header      // identity headers; nil: [DefaultHeaders]
 	Public   []Rule        // requests that need no token
 	Optional []Rule        // requests that need no token, but get the identity of the token that they present
-	Require  []Requirement // who may call some paths
+	Require  []Requirement // conditions that callers must meet on some paths
 	// ForwardToken leaves a valid token in Authorization for the upstream. An invalid
 	// one is removed all the same, as is a token in any other source.
 	ForwardToken bool

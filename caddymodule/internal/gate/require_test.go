@@ -72,7 +72,7 @@ func TestRequireComparesValues(t *testing.T) {
 }
 
 // Two rules that match must both hold. A caller that lacks only a recent login with the
-// phone number is told so; on a path that is not canonical nobody is.
+// phone number gets a code that says so, but never on a path that is not canonical.
 func TestRequireSaysWhatIsMissing(t *testing.T) {
 	rules := []Requirement{require(t, "/pay/* phone_within 15m"), require(t, "/pay/large/* claims.role boss"), require(t, "/app appid wx1")}
 	fresh, old := now.Add(-15*time.Minute), now.Add(-15*time.Minute-time.Second)

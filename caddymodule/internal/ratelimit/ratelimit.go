@@ -31,10 +31,10 @@ type Limiter[K comparable] struct {
 	keys map[K]*state
 }
 
-// state is what a Limiter remembers about a key.
+// state holds what a Limiter remembers about a key.
 type state struct {
-	// clear is when the debt is paid. Each attempt that counts adds its share of the
-	// rate. It is never more than one period ahead.
+	// clear is the time at which the debt is paid. Each attempt that counts adds its
+	// share of the rate. It is never more than one period ahead.
 	clear time.Time
 	// reserved is the number of attempts under way.
 	reserved int

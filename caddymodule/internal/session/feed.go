@@ -40,7 +40,7 @@ type Feed struct {
 	cursor  int64         // guarded by polling, as are lookedBack and generation
 	// generation is the Generation of Clock when the whole set was last read.
 	generation atomic.Uint64
-	// lookedBack is when a poll last looked far into the past.
+	// lookedBack is the time of the last poll that looked as far back as lookBack.
 	lookedBack time.Time
 
 	mu     sync.Mutex

@@ -55,11 +55,11 @@ type Session struct {
 	// that value.
 	Counter    uint64
 	AdvancedAt time.Time
-	// ExpiresAt is when the session ends if it is not refreshed.
+	// ExpiresAt is the time at which the session ends if it is not refreshed.
 	ExpiresAt time.Time
-	// TokensUntil is when the session's last access token will have expired on every
-	// replica. It is zero if that is unknown because a replica of an earlier version
-	// advanced the session.
+	// TokensUntil is the time at which the session's last access token will have
+	// expired on every replica. It is zero if that is unknown because a replica of an
+	// earlier version advanced the session.
 	TokensUntil time.Time
 	// EndedAt is the time of its end, or zero while it has not ended. EndReason may be
 	// empty in a session that an earlier version ended.
@@ -104,7 +104,7 @@ type Ending struct {
 	Last string
 }
 
-// Advance is what a refresh writes.
+// Advance holds the changes of a refresh.
 type Advance struct {
 	// From and To are the session's counter before and after.
 	From, To uint64
@@ -122,7 +122,7 @@ type Revocation struct {
 	Seq int64
 	// SessionID is the session that ended.
 	SessionID string
-	// Until is when the session's last token will have expired.
+	// Until is the time at which the session's last token will have expired.
 	Until time.Time
 }
 

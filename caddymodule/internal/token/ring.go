@@ -33,7 +33,7 @@ type KeyStore interface {
 }
 
 // RingSettings are the settings of generated keys. Where several sites share a ring,
-// Lifetime and Leeway are the longest of theirs.
+// Lifetime and Leeway are the longest among them.
 type RingSettings struct {
 	Algorithm Algorithm     // of the signing key
 	Rotate    time.Duration // how long a key signs; 0: for ever

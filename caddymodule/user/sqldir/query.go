@@ -18,8 +18,8 @@ type Query struct {
 
 // ParseQuery splits a query at its parameters. A colon in a literal, a comment, a cast
 // or an assignment does not begin a parameter, and a query in which this cannot be
-// decided is refused. mysql selects MySQL's rules for literals and comments instead of
-// PostgreSQL's. The error says what to write instead.
+// decided is refused. mysql selects MySQL's rules for literals and comments, otherwise
+// PostgreSQL's apply. The error says what to write instead.
 func ParseQuery(text string, mysql bool) (Query, error) {
 	s := scanner{text: text, mysql: mysql}
 	if err := s.run(); err != nil {

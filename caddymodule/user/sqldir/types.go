@@ -28,7 +28,7 @@ type Column struct {
 	Name string
 	Type string // as the database names it
 	Kind Kind
-	// Remedy is what to select instead of a column that cannot be used as it is.
+	// Remedy says what to select instead of a column that cannot be used as it is.
 	Remedy string
 }
 

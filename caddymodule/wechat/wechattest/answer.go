@@ -9,8 +9,7 @@ import (
 	"strings"
 )
 
-// What WeChat labels its answers with: jscode2session as text, the others as
-// JSON.
+// These are WeChat's content types: text for jscode2session, JSON for the other calls.
 const (
 	typeText = "text/plain"
 	typeJSON = "application/json; encoding=utf-8"
@@ -18,7 +17,7 @@ const (
 
 const useStable = ", could get access_token by getStableAccessToken, more details at https://mmbizurl.cn/s/JtxxFh33r"
 
-// messages are WeChat's texts, without what follows them (a hint, the rid).
+// messages are WeChat's error texts, without what follows them (a hint, the rid).
 var messages = map[int]string{
 	-1:    "system error",
 	40001: "invalid credential, access_token is invalid or not latest" + useStable,
@@ -54,7 +53,7 @@ var messages = map[int]string{
 	89507: "this ip was refused by the administrator, retry after 1 hour",
 }
 
-// errcode is written as a number, or as a string by an app that wants it so.
+// errcode is written as a number, or as a string if the app is set so.
 type errcode struct {
 	value    int
 	asString bool
@@ -67,14 +66,14 @@ func (e errcode) MarshalJSON() ([]byte, error) {
 	return json.Marshal(e.value)
 }
 
-// failure is the body of every business error.
+// failure is the body of a business error.
 type failure struct {
 	Errcode errcode `json:"errcode"`
 	Errmsg  string  `json:"errmsg"`
 }
 
-// fail answers a business error. App may be nil, while it is not known whose
-// call it is.
+// fail returns a business error as the answer. app may be nil while it is unknown who
+// calls.
 func (s *Simulator) fail(req *request, app *appState, code int) reply {
 	msg, ok := messages[code]
 	if !ok {
@@ -103,11 +102,11 @@ func (s *Simulator) failWith(req *request, app *appState, code int, msg string) 
 	return s.good(req, strconv.Itoa(code), failure{errcode{code, asString}, msg})
 }
 
-// good answers a value as JSON, under the content type of the call.
+// good returns a value as a JSON answer, with the content type of the call.
 func (s *Simulator) good(req *request, outcome string, value any) reply {
 	body, err := json.Marshal(value)
 	if err != nil {
-		panic(fmt.Sprintf("wechattest: encoding an answer: %v", err)) // only strings and numbers are encoded
+		panic(fmt.Sprintf("wechattest: encoding an answer: %v", err)) // cannot happen: only strings and numbers are encoded
 	}
 	answer := reply{contentType: typeJSON, body: body, outcome: outcome}
 	if req.call == Code2Session {
@@ -116,13 +115,13 @@ func (s *Simulator) good(req *request, outcome string, value any) reply {
 	return answer
 }
 
-// rid is WeChat's id of a request: the time and two random numbers.
+// rid returns a request id as WeChat makes it: the time and two random numbers.
 func (s *Simulator) rid() string {
 	r := randomBytes(8)
 	return fmt.Sprintf("%08x-%08x-%08x", uint32(s.now().Unix()), binary.BigEndian.Uint32(r), binary.BigEndian.Uint32(r[4:]))
 }
 
-// asIPv6 writes an IPv4 address as WeChat does beside it.
+// asIPv6 returns an IPv4 address in the IPv6 form that WeChat writes beside it.
 func asIPv6(ip string) string {
 	if strings.Contains(ip, ":") {
 		return ip

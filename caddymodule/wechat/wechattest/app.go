@@ -11,69 +11,69 @@ import (
 	"time"
 )
 
-// App is a mini-program as WeChat's console knows it, with the settings that
-// change how WeChat answers it.
+// App is a mini program as WeChat's console knows it, with settings that change how
+// WeChat answers its calls.
 type App struct {
 	ID     string `json:"appid"`
 	Secret string `json:"secret"`
 
-	// OpenPlatform names the Open Platform account the app is bound to. Users
-	// of apps with the same account have the same unionid. Empty: not bound,
-	// and no answer has a unionid, as with most apps.
+	// OpenPlatform names the Open Platform account to which the app is bound. Users of
+	// apps with the same account have the same unionid. If it is empty, the app is not
+	// bound and no answer has a unionid, as with most apps.
 	OpenPlatform string `json:"open_platform"`
 
-	// Frozen makes every call that carries the secret answer 40243.
+	// Frozen makes every call that carries the secret fail with 40243.
 	Frozen bool `json:"frozen"`
 
-	// Whitelist holds the addresses or prefixes ("192.0.2.0/24") that calls
-	// carrying the secret may come from; others get 40164. Empty: anybody.
+	// Whitelist holds the addresses or prefixes ("192.0.2.0/24") from which calls with
+	// the secret are accepted; calls from others fail with 40164. If it is empty, all
+	// addresses are accepted.
 	Whitelist []string `json:"whitelist"`
 
-	// CallerIP is the address WeChat sees the calls come from. Empty: the one
-	// the connection really comes from.
+	// CallerIP is the address from which WeChat sees the calls come. Empty: the real
+	// address of the connection.
 	CallerIP string `json:"caller_ip"`
 
-	// TokenSecretErrcode is what the token calls answer to a wrong secret:
-	// 40125 (0 means that too) or 40001; both occur.
+	// TokenSecretErrcode is the errcode of the token calls for a wrong secret: 40125
+	// (the default) or 40001; both occur.
 	TokenSecretErrcode int `json:"token_secret_errcode"`
 
-	// TokenSeconds is the life of new access tokens; 7200 if 0. Stable tokens
-	// rotate when a 24th of it remains, which is five minutes of two hours.
+	// TokenSeconds is the lifetime of new access tokens; 0 means 7200. Stable tokens
+	// are replaced when a 24th of it remains, which is five minutes of two hours.
 	TokenSeconds int `json:"token_seconds"`
 
-	// StringErrcode writes errcode as a string, which some of WeChat's answers
-	// do.
+	// StringErrcode writes errcode as a string, as some of WeChat's services do.
 	StringErrcode bool `json:"string_errcode"`
 
-	// ErrcodeOnSuccess puts errcode 0 and errmsg into the good answer of
-	// jscode2session, as the documentation has it and production has not.
+	// ErrcodeOnSuccess adds errcode 0 and errmsg to the successful answer of
+	// jscode2session. The documentation shows them; production does not send them.
 	ErrcodeOnSuccess bool `json:"errcode_on_success"`
 
-	// NumberCountryCode writes countryCode as a number, as in WeChat's
-	// documentation; production writes a string.
+	// NumberCountryCode writes countryCode as a number, as in WeChat's documentation.
+	// Production writes a string.
 	NumberCountryCode bool `json:"number_country_code"`
 
-	// WatermarkAppID, if not empty, stands in the watermark in place of the
-	// app's own id, as in an answer that was meant for another app.
+	// WatermarkAppID, if not empty, replaces the app's own id in the watermark, as in
+	// an answer that was meant for another app.
 	WatermarkAppID string `json:"watermark_appid"`
 
 	// WatermarkShift is added to the watermark's timestamp, in seconds.
 	WatermarkShift int `json:"watermark_shift"`
 
-	// PushToken and PushKey are the Token and the EncodingAESKey of the message
-	// push, see [Simulator.Push]. Empty: it is off.
+	// PushToken and PushKey are the Token and the EncodingAESKey of the message push,
+	// see [Simulator.Push]. If they are empty, the push is off.
 	PushToken string `json:"push_token"`
 	PushKey   string `json:"push_key"`
 
-	// DailyQuota and MinuteQuota limit the calls of this app; beyond them
-	// WeChat answers 45009 and 45011. A call without an entry has WeChat's
-	// published limits: stable_token 500,000 a day and 10,000 a minute, token
-	// 2,000 a day. 0 allows none. Days are China's.
+	// DailyQuota and MinuteQuota limit the calls of this app. Beyond them WeChat
+	// answers 45009 and 45011. A call without an entry has WeChat's published limits:
+	// stable_token 500,000 a day and 10,000 a minute, token 2,000 a day. 0 allows none.
+	// Days begin at midnight in China.
 	DailyQuota  map[Call]int `json:"daily_quota"`
 	MinuteQuota map[Call]int `json:"minute_quota"`
 }
 
-// appState is an app and what WeChat remembers about it.
+// appState is an app with what WeChat remembers about it.
 type appState struct {
 	App
 	stable     tokenPair
@@ -82,16 +82,16 @@ type appState struct {
 	used       map[quota]*usage
 }
 
-// AddApp registers an app. An app with that id is replaced; its codes, tokens
-// and used quotas stay.
+// AddApp registers an app. It replaces an app with the same id, whose codes, tokens and
+// used quotas stay.
 func (s *Simulator) AddApp(app App) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.putApp(app)
 }
 
-// AlterApp changes the settings of an app: edit gets a copy of them and may
-// change all but the id. It must not call the simulator.
+// AlterApp changes the settings of an app: edit gets a copy of them and may change
+// everything but the id. It must not call the simulator.
 func (s *Simulator) AlterApp(appid string, edit func(*App)) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -149,7 +149,8 @@ func (s *Simulator) app(appid string) (*appState, error) {
 	return app, nil
 }
 
-// sees says which address the app's call comes from, given the connection's.
+// sees returns the address from which WeChat sees the app's calls come, given the
+// connection's address.
 func (a *App) sees(remote netip.Addr) string {
 	if a.CallerIP != "" {
 		return a.CallerIP
@@ -184,11 +185,11 @@ func parsePrefix(s string) (netip.Prefix, error) {
 	return netip.PrefixFrom(ip.Unmap(), ip.Unmap().BitLen()), nil
 }
 
-// openID is what the app calls the user: 28 characters, always the same for
-// the same two, so that a simulator started anew knows its users again.
+// openID returns the openid of a user in the app: 28 characters, always the same for
+// the same app and user, so that a restarted simulator still knows its users.
 func (a *App) openID(user string) string { return identifier("openid", a.ID, user) }
 
-// unionID is what all apps of an Open Platform account call the user.
+// unionID returns the unionid of a user in all apps of an Open Platform account.
 func (a *App) unionID(user string) string {
 	if a.OpenPlatform == "" {
 		return ""

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// session is the good answer of jscode2session.
+// session is the successful answer of jscode2session.
 type session struct {
 	SessionKey string   `json:"session_key"`
 	OpenID     string   `json:"openid"`
@@ -17,13 +17,13 @@ type session struct {
 	Errmsg     string   `json:"errmsg,omitempty"`
 }
 
-// token is the good answer of the token calls.
+// token is the successful answer of the token calls.
 type token struct {
 	AccessToken string `json:"access_token"`
 	ExpiresIn   int    `json:"expires_in"`
 }
 
-// phoneAnswer is the good answer of getuserphonenumber.
+// phoneAnswer is the successful answer of getuserphonenumber.
 type phoneAnswer struct {
 	Errcode   errcode   `json:"errcode"`
 	Errmsg    string    `json:"errmsg"`
@@ -121,8 +121,8 @@ func (s *Simulator) classic(req *request) reply {
 	return s.token(req, s.classicToken(app))
 }
 
-// central is no call of WeChat's: it is a company's service that has the
-// credentials itself and passes its token on.
+// central does not simulate WeChat but a company's own service, which has the
+// credentials and hands out its access token.
 func (s *Simulator) central(req *request) reply {
 	q, code := req.params("appid", "format")
 	if code != 0 {
@@ -182,7 +182,7 @@ func (s *Simulator) phoneNumber(req *request) reply {
 func (a *App) phoneInfo(p *PhoneCode) phoneInfo {
 	info := phoneInfo{
 		PhoneNumber: p.Phone.Number, PurePhoneNumber: p.Phone.Number, CountryCode: p.Phone.Country,
-		// The time of the tap, not of this call.
+		// This is the time of the tap, not of this call.
 		Watermark: watermark{p.Minted.Unix() + int64(a.WatermarkShift), a.ID},
 	}
 	if p.Phone.Country != "86" {
@@ -201,8 +201,8 @@ func (s *Simulator) redirected(req *request) reply { return s.good(req, "ok", st
 
 func (s *Simulator) elsewhere(req *request) reply { return s.fail(req, nil, 40066) }
 
-// authenticate checks what every call that carries the secret must pass. The
-// app may be known even if the errcode is not 0.
+// authenticate does the checks of every call that carries the secret. It may return the
+// app even with an errcode.
 func (s *Simulator) authenticate(req *request, appid, secret string) (*appState, int) {
 	app := s.apps[appid]
 	switch {
@@ -225,8 +225,8 @@ func (s *Simulator) authenticate(req *request, appid, secret string) (*appState,
 	return app, 0
 }
 
-// params are the parameters of the query. One that is not documented, or comes
-// twice, may have been written by whoever made a code that was not encoded.
+// params returns the parameters of the query. A parameter that is undocumented or
+// occurs twice is an error: a client may have put it into a code that was not escaped.
 func (req *request) params(documented ...string) (map[string]string, int) {
 	if req.method != "" && req.got != req.method {
 		return nil, 43002
@@ -245,7 +245,7 @@ func (req *request) params(documented ...string) (map[string]string, int) {
 	return q, 0
 }
 
-// members is a JSON object, its values not decoded yet.
+// members is a JSON object whose values are not decoded yet.
 type members map[string]json.RawMessage
 
 func (req *request) members(documented ...string) (members, int) {
@@ -264,8 +264,8 @@ func (req *request) members(documented ...string) (members, int) {
 	return m, 0
 }
 
-// read decodes a member, if it is there, and says whether it had the right
-// type. Null is of no type.
+// read decodes a member if it exists, and reports whether it had the right type. Null
+// has no type.
 func (m members) read(name string, into any) bool {
 	raw, ok := m[name]
 	return !ok || string(raw) != "null" && json.Unmarshal(raw, into) == nil

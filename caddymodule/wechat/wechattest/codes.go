@@ -10,26 +10,25 @@ import (
 	"time"
 )
 
-// codeLife is how long a login code and a phone code live.
+// codeLife is how long a login code and a phone code are valid.
 const codeLife = 5 * time.Minute
 
-// Phone is the number a user has given WeChat.
+// Phone is a number that a user has given to WeChat.
 type Phone struct {
 	Country string `json:"country"` // calling code, digits only; "86" if empty
-	Number  string `json:"number"`  // the number in its country, digits only
+	Number  string `json:"number"`  // the number within its country, digits only
 }
 
-// Codes are what a mini-program sends to its server after a tap on the phone
-// button, and the user they stand for.
+// Codes are the codes that a mini program sends to its server after a tap on the phone
+// button, and the user whom they stand for.
 type Codes struct {
-	Code      string `json:"code"`                // of wx.login
-	PhoneCode string `json:"phoneCode,omitempty"` // of the phone button
+	Code      string `json:"code"`                // from wx.login
+	PhoneCode string `json:"phoneCode,omitempty"` // from the phone button
 	OpenID    string `json:"openid"`
 	UnionID   string `json:"unionid,omitempty"` // only for an app with an OpenPlatform
 }
 
-// PhoneCode is the account of one phone code. Each was paid for when it was
-// minted.
+// PhoneCode is the record of one phone code. Each was paid for when it was minted.
 type PhoneCode struct {
 	Code      string    `json:"code"`
 	AppID     string    `json:"appid"`
@@ -38,20 +37,20 @@ type PhoneCode struct {
 	Phone     Phone     `json:"phone"`
 	Minted    time.Time `json:"minted"`
 	Exchanged time.Time `json:"exchanged,omitzero"` // zero: not yet
-	Shown     int       `json:"shown"`              // how often a server presented it, in vain or not
-	Lost      bool      `json:"lost"`               // exchanged, but a fault ate the answer
+	Shown     int       `json:"shown"`              // how often a server presented it, successfully or not
+	Lost      bool      `json:"lost"`               // exchanged, but a fault dropped the answer
 }
 
-// loginCode is what WeChat remembers of a code of wx.login.
+// loginCode is a code of wx.login as WeChat remembers it.
 type loginCode struct {
 	appid, user string
 	minted      time.Time
 	used        bool
 }
 
-// Mint plays one login on a phone: a login code, and a phone code for the
-// number. User is a name for the person, whose openid and unionid follow from
-// it; if empty, the number names the person.
+// Mint simulates a login on a phone: it mints a login code, and a phone code for the
+// number. user is any name for the person, from which the openid and unionid follow; if
+// it is empty, the number serves as the name.
 func (s *Simulator) Mint(appid, user string, phone Phone) (Codes, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -67,14 +66,14 @@ func (s *Simulator) Mint(appid, user string, phone Phone) (Codes, error) {
 	return c, nil
 }
 
-// MintLogin plays wx.login: a login code alone.
+// MintLogin simulates wx.login: it mints a login code only.
 func (s *Simulator) MintLogin(appid, user string) (Codes, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.mintLogin(appid, user)
 }
 
-// MintPhone plays a tap on the phone button: a phone code alone.
+// MintPhone simulates a tap on the phone button: it mints a phone code only.
 func (s *Simulator) MintPhone(appid, user string, phone Phone) (string, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -89,8 +88,8 @@ func (s *Simulator) MintPhone(appid, user string, phone Phone) (string, error) {
 	return s.mintPhone(app, user, phone), nil
 }
 
-// PhoneCodes is the account of all phone codes so far, in the order in which
-// they were minted.
+// PhoneCodes returns the records of all phone codes so far, in the order in which they
+// were minted.
 func (s *Simulator) PhoneCodes() []PhoneCode {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -109,7 +108,7 @@ func (s *Simulator) mintLogin(appid, user string) (Codes, error) {
 	if user == "" {
 		return Codes{}, errors.New("a login code needs a user")
 	}
-	// WeChat's login codes are 32 letters and digits that begin with 0.
+	// WeChat's login codes are 32 letters and digits and begin with 0.
 	code := "0" + rand.Text() + strings.ToLower(rand.Text())[:5]
 	s.logins[code] = &loginCode{appid: appid, user: user, minted: s.now()}
 	s.keepSecret(code)
@@ -144,19 +143,18 @@ func complete(phone Phone, user string) (Phone, string, error) {
 	return phone, user, nil
 }
 
-// MockCode is what wx.login gives in DevTools without an AppID.
+// MockCode is what wx.login returns in DevTools without an AppID.
 const MockCode = "the code is a mock one"
 
-// AcceptMockCode has [MockCode] stand for that user, in each app and any number of times.
-// WeChat refuses it, and so does a Simulator at first.
+// AcceptMockCode makes [MockCode] stand for that user, in each app and any number of
+// times. By default a Simulator refuses it, as WeChat does.
 func (s *Simulator) AcceptMockCode(user string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.mockUser = user
 }
 
-// useLogin consumes a login code for an app. It answers the user, or an
-// errcode.
+// useLogin consumes a login code of an app. It returns the user, or an errcode.
 func (s *Simulator) useLogin(app *appState, code string) (user string, errcode int) {
 	if code == MockCode && s.mockUser != "" {
 		return s.mockUser, 0
@@ -174,8 +172,8 @@ func (s *Simulator) useLogin(app *appState, code string) (user string, errcode i
 	return c.user, 0
 }
 
-// usePhone consumes a phone code for an app. openid is nil if the caller did
-// not send one. A refused openid does not consume the code.
+// usePhone consumes a phone code of an app. openid is nil if the caller did not send
+// one. An openid that is refused does not consume the code.
 func (s *Simulator) usePhone(app *appState, code string, openid *string) (*PhoneCode, int) {
 	p := s.phones[code]
 	if p == nil {
@@ -200,6 +198,6 @@ func (s *Simulator) newSessionKey() string {
 
 func randomBytes(n int) []byte {
 	b := make([]byte, n)
-	rand.Read(b) // never fails, says crypto/rand
+	rand.Read(b) // never fails
 	return b
 }

@@ -2,17 +2,16 @@ package wechattest
 
 import "maps"
 
-// Count is how often a call was made. Outcomes counts the answers: "ok", an
-// errcode such as "40029", "412", the kind of a fault ("reset", or "reset
-// late" if the call was carried out first), or "gone" if the client left
-// during a delay before the call was carried out. A call that is being
-// answered is in Total already.
+// Count is the number of calls. Outcomes counts the answers: "ok", an errcode such as
+// "40029", "412", the kind of a fault ("reset", or "reset late" if the call was carried
+// out first), or "gone" if the client hung up during a delay before the call was
+// carried out. Total includes calls that are still being answered.
 type Count struct {
 	Total    int            `json:"total"`
 	Outcomes map[string]int `json:"outcomes"`
 }
 
-// Count is how often WeChat was asked that call since the start or the last
+// Count returns the number of such calls since the start or the last
 // [Simulator.ResetCounts].
 func (s *Simulator) Count(call Call) Count {
 	s.mu.Lock()
@@ -24,7 +23,7 @@ func (s *Simulator) Count(call Call) Count {
 	return Count{c.Total, maps.Clone(c.Outcomes)}
 }
 
-// Counts are the counts of all calls that were made.
+// Counts returns the counts of all calls that were made.
 func (s *Simulator) Counts() map[Call]Count {
 	s.mu.Lock()
 	defer s.mu.Unlock()

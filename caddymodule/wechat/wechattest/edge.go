@@ -6,8 +6,9 @@ import (
 	"net/url"
 )
 
-// LimitRequestLine has an edge before the API refuse longer request lines with 414
-// and a page of HTML, as a stock nginx does from 8 KiB on. 0: no limit, as at first.
+// LimitRequestLine simulates an edge server in front of the API. It refuses longer
+// request lines with 414 and an HTML page, as nginx does by default from 8 KiB on. 0,
+// the default, means no limit.
 func (s *Simulator) LimitRequestLine(bytes int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -20,14 +21,14 @@ func (s *Simulator) edgeLimit() int {
 	return s.requestLine
 }
 
-// writeEdge writes the page of an edge, which is the same whatever the status.
+// writeEdge writes the HTML page of an edge server, which is the same for every status.
 func writeEdge(w http.ResponseWriter, status int) {
 	w.Header().Set("Content-Type", "text/html")
 	w.WriteHeader(status)
 	w.Write([]byte(edgePage))
 }
 
-// code is the one-time code that a request carries, if any.
+// code returns the one-time code in a request, if there is one.
 func (req *request) code() string {
 	if q, err := url.ParseQuery(req.query); err == nil && q.Has("js_code") {
 		return q.Get("js_code")

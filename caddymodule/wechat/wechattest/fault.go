@@ -11,62 +11,61 @@ import (
 // Kind is a way in which a call goes wrong.
 type Kind string
 
-// The faults. All but Delay replace the answer.
+// These are the faults. All but Delay replace the answer.
 const (
 	Delay     Kind = "delay"     // the answer takes [Fault.Delay] longer, or until Hold is closed
 	Reset     Kind = "reset"     // the request is read, then the connection is reset (RST)
-	Close     Kind = "close"     // the request is read, then the connection is closed in order (FIN)
-	Status    Kind = "status"    // [Fault.Status], by default 502, with the edge's HTML page
+	Close     Kind = "close"     // the request is read, then the connection is closed normally (FIN)
+	Status    Kind = "status"    // [Fault.Status], by default 502, with the HTML page of an edge server
 	HTML      Kind = "html"      // 200 with a page of HTML
 	Empty     Kind = "empty"     // 200 with an empty body
 	Truncated Kind = "truncated" // 200 with the first half of the JSON
-	Cut       Kind = "cut"       // the connection ends in the middle of the body that was announced
-	Dirty     Kind = "dirty"     // the good answer between a byte-order mark and control characters
+	Cut       Kind = "cut"       // the connection ends in the middle of the announced body
+	Dirty     Kind = "dirty"     // the good answer with a byte-order mark and control characters
 	Oversized Kind = "oversized" // 10 MB of valid JSON
-	Endless   Kind = "endless"   // a body that goes on until the client leaves
+	Endless   Kind = "endless"   // a body that goes on until the client hangs up
 	Redirect  Kind = "redirect"  // [Fault.Status], by default 302, to [Fault.Location]
 	Errcode   Kind = "errcode"   // the business error [Fault.Errcode], by default -1
 )
 
 var kinds = []Kind{Delay, Reset, Close, Status, HTML, Empty, Truncated, Cut, Dirty, Oversized, Endless, Redirect, Errcode}
 
-// Fault makes calls go wrong. Faults are used up in the order in which they
-// were injected; a call meets one of them at most.
+// Fault makes calls fail. Faults are used up in the order in which they were injected,
+// and a call meets at most one of them.
 type Fault struct {
-	// Call is the call it strikes; empty: any.
+	// Call is the call that it strikes; empty: any.
 	Call Call `json:"call"`
-	// Code, if not empty, has it strike only calls that carry a one-time code which
-	// begins so: the codes of one client among others.
+	// Code, if not empty, limits it to calls whose one-time code begins so: the codes
+	// of one client among others.
 	Code string `json:"code"`
-	// Kind is what happens.
+	// Kind is the kind of failure.
 	Kind Kind `json:"kind"`
-	// Count is how many calls it strikes: 0 means one, below 0 all of them.
+	// Count is the number of calls that it strikes: 0 means one, below 0 all of them.
 	Count int `json:"count"`
-	// Skip is how many calls it lets pass first.
+	// Skip is the number of calls that it lets pass first.
 	Skip int `json:"skip"`
-	// Late carries the call out before the fault strikes: codes are consumed,
-	// tokens rotated, and the client does not learn of it. Otherwise nothing
-	// was done. Dirty is always late, as it needs the good answer.
+	// Late carries the call out before the fault strikes: codes are consumed and tokens
+	// rotated, but the client does not learn of it. Without it nothing was done. Dirty
+	// is always late, because it needs the good answer.
 	Late bool `json:"late"`
-	// Delay is how long the client waits before the fault strikes. It ends
-	// when the client leaves: then a call that was not late is never carried
-	// out.
+	// Delay is how long the client waits before the fault strikes. The wait ends when
+	// the client hangs up; a call that is not late is then never carried out.
 	Delay time.Duration `json:"-"`
-	// Hold, if not nil, is waited for in the same way until it is closed.
+	// Hold, if not nil, makes the client wait in the same way until it is closed.
 	Hold <-chan struct{} `json:"-"`
 	// Status is the HTTP status of Status and Redirect.
 	Status int `json:"status"`
-	// Location is where Redirect leads. By default a path of this simulator
-	// whose visitors are counted as [Redirected].
+	// Location is the target of Redirect, by default a path of this simulator whose
+	// visitors are counted as [Redirected].
 	Location string `json:"location"`
-	// Errcode and Errmsg are the answer of Errcode. By default Errmsg is
-	// WeChat's text, with a rid; one given is sent as it is.
+	// Errcode and Errmsg are the answer of Errcode. By default Errmsg is WeChat's text
+	// with a rid; a given text is sent unchanged.
 	Errcode int    `json:"errcode"`
 	Errmsg  string `json:"errmsg"`
 }
 
-// UnmarshalJSON reads a fault with its delay as text, such as "1.5s". Members
-// that a fault has not are refused.
+// UnmarshalJSON reads a fault with its delay as text, such as "1.5s". Members that a
+// fault does not have are refused.
 func (f *Fault) UnmarshalJSON(data []byte) error {
 	type plain Fault
 	wire := struct {
@@ -93,8 +92,8 @@ func (f Fault) MarshalJSON() ([]byte, error) {
 	}{plain(f), f.Delay.String()})
 }
 
-// Inject makes future calls go wrong. The error names a call or a kind that
-// does not exist.
+// Inject makes future calls fail. It returns an error that names a call or a kind if
+// that does not exist.
 func (s *Simulator) Inject(f Fault) error {
 	known := f.Call == "" || f.Call == Elsewhere
 	for _, e := range endpoints {
@@ -125,7 +124,7 @@ func (s *Simulator) Inject(f Fault) error {
 	return nil
 }
 
-// ClearFaults ends all faults that are not used up.
+// ClearFaults removes all faults that are not used up.
 func (s *Simulator) ClearFaults() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -22,8 +22,8 @@ import (
 	"time"
 )
 
-// Push is a message for an app's server, about one of the app's users, as the
-// message push in secure mode sends it.
+// Push is a message to an app's server about one of the app's users, as the message
+// push in secure mode sends it.
 type Push struct {
 	AppID string `json:"appid"`
 	// User names the person, as in [Simulator.Mint].
@@ -31,22 +31,22 @@ type Push struct {
 	// Event is user_authorization_revoke, user_authorization_cancellation, or any
 	// other.
 	Event string `json:"event"`
-	// RevokeInfo says what was taken back: "8" is the phone number.
+	// RevokeInfo lists what was withdrawn: "8" is the phone number.
 	RevokeInfo string `json:"revoke_info"`
-	// PluginID is the plugin that the authorization was given to.
+	// PluginID is the plugin to which the authorization was given.
 	PluginID string `json:"plugin_id"`
-	// XML sends XML; without it the message is JSON.
+	// XML writes the message as XML instead of JSON.
 	XML bool `json:"xml"`
-	// Forge says what is wrong with it; nothing, if empty.
+	// Forge makes the message a forgery of that kind, unless it is empty.
 	Forge Forgery `json:"forge"`
-	// Text is sent in place of the event, as it is.
+	// Text replaces the event; it is sent unchanged.
 	Text string `json:"text"`
 }
 
-// Forgery is what is wrong with a message.
+// Forgery is a kind of forged message.
 type Forgery string
 
-// The forgeries. All but the first two are signed with the app's token.
+// These are the forgeries. All but the first two are signed with the app's token.
 const (
 	ForgeNothing   Forgery = ""
 	ForgeSignature Forgery = "signature" // signed with another token
@@ -54,21 +54,20 @@ const (
 	ForgeKey       Forgery = "key"       // encrypted with another key
 	ForgeApp       Forgery = "app"       // made for another app
 	ForgePadding   Forgery = "padding"   // padded wrongly
-	ForgeLength    Forgery = "length"    // tells a length beyond its end
+	ForgeLength    Forgery = "length"    // claims a length beyond its end
 	ForgeOld       Forgery = "old"       // from an hour ago
 	ForgeAhead     Forgery = "ahead"     // from an hour ahead
 )
 
-// Delivery is a message on its way. It can be sent any number of times, each
-// time the same, as an attacker does who has recorded it, or WeChat when nobody
-// answered.
+// Delivery is a message that can be sent any number of times, unchanged each time. An
+// attacker who has recorded it does that, and so does WeChat when it gets no answer.
 type Delivery struct {
 	Query       url.Values
 	ContentType string
 	Body        []byte
 }
 
-// PushAnswer is what the app's server answered.
+// PushAnswer is the answer of the app's server.
 type PushAnswer struct {
 	Status int    `json:"status"`
 	Body   string `json:"body"`
@@ -114,7 +113,7 @@ func (s *Simulator) Deliver(p Push) (Delivery, error) {
 	return p.seal(&app.App, text, now)
 }
 
-// Handshake is the request with which WeChat's console tries the address, whose
+// Handshake returns the request with which WeChat's console verifies an address. Its
 // answer must be the echostr.
 func (s *Simulator) Handshake(appid, echostr string) (Delivery, error) {
 	s.mu.Lock()
@@ -184,13 +183,13 @@ func (p Push) encrypt(key, text []byte, appid string) []byte {
 	}
 	block, err := aes.NewCipher(key)
 	if err != nil {
-		panic(err) // 32 bytes are a key
+		panic(err) // cannot happen: 32 bytes are a valid key
 	}
 	cipher.NewCBCEncrypter(block, key[:16]).CryptBlocks(plain, plain)
 	return plain
 }
 
-// message is a flat object, in its order.
+// message is a flat object whose members keep their order.
 type message []struct {
 	name  string
 	value any
@@ -213,15 +212,15 @@ func (p Push) write(ms message) []byte {
 	for i, m := range ms {
 		value, err := json.Marshal(m.value)
 		if err != nil {
-			panic(err) // texts and numbers can be written
+			panic(err) // cannot happen: the values are texts and numbers
 		}
 		fmt.Fprintf(&b, "%c%q:%s", "{,"[min(i, 1)], m.name, value)
 	}
 	return []byte(b.String() + "}")
 }
 
-// Signature is the lower-case hexadecimal SHA-1 of the parts in their order, as WeChat
-// signs its messages.
+// Signature returns the lower-case hexadecimal SHA-1 of the parts, in the order in
+// which WeChat signs its messages.
 func Signature(parts ...string) string {
 	slices.Sort(parts)
 	sum := sha1.Sum([]byte(strings.Join(parts, "")))

@@ -2,13 +2,13 @@ package wechattest
 
 import "time"
 
-// The quotas WeChat publishes.
+// These are the quotas that WeChat publishes.
 var (
 	publishedDaily  = map[Call]int{StableToken: 500_000, ClassicToken: 2_000}
 	publishedMinute = map[Call]int{StableToken: 10_000}
 )
 
-// chinaDay moves Unix time so that a day's boundary is midnight in China.
+// chinaDay shifts Unix time so that days begin at midnight in China.
 const chinaDay = 8 * time.Hour
 
 // quota is one of an app's limits.
@@ -17,14 +17,14 @@ type quota struct {
 	window time.Duration
 }
 
-// usage is how often a limited call was made in the window that began last.
+// usage counts a limited call in the current window.
 type usage struct {
 	window int64
 	calls  int
 }
 
-// spend counts one call against the app's quotas. It answers 0, or the errcode
-// of the quota that is used up.
+// spend counts one call against the app's quotas. It returns 0, or the errcode of the
+// quota that is used up.
 func (a *appState) spend(call Call, now time.Time) int {
 	day, minute := a.usage(quota{call, 24 * time.Hour}, now), a.usage(quota{call, time.Minute}, now)
 	if limit, ok := limitOf(call, a.DailyQuota, publishedDaily); ok && day.calls >= limit {
@@ -46,7 +46,7 @@ func limitOf(call Call, own, published map[Call]int) (int, bool) {
 	return limit, ok
 }
 
-// usage is that of the window that holds now.
+// usage returns the count for the current window.
 func (a *appState) usage(q quota, now time.Time) *usage {
 	window := now.Add(chinaDay).Unix() / int64(q.window/time.Second)
 	u := a.used[q]

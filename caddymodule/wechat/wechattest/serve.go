@@ -9,10 +9,10 @@ import (
 	"strings"
 )
 
-// maxRequest bounds what is read of a request. WeChat's calls are far smaller.
+// maxRequest bounds how much of a request is read. WeChat's calls are much smaller.
 const maxRequest = 64 << 10
 
-// endpoint is how a call is made.
+// endpoint describes how a call is made.
 type endpoint struct {
 	call   Call
 	method string
@@ -28,11 +28,11 @@ var endpoints = map[string]endpoint{
 	"/redirected":                      {Redirected, "", (*Simulator).redirected},
 }
 
-// request is what the calls see of an HTTP request.
+// request is an HTTP request as the calls see it.
 type request struct {
 	call   Call
-	method string // the one the call wants; "" any
-	got    string // the one that came
+	method string // the method that the call requires; "" means any
+	got    string // the method of this request
 	query  string
 	body   []byte
 	remote netip.Addr
@@ -54,7 +54,7 @@ func (s *Simulator) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		writeEdge(w, http.StatusRequestURITooLong)
 		return
 	}
-	// WeChat's edge wants to know the length in advance; 412 and no word more.
+	// WeChat's edge server requires a length, and otherwise answers 412 without a body.
 	if r.ContentLength < 0 {
 		s.ended(end.call, "412")
 		w.Header().Set("Content-Length", "0")
@@ -90,11 +90,11 @@ func (s *Simulator) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	answer.write(w)
 }
 
-// reply is one whole answer.
+// reply is a complete answer.
 type reply struct {
 	contentType string
 	body        []byte
-	outcome     string     // as [Count] counts it
+	outcome     string     // key in [Count]
 	phone       *PhoneCode // the phone code that was exchanged for this answer
 }
 

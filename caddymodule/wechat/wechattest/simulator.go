@@ -10,39 +10,38 @@ import (
 	"time"
 )
 
-// ErrUnknownApp is what methods answer for an appid that [Simulator.AddApp]
-// was never given.
+// ErrUnknownApp is returned for an appid that was never passed to [Simulator.AddApp].
 var ErrUnknownApp = errors.New("unknown appid")
 
 // Call names one of the simulator's endpoints.
 type Call string
 
-// The calls of a phone login, and what else is counted.
+// These are the calls of a phone login, and other requests that are counted.
 const (
 	Code2Session Call = "jscode2session"     // GET /sns/jscode2session
 	StableToken  Call = "stable_token"       // POST /cgi-bin/stable_token
 	ClassicToken Call = "token"              // GET /cgi-bin/token
 	PhoneNumber  Call = "getuserphonenumber" // POST /wxa/business/getuserphonenumber
-	CentralToken Call = "central_token"      // GET /central/token, a company's own
-	Redirected   Call = "redirected"         // where a [Redirect] fault leads: nobody should come
-	Elsewhere    Call = "elsewhere"          // any path that is no call
+	CentralToken Call = "central_token"      // GET /central/token, a company's own service
+	Redirected   Call = "redirected"         // the target of a [Redirect] fault, which no client should follow
+	Elsewhere    Call = "elsewhere"          // any other path
 )
 
 // Options are the settings of a [Simulator]. The zero value is usable.
 type Options struct {
-	// Now is the clock; time.Now if nil. [Simulator.Advance] adds to it.
+	// Now returns the clock's time; nil means time.Now. [Simulator.Advance] adds to it.
 	Now func() time.Time
-	// Apps are registered from the start; [Simulator.AddApp] adds more.
+	// Apps are registered at the start; [Simulator.AddApp] adds more.
 	Apps []App
 }
 
-// Simulator plays WeChat's API servers. It is safe for concurrent use, and its
-// memory is its own: two simulators share nothing.
+// Simulator simulates WeChat's API servers. It is safe for concurrent use. Two
+// simulators share no state.
 type Simulator struct {
 	clock   func() time.Time
 	control http.Handler
 
-	mu         sync.Mutex // guards all that follows
+	mu         sync.Mutex // guards all fields below
 	offset     time.Duration
 	apps       map[string]*appState
 	logins     map[string]*loginCode
@@ -53,12 +52,12 @@ type Simulator struct {
 	counts     map[Call]*Count
 	secrets    map[string]struct{}
 
-	requestLine int    // the longest that the edge takes; 0: any
-	mockUser    string // whom MockCode stands for; empty: nobody
+	requestLine int    // length of the longest request line accepted; 0: any
+	mockUser    string // the user for MockCode; empty: it is refused
 }
 
-// New makes a simulator. It panics if one of the apps is not valid, as that is
-// a mistake in the test.
+// New makes a simulator. It panics if one of the apps is invalid, because that is a
+// mistake in the test.
 func New(opts Options) *Simulator {
 	s := &Simulator{
 		clock:  opts.Now,
@@ -82,8 +81,8 @@ func New(opts Options) *Simulator {
 	return s
 }
 
-// Now is the simulator's time: its clock and all that [Simulator.Advance]
-// added.
+// Now returns the simulator's time: that of its clock plus all that [Simulator.Advance]
+// has added.
 func (s *Simulator) Now() time.Time {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -99,9 +98,9 @@ func (s *Simulator) Advance(d time.Duration) {
 
 func (s *Simulator) now() time.Time { return s.clock().Add(s.offset) }
 
-// Secrets are all the values this simulator knows that must never stand in a
-// log, an error or a metric: app secrets, codes, access tokens, session keys
-// and phone numbers, sorted. A test searches the output of a program for them.
+// Secrets returns all values known to this simulator that must never appear in a log,
+// an error or a metric: app secrets, codes, access tokens, session keys and phone
+// numbers, sorted. A test searches a program's output for them.
 func (s *Simulator) Secrets() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()

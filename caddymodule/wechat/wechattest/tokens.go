@@ -8,29 +8,29 @@ import (
 
 const (
 	tokenSeconds   = 7200
-	classicOverlap = 5 * time.Minute  // both classic tokens work for so long at most
+	classicOverlap = 5 * time.Minute  // how long two classic tokens work at the same time
 	forcedPause    = 30 * time.Second // between two forced refreshes
 	forcedDaily    = 20
 )
 
-// forced is the quota of stable_token with force_refresh; it is no call of its
-// own.
+// forced is the quota of stable_token with force_refresh. It is not a call of its own.
 const forced Call = "stable_token forced"
 
-// accessToken is one token. A killed one answers 40001, one past its end 42001.
+// accessToken is one token. A revoked token is answered with 40001, an expired one with
+// 42001.
 type accessToken struct {
 	value  string
 	appid  string
 	ends   time.Time
 	killed bool
-	// superseded: its end came early, by a newer classic token; past it the
-	// token is not expired but "not latest".
+	// superseded means that a newer classic token ended this one early. It is then
+	// answered with "not latest", not as expired.
 	superseded bool
 }
 
-// tokenPair is the newest token of one kind and the one before it, which may
-// still work for a while. Stable and classic tokens of an app are two pairs:
-// neither kind disturbs the other.
+// tokenPair is the newest token of one kind and its predecessor, which may still work
+// for a while. An app's stable and classic tokens are two pairs, and neither kind
+// affects the other.
 type tokenPair struct{ current, previous *accessToken }
 
 func (p *tokenPair) replace(t *accessToken) {
@@ -58,7 +58,8 @@ func (a *appState) tokenLife() time.Duration {
 }
 
 func (s *Simulator) newToken(app *appState) *accessToken {
-	// As long as WeChat reserves for it, so that a shorter buffer is found out.
+	// The value has the length that WeChat reserves for it, which reveals a buffer that
+	// is too short.
 	value := "80_" + base64.RawURLEncoding.EncodeToString(randomBytes(384))[:509]
 	t := &accessToken{value: value, appid: app.ID, ends: s.now().Add(app.tokenLife())}
 	s.tokens[value] = t
@@ -66,8 +67,8 @@ func (s *Simulator) newToken(app *appState) *accessToken {
 	return t
 }
 
-// stableToken answers the app's stable token, rotating it if little of its
-// life remains. The former one works on to its own end.
+// stableToken returns the app's stable token, and replaces it first if little of its
+// life remains. The former token works until its own end.
 func (s *Simulator) stableToken(app *appState) *accessToken {
 	lead := app.tokenLife() / 24
 	if t := app.stable.current; t == nil || t.ends.Sub(s.now()) <= lead {
@@ -76,8 +77,7 @@ func (s *Simulator) stableToken(app *appState) *accessToken {
 	return app.stable.current
 }
 
-// forcedToken replaces the app's stable token and kills it for all who hold
-// it.
+// forcedToken replaces the app's stable token, which is revoked at once.
 func (s *Simulator) forcedToken(app *appState) (*accessToken, int) {
 	now := s.now()
 	if !app.lastForced.IsZero() && now.Sub(app.lastForced) < forcedPause {
@@ -94,8 +94,8 @@ func (s *Simulator) forcedToken(app *appState) (*accessToken, int) {
 	return app.stable.current, 0
 }
 
-// classicToken makes a new classic token. The one before works five minutes
-// more at most, the one before that no longer.
+// classicToken makes a new classic token. The previous one works for five more minutes
+// at most, and the one before that no longer.
 func (s *Simulator) classicToken(app *appState) *accessToken {
 	if t := app.classic.current; t != nil {
 		if end := s.now().Add(classicOverlap); end.Before(t.ends) {
@@ -107,7 +107,7 @@ func (s *Simulator) classicToken(app *appState) *accessToken {
 	return app.classic.current
 }
 
-// tokenApp says whose access token it is, or answers an errcode.
+// tokenApp returns the app to which an access token belongs, or an errcode.
 func (s *Simulator) tokenApp(value string) (*appState, int) {
 	t := s.tokens[value]
 	switch {
@@ -124,8 +124,8 @@ func (s *Simulator) tokenApp(value string) (*appState, int) {
 	return s.apps[t.appid], 0
 }
 
-// RevokeTokens kills all access tokens of an app, as when its secret was
-// reset. Clients learn it from 40001; the next token call makes a new one.
+// RevokeTokens revokes all access tokens of an app, as when its secret is reset.
+// Clients learn it from 40001, and the next token call makes a new token.
 func (s *Simulator) RevokeTokens(appid string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -138,10 +138,9 @@ func (s *Simulator) RevokeTokens(appid string) error {
 	return nil
 }
 
-// RotateTokens does what another program with the same credentials may do at
-// any time: it replaces the stable token as force_refresh would (at once) and
-// the classic token as cgi-bin/token would (with the overlap). No quota is
-// charged.
+// RotateTokens does what another program with the same credentials may do at any time:
+// it replaces the stable token as force_refresh would (at once) and the classic token
+// as cgi-bin/token would (with the overlap). No quota is charged.
 func (s *Simulator) RotateTokens(appid string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

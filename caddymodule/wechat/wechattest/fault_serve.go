@@ -12,9 +12,9 @@ import (
 
 const (
 	oversizedBody = 10 << 20
-	// An endless body comes fast at first, to find a client that reads without
-	// a bound; then it trickles, to find one that waits without a bound, and
-	// not to eat the machine.
+	// An endless body is sent fast at first, to reveal a client that reads without a
+	// bound. Then it trickles, to reveal a client that waits without a bound, and to
+	// spare the machine.
 	endlessFast = 64 << 20
 	endlessTick = 50 * time.Millisecond
 
@@ -22,8 +22,8 @@ const (
 	htmlPage = "<!DOCTYPE html>\n<html><head><meta charset=\"utf-8\"><title>Login to the network</title></head><body><p>{\"errcode\":0}</p></body></html>\n"
 )
 
-// serveFault answers a call that a fault strikes. carry carries the call out;
-// it is called once at most.
+// serveFault answers a call that a fault strikes. carry carries the call out; it is
+// called at most once.
 func (s *Simulator) serveFault(w http.ResponseWriter, r *http.Request, req *request, f *Fault, carry func() reply) {
 	if f.Kind == Delay && !f.Late {
 		if !f.wait(r.Context()) {
@@ -48,10 +48,10 @@ func (s *Simulator) serveFault(w http.ResponseWriter, r *http.Request, req *requ
 		s.lost(answer)
 		return
 	}
-	s.strike(w, r, req, f, answer)
+	s.applyFault(w, r, req, f, answer)
 }
 
-// lost notes that the answer's phone code was exchanged for nothing.
+// lost records that the answer's phone code was exchanged but not delivered.
 func (s *Simulator) lost(answer reply) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -60,7 +60,7 @@ func (s *Simulator) lost(answer reply) {
 	}
 }
 
-// wait says whether the client is still there afterwards.
+// wait reports whether the client is still connected afterwards.
 func (f *Fault) wait(client context.Context) bool {
 	if f.Delay > 0 {
 		timer := time.NewTimer(f.Delay)
@@ -79,7 +79,7 @@ func (f *Fault) wait(client context.Context) bool {
 	return client.Err() == nil
 }
 
-func (s *Simulator) strike(w http.ResponseWriter, r *http.Request, req *request, f *Fault, answer reply) {
+func (s *Simulator) applyFault(w http.ResponseWriter, r *http.Request, req *request, f *Fault, answer reply) {
 	switch f.Kind {
 	case Delay:
 		answer.write(w)
@@ -103,12 +103,12 @@ func (s *Simulator) strike(w http.ResponseWriter, r *http.Request, req *request,
 		http.NewResponseController(w).Flush()
 		panic(http.ErrAbortHandler)
 	case Dirty:
-		// As seen: a byte-order mark before, stray control characters after it
-		// and behind.
+		// As observed: a byte-order mark in front, and stray control characters around
+		// the body.
 		answer.body = bytes.Join([][]byte{[]byte("\ufeff\x00"), answer.body, []byte("\x1f\x00\r\n")}, nil)
 		answer.write(w)
 	case Oversized:
-		// Valid to its last byte, so that only a bound refuses it.
+		// The body is valid to its last byte, so that only a bound can refuse it.
 		answer.body = append(answer.body[:len(answer.body):len(answer.body)], bytes.Repeat([]byte(" "), oversizedBody)...)
 		answer.write(w)
 	case Endless:
@@ -125,7 +125,7 @@ func (s *Simulator) strike(w http.ResponseWriter, r *http.Request, req *request,
 	}
 }
 
-// errcodeOf is the answer of an Errcode fault.
+// errcodeOf returns the answer of an Errcode fault.
 func (s *Simulator) errcodeOf(req *request, f *Fault) reply {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -135,8 +135,8 @@ func (s *Simulator) errcodeOf(req *request, f *Fault) reply {
 	return s.fail(req, nil, f.Errcode)
 }
 
-// hangUp ends the connection without an answer. Where the connection is not
-// ours to take (HTTP/2), the stream is reset.
+// hangUp ends the connection without an answer. Over HTTP/2 the connection cannot be
+// taken over, so the stream is reset.
 func hangUp(w http.ResponseWriter, reset bool) {
 	conn, _, err := http.NewResponseController(w).Hijack()
 	if err != nil {
@@ -148,7 +148,7 @@ func hangUp(w http.ResponseWriter, reset bool) {
 		raw = over.NetConn()
 	}
 	if tcp, ok := raw.(*net.TCPConn); ok && reset {
-		tcp.SetLinger(0) // close sends RST
+		tcp.SetLinger(0) // makes Close send RST
 	}
 }
 

@@ -1,0 +1,173 @@
+package tests
+
+import (
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"unicode/utf8"
+)
+
+// unworded are the directories whose comments do not follow the rules below yet.
+// Remove a directory from the list once it does.
+var unworded = []string{
+	"caddymodule",
+	"caddymodule/internal/account",
+	"caddymodule/internal/api",
+	"caddymodule/internal/conn",
+	"caddymodule/internal/event",
+	"caddymodule/internal/login",
+	"caddymodule/internal/network",
+	"caddymodule/internal/problem",
+	"caddymodule/internal/store",
+}
+
+// untold are the directories in which a test may still lack a comment or have a long name.
+var untold = []string{
+	"caddymodule",
+	"caddymodule/internal/login",
+	"caddymodule/internal/store",
+}
+
+const (
+	// maxTestName is the maximum length of a test's name, so that a list of tests shows it whole.
+	maxTestName = 40
+	// maxWidth is the maximum number of columns of a comment's line, where a tab counts as four.
+	maxWidth = 100
+)
+
+// avoided are wordings that a reader has to read twice, each with what to write instead.
+var avoided = []struct {
+	pattern *regexp.Regexp
+	instead string
+}{
+	{regexp.MustCompile(`(^|[.:;] )[Ww]ho\b[^?]*(\.|$)`), "name the subject: a client that …, callers that …"},
+	{regexp.MustCompile(`(?i)\b(tells?|told|telling)\b`), "logs, reports, returns, answers"},
+	{regexp.MustCompile(`^(// )?\S+ (is|are|was|were) (where|when|what|who)\b`), "X returns …, X is the time at which …"},
+	{regexp.MustCompile(`\bof (ours|theirs|hers)\b|\bof [\w ]{1,24}'s[.,;:)]`), "our X, WeChat's X"},
+	{regexp.MustCompile(`(?i)\b(anew|mend(s|ed|ing)?)\b`), "again, fix"},
+}
+
+// apart is the one good use of a word in avoided.
+var apart = regexp.MustCompile(`(?i)\btold apart\b|\btells? \w+ apart\b`)
+
+// goFile is a parsed file with its text.
+type goFile struct {
+	*ast.File
+	set  *token.FileSet
+	text string
+}
+
+func (f goFile) line(at ast.Node) int { return f.set.Position(at.Pos()).Line }
+
+// goFiles returns every Go file of the repository, by its path below the root.
+func goFiles(t *testing.T) map[string]goFile {
+	t.Helper()
+	files := make(map[string]goFile)
+	err := filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && slices.Contains([]string{".git", "node_modules", "testdata"}, d.Name()):
+			return filepath.SkipDir
+		case d.IsDir() || filepath.Ext(path) != ".go":
+			return nil
+		}
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		f := goFile{set: token.NewFileSet(), text: string(text)}
+		f.File, err = parser.ParseFile(f.set, path, text, parser.ParseComments|parser.SkipObjectResolution)
+		files[strings.TrimPrefix(filepath.ToSlash(path), "../")] = f
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(files) < 100 {
+		t.Fatalf("only %d files were read", len(files))
+	}
+	return files
+}
+
+// When a test fails, its name and comment are the first things that somebody reads who has
+// never seen it: the name must fit into a list, and the comment must say which attack or
+// story the test is about.
+func TestTestsHaveAShortNameAndAStory(t *testing.T) {
+	files := goFiles(t)
+	bad := make(map[string]int)
+	for file, f := range files {
+		if !strings.HasSuffix(file, "_test.go") {
+			continue
+		}
+		for _, decl := range f.Decls {
+			fn, ok := decl.(*ast.FuncDecl)
+			if !ok || fn.Recv != nil || !isTest(fn.Name.Name) {
+				continue
+			}
+			if len(fn.Name.Name) > maxTestName || fn.Doc == nil {
+				bad[path.Dir(file)]++
+				if !slices.Contains(untold, path.Dir(file)) {
+					t.Errorf("%s: %s needs a comment, and at most %d characters", file, fn.Name.Name, maxTestName)
+				}
+			}
+		}
+	}
+	for _, dir := range untold {
+		t.Logf("%s: %d tests to go", dir, bad[dir])
+	}
+}
+
+func isTest(name string) bool {
+	if name == "TestMain" {
+		return false
+	}
+	for _, prefix := range []string{"Test", "Benchmark", "Fuzz"} {
+		if strings.HasPrefix(name, prefix) {
+			return true
+		}
+	}
+	return false
+}
+
+// Comments once were short and had to be read twice. Wordings that caused this must not come
+// back, nor lines that do not fit beside a diff.
+func TestCommentsAreReadOnce(t *testing.T) {
+	files := goFiles(t)
+	bad := make(map[string]int)
+	for file, f := range files {
+		dir := path.Dir(file)
+		report := func(line int, format string, args ...any) {
+			bad[dir]++
+			if !slices.Contains(unworded, dir) {
+				t.Errorf("%s:%d: %s", file, line, fmt.Sprintf(format, args...))
+			}
+		}
+		for _, group := range f.Comments {
+			text := apart.ReplaceAllString(strings.Join(strings.Fields(group.Text()), " "), "")
+			for _, a := range avoided {
+				if found := a.pattern.FindString(text); found != "" {
+					report(f.line(group), "%q: write %s", found, a.instead)
+				}
+			}
+		}
+		for i, line := range strings.Split(f.text, "\n") { // a single word, such as a URL, may be longer
+			comment := strings.TrimLeft(line, "\t")
+			if width := 3*(len(line)-len(comment)) + utf8.RuneCountInString(line); strings.HasPrefix(comment, "// ") && width > maxWidth && strings.Contains(comment[3:], " ") {
+				report(i+1, "the comment has %d columns, more than %d", width, maxWidth)
+			}
+		}
+	}
+	for _, dir := range unworded {
+		t.Logf("%s: %d wordings to go", dir, bad[dir])
+	}
+}
