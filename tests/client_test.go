@@ -11,11 +11,12 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// clientTime bounds the client's tests, whose pauses are those of real retries.
+// clientTime bounds the client's tests, which wait between retries as a real client
+// does.
 const clientTime = 5 * time.Minute
 
-// The half of a login that happens on the phone: the package's own tests, against fakes
-// and against this gateway with the simulator.
+// The client package does the part of a login that happens on the phone. Its own tests
+// run against fakes, and against this gateway with the simulator.
 func TestClientOfMiniPrograms(t *testing.T) {
 	home := rig.NodeHome(t, "../client", "the tests of client/")
 	dir := rig.NodeCopy(t, home, "../client")

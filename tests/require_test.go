@@ -7,7 +7,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// requireSite lets nobody but callers of another mini program see /admin/ and /pay.
+// requireSite lets only callers of another mini program use /admin/ and /pay.
 func requireSite(around, options string) string {
 	return rig.Site(around + "@guarded not path /free/* /admin/*\nwx_auth @guarded {\napp {env.WX_APPID} {env.WX_SECRET}\n" +
 		"app wx00000000000000ff {env.WX_SECRET}\nwechat {\napi {$WX_API}\n}\nrequire /admin/* /pay appid wx00000000000000ff\n" + options + "\n}\nreverse_proxy {$UPSTREAM}")
@@ -20,14 +20,16 @@ func (f *front) loginToApp(t *testing.T) rig.Pair {
 	return f.Client().Do("POST", "/auth/wx", map[string]string{"code": codes.Code, "phoneCode": codes.PhoneCode, "appid": rig.AppID}).Pair(t)
 }
 
-// adminSpellings are paths that some upstream serves as one under /admin, or as /pay.
+// adminSpellings returns paths that some upstream treats as a path below /admin, or as
+// /pay.
 func adminSpellings(addr string) []string {
 	targets := []string{
 		"/admin", "/admin/", "/admin/x", "/ADMIN/x", "/Admin", "/%61dmin/x", "/%41DMIN/x", "/admin%2fx", "/admin%5cx", `/admin\x`, "//admin/x", "/./admin/x", "/%2e/admin/x",
 		"/x/../admin/x", "/x/%2e%2e/admin/x", "/x/..%2fadmin/x", "/x/..;/admin/x", "/;/admin/x", "/admin;/x", "/admin;x=y/x", "/admin%3b/x", `/x\..\admin\x`, "/admin./x", "/admin%20/x",
 		"/admin%00/x", "/admin::$INDEX_ALLOCATION/x", "/admin%09/x", "/admin/./x", "/admin%252fx", "/%2561dmin/x", "/x/%252e%252e/admin/x", "/x/..%c0%afadmin/x", "/%c1%a1dmin/x", "/%2fadmin/x",
 		"/x%00/../admin/x", "/x%23/../admin/x", "/free/../admin/x", "/free/..%2fadmin", "/%u0061dmin/x", "/admin//", "/pay", "/pay/", "/PAY", "/pay%20", "/pay.", "/pay;", "/p%61y", "/pay%2f",
-		// Unicode: fullwidth letters and signs, the long s, the dotless i, characters without a width.
+		// These use Unicode: fullwidth letters and signs, the long s, the dotless i,
+		// and characters without a width.
 		"/%EF%BD%81dmin/x", "/adm%C4%B1n/x", "/ADM%C4%B0N/x", "/ad%C2%ADmin/x", "/admin%E2%80%8B/x", "/free%EF%BC%8F..%EF%BC%8Fadmin", "/free/%EF%BC%8E%EF%BC%8E/admin", "/free/%E2%80%A5/admin",
 		"/admin%EF%BC%9Bx", "/admin%EF%BC%BCx", "/p%C2%AAy", "/pay%C2%A0", "/pay%E3%80%80", "/pay%EF%BC%9Fx", "/%EF%BC%8Fpay",
 		"http://" + addr + "/admin/x", "http://" + addr + "//admin/x", "http:/admin/x", "http:admin/x",
@@ -40,8 +42,8 @@ func adminSpellings(addr string) []string {
 	return targets
 }
 
-// No spelling of a required path passes with a good token that does not meet the
-// requirement, whatever the matcher says and whatever headers name another path.
+// With a good token that does not meet the requirement, no spelling of a required path
+// passes, whatever the matcher decides and whatever headers name another path.
 func TestRequireHasNoWayAround(t *testing.T) {
 	t.Parallel()
 	f := newFort3(t, requireSite("", "public /pub/*\noptional /opt/*"))
@@ -68,8 +70,8 @@ func TestRequireHasNoWayAround(t *testing.T) {
 	})
 }
 
-// The path that counts is the one that wx_auth sees: what handle_path and uri remove
-// before it does not hide a required path.
+// The path that counts is the one that wx_auth sees. What handle_path and uri remove
+// before that does not hide a required path.
 func TestRequireBehindRewrites(t *testing.T) {
 	t.Parallel()
 	f := newFort3(t, requireSite("uri strip_prefix /v1\n", ""))

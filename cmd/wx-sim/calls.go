@@ -11,12 +11,12 @@ import (
 
 const (
 	keptCalls = 200
-	// answerRead bounds what is read of an answer to find its errcode.
+	// answerRead bounds how much of an answer is read to find its errcode.
 	answerRead = 16 << 10
 )
 
-// call is one of WeChat's calls as the control page shows it. It has no code, token or
-// secret.
+// call is one of WeChat's calls as the control page shows it. It contains no code,
+// token or secret.
 type call struct {
 	N       int       `json:"n"`
 	At      time.Time `json:"at"`
@@ -27,7 +27,7 @@ type call struct {
 	Millis  int64     `json:"ms"`
 }
 
-// calls are the latest calls.
+// calls holds the latest calls.
 type calls struct {
 	mu   sync.Mutex
 	last int
@@ -45,7 +45,7 @@ func (c *calls) add(one call) {
 	}
 }
 
-// serve answers the calls whose number is above ?after.
+// serve answers with the calls whose number is greater than ?after.
 func (c *calls) serve(w http.ResponseWriter, r *http.Request) {
 	after, _ := strconv.Atoi(r.URL.Query().Get("after"))
 	c.mu.Lock()
@@ -59,12 +59,12 @@ func (c *calls) serve(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, found)
 }
 
-// watched remembers each call that next answers.
+// watched records each call that next answers.
 func (c *calls) watched(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
 		seen := &answerWriter{ResponseWriter: w}
-		// In a deferred call, as a lost answer ends in a panic.
+		// This is deferred because a lost answer ends in a panic.
 		defer func() {
 			c.add(call{At: start, Method: r.Method, Path: r.URL.Path, AppID: r.URL.Query().Get("appid"), Outcome: seen.outcome(), Millis: time.Since(start).Milliseconds()})
 		}()
@@ -72,7 +72,7 @@ func (c *calls) watched(next http.Handler) http.Handler {
 	})
 }
 
-// answerWriter remembers what an answer began with.
+// answerWriter keeps the beginning of an answer.
 type answerWriter struct {
 	http.ResponseWriter
 	status int

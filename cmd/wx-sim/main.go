@@ -1,5 +1,6 @@
-// Command wx-sim is a WeChat for development: the simulator of package wechattest as a
-// program, with a control page for people and a control API for scripts. See README.md.
+// Command wx-sim is a WeChat for development: it runs the simulator of package
+// wechattest as a program, with a control page for people and a control API for
+// scripts. See README.md.
 package main
 
 import (
@@ -16,7 +17,8 @@ import (
 	"time"
 )
 
-// saveEvery is how often the state is saved beside the end, for a process that is killed.
+// saveEvery is the interval at which the state is saved, in case the process is killed.
+// It is also saved at the end.
 const saveEvery = 10 * time.Second
 
 func main() {

@@ -18,8 +18,8 @@ import (
 //go:embed page.html
 var page []byte
 
-// server is the simulator with what a program has beside it: a control page, the latest
-// calls, and a memory that outlives a restart.
+// server is the simulator with a control page, a list of the latest calls, and state
+// that is kept over a restart.
 type server struct {
 	set     *settings
 	sim     *wechattest.Simulator
@@ -59,15 +59,15 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case r.URL.Path == "/" && r.Method == http.MethodGet:
 		servePage(w)
 	case !strings.HasPrefix(r.URL.Path, "/_control/"):
-		s.wechat.ServeHTTP(w, r) // no mux: WeChat's paths are exact
+		s.wechat.ServeHTTP(w, r) // without a mux, because WeChat's paths must match exactly
 	case s.admit(w, r):
 		s.control.ServeHTTP(w, r)
 	}
 }
 
-// admit lets web pages of this machine, and of the origins in the flags, use the control
-// API: an H5 page in development fetches its codes there. A page from elsewhere that a
-// developer happens to visit must not.
+// admit lets pages of this machine, and of the origins in the flags, use the control
+// API: an H5 page in development fetches its codes there. Any other page that a
+// developer visits must not be able to.
 func (s *server) admit(w http.ResponseWriter, r *http.Request) bool {
 	origin := r.Header.Get("Origin")
 	if origin == "" || origin == "http://"+r.Host {
@@ -89,7 +89,7 @@ func (s *server) admit(w http.ResponseWriter, r *http.Request) bool {
 	return false
 }
 
-// isLocal reports whether an origin is a page of this machine.
+// isLocal reports whether an origin is on this machine.
 func isLocal(origin string) bool {
 	u, err := url.Parse(origin)
 	if err != nil {
@@ -115,8 +115,8 @@ func (s *server) load() error {
 	return s.sim.Load(f)
 }
 
-// save writes the state file as a whole, or not at all: it holds secrets, for its owner
-// only.
+// save writes the whole state file or leaves the old one. Only its owner may read it,
+// because it contains secrets.
 func (s *server) save() error {
 	if s.set.state == "" {
 		return nil

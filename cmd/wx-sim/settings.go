@@ -12,18 +12,18 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat/wechattest"
 )
 
-// The mini program that is there without a flag, the same as in wx-demo and in the
+// This mini program exists without a flag. It is the same as in wx-demo and in the
 // client's development mode.
 const (
 	defaultAppID  = "wx0123456789abcdef"
 	defaultSecret = "0123456789abcdef0123456789abcdef"
 )
 
-// settings are the flags, and what the file of --config holds.
+// settings are the flags, and the contents of the file of --config.
 type settings struct {
-	// Apps are the mini programs, as the control API takes them.
+	// Apps are the mini programs, in the format of the control API.
 	Apps []wechattest.App `json:"apps"`
-	// Phones are the people whom the control page offers.
+	// Phones are the people that the control page offers.
 	Phones []person `json:"phones"`
 
 	listen  string
@@ -32,7 +32,8 @@ type settings struct {
 	origins []string
 }
 
-// person is somebody with a phone. Without a user the number names the person.
+// person is a person with a phone. Without a user, the number serves as the person's
+// name.
 type person struct {
 	User    string `json:"user"`
 	Phone   string `json:"phone"`
@@ -98,7 +99,7 @@ func parse(args []string, out io.Writer) (*settings, error) {
 	return set, nil
 }
 
-// read adds what the file holds to what the flags name.
+// read adds the contents of the file to what the flags say.
 func (set *settings) read(file string) error {
 	text, err := os.ReadFile(file)
 	if err != nil {

@@ -16,7 +16,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat/wechattest"
 )
 
-// start serves a simulator with those flags.
+// start serves a simulator with these flags.
 func start(t *testing.T, args ...string) (*server, string) {
 	t.Helper()
 	set, err := parse(args, io.Discard)
@@ -63,7 +63,8 @@ func session(t *testing.T, base, appid, secret, code string) string {
 	return body
 }
 
-// A developer without an AppID starts DevTools: its literal code logs in.
+// A developer without an AppID uses DevTools: the fixed text that its wx.login returns
+// logs in.
 func TestDevToolsMockCode(t *testing.T) {
 	_, base := start(t)
 	if got := session(t, base, defaultAppID, defaultSecret, wechattest.MockCode); !strings.Contains(got, `"openid"`) {
@@ -102,8 +103,8 @@ func TestAppsAndPeople(t *testing.T) {
 	}
 }
 
-// The page of a stranger that a developer visits must not mint codes or break things;
-// the developer's own H5 page must.
+// A stranger's page that a developer visits must not be able to mint codes or inject
+// faults. The developer's own H5 page must be able to.
 func TestOnlyLocalPagesControl(t *testing.T) {
 	_, base := start(t, "-origin", "https://dev.example.com")
 	for origin, want := range map[string]int{
@@ -124,7 +125,7 @@ func TestOnlyLocalPagesControl(t *testing.T) {
 	}
 }
 
-// The control page shows what came and what became of it, a lost answer too, and no
+// The control page shows each call and its outcome, even if the answer was lost, and no
 // secret.
 func TestCallsAreWatched(t *testing.T) {
 	s, base := start(t)
@@ -163,7 +164,7 @@ func TestCallsAreWatched(t *testing.T) {
 	}
 }
 
-// With -state a code that is on a phone is good after a restart.
+// With -state, a code on a phone still works after a restart.
 func TestStateFile(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "state.json")
 	first, _ := start(t, "-state", file)
@@ -186,7 +187,7 @@ func TestStateFile(t *testing.T) {
 	}
 }
 
-// The page is one file that asks nobody else, in both languages.
+// The page is a single file that loads nothing from elsewhere, in both languages.
 func TestPageStandsAlone(t *testing.T) {
 	_, base := start(t)
 	status, text, headers := ask(t, http.MethodGet, base+"/", "")
@@ -201,7 +202,7 @@ func TestPageStandsAlone(t *testing.T) {
 	}
 }
 
-// The program prints what a server needs, and ends with its context.
+// The program prints what a server needs to use it, and ends with its context.
 func TestRunEndsWithItsContext(t *testing.T) {
 	done := make(chan error, 1)
 	out, in := io.Pipe()

@@ -143,7 +143,7 @@ func complete(phone Phone, user string) (Phone, string, error) {
 	return phone, user, nil
 }
 
-// MockCode is what wx.login returns in DevTools without an AppID.
+// MockCode is the login code of wx.login in DevTools without an AppID.
 const MockCode = "the code is a mock one"
 
 // AcceptMockCode makes [MockCode] stand for that user, in each app and any number of

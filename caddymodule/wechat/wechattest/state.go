@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// savedState is what a simulator remembers of its apps, codes, tokens, used quotas and
-// time. Faults and counts are of one run.
+// savedState holds a simulator's apps, codes, tokens, used quotas and time. Faults and
+// counts belong to one run and are not saved.
 type savedState struct {
 	Offset time.Duration `json:"offset"`
 	Apps   []savedApp    `json:"apps"`
@@ -48,9 +48,9 @@ type savedToken struct {
 	Superseded bool      `json:"superseded"`
 }
 
-// Save writes apps, codes, tokens, used quotas and the clock's offset, for [Simulator.Load]
-// after a restart. Codes and tokens that have ended are left out. What it writes holds all
-// secrets in plain text.
+// Save writes the apps, codes, tokens, used quotas and the offset of the clock, for
+// [Simulator.Load] after a restart. Expired codes and tokens are left out. The output
+// contains all secrets in plain text.
 func (s *Simulator) Save(w io.Writer) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -81,8 +81,8 @@ func (s *Simulator) Save(w io.Writer) error {
 	return json.NewEncoder(w).Encode(state)
 }
 
-// Load restores what [Simulator.Save] wrote. Apps that are registered already keep their
-// settings and get their tokens and used quotas back.
+// Load restores the output of [Simulator.Save]. Apps that are registered already keep
+// their settings, and get their tokens and used quotas back.
 func (s *Simulator) Load(r io.Reader) error {
 	var state savedState
 	if err := json.NewDecoder(r).Decode(&state); err != nil {

@@ -9,8 +9,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat/wechattest"
 )
 
-// A developer restarts the simulator in the middle of a login: the codes on the phone and
-// the token in the server's cache are good as before, and what was used stays used.
+// A developer restarts the simulator in the middle of a login. The codes on the phone
+// and the token in the server's cache must still work, and used codes must stay used.
 func TestStateOutlivesARestart(t *testing.T) {
 	first := newBench(t, func(a *wechattest.App) { a.DailyQuota = map[wechattest.Call]int{wechattest.Code2Session: 2} })
 	first.Advance(time.Hour)
@@ -41,8 +41,9 @@ func TestStateOutlivesARestart(t *testing.T) {
 	}
 }
 
-// In DevTools without an AppID, wx.login gives every developer the same text. WeChat
-// refuses it; a simulator may take it for one person's code, again and again.
+// In DevTools without an AppID, wx.login returns the same text to every developer.
+// WeChat refuses it; a simulator may accept it as one person's code, any number of
+// times.
 func TestMockCodeIsOnePerson(t *testing.T) {
 	b := newBench(t)
 	b.want("the mock code at first", b.session(wechattest.MockCode), "40029")
