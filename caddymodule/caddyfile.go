@@ -60,6 +60,7 @@ import (
 //	    credential     cookie|query [<name>]
 //	    credential     websocket_protocol
 //	    forward_token
+//	    pass_header    <name>...
 //	    login_rate     <number>/s|m|h|d
 //	    service_key    <secret>
 //	    wechat {
@@ -162,6 +163,7 @@ func (h *Handler) syntax() []subdirective {
 			h.ForwardToken = true
 			return nil
 		}},
+		many("pass_header", "<name>...", list(&h.PassHeaders)),
 		one("login_rate", "<number>/s|m|h|d", rate(&h.LoginRate)),
 		one("service_key", "<secret>", text(&h.ServiceKey)),
 		h.wechatSyntax(),

@@ -84,6 +84,11 @@ type Handler struct {
 	// those given are set.
 	Identity []Identity `json:"identity,omitempty"`
 
+	// Headers under X-WX- that a trusted proxy may send to the upstream, such as
+	// X-WX-Risk-Rank of WeChat's own gateway. Without it all of them are removed. The
+	// server needs trusted_proxies.
+	PassHeaders []string `json:"pass_headers,omitempty"`
+
 	// Where a token may stand beside Authorization: a cookie, a query parameter,
 	// a WebSocket's sub-protocol. Default: nowhere else
 	Credentials []Credential `json:"credentials,omitempty"`
@@ -244,8 +249,9 @@ type Identity struct {
 	// Its name, without "_" and ".".
 	Header string `json:"header,omitempty"`
 
-	// What it holds: id, openid, appid, unionid, phone, session, or
-	// claims.<name> for what the directory said of the user.
+	// What it holds: id, openid, appid, unionid, phone, session, claims.<name> for what
+	// the directory said of the user, or source for the constant "wx_auth", which a
+	// backend written for WeChat Cloud Hosting looks for in X-WX-SOURCE.
 	Field string `json:"field,omitempty"`
 }
 

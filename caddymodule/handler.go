@@ -3,6 +3,7 @@ package caddymodule
 import (
 	"context"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -66,7 +67,8 @@ func (h *Handler) enter(r *http.Request) (in entry) {
 		}
 	}()
 	in.route, in.ours = h.site.api.Route(r) // before Prepare takes away what it looks at
-	in.r = h.site.gate.Prepare(r)
+	trusted, _ := caddyhttp.GetVar(r.Context(), caddyhttp.TrustedProxyVarKey).(bool)
+	in.r = h.site.gate.Prepare(r, trusted)
 	if in.ours && (in.route.Verify || r.Method != http.MethodTrace) {
 		return in
 	}
@@ -115,6 +117,9 @@ var placeholders = map[string]func(*token.Identity) string{
 	"http.auth.user.phone":   (*token.Identity).Phone,
 }
 
+// claimPlaceholder begins the names of the directory's claims.
+const claimPlaceholder = "http.auth.user.claims."
+
 // setPlaceholders makes the caller's identity known to the directives that
 // follow. The values are looked up when they are asked for, which most requests
 // never do; what another handler has set under these names before goes. Without an
@@ -131,17 +136,19 @@ func setPlaceholders(r *http.Request, caller *token.Identity) {
 	}
 	repl.DeleteByPrefix("http.auth.user.")
 	repl.Map(func(key string) (any, bool) {
-		field, ok := placeholders[key]
-		if !ok {
-			return nil, false
+		if field, ok := placeholders[key]; ok {
+			return field(caller), true
 		}
-		return field(caller), true
+		if claim, ok := strings.CutPrefix(key, claimPlaceholder); ok {
+			return gate.ClaimValue(caller, claim), true
+		}
+		return nil, false
 	})
 }
 
 func ofNobody(key string) (any, bool) {
 	_, ok := placeholders[key]
-	return "", ok
+	return "", ok || strings.HasPrefix(key, claimPlaceholder)
 }
 
 // clientIP is the client's address as Caddy resolves it: a header counts only from a

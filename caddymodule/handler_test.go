@@ -1,11 +1,15 @@
 package caddymodule
 
 import (
+	"context"
+	"net/http"
 	"net/http/httptest"
 	"testing"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/token"
 )
 
 // A directive before ours may have set the placeholders, as basic_auth does.
@@ -37,6 +41,27 @@ func TestPlaceholdersAreOfTheCallerIfThereIsOne(t *testing.T) {
 		}
 		if _, known := repl.Get("http.auth.user.other"); known {
 			t.Errorf("%s: a placeholder that is none of ours", c.name)
+		}
+	}
+}
+
+// A directive behind us reads what the directory said of the caller, in the form of an
+// identity header. Without a caller, or without the claim, it reads nothing.
+func TestPlaceholdersHaveTheClaims(t *testing.T) {
+	c := token.Claims{Subject: "u1", Extra: map[string]any{"roles": []any{"admin", "a,b"}, "name": "王"}}
+	known := c.Identity()
+	for _, tc := range []struct {
+		caller *token.Identity
+		want   string
+	}{
+		{&known, "u1|admin,a%2Cb|%E7%8E%8B||"},
+		{nil, "||||"},
+	} {
+		repl := caddy.NewReplacer()
+		setPlaceholders(new(http.Request).WithContext(context.WithValue(t.Context(), caddy.ReplacerCtxKey, repl)), tc.caller)
+		const text = "{http.auth.user.id}|{http.auth.user.claims.roles}|{http.auth.user.claims.name}|{http.auth.user.claims.none}|"
+		if got := repl.ReplaceKnown(text, ""); got != tc.want {
+			t.Errorf("%q, want %q", got, tc.want)
 		}
 	}
 }

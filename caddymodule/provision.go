@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/caddyserver/caddy/v2"
@@ -52,6 +53,10 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	h.site.noStoreLine = h.Store == nil || h.Store.URL == ""
 	h.site.api.Metrics = app.(*Background).metrics
 	server, _ := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+	if server != nil && len(h.PassHeaders) > 0 && !trustsProxies(server) && !server.TrustedProxiesUnix {
+		return misset("pass_header", errors.New("no proxy is trusted here, so no header would pass: "+
+			"name your proxy by trusted_proxies in servers { } of the global options"))
+	}
 	app.(*Background).warnNotStrict(server)
 	if server != nil { // not in tests
 		server.RegisterConnContext(api.NoteAliases())

@@ -146,7 +146,12 @@ func (s *settings) resolveIdentity(h *Handler, _ lookup) error {
 			return missetAt("identity", i, err)
 		}
 	}
-	return nil
+	if err := noPlaceholder(strings.Join(h.PassHeaders, " ")); err != nil {
+		return misset("pass_header", err)
+	}
+	s.Gate.Pass = h.PassHeaders
+	_, err := gate.New(gate.Settings{Headers: s.Gate.Headers, Pass: s.Gate.Pass}, nil)
+	return misset("pass_header", err)
 }
 
 // resolveCredentials resolves where a token may stand beside Authorization.

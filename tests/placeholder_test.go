@@ -13,7 +13,7 @@ import (
 func TestPlaceholdersShowTheCallerOnly(t *testing.T) {
 	t.Parallel()
 	var proxy strings.Builder
-	for _, name := range []string{"id", "openid", "appid", "unionid", "session", "phone"} {
+	for _, name := range []string{"id", "openid", "appid", "unionid", "session", "phone", "claims.role"} {
 		fmt.Fprintf(&proxy, "header_up P-%s {http.auth.user.%[1]s}\n", name)
 	}
 	for i, name := range []string{"orig_uri", "orig_uri.query", "orig_uri.prefixed_query", "uri", "uri.query", "uri.query.access_token", "uri_escaped", "header.Authorization", "header.Cookie",
@@ -23,7 +23,7 @@ func TestPlaceholdersShowTheCallerOnly(t *testing.T) {
 	f := newFort3(t, strings.Replace(fortSite("", allSources), "reverse_proxy {$UPSTREAM}", "reverse_proxy {$UPSTREAM} {\n"+proxy.String()+"}", 1), "GODEBUG=http2xconnect=1")
 	pair := f.login(t, "13800138000")
 	claims := rig.JWTPart(t, pair.Token, 1)
-	want := map[string]any{"id": pair.UserInfo.ID, "openid": claims["openid"], "appid": rig.AppID, "unionid": "", "session": claims["sid"], "phone": pair.UserInfo.PhoneNumber}
+	want := map[string]any{"id": pair.UserInfo.ID, "openid": claims["openid"], "appid": rig.AppID, "unionid": "", "session": claims["sid"], "phone": pair.UserInfo.PhoneNumber, "claims.role": ""}
 	everyHTTP(t, f, func(t *testing.T, f *fort) {
 		for source, show := range map[string]struct {
 			query string

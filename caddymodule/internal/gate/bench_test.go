@@ -64,7 +64,7 @@ func BenchmarkPrepare(b *testing.B) {
 	r := &http.Request{Header: browserHeaders(), Body: http.NoBody, ProtoMajor: 1}
 	b.ReportAllocs()
 	for b.Loop() {
-		g.Prepare(r)
+		g.Prepare(r, false)
 	}
 }
 
@@ -74,7 +74,7 @@ func BenchmarkPrepareConfiguredHeaders(b *testing.B) {
 	r := &http.Request{Header: browserHeaders(), Body: http.NoBody, ProtoMajor: 1}
 	b.ReportAllocs()
 	for b.Loop() {
-		g.Prepare(r)
+		g.Prepare(r, false)
 	}
 }
 

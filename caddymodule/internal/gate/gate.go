@@ -29,6 +29,7 @@ type Settings struct {
 	Public   []Rule        // requests that need no token
 	Optional []Rule        // requests that need no token, but get the identity of the token that they present
 	Require  []Requirement // conditions that callers must meet on some paths
+	Pass     []string      // names under x-wx- that a trusted proxy may send to the upstream
 	// ForwardToken leaves a valid token in Authorization for the upstream. An invalid
 	// one is removed all the same, as is a token in any other source.
 	ForwardToken bool
@@ -42,6 +43,7 @@ type Gate struct {
 	otherNames   []string // the names of identity headers without ownPrefix, in lower case
 	rules        rules
 	requirements requirements
+	passed       []string // in lower case
 	forwardToken bool
 	sources      Sources
 	tokens       Tokens
@@ -60,11 +62,15 @@ func New(s Settings, tokens Tokens) (*Gate, error) {
 	if err != nil {
 		return nil, err
 	}
+	passed, err := checkPassed(s.Pass, headers)
+	if err != nil {
+		return nil, err
+	}
 	required, err := compileRequirements(s.Require, s.Public, s.Optional)
 	if err != nil {
 		return nil, err
 	}
-	return &Gate{headers: headers, otherNames: others, rules: rs, requirements: required, forwardToken: s.ForwardToken, sources: s.Sources, tokens: tokens}, nil
+	return &Gate{headers: headers, otherNames: others, rules: rs, requirements: required, passed: passed, forwardToken: s.ForwardToken, sources: s.Sources, tokens: tokens}, nil
 }
 
 // Decision is the decision on a request.

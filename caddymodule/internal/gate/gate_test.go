@@ -82,7 +82,7 @@ func tableGate(t testing.TB, forward bool, tokens Tokens) *Gate {
 
 func enter(t *testing.T, g *Gate, r *http.Request) (Decision, *http.Request) {
 	t.Helper()
-	r = g.Prepare(r)
+	r = g.Prepare(r, false)
 	return g.Enter(r, matchAPI, now), r
 }
 
@@ -217,14 +217,14 @@ func TestPathsThatAreNotCanonicalNeedAToken(t *testing.T) {
 	nothing := func(*http.Request) (bool, error) { return false, nil }
 	for _, path := range []string{"/pub/../api", "/pub//x", "/opt/..;/x", "/free/%2e%2e/api", "/pub/%2e%2e/api", "/free;x", "http:free/x", "ftp://h/free"} {
 		g := tableGate(t, false, &stubTokens{})
-		r := g.Prepare(request(t, "GET "+path+" HTTP/1.1\nHost: h\n"))
+		r := g.Prepare(request(t, "GET "+path+" HTTP/1.1\nHost: h\n"), false)
 		asked := false
 		v := g.Enter(r, func(r *http.Request) (bool, error) { asked = true; return nothing(r) }, now)
 		check(t, path, v, r, missing, false)
 		if asked {
 			t.Errorf("%s: the matcher was asked", path)
 		}
-		r = g.Prepare(request(t, "GET "+path+" HTTP/1.1\nHost: h\nAuthorization: Bearer ours.good\n"))
+		r = g.Prepare(request(t, "GET "+path+" HTTP/1.1\nHost: h\nAuthorization: Bearer ours.good\n"), false)
 		check(t, path+" with a token", g.Enter(r, nothing, now), r, onIdentity, true)
 	}
 }
@@ -237,7 +237,7 @@ func TestAMatcherThatFailsProtects(t *testing.T) {
 		"error and no match": func(*http.Request) (bool, error) { return false, errors.New("cel: no such key") },
 		"none":               nil,
 	} {
-		r := g.Prepare(request(t, "GET /free/x HTTP/1.1\nHost: h\n"))
+		r := g.Prepare(request(t, "GET /free/x HTTP/1.1\nHost: h\n"), false)
 		check(t, name, g.Enter(r, matcher, now), r, missing, false)
 	}
 }

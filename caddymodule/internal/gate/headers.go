@@ -9,11 +9,17 @@ import (
 // and returns the request to go on with. It must run first, on every request, whatever
 // its path and method.
 //
+// trusted says that a trusted proxy sent the request; it may then have the headers of
+// [Settings].Pass.
+//
 // Headers are changed in place, because error handlers see the same map. The returned
 // request is r itself, or a shallow copy if trailers may follow.
-func (g *Gate) Prepare(r *http.Request) *http.Request {
+func (g *Gate) Prepare(r *http.Request, trusted bool) *http.Request {
 	h := r.Header
 	for name := range h {
+		if trusted && g.passes(name) {
+			continue
+		}
 		// A path that is compared with requirements must be the one that the upstream serves.
 		if g.claimsIdentity(name) || len(g.requirements) > 0 && isOverride(name) {
 			delete(h, name)
@@ -25,6 +31,16 @@ func (g *Gate) Prepare(r *http.Request) *http.Request {
 	delete(h, "Proxy-Connection") // old proxies treat it as Connection
 	delete(h, "Trailer")
 	return withoutTrailers(r)
+}
+
+// passes reports whether a trusted proxy may send a header.
+func (g *Gate) passes(name string) bool {
+	for _, own := range g.passed {
+		if len(name) == len(own) && strings.EqualFold(name, own) {
+			return true
+		}
+	}
+	return false
 }
 
 // claimsIdentity reports whether an upstream could read a header as one of our identity

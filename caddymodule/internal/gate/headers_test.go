@@ -19,7 +19,7 @@ func TestClientIdentityHeadersAreRemoved(t *testing.T) {
 		"Remote-User", "REMOTE_USER", "remote.user",
 	} {
 		h := http.Header{name: {"forged", ""}, http.CanonicalHeaderKey(name): {"forged"}, "Accept": {"*/*"}}
-		g.Prepare(&http.Request{Header: h})
+		g.Prepare(&http.Request{Header: h}, false)
 		if !reflect.DeepEqual(h, http.Header{"Accept": {"*/*"}}) {
 			t.Errorf("%s: %v is left", name, h)
 		}
@@ -36,7 +36,7 @@ func TestOtherHeadersAreLeft(t *testing.T) {
 	}
 	want := h.Clone()
 	want["Connection"] = []string{"keep-alive, Upgrade"}
-	g.Prepare(&http.Request{Header: h})
+	g.Prepare(&http.Request{Header: h}, false)
 	if !reflect.DeepEqual(h, want) {
 		t.Errorf("got %v", h)
 	}
@@ -58,7 +58,7 @@ func TestConnectionNamesNoOtherHeader(t *testing.T) {
 		{[]string{"upgrade\x0b", "xupgrade", "upgrade x-wx-phone", "upgrade;x"}, nil},
 	} {
 		h := http.Header{"Connection": c.lines, "Proxy-Connection": {"X-WX-PHONE"}}
-		g.Prepare(&http.Request{Header: h})
+		g.Prepare(&http.Request{Header: h}, false)
 		if got := h["Connection"]; !reflect.DeepEqual(got, c.want) {
 			t.Errorf("got %q, want %q", got, c.want)
 		}
@@ -90,7 +90,7 @@ func TestTrailersAreCutOff(t *testing.T) {
 		{"fixed length", http.Request{ProtoMajor: 1, ContentLength: 1, Body: io.NopCloser(strings.NewReader("a"))}, true},
 	} {
 		c.r.Header = http.Header{"Trailer": {"X-WX-Phone"}}
-		got := g.Prepare(&c.r)
+		got := g.Prepare(&c.r, false)
 		if got.Trailer != nil || got.Header.Get("Trailer") != "" {
 			t.Errorf("%s: %v, %v", c.name, got.Trailer, got.Header)
 		}
@@ -127,7 +127,7 @@ func FuzzPrepare(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, name, value string) {
 		r := &http.Request{Header: http.Header{name: {value}, "Connection": {value}}}
-		g.Prepare(r)
+		g.Prepare(r, false)
 		ours := false
 		for who, rename := range renames {
 			seen := strings.Map(func(c rune) rune {
@@ -161,4 +161,31 @@ func FuzzPrepare(f *testing.F) {
 			}
 		}
 	})
+}
+
+// A trusted proxy may send the headers that the configuration names, in this spelling
+// only; a client may not, and nobody may send an identity header.
+func TestTrustedProxySendsNamedHeaders(t *testing.T) {
+	g := newGate(t, Settings{Pass: []string{"X-WX-Risk-Rank"}}, nil)
+	for trusted, want := range map[bool]string{true: "2", false: ""} {
+		h := http.Header{"X-Wx-Risk-Rank": {"2"}, "X_wx_risk_rank": {"3"}, "X-Wx-Risk.rank": {"3"}, "X-Wx-Openid": {"o"}, "X-Wx-Other": {"x"}}
+		g.Prepare(&http.Request{Header: h}, trusted)
+		if got := h.Get("X-WX-Risk-Rank"); got != want || len(h) > len(want) {
+			t.Errorf("trusted %v: %q", trusted, h)
+		}
+	}
+}
+
+// A backend for WeChat Cloud Hosting trusts the headers where X-WX-SOURCE is set: so it
+// is set with an identity, and nobody else can set it.
+func TestSourceIsAConstant(t *testing.T) {
+	g := newGate(t, Settings{Headers: append(DefaultHeaders(), Header{"X-WX-SOURCE", "source"})}, nil)
+	h := http.Header{"X-Wx-Source": {"wx_client"}}
+	g.Prepare(&http.Request{Header: h}, true)
+	if len(h) > 0 {
+		t.Errorf("from a client: %q", h)
+	}
+	if g.SetIdentity(h, someone()); h.Get("X-WX-SOURCE") != Source {
+		t.Errorf("%q", h)
+	}
 }

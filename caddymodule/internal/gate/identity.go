@@ -16,12 +16,16 @@ import (
 // MaxValue is the maximum length of an identity header's value, in bytes as sent.
 const MaxValue = 1 << 10
 
+// Source is the value of the field source. Backends written for WeChat Cloud Hosting take
+// X-WX-SOURCE, whatever it holds, as the sign that the other headers can be trusted.
+const Source = "wx_auth"
+
 // ErrValue is the error of [CheckValues] for a value that cannot be sent in a header.
 var ErrValue = errors.New("the value does not fit in an identity header")
 
 // Header is an identity header: its name, and the field of the token that supplies its
-// value. The fields are id, openid, appid, unionid, phone, session, and claims.<name>
-// for the directory's claims about the user.
+// value. The fields are id, openid, appid, unionid, phone, session, claims.<name>
+// for the directory's claims about the user, and source for the constant [Source].
 type Header struct {
 	Name  string `json:"name"`
 	Field string `json:"field"`
@@ -53,7 +57,7 @@ func (h Header) check() error {
 		return fmt.Errorf("identity %s: %w", h.Name, err)
 	}
 	if _, ok := fieldOf(h.Field); !ok {
-		return fmt.Errorf("identity %s: there is no field %q; write id, openid, appid, unionid, phone, session or claims.<name>", h.Name, h.Field)
+		return fmt.Errorf("identity %s: there is no field %q; write id, openid, appid, unionid, phone, session, source or claims.<name>", h.Name, h.Field)
 	}
 	return nil
 }
@@ -121,6 +125,8 @@ func fieldOf(name string) (field, bool) {
 		return field{get: (*token.Identity).Phone}, true
 	case "session":
 		return field{get: (*token.Identity).SessionID}, true
+	case "source":
+		return field{get: func(*token.Identity) string { return Source }}, true
 	}
 	claim, ok := strings.CutPrefix(name, "claims.")
 	return field{claim: claim}, ok && claim != ""
@@ -154,6 +160,33 @@ func compileHeaders(headers []Header) (ready []identityHeader, others []string, 
 	}
 	return ready, others, nil
 }
+
+// checkPassed checks the names that a trusted proxy may send. It returns them in lower
+// case.
+func checkPassed(names []string, headers []identityHeader) ([]string, error) {
+	var passed []string
+	for _, name := range names {
+		lower := strings.ToLower(name)
+		ours := func(h identityHeader) bool { return h.folded == lower }
+		defaults, _, _ := compileHeaders(DefaultHeaders())
+		if err := checkName(name); err != nil {
+			return nil, fmt.Errorf("pass_header %s: %w", name, err)
+		}
+		switch {
+		case !strings.HasPrefix(lower, ownPrefix):
+			return nil, fmt.Errorf("pass_header %s: only headers that begin with X-WX- are removed, so this one passes anyway; leave it out", name)
+		case slices.ContainsFunc(headers, ours), slices.ContainsFunc(defaults, ours), slices.Contains(ourNames, lower):
+			return nil, fmt.Errorf("pass_header %s: this gateway says by it who is calling, so nobody else may; leave it out", name)
+		case slices.Contains(passed, lower):
+			return nil, fmt.Errorf("pass_header %s: the header is named twice; keep one of the two", name)
+		}
+		passed = append(passed, lower)
+	}
+	return passed, nil
+}
+
+// ourNames are names of this gateway that are not among the default headers.
+var ourNames = []string{"x-wx-source", "x-wx-test"}
 
 // SetIdentity sets the caller's identity headers in h, which belongs to a request or
 // (for forward auth) to an answer. A header without a value is not set; the client's
@@ -191,6 +224,12 @@ func (g *Gate) CheckValues(c *token.Claims) error {
 		}
 	}
 	return nil
+}
+
+// ClaimValue returns a claim in the form that an identity header carries.
+func ClaimValue(id *token.Identity, claim string) string {
+	f := field{claim: claim}
+	return f.value(id)
 }
 
 // value returns the value of f in id in the form that a header carries, or "" if id has

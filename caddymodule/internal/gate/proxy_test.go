@@ -178,7 +178,7 @@ func attack(t *testing.T, prepare func(*http.Request) *http.Request, set func(ht
 func TestNothingForgedReachesTheUpstream(t *testing.T) {
 	g := newGate(t, Settings{}, nil)
 	set := func(h http.Header) { h["X-Wx-User-Id"] = []string{"u-1"} }
-	for name, a := range attack(t, g.Prepare, set) {
+	for name, a := range attack(t, func(r *http.Request) *http.Request { return g.Prepare(r, false) }, set) {
 		if len(a.trailer) != 0 || a.header.Get("Trailer") != "" {
 			t.Errorf("%s: trailers %v, announced %q", name, a.trailer, a.header["Trailer"])
 		}

@@ -137,7 +137,7 @@ func TestRequireIsAheadOfOpenRules(t *testing.T) {
 	}
 	r = at("/free")
 	r.Header.Set("X-Original-Url", "/docs/inner/x")
-	if v := g.Enter(g.Prepare(r), open, now); v.Refusal != nil || r.Header.Get("X-Original-Url") != "" {
+	if v := g.Enter(g.Prepare(r, false), open, now); v.Refusal != nil || r.Header.Get("X-Original-Url") != "" {
 		t.Errorf("beside a good token: %+v, %q", v.Refusal, r.Header)
 	}
 }
@@ -244,7 +244,7 @@ func BenchmarkRequire(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
 				r.Header["Authorization"] = []string{"Bearer ours.good"}
-				if v := g.Enter(g.Prepare(r), nil, now); v.Refusal != nil {
+				if v := g.Enter(g.Prepare(r, false), nil, now); v.Refusal != nil {
 					b.Fatal(v.Refusal)
 				}
 			}
