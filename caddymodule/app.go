@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"reflect"
 	"strings"
 	"sync"
 	"time"
@@ -27,13 +28,11 @@ const (
 	retryEvery = time.Second
 	// ringEvery is how often replicas read the key ring.
 	ringEvery = time.Minute
-	// staleAfter is the age at which the revocation feed is logged as stale.
-	staleAfter = 10 * time.Second
 )
 
-// Background opens what the directives of one configuration use and keeps it fresh:
-// the revocation feed and the key rings. It has no settings and no syntax of its
-// own; the directives reach it by name.
+// Background opens the stores of a configuration's directives, and keeps the revocation feeds
+// and the key rings fresh. It has neither settings nor syntax; the directives find it by
+// name.
 type Background struct {
 	log     *zap.Logger
 	metrics *api.Metrics
@@ -58,13 +57,13 @@ func (a *Background) Provision(ctx caddy.Context) error {
 	return err
 }
 
-// feedAge is the age of the oldest revocation feed in use.
+// feedAge returns the age of the stalest revocation feed in use.
 func (a *Background) feedAge(now time.Time) time.Duration {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	var age time.Duration
 	for _, s := range a.sites {
-		age = max(age, s.shared.feed.Age(now))
+		age = max(age, s.state.Feed.Age(now))
 	}
 	return age
 }
@@ -77,17 +76,16 @@ func (a *Background) add(s *site) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for _, other := range a.sites {
-		if other.shared == s.shared {
+		if other.state == s.state {
 			if err := sameStore(other.set, s.set); err != nil {
 				return err
 			}
-			if err := sameNames("the store "+s.shared.db.String(), other.directoryName, s.directoryName, other.names, s.names); err != nil {
+			if err := sameNames("the store "+s.state.DB.String(), other.directoryName, s.directoryName, other.names, s.names); err != nil {
 				return err
 			}
 		}
 	}
 	a.sites = append(a.sites, s)
-	s.identified = func(identity string) error { return a.identified(s, identity) }
 	if s.ring == nil {
 		return nil
 	}
@@ -105,23 +103,23 @@ func (a *Background) add(s *site) error {
 	return nil
 }
 
-// Start opens the stores. What only the operator can fix fails the configuration, and the
-// former one stays; a store that does not answer, or takes no write, is tried again until
-// it does. A store's names are recorded when nothing else is wrong.
+// Start opens the stores. An error that only the operator can fix fails the configuration,
+// and the former one stays; a store that does not answer, or takes no write, is tried again
+// until it does. The stores' names are recorded if nothing else is refused.
 func (a *Background) Start() error {
 	ctx, cancel := context.WithCancel(context.Background())
 	a.cancel = cancel
 	a.warnOfCluster()
 	a.warnOfSharing()
-	// Side by side: stores that do not answer must not hold a reload up in turn.
+	// All at once: stores that do not answer must not delay a reload one after the other.
 	opened, users := make([]error, len(a.sites)), make([]error, len(a.sites))
-	a.sideBySide(func(i int, s *site) { opened[i] = s.prepareFor(ctx, openTimeout) },
+	a.sideBySide(func(i int, s *site) { opened[i] = s.Prepare(ctx, openTimeout) },
 		func(i int, s *site) { users[i] = s.openUsers(ctx, openTimeout) })
 	err := a.refuse(opened, users)
 	if err == nil {
 		a.sideBySide(func(i int, s *site) {
 			if opened[i] == nil {
-				opened[i] = s.recordFor(ctx, openTimeout)
+				opened[i] = s.Record(ctx, openTimeout)
 			}
 		})
 		err = a.refuse(opened, nil)
@@ -130,9 +128,9 @@ func (a *Background) Start() error {
 		cancel()
 		return fmt.Errorf("wx_auth: %w", err)
 	}
-	feeds, rings := make(map[*shared]bool), make(map[ringKey]bool)
+	states, rings := make(map[*storeState]bool), make(map[ringKey]bool)
 	for i, s := range a.sites {
-		s.triedToOpen()
+		s.Tried()
 		if users[i] != nil {
 			a.log.Error("the directory of users does not answer; logins and refreshes wait for it", zap.Error(users[i]))
 		}
@@ -140,22 +138,23 @@ func (a *Background) Start() error {
 			a.logAway(s, opened[i])
 			a.loops.Go(func() { a.keepOpening(ctx, s) })
 		}
-		firstOfStore := !feeds[s.shared]
-		feeds[s.shared] = true
-		if firstOfStore && opened[i] == nil {
-			// Before the reload is reported done: the operator's next step may be rekey.
-			a.announceOnce(ctx, s)
+		if !states[s.state] {
+			states[s.state] = true
+			if opened[i] == nil {
+				// Before the reload is reported done: the operator's next step may be rekey.
+				s.state.Announce(ctx, s.store, a.log)
+			}
+			a.loops.Go(func() { s.state.Run(ctx, s.store, a.log) })
 		}
-		firstOfRing := s.ring != nil && !rings[s.ringKey]
-		if firstOfRing {
+		if s.ring != nil && !rings[s.ringKey] {
 			rings[s.ringKey] = true
+			a.loops.Go(func() { a.keepRing(ctx, s) })
 		}
-		a.loops.Go(func() { a.keepFresh(ctx, s, firstOfStore, firstOfRing) })
 	}
 	return nil
 }
 
-// sideBySide does each of these for each site, all at once, and waits for them.
+// sideBySide calls each function for each site, all at once, and waits for them.
 func (a *Background) sideBySide(do ...func(int, *site)) {
 	var all sync.WaitGroup
 	for i, s := range a.sites {
@@ -183,7 +182,7 @@ func (a *Background) refuse(opened, users []error) error {
 func (a *Background) logAway(s *site, err error) {
 	message := "the store does not answer; logins and tokens wait for it"
 	switch {
-	case s.open.Load() != nil:
+	case s.IsOpen():
 		message = "the store does not answer; tokens are accepted by what the former configuration had opened, and logins wait"
 	case errors.Is(err, store.ErrReadOnly):
 		message = "the store cannot be written; logins and tokens wait until it can"
@@ -191,8 +190,8 @@ func (a *Background) logAway(s *site, err error) {
 	a.log.Error(message, zap.Error(err), zap.String("remedy", adviceOf(err, "check that the database runs and can be reached; it is tried again every second")))
 }
 
-// warnOfCluster warns of SQLite where there may be several replicas: each would have its
-// own users and keys.
+// warnOfCluster warns of SQLite if there may be several replicas: each would have its own
+// users and keys.
 func (a *Background) warnOfCluster() {
 	if os.Getenv("KUBERNETES_SERVICE_HOST") == "" {
 		return
@@ -207,7 +206,8 @@ func (a *Background) warnOfCluster() {
 	}
 }
 
-// Stop ends what Start began. The store stays open as long as anybody uses it.
+// Stop ends what Start began. A store stays open as long as another configuration, or a
+// login under way, uses it.
 func (a *Background) Stop() error {
 	if a.cancel != nil {
 		a.cancel()
@@ -218,96 +218,58 @@ func (a *Background) Stop() error {
 
 // keepOpening opens a site whose store was away when the configuration was loaded.
 func (a *Background) keepOpening(ctx context.Context, s *site) {
-	said := ""
+	logged := ""
 	for clock.Sleep(ctx, retryEvery) {
-		err := s.openFor(ctx, openTimeout)
+		err := s.Open(ctx, openTimeout)
 		if err == nil {
-			a.log.Info("the store answers", zap.String("store", s.shared.db.String()))
+			a.log.Info("the store answers", zap.String("store", s.state.DB.String()))
 			return
 		}
-		// It may answer by now, and be of no use: a wrong key, an unusable schema,
-		// another directory's users.
-		if !errors.Is(err, store.ErrUnavailable) && ctx.Err() == nil && err.Error() != said {
-			said = err.Error()
+		// It may answer by now, and be unusable: a wrong key or schema, another directory's
+		// users.
+		if !errors.Is(err, store.ErrUnavailable) && ctx.Err() == nil && err.Error() != logged {
+			logged = err.Error()
 			a.log.Error("the store cannot be used; logins and tokens wait until that is fixed", zap.Error(err),
 				zap.String("remedy", adviceOf(err, "see the error")))
 		}
 	}
 }
 
-// keepFresh reads the feed and the key ring again and again, once the store is open.
-func (a *Background) keepFresh(ctx context.Context, s *site, feed, ring bool) {
-	select {
-	case <-s.shared.isOpen:
-	case <-ctx.Done():
+// keepRing reads the key ring of a site every minute, once its store is open.
+func (a *Background) keepRing(ctx context.Context, s *site) {
+	for ok := s.state.Wait(ctx); ok && clock.Sleep(ctx, ringEvery); {
+		if err := s.loadRing(ctx); err != nil && ctx.Err() == nil {
+			a.log.Error("reading the key ring", append(api.Remedy(err), zap.Error(err))...)
+		}
+	}
+}
+
+// trustsProxies reports whether a server has trusted proxies. When our handler is
+// provisioned, Caddy has loaded them into an unexported field and dropped the raw
+// configuration. A test with the built binary fails if a later Caddy renames the field.
+func trustsProxies(s *caddyhttp.Server) bool {
+	f := reflect.ValueOf(s).Elem().FieldByName("trustedProxies")
+	return s.TrustedProxiesRaw != nil || f.IsValid() && f.Kind() == reflect.Interface && !f.IsNil()
+}
+
+// warnNotStrict warns of a server that trusts proxies and takes the first address in
+// X-Forwarded-For for the client's: the client may have written it.
+func (a *Background) warnNotStrict(s *caddyhttp.Server) {
+	if s == nil || s.TrustedProxiesStrict > 0 || !s.TrustedProxiesUnix && !trustsProxies(s) {
 		return
 	}
-	var wg sync.WaitGroup
-	if feed {
-		wg.Go(func() { s.shared.feed.Run(ctx, s.store, time.Now, a.reporter(s)) })
-		wg.Go(func() { a.housekeep(ctx, s) })
-		wg.Go(func() { a.announce(ctx, s) })
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.warned[s] {
+		return
 	}
-	if ring {
-		wg.Go(func() {
-			for clock.Sleep(ctx, ringEvery) {
-				if err := s.loadRing(ctx); err != nil && ctx.Err() == nil {
-					a.log.Error("reading the key ring", append(api.Remedy(err), zap.Error(err))...)
-				}
-			}
-		})
+	if a.warned == nil {
+		a.warned = make(map[*caddyhttp.Server]bool)
 	}
-	wg.Wait()
-}
-
-// reporter logs when the feed grows old and when it is fresh again, and the same of
-// the clock.
-func (a *Background) reporter(s *site) func(error) {
-	stale, reportClock := false, a.clockReporter(s)
-	return func(err error) {
-		reportClock()
-		age := s.shared.feed.Age(time.Now())
-		switch {
-		case err != nil && !stale && age > staleAfter:
-			stale = true
-			a.log.Error("revocations from other replicas cannot be read; tokens keep working until they expire",
-				zap.Duration("age", age), zap.Error(err))
-		case err == nil && stale:
-			stale = false
-			a.log.Info("revocations are read again")
-		}
-	}
-}
-
-// purgeEvery is how often expired rows are looked for, purgeBatch how many go
-// in one transaction.
-const (
-	purgeEvery = time.Minute
-	purgeBatch = 500
-)
-
-// housekeep deletes what has expired, in small batches, as long as this process has
-// the housekeeping role. With a wrong clock it gives the role up.
-func (a *Background) housekeep(ctx context.Context, s *site) {
-	left := false
-	for clock.Sleep(ctx, purgeEvery) {
-		if s.shared.clock.State().Off {
-			if !left {
-				left = s.store.LeaveHousekeeping(ctx, s.shared.name) == nil
-			}
-			continue
-		}
-		left = false
-		for !s.shared.clock.State().Off {
-			n, ours, err := s.store.Housekeep(ctx, s.shared.name, purgeBatch)
-			if err != nil && ctx.Err() == nil {
-				a.log.Warn("deleting expired rows", zap.Error(err))
-			}
-			if err != nil || !ours || n < purgeBatch {
-				break
-			}
-		}
-	}
+	a.warned[s] = true
+	a.log.Warn("the server has trusted_proxies without trusted_proxies_strict: Caddy then takes the first address in X-Forwarded-For for the client's, which the client may have written; "+
+		"login_rate and the limit of wrong service keys can be passed by, and others be locked out",
+		zap.String("server", s.Name()), zap.String("remedy", "add trusted_proxies_strict in servers { } of the global options"))
 }
 
 // Interface guards

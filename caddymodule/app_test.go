@@ -84,7 +84,7 @@ func TestMigrateOffSharesTheStateOfTheConfigurationBefore(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if before[0].site.shared != after[0].site.shared {
+	if before[0].site.state != after[0].site.state {
 		t.Error("two states for one store")
 	}
 }

@@ -55,7 +55,7 @@ func addConfigFlags(cmd *cobra.Command) *configFlags {
 // commandStore is a store of the configuration, as the commands see it.
 type commandStore struct {
 	name  string
-	key   sharedKey
+	key   storeKey
 	set   settings // of the first directive with this store
 	rings []token.RingSettings
 	// static are the ids of the keys in the configuration (token { key }).
@@ -148,7 +148,7 @@ func addStore(list []*commandStore, h *Handler) ([]*commandStore, error) {
 		return nil, err
 	}
 	names := s.storeNames(directory)
-	key := sharedKey{s.Store.URL, s.Store.TablePrefix}
+	key := storeKey{s.Store.URL, s.Store.TablePrefix}
 	var at *commandStore
 	for _, known := range list {
 		if known.key == key {

@@ -90,7 +90,7 @@ func serveMembers(t *testing.T) (*serving, *members) {
 	m := &members{known: make(map[string]bool)}
 	s.h.site.directory = s.h.site.store.Elsewhere(user.Checked(m), s.h.site.set.Session)
 	s.h.site.api.Directory = s.h.site.directory
-	if err := s.h.site.openFor(t.Context(), openTimeout); err != nil {
+	if err := s.h.site.Open(t.Context(), openTimeout); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = s.h.Cleanup() })

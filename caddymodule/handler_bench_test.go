@@ -36,7 +36,7 @@ func newBenchHandler(b *testing.B, set Token) *Handler {
 		b.Fatal(err)
 	}
 	b.Cleanup(func() { _ = h.Cleanup() })
-	if err := h.site.openFor(context.Background(), openTimeout); err != nil {
+	if err := h.site.Open(context.Background(), openTimeout); err != nil {
 		b.Fatal(err)
 	}
 	return h
@@ -66,7 +66,7 @@ func BenchmarkHandler(b *testing.B) {
 		UserID: "01a20a19-23a0-7d1c-8098-d0fef8aaf38c", Issuer: "wx-auth",
 		AppID: "wx0123456789abcdef", OpenID: "oqHOgluj9YXITLmLGU_H5AssfVxu",
 	}, h.site.set.Session, now)
-	token, err := h.site.open.Load().Minter.Mint(s, user.User{
+	token, err := h.site.Opened().Minter.Mint(s, user.User{
 		ID: s.UserID, Phone: user.Phone{Country: "86", National: "13800138000"},
 	}, now)
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/store"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
@@ -168,4 +169,15 @@ func (s settings) storeNames(d directoryName) store.Names {
 		n.WeChat[a.ID] = s.WeChat.nameOf(a.ID)
 	}
 	return n
+}
+
+// warnFindChanged logs that users are found in another way than at the last load.
+func (d directoryName) warnFindChanged(log *zap.Logger) {
+	what := "the find query of `users sql` has changed since the last load, or the user or the parameters of its URL"
+	if strings.HasPrefix(d.name, "webhook:") {
+		what = "the user or the parameters of the URL of `users webhook` have changed since the last load"
+	}
+	log.Warn(what+"; if other people are found now, or the same ones with other ids, sessions and openids in the store belong to the wrong users",
+		zap.String("remedy", "if the ids are the same people's, write a name, such as `realm people`, in the block of users: then this is not compared; "+
+			"else give this site a store of its own"))
 }

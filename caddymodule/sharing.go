@@ -29,21 +29,21 @@ func sameStore(a, b settings) error {
 // warnOfSharing logs one line for each store that several sites share, perhaps by mistake:
 // its users can log in at all of them, and a session of one is valid at the others.
 func (a *Background) warnOfSharing() {
-	var done []*shared
+	var done []*storeState
 	for _, s := range a.sites {
-		if slices.Contains(done, s.shared) {
+		if slices.Contains(done, s.state) {
 			continue
 		}
-		done = append(done, s.shared)
+		done = append(done, s.state)
 		var sharing []*site
 		for _, other := range a.sites {
-			if other.shared == s.shared {
+			if other.state == s.state {
 				sharing = append(sharing, other)
 			}
 		}
 		if why := sharedByChance(sharing); len(why) > 0 {
 			a.log.Warn("several sites share one store, and with it users, sessions and keys: "+strings.Join(why, "; "),
-				zap.String("store", s.shared.db.String()), zap.Int("sites", len(sharing)),
+				zap.String("store", s.state.DB.String()), zap.Int("sites", len(sharing)),
 				zap.String("remedy", "to mean it, write the same line `store`, and the same `register` and `countries`, in each of them, best in a snippet; "+
 					"else give one a store of its own (store sqlite:/another/path, or table_prefix another_)"))
 		}
@@ -103,10 +103,10 @@ func (a *Background) identified(s *site, identity string) error {
 	defer a.mu.Unlock()
 	s.identity = identity
 	for _, other := range a.sites {
-		if other.shared == s.shared || other.identity != identity {
+		if other.state == s.state || other.identity != identity {
 			continue
 		}
-		if err := sameNames("the store "+s.shared.db.String()+", which "+other.shared.db.String()+" is too", other.directoryName, s.directoryName, other.names, s.names); err != nil {
+		if err := sameNames("the store "+s.state.DB.String()+", which "+other.state.DB.String()+" is too", other.directoryName, s.directoryName, other.names, s.names); err != nil {
 			return err
 		}
 	}

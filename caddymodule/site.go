@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync/atomic"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -18,12 +18,13 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/store"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/storestate"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/token"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
-// site is one directive at work: the settings of its configuration and what it
-// shares with others by way of the pools.
+// site is one directive at work: its settings, and what it shares with other sites by the
+// pools.
 type site struct {
 	set    settings
 	log    *zap.Logger
@@ -31,8 +32,10 @@ type site struct {
 	events *caddyevents.App
 	api    api.Server
 
-	sharedKey sharedKey
-	shared    *shared
+	app      *Background
+	storeKey storeKey
+	state    *storeState
+	*storestate.Opener[api.Opened]
 	store     *store.Store
 	users     user.Directory // as it was loaded; nil: the store's own
 	directory account.Directory
@@ -41,65 +44,122 @@ type site struct {
 	cacheKey  string
 	cache     *token.Cache
 	wechatKey string
-	wechat    *wechatShared
+	wechat    *wechatState
 	gate      *gate.Gate
 	tokens    token.Tokens
 
-	ringSet *token.RingSettings // of all who share the ring; not changed after provisioning
-	away    atomic.Bool         // the store did not answer when a request needed it
-
+	ringSet       *token.RingSettings // of all sites that share the ring; not changed after provisioning
 	directoryName directoryName
 	names         store.Names
-	noStoreLine   bool // the store is the default one, as no line names any
-	// identified is called with the identity of the store once that is open. It refuses a
-	// store that another site has under another spelling, and for other people's ids.
-	identified func(identity string) error
-	identity   string // guarded by the app
-
-	opening  chan struct{}              // holds one element while somebody opens
-	prepared *store.Keys                // guarded by opening: the store's, once it is open
-	tried    chan struct{}              // closed when the first try to open has ended
-	open     atomic.Pointer[api.Opened] // nil: no token is accepted
-	recorded atomic.Bool                // the store's names are ours: logins may come
-	fault    atomic.Pointer[error]      // only the operator can fix it
+	noStoreLine   bool   // the store is the default one, as no line names any
+	identity      string // of the open store; guarded by the app
 }
 
-// newSite takes hold of what a directive needs. users is a directory that lives
-// elsewhere, or nil. It does no I/O.
-func newSite(ctx caddy.Context, log *zap.Logger, set settings, users user.Directory) (*site, error) {
+// Provision checks the configuration and acquires what it shares with others. It only reads:
+// validating a configuration beside a running instance creates, locks and migrates nothing.
+func (h *Handler) Provision(ctx caddy.Context) error {
+	set, err := h.settings()
+	if err != nil {
+		return err
+	}
+	if h.MatcherRaw != nil {
+		loaded, err := ctx.LoadModule(h, "MatcherRaw")
+		if err != nil {
+			return fmt.Errorf("loading the matcher: %w", err)
+		}
+		for _, m := range loaded.(map[string]any) {
+			h.matcher = append(h.matcher, m)
+		}
+	}
+	app, err := ctx.App("wx_auth")
+	if err != nil {
+		return err
+	}
+	events, err := ctx.App("events")
+	if err != nil {
+		return fmt.Errorf("loading the events app: %w", err)
+	}
+	raw := h.UsersRaw // Caddy clears it when it loads the module
+	users, err := h.loadUsers(ctx)
+	if err != nil {
+		return err
+	}
+	directory, err := nameOfDirectory(users, raw, atProvision)
+	if err != nil {
+		return err
+	}
+	background := app.(*Background)
+	if h.site, err = newSite(ctx, background, set, users, directory); err != nil {
+		return err
+	}
+	h.site.events = events.(*caddyevents.App)
+	h.site.noStoreLine = h.Store == nil || h.Store.URL == ""
+	server, _ := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+	if server != nil && len(h.PassHeaders) > 0 && !trustsProxies(server) && !server.TrustedProxiesUnix {
+		return misset("pass_header", errors.New("no proxy is trusted here, so no header would pass: "+
+			"name your proxy by trusted_proxies in servers { } of the global options"))
+	}
+	background.warnNotStrict(server)
+	if server != nil { // not in tests
+		server.RegisterConnContext(api.NoteAliases())
+	}
+	if err := background.add(h.site); err != nil {
+		return err
+	}
+	return h.site.Resume(ctx)
+}
+
+// Cleanup releases what Provision acquired. A reload does not wait for the requests under
+// way: those that arrive here later still find the site.
+func (h *Handler) Cleanup() error {
+	if h.site == nil {
+		return nil
+	}
+	return h.site.close()
+}
+
+// newSite acquires what a directive needs. users is an external directory, or nil. It does no
+// I/O.
+func newSite(ctx caddy.Context, app *Background, set settings, users user.Directory, name directoryName) (*site, error) {
 	s := &site{
-		set: set, log: log, ctx: ctx, users: users,
-		sharedKey: sharedKey{set.Store.URL, set.Store.TablePrefix},
-		opening:   make(chan struct{}, 1), tried: make(chan struct{}),
+		set: set, log: ctx.Logger(), ctx: ctx, app: app, users: users, directoryName: name, names: set.storeNames(name),
+		storeKey: storeKey{set.Store.URL, set.Store.TablePrefix},
 	}
 	var err error
 	if s.gate, err = gate.New(set.Gate, &s.tokens); err != nil {
 		return nil, err
 	}
-	if s.shared, err = holdShared(s.sharedKey); err != nil {
+	if s.state, err = acquireStore(s.storeKey); err != nil {
 		return nil, err
 	}
-	s.store = s.shared.db.With(set.EncryptionKeys)
+	s.store = s.state.DB.With(set.EncryptionKeys)
 	if !set.Store.Migrate {
-		s.store = s.shared.db.WithTables(set.EncryptionKeys)
+		s.store = s.state.DB.WithTables(set.EncryptionKeys)
 	}
 	s.directory = s.store.Users(set.Register, s.set.Session).Countries(set.Countries)
 	if users != nil {
 		s.directory = s.store.Elsewhere(user.Checked(users), s.set.Session)
 	}
 	if set.Token.Static == nil {
-		s.ringKey = ringKey{s.sharedKey, set.Token.Algorithm}
-		s.ring = holdRing(s.ringKey)
+		s.ringKey = ringKey{s.storeKey, set.Token.Algorithm}
+		s.ring = acquireRing(s.ringKey)
 	}
 	s.tokens = token.Tokens{
-		Static: set.Token.Static, Ring: s.ring, Verifier: s.verifier, Ended: s.shared.revoked.Contains, ReloadRing: s.reloadRing,
+		Static: set.Token.Static, Ring: s.ring, Verifier: s.verifier, Ended: s.state.Revoked.Contains, ReloadRing: s.reloadRing,
 	}
-	s.cacheKey, s.cache = holdCache(set.Token.Policy, s.sharedKey, s.keysName())
-	s.wechatKey, s.wechat = holdWeChat(set.WeChat, s.sharedKey)
+	s.cacheKey, s.cache = acquireCache(set.Token.Policy, s.storeKey, s.keysName())
+	s.wechatKey, s.wechat = acquireWeChat(set.WeChat, s.storeKey)
 	s.api = api.Server{
-		Settings: s.apiSettings(), Host: host, Opening: s, State: &s.shared.api, Gate: s.gate, Keys: s.tokens.Keys,
-		Store: s.store, Directory: s.directory, Log: log, Emit: s.emit,
+		Settings: s.apiSettings(), Host: host, Opening: s, State: &s.state.api, Gate: s.gate, Keys: s.tokens.Keys,
+		Store: s.store, Directory: s.directory, Log: s.log, Emit: s.emit, Metrics: app.metrics,
 	}
+	s.Opener = storestate.NewOpener(storestate.Site[api.Opened]{
+		State: s.state.State, Store: s.store, Names: s.names, Find: name.find, Log: s.log,
+		Identified: func(identity string) error { return app.identified(s, identity) },
+		LoadRing:   s.loadRing, KeysLoaded: func() bool { return s.tokens.Keys() != nil }, Assemble: s.assemble,
+		Explain:     func(err error) error { return withRemedy(err, name) },
+		FindChanged: func() { name.warnFindChanged(s.log) },
+	})
 	return s, nil
 }
 
@@ -120,8 +180,8 @@ func (s *site) apiSettings() api.Settings {
 	return set
 }
 
-// keysName names the keys that sign here. Sites with different ones, though equal
-// in all else, would empty each other's cache of verified tokens all the time.
+// keysName names the keys that sign here. Sites that differ only in their keys would
+// otherwise empty each other's cache of verified tokens all the time.
 func (s *site) keysName() string {
 	if s.ring == nil {
 		return fmt.Sprintf("%p", s.set.Token.Static)
@@ -129,24 +189,24 @@ func (s *site) keysName() string {
 	return string(s.set.Token.Algorithm)
 }
 
-// close lets go of what newSite took hold of.
+// close releases what newSite acquired.
 func (s *site) close() error {
 	if s.ring != nil {
 		_, _ = ringPool.Delete(s.ringKey)
 	}
 	_, _ = cachePool.Delete(s.cacheKey)
 	_, err := wechatPool.Delete(s.wechatKey)
-	_, err2 := sharedPool.Delete(s.sharedKey)
+	_, err2 := storePool.Delete(s.storeKey)
 	return errors.Join(err, err2)
 }
 
 // Hold keeps the store and the connections open for work that outlives the
 // configuration.
 func (s *site) Hold() (release func()) {
-	if _, err := holdShared(s.sharedKey); err != nil {
+	if _, err := acquireStore(s.storeKey); err != nil {
 		return func() {}
 	}
-	_, _ = holdWeChat(s.set.WeChat, s.sharedKey)
+	_, _ = acquireWeChat(s.set.WeChat, s.storeKey)
 	releaseUsers := func() {}
 	if h, ok := s.users.(UsersHolder); ok {
 		releaseUsers = h.Hold()
@@ -154,7 +214,7 @@ func (s *site) Hold() (release func()) {
 	return func() {
 		releaseUsers()
 		_, _ = wechatPool.Delete(s.wechatKey)
-		_, _ = sharedPool.Delete(s.sharedKey)
+		_, _ = storePool.Delete(s.storeKey)
 	}
 }
 
@@ -167,20 +227,7 @@ func (s *site) loadRing(ctx context.Context) error {
 	err := s.ring.Load(ctx, s.store, *s.ringSet, now)
 	if before.LostBy(s.ring.Keys(), now) {
 		// Connections that were opened under tokens of a compromised key end too.
-		s.shared.revoked.EndWatched()
-	}
-	return err
-}
-
-// loadRevoked reads which sessions have ended: before the first token is accepted, all of
-// them must be known.
-func (s *site) loadRevoked(ctx context.Context) error {
-	if s.shared.feed.Loaded() {
-		return nil
-	}
-	err := s.shared.feed.Poll(ctx, s.store, time.Now())
-	if err != nil && ctx.Err() != nil { // also while it waited for another's poll
-		err = fmt.Errorf("%w: %w", store.ErrUnavailable, err)
+		s.state.Revoked.EndWatched()
 	}
 	return err
 }
@@ -203,33 +250,30 @@ func (s *site) assemble(keys *store.Keys) (*api.Opened, error) {
 			Lifetime: t.Lifetime, Plain: t.Claims, Check: s.gate.CheckValues,
 		},
 		Sessions: session.Sessions{
-			Store: s.store, Keys: refresh, Issuer: t.Issuer, Audience: t.Audience, Apps: t.Apps, Revoked: s.shared.revoked,
+			Store: s.store, Keys: refresh, Issuer: t.Issuer, Audience: t.Audience, Apps: t.Apps, Revoked: s.state.Revoked,
 			Allow: s.api.AllowRefresh, Advanced: s.api.CountRefresh, Settings: s.set.Session,
 		},
 	}
 	o.Accounts = account.Accounts{Directory: s.directory, Store: s.store, Sessions: o.Sessions, Mint: o.Minter.Mint, Emit: s.emit}
 	client := s.set.WeChat.client()
 	client.Tokens, client.Shared, client.Transport = s.wechat.tokens, sharedTokens{s.store}, s.wechat.transport
-	client.Log, client.Now = s.api.LogWeChat, s.now
+	// A phone number that WeChat dates far from this time is refused.
+	client.Log, client.Now = s.api.LogWeChat, s.state.Now
 	o.Chain = login.Chain{
 		WeChat:    client,
-		Directory: s.directory, Store: s.store, Sessions: o.Sessions, State: &s.shared.chain, Route: s.wechatKey,
+		Directory: s.directory, Store: s.store, Sessions: o.Sessions, State: &s.state.login, Route: s.wechatKey,
 		Settings: s.set.Login,
 		Mint:     o.Minter.Mint, Hold: s.Hold, Observe: api.ObserveStep, OnDone: s.api.OnDone,
 	}
 	return o, nil
 }
 
-// now is the time as WeChat has it: a phone number that WeChat dates far from it is
-// refused. While this process's clock is wrong it is the database's.
-func (s *site) now() time.Time { return time.Now().Add(s.shared.clock.Shift()) }
-
 // verifier returns the verifier in force, for [token.Tokens].
 func (s *site) verifier() (*token.Verifier, error) {
-	if o := s.open.Load(); o != nil {
+	if o := s.Opened(); o != nil {
 		return o.Verifier, nil
 	}
-	if s.fault.Load() != nil {
+	if s.Misconfigured() {
 		return nil, gate.ErrMisconfigured
 	}
 	return nil, gate.ErrUnavailable

@@ -68,7 +68,7 @@ type upgrade struct {
 // begin watches the connection from now on.
 func (u *upgrade) begin(connection io.Closer) {
 	u.connection = connection
-	u.watched = u.site.shared.revoked.Watch(u.caller.SessionID(), u.caller.Expires(), u)
+	u.watched = u.site.state.Revoked.Watch(u.caller.SessionID(), u.caller.Expires(), u)
 }
 
 // End implements [session.Connection]. It closes the connection itself: a proxy

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
@@ -85,4 +86,15 @@ func moduleUnmarshal(d *caddyfile.Dispenser, s subdirective, resolve func(lookup
 		return err
 	}
 	return p.locate(resolve(inCaddyfile))
+}
+
+// openUsers lets an external directory check whether it will work.
+func (s *site) openUsers(ctx context.Context, limit time.Duration) error {
+	o, ok := s.users.(UsersOpener)
+	if !ok {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	return o.Open(ctx)
 }

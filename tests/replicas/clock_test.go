@@ -9,8 +9,10 @@ import (
 
 // anotherClock lets an environment variable set the gateway's clock forward or back.
 var anotherClock = []rig.Change{
-	{File: "caddymodule/app.go", Old: "time.Now()", New: "wrong(time.Now())"},
-	{File: "caddymodule/app.go", Old: "time.Now, ", New: "func() time.Time { return wrong(time.Now()) }, "},
+	{File: "caddymodule/internal/storestate/state.go", Old: "time.Now()", New: "wrong(time.Now())"},
+	{File: "caddymodule/internal/storestate/opener.go", Old: "time.Now()", New: "wrong(time.Now())"},
+	{File: "caddymodule/internal/storestate/run.go", Old: "time.Now()", New: "wrong(time.Now())"},
+	{File: "caddymodule/internal/storestate/run.go", Old: "time.Now, ", New: "func() time.Time { return wrong(time.Now()) }, "},
 	{File: "caddymodule/site.go", Old: "time.Now()", New: "wrong(time.Now())"},
 	{File: "caddymodule/handler.go", Old: "time.Now()", New: "wrong(time.Now())"},
 	{File: "caddymodule/internal/api/endpoints.go", Old: "time.Now()", New: "wrong(time.Now())"},
@@ -20,6 +22,7 @@ var anotherClock = []rig.Change{
 	{File: "caddymodule/internal/api/wrong_clock.go", New: "package api\n" + wrongClock},
 	{File: "caddymodule/internal/login/wrong_clock.go", New: "package login\n" + wrongClock},
 	{File: "caddymodule/internal/store/wrong_clock.go", New: "package store\n" + wrongClock},
+	{File: "caddymodule/internal/storestate/wrong_clock.go", New: "package storestate\n" + wrongClock},
 }
 
 const wrongClock = `

@@ -25,7 +25,7 @@ var movingClock = func() []rig.Change {
 		}
 	}
 	return append(changes,
-		rig.Change{File: "caddymodule/app.go", Old: "purgeEvery = time.Minute", New: "purgeEvery = time.Second"},
+		rig.Change{File: "caddymodule/internal/storestate/run.go", Old: "purgeEvery = time.Minute", New: "purgeEvery = time.Second"},
 		rig.Change{File: "caddymodule/app.go", Old: "ringEvery = time.Minute", New: "ringEvery = 2 * time.Second"})
 }()
 

@@ -1,0 +1,108 @@
+package storestate
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/store"
+)
+
+// opened is what the test's sites make of the keys.
+type opened struct{ keys *store.Keys }
+
+func newState(t *testing.T, path string) *State {
+	t.Helper()
+	s, err := New("sqlite:"+path, "wx_auth_")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	return s
+}
+
+func newSite(s *State, directory string) *Opener[opened] {
+	return NewOpener(Site[opened]{
+		State: s, Store: s.DB.With(nil), Names: store.Names{Directory: directory, WeChat: map[string]string{"wx1": "weixin.qq.com"}},
+		Identified: func(string) error { return nil },
+		LoadRing:   func(context.Context) error { return nil }, KeysLoaded: func() bool { return true },
+		Assemble:    func(k *store.Keys) (*opened, error) { return &opened{k}, nil },
+		Explain:     func(err error) error { return err },
+		FindChanged: func() {}, Log: zap.NewNop(),
+	})
+}
+
+// A request that comes while the store is being opened waits for the end of the first
+// attempt, and then no longer.
+func TestReadyWaitsForTheFirstAttempt(t *testing.T) {
+	o := newSite(newState(t, filepath.Join(t.TempDir(), "wx.db")), "store")
+	ready := make(chan *opened)
+	go func() { ready <- o.Ready(t.Context()) }()
+	if err := o.Open(t.Context(), time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	o.Tried()
+	if got := <-ready; got == nil || got.keys == nil || !o.IsOpen() || !o.Recorded() {
+		t.Errorf("got %+v", got)
+	}
+}
+
+// A client that hangs up does not wait, and makes nobody else wait longer.
+func TestReadyEndsWithTheRequest(t *testing.T) {
+	o := newSite(newState(t, filepath.Join(t.TempDir(), "wx.db")), "store")
+	ctx, hangUp := context.WithCancel(t.Context())
+	hangUp()
+	if o.Ready(ctx) != nil || o.away.Load() {
+		t.Error("a store that nobody opened is ready, or counts as away")
+	}
+}
+
+// A reload goes on with what is open, and refuses another directory's users without asking
+// the database.
+func TestResume(t *testing.T) {
+	s := newState(t, filepath.Join(t.TempDir(), "wx.db"))
+	if err := newSite(s, "store").Open(t.Context(), time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	same := newSite(s, "store")
+	if err := same.Resume(t.Context()); err != nil || !same.IsOpen() || !same.Recorded() {
+		t.Errorf("the same directory: %v", err)
+	}
+	other := newSite(s, "sql:postgres://db/app")
+	var refused *store.NameError
+	if err := other.Resume(t.Context()); !errors.As(err, &refused) || other.IsOpen() {
+		t.Errorf("another directory: %v", err)
+	}
+}
+
+// The database of another directory is found when the store is opened: the site stays
+// closed, and answers that only the operator can fix it.
+func TestOpenRefusesAnotherDirectory(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "wx.db")
+	first := newState(t, path)
+	if err := newSite(first, "store").Open(t.Context(), time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	o := newSite(newState(t, path), "sql:postgres://db/app")
+	if err := o.Open(t.Context(), time.Minute); !errors.As(err, new(*store.NameError)) {
+		t.Fatal(err)
+	}
+	if o.IsOpen() || o.Recorded() || !o.Misconfigured() {
+		t.Error("it is open, or waits for something that passes")
+	}
+}
+
+// Two steps at once would record names that the other one has just refused.
+func TestStepsTakeTurns(t *testing.T) {
+	o := newSite(newState(t, filepath.Join(t.TempDir(), "wx.db")), "store")
+	o.turn <- struct{}{}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := o.Open(ctx, time.Minute); !errors.Is(err, store.ErrUnavailable) || o.Misconfigured() {
+		t.Errorf("got %v", err)
+	}
+}

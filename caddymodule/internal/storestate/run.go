@@ -1,0 +1,135 @@
+package storestate
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/clock"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/store"
+)
+
+const (
+	// staleAfter is the age at which the revocation feed is logged as stale.
+	staleAfter = 10 * time.Second
+
+	// purgeEvery is how often expired rows are looked for, purgeBatch how many are deleted
+	// in one transaction.
+	purgeEvery = time.Minute
+	purgeBatch = 500
+
+	// announceEvery is how often a replica announces in the store that it runs and which
+	// encryption keys it has: several times within store.ReplicaUp, so that one failure
+	// does no harm. `caddy wx-auth rekey` reads the announcements.
+	announceEvery = 25 * time.Second
+)
+
+// Run reads the revocation feed, does the housekeeping and announces this replica, until
+// ctx ends. It waits for the store to be opened. st is the store with the keys of one of
+// its sites.
+func (s *State) Run(ctx context.Context, st *store.Store, log *zap.Logger) {
+	if !s.Wait(ctx) {
+		return
+	}
+	var loops sync.WaitGroup
+	loops.Go(func() { s.Feed.Run(ctx, st, time.Now, s.reporter(log)) })
+	loops.Go(func() { s.housekeep(ctx, st, log) })
+	loops.Go(func() {
+		for ok := true; ok; ok = clock.Sleep(ctx, announceEvery) {
+			s.Announce(ctx, st, log)
+		}
+	})
+	loops.Wait()
+}
+
+// Wait returns when the store is open; false if ctx ended first.
+func (s *State) Wait(ctx context.Context) bool {
+	select {
+	case <-s.isOpen:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// Announce announces this replica once. It logs a failure at debug level only: the store is
+// away then, which others log.
+func (s *State) Announce(ctx context.Context, st *store.Store, log *zap.Logger) {
+	if err := st.Announce(ctx, s.replica); err != nil && ctx.Err() == nil {
+		log.Debug("announcing this replica", zap.Error(err))
+	}
+}
+
+// reporter logs when the feed becomes stale and when it is fresh again, and the same of the
+// clock.
+func (s *State) reporter(log *zap.Logger) func(error) {
+	stale, reportClock := false, s.clockReporter(log)
+	return func(err error) {
+		reportClock()
+		age := s.Feed.Age(time.Now())
+		switch {
+		case err != nil && !stale && age > staleAfter:
+			stale = true
+			log.Error("revocations from other replicas cannot be read; tokens keep working until they expire",
+				zap.Duration("age", age), zap.Error(err))
+		case err == nil && stale:
+			stale = false
+			log.Info("revocations are read again")
+		}
+	}
+}
+
+// clockReporter logs when this process's clock becomes wrong and when it is right again.
+// Until then the replica deletes nothing and forgets no revocation.
+func (s *State) clockReporter(log *zap.Logger) func() {
+	off := false
+	return func() {
+		state := s.Clock.State()
+		switch {
+		case state.Off && !off:
+			log.Error("the clock of this process is wrong: it does no housekeeping and forgets no revocation until that is over; logins and tokens go on",
+				append(clockFields(state), zap.String("store", s.DB.String()))...)
+		case !state.Off && off:
+			log.Info("the clock of this process is right again", zap.String("store", s.DB.String()))
+		}
+		off = state.Off
+	}
+}
+
+func clockFields(state clock.State) []zap.Field {
+	cause, remedy := "it differs from the database's clock",
+		"synchronize the clocks of this machine and of the database's with NTP (chronyc tracking, timedatectl)"
+	if state.Jumped {
+		cause, remedy = "it has jumped",
+			"synchronize the clock of this machine with NTP; a clock that stays where it is and agrees with the database's is trusted again after an hour"
+	}
+	return []zap.Field{
+		zap.String("cause", cause), zap.Duration("ahead", state.Ahead.Round(time.Second)), zap.String("remedy", remedy),
+	}
+}
+
+// housekeep deletes expired rows in small batches, as long as this process has the
+// housekeeping role. With a wrong clock it gives the role up.
+func (s *State) housekeep(ctx context.Context, st *store.Store, log *zap.Logger) {
+	left := false
+	for clock.Sleep(ctx, purgeEvery) {
+		if s.Clock.State().Off {
+			if !left {
+				left = st.LeaveHousekeeping(ctx, s.replica) == nil
+			}
+			continue
+		}
+		left = false
+		for !s.Clock.State().Off {
+			n, ours, err := st.Housekeep(ctx, s.replica, purgeBatch)
+			if err != nil && ctx.Err() == nil {
+				log.Warn("deleting expired rows", zap.Error(err))
+			}
+			if err != nil || !ours || n < purgeBatch {
+				break
+			}
+		}
+	}
+}

@@ -1,0 +1,106 @@
+// Package storestate is the per-process state of one store: it opens the store in the
+// background, compares its names, and runs the revocation feed, the housekeeping and the
+// announcements of this replica. It knows neither Caddy nor HTTP.
+package storestate
+
+import (
+	"crypto/rand"
+	"maps"
+	"sync"
+	"time"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/clock"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/store"
+)
+
+// State is what the sites of one store share, and keep over reloads.
+type State struct {
+	DB      *store.DB
+	Clock   *clock.Clock
+	Revoked *session.Revoked
+	Feed    *session.Feed
+
+	replica string // the name of this process among the replicas
+	prefix  string // of the tables
+	names   knownNames
+	isOpen  chan struct{} // closed when the store is open for the first time
+	once    sync.Once
+}
+
+// New parses the address of a store, and does no more.
+func New(address, prefix string) (*State, error) {
+	c := clock.New()
+	db, err := store.New(address, store.Options{Prefix: prefix, Clock: c})
+	if err != nil {
+		return nil, err
+	}
+	revoked := session.NewRevoked()
+	revoked.Clock = c
+	return &State{
+		DB: db, Clock: c, Revoked: revoked, Feed: session.NewFeed(revoked),
+		replica: rand.Text(), prefix: prefix, isOpen: make(chan struct{}),
+	}, nil
+}
+
+// Close closes the store. Connections that were opened under its tokens end: nobody would
+// learn of a logout any more.
+func (s *State) Close() error {
+	s.Revoked.Close()
+	return s.DB.Close()
+}
+
+// Now is the time: this process's, or the database's while the clock of this process is
+// wrong.
+func (s *State) Now() time.Time { return time.Now().Add(s.Clock.Shift()) }
+
+// opened notes that the store is open, and reports whether it is for the first time.
+func (s *State) opened() (first bool) {
+	s.once.Do(func() {
+		first = true
+		close(s.isOpen)
+	})
+	return first
+}
+
+// knownNames are the names that this process has recorded in a store, or found there. They
+// do not change as long as the store is open, so a reload is compared with them while the
+// database is away.
+type knownNames struct {
+	mu    sync.Mutex
+	names store.Names
+}
+
+func (k *knownNames) learn(n store.Names) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.names.Directory = n.Directory
+	if k.names.WeChat == nil {
+		k.names.WeChat = make(map[string]string)
+	}
+	maps.Copy(k.names.WeChat, n.WeChat)
+}
+
+// fit reports whether all names are known. The error is a *[store.NameError] for a name
+// that differs from the known one.
+func (k *knownNames) fit(n store.Names) (known bool, err error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.names.Directory == "" {
+		return false, nil
+	}
+	if k.names.Directory != n.Directory {
+		return false, &store.NameError{Recorded: k.names.Directory, Configured: n.Directory}
+	}
+	known = true
+	for appid, name := range n.WeChat {
+		switch k.names.WeChat[appid] {
+		case name:
+		case "":
+			known = false
+		default:
+			return false, &store.NameError{AppID: appid, Recorded: k.names.WeChat[appid], Configured: name}
+		}
+	}
+	return known, nil
+}
