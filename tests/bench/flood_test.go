@@ -29,11 +29,10 @@ func (b beside) p99() float64 { return float64(b.flooded.p99) / float64(b.alone.
 func flood(t *testing.T, p *page) {
 	const goods, floods = 16, 32
 	n, requests := often(5, 1), often(2000, 32)
-	p.heading("Good traffic beside a flood of garbage tokens")
-	p.text(fmt.Sprintf("%d clients with one good token ask every 16 ms, alone and, right before or after, beside %d others that send a bad token with each request; %d pairs of runs of %d good requests. "+
-		"The plain Caddy answers the same flood. A ratio is that of good requests beside the flood to good requests alone. A token of ours with a forged signature costs the check of a signature, as nothing cheaper can tell it from a good one.",
+	p.heading("Good traffic during a flood of garbage tokens")
+	p.text(fmt.Sprintf("%d clients with one good token send a request every 16 ms: alone and, right before or after, while %d others send a bad token with each request. These are %d pairs of runs of %d good requests. The plain Caddy answers the same flood. A ratio compares good requests during the flood with good requests alone. A token with our header and a forged signature costs a signature check, because nothing cheaper distinguishes it from a good one.",
 		goods, floods, n, requests))
-	p.table("garbage", "garbage/s, plain", "with the gateway", "good alone with the gateway, p50", "p99", "p50 ratio, plain", "with the gateway", "p99 ratio, plain", "with the gateway", "p99 beside the flood, gateway to plain")
+	p.table("garbage", "garbage/s, plain", "with the gateway", "good alone with the gateway, p50", "p99", "p50 ratio, plain", "with the gateway", "p99 ratio, plain", "with the gateway", "p99 during the flood, gateway to plain")
 	c := newCouple(t, "ES256")
 	defer c.stop()
 	good := c.warm(t, "/respond/orders", 1, goods, requests)
@@ -43,7 +42,7 @@ func flood(t *testing.T, p *page) {
 		name  string
 		token func() string
 	}{
-		{"tokens of nobody", func() string { return rand.Text() + "." + rand.Text() + "." + rand.Text() }},
+		{"tokens with another header", func() string { return rand.Text() + "." + rand.Text() + "." + rand.Text() }},
 		{"our header, a forged signature", func() string {
 			var signature [64]byte
 			rand.Read(signature[:])            // never fails

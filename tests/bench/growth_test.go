@@ -14,7 +14,7 @@ import (
 // growth shows how the cost depends on the number of clients and of tokens.
 func growth(t *testing.T, p *page) {
 	p.heading("Growth")
-	p.text("With the number of revoked sessions see `Contains` above, with that of cached tokens in process `VerifyHit`.")
+	p.text("For the cost by the number of revoked sessions, see `Contains` above; by the number of cached tokens, `VerifyHit`.")
 	n, requests := often(6, 1), often(10_000, 64)
 	p.table(pairColumns...)
 	c := newCouple(t, "ES256")
@@ -38,9 +38,9 @@ func growth(t *testing.T, p *page) {
 
 // users measures logins and refreshes with few users and with many.
 func users(t *testing.T, p *page) {
-	p.heading("Beside a million users")
-	p.text("Logins of new users and refreshes by 32 clients, without a delay, beside so many users, each with a binding and a session, and a tenth as many revocations:")
-	p.table("store", "users before", "logins/s", "p99", "CPU of the gateway a login", "refreshes/s", "p99", "CPU of the gateway a refresh")
+	p.heading("With a million users")
+	p.text("Logins of new users, and refreshes, by 32 clients without a delay. The store already has the given number of users, each with a binding and a session, and a tenth as many revocations:")
+	p.table("store", "users before", "logins/s", "p99", "gateway CPU per login", "refreshes/s", "p99", "gateway CPU per refresh")
 	for _, kind := range rig.Kinds {
 		for _, n := range []int{1000, 1_000_000} {
 			cells := crowded(t, kind, often(n, n/1000))

@@ -12,7 +12,7 @@ import (
 // inProcess runs the packages' own benchmarks.
 func inProcess(t *testing.T, p *page) {
 	p.heading("In process")
-	p.text("`-2` means both cores at once. `x-bare` is the ratio to the standard library's bare signature check, or bare signature, taken in turn with it.")
+	p.text("`-2` means that both cores are used. `x-bare` is the ratio to the standard library's bare signature check, or bare signature, measured alternately.")
 	p.table("benchmark", "time", "allocations", "other")
 	type bench struct{ pkg, pattern, time string }
 	benches := []bench{{"./caddymodule/internal/gate", "Path", "10x"}}

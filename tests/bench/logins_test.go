@@ -52,8 +52,8 @@ func post(path string, body any) []byte {
 // logins measures phone logins of new users when the access token is already cached.
 func logins(t *testing.T, p *page) {
 	p.heading("Logins")
-	p.text("Phone logins of users who were not there before, with a warm access token; the simulator answers each of WeChat's two calls after that delay. A client begins its next login when it has the answer to the one before, so with a delay all of them come at the same moment again and again; where an interval is given they do not. Stores are durable as they come.")
-	p.table("store", "WeChat's delay", "clients", "logins/s", "p50", "p99", "CPU of the gateway a login")
+	p.text("Phone logins of new users, with the access token already cached. The simulator answers each of WeChat's two calls after the given delay. A client begins its next login when it has the answer to the previous one, so with a delay all logins arrive at the same moments; rows with an interval avoid that. The stores have their default durability.")
+	p.table("store", "WeChat's delay", "clients", "logins/s", "p50", "p99", "gateway CPU per login")
 	kinds := []string{"sqlite"}
 	if *full {
 		kinds = rig.Kinds
@@ -96,7 +96,7 @@ func logins(t *testing.T, p *page) {
 		}
 	}
 	p.end()
-	p.text("What the gateway's processor time is spent on, with 32 clients and no delay:")
+	p.text("Where the gateway's processor time goes, with 32 clients and no delay:")
 	p.table(append([]string{""}, kinds...)...)
 	for i, part := range loginParts {
 		cells := []string{part.name}

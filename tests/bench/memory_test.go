@@ -21,7 +21,7 @@ import (
 // sessions are measured in process.
 func memory(t *testing.T, p *page) {
 	p.heading("Memory")
-	p.text("Of a cached token and of a million revoked sessions see `CacheMemory` and `RevokedMemory` above. An idle WebSocket, in the heap and the stacks of the proxy after a collection:")
+	p.text("For a cached token and for a million revoked sessions, see `CacheMemory` and `RevokedMemory` above. An idle WebSocket, in the proxy's heap and stacks after a garbage collection:")
 	upstream := rig.Serve(t, http.HandlerFunc(upgrade))
 	wx, key := rig.NewWeChat(t), newSigning(t, "ES256")
 	environ := append(wx.Environ(upstream), "GODEBUG=memprofilerate=8192")
@@ -50,7 +50,7 @@ func memory(t *testing.T, p *page) {
 	p.row(cells...)
 	p.end()
 
-	p.text("What a socket more takes in the heap with the gateway than without, by who has allocated it, where it is 100 bytes or more (what comes from a pool or a buffer varies by chance):")
+	p.text("How much more heap a socket takes with the gateway than without, by allocating function, where it is 100 bytes or more (values from pools and buffers vary by chance):")
 	p.table("function", "difference")
 	var grown [2]map[string]float64
 	for i, c := range []*rig.Caddy{plain, gateway} {

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 )
 
 // page is a section of a Markdown page: a heading, texts and tables.
@@ -21,9 +22,9 @@ type page struct{ bytes.Buffer }
 // introduction returns the beginning of the page.
 func introduction(t *testing.T) []byte {
 	p := new(page)
-	fmt.Fprintf(p, "# Benchmarks\n\nMade by %s. Load generator, upstream, simulator and databases share these cores with what is measured.\n\n", made(t))
-	p.text("Every comparison is taken in pairs, with and without the gateway right after each other, in changing order; a ratio is the median over the pairs, " +
-		"with the middle half of them in brackets. Processor time is that of the proxy's process, by the kernel's clock. Where the brackets hold 1.00, no cost can be told from noise.")
+	p.WriteString("# Benchmarks\n\n")
+	p.text("Made by " + made(t) + ". The load generator, the upstream, the simulator and the databases share these cores with the measured process.")
+	p.text("Every comparison consists of pairs of runs, one with and one without the gateway, directly after each other and in alternating order. A ratio is the median over the pairs, followed in brackets by the bounds of the middle half. Processor time is that of the proxy's process, by the kernel's clock. If the brackets include 1.00, any cost is lost in the noise.")
 	return p.Bytes()
 }
 
@@ -65,7 +66,25 @@ func command() string {
 
 func (p *page) heading(text string) { fmt.Fprintf(p, "## %s\n\n", text) }
 
-func (p *page) text(text string) { fmt.Fprintf(p, "%s\n\n", text) }
+// text adds a paragraph, with lines of at most 100 columns.
+func (p *page) text(text string) {
+	column := 0
+	for i, word := range strings.Fields(text) {
+		width := utf8.RuneCountInString(word)
+		switch {
+		case i == 0:
+		case column+1+width > 100:
+			p.WriteByte('\n')
+			column = 0
+		default:
+			p.WriteByte(' ')
+			column++
+		}
+		p.WriteString(word)
+		column += width
+	}
+	p.WriteString("\n\n")
+}
 
 // table begins a table; calls of its rows and of end follow.
 func (p *page) table(columns ...string) {

@@ -79,6 +79,6 @@ func (p pairs) cells(name string) []string {
 	}
 }
 
-var pairColumns = []string{"path", "plain, CPU a request", "added CPU", "CPU ratio", "requests/s ratio", "p50 ratio", "p99 ratio"}
+var pairColumns = []string{"path", "plain, CPU per request", "added CPU", "CPU ratio", "requests/s ratio", "p50 ratio", "p99 ratio"}
 
 func micros(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1000 }

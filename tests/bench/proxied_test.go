@@ -80,7 +80,7 @@ func proxied(t *testing.T, p *page) {
 	const clients = 32
 	n, requests := often(10, 1), often(10_000, 50)
 	p.heading("The proxy, with and without the gateway")
-	p.text(fmt.Sprintf("%d pairs of runs of at least %d requests, over %d connections that are kept open. Where nothing else is said the tokens are signed with ES256.", n, requests, clients))
+	p.text(fmt.Sprintf("%d pairs of runs of at least %d requests, over %d kept-alive connections. Unless the row says otherwise, tokens are signed with ES256.", n, requests, clients))
 	p.table(pairColumns...)
 	add := func(name string, c *couple, l load, rest func()) {
 		cells := compare(t, c.plain, c.gateway, n, l, rest).cells(name)
@@ -110,11 +110,11 @@ func proxied(t *testing.T, p *page) {
 	held = append(held, c.held(t, fmt.Sprintf("after %d more with %d tokens in turn", 2*(n+1)*max(requests, len(many)), len(many))))
 	other := &couple{plain: c.plain, gateway: rig.StartCaddy(t, site("request_header X-WX-USER-ID 01a20a19-23a0-7d1c-8098-d0fef8aaf38c"), c.wx.Environ(c.upstream)...)}
 	compare(t, other.plain, other.gateway, often(10, 1), respond(one), nothing)
-	add("for comparison: `respond` behind a `request_header` of Caddy's instead of the gateway", other, respond(one), nothing)
+	add("for comparison: `respond` behind Caddy's `request_header` instead of the gateway", other, respond(one), nothing)
 	other.gateway.Stop()
 	p.end()
 
-	p.text("What a request to `respond` with one token is made of, by profiles of both processes:")
+	p.text("Where the time of a request to `respond` with one token goes, by profiles of both processes:")
 	p.table("", "plain", "with the gateway")
 	long := respond(one)
 	long.requests = often(400_000, 100)
@@ -127,7 +127,7 @@ func proxied(t *testing.T, p *page) {
 		p.row(name, fmt.Sprintf("%.1f µs", plain[i]), fmt.Sprintf("%.1f µs", gateway[i]))
 	}
 	p.end()
-	p.text("The last lines but one overlap with those above. Memory that each process holds:")
+	p.text("Garbage collection and system calls are also part of the lines above them. Memory of each process:")
 	p.table("", "plain", "with the gateway", "difference")
 	for _, cells := range held {
 		p.row(cells...)
@@ -135,7 +135,7 @@ func proxied(t *testing.T, p *page) {
 	p.end()
 
 	p.text("Refused without a token, by the gateway alone:")
-	p.table("path", "CPU a request", "p50", "p99")
+	p.table("path", "CPU per request", "p50", "p99")
 	refused := always("/orders", "", http.StatusUnauthorized)
 	refused.run(t, c.gateway)
 	m := refused.run(t, c.gateway)
@@ -143,7 +143,7 @@ func proxied(t *testing.T, p *page) {
 	p.end()
 	c.stop()
 
-	p.text("A token that the gateway has not seen before, in each request:")
+	p.text("Each request has a token that the gateway has not seen before:")
 	p.table(pairColumns...)
 	for _, algorithm := range []string{"ES256", "EdDSA", "RS256", "HS256"} {
 		c := newCouple(t, algorithm)
