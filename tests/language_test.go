@@ -171,3 +171,26 @@ func TestCommentsAreReadOnce(t *testing.T) {
 		t.Logf("%s: %d wordings to go", dir, bad[dir])
 	}
 }
+
+// SECURITY.md names the tests that hold each promise. A test that was renamed must not turn
+// the list into a claim that nobody can check.
+func TestSecurityNamesRealTests(t *testing.T) {
+	page, err := os.ReadFile("../SECURITY.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := goFiles(t)
+	named := regexp.MustCompile("`([a-z0-9_/]+_test\\.go|Fuzz\\w+)`").FindAllSubmatch(page, -1)
+	if len(named) < 40 {
+		t.Fatalf("only %d tests are named", len(named))
+	}
+	for _, m := range named {
+		name, found := string(m[1]), false
+		for file, f := range files {
+			found = found || strings.HasSuffix("/"+file, "/"+name) || strings.HasSuffix(file, "_test.go") && strings.Contains(f.text, "\nfunc "+name+"(")
+		}
+		if !found {
+			t.Errorf("SECURITY.md names %s, which does not exist", name)
+		}
+	}
+}
