@@ -28,6 +28,7 @@ var unworded = []string{
 	"caddymodule/internal/network",
 	"caddymodule/internal/problem",
 	"caddymodule/internal/store",
+	"caddymodule/internal/storestate",
 }
 
 // untold are the directories in which a test may still lack a comment or have a long name.
