@@ -3,6 +3,7 @@ package tests
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
@@ -84,4 +85,19 @@ func TestRequireBehindRewrites(t *testing.T) {
 		}
 	}
 	f.passes(t, message(f.Addr, "GET", "/v1/x", auth))
+}
+
+// A proxy that asks /verify for another service gets no answer about require. The log says
+// so once.
+func TestVerifyEnforcesNoRequire(t *testing.T) {
+	t.Parallel()
+	f := newFort(t, requireSite("", ""))
+	pair := f.loginToApp(t)
+	for range 3 {
+		f.Client().Get("/auth/wx/verify/admin/x", pair.Token).Want(t, 204)
+	}
+	f.Log.Wait(t, 5*time.Second, "no require holds")
+	if lines := f.Log.Lines("no require holds"); len(lines) != 1 {
+		t.Errorf("%d lines", len(lines))
+	}
 }

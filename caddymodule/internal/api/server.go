@@ -38,7 +38,7 @@ type Server struct {
 	// events can neither change nor delay it.
 	Emit func(...event.Event)
 
-	warnedPrivate, warnedForwarded atomic.Bool
+	warnedPrivate, warnedForwarded, warnedUnrequired atomic.Bool
 }
 
 // Settings are the settings of a directive about its endpoints.

@@ -4,6 +4,8 @@ import (
 	"net/http"
 	"strings"
 
+	"go.uber.org/zap"
+
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
 )
 
@@ -18,6 +20,7 @@ func isVerify(rest string) bool {
 // identity is in the answer's headers, so the host keeps it out of the access log. The
 // answer is 204, 401 or 403: nginx's auth_request takes every other status for a fault.
 func (c *call) verify() error {
+	c.warnUnrequired()
 	// A cookie counts by the method that the proxy was asked for, which only the proxy
 	// can say; without it, the request may change something. A client gains nothing by
 	// making the method up: to use the cookie, it must have it.
@@ -36,4 +39,13 @@ func (c *call) verify() error {
 		h.Set("X-Envoy-Auth-Headers-To-Remove", names)
 	}
 	return c.answer(http.StatusNoContent, "", nil)
+}
+
+// warnUnrequired logs, once for each configuration, that a proxy asks about requests whose
+// paths are not compared with the site's requirements.
+func (s *Server) warnUnrequired() {
+	if s.Gate.Requires() && s.warnedUnrequired.CompareAndSwap(false, true) {
+		s.Log.Warn("/verify was asked at a site with require: it decides on the token alone, so no require holds for that request",
+			zap.String("remedy", "compare what the identity headers say in the proxy or the service that asks, or put wx_auth in front of that service"))
+	}
 }

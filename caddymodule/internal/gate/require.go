@@ -211,6 +211,9 @@ func placeOf(r *http.Request, canonical bool) place {
 	return p
 }
 
+// Requires reports whether there are requirements.
+func (g *Gate) Requires() bool { return len(g.requirements) > 0 }
+
 // apply reports whether any requirement concerns a place.
 func (rs requirements) apply(at place) bool {
 	return slices.ContainsFunc(rs, func(r requirement) bool { return r.applies(at) })
