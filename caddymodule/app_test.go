@@ -49,6 +49,7 @@ func directive(store string, more ...string) string {
 
 const keyA, keyB = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=", "IAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
 
+// Two sites of one store with different keys would each write what the other cannot read.
 func TestDirectivesOfOneStoreMustAgreeOnIt(t *testing.T) {
 	path := "sqlite:" + filepath.Join(t.TempDir(), "wx.db")
 	for name, c := range map[string]struct{ one, other, says string }{
@@ -72,9 +73,9 @@ func TestDirectivesOfOneStoreMustAgreeOnIt(t *testing.T) {
 	}
 }
 
-// A configuration that turns migrate off, loaded over one that had it on, must
-// go on with the revocations and limits that are known.
-func TestMigrateOffSharesTheStateOfTheConfigurationBefore(t *testing.T) {
+// A configuration that turns migrate off, loaded over one that had it on, must keep the known
+// revocations and limits.
+func TestMigrateOffKeepsTheState(t *testing.T) {
 	path := "sqlite:" + filepath.Join(t.TempDir(), "wx.db")
 	before, err := provisionTogether(t, directive(path))
 	if err != nil {

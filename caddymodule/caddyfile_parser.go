@@ -46,7 +46,7 @@ func (p *parser) locate(err error) error {
 // subdirective is one line, or block, of the syntax.
 type subdirective struct {
 	name string
-	// usage is what follows the name, for the error of a wrong line.
+	// usage names the arguments, for the error of a wrong line.
 	usage string
 	// least and most bound the number of arguments; most < 0: any number.
 	least, most int
@@ -55,7 +55,7 @@ type subdirective struct {
 	count func() int
 	// set stores the arguments.
 	set func(args []string) error
-	// block is what may stand in braces after the arguments.
+	// block lists the subdirectives that may stand in braces after the arguments.
 	block []subdirective
 	// parse is set for what has its own syntax. It reads the whole segment.
 	parse func(d *caddyfile.Dispenser) error

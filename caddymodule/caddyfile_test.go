@@ -96,6 +96,7 @@ func TestUnknownSubdirectiveNamesTheKnownOnes(t *testing.T) {
 	}
 }
 
+// Another plugin may parse the directive without a matcher.
 func TestHandlerUnmarshalsCaddyfileTokens(t *testing.T) {
 	var h Handler
 	d := caddyfile.NewTestDispenser("wx_auth {env.A} {env.B} {\n public /health\n}")

@@ -37,8 +37,8 @@ type directoryName struct {
 	name string
 	// written: the configuration sets the name.
 	written bool
-	// detail is what else decides whose ids these are, if no name is written: two sites of
-	// one store must agree on it.
+	// detail holds whatever else decides whose ids these are, if no name is written: two sites
+	// of one store must agree on it.
 	detail string
 	// external: the users are not in the store's own table.
 	external bool

@@ -84,8 +84,8 @@ func acquire[T any](pool *caddy.UsagePool, k any, construct func() T) T {
 	return v.(pooled[T]).value
 }
 
-// wechatState is what sites share that call the same WeChat in the same way: the connections
-// and the access tokens.
+// wechatState holds the connections and the access tokens of sites that call the same WeChat
+// in the same way.
 type wechatState struct {
 	transport *wechat.Transport
 	tokens    wechat.TokenSource

@@ -18,8 +18,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
 )
 
-// settings is what a Handler's configuration means: placeholders replaced, defaults filled
-// in, everything checked. What belongs to another package is in that package's own struct.
+// settings are the meaning of a Handler's configuration: placeholders replaced, defaults
+// filled in, everything checked. What belongs to another package is in that package's own struct.
 // It holds secrets, so it stays out of exported fields.
 type settings struct {
 	// Apps are in the order of the configuration; at least one.
@@ -74,7 +74,7 @@ type settingError struct {
 	err   error
 }
 
-// place is where a setting stands: a subdirective's name, with its block's in front, and
+// place locates a setting: a subdirective's name, with its block's in front, and
 // its index among those that may be repeated.
 type place struct {
 	name  string

@@ -31,6 +31,7 @@ import (
 
 func oneApp() []App { return []App{{ID: "wx0123456789abcdef", Secret: "s3cret"}} }
 
+// A configuration of an app alone is complete.
 func TestSettingsDefaults(t *testing.T) {
 	t.Setenv("XDG_DATA_HOME", "/data")
 	got, err := (&Handler{Apps: oneApp()}).settings()
@@ -61,6 +62,7 @@ func TestSettingsDefaults(t *testing.T) {
 	}
 }
 
+// Each line of a Caddyfile arrives in the settings, with its placeholders replaced.
 func TestSettingsFromWholeDirective(t *testing.T) {
 	key := base64.StdEncoding.EncodeToString([]byte("0123456789abcdefghijklmnopqrstuv"))
 	for name, value := range map[string]string{
@@ -158,6 +160,8 @@ func TestSettingsDefaultsFitTheTimesGiven(t *testing.T) {
 	}
 }
 
+// A setting whose value is known only on the machine that serves is refused there. The error
+// names it and the remedy, and holds no secret.
 func TestSettingsRefuseAtProvision(t *testing.T) {
 	empty := filepath.Join(t.TempDir(), "empty")
 	if err := os.WriteFile(empty, []byte("\n"), 0o600); err != nil {
@@ -232,8 +236,8 @@ func TestSettingsRefuseAtProvision(t *testing.T) {
 	}
 }
 
-// What a key is made of is the token package's to judge; that it is asked, with
-// the material as written, is ours.
+// Package token decides whether a key is usable. The settings must ask it, with the material
+// as it is written.
 func TestTokenKeys(t *testing.T) {
 	t.Setenv("GODEBUG", "rsa1024min=0") // to make a key that is too weak
 	weak, err := rsa.GenerateKey(rand.Reader, 1024)
@@ -280,6 +284,7 @@ func TestTokenKeys(t *testing.T) {
 	}
 }
 
+// A value that holds braces is not read a second time: a secret may contain them.
 func TestPlaceholdersKeepEveryOtherByte(t *testing.T) {
 	t.Setenv("WXT_V", "{env.WXT_OTHER}")
 	for raw, want := range map[string]string{
@@ -295,6 +300,7 @@ func TestPlaceholdersKeepEveryOtherByte(t *testing.T) {
 	}
 }
 
+// Sites that spell the path of one file differently share its store.
 func TestOneDatabaseHasOneURL(t *testing.T) {
 	wd, err := os.Getwd()
 	if err != nil {
@@ -311,7 +317,7 @@ func TestOneDatabaseHasOneURL(t *testing.T) {
 
 // Caddy shows the exported fields of a running configuration in /config/, in
 // autosave.json and in traces.
-func TestSecretsStayOutOfTheConfigurationThatCaddyShows(t *testing.T) {
+func TestCaddyShowsNoSecret(t *testing.T) {
 	t.Setenv("XDG_DATA_HOME", t.TempDir())
 	key := base64.StdEncoding.EncodeToString([]byte("an encryption key of 32 bytes!!!"))
 	secrets := map[string]string{

@@ -35,7 +35,7 @@ const (
 	mostAudiences = 32
 )
 
-// tokenSettings is what the block token means.
+// tokenSettings are the meaning of the block token.
 type tokenSettings struct {
 	token.Policy
 	Algorithm token.Algorithm

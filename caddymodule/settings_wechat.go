@@ -15,7 +15,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
 )
 
-// wechatSettings is what the block wechat, and the hosts of single apps, mean.
+// wechatSettings are the meaning of the block wechat, and of the hosts of single apps.
 type wechatSettings struct {
 	APIs []string
 	// Realm names a WeChat that is not WeChat's own; empty: its first host does.
@@ -175,7 +175,7 @@ func parseURL(raw string) (*url.URL, error) {
 }
 
 // nameOf returns the name of the WeChat that an app belongs to: [wechat.Own] if all of
-// its hosts are WeChat's, in any number and order, else the configured realm, else the
+// its hosts belong to WeChat, in any number and order, else the configured realm, else the
 // host and port of the first one. Two WeChats may know the same appid, and give the same
 // openid to two people.
 func (w wechatSettings) nameOf(appid string) string {

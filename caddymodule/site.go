@@ -163,7 +163,7 @@ func newSite(ctx caddy.Context, app *Background, set settings, users user.Direct
 	return s, nil
 }
 
-// host is what Caddy knows of a request and of itself.
+// host gives the endpoints Caddy's knowledge of a request and of the process.
 var host = api.Host{ClientIP: clientIP, TrustedProxy: trustedProxy, RequestID: requestID, Exiting: caddy.Exiting}
 
 func (s *site) apiSettings() api.Settings {

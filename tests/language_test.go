@@ -25,7 +25,6 @@ var unworded = []string{
 	"caddymodule/internal/conn",
 	"caddymodule/internal/event",
 	"caddymodule/internal/login",
-	"caddymodule/internal/network",
 	"caddymodule/internal/problem",
 	"caddymodule/internal/store",
 	"caddymodule/internal/storestate",

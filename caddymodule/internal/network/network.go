@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// carrierNAT is where some clouds' load balancers are (RFC 6598).
+// carrierNAT has some clouds' load balancers (RFC 6598).
 var carrierNAT = netip.MustParsePrefix("100.64.0.0/10")
 
 // Private reports whether an address is this machine's or a private network's. So is the

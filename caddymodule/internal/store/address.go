@@ -58,7 +58,7 @@ func Canonical(address string) (string, error) {
 	return "sqlite:" + abs, err
 }
 
-// serverAddress is the address of a database server, taken apart.
+// serverAddress is the parsed address of a database server.
 type serverAddress struct {
 	authority      string // user, password and hosts, as written
 	user, password string
@@ -72,14 +72,14 @@ var (
 	databaseForm = regexp.MustCompile(`^[^/@:?#\x00-\x20]*$`)
 )
 
-// parseServer takes an address of this form apart by hand. net/url names the
-// whole address in its errors, and with it the password, and knows no list of
-// hosts. What has to be escaped in a password and is not makes a part of it look
-// like another part of the address, so nothing of the address is repeated here.
+// parseServer parses an address of this form by hand. net/url repeats the whole address in its
+// errors, and with it the password, and knows no list of hosts. An unescaped character in a
+// password makes a part of it look like another part of the address, so no error here repeats
+// any part of the address.
 func parseServer(db *DB, address, form string) (serverAddress, error) {
 	scheme, rest, _ := strings.Cut(address, ":")
 	fail := func(what string) (serverAddress, error) {
-		return serverAddress{}, fmt.Errorf("%s: %s: write %s, with what is special in the password percent-encoded (@ is %%40, / is %%2F, # is %%23, ? is %%3F, %% is %%25)", scheme, what, form)
+		return serverAddress{}, fmt.Errorf("%s: %s: write %s, with special characters in the password percent-encoded (@ is %%40, / is %%2F, # is %%23, ? is %%3F, %% is %%25)", scheme, what, form)
 	}
 	rest, ok := strings.CutPrefix(rest, "//")
 	if !ok || strings.Contains(rest, "#") {
@@ -97,7 +97,7 @@ func parseServer(db *DB, address, form string) (serverAddress, error) {
 		if errors.Join(err1, err2) != nil {
 			return fail("the user or the password cannot be read")
 		}
-		// Both spellings: one is in the address, the other in drivers' hands.
+		// Both spellings: the address has one, drivers have the other.
 		db.secrets = append(db.secrets, password, a.password)
 	}
 	var err error

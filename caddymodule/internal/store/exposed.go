@@ -10,18 +10,18 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/network"
 )
 
-// An address that does not say whether connections are encrypted leaves it to the
-// server, or to whoever stands between: PostgreSQL's default falls back to plain text
-// when the server has no TLS, MySQL's is plain text. Within a machine or a private
-// network that is what people have; over a public address it sends passwords and phone
-// numbers to anybody on the way. So there such a connection is encrypted or refused.
-// Only an address that says so (sslmode=disable, tls=false) sends plain text there.
+// An address that does not say whether connections are encrypted leaves that to the
+// server, or to an attacker in between: PostgreSQL's default falls back to plain text
+// when the server has no TLS, MySQL's is plain text. Within a machine or a private network
+// plain text is usual; over a public address, anybody on the way could read passwords and
+// phone numbers. There such a connection is encrypted or refused, unless the address asks for
+// plain text (sslmode=disable, tls=false).
 
-// plainTextOutside is what the operator is to do, up to the words for plain text.
+// plainTextOutside is the remedy, up to the words that allow plain text.
 const plainTextOutside = "the database has a public address, where connections are encrypted unless the store's address says otherwise: " +
 	"switch TLS on at the server, or, to send passwords and phone numbers in plain text all the same, write"
 
-// lookup resolves a host's name. Tests have their own.
+// lookup resolves a host's name. Tests replace it.
 type lookup func(ctx context.Context, host string) ([]netip.Addr, error)
 
 func resolve(ctx context.Context, host string) ([]netip.Addr, error) {

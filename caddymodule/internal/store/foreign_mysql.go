@@ -85,7 +85,7 @@ func mysqlValue(kind string, v any) (any, error) {
 	}
 	switch kind {
 	case "BIT":
-		// MariaDB sends the bits of a column, but the digits of a subquery's, and calls
+		// MariaDB sends bits for a column, but digits for the result of a subquery, and calls
 		// both BIT: b'110001' and 1 are the same byte.
 		return sqldir.Unfit{Type: kind, Zero: strings.Trim(string(raw), "\x00") == ""}, nil
 	case "UNSIGNED BIGINT": // beyond int64 the driver gives the digits

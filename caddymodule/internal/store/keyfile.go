@@ -9,12 +9,11 @@ import (
 	"path/filepath"
 )
 
-// KeyFile is where the generated encryption key of an SQLite store lies:
-// beside the database, so that who copies one copies both.
+// KeyFile returns the path of the generated encryption key of an SQLite store. It is beside
+// the database, so that a copy of the directory has both.
 func (db *DB) KeyFile() string { return db.path + ".key" }
 
-// readKeyFile loads the generated key. A file that is not there is
-// fs.ErrNotExist.
+// readKeyFile loads the generated key. The error for a missing file is fs.ErrNotExist.
 func readKeyFile(path string) (*Keys, error) {
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -35,8 +34,8 @@ func readKeyFile(path string) (*Keys, error) {
 	return keys, nil
 }
 
-// createKeyFile makes a new key, on disk before it is used. The file appears
-// whole or not at all, and never in the place of another one.
+// createKeyFile makes a new key, which is on disk before it is used. The file appears whole or
+// not at all, and never replaces another one.
 func createKeyFile(path string) (*Keys, error) {
 	text := generateKey()
 	keys, err := ParseKeys(text)
@@ -44,7 +43,7 @@ func createKeyFile(path string) (*Keys, error) {
 		return nil, err
 	}
 	dir := filepath.Dir(path)
-	// CreateTemp's files are readable by their owner alone.
+	// Only the owner can read CreateTemp's files.
 	f, err := os.CreateTemp(dir, filepath.Base(path)+"-*")
 	if err != nil {
 		return nil, fileError(err)
@@ -55,8 +54,8 @@ func createKeyFile(path string) (*Keys, error) {
 	if err != nil {
 		return nil, fileError(err)
 	}
-	// Unlike a rename, a link does not overwrite. Where the file system has no
-	// links, the database's lock, which the caller holds, must do.
+	// Unlike a rename, a link does not overwrite. If the file system has no links, the
+	// database's lock, which the caller holds, must suffice.
 	err = os.Link(f.Name(), path)
 	if err != nil && !errors.Is(err, fs.ErrExist) {
 		if _, there := os.Lstat(path); errors.Is(there, fs.ErrNotExist) {

@@ -6,10 +6,9 @@ import (
 	"strings"
 )
 
-// Schema is the SQL that creates the tables for a kind of database ("sqlite",
-// "postgres" or "mysql"), for those who set migrate off. From a version over 0
-// it is what takes the tables of that version further. It can be given to the
-// database's own client as it is.
+// Schema returns the SQL that creates the tables for a kind of database ("sqlite", "postgres"
+// or "mysql"), for operators who set migrate off. From a version over 0 it returns the SQL
+// that updates the tables of that version. The database's own client accepts it as it is.
 func Schema(kind, prefix string, from int) (string, error) {
 	d := dialects[kind]
 	if d == nil {
@@ -28,7 +27,7 @@ func Schema(kind, prefix string, from int) (string, error) {
 	var b strings.Builder
 	words := d.replacer(prefix)
 	fmt.Fprintf(&b, "-- The tables of caddy-wx-auth, version %d, for %s.\n", latest, d.name)
-	if d.done == nil { // all or nothing, where changes of tables can be undone
+	if d.done == nil { // all or nothing, if changes of tables can be undone
 		b.WriteString("BEGIN;\n")
 	}
 	for _, statements := range migrations[from:] {
@@ -67,7 +66,7 @@ func prefixError(prefix string) error {
 	return fmt.Errorf("table prefix %q: use up to 31 lower-case letters, digits and underscores", prefix)
 }
 
-// grantEach are the rights that are given table by table.
+// grantEach returns one line for each table.
 func grantEach(prefix, format string) (lines []string) {
 	for _, name := range tableNames {
 		lines = append(lines, fmt.Sprintf(format, prefix+name))

@@ -56,8 +56,8 @@ func (db *DB) createFile(path string, create bool) error {
 	return syncDir(dir)
 }
 
-// writableDir finds out whether SQLite will be able to write its log beside the
-// file: its own error ("unable to open database file") would not say so.
+// writableDir checks that SQLite will be able to write its log beside the file: SQLite's own
+// error ("unable to open database file") would not say so.
 func writableDir(dir string) error {
 	f, err := os.CreateTemp(dir, ".wx-auth-*")
 	if err != nil {
@@ -67,7 +67,7 @@ func writableDir(dir string) error {
 	return fileError(os.Remove(f.Name()))
 }
 
-// flushFile waits until what has been written to a file, by whomever, is on disk.
+// flushFile waits until everything that has been written to a file is on disk.
 func flushFile(path string) error {
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
@@ -89,7 +89,7 @@ func syncDir(dir string) error {
 	return nil
 }
 
-// fileError makes errors that the operator must fix permanent. Others may pass (a full
+// fileError makes errors permanent that only the operator can fix. Others may pass (a full
 // disk, too many open files) and are [ErrUnavailable].
 func fileError(err error) error {
 	switch {
@@ -102,7 +102,7 @@ func fileError(err error) error {
 	return fmt.Errorf("%w: %w", ErrUnavailable, err)
 }
 
-// hasKeyFile reports whether a generated key lies where this store's key would.
+// hasKeyFile reports whether there is a file with the name of this store's generated key.
 func (db *DB) hasKeyFile() bool {
 	if db.path == "" {
 		return false
@@ -111,8 +111,8 @@ func (db *DB) hasKeyFile() bool {
 	return err == nil
 }
 
-// lost refuses a database that had users, by what lies beside it, and has none: to make
-// them again with other ids would lock everybody out of their account.
+// lost refuses an empty database beside files that show that it had users: created again with
+// other ids, they would all lose their accounts.
 func (db *DB) lost(how string) error {
 	var beside []string
 	for _, path := range []string{db.KeyFile(), db.path + "-wal"} {
@@ -125,8 +125,8 @@ func (db *DB) lost(how string) error {
 		"to begin with an empty store on purpose, remove %s too", ErrLost, how, left, left)}
 }
 
-// inPlace reports a file that was deleted or replaced while it is open: what is written
-// to it is gone when this process ends.
+// inPlace returns an error if the file was deleted or replaced while it is open: everything
+// written to it is gone when this process ends.
 func (db *DB) inPlace() error {
 	opened := db.file.Load()
 	if opened == nil {

@@ -15,7 +15,7 @@ import (
 // readyTimeout is how long a request waits for a store that is not open yet.
 const readyTimeout = 2 * time.Second
 
-// Site is what one site does with its store.
+// Site is the part of one site in opening its store.
 type Site[T any] struct {
 	State *State
 	Store *store.Store // with the site's keys

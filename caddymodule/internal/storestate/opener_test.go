@@ -12,7 +12,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/store"
 )
 
-// opened is what the test's sites make of the keys.
+// opened stands for what a site assembles with the keys.
 type opened struct{ keys *store.Keys }
 
 func newState(t *testing.T, path string) *State {

@@ -14,7 +14,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/store"
 )
 
-// State is what the sites of one store share, and keep over reloads.
+// State is shared by the sites of one store, and survives reloads.
 type State struct {
 	DB      *store.DB
 	Clock   *clock.Clock
