@@ -1,6 +1,6 @@
-// Package account has what happens to users and their sessions outside of a login: a
-// refresh, the end of all sessions, disabling, erasing, and leaving a mini program. It
-// knows neither HTTP nor SQL.
+// Package account implements what happens to users and their sessions outside of a
+// login: a refresh, the end of all sessions, disabling, erasing, and leaving a mini
+// program. It knows neither HTTP nor SQL.
 package account
 
 import (
@@ -21,31 +21,34 @@ type Accounts struct {
 	Sessions  session.Sessions
 	// Mint returns a token for a session of a user.
 	Mint func(session.Session, user.User, time.Time) (string, error)
-	// Emit hands over events about what was done.
+	// Emit publishes events about what was done.
 	Emit func(...event.Event)
 }
 
-// Directory is where the users live.
+// Directory holds the users.
 type Directory interface {
 	user.Directory
-	// SetDisabled decides whether a user may log in and refresh; [user.ErrUnknown] if
-	// there is no such user. It ends no session, but none is opened any more.
+	// SetDisabled sets whether a user is disabled and so may not log in or refresh. It
+	// returns [user.ErrUnknown] if the user does not exist. It ends no session, but
+	// none can be opened after it.
 	SetDisabled(ctx context.Context, id string, disabled bool) error
-	// EraseLeft is Erase for a user who has left, unless an openid of theirs has
-	// logged in with a phone number meanwhile. ended are the sessions that ended.
+	// EraseLeft is Erase for a user who has left. It does nothing if one of the user's
+	// openids has logged in with a phone number meanwhile. ended are the sessions that
+	// ended.
 	EraseLeft(ctx context.Context, id string) (erased bool, ended []string, err error)
 }
 
-// Store is what is needed of the store beyond sessions.
+// Store is the part of the store that is needed here, besides sessions.
 type Store interface {
 	// Binding returns the user of an openid.
 	Binding(ctx context.Context, appid, openid string) (user.Binding, bool, error)
-	// Leave ends the sessions of an openid, whose user left before the given time, and
-	// detaches its binding. It may be done again with the same result.
+	// Leave ends the sessions of an openid whose user left before the given time, and
+	// detaches its binding. Repeating it gives the same result.
 	Leave(ctx context.Context, appid, openid string, before time.Time, e session.Ending) (Leaver, error)
-	// EndOpenID ends all sessions of an openid; each gets the ids, some at a time.
+	// EndOpenID ends all sessions of an openid. It calls each with the ids of some
+	// sessions at a time.
 	EndOpenID(ctx context.Context, appid, openid string, e session.Ending, each func(ids []string)) error
-	// Keep remembers for a time that a step was done, and Kept reports whether it was.
+	// Keep stores for a time that a step was done, and Kept reports whether it was.
 	Keep(ctx context.Context, step login.Key, value []byte, expires time.Time, of ...login.Account) error
 	Kept(ctx context.Context, step login.Key, now time.Time) (value []byte, ok bool, err error)
 }
@@ -53,13 +56,13 @@ type Store interface {
 var (
 	// ErrDisabled is the error of a refresh by a disabled user.
 	ErrDisabled = errors.New("user disabled")
-	// ErrDirectory is the error of whatever the directory could not do.
+	// ErrDirectory means that the directory could not do what was asked.
 	ErrDirectory = errors.New("directory unavailable")
 	// ErrMint is the error of a refresh whose user does not fit into a token.
 	ErrMint = errors.New("no token can be minted")
 )
 
-// End ends a session. A session that has ended already is no error.
+// End ends a session. It is no error if the session has already ended.
 func (a Accounts) End(ctx context.Context, s session.Session, reason session.Reason, now time.Time) (ended session.Ended, err error) {
 	did, err := a.Sessions.End(ctx, s.ID, reason, now)
 	if did && err == nil {
@@ -69,13 +72,13 @@ func (a Accounts) End(ctx context.Context, s session.Session, reason session.Rea
 	return ended, err
 }
 
-// Revoke ends all sessions of a user. After an error the same call ends those that are
-// left.
+// Revoke ends all sessions of a user. After an error, the same call ends the remaining
+// ones.
 func (a Accounts) Revoke(ctx context.Context, userID string, now time.Time) (session.Ended, error) {
 	return a.revoke(ctx, userID, now)
 }
 
-// revoke emits the given events, too, if all sessions have ended.
+// revoke also emits the given events, provided that all sessions have ended.
 func (a Accounts) revoke(ctx context.Context, userID string, now time.Time, after ...event.Event) (session.Ended, error) {
 	ended, err := a.Sessions.EndUser(ctx, userID, session.ReasonRevoked, now)
 	events := event.Revoked(userID, ended, session.ReasonRevoked)
@@ -91,7 +94,7 @@ func (a Accounts) Disable(ctx context.Context, userID string, now time.Time) (se
 	if err := a.Directory.SetDisabled(ctx, userID, true); err != nil {
 		return session.Ended{}, err
 	}
-	// Afterwards: from here on, no login opens another.
+	// From here on, no login opens another session.
 	return a.revoke(ctx, userID, now, event.UserDisabled(userID))
 }
 
@@ -104,7 +107,7 @@ func (a Accounts) Enable(ctx context.Context, userID string) error {
 	return err
 }
 
-// Erase ends the sessions of a user, known or not, at once, and then erases the user.
+// Erase ends the sessions of a user, even of an unknown one, and then erases the user.
 func (a Accounts) Erase(ctx context.Context, userID string, now time.Time) (session.Ended, error) {
 	ended, err := a.Sessions.ForgetUser(ctx, userID, now)
 	if err != nil {

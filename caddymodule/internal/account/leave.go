@@ -13,40 +13,40 @@ import (
 )
 
 const (
-	// messageKept is how long it is known that a message was dealt with: longer than
-	// its signature is good, by whichever clock.
+	// messageKept is how long a handled message is remembered: longer than its
+	// signature is valid, by any clock.
 	messageKept = 4 * wechat.PushAge
-	// leaveSkew is how far WeChat's clock may be ahead of that by which a login
-	// was dated, when one has to know which was first.
+	// leaveSkew is how far WeChat's clock may be ahead of the clock that dated a login.
+	// It matters when the order of the two events decides.
 	leaveSkew = time.Minute
 )
 
-// Leaver is what becomes of an openid whose user has left the mini program.
+// Leaver describes an openid whose user has left the mini program.
 type Leaver struct {
 	// UserID is the user that the openid was bound to; empty if none.
 	UserID string
-	// Last reports that no other openid of the user, in any app, has a phone login
-	// left: then the user is to be erased, see Directory.EraseLeft.
+	// Last means that no other openid of the user, in any app, has a phone login left.
+	// The user must then be erased, see Directory.EraseLeft.
 	Last bool
-	// Returned reports that the openid logged in with a phone number after its
-	// user had left: then nothing is done.
+	// Returned means that the openid logged in with a phone number after its user had
+	// left. Then nothing is done.
 	Returned bool
-	// Ended are the sessions that ended. Of very many they are the first ones: EndOpenID
-	// ends the others.
+	// Ended are the sessions that ended. If there are very many, they are the first
+	// ones, and EndOpenID ends the others.
 	Ended []string
 }
 
-// Left is what was done about a user who has left.
+// Left describes what was done about a user who has left.
 type Left struct {
 	UserID           string
 	Ended            session.Ended
 	Erased, Returned bool
 }
 
-// Leave ends the sessions of the openid that has left, and erases the user if it
-// was their last one. Of a message that was dealt with before, on whichever replica, it
-// returns nil: WeChat sends again what was not answered in time, and nothing
-// tells that from what somebody else has recorded and sends again.
+// Leave ends the sessions of the openid that has left, and erases the user if it was
+// their last one. It returns nil for a message that was handled before, on any replica:
+// WeChat repeats a message that was not answered in time, and a repetition cannot be
+// distinguished from a message that somebody has recorded and sends again.
 func (a Accounts) Leave(ctx context.Context, appid string, m wechat.PushMessage, now time.Time) (*Left, error) {
 	step := sha256.Sum256(fmt.Appendf(nil, "push %q", []string{appid, m.Event, m.RevokeInfo, m.OpenID, m.CreatedAt.UTC().String()}))
 	if _, dealtWith, err := a.Store.Kept(ctx, step, now); err != nil || dealtWith {
@@ -81,7 +81,8 @@ func (a Accounts) Leave(ctx context.Context, appid string, m wechat.PushMessage,
 }
 
 // eraseLeft erases a user who has left, unless they have logged in with a phone number
-// since: this or another openid may have been under way while WeChat's message came.
+// since: a login of this or another openid may have been under way when WeChat's
+// message came.
 func (a Accounts) eraseLeft(ctx context.Context, userID string, now time.Time) (erased bool, err error) {
 	erased, ids, err := a.Directory.EraseLeft(ctx, userID)
 	if err != nil {

@@ -17,8 +17,8 @@ type Refreshed struct {
 }
 
 // Refresh returns the next pair for a refresh token. mayAsk limits how often a session
-// has the directory asked. After an error the session is that of the refresh token, as
-// far as it is known.
+// may cause a question to the directory. After an error, the returned session is that
+// of the refresh token, as far as it is known.
 func (a Accounts) Refresh(ctx context.Context, refreshToken string, now time.Time, mayAsk func(sessionID string) error) (r Refreshed, err error) {
 	var u user.User
 	r.Session, r.RefreshToken, err = a.Sessions.Refresh(ctx, refreshToken, now, func(ctx context.Context, s session.Session) error {
@@ -34,9 +34,9 @@ func (a Accounts) Refresh(ctx context.Context, refreshToken string, now time.Tim
 	return r, err
 }
 
-// check asks the directory whether the session's user may go on. Somebody who
-// does not exist any more may come back as another: their session has ended, and
-// the client logs in again.
+// check asks the directory whether the session's user may go on. If the user no longer
+// exists, the session has ended and the client must log in again, perhaps as another
+// user.
 func (a Accounts) check(ctx context.Context, s session.Session, now time.Time) (user.User, error) {
 	u, err := a.Directory.Check(ctx, s.UserID)
 	switch {
@@ -52,7 +52,7 @@ func (a Accounts) check(ctx context.Context, s session.Session, now time.Time) (
 	case err != nil:
 		return u, errors.Join(ErrDirectory, err)
 	}
-	if u.Phone.IsZero() { // the directory returns none: it is the one from WeChat
+	if u.Phone.IsZero() { // the directory returns no numbers: use the one from WeChat
 		b, ok, err := a.Store.Binding(ctx, s.AppID, s.OpenID)
 		if err != nil {
 			return u, err
@@ -61,7 +61,7 @@ func (a Accounts) check(ctx context.Context, s session.Session, now time.Time) (
 			u.Phone = b.Phone
 		}
 	}
-	// To see whether it can be minted: nothing may advance if it cannot.
+	// Try to mint the token first: nothing may advance if that fails.
 	_, err = a.mint(s, u, now)
 	return u, err
 }

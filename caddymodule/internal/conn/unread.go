@@ -1,5 +1,5 @@
-// Package conn does what net/http leaves open around a response: it discards bodies that
-// are not read. It knows nothing of tokens, sites or Caddy.
+// Package conn does what net/http does not do for a response: it discards request
+// bodies that nobody has read. It knows nothing of tokens, sites or Caddy.
 package conn
 
 import (
@@ -9,40 +9,41 @@ import (
 	"time"
 )
 
-// The bounds within which the rest of a refused upload is read and discarded. They
-// cap what a client can make the server do by uploading without a token.
+// These bounds limit how much of a refused upload is read and discarded, and so what a
+// client without a token can make the server receive.
 const (
-	maxUnread     = 64 << 20         // bytes of one body
-	maxUnreadTime = 60 * time.Second // of one body
+	maxUnread     = 64 << 20         // bytes per body
+	maxUnreadTime = 60 * time.Second // per body
 	unreadStep    = 64 << 10         // bytes that must arrive in unreadStepTime: 32 KiB/s
 	// unreadStepTime is also the longest that a reader waits for a client, and so the
 	// longest that it delays a shutdown.
 	unreadStepTime = 2 * time.Second
-	maxUnreadConns = 256 // connections at a time, in the whole process
+	maxUnreadConns = 256 // connections at the same time, in the whole process
 )
 
 // unreadSlots holds one item for each connection whose upload is being discarded.
 var unreadSlots = make(chan struct{}, maxUnreadConns)
 
-// StillSending reports whether the client of an HTTP/1 request may still be sending
-// its body. HTTP/2 and HTTP/3 end the one stream instead.
+// StillSending reports whether the client of an HTTP/1 request may still be sending its
+// body. In HTTP/2 and HTTP/3, the server ends the single stream instead.
 func StillSending(r *http.Request) bool {
 	return r.ProtoMajor == 1 && r.ContentLength != 0 && r.Body != nil && r.Body != http.NoBody
 }
 
-// DiscardUnread follows the refusal of an upload that is still under way. Many
-// clients read nothing before they have sent everything, and closing a connection
-// that has unread data resets it: the client would lose the refusal. So the answer
-// is flushed, and what arrives is read and thrown away, within bounds. Then the
-// connection closes, as the answer says: what follows an unread body must not be
-// taken for the next request.
+// DiscardUnread is called after the refusal of an upload that is still under way. Many
+// clients read nothing before they have sent everything, and closing a connection with
+// unread data resets it, so the client would lose the refusal. Therefore the answer is
+// flushed, and what arrives is read and discarded, within bounds. Then the connection
+// is closed, as the answer announces: what follows an unread body must not be taken for
+// the next request.
 func DiscardUnread(w http.ResponseWriter, r *http.Request, exiting func() bool) {
 	rc := http.NewResponseController(w)
-	_ = rc.Flush() // where a directive such as intercept holds the answer, it goes out after the body
+	_ = rc.Flush() // if a directive such as intercept holds the answer, it is sent after the body
 	if discard(rc, r, exiting) {
 		return
 	}
-	// net/http would read on for a while, without a time limit, before it closes.
+	// net/http would read for a while without a time limit before it closes the
+	// connection.
 	_ = rc.SetReadDeadline(time.Now())
 	CloseInSteps(w)
 }
@@ -51,7 +52,7 @@ func DiscardUnread(w http.ResponseWriter, r *http.Request, exiting func() bool) 
 // or the body broke, before the end.
 func discard(rc *http.ResponseController, r *http.Request, exiting func() bool) (whole bool) {
 	if r.ContentLength > maxUnread || r.Header.Get("Expect") != "" {
-		return false // a client that expects 100 Continue sends its body only after that
+		return false // a client that expects 100 Continue does not send its body before that
 	}
 	select {
 	case unreadSlots <- struct{}{}:
@@ -62,7 +63,7 @@ func discard(rc *http.ResponseController, r *http.Request, exiting func() bool) 
 	end := time.Now().Add(maxUnreadTime)
 	buf := make([]byte, 32<<10)
 	for total, step := 0, unreadStep; total <= maxUnread; {
-		if step >= unreadStep { // the next one begins
+		if step >= unreadStep { // the next step begins
 			step = 0
 			due := time.Now().Add(unreadStepTime)
 			if due.After(end) {
@@ -84,17 +85,17 @@ func discard(rc *http.ResponseController, r *http.Request, exiting func() bool) 
 	return false
 }
 
-// CloseInSteps makes net/http close the connection as it does after a body that was
-// too large: it sends its FIN, and waits half a second before it lets go of the
-// socket. A client that reads while it sends gets the answer even so. Only
-// [http.MaxBytesReader] can ask for that.
+// CloseInSteps makes net/http close the connection as after a body that was too large:
+// it sends a FIN, and waits half a second before it closes the socket. So even a client
+// that reads while it sends gets the answer. Only [http.MaxBytesReader] can ask for
+// that.
 func CloseInSteps(w http.ResponseWriter) {
 	body := io.NopCloser(strings.NewReader("x"))
 	_, _ = http.MaxBytesReader(Innermost(w), body, 0).Read(make([]byte, 1))
 }
 
-// Held reports whether a directive around us (intercept, for instance) keeps the
-// answer back, to send it later or to send another one. It can tell only once
+// Held reports whether a directive around this handler (intercept, for example) holds
+// the answer back, to send it later or to replace it. The result is valid only after
 // WriteHeader was called.
 func Held(w http.ResponseWriter) bool {
 	for {
@@ -109,7 +110,8 @@ func Held(w http.ResponseWriter) bool {
 	}
 }
 
-// Innermost returns the server's own writer, inside of all that handlers put around it.
+// Innermost returns the server's own writer, below all wrappers that handlers have put
+// around it.
 func Innermost(w http.ResponseWriter) http.ResponseWriter {
 	for {
 		u, ok := w.(interface{ Unwrap() http.ResponseWriter })

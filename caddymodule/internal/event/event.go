@@ -1,6 +1,6 @@
-// Package event has the events that operators can handle with Caddy's events app. It
-// knows nothing of Caddy. Each event has one constructor, so no phone number gets into
-// one unmasked.
+// Package event defines the events that operators can handle with Caddy's events app.
+// It knows nothing of Caddy. Each event has one constructor, so that no event contains
+// an unmasked phone number.
 package event
 
 import (
@@ -9,30 +9,30 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
-// Event is something that happened.
+// Event is an event with its data.
 type Event struct {
 	name string
 	data map[string]any
 }
 
-// Name is what a handler of events subscribes to.
+// Name returns the name to which event handlers subscribe.
 func (e Event) Name() string { return e.name }
 
-// Data is what it gets to know.
+// Data returns the data for event handlers.
 func (e Event) Data() map[string]any { return e.data }
 
-// Login returns the event that a user logged in.
+// Login returns the event for a login.
 func Login(u user.User, s session.Session) Event {
 	return Event{"wx_auth_login", loginData(u, s)}
 }
 
-// UserCreated returns the event that a login made a new user.
+// UserCreated returns the event for a login that created a user.
 func UserCreated(u user.User, s session.Session) Event {
 	return Event{"wx_auth_user_created", loginData(u, s)}
 }
 
-// PhoneRebound returns the event that a phone number came with another WeChat account,
-// and which sessions ended by that.
+// PhoneRebound returns the event for a phone number that was used with another WeChat
+// account, with the sessions that ended because of that.
 func PhoneRebound(u user.User, s session.Session, ended session.Ended) Event {
 	data := loginData(u, s)
 	data["ended"] = ended.IDs
@@ -47,13 +47,13 @@ func loginData(u user.User, s session.Session) map[string]any {
 	return data
 }
 
-// Refused returns the event that a login, of kind phone or silent, was refused.
+// Refused returns the event for a refused login; kind is phone or silent.
 func Refused(appid string, code problem.Code, kind string) Event {
 	return Event{"wx_auth_refused", map[string]any{"appid": appid, "code": string(code), "kind": kind}}
 }
 
-// Revoked returns the event that sessions of a user ended; none if none did. Of many
-// sessions only the first are named.
+// Revoked returns the events for sessions of a user that ended, or none if none did. If
+// there are very many, only the first are named.
 func Revoked(userID string, ended session.Ended, reason session.Reason) []Event {
 	if ended.Count == 0 {
 		return nil
@@ -63,22 +63,22 @@ func Revoked(userID string, ended session.Ended, reason session.Reason) []Event 
 	}}}
 }
 
-// ReuseDetected returns the event that a refresh token was probably stolen.
+// ReuseDetected returns the event for a refresh token that was probably stolen.
 func ReuseDetected(s session.Session) Event {
 	return Event{"wx_auth_reuse_detected", map[string]any{"user": s.UserID, "session": s.ID, "appid": s.AppID}}
 }
 
-// UserDisabled returns the event that the backend disabled a user.
+// UserDisabled returns the event for a user whom the backend disabled.
 func UserDisabled(id string) Event {
 	return Event{"wx_auth_user_disabled", map[string]any{"user": id}}
 }
 
-// UserEnabled returns the event that the backend enabled a user again.
+// UserEnabled returns the event for a user whom the backend enabled again.
 func UserEnabled(id string) Event {
 	return Event{"wx_auth_user_enabled", map[string]any{"user": id}}
 }
 
-// UserErased returns the event that a user was erased, with the sessions that ended.
+// UserErased returns the event for an erased user, with the sessions that ended.
 func UserErased(id string, ended session.Ended) Event {
 	return Event{"wx_auth_user_erased", map[string]any{"user": id, "sessions": ended.IDs, "count": ended.Count}}
 }

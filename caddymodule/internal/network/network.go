@@ -7,11 +7,11 @@ import (
 	"strings"
 )
 
-// carrierNAT has some clouds' load balancers (RFC 6598).
+// carrierNAT is a range in which some clouds put their load balancers (RFC 6598).
 var carrierNAT = netip.MustParsePrefix("100.64.0.0/10")
 
-// Private reports whether an address is this machine's or a private network's. So is the
-// zero address: a Unix socket has none.
+// Private reports whether an address belongs to this machine or to a private network.
+// The zero address does, because a Unix socket has none.
 func Private(a netip.Addr) bool {
 	a = a.Unmap().WithZone("")
 	return !a.IsValid() || a.IsUnspecified() || a.IsLoopback() || a.IsPrivate() || a.IsLinkLocalUnicast() || carrierNAT.Contains(a)
@@ -26,8 +26,9 @@ func LoopbackHost(host string) bool {
 	return a.Unmap().IsLoopback()
 }
 
-// InternalHost reports whether a URL's host, by its address or its name alone, is in the
-// operator's own network. It is stricter than [Private]: secrets go there in plain text.
+// InternalHost reports whether a URL's host, judged by its address or name alone, is in
+// the operator's own network. It is stricter than [Private], because secrets are sent
+// there in plain text.
 func InternalHost(host string) bool {
 	if a, err := netip.ParseAddr(host); err == nil {
 		a = a.Unmap()

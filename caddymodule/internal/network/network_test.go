@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// The limits by address, and the store's rule for plain text, ask the same question of an
-// address: could a stranger be there?
+// The limits by address, and the store's rule for plain text, both need to know whether
+// a stranger could have this address.
 func TestPrivate(t *testing.T) {
 	for text, want := range map[string]bool{
 		"":            true, // a Unix socket
@@ -35,7 +35,8 @@ func TestPrivate(t *testing.T) {
 	}
 }
 
-// A secret may go over http to a host that only the operator's network can mean.
+// A secret may be sent over plain HTTP only to a host that must be in the operator's
+// network.
 func TestHosts(t *testing.T) {
 	for host, want := range map[string]struct{ loopback, internal bool }{
 		"localhost":      {true, true},

@@ -6,49 +6,49 @@ import "net/http"
 // never changes its meaning.
 type Code string
 
-// The codes. They are part of the HTTP API.
+// These are the codes. They are part of the HTTP API.
 const (
-	// Of every endpoint that takes a body.
+	// These are codes of every endpoint that takes a body.
 	InvalidRequest       Code = "invalid_request" // also two credentials, or a malformed method
 	BodyTooLarge         Code = "body_too_large"
 	UnsupportedMediaType Code = "unsupported_media_type"
 	TooEarly             Code = "too_early"
 	RateLimited          Code = "rate_limited"
 
-	// Of a login.
+	// These are codes of a login.
 	LoginCodeInvalid   Code = "login_code_invalid"
 	PhoneCodeInvalid   Code = "phone_code_invalid"
 	PhoneRequired      Code = "phone_required"
 	RegistrationClosed Code = "registration_closed"
-	UserDisabled       Code = "user_disabled" // also of a refresh
+	UserDisabled       Code = "user_disabled" // also at a refresh
 	UserBlocked        Code = "user_blocked"
 	NewOpenIDDenied    Code = "new_openid_denied"
 	WeChatUnavailable  Code = "wechat_unavailable"
 	WeChatError        Code = "wechat_error"
 	WeChatTimeout      Code = "wechat_timeout"
 
-	// Of what the gateway depends on.
+	// These codes are about systems that the gateway depends on.
 	Misconfigured        Code = "misconfigured" // only the operator can fix it
 	DirectoryUnavailable Code = "directory_unavailable"
 	StoreUnavailable     Code = "store_unavailable"
 
-	// Of a refresh or a logout.
+	// These are codes of a refresh or a logout.
 	RefreshInvalid Code = "refresh_invalid"
 	SessionEnded   Code = "session_ended"
 	ReuseDetected  Code = "reuse_detected"
 
-	// Of a protected request. Codes that begin with token_ mean: refresh, and if that
-	// fails log in silently. No other code does.
+	// These are codes of a protected request. A code that begins with token_ means:
+	// refresh, and if that fails, log in silently. No other code means that.
 	TokenMissing    Code = "token_missing" // no Authorization
 	TokenInvalid    Code = "token_invalid" // or an Authorization that is not ours
-	TokenExpired    Code = "token_expired" // valid but for its age
+	TokenExpired    Code = "token_expired" // valid except for its age
 	TokenRevoked    Code = "token_revoked" // its session has ended
 	CookieCrossSite Code = "cookie_cross_site"
 	Forbidden       Code = "forbidden"
 	// PhoneLoginRequired means that a login with the phone number would be enough.
 	PhoneLoginRequired Code = "phone_login_required"
 
-	// Of the other endpoints.
+	// These are codes of the other endpoints.
 	NotFound          Code = "not_found"
 	MethodNotAllowed  Code = "method_not_allowed"
 	ServiceKeyInvalid Code = "service_key_invalid"
@@ -56,17 +56,18 @@ const (
 	InternalError     Code = "internal_error"
 )
 
-// entry is what all problems with one code have in common.
+// entry holds what all problems with one code have in common.
 type entry struct {
 	status int
 	// detail is a sentence for the client's developer: what is wrong and what to do.
 	detail string
-	// challenge is what RFC 6750, section 3, adds to WWW-Authenticate; empty: the realm
-	// alone. A request without any credential gets no error code, as the RFC asks.
+	// challenge is added to WWW-Authenticate, as in RFC 6750, section 3. If it is
+	// empty, only the realm is sent: a request without any credential gets no error
+	// code, as the RFC asks.
 	challenge string
 }
 
-// codes is the catalogue.
+// codes is the catalogue of all codes.
 var codes = map[Code]entry{
 	InvalidRequest:       {status: http.StatusBadRequest, detail: "The request body is not what this endpoint takes."},
 	BodyTooLarge:         {status: http.StatusRequestEntityTooLarge, detail: "The body is larger than 4 KiB."},

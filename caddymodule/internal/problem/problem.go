@@ -1,6 +1,6 @@
-// Package problem has the errors that clients get. Its catalogue, codes.go, says what
-// each code means in HTTP and what the client's developer should do. Whoever refuses
-// something, the gate, a login or an endpoint, makes a [Problem] with a code; package api
+// Package problem holds the errors that clients get. Its catalogue, codes.go, defines
+// for each code the HTTP status and what the client's developer should do. The gate,
+// the login chain and the endpoints make a [Problem] with a code, and package api
 // writes it.
 package problem
 
@@ -9,27 +9,29 @@ import (
 	"time"
 )
 
-// Problem is an error as clients get it: RFC 9457's application/problem+json.
+// Problem is an error in the form in which clients get it: RFC 9457's
+// application/problem+json.
 type Problem struct {
 	Title     string    `json:"title"`
 	Status    int       `json:"status"`
 	Detail    string    `json:"detail"`
 	Code      Code      `json:"code"`
 	RequestID string    `json:"requestId"`
-	Renew     *[]string `json:"renew,omitempty"`  // only in the answers of a login
-	Reason    string    `json:"reason,omitempty"` // only in a refresh's session_ended
+	Renew     *[]string `json:"renew,omitempty"`  // only in answers to a login
+	Reason    string    `json:"reason,omitempty"` // only in session_ended of a refresh
 
-	// The rest goes into headers.
+	// The following fields become headers.
 	Challenge  string        `json:"-"` // WWW-Authenticate; empty: none
 	Allow      string        `json:"-"` // the Allow header, which a 405 must have
-	RetryAfter time.Duration `json:"-"` // zero: two seconds, of a 429 or 503
-	// RateLimit and RateLimitPolicy are those of draft-ietf-httpapi-ratelimit-headers.
+	RetryAfter time.Duration `json:"-"` // zero: two seconds, for a 429 or 503
+	// RateLimit and RateLimitPolicy are the headers of
+	// draft-ietf-httpapi-ratelimit-headers.
 	RateLimit, RateLimitPolicy string `json:"-"`
 }
 
 const realm = `Bearer realm="wx-auth"`
 
-// New returns the problem for a code as the catalogue has it.
+// New returns the problem for a code, with the status and text in the catalogue.
 func New(code Code) *Problem {
 	e, ok := codes[code]
 	if !ok {
@@ -63,13 +65,14 @@ func (p *Problem) WithStatus(status int) *Problem {
 	return p
 }
 
-// WithDetail says more exactly than the catalogue what is wrong.
+// WithDetail replaces the catalogue's sentence by a more precise one.
 func (p *Problem) WithDetail(detail string) *Problem {
 	p.Detail = detail
 	return p
 }
 
-// WithRenew names the codes to fetch again; none means: send the same request again.
+// WithRenew lists the codes that the client must fetch again. An empty list means that
+// it should send the same request again.
 func (p *Problem) WithRenew(codes []string) *Problem {
 	if codes == nil {
 		codes = []string{}

@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// A code that has no entry in the catalogue would be answered as internal_error, and one
+// A code without an entry in the catalogue would be answered as internal_error, and one
 // that the README lacks is of no use to a client's developer.
 func TestEveryCodeHasItsEntry(t *testing.T) {
 	source, err := os.ReadFile("codes.go")
@@ -37,8 +37,8 @@ func TestEveryCodeHasItsEntry(t *testing.T) {
 	}
 }
 
-// A 401 needs a challenge (RFC 9110, section 15.5.2), also one that another status was
-// changed to: nginx's auth_request takes nothing but 401 and 403.
+// Every 401 needs a challenge (RFC 9110, section 15.5.2). That includes a 401 made from
+// another status, because nginx's auth_request accepts only 401 and 403.
 func TestEvery401HasAChallenge(t *testing.T) {
 	for code := range codes {
 		for _, p := range []*Problem{New(code), New(code).WithStatus(http.StatusUnauthorized)} {
@@ -49,7 +49,8 @@ func TestEvery401HasAChallenge(t *testing.T) {
 	}
 }
 
-// A code that the catalogue lacks is a fault of ours; its text goes to no client.
+// A code that the catalogue lacks is a bug of this program. Its text must not reach a
+// client.
 func TestUnknownCodeIsAnInternalError(t *testing.T) {
 	if p := New("made up"); p.Code != InternalError || p.Status != http.StatusInternalServerError {
 		t.Errorf("%+v", p)

@@ -15,41 +15,41 @@ import (
 // readyTimeout is how long a request waits for a store that is not open yet.
 const readyTimeout = 2 * time.Second
 
-// Site is the part of one site in opening its store.
+// Site holds the functions and settings by which one site uses its store.
 type Site[T any] struct {
 	State *State
 	Store *store.Store // with the site's keys
 	Names store.Names
-	// Find is a hash of how users are found in an external directory, or empty.
+	// Find is a hash of how users are found in an external directory. It may be empty.
 	Find string
-	// Identified gets the identity of the open store. It refuses a store that another site
-	// has under another address, and for other users.
+	// Identified receives the identity of the open store. It refuses a store that
+	// another site uses under another address for other users.
 	Identified func(identity string) error
 	// LoadRing reads the key ring, and KeysLoaded reports whether there are keys to sign
 	// with.
 	LoadRing   func(context.Context) error
 	KeysLoaded func() bool
-	// Assemble makes what needs the keys of the open store.
+	// Assemble builds what needs the keys of the open store.
 	Assemble func(*store.Keys) (*T, error)
 	// Explain adds the remedy to an error.
 	Explain func(error) error
-	// FindChanged is called when Find differs from that of the last load.
+	// FindChanged is called if Find differs from that of the last load.
 	FindChanged func()
 	Log         *zap.Logger
 }
 
-// Opener opens the store of one site. Opening has two steps, as the rest of a configuration
-// may be refused between them: [Opener.Prepare] reads and compares, [Opener.Record] writes
-// the names and lets requests in.
+// Opener opens the store of one site. It does so in two steps, because the rest of a
+// configuration may be refused between them: [Opener.Prepare] reads and compares, and
+// [Opener.Record] writes the names and lets requests in.
 type Opener[T any] struct {
 	site Site[T]
 
-	turn     chan struct{}         // holds one element while a step is under way
+	turn     chan struct{}         // a lock that can be waited for with a context
 	prepared *store.Keys           // guarded by turn: the keys in use, once the store is open
 	tried    chan struct{}         // closed when the first attempt has ended
 	away     atomic.Bool           // the store did not answer when a request needed it
 	open     atomic.Pointer[T]     // nil: no token is accepted
-	recorded atomic.Bool           // the store's names are ours: logins are accepted
+	recorded atomic.Bool           // the recorded names are this site's: logins are accepted
 	fault    atomic.Pointer[error] // only the operator can fix it
 }
 
@@ -58,22 +58,23 @@ func NewOpener[T any](s Site[T]) *Opener[T] {
 	return &Opener[T]{site: s, turn: make(chan struct{}, 1), tried: make(chan struct{})}
 }
 
-// Opened returns what was assembled; nil as long as the store is not open.
+// Opened returns the result of Assemble, or nil while the store is not open.
 func (o *Opener[T]) Opened() *T { return o.open.Load() }
 
 // IsOpen reports whether the store is open.
 func (o *Opener[T]) IsOpen() bool { return o.open.Load() != nil }
 
-// Recorded reports whether the store is known to be this site's. Until then it may hold the
-// users of another directory, and logins are refused.
+// Recorded reports whether the store is known to be this site's. Until then it may hold
+// the users of another directory, so logins are refused.
 func (o *Opener[T]) Recorded() bool { return o.recorded.Load() }
 
 // Misconfigured reports whether only the operator can fix what keeps the store closed.
 func (o *Opener[T]) Misconfigured() bool { return o.fault.Load() != nil }
 
-// Ready returns what was assembled. Caddy starts its apps in no fixed order, so a request
-// may come before the store is open, and waits for that. Ready returns nil if that takes
-// too long or fails; from then on no request waits, not even a public one.
+// Ready returns the result of Assemble. Caddy starts its apps in no fixed order, so a
+// request may arrive before the store is open, and waits for it here. Ready returns nil
+// if that takes too long or fails. After that no request waits any more, not even one
+// to a public path.
 func (o *Opener[T]) Ready(ctx context.Context) *T {
 	if t := o.open.Load(); t != nil || o.away.Load() {
 		return t
@@ -89,9 +90,10 @@ func (o *Opener[T]) Ready(ctx context.Context) *T {
 	return o.open.Load()
 }
 
-// Resume continues with what an earlier configuration with the same store and keys has
-// opened, so that its tokens stay good while the database is away. It asks nothing. The
-// error refuses a directory or a WeChat that is not the store's.
+// Resume goes on with what an earlier configuration with the same store and keys has
+// opened, so that its tokens stay valid while the database is down. It does not access
+// the database. It returns an error for a directory or a WeChat that is not the
+// store's.
 func (o *Opener[T]) Resume(ctx context.Context) error {
 	s := o.site
 	known, err := s.State.names.fit(s.Names)
@@ -122,8 +124,8 @@ func (o *Opener[T]) Open(ctx context.Context, limit time.Duration) error {
 	return o.Record(ctx, limit)
 }
 
-// Prepare opens the store and compares its names, within limit. It records nothing: another
-// part of the configuration may yet be refused.
+// Prepare opens the store and compares its names, within limit. It records nothing,
+// because another part of the configuration may still be refused.
 func (o *Opener[T]) Prepare(ctx context.Context, limit time.Duration) error {
 	return o.step(ctx, limit, func(ctx context.Context) error {
 		if o.prepared != nil {
@@ -158,8 +160,8 @@ func (o *Opener[T]) Prepare(ctx context.Context, limit time.Duration) error {
 	})
 }
 
-// loadRevoked reads which sessions have ended: all of them must be known before the first
-// token is accepted.
+// loadRevoked reads which sessions have ended. All of them must be known before the
+// first token is accepted.
 func (o *Opener[T]) loadRevoked(ctx context.Context) error {
 	feed := o.site.State.Feed
 	if feed.Loaded() {
@@ -197,7 +199,8 @@ func (o *Opener[T]) Record(ctx context.Context, limit time.Duration) error {
 	})
 }
 
-// step runs one step of opening, one caller at a time, and keeps its result.
+// step runs one step of opening and keeps its result. Only one caller at a time may run
+// a step.
 func (o *Opener[T]) step(ctx context.Context, limit time.Duration, do func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
@@ -223,7 +226,7 @@ func (o *Opener[T]) step(ctx context.Context, limit time.Duration, do func(conte
 	return err
 }
 
-// Tried lets requests continue that wait for the first attempt.
+// Tried releases the requests that wait for the first attempt.
 func (o *Opener[T]) Tried() {
 	select {
 	case <-o.tried:
@@ -232,8 +235,8 @@ func (o *Opener[T]) Tried() {
 	}
 }
 
-// logOpened logs which store this is: a mistyped path, or another HOME, leads to an empty
-// one.
+// logOpened logs which store was opened, because a mistyped path, or another HOME,
+// leads to an empty one.
 func (o *Opener[T]) logOpened(ctx context.Context) {
 	s := o.site
 	v, err := s.Store.Survey(ctx)

@@ -12,7 +12,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/store"
 )
 
-// opened stands for what a site assembles with the keys.
+// opened is the result of Assemble in these tests.
 type opened struct{ keys *store.Keys }
 
 func newState(t *testing.T, path string) *State {
@@ -36,8 +36,8 @@ func newSite(s *State, directory string) *Opener[opened] {
 	})
 }
 
-// A request that comes while the store is being opened waits for the end of the first
-// attempt, and then no longer.
+// A request arrives while the store is being opened. It waits for the end of the first
+// attempt, and no longer.
 func TestReadyWaitsForTheFirstAttempt(t *testing.T) {
 	o := newSite(newState(t, filepath.Join(t.TempDir(), "wx.db")), "store")
 	ready := make(chan *opened)
@@ -51,7 +51,7 @@ func TestReadyWaitsForTheFirstAttempt(t *testing.T) {
 	}
 }
 
-// A client that hangs up does not wait, and makes nobody else wait longer.
+// A client that hangs up stops waiting, and does not make others wait longer.
 func TestReadyEndsWithTheRequest(t *testing.T) {
 	o := newSite(newState(t, filepath.Join(t.TempDir(), "wx.db")), "store")
 	ctx, hangUp := context.WithCancel(t.Context())
@@ -61,8 +61,8 @@ func TestReadyEndsWithTheRequest(t *testing.T) {
 	}
 }
 
-// A reload goes on with what is open, and refuses another directory's users without asking
-// the database.
+// A reload goes on with the open store. It refuses the users of another directory
+// without asking the database.
 func TestResume(t *testing.T) {
 	s := newState(t, filepath.Join(t.TempDir(), "wx.db"))
 	if err := newSite(s, "store").Open(t.Context(), time.Minute); err != nil {
@@ -79,7 +79,7 @@ func TestResume(t *testing.T) {
 	}
 }
 
-// The database of another directory is found when the store is opened: the site stays
+// The store turns out to belong to another directory when it is opened. The site stays
 // closed, and answers that only the operator can fix it.
 func TestOpenRefusesAnotherDirectory(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "wx.db")
@@ -96,7 +96,7 @@ func TestOpenRefusesAnotherDirectory(t *testing.T) {
 	}
 }
 
-// Two steps at once would record names that the other one has just refused.
+// Two steps at the same time could record names that the other step has just refused.
 func TestStepsTakeTurns(t *testing.T) {
 	o := newSite(newState(t, filepath.Join(t.TempDir(), "wx.db")), "store")
 	o.turn <- struct{}{}

@@ -15,14 +15,15 @@ const (
 	// staleAfter is the age at which the revocation feed is logged as stale.
 	staleAfter = 10 * time.Second
 
-	// purgeEvery is how often expired rows are looked for, purgeBatch how many are deleted
-	// in one transaction.
+	// purgeEvery is the interval between searches for expired rows; purgeBatch is how
+	// many are deleted in one transaction.
 	purgeEvery = time.Minute
 	purgeBatch = 500
 
-	// announceEvery is how often a replica announces in the store that it runs and which
-	// encryption keys it has: several times within store.ReplicaUp, so that one failure
-	// does no harm. `caddy wx-auth rekey` reads the announcements.
+	// announceEvery is the interval at which a replica records in the store that it
+	// runs and which encryption keys it has. `caddy wx-auth rekey` reads these records.
+	// The interval is several times shorter than store.ReplicaUp, so one failure does
+	// no harm.
 	announceEvery = 25 * time.Second
 )
 
@@ -44,7 +45,7 @@ func (s *State) Run(ctx context.Context, st *store.Store, log *zap.Logger) {
 	loops.Wait()
 }
 
-// Wait returns when the store is open; false if ctx ended first.
+// Wait waits until the store is open. It returns false if ctx ended first.
 func (s *State) Wait(ctx context.Context) bool {
 	select {
 	case <-s.isOpen:
@@ -54,16 +55,16 @@ func (s *State) Wait(ctx context.Context) bool {
 	}
 }
 
-// Announce announces this replica once. It logs a failure at debug level only: the store is
-// away then, which others log.
+// Announce records this replica once. It logs a failure at debug level only, because an
+// unavailable store is logged elsewhere.
 func (s *State) Announce(ctx context.Context, st *store.Store, log *zap.Logger) {
 	if err := st.Announce(ctx, s.replica); err != nil && ctx.Err() == nil {
 		log.Debug("announcing this replica", zap.Error(err))
 	}
 }
 
-// reporter logs when the feed becomes stale and when it is fresh again, and the same of the
-// clock.
+// reporter logs when the feed becomes stale and when it is fresh again, and does the
+// same for the clock.
 func (s *State) reporter(log *zap.Logger) func(error) {
 	stale, reportClock := false, s.clockReporter(log)
 	return func(err error) {
@@ -81,8 +82,8 @@ func (s *State) reporter(log *zap.Logger) func(error) {
 	}
 }
 
-// clockReporter logs when this process's clock becomes wrong and when it is right again.
-// Until then the replica deletes nothing and forgets no revocation.
+// clockReporter logs when this process's clock becomes wrong and when it is right
+// again. In between, the replica deletes nothing and forgets no revocation.
 func (s *State) clockReporter(log *zap.Logger) func() {
 	off := false
 	return func() {
@@ -110,8 +111,8 @@ func clockFields(state clock.State) []zap.Field {
 	}
 }
 
-// housekeep deletes expired rows in small batches, as long as this process has the
-// housekeeping role. With a wrong clock it gives the role up.
+// housekeep deletes expired rows in small batches while this process has the
+// housekeeping role. It gives the role up if its clock is wrong.
 func (s *State) housekeep(ctx context.Context, st *store.Store, log *zap.Logger) {
 	left := false
 	for clock.Sleep(ctx, purgeEvery) {

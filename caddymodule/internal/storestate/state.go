@@ -1,6 +1,6 @@
-// Package storestate is the per-process state of one store: it opens the store in the
-// background, compares its names, and runs the revocation feed, the housekeeping and the
-// announcements of this replica. It knows neither Caddy nor HTTP.
+// Package storestate holds the per-process state of one store. It opens the store in
+// the background, compares its names, and runs the revocation feed, the housekeeping
+// and the announcements of this replica. It knows neither Caddy nor HTTP.
 package storestate
 
 import (
@@ -14,21 +14,21 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/store"
 )
 
-// State is shared by the sites of one store, and survives reloads.
+// State is the state that the sites of one store share. It is kept over reloads.
 type State struct {
 	DB      *store.DB
 	Clock   *clock.Clock
 	Revoked *session.Revoked
 	Feed    *session.Feed
 
-	replica string // the name of this process among the replicas
-	prefix  string // of the tables
+	replica string // name of this process among the replicas
+	prefix  string // prefix of the tables
 	names   knownNames
 	isOpen  chan struct{} // closed when the store is open for the first time
 	once    sync.Once
 }
 
-// New parses the address of a store, and does no more.
+// New parses the address of a store. It does not open it.
 func New(address, prefix string) (*State, error) {
 	c := clock.New()
 	db, err := store.New(address, store.Options{Prefix: prefix, Clock: c})
@@ -43,18 +43,18 @@ func New(address, prefix string) (*State, error) {
 	}, nil
 }
 
-// Close closes the store. Connections that were opened under its tokens end: nobody would
-// learn of a logout any more.
+// Close closes the store. Connections that were opened under its tokens end, because
+// their logouts could no longer be noticed.
 func (s *State) Close() error {
 	s.Revoked.Close()
 	return s.DB.Close()
 }
 
-// Now is the time: this process's, or the database's while the clock of this process is
+// Now returns this process's time, or the database's time while this process's clock is
 // wrong.
 func (s *State) Now() time.Time { return time.Now().Add(s.Clock.Shift()) }
 
-// opened notes that the store is open, and reports whether it is for the first time.
+// opened records that the store is open, and reports whether it is for the first time.
 func (s *State) opened() (first bool) {
 	s.once.Do(func() {
 		first = true
@@ -63,9 +63,9 @@ func (s *State) opened() (first bool) {
 	return first
 }
 
-// knownNames are the names that this process has recorded in a store, or found there. They
-// do not change as long as the store is open, so a reload is compared with them while the
-// database is away.
+// knownNames are the names that this process has recorded in a store or found there.
+// They do not change while the store is open, so a reload can be compared with them
+// even while the database is down.
 type knownNames struct {
 	mu    sync.Mutex
 	names store.Names
