@@ -59,17 +59,17 @@ func modules(t *testing.T) (files []string) {
 
 var moduleName = regexp.MustCompile("`([^`]+)`")
 
-// dependencyTable returns the reason of each module in the table of ARCHITECTURE.md,
+// dependencyTable returns the reason of each module in the table of docs/architecture.md,
 // by the module's path.
 func dependencyTable(t *testing.T) map[string]string {
 	t.Helper()
-	text, err := os.ReadFile("../ARCHITECTURE.md")
+	text, err := os.ReadFile("../docs/architecture.md")
 	if err != nil {
 		t.Fatal(err)
 	}
 	_, section, ok := strings.Cut(string(text), "\n## Dependencies, and why\n")
 	if !ok {
-		t.Fatal("ARCHITECTURE.md has no section \"Dependencies, and why\"")
+		t.Fatal("docs/architecture.md has no section \"Dependencies, and why\"")
 	}
 	section, _, _ = strings.Cut(section, "\n## ")
 	reasons := make(map[string]string)
@@ -84,7 +84,7 @@ func dependencyTable(t *testing.T) map[string]string {
 				path = "github.com/" + path
 			}
 			if _, twice := reasons[path]; twice {
-				t.Errorf("ARCHITECTURE.md has two rows for %s", path)
+				t.Errorf("docs/architecture.md has two rows for %s", path)
 			}
 			reasons[path] = strings.TrimSpace(cells[2])
 		}
@@ -93,7 +93,7 @@ func dependencyTable(t *testing.T) map[string]string {
 }
 
 // A dependency is code of strangers in the path of every login. Somebody may add one in
-// passing, without anybody asking why. So each needs a reason in ARCHITECTURE.md, and
+// passing, without anybody asking why. So each needs a reason in docs/architecture.md, and
 // the table must not list any that are gone.
 func TestEveryDependencyHasAReason(t *testing.T) {
 	reasons := dependencyTable(t)
@@ -108,12 +108,12 @@ func TestEveryDependencyHasAReason(t *testing.T) {
 	}
 	for _, path := range direct {
 		if reasons[path] == "" {
-			t.Errorf("%s is required and has no row with a reason in ARCHITECTURE.md", path)
+			t.Errorf("%s is required and has no row with a reason in docs/architecture.md", path)
 		}
 		delete(reasons, path)
 	}
 	for path := range reasons {
-		t.Errorf("ARCHITECTURE.md has a row for %s, and no go.mod requires it", path)
+		t.Errorf("docs/architecture.md has a row for %s, and no go.mod requires it", path)
 	}
 }
 

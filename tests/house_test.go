@@ -22,7 +22,7 @@ const (
 )
 
 // allowedImports lists the packages of this module, each with the packages of the module
-// that its code may import. ARCHITECTURE.md draws them.
+// that its code may import. docs/architecture.md draws them.
 var allowedImports = map[string][]string{
 	"caddymodule/user":             {},
 	"caddymodule/wechat":           {},
@@ -102,13 +102,13 @@ func goList(t *testing.T, args ...string) []byte {
 }
 
 // A package that imports from a higher level makes a circle sooner or later, and nobody can
-// understand it alone. A new package must get its place in the list and in ARCHITECTURE.md.
+// understand it alone. A new package must get its place in the list and in docs/architecture.md.
 func TestNoPackageImportsUpwards(t *testing.T) {
 	packages := listPackages(t)
 	for _, p := range packages {
 		allowed, ok := allowedImports[p.dir()]
 		if !ok {
-			t.Errorf("%s is not in allowedImports: add it there and to ARCHITECTURE.md", p.dir())
+			t.Errorf("%s is not in allowedImports: add it there and to docs/architecture.md", p.dir())
 			continue
 		}
 		for _, path := range p.Imports {
