@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -18,7 +19,13 @@ type Kind struct {
 }
 
 // Kinds lists the names of all kinds.
-func Kinds() []string { return []string{postgres.name, mysql.name, sqlite.name} }
+func Kinds() (names []string) {
+	for _, d := range dialects {
+		names = append(names, d.name)
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
 
 // KindOf returns the kind of database that an address is of, or only its scheme; the zero
 // Kind if there is none.

@@ -11,7 +11,7 @@ import (
 	"testing"
 )
 
-// What leaves private networks, by address and by name.
+// An address or a name is public if any connection to it leaves private networks.
 func TestExposedAddresses(t *testing.T) {
 	names := lookup(func(_ context.Context, host string) ([]netip.Addr, error) {
 		switch host {
@@ -116,7 +116,7 @@ func TestNoPlainTextToAPublicAddress(t *testing.T) {
 	})
 }
 
-// Here somebody on the way is played: an answer N to the question whether there is TLS.
+// An attacker on the way answers N to the question whether there is TLS.
 func TestNoDowngradeOutside(t *testing.T) {
 	for name, want := range map[string]bool{"127.0.0.1": true, "203.0.113.9": false} {
 		l, err := net.Listen("tcp", "127.0.0.1:0")

@@ -34,8 +34,7 @@ var disabledValues = map[string]struct{ out, in []string }{
 	},
 }
 
-// A status that nobody foresaw was a 503, and the sessions of whoever was banned by it
-// went on.
+// An unforeseen status was a 503, and the sessions of a user who was banned by it went on.
 func TestDisabledFailsClosed(t *testing.T) {
 	onServers(t, func(t *testing.T, kind, address string) {
 		f := foreign(t, address)
@@ -91,7 +90,7 @@ func cutType(s string) (typ, value string) {
 	return s, "NULL"
 }
 
-// Bytes, arrays and places are neither true nor false: refused before anybody logs in.
+// Bytes, arrays and points are neither true nor false. They are refused before anybody logs in.
 func TestDisabledOfOddTypesIsRefusedAtLoad(t *testing.T) {
 	onServers(t, func(t *testing.T, kind, address string) {
 		f := foreign(t, address)

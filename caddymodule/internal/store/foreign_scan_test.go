@@ -21,8 +21,8 @@ var pieces = map[string][]string{
 		`1 -- :id` + "\r" + `:id` + "\n", `"it""s :id"`, "(SELECT `a``:id` FROM (SELECT 1 AS `a``:id`) t)", `"$$"`, `1 /* a /+ :id */`},
 }
 
-// The servers are asked how many parameters each query has. One too many or too few
-// would be a value in the place of SQL.
+// The test asks the servers how many parameters each query has. With one too many or too few,
+// a value would stand in the place of SQL.
 func TestQueriesAreReadAsTheServersDo(t *testing.T) {
 	onServers(t, func(t *testing.T, kind, address string) {
 		f := foreign(t, address)

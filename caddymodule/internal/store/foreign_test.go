@@ -81,6 +81,7 @@ func directoryOf(t *testing.T, f *Foreign, find, create, check, erase string) *s
 	return &sqldir.Directory{DB: f, Queries: q}
 }
 
+// A team keeps its users in its own table: the queries find, create, check and erase them.
 func TestOwnTableIsADirectory(t *testing.T) {
 	onMembers(t, func(t *testing.T, f *Foreign) {
 		d := directoryOf(t, f, findMember, createMember, checkMember, eraseMember)
@@ -136,8 +137,8 @@ func TestOwnTableIsADirectory(t *testing.T) {
 	})
 }
 
-// The same national number in another country is somebody else's.
-func TestNumberOfAnotherCountryIsAnotherPerson(t *testing.T) {
+// The same national number in another country belongs to another person.
+func TestNumberInAnotherCountry(t *testing.T) {
 	onMembers(t, func(t *testing.T, f *Foreign) {
 		d := directoryOf(t, f, findMember, createMember, checkMember, "")
 		put(t, f, `INSERT INTO members (mobile) VALUES ('15112345678')`)
@@ -151,8 +152,8 @@ func TestNumberOfAnotherCountryIsAnotherPerson(t *testing.T) {
 	})
 }
 
-// Ids from before the table was used, or made up: to MySQL "1-a" is 1, and to
-// PostgreSQL an error.
+// An id from before the table was used, or a made-up one, finds no user: MySQL reads "1-a" as 1,
+// and PostgreSQL returns an error.
 func TestIDOfAnotherKindIsNobodys(t *testing.T) {
 	onMembers(t, func(t *testing.T, f *Foreign) {
 		d := directoryOf(t, f, findMember, "", checkMember, eraseMember)
@@ -171,6 +172,7 @@ func TestIDOfAnotherKindIsNobodys(t *testing.T) {
 	})
 }
 
+// A phone that taps twice logs in twice at once: its number becomes one user.
 func TestFirstLoginsAtOnceMakeOneMember(t *testing.T) {
 	onMembers(t, func(t *testing.T, f *Foreign) {
 		d := directoryOf(t, f, findMember, createMember, checkMember, "")
@@ -202,7 +204,8 @@ func TestFirstLoginsAtOnceMakeOneMember(t *testing.T) {
 	})
 }
 
-func TestWithoutCreateUnknownNumbersAreRefused(t *testing.T) {
+// A team that adds its users itself configures no create: an unknown number stays unknown.
+func TestWithoutCreateNobodyRegisters(t *testing.T) {
 	onMembers(t, func(t *testing.T, f *Foreign) {
 		d := directoryOf(t, f, findMember, "", checkMember, "")
 		if _, err := d.Login(t.Context(), user.Login{OpenID: "o1", Phone: phone(t, "13800138000")}); !errors.Is(err, user.ErrRegistrationClosed) {
@@ -214,7 +217,8 @@ func TestWithoutCreateUnknownNumbersAreRefused(t *testing.T) {
 	})
 }
 
-func TestWrongQueryIsFoundAtStartAndNamed(t *testing.T) {
+// A typing error in a query fails the load and names the query, not the first login.
+func TestWrongQueryIsNamedAtStart(t *testing.T) {
 	onMembers(t, func(t *testing.T, f *Foreign) {
 		put(t, f, `INSERT INTO members (mobile) VALUES ('13800138000')`)
 		for name, tc := range map[string]struct{ find, create, check, erase, says string }{
@@ -270,7 +274,8 @@ func rowsOf(t *testing.T, f *Foreign) (n int) {
 	return n
 }
 
-func TestDatabaseThatDoesNotAnswerIsNoMistake(t *testing.T) {
+// The database restarts: logins wait for it, and the configuration is not at fault.
+func TestDatabaseAwayIsNoMistake(t *testing.T) {
 	for _, address := range []string{"postgres://a:geheim123@127.0.0.1:1/x", "mysql://a:geheim123@127.0.0.1:1/x"} {
 		f := foreign(t, address)
 		d := directoryOf(t, f, findMember, "", checkMember, "")
@@ -294,7 +299,8 @@ func TestDatabaseThatDoesNotAnswerIsNoMistake(t *testing.T) {
 	})
 }
 
-func TestWrongPasswordOfTheUsersDatabaseIsTheOperators(t *testing.T) {
+// Only the operator can fix a wrong password, and no error repeats it.
+func TestWrongPasswordIsMisconfigured(t *testing.T) {
 	onServers(t, func(t *testing.T, kind, address string) {
 		wrong := strings.Replace(address, "root@", "nobody_here:geheim123@", 1)
 		_, err := directoryOf(t, foreign(t, wrong), findMember, "", checkMember, "").Check(t.Context(), "1")
@@ -308,7 +314,8 @@ func TestWrongPasswordOfTheUsersDatabaseIsTheOperators(t *testing.T) {
 	})
 }
 
-func TestSQLiteIsNoPlaceForAnOwnTable(t *testing.T) {
+// Two programs that write one SQLite file lock each other out.
+func TestNoOwnTableInSQLite(t *testing.T) {
 	if _, err := NewForeign("sqlite:/x.db"); err == nil || !strings.Contains(err.Error(), "postgres://") {
 		t.Error(err)
 	}

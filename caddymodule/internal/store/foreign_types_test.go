@@ -147,8 +147,8 @@ func onKind(t *testing.T, kind string, test func(t *testing.T, f *Foreign)) {
 	})
 }
 
-// A column that the driver hands over in its own way was a 503 for everybody, or bytes
-// in a header.
+// A column that the driver returns in its own form was a 503 for everybody, or bytes in a
+// header.
 func TestPostgresTypesHaveOneForm(t *testing.T) {
 	onKind(t, "postgres", func(t *testing.T, f *Foreign) {
 		for _, statement := range strings.Split(ownTypes, ";") {
@@ -169,7 +169,7 @@ func TestPostgresTypesHaveOneForm(t *testing.T) {
 	})
 }
 
-// A type of a newer PostgreSQL must be decided, not met by a user.
+// A type of a newer PostgreSQL must be decided here, before a user meets it.
 func TestEveryPostgresTypeIsDecided(t *testing.T) {
 	onKind(t, "postgres", func(t *testing.T, f *Foreign) {
 		decided := make(map[string]bool)
@@ -282,8 +282,8 @@ func TestMySQLTypesHaveOneForm(t *testing.T) {
 	})
 }
 
-// Teams compare with NOW() in their queries, so the time zone is the connection's; what
-// a TIMESTAMP means does not change with it.
+// Teams compare with NOW() in their queries, so the connection keeps its time zone. The moment
+// that a TIMESTAMP means does not change with it.
 func TestMomentsDoNotDependOnTheTimeZone(t *testing.T) {
 	onServers(t, func(t *testing.T, kind, address string) {
 		f := foreign(t, address)
@@ -316,7 +316,7 @@ func TestMomentsDoNotDependOnTheTimeZone(t *testing.T) {
 	})
 }
 
-// An id that is a fraction, bytes or a time names nobody.
+// An id that is a fraction, bytes or a time identifies no user.
 func TestIDsOfOddTypesAreRefusedAtLoad(t *testing.T) {
 	onServers(t, func(t *testing.T, kind, address string) {
 		f := foreign(t, address)

@@ -62,9 +62,9 @@ func limited(t *testing.T, kind, address string) (theirs, name string) {
 	return u.String(), name
 }
 
-// What is printed for an administrator is all that there is to do: the tables,
-// and the rights of a user who may change no table.
-func TestPrintedSchemaAndGrantsServeALimitedUser(t *testing.T) {
+// An administrator runs the printed SQL and nothing else. It creates the tables, and grants the
+// rights of a user that may change no table.
+func TestPrintedSchemaServesALimitedUser(t *testing.T) {
 	onServers(t, func(t *testing.T, kind, address string) {
 		text, err := Schema(kind, "own_", 0)
 		if err != nil {
@@ -104,7 +104,8 @@ func TestPrintedSchemaAndGrantsServeALimitedUser(t *testing.T) {
 	})
 }
 
-func TestPrintedUpdateTakesAnOlderSchemaFurther(t *testing.T) {
+// An administrator updates the tables of an older version by the printed SQL.
+func TestPrintedUpdateOfAnOlderSchema(t *testing.T) {
 	// Before those that run side by side: they all read the list.
 	all := migrations
 	migrations = all[:2]
@@ -135,9 +136,9 @@ func TestPrintedUpdateTakesAnOlderSchemaFurther(t *testing.T) {
 	})
 }
 
-// A transaction takes its number when it writes and is seen when it commits:
-// numbers become visible out of order. The replicas' clocks do not matter.
-func TestRevocationThatCommitsLateIsReadByClocksAMinuteApart(t *testing.T) {
+// A transaction takes its number when it writes, and others see it when it commits: numbers
+// become visible out of order. The replicas' clocks, a minute apart, do not matter.
+func TestRevocationThatCommitsLateIsRead(t *testing.T) {
 	onServers(t, func(t *testing.T, kind, address string) {
 		open := handles(t, address)
 		s := started(t, open)

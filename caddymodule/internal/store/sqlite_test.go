@@ -54,6 +54,7 @@ func openAt(t *testing.T, path string, keys *Keys) *Store {
 	return db.With(keys)
 }
 
+// `caddy validate` beside a running instance creates no file.
 func TestConstructorsTouchNoFile(t *testing.T) {
 	dir := t.TempDir()
 	s := openAt(t, filepath.Join(dir, "sub", "wx.db"), nil)
@@ -66,7 +67,8 @@ func TestConstructorsTouchNoFile(t *testing.T) {
 	}
 }
 
-func TestFilesAreTheOwnersAlone(t *testing.T) {
+// Another user of the machine could read personal data, or the key, in any of the files.
+func TestOnlyTheOwnerReadsTheFiles(t *testing.T) {
 	for _, name := range []string{"wx.db", "a b#c%20d.db", "数据.db"} {
 		dir := filepath.Join(t.TempDir(), "data", "wx")
 		path := filepath.Join(dir, name)
@@ -105,7 +107,8 @@ func TestFilesAreTheOwnersAlone(t *testing.T) {
 	}
 }
 
-func TestWriterKeepsALogAndReadersDoNotWrite(t *testing.T) {
+// One connection writes, and keeps a log; a reader that wrote would break that order.
+func TestReadersDoNotWrite(t *testing.T) {
 	s := started(t, newSQLite(t))
 	p := s.db.pools.Load()
 	for pragma, want := range map[string]string{"journal_mode": "wal", "synchronous": "1", "busy_timeout": fmt.Sprint(busyTimeout.Milliseconds())} {
@@ -119,7 +122,8 @@ func TestWriterKeepsALogAndReadersDoNotWrite(t *testing.T) {
 	}
 }
 
-func TestGeneratedKeyIsMadeOnceAndFoundAgain(t *testing.T) {
+// Five processes that create one database at once agree on one key.
+func TestKeyIsGeneratedOnce(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "wx.db")
 	const processes = 5
 	macs := make(chan string, processes)
@@ -155,7 +159,8 @@ func TestGeneratedKeyIsMadeOnceAndFoundAgain(t *testing.T) {
 	}
 }
 
-func TestMissingKeyFileIsToldAndNothingIsMade(t *testing.T) {
+// A backup without its key file: a new key would read none of the data, and hide the mistake.
+func TestMissingKeyFileIsNotReplaced(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "wx.db")
 	s := openAt(t, path, nil)
 	if err := s.Open(t.Context()); err != nil {
@@ -197,8 +202,8 @@ func TestMissingKeyFileIsToldAndNothingIsMade(t *testing.T) {
 	}
 }
 
-// A key file without its database says that the database was lost. With an encryption_key
-// of the configuration's own, too: the key file may be a former one.
+// A key file without its database shows that the database was lost. So it does with a
+// configured encryption_key: the key file may be a former one.
 func TestKeyFileWithoutDatabaseIsRefused(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "wx.db")
 	if err := os.WriteFile(path+".key", []byte(testKey(7)+"\n"), 0o600); err != nil {
@@ -295,7 +300,8 @@ func TestKeyThatWasNotRecordedYetIsUsed(t *testing.T) {
 	}
 }
 
-func TestPlacesThatCannotHoldAFileAreToldForGood(t *testing.T) {
+// A path that can hold no database fails the configuration: it is not tried again.
+func TestUnusablePathIsPermanent(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "file")
 	if err := os.WriteFile(file, []byte(strings.Repeat("no database ", 1000)), 0o600); err != nil {
@@ -325,7 +331,8 @@ func TestPlacesThatCannotHoldAFileAreToldForGood(t *testing.T) {
 	}
 }
 
-func TestLockedDatabaseIsUnavailableAndRecovers(t *testing.T) {
+// Another program locks the file for a while: requests get an error that passes.
+func TestLockedDatabaseRecovers(t *testing.T) {
 	open := newSQLite(t)
 	s := started(t, open)
 	other := started(t, open)
@@ -442,7 +449,8 @@ func TestLargeTablesAreReadByIndex(t *testing.T) {
 	}
 }
 
-func TestFailedOpenIsRememberedForAMoment(t *testing.T) {
+// A thousand requests beside a closed database must not each try to open it.
+func TestFailedOpenIsRemembered(t *testing.T) {
 	dir := t.TempDir()
 	clock := now
 	db, err := New("sqlite:"+dir, Options{Now: func() time.Time { return clock }})

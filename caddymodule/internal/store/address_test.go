@@ -1,0 +1,50 @@
+package store
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+)
+
+// Sites that spell the path of one file, or the scheme of one server, differently share its
+// store.
+func TestOneDatabaseHasOneAddress(t *testing.T) {
+	wd, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := "sqlite:" + filepath.Join(wd, "x.db")
+	for address, want := range map[string]string{
+		"sqlite:x.db": file, "sqlite:./x.db": file, "sqlite:a/../x.db": file, "sqlite://x.db": file, file: file,
+		"sqlite://" + filepath.Join(wd, "x.db"): file,
+
+		"postgresql://wx@db/wx": "postgres://wx@db/wx",
+		"postgres://wx@db/wx":   "postgres://wx@db/wx",
+		"mysql://wx@db/wx":      "mysql://wx@db/wx",
+		"sqlite::memory:":       "sqlite::memory:", // New refuses it
+		"oracle://db":           "oracle://db",
+	} {
+		if got, err := Canonical(address); err != nil || got != want {
+			t.Errorf("%s: %s, %v", address, got, err)
+		}
+	}
+	if _, err := Canonical("sqlite:~/x.db"); err == nil {
+		t.Error("a home directory was taken")
+	}
+}
+
+// Settings ask whether a kind of database needs a key from the configuration, and which port
+// it has by default.
+func TestKinds(t *testing.T) {
+	if got := Kinds(); !slices.Equal(got, []string{"mysql", "postgres", "sqlite"}) {
+		t.Errorf("kinds %v", got)
+	}
+	for address, want := range map[string]Kind{
+		"sqlite:/x.db": {"sqlite", ""}, "postgresql://db/x": {"postgres", "5432"}, "mysql": {"mysql", "3306"}, "oracle://db": {},
+	} {
+		if got := KindOf(address); got != want {
+			t.Errorf("%s: %+v", address, got)
+		}
+	}
+}
