@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"strings"
 	"time"
@@ -10,6 +11,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/api"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/conn"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/gate"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/token"
@@ -48,6 +50,39 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		return s.serveUpgrade(w, r, in.r, in.Caller, next)
 	}
 	return forward(w, r, in.r, next)
+}
+
+// forward passes a request on. A body that cannot be read to its end is the client's
+// fault, and the answer says so: Caddy's proxy would take it for a failure of the
+// upstream, answer 502, and might count it against the upstream (fail_duration).
+// Caddy's error routes, which may hold a proxy too, go on with the given request.
+func forward(w http.ResponseWriter, given, r *http.Request, next caddyhttp.Handler) error {
+	body := conn.NewUpload(r)
+	if body == nil {
+		return next.ServeHTTP(w, r)
+	}
+	given.Body, r.Body = body, body
+	answer := body.Answer(w)
+	err := next.ServeHTTP(answer, r)
+	cause := body.Failed()
+	if cause == nil {
+		return err
+	}
+	given.Body, given.ContentLength = http.NoBody, 0 // the rest of it must not be read
+	delete(given.Header, "Content-Length")
+	if answer.HeldBack() {
+		err = caddyhttp.Error(conn.StatusClosed, cause) // which keeps a status of its own, such as 413
+	}
+	he, ok := errors.AsType[caddyhttp.HandlerError](err)
+	if !ok || he.StatusCode < conn.StatusClosed {
+		return err
+	}
+	he.StatusCode = body.Status()
+	if r.ProtoMajor == 1 {
+		w.Header().Set("Connection", "close") // nothing says where the next request begins
+		conn.CloseInSteps(w)
+	}
+	return he
 }
 
 // entry is what has become of a request.

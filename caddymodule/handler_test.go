@@ -2,13 +2,22 @@ package caddymodule
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/api"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/token"
 )
 
@@ -65,3 +74,137 @@ func TestPlaceholdersHaveTheClaims(t *testing.T) {
 		}
 	}
 }
+
+// failing is a body that ends with an error.
+type failing struct{ err error }
+
+func (f failing) Read(p []byte) (int, error) { return copy(p, "a"), f.err }
+func (failing) Close() error                 { return nil }
+
+func TestBodyThatFailsIsItsClientsFault(t *testing.T) {
+	broken, slow := errors.New("malformed chunked encoding"), fmt.Errorf("read: %w", os.ErrDeadlineExceeded)
+	tooLarge := caddyhttp.Error(http.StatusRequestEntityTooLarge, broken)
+	for _, c := range []struct {
+		name   string
+		body   error
+		next   error // what the proxy makes of it
+		status int   // of the error that comes back; 0: none
+	}{
+		{"broken", broken, caddyhttp.Error(502, broken), 400},
+		{"slow", slow, caddyhttp.Error(504, slow), 408},
+		{"its proxy's own error", broken, errors.New("x"), 0},
+		{"an error of the client's already", broken, tooLarge, 413},
+		{"too large", tooLarge, tooLarge, 413},
+		{"whole, and the upstream is away", io.EOF, caddyhttp.Error(502, errors.New("refused")), 502},
+		{"broken behind the answer", broken, nil, 0},
+		{"read after it was closed", http.ErrBodyReadAfterClose, caddyhttp.Error(502, errors.New("refused")), 502},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			given := httptest.NewRequest("POST", "/", failing{c.body})
+			given.Header.Set("Content-Length", "1")
+			given.ContentLength = 1
+			r := given.WithContext(t.Context())
+			w := httptest.NewRecorder()
+			err := forward(w, given, r, caddyhttp.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) error {
+				_, _ = io.ReadAll(r.Body)
+				return c.next
+			}))
+			he, _ := errors.AsType[caddyhttp.HandlerError](err)
+			if he.StatusCode != c.status || (err == nil) != (c.next == nil) {
+				t.Errorf("%v (%d), want %d", err, he.StatusCode, c.status)
+			}
+			blamed := c.status == 400 || c.status == 408
+			if closes := w.Header().Get("Connection") == "close"; closes != blamed {
+				t.Errorf("the connection closes: %v", closes)
+			}
+			// What an error route goes on with.
+			emptied := given.Body == http.NoBody && given.ContentLength == 0 && given.Header["Content-Length"] == nil
+			if failed := c.body != io.EOF && c.body != http.ErrBodyReadAfterClose; emptied != failed || !failed && given.Body != r.Body {
+				t.Errorf("emptied: %v", emptied)
+			}
+		})
+	}
+}
+
+// A proxy that sees a client gone answers 499 to nobody, and is content.
+func TestAnswerToNobodyIsHeldBack(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		body   error
+		status int // of the error that comes back; 0: none
+	}{
+		{"broken", errors.New("malformed chunked encoding"), 400},
+		{"slow", fmt.Errorf("read: %w", os.ErrDeadlineExceeded), 408},
+		{"too large", caddyhttp.Error(http.StatusRequestEntityTooLarge, errors.New("too large")), 413},
+		{"whole", io.EOF, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := httptest.NewRequest("POST", "/", failing{c.body})
+			w := httptest.NewRecorder()
+			err := forward(w, r, r, caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+				if _, err := io.ReadAll(r.Body); errors.Is(err, context.Canceled) != (c.body != io.EOF) {
+					t.Errorf("the proxy sees %v", err)
+				}
+				w.WriteHeader(499)
+				_, _ = io.WriteString(w, "written")
+				_, _ = w.(io.ReaderFrom).ReadFrom(strings.NewReader(", copied"))
+				return nil
+			}))
+			he, _ := errors.AsType[caddyhttp.HandlerError](err)
+			if he.StatusCode != c.status {
+				t.Errorf("%v, want %d", err, c.status)
+			}
+			if got, want := w.Body.String(), map[bool]string{true: "written, copied"}[c.status == 0]; got != want || (w.Code == 499) != (want != "") {
+				t.Errorf("answered %d %q, want %q", w.Code, got, want)
+			}
+		})
+	}
+}
+
+func TestBodyShorterThanAnnouncedIsNoWholeOne(t *testing.T) {
+	for length, want := range map[int64]error{4: io.ErrUnexpectedEOF, 3: nil, -1: nil} {
+		r := httptest.NewRequest("POST", "/", io.NopCloser(strings.NewReader("abc")))
+		r.ContentLength = length
+		_ = forward(httptest.NewRecorder(), r, r, caddyhttp.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) error {
+			if body, err := io.ReadAll(r.Body); string(body) != "abc" || !errors.Is(err, want) {
+				t.Errorf("length %d: %q, %v", length, body, err)
+			}
+			return nil
+		}))
+	}
+}
+
+func TestPanicAtTheGateLetsNothingThrough(t *testing.T) {
+	s := serve(t, "public /open")
+	s.h.matcher = caddyhttp.MatcherSet{panicking{}}
+	reg := prometheus.NewRegistry()
+	metrics, err := api.NewMetrics(reg, func(time.Time) time.Duration { return 0 })
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.h.site.api.Metrics = metrics
+	w := s.do(httptest.NewRequest("GET", "/x", nil))
+	if w.Code != http.StatusInternalServerError || !strings.Contains(w.Body.String(), string(problem.InternalError)) || strings.Contains(w.Body.String(), "a secret") {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+	logged := s.logs.FilterMessage("panic at the gate").All()
+	if len(logged) != 1 || strings.Contains(fmt.Sprint(logged[0].ContextMap()["kind"]), "a secret") {
+		t.Errorf("log: %+v", s.logs.All())
+	}
+	counted, err := reg.Gather()
+	for _, m := range counted {
+		if m.GetName() == "wx_auth_panics_total" && m.GetMetric()[0].GetCounter().GetValue() != 1 {
+			t.Errorf("counted %v", m)
+		}
+	}
+	if err != nil {
+		t.Error(err)
+	}
+	if w := s.do(httptest.NewRequest("GET", "/open", nil)); w.Body.String() != "upstream" {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+}
+
+type panicking struct{}
+
+func (panicking) Match(*http.Request) bool { panic("a secret") }

@@ -90,7 +90,7 @@ func (c *call) leaves(m wechat.PushMessage) *problem.Problem {
 			failed <- nil
 			return
 		}
-		c.Log.Error("a user has left, and was not dealt with to the end: WeChat sends the message again a few times; after that "+
+		c.Log.Error("user data deletion did not complete: WeChat sends the message again a few times; after that "+
 			"use DELETE "+c.Prefix+"/service/users/{id}", zap.String("appid", c.id), zap.String("event", m.Event),
 			zap.String("openid", m.OpenID), zap.Error(err))
 		failed <- unavailable(err)

@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/account"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/token"
@@ -60,21 +61,21 @@ func (c *call) endSession() error {
 	ctx, done := c.seenThrough()
 	defer done()
 	// Another replica may have ended the caller's own session a moment ago.
-	if lives, err := c.tokenLives(ctx, caller); err != nil {
+	if open, err := c.isOpen(ctx, caller); err != nil {
 		return c.refuse(c.storeFailed("ending a session", err))
-	} else if !lives {
+	} else if !open {
 		return c.refuse(problem.New(problem.TokenRevoked))
 	}
 	for _, s := range ss {
 		if s.ID != c.id {
 			continue
 		}
-		one := shownSession{id: s.ID, userID: s.UserID, reason: session.ReasonLogout}
-		ended, err := c.end(ctx, one, false)
+		one := account.Presented{Session: s}
+		ended, err := c.Accounts.LogOut(ctx, one, false, c.now)
 		if err != nil {
 			return c.refuse(c.storeFailed("ending a session", err))
 		}
-		c.loggedOut([]shownSession{one}, false, ended)
+		c.loggedOut([]account.Presented{one}, false, ended)
 		if s.ID == caller.SessionID() {
 			c.setCookie("", 0)
 		}

@@ -1,5 +1,6 @@
-// Package conn does what net/http does not do for a response: it discards request
-// bodies that nobody has read. It knows nothing of tokens, sites or Caddy.
+// Package conn does what net/http does not do for the body of a request: it discards one
+// that a refusal leaves unread, and remembers of one that is passed on whether the client
+// broke it. It knows nothing of tokens, sites or Caddy's packages.
 package conn
 
 import (

@@ -1,3 +1,17 @@
+// Package caddymodule is the Caddy plugin: the directive wx_auth, which logs WeChat mini
+// program users in by their phone number and guards an HTTP API with the tokens that it
+// issues. Importing the package registers it:
+//
+//	import _ "github.com/wx-auth/caddy-wx-auth/caddymodule"
+//
+// It registers the handler http.handlers.wx_auth, the directories of users
+// wx_auth.users.webhook and wx_auth.users.sql, an app wx_auth without settings that keeps
+// what the handlers use open and fresh, and the command `caddy wx-auth`. The fields of
+// [Handler] are the JSON configuration. example_test.go shows a directory of another
+// kind.
+//
+// How a request goes through it is in handler.go. The endpoints under /auth/wx, and all
+// that knows nothing of Caddy, are the packages in internal.
 package caddymodule
 
 import (

@@ -1,0 +1,208 @@
+package api
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/zap/zapcore"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/account"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/ratelimit"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat/wechattest"
+)
+
+// A header directive may set Cache-Control for the whole site. No answer of ours may be
+// kept all the same, or a cache would give one user's data to the next; and each 401 says
+// how to do better.
+func TestAnswersAreNotKept(t *testing.T) {
+	s := serve(t, nil)
+	p := s.logIn(servedApp, "ann")
+	for name, w := range map[string]*httptest.ResponseRecorder{
+		"login":        s.post("/auth/wx", s.loginBody(servedApp, "ann")),
+		"me":           s.do(with(p.Token, httptest.NewRequest(http.MethodGet, "/auth/wx/me", nil))),
+		"refused":      s.do(httptest.NewRequest(http.MethodGet, "/auth/wx/me", nil)),
+		"refresh":      s.post("/auth/wx/refresh", `{"refreshToken":"x"}`),
+		"health":       s.do(httptest.NewRequest(http.MethodGet, "/auth/wx/health", nil)),
+		"no endpoint":  s.do(httptest.NewRequest(http.MethodGet, "/auth/wx/none", nil)),
+		"wrong method": s.do(httptest.NewRequest(http.MethodGet, "/auth/wx", nil)),
+	} {
+		if got := w.Header()["Cache-Control"]; len(got) != 1 || got[0] != "no-store" {
+			t.Errorf("%s: Cache-Control %q", name, got)
+		}
+		if w.Code == http.StatusUnauthorized && w.Header().Get("WWW-Authenticate") == "" {
+			t.Errorf("%s: 401 without a challenge", name)
+		}
+	}
+}
+
+// One trailing slash is accepted, and no other spelling of an endpoint is ours.
+func TestPathsUnderThePrefix(t *testing.T) {
+	s := serve(t, nil)
+	for path, want := range map[string]int{
+		"/auth/wx/": 405, "/auth/wx//": 404, "/auth/wx/me/": 401, "/auth/wx/me//": 404, "/auth/wx/%6de": 404,
+		"/auth/wx/sessions/": 401, "/auth/wx/sessions/x": 405, "/auth/wx/sessions/x/y": 404, "/auth/wx/sessions//": 404,
+		"/auth/wx/push/none": 404, "/auth/wx/push/" + pushedApp: 403, "/auth/wx/service/users/": 404, "/auth/wx/verify/x/y": 401,
+		"/auth/wx/verified": 404, "/auth/wx/health/": 200, "/auth/wx/health/none": 404,
+	} {
+		if w := s.do(httptest.NewRequest(http.MethodGet, path, nil)); w.Code != want {
+			t.Errorf("%s: %d, want %d", path, w.Code, want)
+		}
+	}
+	for _, path := range []string{"/", "/auth/w", "/auth/wxy", "/AUTH/wx", "/auth%2Fwx"} {
+		if _, ours := s.Route(httptest.NewRequest(http.MethodGet, path, nil)); ours {
+			t.Errorf("%s is ours", path)
+		}
+	}
+}
+
+// A client that hangs up at once has been refused all the same. Otherwise it could guess
+// codes without a limit.
+func TestHangingUpIsNoWayRoundTheRate(t *testing.T) {
+	s := serve(t, nil, func(set *Settings) { set.LoginRate = ratelimit.Rate{Count: 3, Per: time.Minute} })
+	body := func(i int) string { return fmt.Sprintf(`{"appid":%q,"code":"guess%d"}`, servedApp, i) }
+	for i := range 3 {
+		ctx, hangUp := context.WithCancel(t.Context())
+		hangUp()
+		s.do(httptest.NewRequest(http.MethodPost, "/auth/wx", strings.NewReader(body(i))).WithContext(ctx))
+		eventually(t, "one line for each login", func() bool { return s.logs.FilterMessage("login refused").Len() == i+1 })
+	}
+	w := s.post("/auth/wx", body(3))
+	if w.Code != http.StatusTooManyRequests || w.Header().Get("Retry-After") == "" || w.Header().Get("RateLimit") == "" {
+		t.Errorf("after three refusals: %d %s", w.Code, w.Body)
+	}
+}
+
+// A wrong secret is logged as an error even if the client hangs up: only the operator can
+// fix it.
+func TestOperatorErrorIsLoggedAfterAHangUp(t *testing.T) {
+	s := serve(t, nil)
+	if err := s.wechat.AlterApp(servedApp, func(a *wechattest.App) { a.Secret = "another" }); err != nil {
+		t.Fatal(err)
+	}
+	ctx, hangUp := context.WithCancel(t.Context())
+	hangUp()
+	s.do(httptest.NewRequest(http.MethodPost, "/auth/wx", strings.NewReader(s.loginBody(servedApp, "ann"))).WithContext(ctx))
+	eventually(t, "an error in the log", func() bool {
+		return s.logs.FilterMessage("login refused").FilterLevelExact(zapcore.ErrorLevel).Len() == 1
+	})
+}
+
+// A panic in a login's own goroutine, where no server recovers it, is an error of ours.
+func TestPanicInALogin(t *testing.T) {
+	s := serve(t, nil)
+	s.opened.Chain.Mint = nil
+	w := s.post("/auth/wx", s.loginBody(servedApp, "ann"))
+	if w.Code != http.StatusInternalServerError || !strings.Contains(w.Body.String(), string(problem.InternalError)) {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+	if s.logs.FilterMessage("login failed").FilterLevelExact(zapcore.ErrorLevel).Len() != 1 {
+		t.Errorf("log: %+v", s.logs.All())
+	}
+}
+
+// Over HTTP/3 a request without a body has no length.
+func TestLogoutWithABodyOfUnknownLength(t *testing.T) {
+	s := serve(t, nil)
+	for _, c := range []struct {
+		body, contentType string
+		want              int
+	}{
+		{"", "", 204}, {`{"all":true}`, "", 415}, {" ", "", 415}, {`{"all":true}`, "application/json", 204},
+	} {
+		r := httptest.NewRequest(http.MethodPost, "/auth/wx/logout", io.NopCloser(strings.NewReader(c.body)))
+		r.ContentLength = -1
+		if c.contentType != "" {
+			r.Header.Set("Content-Type", c.contentType)
+		}
+		if w := s.do(with(s.logIn(servedApp, "ann").Token, r)); w.Code != c.want {
+			t.Errorf("body %q, type %q: %d %s", c.body, c.contentType, w.Code, w.Body)
+		}
+	}
+}
+
+// gone is a directory that knows nobody any more.
+type gone struct{ account.Directory }
+
+func (gone) Check(context.Context, string) (user.User, error) { return user.User{}, user.ErrUnknown }
+
+// A user who was erased may come back as another one. So the sessions end, and the client
+// logs in again. A disabled user is only told so.
+func TestRefreshOfAUserWhoIsGone(t *testing.T) {
+	s := serve(t, nil)
+	refresh := func(p pair) *httptest.ResponseRecorder {
+		return s.post("/auth/wx/refresh", `{"refreshToken":"`+p.RefreshToken+`"}`)
+	}
+	p := s.logIn(servedApp, "ann")
+	id, _ := p.UserInfo["id"].(string)
+	if err := s.store.SetDisabled(t.Context(), id, true); err != nil {
+		t.Fatal(err)
+	}
+	if w := refresh(p); w.Code != http.StatusForbidden || !strings.Contains(w.Body.String(), "user_disabled") {
+		t.Errorf("disabled: %d %s", w.Code, w.Body)
+	}
+	if err := s.store.SetDisabled(t.Context(), id, false); err != nil {
+		t.Fatal(err)
+	}
+	p = s.logIn(servedApp, "ann")
+	s.opened.Accounts.Directory = gone{s.Directory}
+	if w := refresh(p); w.Code != http.StatusUnauthorized || !strings.Contains(w.Body.String(), "session_ended") {
+		t.Errorf("gone: %d %s", w.Code, w.Body)
+	}
+	if s.alive(p) {
+		t.Error("the session goes on")
+	}
+}
+
+// A client that hangs up is no failure of the store.
+func TestHangingUpIsNoErrorInTheLog(t *testing.T) {
+	s := serve(t, nil)
+	p := s.logIn(servedApp, "ann")
+	ctx, hangUp := context.WithCancel(t.Context())
+	hangUp()
+	for _, path := range []string{"/auth/wx/me", "/auth/wx/sessions"} {
+		s.do(with(p.Token, httptest.NewRequest(http.MethodGet, path, nil).WithContext(ctx)))
+	}
+	if errs := s.logs.FilterLevelExact(zapcore.ErrorLevel).All(); len(errs) > 0 {
+		t.Errorf("log: %+v", errs)
+	}
+}
+
+// A load balancer with a public address that is not trusted makes all clients one. One
+// line says so, of however many requests; what the header says counts for nothing.
+func TestPublicProxyIsNamedOnce(t *testing.T) {
+	s := serve(t, nil, func(set *Settings) { set.LoginRate = ratelimit.Rate{Count: 3, Per: time.Hour} })
+	ask := func(i int, forwarded string) int {
+		r := httptest.NewRequest(http.MethodPost, "/auth/wx", strings.NewReader(fmt.Sprintf(`{"appid":%q,"code":"guess%d"}`, servedApp, i)))
+		if forwarded != "" {
+			r.Header.Set("X-Forwarded-For", forwarded)
+		}
+		return s.do(r).Code
+	}
+	logged := func() (n int, remedy string) {
+		for _, e := range s.logs.FilterMessageSnippet("a request with X-Forwarded-For came from a public address").All() {
+			n, remedy = n+1, fmt.Sprint(e.ContextMap()["remedy"])
+		}
+		return n, remedy
+	}
+	ask(0, "")
+	if n, _ := logged(); n != 0 {
+		t.Errorf("%d lines without the header", n)
+	}
+	for i := range 2 {
+		ask(1+i, fmt.Sprint("198.51.100.", i))
+	}
+	if code := ask(3, "198.51.100.9"); code != http.StatusTooManyRequests {
+		t.Errorf("by a header of its own a client got %d", code)
+	}
+	if n, remedy := logged(); n != 1 || !strings.Contains(remedy, "trusted_proxies_strict") {
+		t.Errorf("%d lines, remedy %q", n, remedy)
+	}
+}

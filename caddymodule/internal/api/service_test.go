@@ -1,0 +1,168 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat/wechattest"
+)
+
+// members is an external directory: the number is the id, and it returns no numbers.
+type members struct {
+	mu     sync.Mutex
+	known  map[string]bool
+	broken bool
+}
+
+var errBroken = errors.New("the members' service is away")
+
+func (m *members) Login(_ context.Context, l user.Login) (user.User, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	id := l.UserID
+	if !l.Silent() {
+		id = l.Phone.National
+		m.known[id] = true
+	}
+	if !m.known[id] {
+		return user.User{}, user.ErrUnknown
+	}
+	return user.User{ID: id}, nil
+}
+
+func (m *members) Check(_ context.Context, id string) (user.User, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch {
+	case m.broken:
+		return user.User{}, errBroken
+	case !m.known[id]:
+		return user.User{}, user.ErrUnknown
+	}
+	return user.User{ID: id}, nil
+}
+
+func (m *members) Erase(_ context.Context, id string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.broken {
+		return errBroken
+	}
+	delete(m.known, id)
+	return nil
+}
+
+func (m *members) breaks(broken bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.broken = broken
+}
+
+func (m *members) knows(id string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.known[id]
+}
+
+func serveMembers(t *testing.T) (*served, *members) {
+	t.Helper()
+	m := &members{known: make(map[string]bool)}
+	return serve(t, m), m
+}
+
+func (s *served) service(method, path, body string) *httptest.ResponseRecorder {
+	s.t.Helper()
+	return s.do(with(serviceKey, httptest.NewRequest(method, "/auth/wx/service/"+path, strings.NewReader(body))))
+}
+
+// A user of an external directory is disabled here, so it works while the directory is
+// away, and holds when it is back.
+func TestDisableWhileTheDirectoryIsAway(t *testing.T) {
+	s, m := serveMembers(t)
+	p := s.logIn(pushedApp, "ann")
+	m.breaks(true)
+	if w := s.service(http.MethodPatch, "users/"+number, `{"disabled":true}`); w.Code != http.StatusNoContent || s.alive(p) {
+		t.Fatalf("%d %s, alive %v", w.Code, w.Body, s.alive(p))
+	}
+	if w := s.service(http.MethodGet, "users/"+number, ""); w.Code != http.StatusServiceUnavailable || !strings.Contains(w.Body.String(), "directory_unavailable") {
+		t.Errorf("looking the user up: %d %s", w.Code, w.Body)
+	}
+	m.breaks(false)
+	if code := s.post("/auth/wx", s.loginBody(pushedApp, "ann")).Code; code != http.StatusForbidden {
+		t.Errorf("a disabled user logs in: %d", code)
+	}
+	if w := s.service(http.MethodGet, "users/"+number, ""); !strings.Contains(w.Body.String(), `"disabled":true`) || !strings.Contains(w.Body.String(), `"phoneNumber":"+86`+number) {
+		t.Errorf("the user: %d %s", w.Code, w.Body)
+	}
+	if w := s.service(http.MethodPatch, "users/"+number, `{"disabled":false}`); w.Code != http.StatusNoContent {
+		t.Fatalf("%d %s", w.Code, w.Body)
+	}
+	if code := s.post("/auth/wx", s.loginBody(pushedApp, "ann")).Code; code != http.StatusOK {
+		t.Errorf("enabled again: %d", code)
+	}
+}
+
+// An erasure that the directory did not hear of is not reported as done. The sessions
+// end at once all the same.
+func TestEraseWhileTheDirectoryIsAway(t *testing.T) {
+	s, m := serveMembers(t)
+	p := s.logIn(pushedApp, "ann")
+	m.breaks(true)
+	w := s.service(http.MethodDelete, "users/"+number, "")
+	if w.Code != http.StatusServiceUnavailable || !strings.Contains(w.Body.String(), "directory_unavailable") || !m.knows(number) {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+	if s.alive(p) {
+		t.Error("the sessions go on")
+	}
+	m.breaks(false)
+	if w := s.service(http.MethodDelete, "users/"+number, ""); w.Code != http.StatusNoContent || m.knows(number) {
+		t.Errorf("again: %d %s", w.Code, w.Body)
+	}
+	if w := s.service(http.MethodGet, "users/"+number, ""); w.Code != http.StatusNotFound {
+		t.Errorf("erased: %d %s", w.Code, w.Body)
+	}
+}
+
+// WeChat repeats its message until the directory has heard of it. A user with another
+// openid stays.
+func TestPushWhileTheDirectoryIsAway(t *testing.T) {
+	s, m := serveMembers(t)
+	s.logIn(servedApp, "ann")
+	p := s.logIn(pushedApp, "ann")
+	push := func(p wechattest.Push) int {
+		t.Helper()
+		p.AppID = pushedApp
+		d, err := s.wechat.Deliver(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s.do(httptest.NewRequest(http.MethodPost, "/auth/wx/push/"+pushedApp+"?"+d.Query.Encode(), strings.NewReader(string(d.Body)))).Code
+	}
+	if code := push(wechattest.Push{User: "ann", Event: "user_authorization_cancellation"}); code != http.StatusOK || s.alive(p) || !m.knows(number) {
+		t.Fatalf("of two apps: %d, alive %v, known %v", code, s.alive(p), m.knows(number))
+	}
+	// Now as the only openid.
+	if w := s.service(http.MethodDelete, "users/"+number, ""); w.Code != http.StatusNoContent {
+		t.Fatal(w.Code)
+	}
+	p = s.logIn(pushedApp, "bob")
+	revoked := wechattest.Push{User: "bob", Event: "user_authorization_revoke", RevokeInfo: "8"}
+	m.breaks(true)
+	if code := push(revoked); code != http.StatusServiceUnavailable || s.alive(p) {
+		t.Errorf("the directory is away: %d, alive %v", code, s.alive(p))
+	}
+	if n := s.logs.FilterMessageSnippet("user data deletion did not complete").Len(); n != 1 {
+		t.Errorf("%d lines about it", n)
+	}
+	m.breaks(false)
+	if code := push(revoked); code != http.StatusOK || m.knows(number) {
+		t.Errorf("again: %d, known %v", code, m.knows(number))
+	}
+}

@@ -1,0 +1,122 @@
+package conn
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"sync/atomic"
+)
+
+// Upload is the body of a request that is passed on. It remembers that it could not be
+// read to its end, which is the client's fault and not the upstream's. A proxy reads it
+// in its own goroutine, which may outlast the request.
+type Upload struct {
+	io.ReadCloser
+	left   atomic.Int64          // bytes to come; negative if their number is not known
+	failed atomic.Pointer[error] // why it could not be read to its end
+}
+
+// NewUpload returns the body of a request as an Upload; nil if there is none.
+func NewUpload(r *http.Request) *Upload {
+	if r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0 || r.Method == http.MethodConnect {
+		return nil
+	}
+	u := &Upload{ReadCloser: r.Body}
+	u.left.Store(r.ContentLength)
+	return u
+}
+
+func (u *Upload) Read(p []byte) (int, error) {
+	n, err := u.ReadCloser.Read(p)
+	if u.left.Load() >= 0 {
+		if u.left.Add(-int64(n)) > 0 && err == io.EOF {
+			err = io.ErrUnexpectedEOF // HTTP/3's server does not say so
+		}
+	}
+	if err != nil && err != io.EOF && !errors.Is(err, http.ErrBodyReadAfterClose) {
+		u.failed.CompareAndSwap(nil, &err)
+		return n, givenUp{err}
+	}
+	return n, err
+}
+
+// Failed returns why the body could not be read to its end; nil as long as it could.
+func (u *Upload) Failed() error {
+	if err := u.failed.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+// Status returns the answer to a client whose body failed.
+func (u *Upload) Status() int {
+	if timeout, ok := errors.AsType[net.Error](u.Failed()); ok && timeout.Timeout() {
+		return http.StatusRequestTimeout
+	}
+	return http.StatusBadRequest
+}
+
+// givenUp is the error of a body that could not be read to its end. Caddy's proxy
+// takes it for a client that hung up: it counts nothing against the upstream
+// (fail_duration), and tries no other one.
+type givenUp struct{ error }
+
+func (g givenUp) Unwrap() error { return g.error }
+
+func (givenUp) Is(target error) bool { return target == context.Canceled }
+
+// StatusClosed is the status that Caddy's proxy writes when a client hung up.
+const StatusClosed = 499
+
+// UploadAnswer is the ResponseWriter for an upload. It drops the 499 of a proxy that
+// takes the client for gone, as the client may well be there.
+type UploadAnswer struct {
+	http.ResponseWriter
+	body     *Upload
+	heldBack bool
+}
+
+// Answer returns the writer for the answer to an upload.
+func (u *Upload) Answer(w http.ResponseWriter) *UploadAnswer {
+	return &UploadAnswer{ResponseWriter: w, body: u}
+}
+
+// HeldBack reports whether a 499 was dropped.
+func (a *UploadAnswer) HeldBack() bool { return a.heldBack }
+
+// WriteHeader implements [http.ResponseWriter].
+func (a *UploadAnswer) WriteHeader(status int) {
+	if status == StatusClosed && a.body.Failed() != nil {
+		a.heldBack = true
+		return
+	}
+	a.ResponseWriter.WriteHeader(status)
+}
+
+func (a *UploadAnswer) Write(p []byte) (int, error) {
+	if a.heldBack {
+		return len(p), nil
+	}
+	return a.ResponseWriter.Write(p)
+}
+
+// ReadFrom implements [io.ReaderFrom], by which proxies copy.
+func (a *UploadAnswer) ReadFrom(r io.Reader) (int64, error) {
+	if a.heldBack {
+		return io.Copy(io.Discard, r)
+	}
+	return io.Copy(a.ResponseWriter, r)
+}
+
+// Push implements [http.Pusher], which Caddy's push directive asks for.
+func (a *UploadAnswer) Push(target string, opts *http.PushOptions) error {
+	if p, ok := a.ResponseWriter.(http.Pusher); ok {
+		return p.Push(target, opts)
+	}
+	return http.ErrNotSupported
+}
+
+// Unwrap lets [http.ResponseController] reach the writer inside.
+func (a *UploadAnswer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
