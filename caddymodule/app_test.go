@@ -1,7 +1,9 @@
 package caddymodule
 
 import (
+	"encoding/base64"
 	"encoding/json"
+	"fmt"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -87,5 +89,61 @@ func TestMigrateOffKeepsTheState(t *testing.T) {
 	}
 	if before[0].site.state != after[0].site.state {
 		t.Error("two states for one store")
+	}
+}
+
+// Caddy shows the exported fields of a running configuration in /config/, in
+// autosave.json and in traces.
+func TestCaddyShowsNoSecret(t *testing.T) {
+	t.Setenv("XDG_DATA_HOME", t.TempDir())
+	key := base64.StdEncoding.EncodeToString([]byte("an encryption key of 32 bytes!!!"))
+	secrets := map[string]string{
+		"WXT_SECRET": "appsecret-value", "WXT_KEY": key, "WXT_HS": "an-hs256-secret-of-32-bytes-or-more", "WXT_TOKENS": "k3y-of-the-token-service",
+	}
+	for name, value := range secrets {
+		t.Setenv(name, value)
+	}
+	raw := mustParse(t, `wx_auth wx0123456789abcdef {env.WXT_SECRET} {
+		encryption_key {env.WXT_KEY}
+		token {
+			algorithm HS256
+			key {env.WXT_HS}
+		}
+		wechat {
+			access_token external https://tokens.example.com/?key={env.WXT_TOKENS}
+		}
+	}`)
+	before, err := json.Marshal(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, err := caddy.ProvisionContext(&caddy.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	loaded, err := ctx.LoadModuleByID("http.handlers.wx_auth", before)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer loaded.(*Handler).Cleanup()
+	after, err := json.Marshal(loaded)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(after) != string(before) {
+		t.Errorf("provisioning changed the configuration:\n%s\n%s", before, after)
+	}
+	for name, value := range secrets {
+		if !strings.Contains(string(after), "{env."+name+"}") || strings.Contains(string(after), value) {
+			t.Errorf("%s is shown, or its placeholder is gone: %s", name, after)
+		}
+	}
+	// What a careless log line would print of the apps.
+	set, err := loaded.(*Handler).settings()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if text := fmt.Sprintf("%+v %#v %s", set.Apps, set.Apps, set.EncryptionKeys); strings.Contains(text, "appsecret") || strings.Contains(text, key) {
+		t.Errorf("secrets print: %s", text)
 	}
 }
