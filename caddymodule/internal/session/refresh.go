@@ -36,6 +36,7 @@ func (ss Sessions) Refresh(ctx context.Context, refreshToken string, now time.Ti
 		return Session{}, "", ErrRefreshInvalid
 	}
 	now = stored(now)
+	ctx = ss.Store.Together(ctx)
 	welcomed := false
 	for range maxRaces {
 		s, err := ss.read(ctx, presented.id)

@@ -129,6 +129,10 @@ type Revocation struct {
 // Store keeps sessions. Any error but ErrNotFound means that the store could not be
 // asked, or that it is unknown whether a write was done.
 type Store interface {
+	// Together returns the context for one refresh. Within it, what the store has read
+	// along with a session answers a directory that lives in the same store.
+	Together(ctx context.Context) context.Context
+
 	// Session reads a session, or returns ErrNotFound. It must not read from a copy
 	// that lags behind.
 	Session(ctx context.Context, id string) (Session, error)

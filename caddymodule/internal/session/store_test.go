@@ -204,3 +204,6 @@ func at(k Keys, s Session, counter uint64) string {
 	s.Counter = counter
 	return k.RefreshToken(s)
 }
+
+// Together has nothing to read along.
+func (m *memory) Together(ctx context.Context) context.Context { return ctx }

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"hash/fnv"
+	"maps"
 	"slices"
 	"strings"
 
@@ -15,7 +16,7 @@ const bindingColumns = `appid, openid, unionid, user_id, phone_at, phone, state`
 
 // scanBinding reads bindingColumns. Around them may be further columns: of two, one is
 // before them and one behind.
-func (s *Store) scanBinding(row interface{ Scan(...any) error }, around ...any) (b user.Binding, err error) {
+func (s *Store) scanBinding(row row, around ...any) (b user.Binding, err error) {
 	var phoneAt int64
 	var sealed []byte
 	columns := []any{&b.AppID, &b.OpenID, &b.UnionID, &b.UserID, &phoneAt, &sealed, &b.State}
@@ -72,31 +73,44 @@ func stripe(id string) uint32 {
 	return h.Sum32() % userStripes
 }
 
-// lockUsers is lockUser for several, in an order in which two transactions that lock
-// several never wait for each other.
+// stripesOf are the rows that stand for users, in an order in which two transactions that
+// lock several never wait for each other.
+func stripesOf(users []string) []uint32 {
+	var stripes []uint32
+	for _, id := range users {
+		stripes = append(stripes, stripe(id))
+	}
+	slices.Sort(stripes)
+	return slices.Compact(stripes)
+}
+
+// lockUsers is lockUser for several.
 func lockUsers(t *tx, ids map[string]bool) error {
 	if t.db.dialect.oneWriter {
 		return nil
 	}
-	var stripes []uint32
-	for id := range ids {
-		stripes = append(stripes, stripe(id))
-	}
-	slices.Sort(stripes)
-	stripes = slices.Compact(stripes)
-	const few = 2 // of a login: one statement
-	for rest := range slices.Chunk(stripes, few) {
-		args := []any{rest[0]}
-		if len(rest) == few {
-			args = append(args, rest[1])
-		}
-		// Creates the rows where they are missing, and locks them either way.
-		if _, err := t.exec(`INSERT INTO {user_locks} (stripe) VALUES (?)`+strings.Repeat(`, (?)`, len(rest)-1)+`
-			ON CONFLICT (stripe) DO UPDATE SET stripe = excluded.stripe`, args...); err != nil {
+	for _, n := range stripesOf(slices.Collect(maps.Keys(ids))) {
+		// Creates the row where it is missing, and locks it either way.
+		if _, err := t.exec(`INSERT INTO {user_locks} (stripe) VALUES (?)
+			ON CONFLICT (stripe) DO UPDATE SET stripe = excluded.stripe`, n); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// errNoLock says that a row to lock is missing.
+var errNoLock = errors.New("the rows to lock are missing")
+
+// makeLocks creates the rows to lock. A transaction that finds them is shorter.
+func (s *Store) makeLocks(ctx context.Context) error {
+	var all []any
+	for n := range userStripes {
+		all = append(all, n)
+	}
+	_, err := s.execute(ctx, "preparing locks", again, `INSERT INTO {user_locks} (stripe) VALUES (?)`+strings.Repeat(", (?)", len(all)-1)+`
+		ON CONFLICT (stripe) DO UPDATE SET stripe = excluded.stripe`, all...)
+	return err
 }
 
 // bindingPhone is what the column holds: nil where the directory tells numbers.

@@ -2,8 +2,6 @@ package store
 
 import (
 	"context"
-	"database/sql"
-	"errors"
 	"slices"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
@@ -38,20 +36,42 @@ func (c *committing) end(condition string, args ...any) ([]string, error) {
 	return ids, err
 }
 
-// endReplaced ends the session whose refresh token the login showed, if that is one
-// that this login may take the place of.
-func (c *committing) endReplaced() error {
-	if c.l.Replaces == "" {
-		return nil
-	}
-	s, err := c.session(c.l.Replaces)
-	if errors.Is(err, sql.ErrNoRows) {
-		return nil
-	}
-	opened := c.l.Session
-	if err != nil || !s.EndedAt.IsZero() || s.UserID != opened.UserID || s.AppID != opened.AppID || s.OpenID != opened.OpenID ||
-		c.l.Replaceable == nil || !c.l.Replaceable(s) {
+// maxLive bounds how many of a user's live sessions a login reads.
+const maxLive = 200
+
+// liveSessions are a user's live sessions, refreshed last first; all of them, if there are
+// less than maxLive.
+type liveSessions []session.Session
+
+// askSessions asks for the user's live sessions. Few users have more than some.
+func (c *committing) askSessions() statement {
+	return ask(func(r row) error {
+		var one session.Session
+		var expires int64
+		err := r.Scan(&one.ID, &one.AppID, &one.OpenID, &one.Issuer, &expires)
+		one.ExpiresAt = c.db.fromMillis(expires)
+		c.sessions = append(c.sessions, one)
 		return err
+	}, `SELECT id, appid, openid, issuer, expires_at FROM {sessions} WHERE user_id = ? AND ended_at = 0
+		ORDER BY refreshed_at DESC, id DESC LIMIT ?`, c.b.UserID, maxLive)
+}
+
+// ofOthers reports whether one of them may be another account's than this openid's.
+func (l liveSessions) ofOthers(appid, openid string) bool {
+	return len(l) == maxLive || slices.ContainsFunc(l, func(s session.Session) bool { return s.AppID != appid || s.OpenID != openid })
+}
+
+// askReplaced asks for the session whose refresh token the login showed.
+func (c *committing) askReplaced() statement {
+	return c.db.askSession(c.l.Replaces, &c.replaces)
+}
+
+// endReplaced ends that session, if it is one that this login may take the place of.
+func (c *committing) endReplaced() error {
+	s, opened := c.replaces, c.l.Session
+	if s.ID == "" || !s.EndedAt.IsZero() || s.UserID != opened.UserID || s.AppID != opened.AppID || s.OpenID != opened.OpenID ||
+		c.l.Replaceable == nil || !c.l.Replaceable(s) {
+		return nil
 	}
 	if _, err := endByID(c.tx, c.ending(), []string{s.ID}); err != nil {
 		return err
@@ -67,15 +87,25 @@ func (c *committing) endSurplus() error {
 	if c.l.Max == 0 {
 		return nil
 	}
-	query, args := surplus(c.l.Session, c.db.millis(c.l.Session.CreatedAt))
-	ids, err := c.strings(query+` LIMIT ? OFFSET ?`, append(args, endBatch, c.l.Max-1)...)
-	if err != nil || len(ids) == 0 {
-		return err
+	opened := c.l.Session
+	var ids []string // that stay or are surplus, as surplus finds them
+	for _, s := range c.sessions {
+		ended := s.ID == c.done.Replaced || slices.Contains(c.done.Ended, s.ID)
+		if !ended && s.AppID == opened.AppID && s.Issuer == opened.Issuer && s.ExpiresAt.After(opened.CreatedAt) {
+			ids = append(ids, s.ID)
+		}
+	}
+	if ids = ids[min(c.l.Max-1, len(ids)):]; len(ids) == 0 && len(c.sessions) < maxLive {
+		return nil
+	}
+	c.done.More = len(c.sessions) == maxLive
+	if len(ids) == 0 {
+		return nil
 	}
 	e := c.ending()
 	e.Reason = session.ReasonMax
-	_, err = endByID(c.tx, e, ids)
-	c.done.Surplus, c.done.More = ids, len(ids) == endBatch
+	_, err := endByID(c.tx, e, ids)
+	c.done.Surplus = ids
 	return err
 }
 

@@ -73,9 +73,14 @@ type dialect struct {
 	// were empty a moment ago; empty where no plan depends on that.
 	byIndex string
 
-	// light begins a transaction that need not be on disk when it is committed;
-	// empty where there is no such thing, or the queue sees to it.
-	light string
+	// begin begins a transaction whose statements each see what is committed by then;
+	// light makes it one that need not be on disk when it is committed: empty where
+	// there is no such thing, or the queue sees to it.
+	begin, light string
+
+	// send runs statements on a connection, all in one turnaround. The first one that
+	// fails is the last. nil: there is nothing to wait for.
+	send func(ctx context.Context, db *DB, conn *sql.Conn, statements []statement) error
 
 	// options are those of every transaction.
 	options *sql.TxOptions

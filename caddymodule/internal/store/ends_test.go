@@ -72,7 +72,7 @@ func TestFeedHoldsSessionsWithTokensOnly(t *testing.T) {
 		add := func(name string, tokensUntil time.Time, change string) {
 			one := newSession("u1", "wx1", "o1", real)
 			one.Counter, one.TokensUntil = 1, tokensUntil
-			if err := s.write(t.Context(), "opening", func(t *tx) error { return insertSession(t, one) }); err != nil {
+			if err := s.write(t.Context(), "opening", func(t *tx) error { return addSession(t, one) }); err != nil {
 				t.Fatal(err)
 			}
 			if change != "" {
@@ -134,7 +134,7 @@ func TestManySessionsEndInBatches(t *testing.T) {
 		const many = 3*endBatch + 7
 		for range many {
 			one := newSession("u1", "wx1", "o1", now)
-			if err := s.change(t.Context(), "opening", once, light, func(t *tx) error { return insertSession(t, one) }); err != nil {
+			if err := s.change(t.Context(), "opening", once, light, func(t *tx) error { return addSession(t, one) }); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -168,7 +168,7 @@ func TestSessionThatAsksEndsLast(t *testing.T) {
 			if first == "" || one.ID < first {
 				first = one.ID
 			}
-			if err := s.change(t.Context(), "opening", once, light, func(t *tx) error { return insertSession(t, one) }); err != nil {
+			if err := s.change(t.Context(), "opening", once, light, func(t *tx) error { return addSession(t, one) }); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -200,7 +200,7 @@ func TestLoginEndsVeryManySessions(t *testing.T) {
 		const many = 2*endBatch + 7
 		if err := s.write(t.Context(), "filling", func(t *tx) error {
 			for range many {
-				if err := insertSession(t, newSession("u", "wx1", "former", now)); err != nil {
+				if err := addSession(t, newSession("u", "wx1", "former", now)); err != nil {
 					return err
 				}
 			}
@@ -217,4 +217,13 @@ func TestLoginEndsVeryManySessions(t *testing.T) {
 			t.Errorf("%d sessions live", n)
 		}
 	})
+}
+
+// addSession opens a session within a transaction.
+func addSession(t *tx, one session.Session) error {
+	opened, err := insertSession(t.db, one)
+	if err != nil {
+		return err
+	}
+	return t.send(false, opened)
 }

@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"slices"
@@ -247,7 +246,7 @@ func (s *Store) lookUp(t *tx, p *importPlan, rows []importer.Row) error {
 		}
 		openids[r.AppID] = append(openids[r.AppID], r.OpenID)
 	}
-	err := t.eachOf(func(row *sql.Rows) error {
+	err := t.eachOf(func(row row) error {
 		var hash []byte
 		var id string
 		err := row.Scan(&hash, &id)
@@ -258,7 +257,7 @@ func (s *Store) lookUp(t *tx, p *importPlan, rows []importer.Row) error {
 	if err != nil {
 		return err
 	}
-	if err := t.eachOf(func(row *sql.Rows) error {
+	if err := t.eachOf(func(row row) error {
 		var id string
 		var sealed []byte
 		if err := row.Scan(&id, &sealed); err != nil {
@@ -270,7 +269,7 @@ func (s *Store) lookUp(t *tx, p *importPlan, rows []importer.Row) error {
 	}, `SELECT id, phone FROM {users} WHERE id = ?`, nil, ids); err != nil {
 		return err
 	}
-	if err := t.eachOf(func(row *sql.Rows) error {
+	if err := t.eachOf(func(row row) error {
 		var id string
 		err := row.Scan(&id)
 		p.erased[id] = true
@@ -282,7 +281,7 @@ func (s *Store) lookUp(t *tx, p *importPlan, rows []importer.Row) error {
 }
 
 func (p *importPlan) lookUpBindings(t *tx, openids map[string][]any, ids, unionids []any) error {
-	add := func(row *sql.Rows) error {
+	add := func(row row) error {
 		var b user.Binding
 		err := row.Scan(&b.AppID, &b.OpenID, &b.UnionID, &b.UserID, &b.State)
 		p.bindings[openidKey{b.AppID, b.OpenID}] = b
@@ -347,7 +346,7 @@ func (s *Store) writeImport(t *tx, p *importPlan) error {
 // are those in front of it. Several questions are one statement, of two lengths,
 // so that there are few different ones. "key IN (…)" would be shorter, but
 // PostgreSQL reads the whole table for it while the statistics say that it is small.
-func (t *tx) eachOf(scan func(*sql.Rows) error, query string, before, keys []any) error {
+func (t *tx) eachOf(scan func(row) error, query string, before, keys []any) error {
 	for len(keys) > 0 {
 		size := 8
 		if len(keys) > size {

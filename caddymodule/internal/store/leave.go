@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"database/sql"
 	"time"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/account"
@@ -72,7 +71,7 @@ func lockLeaver(t *tx, userID string) (stays bool, err error) {
 func (s *Store) UserBindings(ctx context.Context, userID string) (list []user.Binding, err error) {
 	err = s.read(ctx, "reading a user's bindings", func(t *tx) error {
 		list = nil
-		return t.each(func(r *sql.Rows) error {
+		return t.each(func(r row) error {
 			b, err := s.scanBinding(r)
 			list = append(list, b)
 			return err

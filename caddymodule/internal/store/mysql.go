@@ -40,6 +40,8 @@ var mysql = &dialect{
 	alone:       mysqlAlone,
 	hasTable:    `SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name = ?`,
 	deleteLimit: true,
+	begin:       "START TRANSACTION", // the isolation is the connection's, see mysql_conn.go
+	send:        sendMySQL,
 	temporary:   mysqlTemporary,
 	conflict: func(err error) bool {
 		switch mysqlNumber(err) {
@@ -184,6 +186,7 @@ func openMySQL(ctx context.Context, db *DB, _ bool) (*pools, error) {
 	if err := config.Apply(client.BeforeConnect(address.encryptOutside)); err != nil {
 		return nil, permanent{err}
 	}
+	config.MultiStatements = !db.foreign // see sendMySQL
 	connector, err := client.NewConnector(config)
 	if err != nil {
 		return nil, permanent{err}

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"database/sql/driver"
+	"strings"
 )
 
 // mysqlConnector opens connections that keep their prepared statements. The
@@ -90,7 +91,7 @@ func (c *mysqlConn) forget(query string, err error) (forgotten bool) {
 }
 
 func (c *mysqlConn) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
-	if len(args) > 0 {
+	if len(args) > 0 && !strings.Contains(query, together) {
 		s, err := c.statement(ctx, query)
 		if err != nil {
 			return nil, err
@@ -106,7 +107,7 @@ func (c *mysqlConn) ExecContext(ctx context.Context, query string, args []driver
 }
 
 func (c *mysqlConn) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
-	if len(args) > 0 {
+	if len(args) > 0 && !strings.Contains(query, together) {
 		s, err := c.statement(ctx, query)
 		if err != nil {
 			return nil, err

@@ -148,7 +148,7 @@ func writeMeta(t *tx, name, value string) error {
 // compare returns a *NameError for the first name that differs from what is recorded.
 func (n Names) compare(t *tx) error {
 	recorded := make(map[string]string)
-	err := t.each(func(r *sql.Rows) error {
+	err := t.each(func(r row) error {
 		var name string
 		var value []byte
 		err := r.Scan(&name, &value)

@@ -25,6 +25,8 @@ type Store struct {
 
 	keys   atomic.Pointer[Keys] // those in use; nil until the store is open
 	failed atomic.Pointer[failure]
+
+	hasUsers atomic.Bool // see Users
 }
 
 var (

@@ -51,7 +51,9 @@ var postgres = &dialect{
 	// As the search path finds it, since that is how it is used. to_regclass
 	// would remember that there was none from before the lock was ours.
 	hasTable: `SELECT COUNT(*) FROM pg_catalog.pg_class WHERE relname = ? AND relkind IN ('r', 'p') AND pg_catalog.pg_table_is_visible(oid)`,
+	begin:    `BEGIN ISOLATION LEVEL READ COMMITTED`,
 	light:    `SET LOCAL synchronous_commit TO OFF`,
+	send:     sendPostgres,
 	options:  &sql.TxOptions{Isolation: sql.LevelReadCommitted},
 	// A plan that was made while a table was small reads the whole of it until
 	// the statistics are made anew, and many small questions in one look like
@@ -186,8 +188,8 @@ func openPostgres(ctx context.Context, db *DB, _ bool) (*pools, error) {
 	if address.hosts > 1 && !address.anyHost {
 		config.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
 	}
-	encrypted := stdlib.OptionBeforeConnect(address.encryptOutside)
-	pool := stdlib.OpenDB(*config, encrypted)
+	options := []stdlib.OptionOpenDB{stdlib.OptionBeforeConnect(address.encryptOutside), stdlib.OptionShouldPing(shouldPing)}
+	pool := stdlib.OpenDB(*config, options...)
 	direct, err := postgresDirect(ctx, db, pool)
 	if startupRefused(err) {
 		// A pooler that takes no settings at the start. What they ask for may be so
@@ -197,7 +199,7 @@ func openPostgres(ctx context.Context, db *DB, _ bool) (*pools, error) {
 			delete(config.RuntimeParams, name)
 		}
 		config.ValidateConnect = allValid(config.ValidateConnect, validSettings)
-		pool = stdlib.OpenDB(*config, encrypted)
+		pool = stdlib.OpenDB(*config, options...)
 		direct, err = postgresDirect(ctx, db, pool)
 	}
 	if err != nil {
@@ -218,7 +220,7 @@ func openPostgres(ctx context.Context, db *DB, _ bool) (*pools, error) {
 	}
 	if db.foreign || config.DefaultQueryExecMode == pgx.QueryExecModeExec {
 		pool.Close()
-		connector := stdlib.GetConnector(*config, encrypted)
+		connector := stdlib.GetConnector(*config, options...)
 		if db.foreign {
 			connector = rowsConnector{connector}
 		}

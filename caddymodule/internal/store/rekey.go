@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"database/sql"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
@@ -155,9 +154,9 @@ func (s *Store) sealedRows(ctx context.Context, c sealedColumn, first string, la
 	}
 	err = s.read(ctx, "reading what is sealed", func(t *tx) error {
 		rows = nil
-		return t.each(func(r *sql.Rows) error {
+		return t.each(func(r row) error {
 			var row sealedRow
-			if err := r.Scan(&row.key, &row.more, &row.value); err != nil {
+			if err := r.Scan((*keyText)(&row.key), &row.more, &row.value); err != nil {
 				return err
 			}
 			rows = append(rows, row)
@@ -273,13 +272,29 @@ func (s *Store) rekeyMeta(ctx context.Context, r Rekey) (sealed int, err error) 
 	return sealed, err
 }
 
+// keyText reads a key, which is text or bytes.
+type keyText string
+
+// Scan implements sql.Scanner.
+func (k *keyText) Scan(v any) error {
+	switch v := v.(type) {
+	case string:
+		*k = keyText(v)
+	case []byte:
+		*k = keyText(v)
+	default:
+		return fmt.Errorf("a key is %T", v)
+	}
+	return nil
+}
+
 // retainedPrefix starts the names of what is kept of former keys: the keys of
 // refresh tokens and of the claims in tokens, sealed.
 const retainedPrefix = "retained_key "
 
 // eachSealedMeta reads the sealed values of meta.
 func eachSealedMeta(t *tx, do func(name string, value []byte)) error {
-	return t.each(func(r *sql.Rows) error {
+	return t.each(func(r row) error {
 		var name string
 		var value []byte
 		err := r.Scan(&name, &value)
@@ -333,7 +348,7 @@ func (s *Store) tidyPhones(ctx context.Context, tell func(int)) error {
 		n := 0
 		err := s.read(ctx, "reading the index of phone numbers of", func(t *tx) error {
 			gone, n = nil, 0
-			return t.each(func(r *sql.Rows) error {
+			return t.each(func(r row) error {
 				var hash, keyID []byte
 				if err := r.Scan(&hash, &keyID); err != nil {
 					return err

@@ -26,7 +26,7 @@ func furnish(t *testing.T, s *Store, users int) []user.User {
 	}
 	err := s.write(t.Context(), "making users in", func(tx *tx) error {
 		for _, u := range made {
-			if err := s.insertUser(tx, u); err != nil {
+			if err := tx.send(false, s.insertUser(u)...); err != nil {
 				return err
 			}
 		}

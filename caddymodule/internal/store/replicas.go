@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"database/sql"
 	"encoding/hex"
 	"fmt"
 	"slices"
@@ -73,7 +72,7 @@ type announcement struct {
 func (s *Store) announced(ctx context.Context) (list []announcement, err error) {
 	err = s.read(ctx, "reading the replicas of", func(t *tx) error {
 		list = nil
-		return t.each(func(r *sql.Rows) error {
+		return t.each(func(r row) error {
 			var name string
 			var value []byte
 			var now int64

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"database/sql"
-	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -12,6 +11,7 @@ import (
 	"time"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
 const sessionColumns = `id, user_id, issuer, appid, openid, unionid, created_at, refreshed_at,
@@ -19,7 +19,7 @@ const sessionColumns = `id, user_id, issuer, appid, openid, unionid, created_at,
 	audience, end_reason, tokens_until, tokens_counter`
 
 // scanSession reads sessionColumns, and what more there is.
-func (db *DB) scanSession(row interface{ Scan(...any) error }, more ...any) (s session.Session, err error) {
+func (db *DB) scanSession(row row, more ...any) (s session.Session, err error) {
 	var created, refreshed, counter, advanced, expires, ended, tokens, tokensOf int64
 	err = row.Scan(append([]any{&s.ID, &s.UserID, &s.Issuer, &s.AppID, &s.OpenID, &s.UnionID, &created, &refreshed,
 		&counter, &advanced, &expires, &ended, &s.UserAgent, &s.Address, &s.Audience, &s.EndReason, &tokens, &tokensOf}, more...)...)
@@ -32,23 +32,29 @@ func (db *DB) scanSession(row interface{ Scan(...any) error }, more ...any) (s s
 }
 
 // insertSession opens a session.
-func insertSession(t *tx, s session.Session) error {
+func insertSession(db *DB, s session.Session) (statement, error) {
 	counter, err := counterColumn(s.Counter)
-	if err != nil {
-		return err
-	}
-	_, err = t.exec(`INSERT INTO {sessions} (`+sessionColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-		s.ID, s.UserID, s.Issuer, s.AppID, s.OpenID, s.UnionID, t.db.millis(s.CreatedAt), t.db.millis(s.RefreshedAt),
-		counter, t.db.millis(s.AdvancedAt), t.db.millis(s.ExpiresAt), t.db.millis(s.EndedAt), t.db.fit(clip(s.UserAgent)), t.db.fit(clip(s.Address)),
-		s.Audience, string(s.EndReason), t.db.millis(s.TokensUntil), counter)
-	return err
+	return say(`INSERT INTO {sessions} (`+sessionColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		s.ID, s.UserID, s.Issuer, s.AppID, s.OpenID, s.UnionID, db.millis(s.CreatedAt), db.millis(s.RefreshedAt),
+		counter, db.millis(s.AdvancedAt), db.millis(s.ExpiresAt), db.millis(s.EndedAt), db.fit(clip(s.UserAgent)), db.fit(clip(s.Address)),
+		s.Audience, string(s.EndReason), db.millis(s.TokensUntil), counter), err
 }
 
-// Session reads a session; session.ErrNotFound if there is none.
+// Session reads a session; session.ErrNotFound if there is none. Where the store has users
+// of its own, a refresh gets the session's user along with it.
 func (s *Store) Session(ctx context.Context, id string) (found session.Session, err error) {
+	beside := s.beside(ctx)
+	if beside != nil && !s.hasUsers.Load() {
+		beside = nil
+	}
 	err = s.read(ctx, "reading a session", func(t *tx) (err error) {
-		found, err = t.session(id)
-		if errors.Is(err, sql.ErrNoRows) || err == nil && found.ID != id {
+		found = session.Session{}
+		question := t.db.askSession(id, &found)
+		if beside != nil {
+			question = s.askSessionAndUser(id, &found, beside)
+		}
+		err = t.questions(question)
+		if err == nil && found.ID != id {
 			return session.ErrNotFound // to MySQL a blank at the end is nothing
 		}
 		return err
@@ -56,18 +62,44 @@ func (s *Store) Session(ctx context.Context, id string) (found session.Session, 
 	return found, err
 }
 
-// session reads a session and, with it, the database's clock: a refresh that comes
+// askSession asks for a session and, with it, the database's clock: a refresh that comes
 // right after this process's clock has jumped is judged by the right time.
-func (t *tx) session(id string) (session.Session, error) {
-	answered := t.db.asking()
-	var now int64
-	row := t.row(`SELECT `+sessionColumns+`, {now} FROM {sessions} WHERE id = ?`, id)
-	return t.db.scanSession(clockRow{row, &now, answered}, &now)
+func (db *DB) askSession(id string, found *session.Session) statement {
+	answered := db.asking()
+	return ask(func(r row) (err error) {
+		var now int64
+		*found, err = db.scanSession(clockRow{r, &now, answered}, &now)
+		return err
+	}, `SELECT `+sessionColumns+`, {now} FROM {sessions} WHERE id = ?`, id)
+}
+
+var sessionColumnsOfS = "s." + strings.Join(strings.Fields(sessionColumns), " s.")
+
+// askSessionAndUser is askSession for a session and its user.
+func (s *Store) askSessionAndUser(id string, found *session.Session, beside *beside) statement {
+	answered := s.db.asking()
+	return ask(func(r row) (err error) {
+		var now int64
+		var userID sql.NullString
+		var sealed []byte
+		var disabled, created sql.NullInt64
+		*found, err = s.db.scanSession(clockRow{r, &now, answered}, &now, &userID, &sealed, &disabled, &created)
+		if err != nil {
+			return err
+		}
+		u := &foundUser{err: user.ErrUnknown}
+		if userID.String == found.UserID {
+			u.user, u.err = s.userOf(userID.String, sealed, disabled.Int64, created.Int64)
+		}
+		beside.noteUser(found.UserID, u)
+		return nil
+	}, `SELECT `+sessionColumnsOfS+`, {now}, u.id, u.phone, u.disabled, u.created_at
+		FROM {sessions} s LEFT JOIN {users} u ON u.id = s.user_id WHERE s.id = ?`, id)
 }
 
 // clockRow compares the clocks after the row was read and before its times are.
 type clockRow struct {
-	row      *sql.Row
+	row      row
 	now      *int64
 	answered func(int64)
 }
@@ -90,24 +122,20 @@ func (s *Store) Advance(ctx context.Context, id string, a session.Advance) (adva
 	if err != nil {
 		return false, err
 	}
-	err = s.write(ctx, "advancing a session", func(t *tx) error {
-		n, err := t.exec(`UPDATE {sessions} SET counter = ?, advanced_at = ?, refreshed_at = ?, expires_at = ?,
+	n, err := s.execute(ctx, "advancing a session", once,
+		`UPDATE {sessions} SET counter = ?, advanced_at = ?, refreshed_at = ?, expires_at = ?,
 				tokens_until = ?, tokens_counter = ?, audience = CASE WHEN audience = '' THEN ? ELSE audience END
 			WHERE id = ? AND counter = ? AND ended_at = 0`,
-			is, t.db.millis(a.Now), t.db.millis(a.Now), t.db.millis(a.Expires), t.db.millis(a.TokensUntil), is, a.Audience, id, was)
-		advanced = n == 1
-		return err
-	})
-	return advanced && err == nil, err
+		is, s.db.millis(a.Now), s.db.millis(a.Now), s.db.millis(a.Expires), s.db.millis(a.TokensUntil), is, a.Audience, id, was)
+	return n == 1 && err == nil, err
 }
 
 // Extend moves the end of a session's last token, if it is known and earlier.
 func (s *Store) Extend(ctx context.Context, id string, tokensUntil time.Time) error {
-	return s.rewrite(ctx, "extending a session", func(t *tx) error {
-		_, err := t.exec(`UPDATE {sessions} SET tokens_until = ? WHERE id = ? AND tokens_until > 0 AND tokens_until < ?`,
-			t.db.millis(tokensUntil), id, t.db.millis(tokensUntil))
-		return err
-	})
+	_, err := s.execute(ctx, "extending a session", again,
+		`UPDATE {sessions} SET tokens_until = ? WHERE id = ? AND tokens_until > 0 AND tokens_until < ?`,
+		s.db.millis(tokensUntil), id, s.db.millis(tokensUntil))
+	return err
 }
 
 // maxListed bounds a user's list of sessions.
@@ -117,7 +145,7 @@ const maxListed = 1000
 func (s *Store) UserSessions(ctx context.Context, userID string, now time.Time) (list []session.Session, err error) {
 	err = s.read(ctx, "reading a user's sessions", func(t *tx) error {
 		list = nil
-		return t.each(func(r *sql.Rows) error {
+		return t.each(func(r row) error {
 			one, err := s.db.scanSession(r)
 			list = append(list, one)
 			return err
@@ -133,13 +161,14 @@ func (s *Store) UserSessions(ctx context.Context, userID string, now time.Time) 
 
 // Revocations reads the feed, in its order: whatever has a number over after,
 // and whatever was recorded within window by the database's clock. With it comes
-// what that clock shows.
+// what that clock shows. A row that a copy of the database shows late is found by the next
+// poll: each looks back a minute.
 func (s *Store) Revocations(ctx context.Context, after int64, window time.Duration) (list []session.Revocation, err error) {
-	err = s.read(ctx, "reading the revocations", func(t *tx) error {
+	err = s.readLate(ctx, "reading the revocations", func(t *tx) error {
 		list = nil
 		var until []int64
 		answered := t.db.asking()
-		err := t.each(func(r *sql.Rows) error {
+		err := t.each(func(r row) error {
 			var one session.Revocation
 			var ms int64
 			err := r.Scan(&one.Seq, &one.SessionID, &ms)

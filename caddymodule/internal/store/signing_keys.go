@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"database/sql"
 	"fmt"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/token"
@@ -16,7 +15,7 @@ func signingKeyPlace(id string) place { return place{"signing_keys", "private_ke
 func (s *Store) Keys(ctx context.Context) (list []token.StoredKey, err error) {
 	err = s.read(ctx, "reading the signing keys", func(t *tx) error {
 		list = nil
-		return t.each(func(r *sql.Rows) error {
+		return t.each(func(r row) error {
 			var k token.StoredKey
 			var sealed []byte
 			var created, signs, retired int64

@@ -19,25 +19,38 @@ const maxKept = 32 << 10
 func keptPlace(step login.Key) place { return place{"kept_steps", "value", string(step[:])} }
 
 // Keep stores the result of a login's step, sealed, until expires. It overwrites, and ends
-// the lease of the step, whoever has it: the step is done.
+// the lease of the step, whoever has it: the step is done. Behind that, in the same
+// turnaround, it reads what Known will be asked next.
 func (s *Store) Keep(ctx context.Context, step login.Key, value []byte, expires time.Time, next ...login.Account) error {
 	if len(value) > maxKept {
 		return fmt.Errorf("keeping a step: %d bytes are too many", len(value))
 	}
-	return s.rewrite(ctx, "keeping a step", func(t *tx) error {
-		if err := s.keepStep(t, step, value, expires); err != nil {
-			return err
+	beside := s.beside(ctx)
+	if beside == nil || s.db.dialect.oneWriter {
+		next = nil
+	}
+	r := new(accountReader)
+	err := s.rewrite(ctx, "keeping a step", func(t *tx) error {
+		if len(next) > 0 {
+			r = s.accountReader(next[0])
+			t.behind = s.db.transacted(r.questions())
 		}
-		_, err := t.exec(`DELETE FROM {claimed_steps} WHERE step = ?`, step[:])
-		return err
+		return t.send(true, s.keepStep(step, value, expires), say(`DELETE FROM {claimed_steps} WHERE step = ?`, step[:]))
 	})
+	if err != nil && len(next) > 0 && !errors.Is(err, ErrUnavailable) {
+		return s.Keep(ctx, step, value, expires) // it may be the questions that failed
+	}
+	if err == nil && len(next) > 0 {
+		known := r.known()
+		beside.note(next[0], &known, r)
+	}
+	return err
 }
 
-func (s *Store) keepStep(t *tx, step login.Key, value []byte, expires time.Time) error {
-	_, err := t.exec(`INSERT INTO {kept_steps} (step, value, expires_at) VALUES (?, ?, ?)
+func (s *Store) keepStep(step login.Key, value []byte, expires time.Time) statement {
+	return say(`INSERT INTO {kept_steps} (step, value, expires_at) VALUES (?, ?, ?)
 		ON CONFLICT (step) DO UPDATE SET value = excluded.value, expires_at = excluded.expires_at`,
-		step[:], s.keys.Load().seal(keptPlace(step), value), t.db.millis(expires))
-	return err
+		step[:], s.keys.Load().seal(keptPlace(step), value), s.db.millis(expires))
 }
 
 // Kept reads what [Store.Keep] stored; false if it has expired or was never
@@ -77,35 +90,43 @@ func (s *Store) Lease(ctx context.Context, owner string, now time.Time, life tim
 		for _, step := range steps {
 			args = append(args, step[:], owner, life.Milliseconds())
 		}
-		if _, err := t.exec(`INSERT INTO {claimed_steps} (step, owner, lease_until, seen_at) VALUES (?, ?, {now} + ?, {now})`+
+		found = make([]login.Step, len(steps))
+		err := t.send(true, say(`INSERT INTO {claimed_steps} (step, owner, lease_until, seen_at) VALUES (?, ?, {now} + ?, {now})`+
 			strings.Repeat(`, (?, ?, {now} + ?, {now})`, len(steps)-1)+`
 			ON CONFLICT (step) DO UPDATE SET
 				owner = CASE WHEN {claimed_steps}.lease_until <= {now} THEN excluded.owner ELSE {claimed_steps}.owner END,
 				lease_until = CASE WHEN {claimed_steps}.lease_until <= {now} OR {claimed_steps}.owner = excluded.owner
-					THEN excluded.lease_until ELSE {claimed_steps}.lease_until END`, args...); err != nil {
-			return err
-		}
-		var done bool
-		if found, done, err = s.readSteps(t, owner, now, steps); err != nil || !done {
-			return err
-		}
-		in, keys := anyStep(steps)
-		_, err := t.exec(`DELETE FROM {claimed_steps} WHERE step IN (SELECT step FROM {kept_steps} WHERE expires_at > ? AND step`+in+`)`,
-			append([]any{t.db.millis(now)}, keys...)...)
+					THEN excluded.lease_until ELSE {claimed_steps}.lease_until END`, args...),
+			s.askSteps(found, owner, now, steps))
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	return found, nil
+	return found, s.forgetLeases(ctx, found, steps)
 }
 
-// readSteps reads what there is of steps: results, and leases. done reports whether one of
-// them has a result.
-func (s *Store) readSteps(t *tx, owner string, now time.Time, steps []login.Key) (found []login.Step, done bool, err error) {
-	found = make([]login.Step, len(steps))
+// forgetLeases deletes the leases of steps that were done before.
+func (s *Store) forgetLeases(ctx context.Context, found []login.Step, steps []login.Key) error {
+	var kept []login.Key
+	for i, st := range found {
+		if st.Kept {
+			kept = append(kept, steps[i])
+		}
+	}
+	if len(kept) == 0 {
+		return nil
+	}
+	return s.change(ctx, "releasing a step", again, light, func(t *tx) error {
+		in, keys := anyStep(kept)
+		return t.send(true, say(`DELETE FROM {claimed_steps} WHERE step`+in, keys...))
+	})
+}
+
+// askSteps asks what there is of steps: results, and leases.
+func (s *Store) askSteps(found []login.Step, owner string, now time.Time, steps []login.Key) statement {
 	in, keys := anyStep(steps)
-	err = t.each(func(r *sql.Rows) error {
+	return ask(func(r row) error {
 		var key, sealed []byte
 		var owned string
 		var kept, seen int64
@@ -116,18 +137,18 @@ func (s *Store) readSteps(t *tx, owner string, now time.Time, steps []login.Key)
 		if i < 0 {
 			return nil
 		}
-		st := &found[i]
 		if kept == 0 {
-			st.Leased, st.Seen = owned == owner && !st.Kept, databaseTime(seen)
+			if !found[i].Kept {
+				found[i].Leased, found[i].Seen = owned == owner, databaseTime(seen)
+			}
 			return nil
 		}
 		value, err := s.keys.Load().open(keptPlace(steps[i]), sealed)
-		*st, done = login.Step{Value: value, Kept: true}, true
+		found[i] = login.Step{Value: value, Kept: true}
 		return err
 	}, `SELECT 0, step, NULL, owner, seen_at FROM {claimed_steps} WHERE step`+in+`
 		UNION ALL SELECT 1, step, value, '', 0 FROM {kept_steps} WHERE expires_at > ? AND step`+in,
-		slices.Concat(keys, []any{t.db.millis(now)}, keys)...)
-	return found, done, err
+		slices.Concat(keys, []any{s.db.millis(now)}, keys)...)
 }
 
 // anyStep is a condition for any of the steps, and its parameters.
@@ -142,8 +163,7 @@ func anyStep(steps []login.Key) (in string, args []any) {
 func (s *Store) Renew(ctx context.Context, owner string, life time.Duration, steps ...login.Key) error {
 	return s.change(ctx, "renewing a lease", again, light, func(t *tx) error {
 		in, keys := anyStep(steps)
-		_, err := t.exec(`UPDATE {claimed_steps} SET lease_until = {now} + ? WHERE owner = ? AND step`+in, append([]any{life.Milliseconds(), owner}, keys...)...)
-		return err
+		return t.send(true, say(`UPDATE {claimed_steps} SET lease_until = {now} + ? WHERE owner = ? AND step`+in, append([]any{life.Milliseconds(), owner}, keys...)...))
 	})
 }
 
@@ -152,8 +172,7 @@ func (s *Store) Renew(ctx context.Context, owner string, life time.Duration, ste
 func (s *Store) Release(ctx context.Context, owner string, steps ...login.Key) error {
 	return s.change(ctx, "releasing a step", again, light, func(t *tx) error {
 		in, keys := anyStep(steps)
-		_, err := t.exec(`UPDATE {claimed_steps} SET owner = '', lease_until = {now} WHERE owner = ? AND step`+in, append([]any{owner}, keys...)...)
-		return err
+		return t.send(true, say(`UPDATE {claimed_steps} SET owner = '', lease_until = {now} WHERE owner = ? AND step`+in, append([]any{owner}, keys...)...))
 	})
 }
 

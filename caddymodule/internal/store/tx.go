@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -22,12 +23,27 @@ type tx struct {
 		QueryContext(context.Context, string, ...any) (*sql.Rows, error)
 		QueryRowContext(context.Context, string, ...any) *sql.Row
 	}
+
+	// The rest is for servers that take several statements at once, see batch.go; where
+	// they do not, conn is nil.
+	conn       *sql.Conn
+	how        durability
+	reads      bool        // each question is a transaction of its own
+	lags       bool        // or none, see readLate
+	behind     []statement // what is sent behind the COMMIT
+	begun      bool        // something was sent
+	committing bool        // with the last send went the COMMIT
+	done       bool        // which was answered
+	failed     bool        // the last question was not
 }
 
 const insertOrIgnore = "INSERT OR IGNORE "
 
-// exec runs a statement and tells how many rows it found.
+// exec runs a statement and returns how many rows it found.
 func (t *tx) exec(query string, args ...any) (int64, error) {
+	if err := t.begin(); err != nil {
+		return 0, err
+	}
 	r, err := t.q.ExecContext(t.ctx, t.db.sql(query), args...)
 	if err != nil {
 		if strings.HasPrefix(query, insertOrIgnore) && t.db.dialect.duplicate(err) {
@@ -39,29 +55,17 @@ func (t *tx) exec(query string, args ...any) (int64, error) {
 }
 
 // row asks for one row. No row is sql.ErrNoRows at Scan.
-func (t *tx) row(query string, args ...any) *sql.Row {
-	return t.q.QueryRowContext(t.ctx, t.db.sql(query), args...)
-}
+func (t *tx) row(query string, args ...any) row { return theRow{t, query, args} }
 
 // each calls scan for every row.
-func (t *tx) each(scan func(*sql.Rows) error, query string, args ...any) error {
-	rows, err := t.q.QueryContext(t.ctx, t.db.sql(query), args...)
-	if err != nil {
-		return err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		if err := scan(rows); err != nil {
-			return err
-		}
-	}
-	return rows.Err()
+func (t *tx) each(scan func(row) error, query string, args ...any) error {
+	return t.questions(ask(scan, query, args...))
 }
 
 // strings collects a column of text.
 func (t *tx) strings(query string, args ...any) ([]string, error) {
 	var out []string
-	err := t.each(func(r *sql.Rows) error {
+	err := t.each(func(r row) error {
 		var s string
 		if err := r.Scan(&s); err != nil {
 			return err
@@ -73,10 +77,17 @@ func (t *tx) strings(query string, args ...any) ([]string, error) {
 }
 
 // read asks. doing is for the error: "reading a session". ask may be run again
-// from its start. A database server is asked within a transaction, though one
-// statement needs none: proxies that split reads from writes send transactions
-// to the primary, and what is read here must not lag behind.
+// from its start.
 func (s *Store) read(ctx context.Context, doing string, ask func(*tx) error) error {
+	return s.reading(ctx, doing, false, ask)
+}
+
+// readLate is read for what may lag behind: it is asked without a transaction.
+func (s *Store) readLate(ctx context.Context, doing string, ask func(*tx) error) error {
+	return s.reading(ctx, doing, true, ask)
+}
+
+func (s *Store) reading(ctx context.Context, doing string, lags bool, ask func(*tx) error) error {
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
 	p, err := s.use(ctx)
@@ -86,9 +97,34 @@ func (s *Store) read(ctx context.Context, doing string, ask func(*tx) error) err
 	if p.queue != nil {
 		err = ask(&tx{ctx: ctx, db: s.db, q: p.read})
 	} else {
-		err = s.db.transaction(ctx, p.read, again, ask)
+		err = s.db.tries(ctx, p.read, again, func() error { return s.db.reading(ctx, p.read, lags, ask) })
 	}
 	return s.db.wrap(ctx, doing+" in", err)
+}
+
+// execute runs one statement, which is a durable transaction by itself.
+func (s *Store) execute(ctx context.Context, doing string, may repeat, query string, args ...any) (n int64, err error) {
+	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
+	defer cancel()
+	p, err := s.use(ctx)
+	if err != nil {
+		return 0, err
+	}
+	if p.queue != nil {
+		err = p.queue.write(ctx, s.db, durable, func(t *tx) (err error) {
+			n, err = t.exec(query, args...)
+			return err
+		})
+	} else {
+		err = s.db.tries(ctx, p.write, may, func() (err error) {
+			n, err = (&tx{ctx: ctx, db: s.db, q: p.write}).exec(query, args...)
+			if err != nil && s.db.dialect.lost(err) && !errors.Is(err, driver.ErrBadConn) {
+				err = unknown{err}
+			}
+			return err
+		})
+	}
+	return n, s.db.wrap(ctx, doing+" in", err)
 }
 
 // write runs change in one durable transaction: all of it happens, or nothing. change
@@ -124,7 +160,7 @@ func (s *Store) change(ctx context.Context, doing string, may repeat, how durabi
 	if p.queue != nil {
 		err = p.queue.write(ctx, s.db, how, change)
 	} else {
-		err = s.db.transaction(ctx, p.write, may, s.db.weighed(how, change))
+		err = s.db.tries(ctx, p.write, may, func() error { return s.db.changing(ctx, p.write, how, change) })
 	}
 	return s.db.wrap(ctx, doing+" in", err)
 }
@@ -143,12 +179,17 @@ const (
 const transactionTries = 4
 
 // transaction runs change in a transaction of its own.
-func (db *DB) transaction(ctx context.Context, pool *sql.DB, may repeat, change func(*tx) error) (err error) {
+func (db *DB) transaction(ctx context.Context, pool *sql.DB, may repeat, change func(*tx) error) error {
+	return db.tries(ctx, pool, may, func() error { return db.transactionOnce(ctx, pool, change) })
+}
+
+// tries runs a transaction until it was not in another's way, and kept its connection.
+func (db *DB) tries(ctx context.Context, pool *sql.DB, may repeat, run func() error) (err error) {
 	for try := range transactionTries {
 		if try > 0 && !db.dialect.oneWriter && !pause(ctx, try) {
 			return err
 		}
-		err = db.transactionOnce(ctx, pool, change)
+		err = run()
 		if err == nil || ctx.Err() != nil {
 			return err
 		}
@@ -170,20 +211,6 @@ func (db *DB) transaction(ctx context.Context, pool *sql.DB, may repeat, change 
 		}
 	}
 	return fmt.Errorf("%w: %w", ErrUnavailable, err)
-}
-
-// weighed lets the server commit what is light without waiting for its disk, where it
-// has words for that.
-func (db *DB) weighed(how durability, change func(*tx) error) func(*tx) error {
-	if how == durable || db.dialect.light == "" {
-		return change
-	}
-	return func(t *tx) error {
-		if _, err := t.exec(db.dialect.light); err != nil {
-			return err
-		}
-		return change(t)
-	}
 }
 
 func (db *DB) transactionOnce(ctx context.Context, pool *sql.DB, change func(*tx) error) error {

@@ -25,6 +25,7 @@ type Users struct {
 // is a user. Without register, unknown numbers do not become users. Erase ends
 // the user's sessions by these settings.
 func (s *Store) Users(register bool, sessions session.Settings) *Users {
+	s.hasUsers.Store(true)
 	return &Users{Store: s, register: register, sessions: sessions}
 }
 
@@ -46,7 +47,12 @@ func (d *Users) Login(ctx context.Context, l user.Login) (found user.User, err e
 		found, err = d.byPhone(t, l.Phone)
 		return err
 	}
-	if err := d.read(ctx, "reading a user", find); !errors.Is(err, user.ErrUnknown) {
+	if owner := d.beside(ctx).takeOwner(l.Phone); owner != nil {
+		found, err = owner.user, owner.err
+	} else {
+		err = d.read(ctx, "reading a user", find)
+	}
+	if !errors.Is(err, user.ErrUnknown) {
 		return found, err
 	}
 	if !d.register || len(d.countries) > 0 && !slices.Contains(d.countries, l.Phone.Country) {
@@ -54,15 +60,11 @@ func (d *Users) Login(ctx context.Context, l user.Login) (found user.User, err e
 	}
 	// Whoever gets to know of the user does so after a durable write: see Commit.
 	err = d.change(ctx, "creating a user", once, light, func(t *tx) error {
-		// Another first login of this number may have been faster.
-		if err := find(t); !errors.Is(err, user.ErrUnknown) {
-			return err
-		}
 		found = user.User{ID: newID(d.db.opts.Now()), Phone: l.Phone, New: true, CreatedAt: d.db.opts.Now().UTC().Truncate(time.Millisecond)}
-		return d.insertUser(t, found)
+		return t.send(true, d.insertUser(found)...)
 	})
 	if d.db.dialect.duplicate(err) {
-		// It was, and its transaction ran beside ours.
+		// Another first login of this number was faster.
 		err = d.read(ctx, "reading a user", find)
 	}
 	if err != nil {
@@ -75,6 +77,9 @@ func (d *Users) Login(ctx context.Context, l user.Login) (found user.User, err e
 func (d *Users) Check(ctx context.Context, id string) (found user.User, err error) {
 	if id == "" {
 		return user.User{}, user.ErrUnknown
+	}
+	if read := d.beside(ctx).takeUser(id); read != nil {
+		return read.user, read.err
 	}
 	err = d.read(ctx, "reading a user", func(t *tx) (err error) {
 		found, err = d.scanUser(t.row(`SELECT id, phone, disabled, created_at FROM {users} WHERE id = ?`, id))
@@ -145,49 +150,47 @@ func phonePlace(userID string) place { return place{"users", "phone", userID} }
 
 // byPhone looks for the number's owner under each key, newest first.
 func (s *Store) byPhone(t *tx, p user.Phone) (user.User, error) {
-	for _, hash := range s.keys.Load().phoneHashes(p.E164()) {
-		found, err := s.scanUser(t.row(`SELECT u.id, u.phone, u.disabled, u.created_at
-			FROM {user_phones} p JOIN {users} u ON u.id = p.user_id WHERE p.phone_hash = ?`, hash))
-		if !errors.Is(err, user.ErrUnknown) {
-			return found, err
-		}
+	var owners []*foundUser
+	if err := t.questions(s.askOwners(p, &owners)); err != nil {
+		return user.User{}, err
 	}
-	return user.User{}, user.ErrUnknown
+	owner := firstOwner(owners)
+	return owner.user, owner.err
 }
 
 // insertUser fails on the unique index when the number has an owner, under
 // whichever key.
-func (s *Store) insertUser(t *tx, u user.User) error {
+func (s *Store) insertUser(u user.User) []statement {
 	keys := s.keys.Load()
-	sealed := s.sealPhone(phonePlace(u.ID), u.Phone)
-	if _, err := t.exec(`INSERT INTO {users} (id, phone, disabled, created_at) VALUES (?, ?, ?, ?)`,
-		u.ID, sealed, flag(u.Disabled), t.db.millis(u.CreatedAt)); err != nil {
-		return err
-	}
+	list := []statement{say(`INSERT INTO {users} (id, phone, disabled, created_at) VALUES (?, ?, ?, ?)`,
+		u.ID, s.sealPhone(phonePlace(u.ID), u.Phone), flag(u.Disabled), s.db.millis(u.CreatedAt))}
 	for i, hash := range keys.phoneHashes(u.Phone.E164()) {
-		if _, err := t.exec(`INSERT INTO {user_phones} (phone_hash, key_id, user_id) VALUES (?, ?, ?)`,
-			hash, keys.keys[i].id[:], u.ID); err != nil {
-			return err
-		}
+		list = append(list, say(`INSERT INTO {user_phones} (phone_hash, key_id, user_id) VALUES (?, ?, ?)`,
+			hash, keys.keys[i].id[:], u.ID))
 	}
-	return nil
+	return list
 }
 
-func (s *Store) scanUser(row *sql.Row) (u user.User, err error) {
+// scanUser reads a user's columns, and what more there is. With an error about the number
+// comes the rest of the user.
+func (s *Store) scanUser(row row, more ...any) (u user.User, err error) {
 	var sealed []byte
 	var disabled, created int64
-	err = row.Scan(&u.ID, &sealed, &disabled, &created)
+	err = row.Scan(append([]any{&u.ID, &sealed, &disabled, &created}, more...)...)
 	if errors.Is(err, sql.ErrNoRows) {
 		return user.User{}, user.ErrUnknown
 	}
 	if err != nil {
 		return user.User{}, err
 	}
-	if u.Phone, err = s.openPhone(phonePlace(u.ID), sealed); err != nil {
-		return user.User{}, err
-	}
-	u.Disabled, u.CreatedAt = disabled != 0, s.db.fromMillis(created)
-	return u, nil
+	return s.userOf(u.ID, sealed, disabled, created)
+}
+
+func (s *Store) userOf(id string, sealed []byte, disabled, created int64) (user.User, error) {
+	u := user.User{ID: id, Disabled: disabled != 0, CreatedAt: s.db.fromMillis(created)}
+	var err error
+	u.Phone, err = s.openPhone(phonePlace(id), sealed)
+	return u, err
 }
 
 func (s *Store) sealPhone(at place, p user.Phone) []byte {

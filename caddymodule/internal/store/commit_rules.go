@@ -1,0 +1,140 @@
+package store
+
+import (
+	"slices"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
+)
+
+// decide applies the rules to all other accounts of the user.
+func (c *committing) decide() error {
+	mine := c.own.UserID == c.b.UserID
+	switch {
+	case c.l.Silent():
+		return c.decideSilent()
+	case !mine && c.own.UserID != "" && c.own.UserID != c.l.Known.UserID:
+		return login.ErrChanged // and is a user's whose lock we do not hold
+	case mine && c.own.State == user.Active:
+		return nil
+	case mine && c.own.State == user.Suspended:
+		if c.sinceBegun(c.own.since) {
+			return login.ErrOvertaken
+		}
+		c.done.Rebound = true
+		return nil
+	case c.former.OpenID == c.b.OpenID && c.sinceBegun(c.former.since) && slices.ContainsFunc(c.others, c.inThisApp):
+		return login.ErrOvertaken // by the one that replaced it
+	case c.l.Rule == user.Deny && c.denied():
+		return user.ErrNewOpenID
+	}
+	if c.l.Rule != user.Keep {
+		if err := c.replace(); err != nil {
+			return err
+		}
+	}
+	return c.leaveFormerUser()
+}
+
+// decideSilent checks that what gave the silent login still gives it.
+func (c *committing) decideSilent() error {
+	known, now := c.l.Known, chooseKnown(append(slices.Clone(c.alike), c.others...), c.own.Binding, c.b)
+	switch {
+	case now.AppID != known.AppID, now.OpenID != known.OpenID, now.UserID != known.UserID, now.State != known.State:
+		return login.ErrChanged
+	case c.own.UserID != c.b.UserID && c.former.AppID == c.b.AppID && c.former.OpenID == c.b.OpenID:
+		return user.ErrUnknown // it left this user: a directory that remembers it lets it in by phone only
+	case c.own.UserID != "":
+		return nil
+	case !known.Taken && known.UserID == c.b.UserID && slices.ContainsFunc(c.others, c.inThisApp):
+		return login.ErrChanged
+	case c.l.Rule == user.Deny && c.denied():
+		return user.ErrNewOpenID // the directory alone knows this account
+	}
+	return nil
+}
+
+func (c *committing) inThisApp(o boundOpenID) bool { return o.AppID == c.b.AppID }
+
+// sinceBegun reports whether something happened after the login began.
+func (c *committing) sinceBegun(at int64) bool {
+	return !c.l.Begun.IsZero() && at >= c.l.Begun.UnixMilli()
+}
+
+// denied reports whether the user has, or last had, another account in this app, or in
+// another app an account that is known not to be this one.
+func (c *committing) denied() bool {
+	if c.former.OpenID != "" && !c.former.SameAccount(c.b) {
+		return true
+	}
+	return slices.ContainsFunc(c.others, func(o boundOpenID) bool {
+		return !o.SameAccount(c.b) && (c.inThisApp(o) || o.UnionID != "")
+	})
+}
+
+// replace puts the account in the place of all others of the user: in this app they
+// lose their bindings, in other apps they are suspended, and their sessions end.
+func (c *committing) replace() error {
+	b := c.b
+	var last boundOpenID // of those that are replaced in this app
+	suspend := false
+	same, args := "", []any{b.UserID, b.AppID, b.OpenID, b.AppID, b.UnionID}
+	for _, o := range c.others {
+		switch {
+		case c.inThisApp(o):
+			if last.OpenID == "" || o.PhoneAt.After(last.PhoneAt) {
+				last = o
+			}
+		case !o.SameAccount(b):
+			suspend = suspend || o.State == user.Active
+		default: // whose sessions may be from before its unionid was known
+			same, args = same+` AND NOT (appid = ? AND openid = ?)`, append(args, o.AppID, o.OpenID)
+		}
+	}
+	if last.OpenID != "" {
+		c.write(`DELETE FROM {bindings} WHERE user_id = ? AND appid = ? AND openid <> ?`, b.UserID, b.AppID, b.OpenID)
+		c.mark(last.Binding)
+	}
+	if suspend {
+		c.write(`UPDATE {bindings} SET state = ?, state_at = {now} WHERE user_id = ? AND appid <> ? AND state = ? AND (unionid = '' OR unionid <> ?)`,
+			int64(user.Suspended), b.UserID, b.AppID, int64(user.Active), b.UnionID)
+	}
+	var ended []string
+	var err error
+	if c.sessions.ofOthers(b.AppID, b.OpenID) {
+		ended, err = c.end(
+			`user_id = ? AND (appid = ? AND openid <> ? OR appid <> ? AND (unionid = '' OR unionid <> ?)`+same+`)`, args...)
+	}
+	c.done.Ended = append(c.done.Ended, ended...)
+	c.done.Rebound = last.OpenID != "" || suspend || len(ended) > 0
+	return err
+}
+
+// ending is how the login ends the sessions of others.
+func (c *committing) ending() session.Ending {
+	return session.Ending{Reason: session.ReasonReplaced, Now: c.l.Session.CreatedAt, Until: c.l.Until}
+}
+
+// leaveFormerUser ends the sessions that the openid has of the user that it moves away
+// from, and leaves a mark there.
+func (c *committing) leaveFormerUser() error {
+	if c.own.UserID == "" || c.own.UserID == c.b.UserID {
+		return nil
+	}
+	ended, err := c.end(
+		`openid = ? AND appid = ? AND user_id <> ?`, c.b.OpenID, c.b.AppID, c.b.UserID)
+	if err != nil {
+		return err
+	}
+	c.done.Ended = append(c.done.Ended, ended...)
+	c.mark(c.own.Binding)
+	return nil
+}
+
+// mark records the openid as the last one that left its user in its app.
+func (c *committing) mark(left user.Binding) {
+	c.write(`INSERT INTO {former_openids} (user_id, appid, openid, unionid, left_at) VALUES (?, ?, ?, ?, {now})
+		ON CONFLICT (user_id, appid) DO UPDATE SET openid = excluded.openid, unionid = excluded.unionid, left_at = excluded.left_at`,
+		left.UserID, left.AppID, left.OpenID, left.UnionID)
+}

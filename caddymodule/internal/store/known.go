@@ -1,0 +1,168 @@
+package store
+
+import (
+	"bytes"
+	"context"
+	"strings"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
+)
+
+// Known returns what is known of the account that logs in.
+func (s *Store) Known(ctx context.Context, a login.Account) (login.Known, error) {
+	beside := s.beside(ctx)
+	if known, ok := beside.takeKnown(a); ok {
+		return known, nil
+	}
+	r := s.accountReader(a)
+	err := s.read(ctx, "reading a binding", func(t *tx) error { return t.questions(r.questions()...) })
+	if err != nil {
+		return login.Known{}, err
+	}
+	known := r.known()
+	beside.note(a, nil, r)
+	return known, nil
+}
+
+// accountReader reads what is known of an account, and the user of it if the store has
+// users of its own.
+type accountReader struct {
+	s     *Store
+	a     login.Account
+	users bool
+
+	own    user.Binding
+	alike  []boundOpenID         // of its unionid
+	taken  map[string]bool       // users of these that have an openid in the app
+	byID   map[string]*foundUser // a silent login's
+	owners []*foundUser          // of the number, under each key that it was found by
+	bound  user.Binding          // see known
+}
+
+func (s *Store) accountReader(a login.Account) *accountReader {
+	return &accountReader{s: s, a: a, users: s.hasUsers.Load()}
+}
+
+// questions may be asked again from the start.
+func (r *accountReader) questions() []statement {
+	a := r.a
+	r.own, r.alike, r.taken, r.byID, r.owners = user.Binding{}, nil, map[string]bool{}, map[string]*foundUser{}, nil
+	const alike = `unionid = ? AND NOT (appid = ? AND openid = ?)`
+	query, args := `SELECT `+bindingColumns+` FROM {bindings} WHERE appid = ? AND openid = ?`, []any{a.AppID, a.OpenID}
+	if a.UnionID != "" {
+		query, args = query+` UNION ALL SELECT `+bindingColumns+` FROM {bindings} WHERE `+alike, append(args, a.UnionID, a.AppID, a.OpenID)
+	}
+	list := []statement{ask(func(row row) error {
+		b, err := r.s.scanBinding(row)
+		if b.AppID == a.AppID && b.OpenID == a.OpenID {
+			r.own = b
+		} else {
+			r.alike = append(r.alike, boundOpenID{Binding: b})
+		}
+		return err
+	}, query, args...)}
+	if a.UnionID != "" {
+		list = append(list, statement{
+			skip: func() bool { return len(r.alike) == 0 || r.own.UserID != "" },
+			scan: func(row row) error {
+				var id string
+				err := row.Scan(&id)
+				r.taken[id] = true
+				return err
+			},
+			query: `SELECT user_id FROM {bindings} WHERE appid = ? AND user_id IN (SELECT user_id FROM {bindings} WHERE ` + alike + `)`,
+			args:  []any{a.AppID, a.UnionID, a.AppID, a.OpenID},
+		})
+	}
+	if r.users {
+		list = append(list, r.userQuestion())
+	}
+	return list
+}
+
+// userQuestion asks for the owner of the number, or at a silent login for the users that
+// the openid and the unionid are bound to.
+func (r *accountReader) userQuestion() statement {
+	a := r.a
+	if !a.Phone.IsZero() {
+		return r.s.askOwners(a.Phone, &r.owners)
+	}
+	const columns = `SELECT u.id, u.phone, u.disabled, u.created_at FROM {bindings} b JOIN {users} u ON u.id = b.user_id WHERE `
+	query, args := columns+`b.appid = ? AND b.openid = ?`, []any{a.AppID, a.OpenID}
+	if a.UnionID != "" {
+		query, args = query+` UNION ALL `+columns+`b.unionid = ?`, append(args, a.UnionID)
+	}
+	return ask(func(row row) error {
+		u, err := r.s.scanUser(row)
+		if u.ID != "" {
+			r.byID[u.ID] = &foundUser{u, err}
+			err = nil
+		}
+		return err
+	}, query, args...)
+}
+
+// askOwners asks who has the number, under each key.
+func (s *Store) askOwners(p user.Phone, owners *[]*foundUser) statement {
+	hashes := s.keys.Load().phoneHashes(p.E164())
+	*owners = make([]*foundUser, len(hashes))
+	var args []any
+	for _, h := range hashes {
+		args = append(args, h)
+	}
+	return ask(func(row row) error {
+		var hash []byte
+		u, err := s.scanUser(row, &hash)
+		if u.ID == "" {
+			return err
+		}
+		for i, h := range hashes {
+			if bytes.Equal(h, hash) {
+				(*owners)[i] = &foundUser{u, err}
+			}
+		}
+		return nil
+	}, `SELECT u.id, u.phone, u.disabled, u.created_at, p.phone_hash
+		FROM {user_phones} p JOIN {users} u ON u.id = p.user_id WHERE p.phone_hash IN (?`+strings.Repeat(", ?", len(hashes)-1)+`)`, args...)
+}
+
+// firstOwner returns the owner under the newest key.
+func firstOwner(owners []*foundUser) *foundUser {
+	for _, o := range owners {
+		if o != nil {
+			return o
+		}
+	}
+	return &foundUser{err: user.ErrUnknown}
+}
+
+func (r *accountReader) theOwner() *foundUser { return firstOwner(r.owners) }
+
+// known is what was read.
+func (r *accountReader) known() login.Known {
+	asked := user.Binding{AppID: r.a.AppID, OpenID: r.a.OpenID, UnionID: r.a.UnionID}
+	k := login.Known{Binding: chooseKnown(r.alike, r.own, asked)}
+	k.Taken = k.UserID != "" && r.own.UserID == "" && k.State == user.Active && r.taken[k.UserID]
+	r.bound = k.Binding
+	return k
+}
+
+// chooseKnown is the openid's own binding or, of those of its unionid, the one that
+// counts: an active one before others, then the one with the latest phone login.
+func chooseKnown(list []boundOpenID, own, asked user.Binding) (best user.Binding) {
+	if own.UserID != "" {
+		return own
+	}
+	for _, b := range list {
+		if !b.SameAccount(asked) {
+			continue
+		}
+		newer := b.PhoneAt.After(best.PhoneAt) || b.PhoneAt.Equal(best.PhoneAt) && b.AppID+" "+b.OpenID < best.AppID+" "+best.OpenID
+		activeFirst := b.State == user.Active && best.State != user.Active
+		if best.UserID == "" || activeFirst || newer && (b.State == user.Active) == (best.State == user.Active) {
+			best = b.Binding
+		}
+	}
+	return best
+}

@@ -1,0 +1,49 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"strings"
+)
+
+// together joins the statements of one text. No single statement contains it.
+const together = ";\n"
+
+// sendMySQL sends the statements as one text. The driver puts the parameters into it,
+// escaped as the connection's settings (openMySQL) call for; all SQL is this package's, and
+// connections to a team's own database take one statement at a time.
+func sendMySQL(ctx context.Context, db *DB, conn *sql.Conn, statements []statement) error {
+	var text strings.Builder
+	var args []any
+	var scans []func(row) error
+	for i, st := range statements {
+		if i > 0 {
+			text.WriteString(together)
+		}
+		text.WriteString(db.sql(st.query))
+		args = append(args, st.args...)
+		if st.scan != nil {
+			scans = append(scans, st.scan)
+		}
+	}
+	if len(scans) == 0 {
+		_, err := conn.ExecContext(ctx, text.String(), args...)
+		return err
+	}
+	rows, err := conn.QueryContext(ctx, text.String(), args...)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for _, scan := range scans { // statements without rows have no result set
+		for rows.Next() {
+			if err := scan(rows); err != nil {
+				return err
+			}
+		}
+		if !rows.NextResultSet() {
+			break
+		}
+	}
+	return rows.Err()
+}

@@ -1,0 +1,32 @@
+//go:build unix
+
+package store
+
+import (
+	"crypto/tls"
+	"net"
+	"syscall"
+)
+
+// hasInput reports whether something has come on an idle connection: its end, or a
+// message from the server, as a rule that it shuts down. It does not wait.
+func hasInput(conn net.Conn) bool {
+	if t, ok := conn.(*tls.Conn); ok {
+		conn = t.NetConn()
+	}
+	s, ok := conn.(syscall.Conn)
+	if !ok {
+	}
+	raw, err := s.SyscallConn()
+	if err != nil {
+		return true
+	}
+	quiet := false
+	// Not Read: that waits for a reader that pgx may have left behind.
+	err = raw.Control(func(fd uintptr) {
+		var b [1]byte
+		_, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK)
+		quiet = err == syscall.EAGAIN || err == syscall.EWOULDBLOCK
+	})
+	return err != nil || !quiet
+}
