@@ -33,7 +33,7 @@ func TestTable(t *testing.T) {
 	sections := []struct {
 		name    string
 		measure func(*testing.T, *page)
-	}{{"proxied", proxied}, {"inprocess", inProcess}, {"flood", flood}, {"logins", logins}, {"memory", memory}, {"growth", growth}, {"users", users}}
+	}{{"proxied", proxied}, {"inprocess", inProcess}, {"flood", flood}, {"logins", logins}, {"turnarounds", turnarounds}, {"memory", memory}, {"growth", growth}, {"users", users}}
 	var measured []*page
 	for _, section := range sections {
 		t.Run(section.name, func(t *testing.T) {

@@ -1,0 +1,172 @@
+//go:build linux
+
+package bench
+
+import (
+	"flag"
+	"fmt"
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat/wechattest"
+	"github.com/wx-auth/caddy-wx-auth/tests/rig"
+)
+
+var baseline = flag.String("baseline", "", "the binary of another version, with which the section turnarounds compares logins and refreshes")
+
+// turnarounds measures what a database costs over a network: how often a request waits for
+// it, and what a millisecond more each time does to a login.
+func turnarounds(t *testing.T, p *page) {
+	p.heading("The database over a network")
+	p.text("A turnaround is a wait for the database: the gateway has asked, and the answer comes. A proxy counts them, one client logs in at a time. What each is for: docs/design/turnarounds.md.")
+	kinds := []string{"postgres", "mysql"}
+	p.table("turnarounds", "first phone login", "silent login", "refresh", "idle, a second")
+	for _, kind := range kinds {
+		cells := append([]string{kind}, counted(t, kind)...)
+		t.Log(cells)
+		p.row(cells...)
+	}
+	p.end()
+
+	p.text("Phone logins of new users with 32 clients, WeChat's two calls at 50 ms each, and so much added to each turnaround:")
+	p.table("store", "added", "p50", "p99")
+	for _, kind := range rig.Kinds {
+		for _, added := range []time.Duration{0, time.Millisecond} {
+			if kind == "sqlite" && added > 0 {
+				continue
+			}
+			m := distant(t, kind, added)
+			cells := []string{kind, added.String(), millis(m.p50), millis(m.p99)}
+			t.Log(cells)
+			p.row(cells...)
+		}
+	}
+	p.end()
+	if *baseline == "" {
+		p.text("Logins and refreshes are compared with another version where its binary is given (`-baseline`).")
+		return
+	}
+	p.text("Phone logins and refreshes a second with 32 clients and no delays, as a ratio to those of `" + *baseline + "`, in pairs:")
+	p.table("store", "logins/s", "ratio", "refreshes/s", "ratio")
+	for _, kind := range rig.Kinds {
+		cells := append([]string{kind}, against(t, kind)...)
+		t.Log(cells)
+		p.row(cells...)
+	}
+	p.end()
+}
+
+// distantGateway is a gateway whose database is behind a wire.
+func distantGateway(t *testing.T, kind string, added time.Duration) (*rig.Gateway, *rig.Wire) {
+	db, wire := rig.NewDatabase(t, kind).Behind(t, added)
+	return newLoginGateway(t, db), wire
+}
+
+// counted counts the turnarounds of logins and refreshes, and those of a gateway that has
+// nothing to do.
+func counted(t *testing.T, kind string) (cells []string) {
+	g, wire := distantGateway(t, kind, 0)
+	defer g.Caddy.Stop()
+	n := often(50, 5)
+	phones := make([]string, n)
+	var tokens []string
+	operations := []func(i int){
+		func(i int) {
+			people++
+			phones[i] = number(people)
+			g.MustLogin(t, phones[i])
+		},
+		func(i int) {
+			tokens = append(tokens, g.Client.Silent(g.WeChat.Open(t, phones[i]).Code).Pair(t).RefreshToken)
+		},
+		func(i int) { g.Client.Refresh(tokens[i]).Pair(t) },
+	}
+	for _, o := range operations {
+		for i := range min(n, 5) { // a connection prepares its statements
+			o(i)
+		}
+	}
+	idle := func(d time.Duration) float64 {
+		before := wire.Turnarounds()
+		time.Sleep(d)
+		return float64(wire.Turnarounds()-before) / d.Seconds()
+	}
+	rest := idle(time.Duration(often(60, 3)) * time.Second)
+	tokens = nil
+	for _, o := range operations {
+		before, start := wire.Turnarounds(), time.Now()
+		for i := range n {
+			o(i)
+		}
+		asked := float64(wire.Turnarounds()-before) - rest*time.Since(start).Seconds()
+		cells = append(cells, fmt.Sprintf("%.1f", asked/float64(n)))
+	}
+	return append(cells, fmt.Sprintf("%.1f", rest))
+}
+
+// distant measures logins at WeChat's usual delay.
+func distant(t *testing.T, kind string, added time.Duration) measured {
+	var g *rig.Gateway
+	if added == 0 {
+		g = newLoginGateway(t, rig.NewDatabase(t, kind))
+	} else {
+		g, _ = distantGateway(t, kind, added)
+	}
+	defer g.Caddy.Stop()
+	if err := g.WeChat.Inject(wechattest.Fault{Kind: wechattest.Delay, Count: -1, Delay: 50 * time.Millisecond}); err != nil {
+		t.Fatal(err)
+	}
+	const clients, every = 32, 256 * time.Millisecond
+	warm := phoneLogins(t, g.WeChat, clients, often(20*clients, 3))
+	warm.every = every
+	warm.run(t, g.Caddy)
+	l := phoneLogins(t, g.WeChat, clients, often(60*clients, 10))
+	l.every = every
+	return l.run(t, g.Caddy)
+}
+
+// against compares logins and refreshes with those of the baseline, pair by pair.
+func against(t *testing.T, kind string) (cells []string) {
+	var gateways []*rig.Gateway
+	for _, binary := range []string{*baseline, rig.Binary(t)} {
+		g := &rig.Gateway{WeChat: newWeChat(t)}
+		db := rig.NewDatabase(t, kind)
+		g.Caddy = rig.NewCaddyOf(t, binary, append(g.WeChat.Environ("127.0.0.1:9"), db.Environ()...)...)
+		g.Caddy.Start(site(wxAuth("store {env.WX_AUTH_STORE}", "encryption_key {env.WX_AUTH_KEY}")))
+		g.Client = g.Caddy.Client()
+		defer g.Caddy.Stop()
+		gateways = append(gateways, g)
+	}
+	const clients = 32
+	rounds, n := often(5, 1), often(2000, 40)
+	loads := []func(g *rig.Gateway) load{
+		func(g *rig.Gateway) load { return phoneLogins(t, g.WeChat, clients, n) },
+		func(g *rig.Gateway) load { return refreshes(t, g, clients, n) },
+	}
+	for _, l := range loads {
+		var ratios, rates []float64
+		for i := range rounds + 1 {
+			var perSecond [2]float64
+			for _, which := range []int{i % 2, 1 - i%2} {
+				perSecond[which] = l(gateways[which]).run(t, gateways[which].Caddy).perSecond
+			}
+			if i > 0 || rounds == 1 {
+				rates, ratios = append(rates, perSecond[1]), append(ratios, perSecond[1]/perSecond[0])
+			}
+		}
+		cells = append(cells, fmt.Sprintf("%.0f", spreadOf(rates).median), spreadOf(ratios).ratio())
+	}
+	return cells
+}
+
+// refreshes are the first refreshes of so many sessions.
+func refreshes(t *testing.T, g *rig.Gateway, clients, n int) load {
+	bodies := make([][]byte, n)
+	for i := range bodies {
+		people++
+		codes := g.WeChat.Tap(t, number(people))
+		bodies[i] = post("/auth/wx/refresh", map[string]string{"refreshToken": g.Client.Login(codes.Code, codes.PhoneCode).Pair(t).RefreshToken})
+	}
+	return load{clients: clients, requests: n, status: http.StatusOK, request: func(i int) []byte { return bodies[i] }}
+}
