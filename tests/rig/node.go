@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -97,37 +98,51 @@ func nodeHome(dir string) (string, error) {
 	return home, nil
 }
 
-// NodeCopy copies a directory of sources into home for the time of the test, so that
-// its programs find the packages there. It returns the path of the copy.
-func NodeCopy(t testing.TB, home, dir string) string {
+// NodeCopy copies directories of sources beside each other into home for the time of the
+// test, so that their programs find the packages there. It returns the copy of a single
+// directory, else what holds the copies.
+func NodeCopy(t testing.TB, home string, dirs ...string) string {
 	t.Helper()
 	run, err := os.MkdirTemp(home, "run-")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(run) })
-	copied := filepath.Join(run, filepath.Base(dir))
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, e := range entries {
-		from, to := filepath.Join(dir, e.Name()), filepath.Join(copied, e.Name())
-		switch {
-		case e.Name() == "node_modules":
-		case e.IsDir():
-			err = os.CopyFS(to, os.DirFS(from))
-		default:
-			var text []byte
-			if text, err = os.ReadFile(from); err == nil {
-				if err = os.MkdirAll(copied, 0o755); err == nil {
-					err = os.WriteFile(to, text, 0o644)
-				}
-			}
-		}
-		if err != nil {
+	for _, dir := range dirs {
+		if err := copySources(filepath.Join(run, filepath.Base(dir)), dir); err != nil {
 			t.Fatal(err)
 		}
 	}
-	return copied
+	if len(dirs) == 1 {
+		return filepath.Join(run, filepath.Base(dirs[0]))
+	}
+	return run
+}
+
+// copySources copies a directory without what programs have made in it.
+func copySources(to, from string) error {
+	return filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		rest, err := filepath.Rel(from, path)
+		if err != nil {
+			return err
+		}
+		switch name := d.Name(); {
+		case d.IsDir() && (name == "node_modules" || name == "dist" || name == ".bin" || name == ".data"):
+			return filepath.SkipDir
+		case d.IsDir():
+			return os.MkdirAll(filepath.Join(to, rest), 0o755)
+		}
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		return os.WriteFile(filepath.Join(to, rest), text, info.Mode().Perm())
+	})
 }
