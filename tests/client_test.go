@@ -23,10 +23,22 @@ func TestClientOfMiniPrograms(t *testing.T) {
 	runNodeTests(t, filepath.Join(rig.NodeCopy(t, home, "../client"), "test", "*.test.js"))
 }
 
-// The shops of examples/, built by uni-app's own tool chain and run in Chromium and in
-// miniprogram-simulate.
-func TestExamplesOfMiniPrograms(t *testing.T) {
-	home := rig.NodeHome(t, "../examples/test", "the tests of examples/")
+// The plain shop's pages, in miniprogram-simulate.
+func TestExampleMiniProgram(t *testing.T) {
+	runExample(t, "miniprogram")
+}
+
+// The uni-app shop, built by its own tool chain, which takes minutes, and run in Chromium.
+func TestExampleUniApp(t *testing.T) {
+	if !rig.Long && os.Getenv("WX_AUTH_TEST_REQUIRE_NODE") == "" {
+		t.Skip("LEFT OUT: the builds of examples/uni-app, which take minutes (WX_AUTH_TEST_LONG=1 runs them)")
+	}
+	runExample(t, "uni-app")
+}
+
+func runExample(t *testing.T, name string) {
+	t.Helper()
+	home := rig.NodeHome(t, filepath.Join("../examples/test", name), "the tests of examples/"+name)
 	run := rig.NodeCopy(t, home, "../examples", "../client")
 	packages := filepath.Join(run, "node_modules")
 	if err := os.Mkdir(packages, 0o755); err != nil {
@@ -35,12 +47,7 @@ func TestExamplesOfMiniPrograms(t *testing.T) {
 	if err := os.Symlink(filepath.Join(run, "client"), filepath.Join(packages, "caddy-wx-auth")); err != nil {
 		t.Fatal(err)
 	}
-	files := filepath.Join(run, "examples", "test", "*.test.js")
-	if !rig.Long && os.Getenv("WX_AUTH_TEST_REQUIRE_NODE") == "" {
-		t.Log("LEFT OUT: the builds of examples/uni-app, which take minutes (WX_AUTH_TEST_LONG=1 runs them)")
-		files = filepath.Join(run, "examples", "test", "miniprogram.test.js")
-	}
-	runNodeTests(t, files)
+	runNodeTests(t, filepath.Join(run, "examples", "test", name, "*.test.js"))
 }
 
 // runNodeTests runs the tests of those files with this gateway and the simulator.

@@ -5,10 +5,10 @@ import assert from 'node:assert/strict'
 import { createRequire } from 'node:module'
 import { fileURLToPath } from 'node:url'
 import { JSDOM } from 'jsdom'
-import { FakeGateway, fakePhone, phoneCode, problem } from '../../client/test/fake.js'
+import { FakeGateway, fakePhone, phoneCode, problem } from '../../../client/test/fake.js'
 
 const require = createRequire(import.meta.url)
-const example = fileURLToPath(new URL('../miniprogram', import.meta.url))
+const example = fileURLToPath(new URL('../../miniprogram', import.meta.url))
 
 // What miniprogram-simulate finds in a browser.
 const { window } = new JSDOM('<!doctype html><body></body>', { pretendToBeVisual: true })

@@ -15,7 +15,7 @@ import { createAuth } from 'caddy-wx-auth'
 import { simulated } from 'caddy-wx-auth/dev'
 import { fetchMP } from 'caddy-wx-auth/fetch'
 
-const here = path => fileURLToPath(new URL('../' + path, import.meta.url))
+const here = path => fileURLToPath(new URL('../../' + path, import.meta.url))
 const uni = createRequire(import.meta.url).resolve('@dcloudio/vite-plugin-uni/package.json').replace('package.json', 'bin/uni.js')
 const { WX_AUTH_TEST_CADDY: caddy, WX_AUTH_TEST_SIM: wxSim } = process.env
 const found = ['chromium', 'chromium-browser', 'google-chrome'].flatMap(name => process.env.PATH.split(delimiter).map(dir => join(dir, name)))
