@@ -20,7 +20,6 @@ import (
 // Remove a directory from the list once it does.
 var unworded = []string{
 	"caddymodule",
-	"caddymodule/internal/api",
 	"caddymodule/internal/login",
 	"caddymodule/internal/store",
 }

@@ -8,20 +8,21 @@ import (
 	"sync"
 )
 
-// A proxy that asks /verify passes the client's own headers on to its service. Where
-// that folds names, as CGI, PHP and WSGI do, X_WX_USER_ID is X-WX-USER-ID, and only
-// the answer of /verify can stop it. But Caddy drops all names with "_" or "." before
-// any handler runs (for the same reason), so they are looked at before Caddy does.
+// A proxy that asks /verify forwards the client's own headers to its service. If the
+// service folds names, as CGI, PHP and WSGI do, X_WX_USER_ID becomes X-WX-USER-ID, and
+// only the answer of /verify can prevent that. But Caddy drops all names with "_" or
+// "." before any handler runs (for the same reason), so they are noted before Caddy
+// does that.
 
-// aliasKey is the key of the request's context under which aliasNoter leaves the odd
+// aliasKey is the key of the request's context under which aliasNoter stores the odd
 // names of a request, a []string.
 type aliasKey struct{}
 
-// NoteAliases returns what a server is to do with each connection, so that odd header
-// names are noted in all requests that go to an endpoint of forward auth.
+// NoteAliases returns a function for a server's ConnContext. With it, odd header names
+// are noted in all requests to an endpoint of forward auth.
 func NoteAliases() func(context.Context, net.Conn) context.Context {
-	// Each connection passes this before its first request, so nothing reads the
-	// handler while it is replaced.
+	// Each connection runs this before its first request, so nothing reads the handler
+	// while it is replaced.
 	var once sync.Once
 	return func(ctx context.Context, _ net.Conn) context.Context {
 		once.Do(func() {
@@ -29,7 +30,7 @@ func NoteAliases() func(context.Context, net.Conn) context.Context {
 			if !ok {
 				return
 			}
-			if _, noted := hs.Handler.(aliasNoter); !noted { // by another site of the server
+			if _, noted := hs.Handler.(aliasNoter); !noted { // another site of the server may have done it
 				hs.Handler = aliasNoter{hs.Handler}
 			}
 		})
@@ -37,7 +38,7 @@ func NoteAliases() func(context.Context, net.Conn) context.Context {
 	}
 }
 
-// aliasNoter is the handler around the server's own.
+// aliasNoter wraps the handler of the server.
 type aliasNoter struct{ http.Handler }
 
 func (n aliasNoter) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -49,7 +50,8 @@ func (n aliasNoter) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	n.Handler.ServeHTTP(w, r)
 }
 
-// oddNames returns the names that have other characters than letters, digits and "-".
+// oddNames returns the names that contain other characters than letters, digits and
+// "-".
 func oddNames(h http.Header) (odd []string) {
 	for name := range h {
 		for i := range len(name) {
@@ -63,8 +65,8 @@ func oddNames(h http.Header) (odd []string) {
 	return odd
 }
 
-// aliased reports whether a request to /verify has a header that a backend may take
-// for one of our identity headers, but whose name the proxy does not.
+// aliased reports whether a request to /verify has a header that a backend may take for
+// one of our identity headers, under a name that the proxy does not know.
 func (s *Server) aliased(r *http.Request) bool {
 	noted, _ := r.Context().Value(aliasKey{}).([]string)
 	for _, name := range noted {
@@ -72,7 +74,7 @@ func (s *Server) aliased(r *http.Request) bool {
 			return true
 		}
 	}
-	for name := range r.Header { // over HTTP/3 nothing was noted
+	for name := range r.Header { // over HTTP/3 no names were noted
 		if s.Gate.Alias(name) {
 			return true
 		}

@@ -11,8 +11,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
 )
 
-// Refuse answers a request with a problem. It returns nil: nothing is left to do
-// for the request. Over HTTP/1.1 it has discarded the rest of the body.
+// Refuse answers a request with a problem and always returns nil. Over HTTP/1.1 it also
+// discards the rest of the body.
 func (s *Server) Refuse(w http.ResponseWriter, r *http.Request, p *problem.Problem) error {
 	p.RequestID = s.Host.RequestID(r)
 	h := w.Header()
@@ -48,8 +48,8 @@ func (c *call) answer(status int, contentType string, v any) error {
 
 func (c *call) requestID() string { return c.Host.RequestID(c.r) }
 
-// answer writes v as JSON, or nothing but the status if v is nil. Caches must not
-// keep it, whatever a directive before us sets for the whole site.
+// answer writes v as JSON, or only the status if v is nil. Caches must not keep it,
+// whatever a directive in front of us sets for the whole site.
 func answer(w http.ResponseWriter, r *http.Request, status int, contentType string, v any) error {
 	h := w.Header()
 	h.Set("Cache-Control", "no-store")
@@ -59,7 +59,7 @@ func answer(w http.ResponseWriter, r *http.Request, status int, contentType stri
 	}
 	var text bytes.Buffer
 	enc := json.NewEncoder(&text)
-	enc.SetEscapeHTML(false) // it is read by programs and their developers
+	enc.SetEscapeHTML(false) // the readers are programs and their developers
 	if err := enc.Encode(v); err != nil {
 		return err
 	}
@@ -69,10 +69,10 @@ func answer(w http.ResponseWriter, r *http.Request, status int, contentType stri
 	h.Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(status)
 	if conn.Held(w) {
-		h.Del("Content-Length") // of our body, which may give way to another one
+		h.Del("Content-Length") // it is for our body, which handle_errors may replace
 	}
 	if r.Method != http.MethodHead {
-		_, _ = w.Write(body) // the client may be gone; nothing depends on it
+		_, _ = w.Write(body) // if the client has gone, nothing is lost
 	}
 	return nil
 }

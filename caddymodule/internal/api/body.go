@@ -22,11 +22,10 @@ const (
 	bodyTimeout = 10 * time.Second
 )
 
-// readJSON reads a flat JSON object from the request's body into fields, by
-// exact member name: each is a *string, a *bool, or a **bool where false is not
-// the same as nothing. Members that are not asked
-// for are ignored; duplicates, wrong types and trailing data are refused. A nil
-// problem means that all is well.
+// readJSON reads a flat JSON object from the request's body into fields, by exact
+// member name. Each field is a *string, a *bool, or a **bool if false and absent must
+// be distinguished. Members without a field are ignored; duplicates, wrong types and
+// trailing data are refused. It returns nil if the body is good.
 func readJSON(w http.ResponseWriter, r *http.Request, fields map[string]any) *problem.Problem {
 	if !isJSON(r.Header) {
 		return problem.New(problem.UnsupportedMediaType)
@@ -38,8 +37,8 @@ func readJSON(w http.ResponseWriter, r *http.Request, fields map[string]any) *pr
 	return decode(body, fields)
 }
 
-// readOptionalJSON is readJSON where there need not be a body. Over HTTP/3, and
-// with chunks, only reading shows whether there is one.
+// readOptionalJSON is readJSON for a body that may be absent. Over HTTP/3, and with
+// chunks, only reading shows whether there is one.
 func readOptionalJSON(w http.ResponseWriter, r *http.Request, fields map[string]any) *problem.Problem {
 	if r.ContentLength > 0 || isJSON(r.Header) && r.ContentLength != 0 {
 		return readJSON(w, r, fields)
@@ -70,7 +69,8 @@ func isJSON(h http.Header) bool {
 	return !given || strings.EqualFold(cs, "utf-8") || strings.EqualFold(cs, "utf8")
 }
 
-// encoded reports whether a body is compressed or the like. "identity" is no coding.
+// encoded reports whether a body has a content coding, such as compression. "identity"
+// does not count.
 func encoded(h http.Header) bool {
 	for _, value := range h["Content-Encoding"] {
 		for coding := range strings.SplitSeq(value, ",") {
@@ -107,12 +107,12 @@ func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, *pro
 		}
 		return nil, problem.Invalid("The body did not arrive whole.")
 	}
-	r.Body = http.NoBody // read to its end: the connection may stay
+	r.Body = http.NoBody // it was read to its end, so the connection may stay open
 	return body, nil
 }
 
-// decodeObject decodes a flat JSON object. Its errors quote nothing that the
-// client sent but the names of the members asked for.
+// decodeObject decodes a flat JSON object. Its errors contain nothing that the client
+// sent except names of expected members.
 func decodeObject(body []byte, fields map[string]any) error {
 	if len(bytes.TrimSpace(body)) == 0 {
 		return errors.New("it is empty")
@@ -149,13 +149,13 @@ func decodeObject(body []byte, fields map[string]any) error {
 	return nil
 }
 
-// optional is a string that may be empty or null, as what a client has stored is
+// optional is a string that may be empty or null, as a value stored by the client is
 // before its first login.
 type optional string
 
 func setField(field any, name string, raw json.RawMessage) error {
 	switch f := field.(type) {
-	case nil: // not asked for
+	case nil: // no field for this member
 		return nil
 	case *optional:
 		if raw[0] != '"' && string(raw) != "null" || json.Unmarshal(raw, f) != nil {

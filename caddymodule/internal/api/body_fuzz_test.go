@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// FuzzBody holds that what our endpoints take for a body encoding/json takes for one
-// too, and reads the same in it.
+// Whatever our endpoints accept as a body, encoding/json must accept too, with the same
+// values.
 func FuzzBody(f *testing.F) {
 	for _, body := range []string{
 		`{"code":"a","phoneCode":"b"}`, `{"all":true}`, `{"code":"a","code":"b"}`, `{"Code":"a"}`, `{"code":null}`, `{"code":""}`, `{"all":null}`,
@@ -27,7 +27,7 @@ func FuzzBody(f *testing.F) {
 		}
 		var theirs map[string]any
 		d := json.NewDecoder(strings.NewReader(body))
-		d.UseNumber() // a number that is too large for a float64 is one all the same
+		d.UseNumber() // so that a number too large for a float64 is still a number
 		if err := d.Decode(&theirs); err != nil || theirs == nil || !json.Valid([]byte(body)) {
 			t.Fatalf("%q is taken, but is no object: %v", body, err)
 		}

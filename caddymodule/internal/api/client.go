@@ -10,9 +10,9 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/ratelimit"
 )
 
-// client returns the network that the limits count the request by; false if it is
-// not known. Where a load balancer that Caddy does not trust passes requests on, all
-// clients have its address, and a limit by address would lock all of them out.
+// client returns the network by which limits count the request, or false if it is
+// unknown. If a load balancer that Caddy does not trust forwards requests, all clients
+// have its address, and a limit by address would lock all of them out.
 func (c *call) client() (netip.Prefix, bool) {
 	addr, _ := netip.ParseAddr(c.address())
 	if addr = addr.Unmap(); network.Private(addr) {
@@ -25,10 +25,10 @@ func (c *call) client() (netip.Prefix, bool) {
 	return ratelimit.Subscriber(addr), true
 }
 
-// address is the client's, as logs and sessions have it.
+// address returns the client's address for logs and sessions.
 func (c *call) address() string { return c.Host.ClientIP(c.r) }
 
-// The remedies for requests whose client is not known.
+// These are the remedies for requests whose client is unknown.
 const (
 	remedyProxies = "behind a load balancer set in the global options: servers { trusted_proxies static private_ranges, and in the next line trusted_proxies_strict }"
 	remedyUnix    = "behind a proxy that connects over a Unix socket set in the global options: servers { trusted_proxies_unix, and in the next line trusted_proxies_strict }"
@@ -48,7 +48,8 @@ func (s *Server) warnPrivate(r *http.Request) {
 		zap.String("remedy", remedyProxies))
 }
 
-// warnForwarded logs, once for each configuration, that a proxy may not be trusted.
+// warnForwarded logs, once for each configuration, that a proxy seems not to be
+// trusted.
 func (s *Server) warnForwarded() {
 	if s.warnedForwarded.CompareAndSwap(false, true) {
 		s.Log.Warn("a request with X-Forwarded-For came from a public address that is not one of Caddy's trusted proxies: if that is your load balancer or CDN, all its clients count as one in login_rate",

@@ -12,20 +12,21 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
 )
 
-// endpoint is what one path under the prefix does.
+// endpoint describes one path under the prefix.
 type endpoint struct {
-	methods []string // nil: any
+	methods []string // nil: all
 	serve   func(*call) error
-	closed  bool // works without the store, too
-	tokens  bool // needs the keys and no more
+	closed  bool // works without the store
+	tokens  bool // needs only the keys
 	prompt  bool // does not wait for the store
 	service bool // for the backend, with the service key
-	// configured reports whether there is one for the id at the path's end; nil: for any.
+	// configured reports whether the endpoint exists for the id at the end of the path.
+	// Nil means that it exists for all.
 	configured func(s *Server, id string) bool
 }
 
-// endpoints by their path under the prefix. A path that ends in a slash is followed by
-// somebody's or something's id.
+// endpoints lists the endpoints by their path under the prefix. A path that ends in a
+// slash is followed by an id.
 var endpoints = map[string]endpoint{
 	"":           {methods: post, serve: (*call).login},
 	"/refresh":   {methods: post, serve: (*call).refresh},
@@ -51,26 +52,27 @@ var (
 	look = []string{http.MethodGet, http.MethodHead}
 )
 
-// Route is the place of a request under the prefix.
+// Route says where below the prefix a request goes.
 type Route struct {
 	rest string // the path after the prefix, as it was sent
-	// Verify: it is a proxy's question about a request for another service.
+	// Verify means that a proxy asks about a request for another service.
 	Verify bool
-	// aliased: a header of the request looks like one of our identity headers to some
-	// backends. Known for Verify only.
+	// aliased means that some backends would take a header of the request for one of
+	// our identity headers. It is set only if Verify is.
 	aliased bool
 }
 
-// Route returns the place of a request, and whether it is under the prefix at all. The
+// Route returns where a request goes, and whether it is below the prefix at all. The
 // prefix must match byte for byte. Everything below it belongs to us, known endpoint or
-// not. The gate removes some of the headers that Route looks at, so it comes first.
+// not. Route must be called before the gate, which removes some of the headers that it
+// looks at.
 func (s *Server) Route(r *http.Request) (Route, bool) {
 	if r.URL.Opaque != "" {
 		return Route{}, false
 	}
 	switch r.URL.Scheme {
 	case "", "http", "https":
-	default: // "POST x:/auth/wx"
+	default: // such as "POST x:/auth/wx"
 		return Route{}, false
 	}
 	rest, ok := strings.CutPrefix(r.URL.EscapedPath(), s.Prefix)
@@ -98,13 +100,13 @@ func (s *Server) find(to Route) (e endpoint, id string, ok bool) {
 	return e, id, ok && cut > 0 && id != "" && (e.configured == nil || e.configured(s, id))
 }
 
-// call is a request to one of our endpoints.
+// call is one request to one of our endpoints.
 type call struct {
 	*Server
 	w     http.ResponseWriter
 	r     *http.Request
 	route Route
-	id    string // at the end of the path
+	id    string // at the end of the path, if any
 	now   time.Time
 	*Opened
 }
@@ -135,7 +137,7 @@ func (s *Server) Serve(w http.ResponseWriter, r *http.Request, to Route) error {
 	}
 	if c.Opened == nil && !e.closed {
 		p := s.unopened()
-		if strings.Trim(to.rest, "/") == "" { // a login: send the same again
+		if strings.Trim(to.rest, "/") == "" { // a login: the client may send the same codes again
 			p = p.WithRenew(nil)
 		}
 		return c.refuse(p)
@@ -143,7 +145,7 @@ func (s *Server) Serve(w http.ResponseWriter, r *http.Request, to Route) error {
 	return c.guarded(e.serve)
 }
 
-// unopened is the answer of an endpoint that needs a store which is not open.
+// unopened returns the answer of an endpoint that needs the store while it is not open.
 func (s *Server) unopened() *problem.Problem {
 	if s.Opening.Misconfigured() {
 		return problem.New(problem.Misconfigured)
@@ -151,12 +153,12 @@ func (s *Server) unopened() *problem.Problem {
 	return problem.New(problem.StoreUnavailable)
 }
 
-// guarded turns a panic of an endpoint's into a 500.
+// guarded turns a panic in an endpoint into a 500.
 func (c *call) guarded(serve func(*call) error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			if p == http.ErrAbortHandler {
-				panic(p) // net/http's own way to end a connection
+				panic(p) // http.ErrAbortHandler, with which net/http ends a connection
 			}
 			err = c.refuse(c.Panicked("panic in an endpoint", p))
 		}
@@ -164,9 +166,9 @@ func (c *call) guarded(serve func(*call) error) (err error) {
 	return serve(c)
 }
 
-// Panicked counts and logs a panic, and returns the answer: a 500 without
-// details. The log has the stack, but not the panic's own words: those may be a
-// client's.
+// Panicked counts and logs a panic, and returns the answer: a 500 without details. The
+// log contains the stack, but not the value of the panic, which may contain a client's
+// input.
 func (s *Server) Panicked(where string, p any) *problem.Problem {
 	s.Metrics.panics.Inc()
 	s.Log.Error(where, zap.String("kind", fmt.Sprintf("%T", p)), zap.Stack("stack"))

@@ -8,14 +8,15 @@ import (
 	"time"
 )
 
-// The health checks are for load balancers, orchestrators and people. None of them asks
-// WeChat or a directory that lives elsewhere.
+// The health checks are for load balancers, orchestrators and people. None of them
+// calls WeChat or an external directory.
 
-// healthLive answers as long as the process does.
+// healthLive answers while the process runs.
 func (c *call) healthLive() error { return c.healthIs(true) }
 
-// healthReady reports whether requests should come here. A database that is away takes no
-// replica out of the load balancer: tokens go on being accepted.
+// healthReady reports whether this replica should get requests. An outage of the
+// database does not take it out of the load balancer, because tokens are still
+// accepted.
 func (c *call) healthReady() error { return c.healthIs(c.isReady()) }
 
 // health reports whether logins work here.
@@ -24,7 +25,8 @@ func (c *call) health() error {
 	return c.healthIs(works)
 }
 
-// probe writes to the store. It runs beside requests, where no server recovers a panic.
+// probe writes to the store. It does not run in a request's goroutine, so no server
+// would recover a panic.
 func (s *Server) probe(ctx context.Context) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -36,7 +38,7 @@ func (s *Server) probe(ctx context.Context) (err error) {
 }
 
 // isReady reports whether this site's store has been opened and written to, and the
-// process is not about to end: with shutdown_delay it goes on serving after SIGTERM.
+// process is not about to stop. With shutdown_delay it goes on serving after SIGTERM.
 func (s *Server) isReady() bool { return s.Opening.IsOpen() && !s.Host.Exiting() }
 
 func (c *call) healthIs(good bool) error {
@@ -48,19 +50,19 @@ func (c *call) healthIs(good bool) error {
 }
 
 const (
-	// healthEvery is how long a look at the store is good for everybody that asks.
+	// healthEvery is how long the result of one check is reused for all requests.
 	healthEvery = time.Second
-	// healthTimeout bounds one look, and how long a request waits for it.
+	// healthTimeout bounds one check, and how long a request waits for it.
 	healthTimeout = 2 * time.Second
 )
 
-// health is whether a store can be written, looked at once a second at most, however many
-// ask. The zero value is ready to use.
+// health checks whether a store can be written, at most once a second however many
+// requests ask. The zero value is ready to use.
 type health struct {
 	mu    sync.Mutex
-	at    time.Time     // when the last look ended
-	err   error         // what it came to
-	under chan struct{} // closed when the look under way has ended; nil: none is
+	at    time.Time     // when the last check ended
+	err   error         // its result
+	under chan struct{} // closed when the current check has ended; nil: none is running
 }
 
 var (
@@ -68,7 +70,7 @@ var (
 	errHealthPanic = errors.New("the health check panicked")
 )
 
-// check returns what a look at the store comes to that is not older than a second.
+// check returns the result of a check that is at most a second old.
 func (h *health) check(ctx context.Context, probe func(context.Context) error) error {
 	h.mu.Lock()
 	if !h.at.IsZero() && time.Since(h.at) < healthEvery {
@@ -89,14 +91,15 @@ func (h *health) check(ctx context.Context, probe func(context.Context) error) e
 		h.mu.Lock()
 		defer h.mu.Unlock()
 		return h.err
-	case <-late.C: // a look that does not end is not begun again
+	case <-late.C: // a check that hangs is not started again
 		return errHealthLate
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
 }
 
-// look runs for all that ask, whoever of them hangs up.
+// look runs one check on behalf of all requests that wait for it, even if some of them
+// hang up.
 func (h *health) look(under chan struct{}, probe func(context.Context) error) {
 	ctx, cancel := context.WithTimeout(context.Background(), healthTimeout)
 	defer cancel()

@@ -15,8 +15,9 @@ type brokenStore struct{ Store }
 
 func (brokenStore) Probe(context.Context) error { panic("in the driver") }
 
-// A health check writes to the store beside requests. If that panics, the process goes
-// on, the check fails, and the panic is logged and counted like any other.
+// A health check writes to the store outside of a request. If that panics, the process
+// must go on and the check must fail, and the panic is logged and counted like any
+// other.
 func TestPanicInAHealthCheck(t *testing.T) {
 	core, logs := observer.New(zapcore.DebugLevel)
 	metrics, err := NewMetrics(prometheus.NewRegistry(), nil)

@@ -10,26 +10,26 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/ratelimit"
 )
 
-// State is what must be one per store, for all sites and configurations. The zero value
-// is ready to use.
+// State is the state of the limits, which exists once per store for all sites and
+// configurations. The zero value is ready to use.
 type State struct {
-	logins    ratelimit.Limiter[string]       // that WeChat refused, by client or session
-	refreshes ratelimit.Limiter[string]       // that advanced, by session
-	asks      ratelimit.Limiter[string]       // of an external directory, by purpose and session
+	logins    ratelimit.Limiter[string]       // logins that WeChat refused, by client or session
+	refreshes ratelimit.Limiter[string]       // refreshes that advanced, by session
+	asks      ratelimit.Limiter[string]       // questions to an external directory, by purpose and session
 	wrongKeys ratelimit.Limiter[netip.Prefix] // wrong service keys, by client
 
 	health health
 }
 
-// loginLimit is login_rate as it applies to one login.
+// loginLimit applies login_rate to one login.
 type loginLimit struct {
 	server *Server
-	key    string // what the login counts by; empty: the limit is off
+	key    string // by which the login is counted; empty: the limit is off
 }
 
-// limit returns the limit of a login from a network, if that is known. A login with
-// one of our refresh tokens counts by its session: what others do from the same address
-// does not keep its device out.
+// limit returns the limit for a login from a network, if that is known. A login with
+// one of our refresh tokens is counted by its session, so that others at the same
+// address cannot lock its device out.
 func (c *call) limit(network netip.Prefix, known bool, refreshToken string) *loginLimit {
 	l := &loginLimit{server: c.Server}
 	if c.LoginRate.Count == 0 {
@@ -43,8 +43,8 @@ func (c *call) limit(network netip.Prefix, known bool, refreshToken string) *log
 	return l
 }
 
-// reserve lets the login begin, or refuses it with a tooMany. WeChat's answer
-// decides whether it counts, see settle.
+// reserve lets the login begin, or returns a tooMany. WeChat's answer decides whether
+// the login counts, see settle.
 func (l *loginLimit) reserve() error {
 	if l.key == "" {
 		return nil
@@ -56,7 +56,7 @@ func (l *loginLimit) reserve() error {
 	return nil
 }
 
-// settle ends what reserve began. What counts is that WeChat refused the login.
+// settle ends what reserve began. Only a login that WeChat refused is counted.
 func (l *loginLimit) settle(refused, succeeded bool) {
 	if l.key == "" {
 		return
@@ -72,14 +72,13 @@ func (l *loginLimit) settle(refused, succeeded bool) {
 	}
 }
 
-// directoryRate is how often one session may have an external directory asked, by
-// /me and by refreshes each. The directory may be somebody's backend; and neither a
-// good token nor the same refresh token, shown again within its grace, has a rate of
-// its own.
+// directoryRate limits how often one session may cause a question to an external
+// directory, separately for /me and for refreshes. The directory may be somebody's
+// backend, and nothing else limits requests with a good token, or repeats of a refresh
+// token within its grace.
 var directoryRate = ratelimit.Rate{Count: 30, Per: time.Minute}
 
-// mayAsk reports whether a session may have the directory asked now; if not, with a
-// tooMany.
+// mayAsk returns a tooMany if a session may not cause a question to the directory now.
 func (c *call) mayAsk(purpose, sessionID string) error {
 	if !c.LimitDirectory {
 		return nil
@@ -90,7 +89,7 @@ func (c *call) mayAsk(purpose, sessionID string) error {
 	return nil
 }
 
-// tooMany is the error of an attempt beyond a rate.
+// tooMany is the error for an attempt beyond a rate.
 type tooMany struct {
 	policy string
 	rate   ratelimit.Rate
@@ -99,7 +98,7 @@ type tooMany struct {
 
 func (t tooMany) Error() string { return "beyond the rate of " + t.policy }
 
-// problem is the answer to it, with the RateLimit header fields
+// problem returns the answer, with the RateLimit header fields
 // (draft-ietf-httpapi-ratelimit-headers).
 func (t tooMany) problem() *problem.Problem {
 	p := problem.New(problem.RateLimited)

@@ -11,8 +11,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
-// login takes the mini program's codes and answers a token: the phone login,
-// or without phoneCode the silent one.
+// login takes the mini program's codes and answers with a token. With a phoneCode it is
+// a phone login, otherwise a silent one.
 func (c *call) login() error {
 	if tooEarly(c.r) {
 		return c.refuse(problem.New(problem.TooEarly))
@@ -43,7 +43,7 @@ func (c *call) login() error {
 	return c.answerPair(out)
 }
 
-// loginProblem is the answer to a login that did not succeed.
+// loginProblem returns the answer to a failed login.
 func loginProblem(err error) *problem.Problem {
 	var e *login.Error
 	var much tooMany
@@ -54,7 +54,7 @@ func loginProblem(err error) *problem.Problem {
 	case errors.As(err, new(*login.Panic)):
 		return problem.New(problem.InternalError)
 	default:
-		e = &login.Error{Code: problem.WeChatTimeout} // the client has gone: nobody reads it
+		e = &login.Error{Code: problem.WeChatTimeout} // the client has gone, so nobody reads the answer
 	}
 	p := problem.New(e.Code)
 	p.RetryAfter = e.RetryAfter
@@ -85,17 +85,17 @@ func (c *call) loginRequest() (login.Request, *problem.Problem) {
 	return req, p
 }
 
-// maxCode bounds a one-time code. WeChat's have 32 to 64 characters.
+// maxCode bounds a one-time code. WeChat's codes have 32 to 64 characters.
 const maxCode = 256
 
 // isCode reports whether s may be one of WeChat's codes. Anything else could make a
-// request that WeChat's edge refuses, or takes for an attack.
+// request that WeChat's edge servers refuse, or consider an attack.
 func isCode(s string) bool {
 	return s != "" && len(s) <= maxCode && !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' })
 }
 
-// app chooses the mini program that the codes belong to: the one named in the
-// body, else the one that the Referer hints at, else the only one.
+// app returns the mini program to which the codes belong: the one named in the body,
+// else the one in the Referer, else the only one.
 func (s *Server) app(appid string, r *http.Request) (App, *problem.Problem) {
 	if appid != "" {
 		if a, ok := s.Apps[appid]; ok {
@@ -118,8 +118,8 @@ func (s *Server) app(appid string, r *http.Request) (App, *problem.Problem) {
 	return App{}, problem.New(problem.Misconfigured)
 }
 
-// userInfo returns the user as answers show it. Our members win over those that the
-// directory adds.
+// userInfo returns the user as answers contain it. Our members win over those from the
+// directory.
 func userInfo(u user.User) map[string]any {
 	info := make(map[string]any, len(u.Info)+5)
 	for k, v := range u.Info {
@@ -139,9 +139,9 @@ func userInfo(u user.User) map[string]any {
 }
 
 // tooEarly reports whether the request came as TLS early data, which can be recorded
-// and sent again: to us, or to a proxy before us, which then adds the header. Any
-// value of it, and any number of them, means the same (RFC 8470, section 5.1): a
-// proxy may have put its own beside the client's.
+// and sent again. A proxy in front of us that received it so adds a header. Any value
+// of it, and any number of them, means the same (RFC 8470, section 5.1), because a
+// proxy may have added its own to the client's.
 func tooEarly(r *http.Request) bool {
 	return r.TLS != nil && !r.TLS.HandshakeComplete || len(r.Header["Early-Data"]) > 0
 }

@@ -16,8 +16,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
 )
 
-// attempt is what is known of a login beside its codes: who asked for it, and
-// how long each step took. It outlives the request.
+// attempt holds what is known about a login besides its codes: the client, and how long
+// each step took. It outlives the request.
 type attempt struct {
 	request string // its id
 	limit   *loginLimit
@@ -28,8 +28,8 @@ type attempt struct {
 
 type attemptKey struct{}
 
-// ObserveStep records how long a step of a login took. The steps of a login that others
-// joined are in the log line of the request that started it.
+// ObserveStep records how long a step of a login took. If other requests joined the
+// login, its steps are in the log line of the request that started it.
 func ObserveStep(ctx context.Context, step string, took time.Duration, _ error) {
 	a, ok := ctx.Value(attemptKey{}).(*attempt)
 	if !ok {
@@ -40,7 +40,7 @@ func ObserveStep(ctx context.Context, step string, took time.Duration, _ error) 
 	a.steps = append(a.steps, zap.Duration(step, took))
 }
 
-// MarshalLogObject writes the steps' times.
+// MarshalLogObject writes the durations of the steps.
 func (a *attempt) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -50,14 +50,14 @@ func (a *attempt) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 	return nil
 }
 
-// OnDone is called once for each login that has ended, whoever joined it or hung up: it
-// writes the log line, counts, and emits the events.
+// OnDone is called once for each login that has ended, whoever joined it or hung up. It
+// writes the log line, counts the login, and emits the events.
 func (s *Server) OnDone(ctx context.Context, req login.Request, res login.Result, err error) {
 	a, ok := ctx.Value(attemptKey{}).(*attempt)
 	if !ok {
 		return
 	}
-	var code problem.Code // of the refusal
+	var code problem.Code // empty if the login succeeded
 	var le *login.Error
 	switch {
 	case errors.As(err, &le):
@@ -71,9 +71,9 @@ func (s *Server) OnDone(ctx context.Context, req login.Request, res login.Result
 	s.logLogin(req, res, err, a)
 }
 
-// logLogin writes the one line of a login: what came of it, who it was and how
-// long each step took. What only the operator can fix is an error that says what to
-// do.
+// logLogin writes the single log line of a login: its result, the user, and how long
+// each step took. If only the operator can fix the cause, the line is an error with a
+// remedy.
 func (s *Server) logLogin(req login.Request, res login.Result, err error, a *attempt) {
 	kind := "phone"
 	if req.PhoneCode == "" {
@@ -118,7 +118,7 @@ func (s *Server) logLogin(req login.Request, res login.Result, err error, a *att
 	if errors.As(err, &we) {
 		fields = append(fields, wechatFields(we)...)
 		if we.Repeated {
-			level = zapcore.InfoLevel // it was logged before; one error is enough
+			level = zapcore.InfoLevel // the cause was logged before, and one error is enough
 		}
 	} else if le.Cause != nil {
 		fields = append(append(fields, zap.NamedError("cause", le.Cause)), Remedy(le.Cause)...)
@@ -128,7 +128,8 @@ func (s *Server) logLogin(req login.Request, res login.Result, err error, a *att
 	}
 }
 
-// emitLogin emits a login that succeeded. Its codes sent again are no other login.
+// emitLogin emits the events of a successful login. It ignores a replay of the same
+// codes.
 func (s *Server) emitLogin(res login.Result) {
 	if res.Replayed {
 		return
@@ -149,13 +150,14 @@ func (s *Server) emitLogin(res login.Result) {
 	s.Emit(append(events, event.Login(res.User, res.Session))...)
 }
 
-// endedOf counts sessions that ended, and names a bounded number of them.
+// endedOf counts the sessions that ended, and names a bounded number of them.
 func endedOf(ids []string) (ended session.Ended) {
 	ended.Add(ids...)
 	return ended
 }
 
-// Remedy is what the operator is to do about an error, where it says so.
+// Remedy returns log fields with what the operator can do about an error, if it says
+// so.
 func Remedy(err error) []zap.Field {
 	var r interface{ Remedy() string }
 	if errors.As(err, &r) {
@@ -174,8 +176,9 @@ func severity(code problem.Code) zapcore.Level {
 	return zapcore.InfoLevel
 }
 
-// wechatFields are what WeChat answered and what the operator can do about it. The
-// address that WeChat saw is there to be put into its whitelist.
+// wechatFields returns log fields with WeChat's answer and what the operator can do
+// about it. They include the address that WeChat saw, because the operator may have to
+// whitelist it.
 func wechatFields(e *wechat.Error) []zap.Field {
 	fields := []zap.Field{zap.NamedError("cause", e)}
 	if e.Code != 0 {
@@ -193,9 +196,9 @@ func wechatFields(e *wechat.Error) []zap.Field {
 	return fields
 }
 
-// LogWeChat logs what went wrong with the access token in the background. A
-// mistake of the operator's stops the calls for a while, in which the logins
-// that fail of it are no errors any more: this line is the one.
+// LogWeChat logs a failure with the access token in the background. After an operator
+// error (wrong secret, address not whitelisted), calls pause. Logins that fail during
+// the pause are not logged as errors, so this is the only error line.
 func (s *Server) LogWeChat(e wechat.Event) {
 	fields := []zap.Field{zap.String("appid", e.AppID)}
 	level := zapcore.WarnLevel

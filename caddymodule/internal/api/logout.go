@@ -14,9 +14,9 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/token"
 )
 
-// logout ends the session that is presented, by token, refresh token or both, or all
-// sessions of its user. A session that has ended already is no error, and an
-// expired token still ends its own session.
+// logout ends the session of the presented token, refresh token or both, or all sessions
+// of its user. A session that has already ended is no error, and an expired token still
+// ends its own session.
 func (c *call) logout() error {
 	var refreshToken string
 	var all bool
@@ -28,7 +28,7 @@ func (c *call) logout() error {
 	list, p := c.presented(ctx, refreshToken, all)
 	if p != nil {
 		if p.Status == http.StatusUnauthorized && p.Code != problem.TokenMissing {
-			c.setCookie("", 0) // it is of no use. Without one, the request may be another site's.
+			c.setCookie("", 0) // clear the cookie; a request without it may come from another site
 		}
 		return c.refuse(p)
 	}
@@ -48,9 +48,8 @@ func (c *call) logout() error {
 	return c.answer(http.StatusNoContent, "", nil)
 }
 
-// presented returns the sessions of the token and of the refresh token. Of a session
-// that is forgotten there is nothing to end. Whether a token is current is asked for all
-// only.
+// presented returns the sessions of the token and of the refresh token. A session that
+// is no longer stored is left out. Current is determined only if all is set.
 func (c *call) presented(ctx context.Context, refreshToken string, all bool) (list []account.Presented, _ *problem.Problem) {
 	caller, p := c.formerCaller()
 	switch {

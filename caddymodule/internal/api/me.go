@@ -8,7 +8,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
-// me answers the caller's user.
+// me answers with the caller's user.
 func (c *call) me() error {
 	caller, p := c.caller()
 	if p != nil {
@@ -36,13 +36,13 @@ func (c *call) me() error {
 	case u.Disabled:
 		return c.refuse(problem.New(problem.UserDisabled))
 	}
-	if u.Phone.IsZero() { // the directory returns none
+	if u.Phone.IsZero() { // the directory returns no numbers
 		u.Phone, _ = user.ParsePhone("", caller.Phone())
 	}
 	return c.answer(http.StatusOK, "application/json", userInfo(u))
 }
 
-// jwks answers the public keys, for backends that verify tokens themselves.
+// jwks answers with the public keys, for backends that verify tokens themselves.
 func (c *call) jwks() error {
 	body := c.Keys().JWKS()
 	h := c.w.Header()

@@ -10,17 +10,17 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
 )
 
-// Metrics are what an operator watches, in Caddy's own metrics endpoint. No
-// label holds anything of a client's.
+// Metrics are the metrics in Caddy's own metrics endpoint. No label contains a client's
+// input.
 type Metrics struct {
 	logins    *prometheus.CounterVec // outcome: "ok" or the code of the refusal
 	refreshes *prometheus.CounterVec // outcome: "ok" or the code of the refusal
-	refusals  *prometheus.CounterVec // code: why a request was not let through
+	refusals  *prometheus.CounterVec // code: the reason of the refusal
 	panics    prometheus.Counter
 }
 
-// NewMetrics registers the metrics of one configuration. feedAge is asked for
-// the age of the revocation feed, of the oldest one if there are several.
+// NewMetrics registers the metrics of one configuration. feedAge returns the age of the
+// revocation feed, or of the oldest one if there are several.
 func NewMetrics(reg prometheus.Registerer, feedAge func(now time.Time) time.Duration) (*Metrics, error) {
 	m := &Metrics{
 		logins: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -46,13 +46,14 @@ func NewMetrics(reg prometheus.Registerer, feedAge func(now time.Time) time.Dura
 	return m, err
 }
 
-// loggedIn counts a login with the code of its refusal; empty: it succeeded.
+// loggedIn counts a login by the code of its refusal, which is empty if it succeeded.
 func (m *Metrics) loggedIn(code problem.Code) { m.logins.WithLabelValues(outcome(code)).Inc() }
 
-// refreshed counts a refresh with the code of its refusal; empty: it succeeded.
+// refreshed counts a refresh by the code of its refusal, which is empty if it
+// succeeded.
 func (m *Metrics) refreshed(code problem.Code) { m.refreshes.WithLabelValues(outcome(code)).Inc() }
 
-// Refused counts a request that was not let through.
+// Refused counts a request that was refused.
 func (m *Metrics) Refused(code problem.Code) { m.refusals.WithLabelValues(string(code)).Inc() }
 
 func outcome(code problem.Code) string { return cmp.Or(string(code), "ok") }

@@ -12,15 +12,15 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
 )
 
-// pushTimeout is how long a message may take: WeChat waits for five seconds,
-// and then sends it again, up to three times.
+// pushTimeout bounds the handling of a message. WeChat waits for five seconds and then
+// sends it again, up to three times.
 const pushTimeout = 4500 * time.Millisecond
 
-// takesPushes reports whether messages of that app are taken.
+// takesPushes reports whether messages of that app are accepted.
 func (s *Server) takesPushes(appid string) bool { return s.Apps[appid].Push != nil }
 
-// push takes what WeChat pushes to an app: the handshake when the address is set
-// up, and then messages, of which those count that say that a user has left.
+// push accepts what WeChat pushes to an app: the handshake when an operator enters the
+// address, and then messages. Only messages about a user who has left have an effect.
 func (c *call) push() error {
 	receiver := c.Apps[c.id].Push
 	query := c.r.URL.Query()
@@ -53,15 +53,15 @@ func (c *call) push() error {
 	return c.say("success")
 }
 
-// pushRefused gives one answer to all that are refused: what is wrong with a
-// message is for the operator alone.
+// pushRefused gives the same answer to everything that is refused. Only the operator
+// may learn what is wrong with a message.
 func (c *call) pushRefused(err error) error {
 	c.Log.Warn("message push refused", zap.String("appid", c.id), zap.Error(err),
 		zap.String("address", c.address()), zap.String("request", c.requestID()))
 	return c.refuse(problem.New(problem.PushRefused))
 }
 
-// say answers a text. Of a handshake it is the client's own.
+// say answers with a text. For a handshake, the text comes from the client.
 func (c *call) say(text string) error {
 	h := c.w.Header()
 	h.Set("Cache-Control", "no-store")
@@ -72,15 +72,15 @@ func (c *call) say(text string) error {
 	return nil
 }
 
-// leaves carries out the message that a user has left, and answers in time: what takes
-// longer goes on, and WeChat, which sends the message again, finds it done.
+// leaves carries out the message that a user has left, and answers in time. If it takes
+// longer, the work goes on, and when WeChat repeats the message it finds it done.
 func (c *call) leaves(m wechat.PushMessage) *problem.Problem {
 	ctx, release := c.seenThrough()
 	failed := make(chan *problem.Problem, 1)
 	go func() {
 		defer release()
 		defer func() {
-			if p := recover(); p != nil { // no server recovers it here
+			if p := recover(); p != nil { // no server recovers a panic in this goroutine
 				failed <- c.Panicked("panic in an endpoint", p)
 			}
 		}()
@@ -105,7 +105,7 @@ func (c *call) leaves(m wechat.PushMessage) *problem.Problem {
 	}
 }
 
-// hasLeft logs what was done; nothing for a message that was dealt with before.
+// hasLeft logs what was done. It logs nothing for a message that was handled before.
 func (c *call) hasLeft(m wechat.PushMessage, left *account.Left) {
 	if left == nil {
 		return

@@ -16,11 +16,11 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
-// refreshRate is how often a session may be refreshed. The repeats of one token
-// whose answer was lost do not count.
+// refreshRate is how often a session may be refreshed. Repeats of one token after a
+// lost answer do not count.
 var refreshRate = ratelimit.Rate{Count: 10, Per: time.Minute}
 
-// AllowRefresh refuses a refresh beyond the rate that would advance.
+// AllowRefresh refuses a refresh beyond the rate if it would advance.
 func (s *Server) AllowRefresh(sessionID string, now time.Time) error {
 	if r := s.State.refreshes.Check(refreshRate, sessionID, now); r != nil {
 		return tooMany{"refresh", refreshRate, *r}
@@ -33,7 +33,7 @@ func (s *Server) CountRefresh(sessionID string, now time.Time) {
 	s.State.refreshes.Fail(refreshRate, sessionID, now)
 }
 
-// pair is the answer of a login and of a refresh.
+// pair is the answer to a login or a refresh.
 type pair struct {
 	Token            string         `json:"token"`
 	TokenType        string         `json:"tokenType"`
@@ -51,13 +51,14 @@ func (c *call) pair(s session.Session, accessToken, refreshToken string) pair {
 	}
 }
 
-// answerPair answers a pair; where a cookie is a source, the token is in it too.
+// answerPair answers with a pair. If a cookie is a source of tokens, the token is put
+// into it too.
 func (c *call) answerPair(p pair) error {
 	c.setCookie(p.Token, int(p.ExpiresIn))
 	return c.answer(http.StatusOK, "application/json", p)
 }
 
-// setCookie sets the cookie for so many seconds, and clears it for none.
+// setCookie sets the cookie for that many seconds. Zero clears it.
 func (c *call) setCookie(value string, seconds int) {
 	name := c.Cookie
 	if name == "" {
@@ -71,7 +72,7 @@ func (c *call) setCookie(value string, seconds int) {
 	})
 }
 
-// refresh takes a refresh token and answers the next pair.
+// refresh takes a refresh token and answers with the next pair.
 func (c *call) refresh() error {
 	if tooEarly(c.r) {
 		return c.refuse(problem.New(problem.TooEarly))
@@ -83,8 +84,8 @@ func (c *call) refresh() error {
 	if shown == "" {
 		return c.refuse(problem.Invalid("refreshToken is missing."))
 	}
-	// As with a login: a client that hangs up after the counter has advanced finds the
-	// answer with the same token again.
+	// As with a login, a client that hangs up after the counter has advanced can get
+	// the answer by sending the same token again.
 	ctx, done := c.seenThrough()
 	defer done()
 	r, err := c.Accounts.Refresh(ctx, shown, c.now, func(sessionID string) error { return c.mayAsk("refresh", sessionID) })
@@ -97,15 +98,15 @@ func (c *call) refresh() error {
 	return c.answerPair(c.pair(r.Session, r.Token, r.RefreshToken))
 }
 
-// reused raises the alarm of a refresh token that was probably stolen.
+// reused reports, in the log and as an event, that a refresh token was probably stolen.
 func (c *call) reused(s session.Session) {
 	c.Log.Warn("a refresh token was shown again after two or more had followed it: it may have been stolen; the session was ended",
 		zap.String("session", s.ID), zap.String("user", s.UserID))
 	c.Emit(event.ReuseDetected(s))
 }
 
-// seenThrough is the context for what is done to its end although the client
-// hangs up, or the configuration is replaced meanwhile.
+// seenThrough returns a context for work that must be completed even if the client
+// hangs up or the configuration is replaced meanwhile.
 func (c *call) seenThrough() (ctx context.Context, done func()) {
 	release := c.Opening.Hold()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.r.Context()), 15*time.Second)
@@ -147,8 +148,8 @@ func (c *call) refreshRefused(s session.Session, err error) *problem.Problem {
 	return problem.New(problem.StoreUnavailable)
 }
 
-// storeFailed logs a failure of the store and returns the answer. A client that hung up
-// is no failure of the store.
+// storeFailed logs a failure of the store and returns the answer. If the client has
+// hung up, that is not a failure of the store.
 func (c *call) storeFailed(doing string, err error) *problem.Problem {
 	if c.r.Context().Err() == nil || !errors.Is(err, context.Canceled) {
 		c.Log.Error(doing, append(Remedy(err), zap.Error(err))...)

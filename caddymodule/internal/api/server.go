@@ -1,6 +1,6 @@
 // Package api answers the endpoints under /auth/wx, on net/http. It knows neither Caddy
-// nor SQL: a site of package caddymodule hands a [Server] its parts. endpoints.go has the
-// table of endpoints; each has a file with its name.
+// nor SQL: a site of package caddymodule gives a [Server] its parts. endpoints.go
+// contains the table of endpoints; each endpoint has a file with its name.
 package api
 
 import (
@@ -29,67 +29,71 @@ type Server struct {
 	Opening   Opening
 	State     *State
 	Gate      *gate.Gate
-	Keys      func() *token.KeySet // the keys in force; nil before the first load
+	Keys      func() *token.KeySet // the current keys; nil before the first load
 	Store     Store
 	Directory account.Directory
 	Log       *zap.Logger
 	Metrics   *Metrics
-	// Emit hands events over, in this order. The answer is settled by then: a handler of
+	// Emit publishes events, in this order. The answer is settled by then: a handler of
 	// events can neither change nor delay it.
 	Emit func(...event.Event)
 
 	warnedPrivate, warnedForwarded, warnedUnrequired atomic.Bool
 }
 
-// Settings are the settings of a directive about its endpoints.
+// Settings are the directive's settings for its endpoints.
 type Settings struct {
-	Prefix     string                  // under which the endpoints live, without a slash at its end
+	Prefix     string                  // path of the endpoints, without a slash at its end
 	Apps       map[string]App          // by appid; at least one
-	ServiceKey func(shown string) bool // reports whether it is the service key; nil: none is set
-	Cookie     string                  // the name of the cookie with the token; empty: none
-	LoginRate  ratelimit.Rate          // how many refused logins of one client; zero: any number
-	// LimitDirectory limits how often one session has the directory asked, which may be
-	// somebody's backend. Our own is the store, which is asked for each refresh anyway.
+	ServiceKey func(shown string) bool // reports whether a string is the service key; nil: none is set
+	Cookie     string                  // name of the cookie with the token; empty: none
+	LoginRate  ratelimit.Rate          // of refused logins per client; zero: unlimited
+	// LimitDirectory limits how often one session causes a question to the directory,
+	// which may be somebody's backend. It is off if the directory is the store, which
+	// each refresh asks anyway.
 	LimitDirectory bool
 }
 
 // App is a mini program.
 type App struct {
 	wechat.App
-	WeChat string               // names the WeChat that it belongs to
-	Push   *wechat.PushReceiver // nil: it is not pushed to
+	WeChat string               // name of the WeChat to which it belongs
+	Push   *wechat.PushReceiver // nil: no messages are pushed to it
 }
 
-// Host is what the web server around a site knows.
+// Host is the web server around a site.
 type Host struct {
-	// ClientIP returns the client's address: a header counts only from a trusted proxy.
+	// ClientIP returns the client's address. It uses a header only from a trusted
+	// proxy.
 	ClientIP func(*http.Request) string
 	// TrustedProxy reports whether the peer is a trusted proxy.
 	TrustedProxy func(*http.Request) bool
 	// RequestID returns the id that logs show for a request.
 	RequestID func(*http.Request) string
-	// Exiting reports whether the process is about to end. It may go on serving.
+	// Exiting reports whether the process is about to stop. It may still serve
+	// requests.
 	Exiting func() bool
 }
 
 // Opening is the state of a site's store.
 type Opening interface {
-	// Ready returns what the endpoints need of an open store; nil while it is not open. It
-	// may wait for a short time.
+	// Ready returns what the endpoints need from an open store, or nil while it is not
+	// open. It may wait for a short time.
 	Ready(context.Context) *Opened
-	// IsOpen is whether Ready returns something, without waiting.
+	// IsOpen reports whether Ready would return something, without waiting.
 	IsOpen() bool
 	// Recorded reports whether the store is known to be this site's. Until then it may
-	// hold the users of another directory, and takes no logins.
+	// hold the users of another directory, so logins are refused.
 	Recorded() bool
-	// Misconfigured reports whether only the operator can have the store opened.
+	// Misconfigured reports whether only the operator can fix what keeps the store
+	// closed.
 	Misconfigured() bool
-	// Hold keeps the store and the connections open for work that outlives the
-	// configuration.
+	// Hold keeps the store and its connections open for work that outlives the
+	// configuration. The work must call release at its end.
 	Hold() (release func())
 }
 
-// Opened is what is made with the keys of an open store.
+// Opened holds the parts that need the keys of an open store.
 type Opened struct {
 	Sessions session.Sessions
 	Verifier *token.Verifier
@@ -98,9 +102,9 @@ type Opened struct {
 	Accounts account.Accounts
 }
 
-// Store is what the endpoints need of the store beyond sessions and logins.
+// Store is the part of the store that the endpoints need besides sessions and logins.
 type Store interface {
-	// Session returns a session; [session.ErrNotFound] if there is none.
+	// Session returns a session, or [session.ErrNotFound].
 	Session(ctx context.Context, id string) (session.Session, error)
 	// UserSessions lists the sessions of a user that have not ended, newest first.
 	UserSessions(ctx context.Context, userID string, now time.Time) ([]session.Session, error)

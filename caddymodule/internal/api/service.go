@@ -17,19 +17,20 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
-// wrongKeyRate is how many wrong service keys a client may show. Beyond it none
-// is taken, not even the right one.
+// wrongKeyRate limits how many wrong service keys a client may send. Beyond it every
+// key is refused, even the right one.
 var wrongKeyRate = ratelimit.Rate{Count: 10, Per: time.Minute}
 
-// checkServiceKey checks that the request is the backend's own, and not a recorded one.
+// checkServiceKey checks that the request comes from the backend, and is not a replay
+// of recorded early data.
 func (c *call) checkServiceKey() *problem.Problem {
 	if tooEarly(c.r) {
 		return problem.New(problem.TooEarly)
 	}
 	right := c.showsServiceKey()
 	if network, known := c.client(); known {
-		// A wrong key is counted in the moment in which it is looked at: of many at
-		// once no more than the rate learn that they are wrong.
+		// A wrong key is counted at the moment of the comparison: of many keys sent at
+		// once, no more than the rate are compared.
 		limiter, check := &c.State.wrongKeys, (*ratelimit.Limiter[netip.Prefix]).Take
 		if right {
 			check = (*ratelimit.Limiter[netip.Prefix]).Check
@@ -87,8 +88,8 @@ func (c *call) revoke() error {
 	return c.served("revoke", s.UserID, session.Ended{Count: 1, IDs: []string{s.ID}}, err)
 }
 
-// served logs what was done for the backend, and answers it: 204 only when all is done.
-// After a 503 the same call goes on with what is left.
+// served logs what was done for the backend and answers it, with 204 only when
+// everything is done. After a 503 the same call goes on with what is left.
 func (c *call) served(what, userID string, ended session.Ended, err error) error {
 	if err != nil {
 		c.storeFailed("service: "+what, err)
@@ -99,8 +100,8 @@ func (c *call) served(what, userID string, ended session.Ended, err error) error
 	return c.answer(http.StatusNoContent, "", nil)
 }
 
-// serviceUser shows, disables, enables or erases a user. An id with characters
-// that no segment of a path has comes percent-encoded.
+// serviceUser reads, disables, enables or erases a user. Characters of an id that
+// cannot be in a segment of a path are percent-encoded.
 func (c *call) serviceUser() error {
 	id, err := url.PathUnescape(c.id)
 	if err != nil || !user.ValidID(id) {
@@ -144,7 +145,7 @@ func (c *call) setDisabled(id string) error {
 	return c.served(what, id, ended, err)
 }
 
-// eraseUser erases a user, known or not.
+// eraseUser erases a user, even an unknown one.
 func (c *call) eraseUser(id string) error {
 	ctx, done := c.seenThrough()
 	defer done()
@@ -152,7 +153,8 @@ func (c *call) eraseUser(id string) error {
 	return c.served("erase", id, ended, err)
 }
 
-// unavailable is what is told of an erasure that failed: try again.
+// unavailable returns the answer to an erasure that failed: the client should try
+// again.
 func unavailable(err error) *problem.Problem {
 	switch {
 	case errors.Is(err, user.ErrMisconfigured):
@@ -168,10 +170,10 @@ type openid struct {
 	AppID   string `json:"appid"`
 	OpenID  string `json:"openid"`
 	UnionID string `json:"unionid,omitempty"`
-	// PhoneLoginAt is when it last logged in with a phone number.
+	// PhoneLoginAt is the time of its last login with a phone number.
 	PhoneLoginAt time.Time `json:"phoneLoginAt"`
-	// Suspended: another WeChat account has logged in with the user's number since,
-	// so this one does not log in silently.
+	// Suspended means that another WeChat account has logged in with the user's number
+	// since, so this one cannot log in silently.
 	Suspended bool `json:"suspended,omitempty"`
 }
 
@@ -196,7 +198,7 @@ func (c *call) showUser(id string) error {
 	openids := make([]openid, 0, len(bindings))
 	for _, b := range bindings {
 		openids = append(openids, openid{b.AppID, b.OpenID, b.UnionID, b.PhoneAt.UTC(), b.State == user.Suspended})
-		if u.Phone.IsZero() { // the directory returns none: it is one from WeChat
+		if u.Phone.IsZero() { // the directory returns no numbers: use the one from WeChat
 			u.Phone = b.Phone
 		}
 	}

@@ -10,20 +10,23 @@ import (
 )
 
 // isVerify reports whether a path under our prefix is the endpoint of forward auth.
-// What follows is not looked at: Envoy appends the path that it was asked for.
+// What follows it is ignored, because Envoy appends the path of the request that it
+// asks about.
 func isVerify(rest string) bool {
 	below, ok := strings.CutPrefix(rest, "/verify")
 	return ok && (below == "" || below[0] == '/')
 }
 
-// verify decides on the token alone, for proxies that guard other services. The
-// identity is in the answer's headers, so the host keeps it out of the access log. The
-// answer is 204, 401 or 403: nginx's auth_request takes every other status for a fault.
+// verify decides on the token alone, for proxies that protect other services. The
+// identity is in the headers of the answer, so the host keeps the request out of the
+// access log. The answer is 204, 401 or 403: nginx's auth_request treats every other
+// status as an error.
 func (c *call) verify() error {
 	c.warnUnrequired()
-	// A cookie counts by the method that the proxy was asked for, which only the proxy
-	// can say; without it, the request may change something. A client gains nothing by
-	// making the method up: to use the cookie, it must have it.
+	// Whether a cookie counts depends on the method of the request that the proxy asks
+	// about, which only the proxy knows. Without it, the request may be one that
+	// changes something. A client gains nothing by making the method up, because it
+	// needs the cookie for that.
 	asked := *c.r
 	asked.Method = c.r.Header.Get("X-Forwarded-Method")
 	v := c.Gate.Authenticate(&asked, c.now)
@@ -41,8 +44,8 @@ func (c *call) verify() error {
 	return c.answer(http.StatusNoContent, "", nil)
 }
 
-// warnUnrequired logs, once for each configuration, that a proxy asks about requests whose
-// paths are not compared with the site's requirements.
+// warnUnrequired logs, once for each configuration, that a proxy asks about requests
+// whose paths are not compared with the site's requirements.
 func (s *Server) warnUnrequired() {
 	if s.Gate.Requires() && s.warnedUnrequired.CompareAndSwap(false, true) {
 		s.Log.Warn("/verify was asked at a site with require: it decides on the token alone, so no require holds for that request",
