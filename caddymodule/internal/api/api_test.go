@@ -19,9 +19,9 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat/wechattest"
 )
 
-// A header directive may set Cache-Control for the whole site. No answer of ours may be
-// kept all the same, or a cache would give one user's data to the next; and each 401 says
-// how to do better.
+// A header directive may set Cache-Control for the whole site. Caches must not keep
+// our answers all the same, or one user's data would be given to the next. And each 401
+// contains a challenge.
 func TestAnswersAreNotKept(t *testing.T) {
 	s := serve(t, nil)
 	p := s.logIn(servedApp, "ann")
@@ -95,7 +95,8 @@ func TestOperatorErrorIsLoggedAfterAHangUp(t *testing.T) {
 	})
 }
 
-// A panic in a login's own goroutine, where no server recovers it, is an error of ours.
+// A login panics in its own goroutine, where no server recovers it. The client gets a 500,
+// and the process goes on.
 func TestPanicInALogin(t *testing.T) {
 	s := serve(t, nil)
 	s.opened.Chain.Mint = nil
@@ -134,7 +135,7 @@ type gone struct{ account.Directory }
 func (gone) Check(context.Context, string) (user.User, error) { return user.User{}, user.ErrUnknown }
 
 // A user who was erased may come back as another one. So the sessions end, and the client
-// logs in again. A disabled user is only told so.
+// logs in again. A disabled user only gets an error that says so.
 func TestRefreshOfAUserWhoIsGone(t *testing.T) {
 	s := serve(t, nil)
 	refresh := func(p pair) *httptest.ResponseRecorder {
