@@ -15,8 +15,15 @@
 package caddymodule
 
 import (
+	"errors"
+	"fmt"
+
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyevents"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/api"
 )
 
 func init() {
@@ -36,4 +43,67 @@ func (*Handler) CaddyModule() caddy.ModuleInfo {
 		ID:  "http.handlers.wx_auth",
 		New: func() caddy.Module { return new(Handler) },
 	}
+}
+
+// Provision checks the configuration and acquires what it shares with others. It only reads:
+// validating a configuration beside a running instance creates, locks and migrates nothing.
+func (h *Handler) Provision(ctx caddy.Context) error {
+	set, err := h.settings()
+	if err != nil {
+		return err
+	}
+	if h.MatcherRaw != nil {
+		loaded, err := ctx.LoadModule(h, "MatcherRaw")
+		if err != nil {
+			return fmt.Errorf("loading the matcher: %w", err)
+		}
+		for _, m := range loaded.(map[string]any) {
+			h.matcher = append(h.matcher, m)
+		}
+	}
+	app, err := ctx.App("wx_auth")
+	if err != nil {
+		return err
+	}
+	events, err := ctx.App("events")
+	if err != nil {
+		return fmt.Errorf("loading the events app: %w", err)
+	}
+	raw := h.UsersRaw // Caddy clears it when it loads the module
+	users, err := h.loadUsers(ctx)
+	if err != nil {
+		return err
+	}
+	directory, err := nameOfDirectory(users, raw, atProvision)
+	if err != nil {
+		return err
+	}
+	background := app.(*Background)
+	if h.site, err = newSite(ctx, background, set, users, directory); err != nil {
+		return err
+	}
+	h.site.events = events.(*caddyevents.App)
+	h.site.noStoreLine = h.Store == nil || h.Store.URL == ""
+	server, _ := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+	if server != nil && len(h.PassHeaders) > 0 && !trustsProxies(server) && !server.TrustedProxiesUnix {
+		return misset("pass_header", errors.New("no proxy is trusted here, so no header would pass: "+
+			"name your proxy by trusted_proxies in servers { } of the global options"))
+	}
+	background.warnNotStrict(server)
+	if server != nil { // not in tests
+		server.RegisterConnContext(api.NoteAliases())
+	}
+	if err := background.add(h.site); err != nil {
+		return err
+	}
+	return h.site.Resume(ctx)
+}
+
+// Cleanup releases what Provision acquired. A reload does not wait for the requests under
+// way: those that arrive here later still find the site.
+func (h *Handler) Cleanup() error {
+	if h.site == nil {
+		return nil
+	}
+	return h.site.close()
 }

@@ -46,11 +46,27 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if in.Caller == nil {
 		return forward(w, r, in.r, next)
 	}
-	if upgrades(in.r) {
-		return s.serveUpgrade(w, r, in.r, in.Caller, next)
+	if conn.Upgrades(in.r) {
+		// What asks for an upgrade may be an upload all the same.
+		serve := func(w http.ResponseWriter, to *http.Request) error { return forward(w, r, to, next) }
+		return conn.ServeUpgrade(w, in.r, keeper{s, in.Caller}, serve)
 	}
 	return forward(w, r, in.r, next)
 }
+
+// keeper ends a connection with the caller's token and with its session.
+type keeper struct {
+	site   *site
+	caller *token.Identity
+}
+
+// Watch implements [conn.Keeper].
+func (k keeper) Watch(connection interface{ End(why error) }) conn.Watched {
+	return k.site.state.Revoked.Watch(k.caller.SessionID(), k.caller.Expires(), connection)
+}
+
+// Answer keeps the credential out of the header that says what was agreed on.
+func (k keeper) Answer(h http.Header) { k.site.gate.DropEcho(h) }
 
 // forward passes a request on. A body that cannot be read to its end is the client's
 // fault, and the answer says so: Caddy's proxy would take it for a failure of the

@@ -73,14 +73,14 @@ const StatusClosed = 499
 // UploadAnswer is the ResponseWriter for an upload. It drops the 499 of a proxy that
 // takes the client for gone, as the client may well be there.
 type UploadAnswer struct {
-	http.ResponseWriter
+	writer
 	body     *Upload
 	heldBack bool
 }
 
 // Answer returns the writer for the answer to an upload.
 func (u *Upload) Answer(w http.ResponseWriter) *UploadAnswer {
-	return &UploadAnswer{ResponseWriter: w, body: u}
+	return &UploadAnswer{writer: writer{w}, body: u}
 }
 
 // HeldBack reports whether a 499 was dropped.
@@ -107,16 +107,5 @@ func (a *UploadAnswer) ReadFrom(r io.Reader) (int64, error) {
 	if a.heldBack {
 		return io.Copy(io.Discard, r)
 	}
-	return io.Copy(a.ResponseWriter, r)
+	return a.writer.ReadFrom(r)
 }
-
-// Push implements [http.Pusher], which Caddy's push directive asks for.
-func (a *UploadAnswer) Push(target string, opts *http.PushOptions) error {
-	if p, ok := a.ResponseWriter.(http.Pusher); ok {
-		return p.Push(target, opts)
-	}
-	return http.ErrNotSupported
-}
-
-// Unwrap lets [http.ResponseController] reach the writer inside.
-func (a *UploadAnswer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
