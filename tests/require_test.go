@@ -101,3 +101,28 @@ func TestVerifyEnforcesNoRequire(t *testing.T) {
 		t.Errorf("%d lines", len(lines))
 	}
 }
+
+// phone_within asks for the phone button again once the last login with it is too long
+// ago. A refresh and a silent login do not help; a phone login does.
+func TestRequireARecentPhoneLogin(t *testing.T) {
+	t.Parallel()
+	f := newFort(t, rig.Site("wx_auth {env.WX_APPID} {env.WX_SECRET} {\nwechat {\napi {$WX_API}\n}\nrequire /pay phone_within 4s\n}\nreverse_proxy {$UPSTREAM}"))
+	pay := func(token string) string { return message(f.Addr, "GET", "/pay", "Authorization: Bearer "+token) }
+	pair := f.login(t, "13800138000")
+	f.passes(t, pay(pair.Token))
+	time.Sleep(5 * time.Second)
+	a := f.refuses(t, refusal{403, "phone_login_required"}, pay(pair.Token))
+	if !strings.Contains(string(a.Body), `"renew":["code","phoneCode"]`) {
+		t.Errorf("%s", a.Body)
+	}
+	client := f.Client()
+	refreshed := client.Refresh(pair.RefreshToken).Pair(t)
+	silent := client.Silent(f.wx.Open(t, "13800138000").Code).Pair(t)
+	for name, token := range map[string]string{"refreshed": refreshed.Token, "silent": silent.Token} {
+		f.refuses(t, refusal{403, "phone_login_required"}, pay(token))
+		if was, is := rig.JWTPart(t, pair.Token, 1)["auth_time"], rig.JWTPart(t, token, 1)["auth_time"]; was == nil || is != was {
+			t.Errorf("%s: auth_time %v, want %v", name, is, was)
+		}
+	}
+	f.passes(t, pay(f.login(t, "13800138000").Token))
+}

@@ -109,6 +109,9 @@ type Binding struct {
 	// PhoneAt is the time of this openid's last login with a phone number. It is zero
 	// if there was none, or if the user has left the app since.
 	PhoneAt time.Time
+	// AuthAt is the time of this openid's last login with a phone number here. Unlike
+	// PhoneAt, no import and no silent login sets it.
+	AuthAt time.Time
 	// Phone is the number of that login if the directory returns no numbers, and zero
 	// otherwise.
 	Phone Phone

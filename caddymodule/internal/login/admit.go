@@ -2,6 +2,7 @@ package login
 
 import (
 	"context"
+	"time"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
@@ -58,8 +59,14 @@ func (c *Chain) admit(ctx context.Context, l underway) (admitted, error) {
 		}
 		return admitted{}, refuse(problem.UserDisabled, nil)
 	}
-	b := user.Binding{AppID: appid, OpenID: l.who.OpenID, UnionID: l.who.UnionID, UserID: u.ID, PhoneAt: now}
+	b := user.Binding{AppID: appid, OpenID: l.who.OpenID, UnionID: l.who.UnionID, UserID: u.ID, PhoneAt: now, AuthAt: now}
 	phone := l.phone
+	if silent {
+		b.AuthAt = time.Time{}
+		if bound.AppID == appid && bound.OpenID == l.who.OpenID && bound.UserID == u.ID {
+			b.AuthAt = bound.AuthAt // carried on
+		}
+	}
 	if silent && u.ID == bound.UserID {
 		b.PhoneAt = bound.PhoneAt // a silent login does not prolong itself
 		phone = bound.Phone

@@ -33,7 +33,7 @@ func (c *Chain) open(ctx context.Context, l underway, a admitted) (Result, error
 	moved := !l.phone.IsZero() && a.known.UserID != "" && a.known.UserID != u.ID
 	s := session.New(session.Session{
 		UserID: u.ID, Issuer: c.Sessions.Issuer, Audience: c.Sessions.FirstAudience(), AppID: b.AppID, OpenID: b.OpenID, UnionID: b.UnionID,
-		UserAgent: l.r.UserAgent, Address: l.r.Address,
+		UserAgent: l.r.UserAgent, Address: l.r.Address, AuthAt: b.AuthAt,
 	}, c.Sessions.Settings, now)
 	// First: what cannot be in a token must not leave a session behind.
 	token, err := c.mint(s, u, now)

@@ -12,21 +12,21 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
-const bindingColumns = `appid, openid, unionid, user_id, phone_at, phone, state`
+const bindingColumns = `appid, openid, unionid, user_id, phone_at, phone, state, auth_at`
 
 // scanBinding reads bindingColumns. Around them may be further columns: of two, one is
 // before them and one behind.
 func (s *Store) scanBinding(row row, around ...any) (b user.Binding, err error) {
-	var phoneAt int64
+	var phoneAt, authAt int64
 	var sealed []byte
-	columns := []any{&b.AppID, &b.OpenID, &b.UnionID, &b.UserID, &phoneAt, &sealed, &b.State}
+	columns := []any{&b.AppID, &b.OpenID, &b.UnionID, &b.UserID, &phoneAt, &sealed, &b.State, &authAt}
 	if len(around) == 2 {
 		columns = append(append([]any{around[0]}, columns...), around[1])
 	}
 	if err = row.Scan(columns...); err != nil {
 		return b, err
 	}
-	b.PhoneAt = s.db.fromMillis(phoneAt)
+	b.PhoneAt, b.AuthAt = s.db.fromMillis(phoneAt), s.db.fromMillis(authAt)
 	if len(sealed) > 0 {
 		b.Phone, err = s.openPhone(bindingPhonePlace(b), sealed)
 		if errors.Is(err, ErrKey) {

@@ -239,7 +239,7 @@ func (c *committing) askBindings() statement {
 	const columns = bindingColumns + `, state_at`
 	query := `SELECT 0, ` + columns + ` FROM {bindings} WHERE user_id = ?
 		UNION ALL SELECT 0, ` + columns + ` FROM {bindings} WHERE appid = ? AND openid = ? AND user_id <> ?
-		UNION ALL SELECT 1, appid, openid, unionid, user_id, 0, NULL, 0, left_at FROM {former_openids} WHERE user_id = ? AND appid = ?`
+		UNION ALL SELECT 1, appid, openid, unionid, user_id, 0, NULL, 0, 0, left_at FROM {former_openids} WHERE user_id = ? AND appid = ?`
 	args := []any{b.UserID, b.AppID, b.OpenID, b.UserID, b.UserID, b.AppID}
 	if c.l.Silent() && b.UnionID != "" {
 		query += ` UNION ALL SELECT 0, ` + columns + ` FROM {bindings} WHERE unionid = ? AND user_id <> ? AND NOT (appid = ? AND openid = ?)`
@@ -275,23 +275,23 @@ func (c *committing) bind() error {
 	b, own := c.b, c.own
 	switch {
 	case own.UserID == "":
-		c.write(`INSERT INTO {bindings} (appid, openid, unionid, user_id, phone_at, phone, bound_at, state_at) VALUES (?, ?, ?, ?, ?, ?, ?, {now})`,
-			b.AppID, b.OpenID, b.UnionID, b.UserID, c.s.db.millis(b.PhoneAt), c.s.bindingPhone(b), c.s.db.millis(c.l.Session.CreatedAt))
+		c.write(`INSERT INTO {bindings} (appid, openid, unionid, user_id, phone_at, auth_at, phone, bound_at, state_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, {now})`,
+			b.AppID, b.OpenID, b.UnionID, b.UserID, c.s.db.millis(b.PhoneAt), c.s.db.millis(b.AuthAt), c.s.bindingPhone(b), c.s.db.millis(c.l.Session.CreatedAt))
 	case c.l.Silent():
 		if own.UserID == b.UserID && own.UnionID != b.UnionID {
 			c.write(`UPDATE {bindings} SET unionid = ? WHERE appid = ? AND openid = ? AND user_id = ?`, b.UnionID, b.AppID, b.OpenID, b.UserID)
 		}
 	case own.UserID == b.UserID:
 		if b.PhoneAt.Before(own.PhoneAt) { // a login that was slow
-			b.PhoneAt, b.Phone = own.PhoneAt, own.Phone
+			b.PhoneAt, b.AuthAt, b.Phone = own.PhoneAt, own.AuthAt, own.Phone
 		}
-		c.write(`UPDATE {bindings} SET unionid = ?, phone_at = ?, phone = ?, state = ?, state_at = {now} WHERE appid = ? AND openid = ? AND user_id = ?`,
-			b.UnionID, c.s.db.millis(b.PhoneAt), c.s.bindingPhone(b), int64(user.Active), b.AppID, b.OpenID, b.UserID)
+		c.write(`UPDATE {bindings} SET unionid = ?, phone_at = ?, auth_at = ?, phone = ?, state = ?, state_at = {now} WHERE appid = ? AND openid = ? AND user_id = ?`,
+			b.UnionID, c.s.db.millis(b.PhoneAt), c.s.db.millis(b.AuthAt), c.s.bindingPhone(b), int64(user.Active), b.AppID, b.OpenID, b.UserID)
 	default:
 		b.UnionID = c.l.Binding.UnionID // nothing goes along to another user
-		c.write(`UPDATE {bindings} SET unionid = ?, user_id = ?, phone_at = ?, phone = ?, bound_at = ?, state = ?, state_at = {now}
+		c.write(`UPDATE {bindings} SET unionid = ?, user_id = ?, phone_at = ?, auth_at = ?, phone = ?, bound_at = ?, state = ?, state_at = {now}
 			WHERE appid = ? AND openid = ? AND user_id = ?`,
-			b.UnionID, b.UserID, c.s.db.millis(b.PhoneAt), c.s.bindingPhone(b), c.s.db.millis(c.l.Session.CreatedAt), int64(user.Active), b.AppID, b.OpenID, own.UserID)
+			b.UnionID, b.UserID, c.s.db.millis(b.PhoneAt), c.s.db.millis(b.AuthAt), c.s.bindingPhone(b), c.s.db.millis(c.l.Session.CreatedAt), int64(user.Active), b.AppID, b.OpenID, own.UserID)
 	}
 	return nil
 }

@@ -39,7 +39,7 @@ func (s *Store) Leave(ctx context.Context, appid, openid string, before time.Tim
 		if left.Ended, err = endSessions(t, e, `openid = ? AND appid = ? LIMIT ?`, openid, appid, endBatch); err != nil || !bound {
 			return err
 		}
-		if _, err := t.exec(`UPDATE {bindings} SET state = ?, state_at = {now}, phone_at = 0, phone = NULL WHERE appid = ? AND openid = ?`,
+		if _, err := t.exec(`UPDATE {bindings} SET state = ?, state_at = {now}, phone_at = 0, auth_at = 0, phone = NULL WHERE appid = ? AND openid = ?`,
 			int64(user.Detached), appid, openid); err != nil {
 			return err
 		}

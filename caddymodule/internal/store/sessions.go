@@ -68,10 +68,15 @@ func (db *DB) askSession(id string, found *session.Session) statement {
 	answered := db.asking()
 	return ask(func(r row) (err error) {
 		var now int64
-		*found, err = db.scanSession(clockRow{r, &now, answered}, &now)
+		var authAt sql.NullInt64
+		*found, err = db.scanSession(clockRow{r, &now, answered}, &now, &authAt)
+		found.AuthAt = db.fromMillis(authAt.Int64)
 		return err
-	}, `SELECT `+sessionColumns+`, {now} FROM {sessions} WHERE id = ?`, id)
+	}, `SELECT `+sessionColumns+`, {now}, `+authAtOfS+` FROM {sessions} s WHERE id = ?`, id)
 }
+
+// authAtOfS is when a session's openid last logged in with a phone number.
+const authAtOfS = `(SELECT b.auth_at FROM {bindings} b WHERE b.appid = s.appid AND b.openid = s.openid AND b.user_id = s.user_id)`
 
 var sessionColumnsOfS = "s." + strings.Join(strings.Fields(sessionColumns), " s.")
 
@@ -82,8 +87,9 @@ func (s *Store) askSessionAndUser(id string, found *session.Session, beside *bes
 		var now int64
 		var userID sql.NullString
 		var sealed []byte
-		var disabled, created sql.NullInt64
-		*found, err = s.db.scanSession(clockRow{r, &now, answered}, &now, &userID, &sealed, &disabled, &created)
+		var authAt, disabled, created sql.NullInt64
+		*found, err = s.db.scanSession(clockRow{r, &now, answered}, &now, &authAt, &userID, &sealed, &disabled, &created)
+		found.AuthAt = s.db.fromMillis(authAt.Int64)
 		if err != nil {
 			return err
 		}
@@ -93,7 +99,7 @@ func (s *Store) askSessionAndUser(id string, found *session.Session, beside *bes
 		}
 		beside.noteUser(found.UserID, u)
 		return nil
-	}, `SELECT `+sessionColumnsOfS+`, {now}, u.id, u.phone, u.disabled, u.created_at
+	}, `SELECT `+sessionColumnsOfS+`, {now}, `+authAtOfS+`, u.id, u.phone, u.disabled, u.created_at
 		FROM {sessions} s LEFT JOIN {users} u ON u.id = s.user_id WHERE s.id = ?`, id)
 }
 
