@@ -120,7 +120,7 @@ var recycled = map[string]map[string]func(t *testing.T, s scene){
 			needsPhone(t, s.silent(t, s.alice, one))
 			s.user(bob, s.silent(t, s.bob, one).Pair(t))
 		},
-		"(a) her session of before her openid moved": func(t *testing.T, s scene) {
+		"(a) her session from before her openid moved": func(t *testing.T, s scene) {
 			alice := s.phone(t, s.alice, one, s.number).Pair(t)
 			a := s.phone(t, s.alice, one, s.another)
 			moved := a.Pair(t)
@@ -215,7 +215,7 @@ var recycled = map[string]map[string]func(t *testing.T, s scene){
 			s.in(t, alice)
 			s.user(alice, s.phone(t, s.alice, two, s.number).Pair(t))
 		},
-		"whom it lets in is treated as by replace": func(t *testing.T, s scene) {
+		"a login that it lets in is treated as under replace": func(t *testing.T, s scene) {
 			alice := s.phone(t, s.alice, three, s.number).Pair(t)
 			bob := s.phone(t, s.bob, four, s.number).Pair(t) // no unionid is known
 			s.user(alice, bob)
@@ -224,7 +224,7 @@ var recycled = map[string]map[string]func(t *testing.T, s scene){
 		},
 	},
 	"keep": {
-		"nobody ends": func(t *testing.T, s scene) {
+		"no session ends": func(t *testing.T, s scene) {
 			var all []rig.Pair
 			for _, login := range [][2]string{{s.alice, one}, {s.alice, three}, {s.bob, one}, {s.bob, four}} {
 				all = append(all, s.phone(t, login[0], login[1], s.number).Pair(t))
@@ -236,7 +236,7 @@ var recycled = map[string]map[string]func(t *testing.T, s scene){
 			s.user(all[0], s.silent(t, s.alice, one).Pair(t))
 			s.user(all[0], s.silent(t, s.bob, four).Pair(t))
 		},
-		"(a) but whoever moves away is out": func(t *testing.T, s scene) {
+		"(a) but an openid that moves away is out": func(t *testing.T, s scene) {
 			alice := s.phone(t, s.alice, one, s.number).Pair(t)
 			elsewhere := s.phone(t, s.alice, two, s.number).Pair(t)
 			moved := s.phone(t, s.alice, one, s.another).Pair(t)
