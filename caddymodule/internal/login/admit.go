@@ -9,15 +9,15 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
-// admitted is the directory's answer, and what it was based on.
+// admitted is the directory's answer, together with what it was based on.
 type admitted struct {
 	user    user.User
 	binding user.Binding
 	known   Known
 }
 
-// admit asks the directory who this is. Our own binding goes first, then the
-// unionid's; the directory is given both what is bound and the number.
+// admit asks the directory for the user. Our own binding is tried first, then that of
+// the unionid; the directory gets the bound user and the number.
 func (c *Chain) admit(ctx context.Context, l underway) (admitted, error) {
 	appid := l.r.App.ID
 	account := l.r.account(l.who)
@@ -28,8 +28,8 @@ func (c *Chain) admit(ctx context.Context, l underway) (admitted, error) {
 	}
 	bound := known.Binding
 	if known.Taken {
-		// The other openid replaced this account, whose number somebody else may
-		// hold by now.
+		// The other openid replaced this account, and somebody else may hold its number
+		// by now.
 		bound = user.Binding{}
 	}
 	now := c.now()
@@ -38,7 +38,7 @@ func (c *Chain) admit(ctx context.Context, l underway) (admitted, error) {
 	case silent && bound.UserID != "" && (bound.State != user.Active || now.Sub(bound.PhoneAt) > c.Silent):
 		return admitted{}, refuse(problem.PhoneRequired, nil)
 	case bound.State == user.Suspended:
-		// Only the number shows whose account that is by now.
+		// Only the phone number proves whose account that is by now.
 		bound = user.Binding{}
 	}
 	var u user.User
@@ -68,10 +68,10 @@ func (c *Chain) admit(ctx context.Context, l underway) (admitted, error) {
 		}
 	}
 	if silent && u.ID == bound.UserID {
-		b.PhoneAt = bound.PhoneAt // a silent login does not prolong itself
+		b.PhoneAt = bound.PhoneAt // a silent login does not extend the time for silent logins
 		phone = bound.Phone
 	}
-	if u.Phone.IsZero() { // the directory returns none: WeChat's counts
+	if u.Phone.IsZero() { // the directory returns no numbers: use WeChat's
 		u.Phone, b.Phone = phone, phone
 	}
 	return admitted{u, b, known}, nil

@@ -11,43 +11,46 @@ import (
 const (
 	// tripAfter is how many failures in a row open a circuit breaker.
 	tripAfter = 10
-	// perClient is how many of these may be one client's, so that it takes three.
+	// perClient is how many of these failures one client may cause, so that at least
+	// three clients are needed.
 	perClient = 4
-	// forgetAfter is how long failures in a row may be apart.
+	// forgetAfter is the longest time between two failures in a row.
 	forgetAfter = time.Minute
-	// firstPause is how long an open breaker stays open at first; each probe that
-	// fails doubles it, up to longestPause.
+	// firstPause is how long the breaker stays open at first. Each failed probe doubles
+	// it, up to longestPause.
 	firstPause, longestPause = time.Second, 5 * time.Second
 	// maxProbers bounds the memory of a breaker.
 	maxProbers = 64
 )
 
-// breaker is the circuit breaker of one of WeChat's calls. It opens when the call
-// fails again and again, and then lets one login through now and then to see
+// breaker is the circuit breaker of one of WeChat's calls. It opens when the call fails
+// again and again. While it is open, it lets one login through now and then to find out
 // whether WeChat is back. The zero value is ready to use.
 //
-// Nothing that one client sends may open it, or keep it open. So a failure that a
-// client's input can have caused counts for the client that met it, a few times at
-// most, and not at all where clients cannot be told apart.
+// Nothing that one client sends may open it or keep it open. So a failure that a
+// client's input may have caused counts for that client: only a few times, and not at
+// all if clients cannot be told apart.
 type breaker struct {
 	call wechat.Call
 
 	mu       sync.Mutex
-	failures int            // in a row, that count
-	by       map[string]int // how many of them each client met
-	failed   time.Time      // the last one
-	last     error          // and why
+	failures int            // failures in a row that count
+	by       map[string]int // failures by client
+	failed   time.Time      // time of the last failure
+	last     error          // its error
 	pause    time.Duration
-	closed   time.Time // no call before
+	closed   time.Time // no call is made before
 
 	probing bool
-	// probers are the clients that have probed in vain, and newcomer is when any
-	// other one came last: the next probe is for one of those.
+	// probers are the clients whose probes have failed. newcomer is the time of the
+	// last request by any other client; if it is recent, the next probe is for such a
+	// client.
 	probers  map[string]bool
 	newcomer time.Time
 }
 
-// enter asks whether who may make the call, and whether that is the probe.
+// enter reports whether the client who may make the call, and whether the call is the
+// probe.
 func (b *breaker) enter(who string, now time.Time) (probe bool, e *Error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -64,17 +67,17 @@ func (b *breaker) enter(who string, now time.Time) (probe bool, e *Error) {
 	case b.probing:
 		return false, unavailable(b.last, firstPause)
 	case again && now.Sub(b.newcomer) < b.pause:
-		// A client that always comes first with something that fails would hold
-		// the breaker open for all.
+		// Otherwise a client that always comes first with something that fails would
+		// keep the breaker open for all.
 		return false, unavailable(b.last, b.pause)
 	case again:
-		b.probers = nil // the next round: the others go before it once more
+		b.probers = nil // a new round begins: the others go first again
 	}
 	b.probing = true
 	return true, nil
 }
 
-// leave takes note of how a call went; made is false if it was not made.
+// leave records how a call went. made is false if it was not made.
 func (b *breaker) leave(who string, probe bool, now time.Time, err error, made bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -108,7 +111,7 @@ func (b *breaker) leave(who string, probe bool, now time.Time, err error, made b
 	}
 }
 
-// count counts a failure, unless its client has met its share of them.
+// count counts a failure, unless its client has caused its share already.
 func (b *breaker) count(who string, err error) bool {
 	var we *wechat.Error
 	if errors.As(err, &we) && !we.Unprovoked() {
@@ -124,13 +127,13 @@ func (b *breaker) count(who string, err error) bool {
 	return true
 }
 
-// classification is what a call's outcome says of WeChat.
+// classification groups the outcomes of a call by what they prove about WeChat.
 type classification int
 
 const (
-	nothing  classification = iota // it was not asked, or the answer is its edge's
-	answered                       // it is there, as far as anybody can tell
-	failed                         // it, or the way to it, failed
+	nothing  classification = iota // the call was not made, or WeChat's edge answered
+	answered                       // WeChat works, as far as we can know
+	failed                         // WeChat failed, or the connection to it
 )
 
 func (b *breaker) classify(err error, who string) classification {
@@ -138,20 +141,20 @@ func (b *breaker) classify(err error, who string) classification {
 	switch {
 	case err == nil:
 		return answered
-	case !errors.As(err, &we): // of the store that the access tokens are shared by
+	case !errors.As(err, &we): // an error of the store in which access tokens are shared
 		return nothing
 	case we.Call != b.call && b.call == wechat.CallToken:
 		return answered // the call that needs the token was made
 	case we.Call != b.call && we.Call == wechat.CallToken:
-		return nothing // it was not made for want of a token
+		return nothing // the call was not made, because there was no token
 	case we.Repeated, we.Unwrap() != nil:
-		return nothing // counted before; or it was our own time that was up
+		return nothing // it was counted before, or our own time was up
 	case we.Kind == wechat.KindRefused:
 		return nothing
 	case !we.Kind.WeChat() || we.Code != 0 && we.Kind == wechat.KindBadAnswer:
-		return answered // also with an errcode that we do not know
+		return answered // including an unknown errcode
 	case who == "" && !we.Unprovoked():
-		return answered // it could be reached, and anybody may have provoked the rest
+		return answered // WeChat could be reached, and any client may have provoked the rest
 	}
 	return failed
 }

@@ -10,7 +10,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
 )
 
-// trial makes calls through a circuit breaker, at a time that stands still.
+// trial makes calls through a circuit breaker, with a clock that stands still.
 type trial struct {
 	t     *testing.T
 	b     breaker
@@ -33,7 +33,7 @@ func (tr *trial) made(who string, result error) bool {
 	return tr.calls > before
 }
 
-// open lets so many clients meet failures until the breaker is open.
+// open lets that many clients meet failures until the breaker is open.
 func (tr *trial) open(clients int, err error) {
 	tr.t.Helper()
 	for i := range tripAfter {
@@ -44,14 +44,15 @@ func (tr *trial) open(clients int, err error) {
 	}
 }
 
-// reset is a failure that a client's input may have caused, down one that none can.
+// reset is a failure that a client's input may have caused; down is one that no input
+// can cause.
 var (
 	reset = &wechat.Error{Call: wechat.CallSession, Kind: wechat.KindUnreachable}
 	down  = &wechat.Error{Call: wechat.CallToken, Kind: wechat.KindUnreachable}
 )
 
-// Ten failures in a row open the breaker. Then one login at a time probes, and the first
-// that succeeds closes it.
+// Ten failures in a row open the breaker. Then one login at a time probes, and the
+// first success closes it.
 func TestBreakerOpensAndProbes(t *testing.T) {
 	tr := newTrial(t)
 	tr.open(3, reset)
@@ -76,7 +77,7 @@ func TestBreakerOpensAndProbes(t *testing.T) {
 }
 
 // Nothing that one client sends, or that WeChat answers, opens a breaker: not in any
-// number, and not from an address that nobody can tell from others.
+// number, and not from an address that cannot be told apart from others.
 func TestOneClientOpensNoBreaker(t *testing.T) {
 	for name, err := range map[string]*wechat.Error{
 		"reset":              reset,
@@ -104,7 +105,7 @@ func TestOneClientOpensNoBreaker(t *testing.T) {
 		}
 	}
 	tr := newTrial(t)
-	for range 100 { // one more of them does not make several
+	for range 100 { // more failures of one client do not make it several clients
 		tr.do("eve", reset)
 		tr.do("mallory", reset)
 	}
@@ -113,7 +114,8 @@ func TestOneClientOpensNoBreaker(t *testing.T) {
 	}
 }
 
-// WeChat's answers open no breaker, whoever gets them: it is there.
+// WeChat's answers do not open the breaker, however many clients get them: an answer
+// proves that WeChat works.
 func TestAnswersOfManyOpenNoBreaker(t *testing.T) {
 	for _, err := range []*wechat.Error{
 		{Call: wechat.CallSession, Kind: wechat.KindBadAnswer, Code: 99999},
@@ -128,8 +130,8 @@ func TestAnswersOfManyOpenNoBreaker(t *testing.T) {
 	}
 }
 
-// What no input can cause counts whoever meets it: else nobody behind an untrusted
-// proxy would be spared a dead WeChat.
+// A failure that no input can cause counts whoever meets it. Otherwise a WeChat that is
+// down would be called for ever behind an untrusted proxy.
 func TestWhatNoInputCausesCountsForAll(t *testing.T) {
 	for _, who := range []string{"", "ann"} {
 		tr := newTrial(t)
@@ -143,7 +145,7 @@ func TestWhatNoInputCausesCountsForAll(t *testing.T) {
 	}
 }
 
-// Failures that are far apart are not in a row.
+// Failures that are far apart are not failures in a row.
 func TestOldFailuresAreForgotten(t *testing.T) {
 	tr := newTrial(t)
 	for i := range 5 * tripAfter {
@@ -155,8 +157,9 @@ func TestOldFailuresAreForgotten(t *testing.T) {
 	}
 }
 
-// A client that is always the first to come when the pause is over, with something
-// that fails, probes once: then it is the others' turn, as long as there are any.
+// An attacker is always the first to come when the pause is over, with something that
+// fails. The attacker probes once, and then it is the others' turn for as long as there
+// are any.
 func TestProbeIsNotTheAttackersAgain(t *testing.T) {
 	tr := newTrial(t)
 	tr.open(3, reset)
@@ -178,7 +181,7 @@ func TestProbeIsNotTheAttackersAgain(t *testing.T) {
 	}
 }
 
-// Two attackers in turn are not better off: each probes once before ann does, who
+// Two attackers who alternate are not better off: each probes once before Ann does, who
 // comes back every second.
 func TestProbesOfTwoAttackers(t *testing.T) {
 	tr := newTrial(t)
@@ -201,8 +204,8 @@ func TestProbesOfTwoAttackers(t *testing.T) {
 	t.Error("ann never probes")
 }
 
-// Where nobody else comes, the one who does may try again: else one user alone would
-// be kept out for ever.
+// If no other client comes, the one who has probed may probe again. Otherwise a single
+// user would be locked out for ever.
 func TestOnlyClientProbesAgain(t *testing.T) {
 	tr := newTrial(t)
 	tr.open(3, reset)
@@ -218,8 +221,8 @@ func TestOnlyClientProbesAgain(t *testing.T) {
 	}
 }
 
-// A long outage in which everybody has probed in vain: whoever is the first then, the
-// others have their turn.
+// In a long outage everybody has probed without success. Whoever comes first then, the
+// others have their turn after that.
 func TestProbesGoInRounds(t *testing.T) {
 	tr := newTrial(t)
 	tr.open(3, reset)
@@ -233,7 +236,7 @@ func TestProbesGoInRounds(t *testing.T) {
 	if !tr.made("eve", reset) {
 		t.Fatal("eve may not begin a new round")
 	}
-	tr.made("ann", nil) // comes in the pause
+	tr.made("ann", nil) // comes during the pause
 	tr.now = tr.now.Add(longestPause - time.Millisecond)
 	tr.made("ann", nil)
 	tr.now = tr.now.Add(time.Millisecond)
@@ -245,7 +248,7 @@ func TestProbesGoInRounds(t *testing.T) {
 	}
 }
 
-// A probe that could not be made, or that panicked, leaves its turn to others.
+// A probe that could not be made, or that panicked, leaves the probe to others.
 func TestProbeThatIsNotMade(t *testing.T) {
 	tr := newTrial(t)
 	tr.open(3, reset)

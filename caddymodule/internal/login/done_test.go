@@ -15,7 +15,7 @@ import (
 
 type ctxKey struct{}
 
-// ended is what Chain.OnDone was called with.
+// ended holds the arguments of a call of Chain.OnDone.
 type ended struct {
 	from any
 	res  login.Result
@@ -30,6 +30,7 @@ func (h *house) record() <-chan ended {
 	return done
 }
 
+// Many requests join one login. It must be logged, counted and published once.
 func TestOnDoneOnceForAllThatJoin(t *testing.T) {
 	h := newHouse(t)
 	done := h.record()
@@ -39,7 +40,7 @@ func TestOnDoneOnceForAllThatJoin(t *testing.T) {
 	for range 20 {
 		wg.Go(func() { h.login(t, "wxA", code, phoneCode) })
 	}
-	time.Sleep(20 * time.Millisecond) // most of them join; who comes later is a replay
+	time.Sleep(20 * time.Millisecond) // most of them join; a late one is a replay
 	close(h.wechat.gate)
 	wg.Wait()
 	created := 0
@@ -53,7 +54,7 @@ func TestOnDoneOnceForAllThatJoin(t *testing.T) {
 	}
 }
 
-// Who sends a wrong code and hangs up has been refused all the same: it counts
+// A client that sends a wrong code and hangs up has still been refused: it counts
 // against the rate, and an operator's mistake reaches the log.
 func TestOnDoneForClientThatHangsUp(t *testing.T) {
 	h := newHouse(t)
@@ -76,7 +77,8 @@ func TestOnDoneForClientThatHangsUp(t *testing.T) {
 	}
 }
 
-func TestPanicInALoginIsOneOfItsOwn(t *testing.T) {
+// A login that panics must end neither the process nor other logins.
+func TestPanicInALoginEndsThatLoginOnly(t *testing.T) {
 	h := newHouse(t)
 	done := h.record()
 	h.Mint = nil
@@ -90,7 +92,7 @@ func TestPanicInALoginIsOneOfItsOwn(t *testing.T) {
 	}
 }
 
-// A login in flight holds what it works with until its end, though its client has gone.
+// A login in flight keeps what it uses open until its end, even if its client has gone.
 func TestLoginHoldsWhatItUsesFromItsStart(t *testing.T) {
 	h := newHouse(t)
 	var held, most atomic.Int64
@@ -116,7 +118,8 @@ func TestLoginHoldsWhatItUsesFromItsStart(t *testing.T) {
 	}
 }
 
-func TestExpiredOrRevokedSessionIsNotRevivedByItsCodes(t *testing.T) {
+// The codes of a session that has ended or expired must not open it again.
+func TestEndedSessionIsNotReplayed(t *testing.T) {
 	h := newHouse(t)
 	h.Sessions.Settings.Idle = 30 * time.Second
 	code, phoneCode := h.code("ann"), h.phoneCode("ann", number)
@@ -127,12 +130,12 @@ func TestExpiredOrRevokedSessionIsNotRevivedByItsCodes(t *testing.T) {
 	h.Sessions.Settings.Idle = time.Hour
 	code, phoneCode = h.code("ann"), h.phoneCode("ann", number)
 	res := h.login(t, "wxA", code, phoneCode)
-	h.Sessions.Revoked.Add(res.Session.ID, h.Now().Add(time.Hour)) // another replica's, or a lost write
+	h.Sessions.Revoked.Add(res.Session.ID, h.Now().Add(time.Hour)) // ended by another replica, or the write was lost
 	h.refused(t, "wxA", code, phoneCode, problem.LoginCodeInvalid, "code")
 }
 
-// A login code that has bought its session is of no use to who shows it without
-// its phone code, not even while its owner repeats the login.
+// A login code that has opened its session is of no use to somebody who presents it
+// without its phone code, not even while its owner repeats the login.
 func TestReplayTellsNobodyElseWhoseCodeItWas(t *testing.T) {
 	h := newHouse(t)
 	code, phoneCode := h.code("ann"), h.phoneCode("ann", number)
@@ -145,7 +148,9 @@ func TestReplayTellsNobodyElseWhoseCodeItWas(t *testing.T) {
 	wg.Wait()
 }
 
-func TestWhoWeChatRefusesIsCounted(t *testing.T) {
+// A guess that WeChat refuses counts against the client's rate. A failure of WeChat or
+// of the operator must not.
+func TestRefusalsByWeChatAreCounted(t *testing.T) {
 	for _, tc := range []struct {
 		err  *wechat.Error
 		want bool
@@ -167,9 +172,9 @@ func TestWhoWeChatRefusesIsCounted(t *testing.T) {
 	}
 }
 
-// A code that got lost on the way may turn out to be used only in the next login. That
+// A code that was lost on the way may turn out to be used only at the next login. That
 // is not the client's fault either.
-func TestCodeThatGotLostBeforeIsNotTheClientsFault(t *testing.T) {
+func TestLostCodeIsNotTheClientsFault(t *testing.T) {
 	h := newHouse(t)
 	code, phoneCode := h.code("ann"), h.phoneCode("ann", number)
 	used := &wechat.Error{Call: wechat.CallPhone, Kind: wechat.KindPhoneCode, Code: 40029, Renew: []wechat.Renew{wechat.RenewPhoneCode}}
@@ -191,8 +196,8 @@ func TestCodeThatGotLostBeforeIsNotTheClientsFault(t *testing.T) {
 	}
 }
 
-// The owner's and a thief's tries with one phone code at the same time: the one
-// logs in, the other learns that the two codes are not one user's.
+// The owner and a thief present one phone code at the same time. The owner logs in, and
+// the thief learns that the two codes belong to different users.
 func TestPhoneCodeOfTwoAtOnce(t *testing.T) {
 	for range 20 {
 		h := newHouse(t)

@@ -14,7 +14,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
-// members is a directory that lives elsewhere: it tells no phone numbers.
+// members is an external directory that returns no phone numbers.
 type members struct {
 	user.Directory
 	asked []user.Login
@@ -43,7 +43,9 @@ func withMembers(h *house) *members {
 	return m
 }
 
-func TestNumberOfTheLastPhoneLoginIsKeptWhereTheDirectoryTellsNone(t *testing.T) {
+// The external directory returns no numbers. A silent login then has the number of the
+// last phone login.
+func TestNumberIsKeptForASilentDirectory(t *testing.T) {
 	h := newHouse(t)
 	m := withMembers(h)
 	var minted user.User
@@ -81,10 +83,12 @@ func TestNumberOfTheLastPhoneLoginIsKeptWhereTheDirectoryTellsNone(t *testing.T)
 	}
 }
 
-func TestEveryTryOfALoginHasOneIDForTheDirectory(t *testing.T) {
+// A backend may create a user before its answer is lost. All attempts of one login must
+// have the same id, so that it creates one user.
+func TestLoginHasOneIDForTheDirectory(t *testing.T) {
 	h := newHouse(t)
 	m := withMembers(h)
-	h.wechat.union = true // else a login in another app suspends the first openid
+	h.wechat.union = true // otherwise a login in another app suspends the first openid
 	m.fail = errors.New("down")
 	code, phoneCode := h.code("ann"), h.phoneCode("ann", number)
 	h.refused(t, "wxA", code, phoneCode, problem.DirectoryUnavailable)
@@ -122,7 +126,9 @@ func TestEveryTryOfALoginHasOneIDForTheDirectory(t *testing.T) {
 	}
 }
 
-func TestWhatCannotBeInATokenOpensNoSession(t *testing.T) {
+// The directory returns claims that do not fit into a token. No session may be left
+// behind.
+func TestOversizedClaimsOpenNoSession(t *testing.T) {
 	h := newHouse(t)
 	withMembers(h)
 	good := h.Mint
@@ -140,7 +146,8 @@ func TestWhatCannotBeInATokenOpensNoSession(t *testing.T) {
 	}
 }
 
-// What a directory may not claim is decided where no token is known.
+// Which claims a directory may not set is decided in a package that does not know the
+// token.
 func TestClaimsOfTheTokenAreReserved(t *testing.T) {
 	for _, name := range []string{"iss", "sub", "aud", "exp", "nbf", "iat", "jti", "client_id", "sid", "openid", "unionid", "wx", "SUB", "roles", "phone"} {
 		if token.Reserved(name) && !user.ReservedClaim(name) {

@@ -9,20 +9,22 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
 )
 
-// Error is a login that did not succeed.
+// Error is the error of a failed login.
 type Error struct {
-	// Code says why, to the client.
+	// Code is the code for the client.
 	Code problem.Code
-	// Renew names the codes that the client must renew before it tries again:
-	// "code", "phoneCode", both or none. None means: send the same again.
+	// Renew names the codes that the client must renew before the next attempt: "code",
+	// "phoneCode", both or none. None means that the client should send the same codes
+	// again.
 	Renew []string
-	// RetryAfter is how long to wait before the next try; zero: no need to.
+	// RetryAfter is how long to wait before the next attempt. Zero means that no wait
+	// is needed.
 	RetryAfter time.Duration
-	// Refused reports that WeChat, or its edge, refused what the client sent: the
-	// limit on failed logins counts that. A code that got lost between WeChat and
-	// us is not the client's fault and does not count.
+	// Refused means that WeChat or its edge server refused what the client sent; the
+	// limit on failed logins counts these. A code that was lost between WeChat and us
+	// is not the client's fault and is not counted.
 	Refused bool
-	// Cause is for the operator's log. It holds no code, token or secret.
+	// Cause is for the operator's log. It contains no code, token or secret.
 	Cause error
 }
 
@@ -48,9 +50,9 @@ func refuse(code problem.Code, cause error, renew ...wechat.Renew) *Error {
 // busyRetry is how long a client is asked to wait when the error does not say.
 const busyRetry = 2 * time.Second
 
-// fromStore turns an error of the store into a login's.
+// fromStore converts an error of the store.
 func fromStore(err error) *Error {
-	if errors.Is(err, user.ErrMisconfigured) { // by its encryption key
+	if errors.Is(err, user.ErrMisconfigured) { // such as a wrong encryption key
 		return refuse(problem.Misconfigured, err)
 	}
 	e := refuse(problem.StoreUnavailable, err)
@@ -58,7 +60,7 @@ func fromStore(err error) *Error {
 	return e
 }
 
-// fromDirectory turns an error of the directory into a login's.
+// fromDirectory converts an error of the directory.
 func fromDirectory(err error) *Error {
 	switch {
 	case errors.Is(err, user.ErrUnknown):
@@ -73,7 +75,7 @@ func fromDirectory(err error) *Error {
 	return e
 }
 
-// fromWeChat turns WeChat's error, or one of the way to it, into a login's.
+// fromWeChat converts an error of WeChat, or of the connection to it.
 func fromWeChat(err error) *Error {
 	var e *Error
 	if errors.As(err, &e) {
@@ -97,16 +99,16 @@ func fromWeChat(err error) *Error {
 	return e
 }
 
-// refusal reports whether WeChat may have refused what the client sent. Where that
-// is in doubt the limit counts it: a client could send it all day.
+// refusal reports whether WeChat may have refused what the client sent. A doubtful case
+// counts as a refusal, because a client could cause it all day.
 func refusal(we *wechat.Error) bool {
 	switch we.Kind {
 	case wechat.KindLoginCode, wechat.KindPhoneCode, wechat.KindMismatch, wechat.KindBlocked, wechat.KindRefused, wechat.KindBug:
 		return true
 	case wechat.KindOperator:
-		return len(we.Renew) > 0 // 40013 may be our appid, or a code of another mini program
+		return len(we.Renew) > 0 // 40013 may be about our appid, or about a code of another mini program
 	case wechat.KindBadAnswer:
-		return we.Code != 0 // an errcode that we do not know
+		return we.Code != 0 // an unknown errcode
 	}
 	return false
 }

@@ -12,12 +12,12 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
 )
 
-// caller is the result of the first step: the WeChat account that sent the login
-// code, or that the code has opened a session already.
+// caller is the result of the first step: either the WeChat account that sent the login
+// code, or the fact that the code has already opened a session.
 type caller struct {
 	OpenID  string `json:"openid,omitempty"`
 	UnionID string `json:"unionid,omitempty"`
-	// Seen is when the code was first seen, by the database's clock.
+	// Seen is the time at which the code was first seen, by the database's clock.
 	Seen  time.Time `json:"seen,omitzero"`
 	Spent bool      `json:"spent,omitempty"`
 }
@@ -25,19 +25,20 @@ type caller struct {
 // spent replaces the caller once the login code has opened a session.
 var spent = []byte(`{"spent":true}`)
 
-// replayed says which session a pair of codes has already opened, and what else its
-// answer said: should the answer get lost, the next one says so too.
+// replayed names the session that a pair of codes has already opened, and the rest of
+// that answer, so that a repeated answer after a lost one is equal.
 type replayed struct {
 	SessionID string `json:"sid"`
 	New       bool   `json:"new,omitempty"`
 	Moved     bool   `json:"moved,omitempty"`
 }
 
-// identify returns the account that sent the login code, and the session that both codes
-// have opened, if they have.
+// identify returns the account that sent the login code, and the session that both
+// codes have opened, if they have.
 //
-// Codes that have opened a session already need no WeChat, and only together: a client
-// that sends this login code with another phone code must not learn whose it was.
+// WeChat is not asked about codes that have already opened a session, and they are
+// accepted only together: a client that sends this login code with another phone code
+// must not learn whose it was.
 func (c *Chain) identify(ctx context.Context, s *steps, r Request, both Key) (who caller, again replayed, err error) {
 	if who, err = c.caller(ctx, s, r); err != nil || !who.Spent {
 		return who, again, err
@@ -47,14 +48,14 @@ func (c *Chain) identify(ctx context.Context, s *steps, r Request, both Key) (wh
 	}
 	if again.SessionID == "" {
 		e := refuse(problem.LoginCodeInvalid, ErrCodeSpent, wechat.RenewCode)
-		e.Refused = true // as WeChat would
+		e.Refused = true // WeChat would refuse it
 		return caller{}, again, e
 	}
 	who, err = c.identifyAgain(ctx, again)
 	return who, again, err
 }
 
-// caller exchanges the login code, or finds the result.
+// caller exchanges the login code, or returns the kept result.
 func (c *Chain) caller(ctx context.Context, s *steps, r Request) (caller, error) {
 	var next func(caller) Account
 	if r.PhoneCode == "" {
@@ -67,8 +68,8 @@ func (c *Chain) caller(ctx context.Context, s *steps, r Request) (caller, error)
 	})
 }
 
-// askCaller exchanges the login code. Where a phone code follows, the access
-// token is fetched beside it, so that the two do not add up.
+// askCaller exchanges the login code. If a phone code follows, the access token is
+// fetched at the same time, so that the two delays do not add up.
 func (c *Chain) askCaller(ctx context.Context, r Request) (caller, error) {
 	var warm errgroup.Group
 	if r.PhoneCode != "" {
@@ -85,8 +86,8 @@ func (c *Chain) askCaller(ctx context.Context, r Request) (caller, error) {
 			return err
 		})
 	})
-	// The phone step asks for the access token again and meets its error, if
-	// any: by then this code's result is kept.
+	// Ignore the error: the phone step asks for the access token again and gets it too,
+	// and this code's result is kept by then.
 	_ = warm.Wait()
 	if err != nil {
 		return caller{}, err
@@ -94,8 +95,8 @@ func (c *Chain) askCaller(ctx context.Context, r Request) (caller, error) {
 	return caller{OpenID: s.OpenID, UnionID: s.UnionID}, nil
 }
 
-// identifyAgain takes the caller from the session that these codes opened
-// within the last minute. A session that has ended meanwhile is not revived.
+// identifyAgain returns the caller from the session that these codes opened within the
+// last minute. It does not revive a session that has ended meanwhile.
 func (c *Chain) identifyAgain(ctx context.Context, again replayed) (caller, error) {
 	s, err := c.Sessions.Store.Session(ctx, again.SessionID)
 	switch {

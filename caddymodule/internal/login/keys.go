@@ -36,9 +36,9 @@ func keyOf(kind string, parts ...string) Key {
 func loginStep(r Request) Key { return keyOf("code", r.parts(r.App.ID, r.Code)...) }
 func phoneStep(r Request) Key { return keyOf("phone", r.parts(r.App.ID, r.PhoneCode)...) }
 
-// parts adds the app's WeChat to the parts of a key: another WeChat may give the same
-// code for the same appid to somebody else. WeChat itself is left out, so that
-// replicas of an older version use the same keys during an upgrade.
+// parts adds the app's WeChat to the parts of a key, because another WeChat may give
+// the same code for the same appid to somebody else. It adds nothing for WeChat itself,
+// so that replicas of an older version use the same keys during an upgrade.
 func (r Request) parts(parts ...string) []string {
 	if r.WeChat == "" || r.WeChat == wechat.Own {
 		return parts
@@ -46,8 +46,9 @@ func (r Request) parts(parts ...string) []string {
 	return append([]string{r.WeChat}, parts...)
 }
 
-// directoryID names a login to the directory: the same for every try with the
-// phone code, which is paid for once, or of a silent login with the login code.
+// directoryID identifies a login for the directory. It is the same for all attempts
+// with one phone code, which is paid for once, or with the login code of a silent
+// login.
 func directoryID(issuer string, r Request) string {
 	k := keyOf("directory", r.parts(issuer, r.App.ID, r.PhoneCode)...)
 	if r.PhoneCode == "" {
@@ -56,7 +57,8 @@ func directoryID(issuer string, r Request) string {
 	return base64.RawURLEncoding.EncodeToString(k[:18])
 }
 
-// locks are the keys that a login of this process is at. The zero value is ready to use.
+// locks are the keys on which logins of this process are working. The zero value is
+// ready to use.
 type locks struct {
 	mu   sync.Mutex
 	held map[Key]chan struct{} // closed at unlock
@@ -103,8 +105,8 @@ func (l *locks) unlock(k Key) {
 	delete(l.held, k)
 }
 
-// recent is a set of keys, each of which leaves it by itself. The zero value is ready to
-// use.
+// recent is a set of keys that are removed automatically after a time. The zero value
+// is ready to use.
 type recent struct {
 	mu    sync.Mutex
 	until map[Key]time.Time

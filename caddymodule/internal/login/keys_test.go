@@ -2,6 +2,7 @@ package login
 
 import "testing"
 
+// If two different pairs of codes had one key, a client could get another's result.
 func TestKeysDifferHoweverTheCodesAreCut(t *testing.T) {
 	lists := [][]string{{"a|b", "c"}, {"a", "b|c"}, {"ab", "c"}, {"a", "bc"}, {"abc", ""}, {"", "abc"}, {"abc"}, {"a", "b", "c"}, {}}
 	seen := make(map[Key][]string)

@@ -1,6 +1,6 @@
-// Package login runs WeChat's phone-login chain: from the mini program's two
-// codes to a user with a session and a token. It knows nothing of HTTP or of
-// the Caddyfile, and reaches the store only through the interface it declares.
+// Package login runs WeChat's phone-login chain, from the mini program's two codes to a
+// user with a session and a token. It knows nothing of HTTP or of the Caddyfile, and
+// uses the store only through the interface that it declares.
 package login
 
 import (
@@ -16,42 +16,43 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
 )
 
-// maxLogin bounds a whole login, which goes on when the client has hung up:
-// every call to WeChat at its slowest, with the retries that the rules allow.
+// maxLogin bounds a whole login, which goes on even if the client hangs up: all calls
+// to WeChat at their slowest, with the allowed retries.
 const maxLogin = 60 * time.Second
 
-// Request is what a mini program sends to log in.
+// Request is a mini program's request to log in.
 type Request struct {
-	// App is the mini program that the codes belong to.
+	// App is the mini program to which the codes belong.
 	App wechat.App
-	// WeChat names the WeChat that the app belongs to; empty is [wechat.Own]. Another
-	// one, such as a simulator, may know the same appid, and give the same codes and
-	// openids to other people.
+	// WeChat names the WeChat to which the app belongs; empty means [wechat.Own].
+	// Another WeChat, such as a simulator, may know the same appid and give the same
+	// codes and openids to other people.
 	WeChat string
-	// Code is from wx.login, PhoneCode from the phone button. Without PhoneCode
-	// the login is silent: it succeeds for an openid or unionid that is known.
+	// Code comes from wx.login, PhoneCode from the phone button. Without PhoneCode the
+	// login is silent, and succeeds only for a known openid or unionid.
 	Code, PhoneCode string
-	// RefreshToken is that of a session that this login takes the place of. It is
-	// ignored unless it is current or in its grace, and the session is of the same
-	// user, app and openid. Optional.
+	// RefreshToken belongs to a session that this login replaces. It is ignored unless
+	// it is current or in its grace and the session has the same user, app and openid.
+	// Optional.
 	RefreshToken string
 	// UserAgent and Address describe the device, for the user's list of sessions.
 	UserAgent, Address string
-	// Client is the network that the request comes from, as far as it can be told
-	// from others': zero behind a proxy that Caddy does not trust.
+	// Client is the client's network. It is zero if clients cannot be told apart, as
+	// behind a proxy that Caddy does not trust.
 	Client netip.Prefix
-	// Admit is asked once before the login begins; its error ends the login, and
-	// neither code is sent. Logins that join one under way are not asked.
-	// Optional.
+	// Admit is called once before the login begins. If it returns an error, the login
+	// ends with that error and neither code is sent. It is not called for requests that
+	// join a login under way. Optional.
 	Admit func() error
 }
 
-// siteBits is how much of an IPv6 address names a site: a subscriber may have as
-// many /64 networks as a /48 holds, and would be as many clients.
+// siteBits is the length of the prefix of an IPv6 address that counts as one client
+// here. A subscriber may have a whole /48, and with it many /64 networks, which would
+// otherwise be as many clients.
 const siteBits = 48
 
-// client distinguishes clients whose failures count for them; empty: they cannot
-// be told apart.
+// client returns a name for the client whose failures are counted. It is empty if
+// clients cannot be told apart.
 func (r Request) client() string {
 	if !r.Client.IsValid() {
 		return ""
@@ -62,56 +63,56 @@ func (r Request) client() string {
 	return r.Client.String()
 }
 
-// Result is a login that succeeded.
+// Result is a successful login.
 type Result struct {
 	User    user.User
 	Session session.Session
-	// Token is the access token; RefreshToken buys the next one.
+	// Token is the access token. RefreshToken is for the next one.
 	Token, RefreshToken string
-	// Replayed reports that these codes had already opened this session.
+	// Replayed means that these codes had already opened this session.
 	Replayed bool
-	// Surplus are the sessions that ended since the user had too many.
+	// Surplus are the sessions that ended because the user had too many.
 	Surplus session.Ended
-	// Moved reports that the WeChat account was another user's before.
+	// Moved means that the WeChat account belonged to another user before.
 	Moved bool
-	// Committed is what the login changed for others.
+	// Committed holds the changes of the login to others.
 	Committed
 }
 
-// Store is what a login needs to remember.
+// Store is the part of the store that a login needs.
 type Store interface {
-	// Together returns the context for one login. Within it, what the store has read
-	// along with one question answers the next, of the store or of a directory in it.
+	// Together returns a context for one login. Within it, what the store has read
+	// along with one question answers the next question, also one of a directory in the
+	// store.
 	Together(ctx context.Context) context.Context
-	// Known returns what the store knows of the account that logs in.
+	// Known returns what the store knows about the account that logs in.
 	Known(ctx context.Context, a Account) (Known, error)
-	// Commit ends a login, all in one transaction. user.ErrNewOpenID: the rule refuses;
-	// user.ErrDisabled, user.ErrUnknown: the user was disabled or erased meanwhile;
-	// ErrChanged, ErrOvertaken, ErrCodeSpent; *Opened: another replica was faster. Then
-	// nothing is written.
+	// Commit writes a login in one transaction. If it returns an error, nothing was
+	// written: user.ErrNewOpenID if the rule refuses; user.ErrDisabled or
+	// user.ErrUnknown if the user was disabled or erased meanwhile; ErrChanged,
+	// ErrOvertaken or ErrCodeSpent; *Opened if another replica was faster.
 	Commit(ctx context.Context, c Commit) (Committed, error)
 
-	// Lease reads the results of steps, and leases those that have none and that no other
-	// replica has leased to owner, for as long as life. It notes when their codes were
-	// first seen. The leases last longer by Renew, and end before their time by Release
-	// and Keep.
+	// Lease reads the results of steps. It leases to owner, for as long as life, each
+	// step that has no result and is not leased by another replica, and records when
+	// its code was first seen. Renew extends the leases; Release and Keep end them.
 	Lease(ctx context.Context, owner string, now time.Time, life time.Duration, steps ...Key) ([]Step, error)
 	Renew(ctx context.Context, owner string, life time.Duration, steps ...Key) error
 	Release(ctx context.Context, owner string, steps ...Key) error
-	// Keep stores a step's result, sealed, until expires, and ends the lease of it. With
-	// that it may read what Known will be asked next. Kept reads a result.
+	// Keep stores a step's result, encrypted, until expires, and ends its lease. At the
+	// same time it may read what Known will be asked next. Kept reads a result.
 	Keep(ctx context.Context, step Key, value []byte, expires time.Time, next ...Account) error
 	Kept(ctx context.Context, step Key, now time.Time) (value []byte, ok bool, err error)
 }
 
-// WeChat is what a login asks of WeChat; *wechat.Client implements it.
+// WeChat is the part of WeChat's API that a login needs; *wechat.Client implements it.
 type WeChat interface {
 	Code2Session(ctx context.Context, app wechat.App, code string) (wechat.Session, error)
 	WarmToken(ctx context.Context, app wechat.App) error
 	PhoneNumber(ctx context.Context, app wechat.App, code, openid string) (wechat.PhoneNumber, error)
 }
 
-// State is what logins share over reloads. The zero value is ready to use.
+// State is the state that logins share over reloads. The zero value is ready to use.
 type State struct {
 	upstreams upstreams
 
@@ -119,54 +120,53 @@ type State struct {
 	name   string // see replica
 
 	logins  singleflight
-	locks   locks   // the steps that this process is at
+	locks   locks   // the steps on which this process is working
 	pending pending // results that the store could not take
-	sent    recent  // the steps whose codes were sent and not answered
-	created recent  // the users of logins that created them and could not be committed
+	sent    recent  // steps whose codes were sent but not answered
+	created recent  // users created by logins that could not be committed
 }
 
-// Settings are what a configuration says about logins.
+// Settings are the settings of a configuration for logins.
 type Settings struct {
-	// Silent is for how long after its last phone login an openid may log in
-	// with its login code alone; zero: never.
+	// Silent is how long after its last phone login an openid may log in with its login
+	// code alone. Zero means never.
 	Silent time.Duration
 	// NewOpenID is the rule for a known user's other openid in the same app.
 	NewOpenID user.NewOpenID
 }
 
-// Chain is a way to log in: the settings of one configuration and what all
-// share. All fields but Observe, OnDone and Now are required.
+// Chain logs users in by the settings of one configuration. All fields but Observe,
+// OnDone and Now are required.
 type Chain struct {
 	WeChat    WeChat
 	Directory user.Directory
 	Store     Store
 	Sessions  session.Sessions
 	State     *State
-	// Route names the way to WeChat: its hosts, and where access tokens come from.
-	// What fails on one way says nothing of another.
+	// Route identifies the connection to WeChat: its hosts, and the source of access
+	// tokens. A failure on one route says nothing about another.
 	Route string
 
 	Settings
-	// Mint makes the access token.
+	// Mint makes an access token.
 	Mint func(s session.Session, u user.User, now time.Time) (string, error)
-	// Hold keeps what the chain works with open until the returned function is
-	// called: a login outlives the request, and the configuration, it came with.
+	// Hold keeps what the chain uses open until the returned function is called,
+	// because a login outlives its request and its configuration.
 	Hold func() (release func())
-	// Observe is called with how long each step took. Optional.
+	// Observe is called with the duration of each step. Optional.
 	Observe func(ctx context.Context, step string, took time.Duration, err error)
-	// OnDone is called once for each login, however many clients joined it, and also if
-	// all of them have hung up. ctx carries the values of the first. The error is an
-	// *Error or a *Panic. Optional.
+	// OnDone is called once for each login, however many clients joined it, and even if
+	// all of them have hung up. ctx carries the values of the first request's context.
+	// The error is an *Error or a *Panic. Optional.
 	OnDone func(ctx context.Context, r Request, res Result, err error)
-	// Now is the clock; time.Now if nil.
+	// Now returns the current time; nil means time.Now.
 	Now func() time.Time
 }
 
-// Login takes a login from its codes to a token. The same codes sent again
-// meanwhile, or within a minute, get the same session. The error is an *Error,
-// a *Panic, or ctx's cause if the caller hung up: the login itself then goes on,
-// so that a second try finds its result. An error of Request.Admit is returned as
-// it is.
+// Login runs a login from its codes to a token. The same codes sent again meanwhile, or
+// within a minute, get the same session. The error is an *Error, a *Panic, or ctx's
+// cause if the caller hung up; in the last case the login goes on, so that a second
+// attempt finds its result. An error of Request.Admit is returned unchanged.
 func (c *Chain) Login(ctx context.Context, r Request) (Result, error) {
 	k := keyOf("login", r.parts(c.Sessions.Issuer, c.Sessions.FirstAudience(), r.App.ID, r.Code, r.PhoneCode)...)
 	return c.State.logins.join(ctx, k, c.Hold, func(ctx context.Context) (res Result, err error) {
@@ -184,7 +184,8 @@ func (c *Chain) Login(ctx context.Context, r Request) (Result, error) {
 			}
 		}()
 		if res, err = c.run(ctx, r, k); err != nil && errors.Is(err, ctx.Err()) && !errors.As(err, new(*Error)) {
-			// The time is up while a step is still under way: a second try joins it.
+			// The time is up while a step is still under way. A second attempt will
+			// join it.
 			err = refuse(problem.WeChatTimeout, err)
 		}
 		return res, err
@@ -194,8 +195,8 @@ func (c *Chain) Login(ctx context.Context, r Request) (Result, error) {
 // maxAsks bounds how often the directory is asked in one login.
 const maxAsks = 4
 
-// run is the chain, in order. Replicas that have the same codes take turns at each
-// step, and the first that opens a session opens the one of all.
+// run is the chain, in order. Replicas with the same codes take turns at each step, and
+// the first one that opens a session opens it for all.
 func (c *Chain) run(ctx context.Context, r Request, k Key) (res Result, err error) {
 	if r.PhoneCode == "" && c.Silent == 0 {
 		return Result{}, refuse(problem.PhoneRequired, nil)
@@ -219,7 +220,7 @@ type underway struct {
 	who   caller
 	phone user.Phone // zero at a silent login
 	begun time.Time  // see Commit
-	again replayed   // the session that these codes have opened already
+	again replayed   // the session that these codes have already opened
 }
 
 // exchange does both steps, or finds their results.
@@ -234,8 +235,9 @@ func (c *Chain) exchange(ctx context.Context, r Request, k Key) (l underway, err
 	return l, err
 }
 
-// finish asks the directory who this is and opens the session. What the answer was
-// based on may change before the session opens; then the directory is asked again.
+// finish asks the directory for the user and opens the session. If the facts on which
+// the directory's answer was based change before the session opens, the directory is
+// asked again.
 func (c *Chain) finish(ctx context.Context, l underway) (res Result, err error) {
 	erased := ""
 	for range maxAsks {
@@ -249,7 +251,7 @@ func (c *Chain) finish(ctx context.Context, l underway) (res Result, err error) 
 		res, err = c.open(ctx, l, a)
 		switch {
 		case errors.Is(err, user.ErrUnknown):
-			erased = a.user.ID // the directory may make another user of this number
+			erased = a.user.ID // the directory may create another user for this number
 		case !errors.Is(err, ErrChanged):
 			return res, err
 		}
@@ -260,9 +262,9 @@ func (c *Chain) finish(ctx context.Context, l underway) (res Result, err error) 
 	return Result{}, fromStore(err)
 }
 
-// overtaken refuses a login which something that came later has made void: the user
-// was erased, or another account has logged in with the number. The codes were seen
-// before that, so only fresh ones can succeed.
+// overtaken refuses a login that a later event has invalidated: the user was erased, or
+// another account has logged in with the number. The codes were seen before that, so
+// only fresh codes can succeed.
 func (c *Chain) overtaken(l underway, cause error) *Error {
 	if l.phone.IsZero() {
 		return refuse(problem.PhoneRequired, cause)

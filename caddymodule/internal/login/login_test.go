@@ -21,17 +21,17 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
 )
 
-// fakeWeChat answers codes of the form "person/phone" and counts the calls. A
-// code that was answered is used, as WeChat's are.
+// fakeWeChat answers codes of the form "person/phone" and counts the calls. As with
+// WeChat, a code works once.
 type fakeWeChat struct {
 	mu       sync.Mutex
 	used     map[string]bool
 	sessions int
 	phones   int
-	union    bool // tell unionids
+	union    bool // return unionids
 	country  string
 	fail     error
-	entered  chan struct{} // if set, told of each phone call
+	entered  chan struct{} // if set, receives once per phone call
 	gate     chan struct{} // if set, phone calls wait for it
 }
 
@@ -144,7 +144,7 @@ func newHouse(t *testing.T) *house {
 
 func (h *house) pass(d time.Duration) { h.clock.Add(int64(d)) }
 
-// code makes a fresh login code of a person, phoneCode one of their number.
+// code makes a fresh login code of a person; phoneCode makes one for their number.
 func (h *house) code(person string) string { return fmt.Sprintf("%s/%d", person, h.n.Add(1)) }
 func (h *house) phoneCode(person, number string) string {
 	return fmt.Sprintf("%s/%s/%d", person, number, h.n.Add(1))
@@ -173,7 +173,8 @@ func (h *house) refused(t *testing.T, app, code, phoneCode string, want problem.
 
 const number, otherNumber = "13800138000", "13900139000"
 
-func TestLoginFindsOrCreatesTheOwnerOfTheNumber(t *testing.T) {
+// The owner of a phone number logs in for the first time, and again.
+func TestLoginFindsOrCreatesTheUser(t *testing.T) {
 	h := newHouse(t)
 	first := h.login(t, "wxA", h.code("ann"), h.phoneCode("ann", number))
 	if !first.User.New || first.User.Phone.E164() != "+86"+number {
@@ -188,6 +189,8 @@ func TestLoginFindsOrCreatesTheOwnerOfTheNumber(t *testing.T) {
 	}
 }
 
+// A client sends one pair of codes many times at once. It is one login with one
+// session.
 func TestParallelLoginsWithOnePairAreOne(t *testing.T) {
 	h := newHouse(t)
 	h.wechat.gate = make(chan struct{})
@@ -209,7 +212,8 @@ func TestParallelLoginsWithOnePairAreOne(t *testing.T) {
 	}
 }
 
-func TestSamePairWithinAMinuteIsTheSameSession(t *testing.T) {
+// A client that lost the answer sends the same codes again within a minute.
+func TestSamePairIsTheSameSessionForAMinute(t *testing.T) {
 	h := newHouse(t)
 	code, phoneCode := h.code("ann"), h.phoneCode("ann", number)
 	first := h.login(t, "wxA", code, phoneCode)
@@ -225,6 +229,7 @@ func TestSamePairWithinAMinuteIsTheSameSession(t *testing.T) {
 	}
 }
 
+// The user has logged out. The codes of that session, sent again, must not revive it.
 func TestEndedSessionIsNotRevivedByItsCodes(t *testing.T) {
 	h := newHouse(t)
 	code, phoneCode := h.code("ann"), h.phoneCode("ann", number)
@@ -235,6 +240,8 @@ func TestEndedSessionIsNotRevivedByItsCodes(t *testing.T) {
 	h.refused(t, "wxA", code, phoneCode, problem.LoginCodeInvalid, "code")
 }
 
+// The answer was lost. The client comes back with a new login code and the same phone
+// code, which costs money.
 func TestLostAnswerIsFoundWithANewLoginCode(t *testing.T) {
 	h := newHouse(t)
 	phoneCode := h.phoneCode("ann", number)
@@ -247,14 +254,17 @@ func TestLostAnswerIsFoundWithANewLoginCode(t *testing.T) {
 	h.refused(t, "wxA", h.code("ann"), phoneCode, problem.PhoneCodeInvalid, "phoneCode")
 }
 
+// A thief presents a stolen phone code with a login code of their own, before and after
+// its owner.
 func TestSomebodyElsesPhoneCodeIsRefused(t *testing.T) {
 	h := newHouse(t)
 	phoneCode := h.phoneCode("ann", number)
-	h.refused(t, "wxA", h.code("eve"), phoneCode, problem.PhoneCodeInvalid, "code", "phoneCode") // before
+	h.refused(t, "wxA", h.code("eve"), phoneCode, problem.PhoneCodeInvalid, "code", "phoneCode") // before the owner
 	h.login(t, "wxA", h.code("ann"), phoneCode)
-	h.refused(t, "wxA", h.code("eve"), phoneCode, problem.PhoneCodeInvalid, "code", "phoneCode") // after
+	h.refused(t, "wxA", h.code("eve"), phoneCode, problem.PhoneCodeInvalid, "code", "phoneCode") // after the owner
 }
 
+// A login code has expired. The phone code beside it must not be spent.
 func TestBadLoginCodeSparesThePhoneCode(t *testing.T) {
 	h := newHouse(t)
 	spent, phoneCode := h.code("ann"), h.phoneCode("ann", number)
@@ -264,7 +274,9 @@ func TestBadLoginCodeSparesThePhoneCode(t *testing.T) {
 	h.login(t, "wxA", h.code("ann"), phoneCode)
 }
 
-func TestStoreFailureAfterTheExchangeLosesNoCode(t *testing.T) {
+// The store fails after WeChat has exchanged the codes. The same codes must work once
+// it is back.
+func TestStoreFailureAfterTheExchange(t *testing.T) {
 	h := newHouse(t)
 	h.wechat.entered, h.wechat.gate = make(chan struct{}, 1), make(chan struct{})
 	code, phoneCode := h.code("ann"), h.phoneCode("ann", number)
@@ -273,7 +285,7 @@ func TestStoreFailureAfterTheExchangeLosesNoCode(t *testing.T) {
 		defer close(done)
 		h.refused(t, "wxA", code, phoneCode, problem.StoreUnavailable)
 	}()
-	<-h.wechat.entered // the login code is kept by now
+	<-h.wechat.entered // the login code's result is kept by now
 	h.store.failing.Store(true)
 	close(h.wechat.gate)
 	<-done
@@ -285,6 +297,8 @@ func TestStoreFailureAfterTheExchangeLosesNoCode(t *testing.T) {
 	}
 }
 
+// The client hangs up during the login. The login goes on, and the client finds its
+// result later.
 func TestLoginGoesOnWhenTheClientHangsUp(t *testing.T) {
 	h := newHouse(t)
 	h.wechat.gate = make(chan struct{})
@@ -301,18 +315,19 @@ func TestLoginGoesOnWhenTheClientHangsUp(t *testing.T) {
 	}
 }
 
+// A known user logs in without the phone button, for as long as the settings allow.
 func TestSilentLogin(t *testing.T) {
 	h := newHouse(t)
 	code := h.code("ann")
 	h.refused(t, "wxA", code, "", problem.PhoneRequired)
-	first := h.login(t, "wxA", code, h.phoneCode("ann", number)) // the same login code still serves
+	first := h.login(t, "wxA", code, h.phoneCode("ann", number)) // the same login code still works
 	silent := h.login(t, "wxA", h.code("ann"), "")
 	if silent.User.ID != first.User.ID || silent.User.New {
 		t.Errorf("silent login: %+v", silent.User)
 	}
 	h.pass(89 * 24 * time.Hour)
 	h.login(t, "wxA", h.code("ann"), "")
-	h.pass(2 * 24 * time.Hour) // a silent login does not prolong itself
+	h.pass(2 * 24 * time.Hour) // a silent login does not extend the time
 	h.refused(t, "wxA", h.code("ann"), "", problem.PhoneRequired)
 	h.Silent = 0
 	asked := h.wechat.sessions
@@ -322,6 +337,7 @@ func TestSilentLogin(t *testing.T) {
 	}
 }
 
+// A user of one mini program opens another one of the same company.
 func TestSilentLoginByUnionID(t *testing.T) {
 	h := newHouse(t)
 	h.wechat.union = true
@@ -332,8 +348,8 @@ func TestSilentLoginByUnionID(t *testing.T) {
 	}
 }
 
-// The story of a recycled number: Ann gives hers back, Bob gets it. Bob's login
-// takes the account over, and Ann is out, in every app.
+// A recycled number: Ann gives her number back, and Bob gets it. Bob's login takes the
+// account over, and Ann is logged out in every app.
 func TestRecycledNumberReplace(t *testing.T) {
 	h := newHouse(t)
 	h.wechat.union = true
@@ -355,6 +371,7 @@ func TestRecycledNumberReplace(t *testing.T) {
 	h.login(t, "wxA", h.code("bob"), "")
 }
 
+// The same story under `keep`: both openids may use the account.
 func TestRecycledNumberKeep(t *testing.T) {
 	h := newHouse(t)
 	h.NewOpenID = user.Keep
@@ -368,6 +385,7 @@ func TestRecycledNumberKeep(t *testing.T) {
 	}
 }
 
+// The same story under `deny`: the other openid is refused.
 func TestRecycledNumberDeny(t *testing.T) {
 	h := newHouse(t)
 	h.NewOpenID = user.Deny
@@ -379,10 +397,9 @@ func TestRecycledNumberDeny(t *testing.T) {
 	h.login(t, "wxA", h.code("ann"), h.phoneCode("ann", number))
 }
 
-// The story of a changed number: Ann gets a new one. To change her user's
-// number would let a number that is somebody else's take her account over, so
-// she becomes a new user.
-func TestUnknownNumberOfABoundOpenIDIsANewUser(t *testing.T) {
+// Ann gets a new number. If her user's number were changed, a number that belongs to
+// somebody else could take her account over. So she becomes a new user.
+func TestNewNumberOfAnOpenIDIsANewUser(t *testing.T) {
 	h := newHouse(t)
 	ann := h.login(t, "wxA", h.code("ann"), h.phoneCode("ann", number))
 	moved := h.login(t, "wxA", h.code("ann"), h.phoneCode("ann", otherNumber))
@@ -394,7 +411,8 @@ func TestUnknownNumberOfABoundOpenIDIsANewUser(t *testing.T) {
 	}
 }
 
-func TestDisabledUserIsRefusedAndTheirSessionsEnd(t *testing.T) {
+// The backend has disabled a user. Their login is refused, and their sessions end.
+func TestDisabledUserIsRefusedAtLogin(t *testing.T) {
 	h := newHouse(t)
 	ann := h.login(t, "wxA", h.code("ann"), h.phoneCode("ann", number))
 	if err := h.store.SetDisabled(t.Context(), ann.User.ID, true); err != nil {
@@ -406,13 +424,15 @@ func TestDisabledUserIsRefusedAndTheirSessionsEnd(t *testing.T) {
 	}
 }
 
+// Registration is closed: an unknown number is refused.
 func TestRegistrationClosed(t *testing.T) {
 	h := newHouse(t)
 	h.Directory = h.store.Users(false, h.Sessions.Settings)
 	h.refused(t, "wxA", h.code("ann"), h.phoneCode("ann", number), problem.RegistrationClosed)
 }
 
-func TestCountriesLimitWhoMayRegisterAndNotWhoMayLogIn(t *testing.T) {
+// A number of another country may not register. A user who already has one may log in.
+func TestCountriesLimitRegistrationOnly(t *testing.T) {
 	h := newHouse(t)
 	h.wechat.country = "852"
 	known := h.login(t, "wxA", h.code("ann"), h.phoneCode("ann", "91234567"))
@@ -428,7 +448,8 @@ func TestCountriesLimitWhoMayRegisterAndNotWhoMayLogIn(t *testing.T) {
 	h.login(t, "wxA", h.code("cid"), h.phoneCode("cid", "9012345678"))
 }
 
-func TestHundredFirstLoginsOfOneNumberMakeOneUser(t *testing.T) {
+// A hundred first logins of one number at once create one user.
+func TestHundredFirstLoginsMakeOneUser(t *testing.T) {
 	h := newHouse(t)
 	ids := make([]string, 100)
 	var created atomic.Int64
@@ -448,6 +469,8 @@ func TestHundredFirstLoginsOfOneNumberMakeOneUser(t *testing.T) {
 	}
 }
 
+// Each kind of failure of WeChat becomes the right code for the client, with the codes
+// to renew.
 func TestWeChatsFailuresReachTheClient(t *testing.T) {
 	for _, tc := range []struct {
 		err   *wechat.Error
@@ -470,7 +493,7 @@ func TestWeChatsFailuresReachTheClient(t *testing.T) {
 		code, phoneCode := h.code("ann"), h.phoneCode("ann", number)
 		h.refused(t, "wxA", code, phoneCode, tc.want, tc.renew...)
 		h.wechat.fail = nil
-		h.login(t, "wxA", code, phoneCode) // the login code was kept
+		h.login(t, "wxA", code, phoneCode) // the login code's result was kept
 		if h.wechat.sessions != 1 {
 			t.Errorf("%s: the login code was exchanged %d times", tc.want, h.wechat.sessions)
 		}

@@ -11,28 +11,28 @@ import (
 
 // Minter makes the access tokens of one issuer, at login and at refresh.
 type Minter struct {
-	// Keys returns the key set in force.
+	// Keys returns the current key set.
 	Keys func() *token.KeySet
 	Seal token.Sealer
 	// Type is the header's typ: "at+jwt" or "JWT".
 	Type     string
 	Issuer   string
 	Audience []string
-	// Lifetime is how long a token is good.
+	// Lifetime is how long a token is valid.
 	Lifetime time.Duration
-	// Plain names what goes into the token for all to read: "phone_number", or
-	// a claim of the directory's.
+	// Plain names what the token contains in plain text: "phone_number", or claims of
+	// the directory.
 	Plain []string
 	// Check refuses claims that no identity header can carry.
 	Check func(*token.Claims) error
 }
 
-// PhoneClaim is the name under which a phone number is put in plain (OpenID
-// Connect Core, section 5.1).
+// PhoneClaim is the claim for a phone number in plain text (OpenID Connect Core,
+// section 5.1).
 const PhoneClaim = "phone_number"
 
-// Expires is when a token of the session that is minted now expires: a token
-// does not outlive its session.
+// Expires returns when a token of the session that is minted now expires. A token does
+// not outlive its session.
 func (m *Minter) Expires(s session.Session, now time.Time) time.Time {
 	e := now.Add(m.Lifetime)
 	if !s.ExpiresAt.IsZero() && s.ExpiresAt.Before(e) {

@@ -17,9 +17,9 @@ import (
 // replayFor is how long the same pair of codes is answered with the same session.
 const replayFor = time.Minute
 
-// open binds the openid and opens the session in one transaction, or finds the
-// session that these codes have opened already. user.ErrUnknown and ErrChanged are
-// returned as they are: the directory may have another answer by now.
+// open binds the openid and opens the session in one transaction, or finds the session
+// that these codes have already opened. It returns user.ErrUnknown and ErrChanged
+// unchanged, because the directory may have another answer by now.
 func (c *Chain) open(ctx context.Context, l underway, a admitted) (Result, error) {
 	now := c.now()
 	u, b := a.user, a.binding
@@ -28,14 +28,14 @@ func (c *Chain) open(ctx context.Context, l underway, a admitted) (Result, error
 	}
 	created := keyOf("created", u.ID)
 	if c.State.created.has(created, now) {
-		u.New = true // by a login that came no further
+		u.New = true // an attempt that failed later created the user
 	}
 	moved := !l.phone.IsZero() && a.known.UserID != "" && a.known.UserID != u.ID
 	s := session.New(session.Session{
 		UserID: u.ID, Issuer: c.Sessions.Issuer, Audience: c.Sessions.FirstAudience(), AppID: b.AppID, OpenID: b.OpenID, UnionID: b.UnionID,
 		UserAgent: l.r.UserAgent, Address: l.r.Address, AuthAt: b.AuthAt,
 	}, c.Sessions.Settings, now)
-	// First: what cannot be in a token must not leave a session behind.
+	// Mint first: a user who does not fit into a token must not leave a session behind.
 	token, err := c.mint(s, u, now)
 	if err != nil {
 		return Result{}, err
@@ -87,9 +87,9 @@ func (c *Chain) open(ctx context.Context, l underway, a admitted) (Result, error
 // ended, if they are very many.
 const surplusTime = 10 * time.Second
 
-// endSurplus ends what the closing transaction has left of the user's surplus
-// sessions. The login has succeeded by then: if this fails, the user's next login ends
-// the rest.
+// endSurplus ends those of the user's surplus sessions that the closing transaction has
+// left. The login has succeeded by then. If this fails, the user's next login ends the
+// rest.
 func (c *Chain) endSurplus(ctx context.Context, s session.Session, done Committed, now time.Time) (ended session.Ended) {
 	ended.Add(done.Surplus...)
 	if !done.More {
@@ -102,7 +102,7 @@ func (c *Chain) endSurplus(ctx context.Context, s session.Session, done Committe
 	return ended
 }
 
-// notCommitted turns an error of Store.Commit into a login's.
+// notCommitted converts an error of Store.Commit.
 func (c *Chain) notCommitted(l underway, err error) error {
 	switch {
 	case errors.Is(err, ErrChanged), errors.Is(err, user.ErrUnknown):
@@ -128,7 +128,7 @@ func (c *Chain) reopen(ctx context.Context, u user.User, again replayed, now tim
 	case err != nil || c.over(s) || s.UserID != u.ID:
 		return Result{}, refuse(problem.LoginCodeInvalid, nil, wechat.RenewCode)
 	}
-	u.New = u.New || again.New // it may be ours that was new, and another replica's login faster
+	u.New = u.New || again.New // our login may have created the user while another replica's was faster
 	if err := c.Sessions.Extend(ctx, s, now); err != nil {
 		return Result{}, fromStore(err)
 	}
@@ -144,8 +144,8 @@ func (c *Chain) mint(s session.Session, u user.User, now time.Time) (string, err
 	return token, nil
 }
 
-// over reports whether a session has ended: in the store, by what this process
-// has seen, or by its age.
+// over reports whether a session has ended: in the store, as far as this process has
+// seen, or by its age.
 func (c *Chain) over(s session.Session) bool {
 	return !s.EndedAt.IsZero() || c.Sessions.Revoked.Contains(s.ID) || !c.now().Before(s.ExpiresAt)
 }

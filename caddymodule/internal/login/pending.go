@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// pending are results that the store could not take; see steps.go. They live over
+// pending are results that the store could not take; see steps.go. They are kept over
 // reloads. The zero value is ready to use.
 type pending struct {
 	mu         sync.Mutex
@@ -19,7 +19,7 @@ type pendingResult struct {
 	expires time.Time
 
 	// mu is held while the store is asked to take the result, so that it does not get
-	// it twice: by the second time a login may have replaced it.
+	// the result twice. By the second time, a login may have replaced it.
 	mu    sync.Mutex
 	taken bool
 }
@@ -51,7 +51,7 @@ func (p *pending) get(k Key, now time.Time) *pendingResult {
 	return nil
 }
 
-// drop forgets r, unless another result has taken its place.
+// drop forgets r, unless another result has replaced it.
 func (p *pending) drop(k Key, r *pendingResult) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -60,7 +60,7 @@ func (p *pending) drop(k Key, r *pendingResult) {
 	}
 }
 
-// rest returns those that have not expired. With none, delivering is over.
+// rest returns the results that have not expired. If there are none, delivering stops.
 func (p *pending) rest(now time.Time) map[Key]*pendingResult {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -88,8 +88,8 @@ func (c *Chain) deliverLater(k Key, value []byte, now, expires time.Time) {
 	}()
 }
 
-// deliver gives the store the pending results as soon as it is back: the client may come
-// to another replica next.
+// deliver gives the store the pending results as soon as it is back, because the client
+// may come to another replica next.
 func (c *Chain) deliver() {
 	for {
 		time.Sleep(pendingPoll)
@@ -102,13 +102,14 @@ func (c *Chain) deliver() {
 			err := c.give(ctx, k, r)
 			cancel()
 			if err != nil {
-				break // still away
+				break // the store is still down
 			}
 		}
 	}
 }
 
-// flush returns a pending result once the store has taken it; nil if none is pending.
+// flush returns a pending result once the store has taken it, or nil if none is
+// pending.
 func (c *Chain) flush(ctx context.Context, k Key) ([]byte, error) {
 	r := c.State.pending.get(k, c.now())
 	if r == nil {

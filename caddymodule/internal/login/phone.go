@@ -9,21 +9,22 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
 )
 
-// numbered is the result of the phone step: the number, and the openid that the code was
-// exchanged for. It is of use with that openid only.
+// numbered is the result of the phone step: the number, and the openid with which the
+// code was exchanged. It can be used with that openid only.
 type numbered struct {
 	OpenID string     `json:"openid"`
 	Phone  user.Phone `json:"phone"`
-	// Seen is when the phone code was first seen, by the database's clock.
+	// Seen is the time at which the phone code was first seen, by the database's clock.
 	Seen time.Time `json:"seen,omitzero"`
 }
 
-// phone exchanges the phone code, or finds the result. A silent login has none.
+// phone exchanges the phone code, or returns the kept result. A silent login has no
+// phone code.
 //
-// WeChat refuses a phone code that comes with somebody else's openid. Such a try must not
-// become the owner's answer, nor the owner's result the other's.
+// WeChat refuses a phone code that comes with another user's openid. Such an attempt
+// must not become the owner's answer, nor may the owner's result become the other's.
 //
-// begun is when the first of the login's codes was first seen.
+// begun is the time at which the first of the login's codes was first seen.
 func (c *Chain) phone(ctx context.Context, s *steps, r Request, who caller) (number user.Phone, begun time.Time, err error) {
 	if r.PhoneCode == "" {
 		return user.Phone{}, who.Seen, nil
@@ -48,8 +49,8 @@ func (c *Chain) phone(ctx context.Context, s *steps, r Request, who caller) (num
 	return n.Phone, earlier(who.Seen, n.Seen), nil
 }
 
-// earlier returns the earlier of two times. Zero is an unknown time; then so is the
-// result.
+// earlier returns the earlier of two times. Zero means unknown; if either is unknown,
+// the result is too.
 func earlier(a, b time.Time) time.Time {
 	if a.Before(b) {
 		return a
@@ -60,7 +61,7 @@ func earlier(a, b time.Time) time.Time {
 func (c *Chain) askPhone(ctx context.Context, r Request, who caller) (user.Phone, error) {
 	var number wechat.PhoneNumber
 	err := c.observed(ctx, "getuserphonenumber", func() error {
-		made := false // also where the token was wanting
+		made := false // also if there was no access token
 		return c.State.upstreams.token(c.Route, r.App.ID).do("", c.now, func() (bool, error) {
 			err := c.State.upstreams.call(c.Route, r.WeChat, wechat.CallPhone).do(ctx, r.App.ID, who.OpenID, c.now, func() (err error) {
 				made = true

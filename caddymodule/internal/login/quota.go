@@ -8,8 +8,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
 )
 
-// quotaClients is how many must meet the limit of a minute before it is taken for
-// the app's.
+// quotaClients is how many clients must meet a minute's limit before it counts as the
+// app's limit.
 const quotaClients = 5
 
 // quotas are the used-up quotas of one of WeChat's calls, by app. The zero value is
@@ -21,12 +21,12 @@ type quotas struct {
 
 // quota is a quota of one app that is used up, or seems to be.
 type quota struct {
-	until time.Time // no call before
+	until time.Time // no call is made before
 	err   *wechat.Error
-	by    map[string]time.Time // who met the limit of a minute, and when
+	by    map[string]time.Time // when each client met the minute's limit
 }
 
-// enter asks whether the app's quota allows a call.
+// enter reports whether the app's quota allows a call.
 func (qs *quotas) enter(appid string, now time.Time) *Error {
 	qs.mu.Lock()
 	defer qs.mu.Unlock()
@@ -36,7 +36,7 @@ func (qs *quotas) enter(appid string, now time.Time) *Error {
 	return nil
 }
 
-// leave takes note of how a call that was made for who in an app went.
+// leave records how a call went that was made for the client who in an app.
 func (qs *quotas) leave(appid, who string, now time.Time, err error) {
 	var we *wechat.Error
 	known := errors.As(err, &we)
@@ -56,10 +56,10 @@ func (qs *quotas) leave(appid, who string, now time.Time, err error) {
 	}
 }
 
-// met takes note that a call was refused because a quota is used up. The limit of a
-// minute may be the client's own: WeChat counts some calls by user, and does not say
-// which. It is the app's if several meet it and nobody in between is free of it;
-// else one user in a loop would keep all others out.
+// met records that a call was refused because a quota is used up. A minute's limit may
+// be the client's own: WeChat counts some calls by user, and does not say which. It
+// counts as the app's limit if several clients meet it and none in between is free of
+// it. Otherwise one user in a loop would lock out all others.
 func (q *quota) met(who string, err *wechat.Error, now time.Time) {
 	if err.PerMinute() && err.Call != wechat.CallToken {
 		if who == "" {

@@ -9,6 +9,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
 )
 
+// The quota of one app is used up. Its logins pause until it is filled again, and other
+// apps go on.
 func TestQuotaPausesItsAppOnly(t *testing.T) {
 	now := time.Unix(1_700_000_000, 0)
 	clock := func() time.Time { return now }
@@ -34,8 +36,8 @@ func TestQuotaPausesItsAppOnly(t *testing.T) {
 	}
 }
 
-// The limit of a minute may be one user's own. So nobody else waits because of one
-// who meets it, however often; but all do when it shows that it is the app's.
+// The limit of a minute may be one user's own. However often one user meets it, nobody
+// else waits; but all do once it proves to be the app's.
 func TestMinuteLimitPausesIfSeveralMeetIt(t *testing.T) {
 	now := time.Unix(1_700_000_000, 0)
 	v := newUpstream(wechat.CallSession)
@@ -52,18 +54,18 @@ func TestMinuteLimitPausesIfSeveralMeetIt(t *testing.T) {
 	}
 	for range 100 {
 		try("eve", used)
-		try("", used) // somebody who cannot be told from others
+		try("", used) // a client that cannot be told apart from others
 	}
 	want(200)
 	calls = 0
 	for _, who := range []string{"ann", "bob", "cid"} {
 		try(who, used)
 	}
-	try("dan", &wechat.Error{Call: wechat.CallSession, Kind: wechat.KindLoginCode}) // not of the limit
+	try("dan", &wechat.Error{Call: wechat.CallSession, Kind: wechat.KindLoginCode}) // not about the limit
 	for _, who := range []string{"ann", "bob", "cid", "dan"} {
 		try(who, used)
 	}
-	now = now.Add(time.Minute) // their time is up
+	now = now.Add(time.Minute) // the limit is over
 	for _, who := range []string{"ed", "flo", "gus", "hal"} {
 		try(who, used)
 	}

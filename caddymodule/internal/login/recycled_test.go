@@ -12,8 +12,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
 )
 
-// Alice logs in with a second number: the account was another user's before, and the
-// answer says so, also when it is asked for again.
+// Alice logs in with a second number. The account belonged to another user before, and
+// the answer says so, also when it is repeated.
 func TestMovedIsSaidInEveryAnswer(t *testing.T) {
 	for _, union := range []bool{false, true} {
 		h := newHouse(t)
@@ -37,9 +37,9 @@ func TestMovedIsSaidInEveryAnswer(t *testing.T) {
 	}
 }
 
-// A login code is sent alone and with a phone code, and with another, at the same time,
-// on two replicas and at two sites: it opens one session, and the phone codes of the
-// losers are good with a new login code.
+// A login code is sent alone, with one phone code and with another, at the same time,
+// on two replicas and at two sites. It opens one session, and the losers' phone codes
+// still work with a new login code.
 func TestOneLoginCodeOpensOneSession(t *testing.T) {
 	a := newHouse(t)
 	b := a.replica()
@@ -80,7 +80,7 @@ func TestOneLoginCodeOpensOneSession(t *testing.T) {
 	}
 }
 
-// slowMembers is a directory elsewhere that lets something happen before it answers.
+// slowMembers is an external directory that runs a function before it answers.
 type slowMembers struct {
 	*members
 	before func()
@@ -103,9 +103,9 @@ func (m *slowMembers) Check(_ context.Context, id string) (user.User, error) {
 
 func (m *slowMembers) Erase(context.Context, string) error { return nil }
 
-// A user of a directory elsewhere is erased while a login of theirs is under way: it
-// does not succeed for that id, and the client learns which codes to fetch. With these
-// the login is a new one.
+// A user of an external directory is erased while one of their logins is under way. The
+// login does not succeed for that id, and the client learns which codes to fetch. With
+// these, the login creates a new user.
 func TestErasureWinsAgainstALoginUnderWay(t *testing.T) {
 	h := newHouse(t)
 	m := &slowMembers{members: withMembers(h)}
@@ -128,8 +128,8 @@ func TestErasureWinsAgainstALoginUnderWay(t *testing.T) {
 	m.before = erase
 	code, phoneCode := h.code("alice"), h.phoneCode("alice", number)
 	h.refused(t, "wxA", code, phoneCode, problem.PhoneCodeInvalid, "code", "phoneCode")
-	h.refused(t, "wxA", code, phoneCode, problem.PhoneCodeInvalid, "code", "phoneCode")            // the same again
-	h.refused(t, "wxA", h.code("alice"), phoneCode, problem.PhoneCodeInvalid, "code", "phoneCode") // one of them new
+	h.refused(t, "wxA", code, phoneCode, problem.PhoneCodeInvalid, "code", "phoneCode")            // the same codes again
+	h.refused(t, "wxA", h.code("alice"), phoneCode, problem.PhoneCodeInvalid, "code", "phoneCode") // one of them is new
 	gone("in the directory")
 	if back := h.login(t, "wxA", h.code("alice"), h.phoneCode("alice", number)); back.User.ID != id {
 		t.Errorf("back as %+v", back.User)
@@ -149,7 +149,8 @@ func TestErasureWinsAgainstALoginUnderWay(t *testing.T) {
 	h.refused(t, "wxA", h.code("alice"), "", problem.PhoneRequired)
 	gone("silently")
 
-	// The first try fails in WeChat; the same codes come again after the erasure.
+	// The first attempt fails at WeChat, and the same codes come again after the
+	// erasure.
 	h.login(t, "wxA", h.code("alice"), h.phoneCode("alice", number))
 	h.wechat.fail = &wechat.Error{Call: wechat.CallPhone, Kind: wechat.KindBusy}
 	code, phoneCode = h.code("alice"), h.phoneCode("alice", number)
@@ -177,7 +178,7 @@ func (h *house) underWayRefused(t *testing.T, code, phoneCode string) (resume fu
 	return sync.OnceFunc(func() { close(gate) }), ended
 }
 
-// eraser is the store's own directory that erases each user whom it has found, once.
+// eraser is the store's own directory, but it erases each user whom it has found, once.
 type eraser struct {
 	user.Directory
 	done bool
@@ -192,8 +193,7 @@ func (e *eraser) Login(ctx context.Context, l user.Login) (user.User, error) {
 	return u, err
 }
 
-// In the store's own directory an id never comes again: the login becomes that of a new
-// user.
+// The store's own directory never reuses an id, so the login creates a new user.
 func TestErasedIDOfOurOwnNeverComesAgain(t *testing.T) {
 	h := newHouse(t)
 	first := h.login(t, "wxA", h.code("alice"), h.phoneCode("alice", number))
@@ -207,7 +207,7 @@ func TestErasedIDOfOurOwnNeverComesAgain(t *testing.T) {
 	}
 }
 
-// A directory elsewhere is not asked to trust a suspended binding: only the number shows
+// An external directory must not learn of a suspended binding: only the number proves
 // whose account that is by now.
 func TestDirectorySeesNoSuspendedBinding(t *testing.T) {
 	h := newHouse(t)

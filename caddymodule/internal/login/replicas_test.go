@@ -12,17 +12,17 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
 )
 
-// replica is another process on the same store.
+// replica returns another process that uses the same store.
 func (h *house) replica() *house {
 	c := *h.Chain
 	c.State = new(login.State)
 	other := &house{Chain: &c, wechat: h.wechat, store: h.store}
-	other.n.Store(1000 + h.n.Load()) // codes of its own
+	other.n.Store(1000 + h.n.Load()) // so that its codes differ
 	return other
 }
 
-// underWay starts a login that gets as far as the phone exchange, and returns when
-// it is there. It goes on when resume is called, and done says how it ended.
+// underWay starts a login and returns once it has reached the phone exchange. The login
+// goes on when resume is called, and done receives its result.
 func (h *house) underWay(t *testing.T, code, phoneCode string) (resume func(), done <-chan login.Result) {
 	t.Helper()
 	h.wechat.entered, h.wechat.gate = make(chan struct{}, 100), make(chan struct{})
@@ -42,12 +42,14 @@ func (h *house) wantCalls(t *testing.T, sessions, phones int) {
 	}
 }
 
-func TestLoginInFlightIsJoinedOnAnotherReplica(t *testing.T) {
+// The client repeats its login at another replica while the first one still waits for
+// WeChat.
+func TestLoginIsJoinedOnAnotherReplica(t *testing.T) {
 	a := newHouse(t)
 	b := a.replica()
 	code, phoneCode := a.code("ann"), a.phoneCode("ann", number)
 	resume, done := a.underWay(t, code, phoneCode)
-	time.AfterFunc(250*time.Millisecond, resume) // between two of the polls
+	time.AfterFunc(250*time.Millisecond, resume) // between two polls
 	joined := make([]login.Result, 20)
 	var all sync.WaitGroup
 	for i := range joined {
@@ -56,7 +58,8 @@ func TestLoginInFlightIsJoinedOnAnotherReplica(t *testing.T) {
 	all.Wait()
 	first := <-done
 	for _, j := range joined {
-		// The user is new to the replica that made it, whoever came first at the end.
+		// The user is new according to the replica that created it, whichever came
+		// first in the end.
 		if isNew := first.User.New && (j.User.New || first.Replayed); j.Session.ID != first.Session.ID || j.RefreshToken != first.RefreshToken || !isNew || j.Replayed == first.Replayed {
 			t.Fatalf("joined %+v, first %+v", j, first)
 		}
@@ -64,7 +67,9 @@ func TestLoginInFlightIsJoinedOnAnotherReplica(t *testing.T) {
 	a.wantCalls(t, 1, 1)
 }
 
-func TestPhoneCodeInFlightIsJoinedOnAnotherReplica(t *testing.T) {
+// The client comes to another replica with a new login code and the phone code that is
+// being exchanged.
+func TestPhoneCodeIsJoinedOnAnotherReplica(t *testing.T) {
 	a := newHouse(t)
 	b := a.replica()
 	phoneCode := a.phoneCode("ann", number)
@@ -78,7 +83,9 @@ func TestPhoneCodeInFlightIsJoinedOnAnotherReplica(t *testing.T) {
 	a.wantCalls(t, 2, 1)
 }
 
-func TestSomebodyElsesPhoneCodeOnAnotherReplica(t *testing.T) {
+// A thief presents the phone code at another replica while its owner's exchange is
+// under way.
+func TestStolenPhoneCodeOnAnotherReplica(t *testing.T) {
 	for _, when := range []string{"before", "during", "after"} {
 		t.Run(when, func(t *testing.T) {
 			a := newHouse(t)
@@ -91,7 +98,7 @@ func TestSomebodyElsesPhoneCodeOnAnotherReplica(t *testing.T) {
 			switch when {
 			case "before":
 				steal()
-				phones = 2 // the thief's is refused by WeChat
+				phones = 2 // WeChat refuses the thief's
 				a.login(t, "wxA", a.code("ann"), phoneCode)
 			case "during":
 				resume, done := a.underWay(t, a.code("ann"), phoneCode)
@@ -107,8 +114,9 @@ func TestSomebodyElsesPhoneCodeOnAnotherReplica(t *testing.T) {
 	}
 }
 
-// While the other replica is alive and slow, nobody else spends the code.
-func TestLoginWaitsForAnotherReplicaAndThenSaysTryAgain(t *testing.T) {
+// The other replica is alive but slow. Nobody else may spend the code: the client is
+// asked to try again.
+func TestSlowReplicaKeepsItsLease(t *testing.T) {
 	if testing.Short() {
 		t.Skip("-short: it takes seconds")
 	}
@@ -131,13 +139,15 @@ func TestLoginWaitsForAnotherReplicaAndThenSaysTryAgain(t *testing.T) {
 	a.wantCalls(t, 1, 1)
 }
 
-// deadStore is that of a process that was killed: nothing renews its leases, and
-// nothing releases them.
+// deadStore is the store of a process that was killed: nothing renews or releases its
+// leases.
 type deadStore struct{ login.Store }
 
 func (deadStore) Renew(context.Context, string, time.Duration, ...login.Key) error { return nil }
 func (deadStore) Release(context.Context, string, ...login.Key) error              { return nil }
 
+// A replica dies while it holds a lease. The client waits once, for as long as the
+// lease lasts.
 func TestDeadReplicaHoldsAStepForItsLeaseOnly(t *testing.T) {
 	if testing.Short() {
 		t.Skip("-short: it takes seconds")
@@ -150,13 +160,13 @@ func TestDeadReplicaHoldsAStepForItsLeaseOnly(t *testing.T) {
 	resume, done := a.underWay(t, code, phoneCode)
 	late := &lateWeChat{fakeWeChat: a.wechat, before: func() { resume(); <-done }}
 	b.Chain.WeChat = late
-	// One wait is enough: it is longer than the lease. And what the first one did all
-	// the same, as it was not dead after all, is found when WeChat calls the code used.
+	// One wait is enough, because it is longer than the lease. If the first replica was
+	// not dead after all, its result is found when WeChat calls the code used.
 	b.login(t, "wxA", code, phoneCode)
 	a.wantCalls(t, 1, 2)
 }
 
-// lateWeChat lets something happen before a phone code arrives.
+// lateWeChat runs a function before a phone code arrives.
 type lateWeChat struct {
 	*fakeWeChat
 	before func()
@@ -167,9 +177,9 @@ func (l *lateWeChat) PhoneNumber(ctx context.Context, app wechat.App, code, open
 	return l.fakeWeChat.PhoneNumber(ctx, app, code, openid)
 }
 
-// What the store missed is given to it when it is back, and not only when the same
-// client comes to the same replica again.
-func TestResultThatTheStoreMissedReachesTheOtherReplicas(t *testing.T) {
+// A result that the store could not take is delivered when the store is back, even if
+// the client does not come to the same replica again.
+func TestPendingResultReachesOtherReplicas(t *testing.T) {
 	a := newHouse(t)
 	b := a.replica()
 	a.wechat.entered, a.wechat.gate = make(chan struct{}, 1), make(chan struct{})
@@ -189,11 +199,13 @@ func TestResultThatTheStoreMissedReachesTheOtherReplicas(t *testing.T) {
 	a.wantCalls(t, 1, 1)
 }
 
-func TestUserIsNewInEveryAnswerToTheirFirstLogin(t *testing.T) {
+// The first login creates the user and then fails. The answer that finally succeeds
+// must still say that the user is new.
+func TestUserIsNewUntilAnAnswerArrives(t *testing.T) {
 	h := newHouse(t)
 	code, phoneCode := h.code("ann"), h.phoneCode("ann", number)
 	h.store.committing.Store(false)
-	h.refused(t, "wxA", code, phoneCode, problem.StoreUnavailable) // the user is made, and no session
+	h.refused(t, "wxA", code, phoneCode, problem.StoreUnavailable) // the user was created, but no session
 	h.store.committing.Store(true)
 	for _, answer := range []string{"the first", "a repeated one"} {
 		if res := h.login(t, "wxA", code, phoneCode); !res.User.New {

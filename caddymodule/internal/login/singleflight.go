@@ -7,9 +7,10 @@ import (
 	"sync"
 )
 
-// singleflight joins logins with the same codes: the first one runs, and those that come
-// meanwhile wait for its outcome. x/sync's has no callers that can hang up each on its
-// own, and its panic would end the process. The zero value is ready to use.
+// singleflight joins logins with the same codes: the first one runs, and those that
+// come meanwhile wait for its result. x/sync's singleflight is not used, because its
+// callers cannot hang up separately, and a panic in it would end the process. The zero
+// value is ready to use.
 type singleflight struct {
 	mu    sync.Mutex
 	byKey map[Key]*flight
@@ -21,10 +22,11 @@ type flight struct {
 	err    error
 }
 
-// join runs do for the first caller with this key and gives its outcome to all that
-// come meanwhile. do goes on when callers hang up: its context carries their values, not
-// their end. hold is called before join returns, while the caller still holds what do
-// works with, and its release when do is done.
+// join runs do for the first caller with this key, and returns its result to all
+// callers that come meanwhile. do goes on when callers hang up: its context carries the
+// values of the first caller's context, but not its end. hold is called before join
+// returns, while the caller still keeps open what do uses; its release is called when
+// do is done.
 func (f *singleflight) join(ctx context.Context, k Key, hold func() (release func()), do func(context.Context) (Result, error)) (Result, error) {
 	f.mu.Lock()
 	if f.byKey == nil {
@@ -53,7 +55,7 @@ func (f *singleflight) join(ctx context.Context, k Key, hold func() (release fun
 func (f *singleflight) run(ctx context.Context, k Key, fl *flight, do func(context.Context) (Result, error)) {
 	ctx, cancel := context.WithTimeout(ctx, maxLogin)
 	defer func() {
-		// A panic here would end the process, as no server recovers it.
+		// No server would recover a panic here, and it would end the process.
 		if p := recover(); p != nil {
 			fl.err = panicked(p)
 		}
@@ -66,8 +68,8 @@ func (f *singleflight) run(ctx context.Context, k Key, fl *flight, do func(conte
 	fl.result, fl.err = do(ctx)
 }
 
-// Panic is the error of a login that panicked. The panic's message may hold what a client
-// sent: only its type is reported.
+// Panic is the error of a login that panicked. The message of the panic may contain
+// what a client sent, so only its type is reported.
 type Panic struct {
 	Kind  string
 	Stack string
@@ -75,5 +77,6 @@ type Panic struct {
 
 func (p *Panic) Error() string { return "panic in a login: " + p.Kind }
 
-// panicked is for the function that recovers: its stack is still the panic's.
+// panicked must be called by the function that recovers, where the stack is still that
+// of the panic.
 func panicked(p any) *Panic { return &Panic{Kind: fmt.Sprintf("%T", p), Stack: string(debug.Stack())} }

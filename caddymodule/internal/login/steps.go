@@ -13,58 +13,60 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
 )
 
-// A login has two steps: WeChat exchanges the login code, then the phone code. This file
-// does a step, and guarantees:
+// A login has two steps: WeChat exchanges the login code, then the phone code. This
+// file does a step, and guarantees:
 //
-//   - A result is kept in the store, sealed, for five minutes. It is kept before anything
+//   - A result is kept in the store, encrypted, for five minutes. It is kept before anything
 //     else can fail, so that a phone code, which is paid for, is used however the login
-//     ends. A result that the store cannot take is pending: it stays in memory and goes to
-//     the store as soon as that is back, whether or not anybody asks for it.
-//   - One exchange of a code goes on at a time. In this process the step is locked.
-//     Between replicas it is leased, for 4 s by the database's clock, and the lease is
-//     renewed each second. Another replica polls every 100 ms for the result or the lease,
-//     for up to 5 s; then it answers 503 with `renew: []`. As it waits longer than a lease
-//     lasts, a replica that died costs the client that wait and no code.
-//   - No step is done twice in between: taking a lease and looking for the result is one
-//     operation of the store, and so is keeping the result and ending the lease. Should a
-//     lease run out all the same, as the store was away, WeChat calls the code used at the
-//     second exchange, which then looks once more for the result of the first.
+//     ends. A result that the store cannot take is pending: it stays in memory and is
+//     delivered as soon as the store is back, whether or not anybody asks for it.
+//   - Only one exchange of a code is under way at a time. Within this process the step is
+//     locked. Between replicas it is leased, for 4 s by the database's clock, and the lease
+//     is renewed each second. Another replica polls every 100 ms for the result or the
+//     lease, for up to 5 s; then it answers 503 with `renew: []`. Because it waits longer
+//     than a lease lasts, a replica that died costs the client that wait but no code.
+//   - No step is done twice: taking a lease and looking for the result is one operation of
+//     the store, and so is keeping the result and ending the lease. If a lease expires all
+//     the same because the store was down, WeChat calls the code used at the second
+//     exchange, which then looks once more for the result of the first one.
 //
-// What remains is the time from when WeChat takes a phone code until its answer is
-// committed. A process that is killed in between has lost the code, and the client is
-// told to renew it.
+// One window remains: from the moment when WeChat takes a phone code until its answer
+// is committed. If a process is killed in it, the code is lost, and the client is asked
+// to renew it.
 const (
-	// keepFor is how long a result is kept: as long as WeChat's codes live.
+	// keepFor is how long a result is kept: as long as WeChat's codes are valid.
 	keepFor = 5 * time.Minute
-	// keepTimeout bounds how long the store may take to keep a result. It counts from
-	// when there is one, whatever is left of the login's own time.
+	// keepTimeout bounds how long the store may take to keep a result. It begins when
+	// the result exists, whatever is left of the login's own time.
 	keepTimeout = 5 * time.Second
-	// leaseLife is how long a replica that died holds a step up. It is shorter than
-	// maxWait, so that a login that waits for a dead replica outlasts it.
+	// leaseLife is how long a replica that died blocks a step. It is shorter than
+	// maxWait, so that a login that waits for a dead replica outlasts the lease.
 	leaseLife = 4 * time.Second
 	// maxWait bounds how long a login waits for another replica at the same step.
 	maxWait = 5 * time.Second
-	// leasePoll is how often it looks.
+	// leasePoll is the interval at which it looks.
 	leasePoll = 100 * time.Millisecond
-	// maxPending bounds the results that are pending while the store is away.
+	// maxPending bounds the results that are pending while the store is down.
 	maxPending = 4096
-	// pendingPoll is how often the store is tried with them.
+	// pendingPoll is the interval at which the store is tried with them.
 	pendingPoll = 500 * time.Millisecond
 )
 
-// errElsewhere says that another replica is still at it, so that no code was spent.
+// errElsewhere means that another replica is still working on the step, so no code was
+// spent.
 var errElsewhere = errors.New("another replica is at the same step of this login")
 
-// Step is what the store has of a step for a replica that is about to do it.
+// Step holds what the store knows about a step that a replica is about to do.
 type Step struct {
-	// Value is the step's result, if it is Kept: then there is nothing to do.
+	// Value is the step's result, if it is Kept. Then there is nothing to do.
 	Value []byte
 	Kept  bool
-	// Leased reports that the step is this replica's to do, until the lease ends. If it
-	// is neither kept nor leased, another replica is at it.
+	// Leased means that this replica must do the step, until the lease ends. If it is
+	// neither kept nor leased, another replica is doing it.
 	Leased bool
-	// Seen is when the step's code was first seen, by the database's clock; it
-	// belongs into the result. Zero: unknown, or the step is kept.
+	// Seen is the time at which the step's code was first seen, by the database's
+	// clock. It is stored in the result. Zero means that it is unknown, or that the
+	// step is kept.
 	Seen time.Time
 }
 
@@ -88,11 +90,11 @@ func (c *Chain) steps(r Request) *steps {
 	return s
 }
 
-// do does a step, or finds its result. exchange is told when the code was first seen, and
-// asks WeChat. It has time of its own: the answer to a code that was sent must not be
-// lost because the login's time is up. next says of a new result which account the login
-// will ask the store about, so that keeping the one and reading the other is one
-// question; nil: no account yet.
+// do does a step, or finds its result. exchange gets the time at which the code was
+// first seen, and calls WeChat. It has time of its own: the answer to a code that was
+// sent must not be lost because the login's time is up. For a new result, next returns
+// the account about which the login will ask the store, so that keeping the one and
+// reading the other is one round trip. Nil: no account is known yet.
 func do[T any](ctx context.Context, s *steps, k Key, next func(T) Account, exchange func(ctx context.Context, seen time.Time) (T, error)) (result T, err error) {
 	st, err := s.lease(ctx, k)
 	if err != nil {
@@ -118,8 +120,9 @@ func do[T any](ctx context.Context, s *steps, k Key, next func(T) Account, excha
 	return result, s.keep(ctx, k, result, accounts...)
 }
 
-// lease finds the step's result or leases the step. It waits for whoever else is at it.
-// With the login code's step it asks for the phone code's, which follows.
+// lease returns the step's result or leases the step. It waits while another replica is
+// doing it. With the login code's step it also asks for the phone code's, which
+// follows.
 func (s *steps) lease(ctx context.Context, k Key) (Step, error) {
 	c := s.c
 	if err := s.lock(ctx, k); err != nil {
@@ -153,7 +156,7 @@ func (s *steps) lease(ctx context.Context, k Key) (Step, error) {
 		if found[0].Kept || found[0].Leased {
 			return found[0], nil
 		}
-		ask = ask[:1] // a lease of the phone step that is not renewed yet frees it for others
+		ask = ask[:1] // a lease of the phone step that is not renewed yet is left to others
 		again := time.NewTimer(leasePoll)
 		select {
 		case <-again.C:
@@ -166,7 +169,7 @@ func (s *steps) lease(ctx context.Context, k Key) (Step, error) {
 	}
 }
 
-// lock keeps this process's other logins from the step until end.
+// lock keeps other logins of this process away from the step until end.
 func (s *steps) lock(ctx context.Context, k Key) error {
 	for _, locked := range s.locked {
 		if locked == k {
@@ -180,7 +183,7 @@ func (s *steps) lock(ctx context.Context, k Key) error {
 	return err
 }
 
-// took renews a lease from here on for as long as its step takes.
+// took renews a lease from now on for as long as its step takes.
 func (s *steps) took(k Key) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -190,7 +193,7 @@ func (s *steps) took(k Key) {
 	}
 }
 
-// renewAll renews the leases. Should the store be away they may end meanwhile: then
+// renewAll renews the leases. If the store is down they may expire meanwhile, and
 // another replica does the step too, as if this one had died.
 func (s *steps) renewAll() {
 	s.mu.Lock()
@@ -220,8 +223,8 @@ func (s *steps) done(k Key) {
 	}
 }
 
-// end lets go of the steps: err is how they went. A step that failed is free for the next
-// try at once; where the store is away its lease ends by itself.
+// end releases the steps; err is how they went. A step that failed is free for the next
+// attempt at once; if the store is down, its lease expires by itself.
 func (s *steps) end(ctx context.Context, err error) {
 	s.mu.Lock()
 	leased := s.leased
@@ -241,8 +244,8 @@ func (s *steps) end(ctx context.Context, err error) {
 	}
 }
 
-// keep stores a step's result, and ends its lease with that. If the store is away the
-// result is pending, and the error is returned.
+// keep stores a step's result, and so ends its lease. If the store is down, the result
+// becomes pending, and the error is returned.
 func (s *steps) keep(ctx context.Context, k Key, v any, next ...Account) error {
 	value, err := json.Marshal(v)
 	if err != nil {
@@ -275,8 +278,9 @@ func (c *Chain) kept(ctx context.Context, k Key, v any) (bool, error) {
 	return true, decode(value, v)
 }
 
-// keptMeanwhile is kept for a step that WeChat has just refused because its code is used:
-// another replica, whose lease ran out, may have kept its result.
+// keptMeanwhile is called for a step that WeChat has just refused because its code is
+// used. It reports whether another replica, whose lease has expired, has kept the
+// step's result.
 func (c *Chain) keptMeanwhile(ctx context.Context, refusal error, k Key, v any) bool {
 	var e *Error
 	if !errors.As(refusal, &e) || len(e.Renew) == 0 {
@@ -286,9 +290,9 @@ func (c *Chain) keptMeanwhile(ctx context.Context, refusal error, k Key, v any) 
 	return ok && err == nil
 }
 
-// noteLost notes a code that was sent and not answered. If WeChat calls such a code used
-// in a later login, this gateway has used it: the client renews the code, and has done
-// nothing wrong.
+// noteLost records a code that was sent and not answered. If WeChat calls such a code
+// used in a later login, this gateway has used it: the client must renew the code, but
+// has done nothing wrong.
 func (c *Chain) noteLost(k Key, failure error) {
 	var e *Error
 	if !errors.As(failure, &e) {
@@ -311,8 +315,9 @@ func decode(value []byte, v any) error {
 	return nil
 }
 
-// replica names this process among those that share the store. Leases are the process's:
-// a step that failed is free for its next try even if the store could not be told.
+// replica returns a name for this process among those that share the store. Leases
+// belong to the process: a step that failed is free for its next attempt even if its
+// lease could not be released.
 func (s *State) replica() string {
 	s.naming.Do(func() { s.name = rand.Text() })
 	return s.name

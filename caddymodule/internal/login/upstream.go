@@ -9,8 +9,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
 )
 
-// upstream is one of WeChat's calls as logins see it: how many may be under way, a
-// circuit breaker, and the apps' quotas. It lives over reloads.
+// upstream controls one of WeChat's calls: how many may be under way, a circuit
+// breaker, and the apps' quotas. It is kept over reloads.
 type upstream struct {
 	turns   concurrency
 	breaker breaker
@@ -21,8 +21,8 @@ func newUpstream(call wechat.Call) *upstream {
 	return &upstream{turns: make(concurrency, maxCalls), breaker: breaker{call: call}}
 }
 
-// upstreams are the calls by the WeChat that they are made at: one that is dead, as
-// staging's may be, stops no login at another. The zero value is ready to use.
+// upstreams are the calls by the WeChat to which they go: if one of them is down, as
+// staging's may be, logins at another go on. The zero value is ready to use.
 type upstreams struct {
 	mu     sync.Mutex
 	calls  map[upstreamKey]*upstream
@@ -34,8 +34,8 @@ type upstreamKey struct {
 	call          wechat.Call
 }
 
-// tokenKey is where an app's access token comes from. That may be the operator's own
-// service, and trouble with it is this app's alone.
+// tokenKey identifies the source of an app's access token. That may be the operator's
+// own service, whose failures concern this app only.
 type tokenKey struct{ route, appid string }
 
 func (us *upstreams) call(route, name string, call wechat.Call) *upstream {
@@ -68,8 +68,8 @@ func (us *upstreams) token(route, appid string) *breaker {
 	return b
 }
 
-// do makes the call for somebody in an app, or says why not. who distinguishes
-// clients; empty: they cannot be told apart.
+// do makes the call for a client in an app, or returns why it does not. Failures are
+// counted by who, which is empty if clients cannot be told apart.
 func (u *upstream) do(ctx context.Context, appid, who string, now func() time.Time, call func() error) error {
 	if e := u.quotas.enter(appid, now()); e != nil {
 		return e
@@ -85,8 +85,8 @@ func (u *upstream) do(ctx context.Context, appid, who string, now func() time.Ti
 	})
 }
 
-// do makes a call through the breaker. call reports whether it was made, and the
-// error of WeChat or, if it was not made, the login's.
+// do makes a call through the breaker. call reports whether it was made, and returns
+// the error of WeChat or, if it was not made, of the login.
 func (b *breaker) do(who string, now func() time.Time, call func() (made bool, err error)) error {
 	probe, e := b.enter(who, now())
 	if e != nil {
@@ -94,7 +94,7 @@ func (b *breaker) do(who string, now func() time.Time, call func() (made bool, e
 	}
 	var made bool
 	var err error
-	defer func() { b.leave(who, probe, now(), err, made) }() // also after a panic
+	defer func() { b.leave(who, probe, now(), err, made) }() // after a panic too
 	made, err = call()
 	if err == nil {
 		return nil
@@ -105,8 +105,8 @@ func (b *breaker) do(who string, now func() time.Time, call func() (made bool, e
 	return err
 }
 
-// unavailable is the error of a call that was not made: the same codes will do
-// when the time is up.
+// unavailable returns the error of a call that was not made: the same codes will work
+// when the wait is over.
 func unavailable(cause error, wait time.Duration) *Error {
 	e := refuse(problem.WeChatUnavailable, cause)
 	e.RetryAfter = wait

@@ -14,9 +14,9 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
 )
 
-// Staging's WeChat is dead, and shares its store with production, whose logins go on;
-// so do the other calls of the same WeChat, and the apps that get their access token
-// elsewhere.
+// Staging's WeChat is down. It shares its store with production, whose logins must go
+// on, as must the other calls of the same WeChat and the apps that get their access
+// token elsewhere.
 func TestDeadWeChatStopsNoOther(t *testing.T) {
 	var us upstreams
 	now := func() time.Time { return time.Unix(1_700_000_000, 0) }
@@ -51,8 +51,8 @@ func TestDeadWeChatStopsNoOther(t *testing.T) {
 	}
 }
 
-// A household has as many /64 networks as it likes. They are one client where several
-// are asked for.
+// A household has as many /64 networks as it likes. Where several clients are required,
+// they count as one.
 func TestNetworksOfOneSiteAreOneClient(t *testing.T) {
 	a, b := Request{Client: netip.MustParsePrefix("2001:db8:1:2::/64")}, Request{Client: netip.MustParsePrefix("2001:db8:1:ffff::/64")}
 	if a.client() != b.client() {
@@ -68,6 +68,8 @@ func TestNetworksOfOneSiteAreOneClient(t *testing.T) {
 	}
 }
 
+// A flood of logins reaches a slow WeChat. The number of calls under way is bounded,
+// and logins beyond it fail quickly without spending their codes.
 func TestCallsUnderWayAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		v := newUpstream(wechat.CallSession)
