@@ -1,0 +1,149 @@
+package account
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/event"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
+)
+
+var now = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+
+// scene records what is done to one user, who has two sessions, in what order.
+type scene struct {
+	session.Store
+	Directory
+	done   []string
+	broken string // fails
+	kept   map[login.Key]bool
+}
+
+func (s *scene) do(what string) error {
+	if what == s.broken {
+		return errors.New("away")
+	}
+	s.done = append(s.done, what)
+	return nil
+}
+
+func (s *scene) End(context.Context, string, session.Ending) (bool, error) {
+	return true, s.do("end one")
+}
+
+func (s *scene) EndUser(_ context.Context, _ string, _ session.Ending, each func([]string)) error {
+	each([]string{session.NewID(now), session.NewID(now)})
+	return s.do("end all")
+}
+
+func (s *scene) SetDisabled(_ context.Context, _ string, disabled bool) error {
+	if !disabled {
+		return s.do("enable")
+	}
+	return s.do("disable")
+}
+
+func (s *scene) EraseLeft(context.Context, string) (bool, []string, error) {
+	return true, nil, s.do("erase")
+}
+
+// messages is a store that carries out WeChat's messages.
+type messages struct {
+	Store
+	*scene
+}
+
+func (m messages) Leave(context.Context, string, string, time.Time, session.Ending) (Leaver, error) {
+	return Leaver{UserID: "ann", Last: true}, m.do("leave")
+}
+
+func (m messages) EndOpenID(context.Context, string, string, session.Ending, func([]string)) error {
+	return nil
+}
+
+func (m messages) Keep(_ context.Context, step login.Key, _ []byte, _ time.Time, _ ...login.Account) error {
+	m.kept[step] = true
+	return nil
+}
+
+func (m messages) Kept(_ context.Context, step login.Key, _ time.Time) ([]byte, bool, error) {
+	return nil, m.kept[step], nil
+}
+
+func newScene() (*scene, Accounts) {
+	s := &scene{kept: make(map[login.Key]bool)}
+	return s, Accounts{
+		Directory: s, Store: messages{scene: s}, Sessions: session.Sessions{Store: s, Revoked: session.NewRevoked()},
+		Emit: func(events ...event.Event) {
+			for _, e := range events {
+				s.done = append(s.done, e.Name())
+			}
+		},
+	}
+}
+
+// A login that is under way may open a session until the user is disabled. So the
+// sessions end afterwards, and none ends if the user could not be disabled.
+func TestDisableComesBeforeTheEnd(t *testing.T) {
+	s, a := newScene()
+	ended, err := a.Disable(t.Context(), "ann", now)
+	want := []string{"disable", "end all", "wx_auth_user_disabled", "wx_auth_revoked"}
+	if err != nil || ended.Count != 2 || !slices.Equal(s.done, want) {
+		t.Errorf("%v, %+v, %v", s.done, ended, err)
+	}
+	s, a = newScene()
+	s.broken = "disable"
+	if _, err := a.Disable(t.Context(), "ann", now); err == nil || len(s.done) > 0 {
+		t.Errorf("%v, %v", s.done, err)
+	}
+	// After an error some sessions may have ended. The event about the user waits for the
+	// call that ends the rest.
+	s, a = newScene()
+	s.broken = "end all"
+	if _, err := a.Disable(t.Context(), "ann", now); err == nil || !slices.Equal(s.done, []string{"disable", "wx_auth_revoked"}) {
+		t.Errorf("%v, %v", s.done, err)
+	}
+}
+
+// A thief whose session the owner has ended still has its tokens. They end that session
+// again, but not the owner's.
+func TestOnlyACurrentSessionEndsOthers(t *testing.T) {
+	for _, c := range []struct {
+		current, all bool
+		want         string
+	}{
+		{true, true, "end all"}, {true, false, "end one"}, {false, true, "end one"}, {false, false, "end one"},
+	} {
+		s, a := newScene()
+		p := Presented{Session: session.Session{ID: session.NewID(now), UserID: "ann"}, Current: c.current}
+		if _, err := a.LogOut(t.Context(), p, c.all, now); err != nil || s.done[0] != c.want {
+			t.Errorf("%+v: %v, %v", c, s.done, err)
+		}
+	}
+}
+
+// WeChat repeats a message that was not answered in time, and anybody may have recorded
+// one. It is carried out once; one that failed is carried out again.
+func TestMessageIsCarriedOutOnce(t *testing.T) {
+	s, a := newScene()
+	m := wechat.PushMessage{Event: "user_authorization_cancellation", OpenID: "o1", CreatedAt: now}
+	s.broken = "erase"
+	if left, err := a.Leave(t.Context(), "wxA", m, now); !errors.Is(err, ErrDirectory) || left != nil {
+		t.Errorf("%+v, %v", left, err)
+	}
+	s.broken = ""
+	for i, want := range []bool{true, false} {
+		left, err := a.Leave(t.Context(), "wxA", m, now)
+		if err != nil || (left != nil) != want {
+			t.Errorf("%d: %+v, %v", i, left, err)
+		}
+	}
+	if want := []string{"leave", "leave", "erase", "wx_auth_user_erased"}; !slices.Equal(s.done, want) {
+		t.Errorf("%v", s.done)
+	}
+}
