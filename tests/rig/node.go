@@ -130,7 +130,7 @@ func copySources(to, from string) error {
 			return err
 		}
 		switch name := d.Name(); {
-		case d.IsDir() && (name == "node_modules" || name == "dist" || name == ".bin" || name == ".data"):
+		case d.IsDir() && (name == ".git" || name == "node_modules" || name == "dist" || name == ".bin" || name == ".data"):
 			return filepath.SkipDir
 		case d.IsDir():
 			return os.MkdirAll(filepath.Join(to, rest), 0o755)
@@ -145,4 +145,15 @@ func copySources(to, from string) error {
 		}
 		return os.WriteFile(filepath.Join(to, rest), text, info.Mode().Perm())
 	})
+}
+
+// CopyTree copies a directory of sources for the time of the test, for commands that write
+// beside them.
+func CopyTree(t testing.TB, dir string) string {
+	t.Helper()
+	copied := filepath.Join(t.TempDir(), "copy")
+	if err := copySources(copied, dir); err != nil {
+		t.Fatal(err)
+	}
+	return copied
 }
