@@ -85,8 +85,7 @@ type committing struct {
 	b user.Binding // as it will be
 
 	// What the questions found.
-	stripes  []any           // that should be locked
-	locks    int             // those that are
+	missing  int             // locks that were not there
 	opened   []byte          // what is kept of the session that these codes have opened; nil: none
 	codeLeft bool            // the login code has opened none
 	user     error           // why the user is not admitted
@@ -115,64 +114,65 @@ func (c *committing) write(query string, args ...any) {
 // questions are all that a login is decided by. The lock comes first: what is read behind
 // it is as other logins of the user have left it.
 func (c *committing) questions() (list []statement) {
-	if lock, ok := c.askLock(); ok {
-		list = append(list, lock)
-	}
-	list = append(list, c.askCodes(), c.askUser(), c.askBindings(), c.askSessions())
+	list = append(c.askLocks(), c.askCode(), c.askReplayed(), c.askUser(), c.askBindings(), c.askSessions())
 	if c.l.Replaces != "" {
 		list = append(list, c.askReplaced())
 	}
 	return list
 }
 
-// askLock makes other logins of the user wait, and those of the user that the openid may
-// move away from. All changes of a user's bindings and marks take this lock.
-func (c *committing) askLock() (statement, bool) {
+// askLocks makes other logins of the user wait, and those of the user that the openid may
+// move away from. All changes of a user's bindings and marks take this lock. Each row is
+// asked for by itself: MySQL may read a small table as a whole to find two, and wait for
+// the locks of all its rows.
+func (c *committing) askLocks() (list []statement) {
 	if c.db.dialect.oneWriter {
-		return statement{}, false
+		return nil
 	}
 	users := []string{c.b.UserID}
 	if from := c.l.Known.UserID; from != "" && !c.l.Silent() {
 		users = append(users, from)
 	}
 	for _, n := range stripesOf(users) {
-		c.stripes = append(c.stripes, n)
+		list = append(list, ask(func(r row) error {
+			c.missing--
+			return r.Scan(new(int64))
+		}, `SELECT stripe FROM {user_locks} WHERE stripe = ? {lock}`, int64(n)))
 	}
-	return ask(func(r row) error {
-		c.locks++
-		return r.Scan(new(int64))
-	}, `SELECT stripe FROM {user_locks} WHERE stripe IN (?`+strings.Repeat(", ?", len(c.stripes)-1)+`) ORDER BY stripe {lock}`, c.stripes...), true
+	c.missing = len(list)
+	return list
 }
 
 // locked is false in a database that is new: there the rows to lock are still to make.
 func (c *committing) locked() error {
-	if c.locks < len(c.stripes) {
+	if c.missing > 0 {
 		return errNoLock
 	}
 	return nil
 }
 
-// askCodes asks which session these codes have opened, and locks what is kept of the
-// login code. Of several logins with the same code, each with another phone code, at
-// another site or on another replica, one comes first.
-func (c *committing) askCodes() statement {
+// askCode locks what is kept of the login code. Of several logins with the same code, each
+// with another phone code, at another site or on another replica, one comes first.
+func (c *committing) askCode() statement {
 	return ask(func(r row) error {
-		var step, sealed []byte
-		var spent, expires int64
-		if err := r.Scan(&step, &sealed, &spent, &expires); err != nil {
+		var spent int64
+		err := r.Scan(&spent)
+		c.codeLeft = spent == 0
+		return err
+	}, `SELECT spent FROM {kept_steps} WHERE step = ? {lock}`, c.l.Code[:])
+}
+
+// askReplayed asks which session these codes have opened.
+func (c *committing) askReplayed() statement {
+	return ask(func(r row) error {
+		var sealed []byte
+		if err := r.Scan(&sealed); err != nil {
 			return err
-		}
-		if string(step) == string(c.l.Code[:]) {
-			c.codeLeft = spent == 0
-			return nil
-		}
-		if expires <= c.db.millis(c.l.Session.CreatedAt) {
-			return nil
 		}
 		value, err := c.s.keys.Load().open(keptPlace(c.l.Login), sealed)
 		c.opened = append([]byte{}, value...)
 		return err
-	}, `SELECT step, value, spent, expires_at FROM {kept_steps} WHERE step IN (?, ?) {lock}`, c.l.Login[:], c.l.Code[:])
+	}, `SELECT value FROM {kept_steps} WHERE step = ? AND expires_at > ?`, c.l.Login[:], c.db.millis(c.l.Session.CreatedAt))
 }
 
 // replayed ends the transaction if these codes have opened a session already. The login

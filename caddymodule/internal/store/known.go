@@ -16,7 +16,12 @@ func (s *Store) Known(ctx context.Context, a login.Account) (login.Known, error)
 		return known, nil
 	}
 	r := s.accountReader(a)
-	err := s.read(ctx, "reading a binding", func(t *tx) error { return t.questions(r.questions()...) })
+	err := s.read(ctx, "reading a binding", func(t *tx) error {
+		if err := t.questions(r.questions()...); err != nil || r.complete() {
+			return err
+		}
+		return t.questions(r.takenQuestion())
+	})
 	if err != nil {
 		return login.Known{}, err
 	}
@@ -48,10 +53,9 @@ func (s *Store) accountReader(a login.Account) *accountReader {
 func (r *accountReader) questions() []statement {
 	a := r.a
 	r.own, r.alike, r.taken, r.byID, r.owners = user.Binding{}, nil, map[string]bool{}, map[string]*foundUser{}, nil
-	const alike = `unionid = ? AND NOT (appid = ? AND openid = ?)`
 	query, args := `SELECT `+bindingColumns+` FROM {bindings} WHERE appid = ? AND openid = ?`, []any{a.AppID, a.OpenID}
 	if a.UnionID != "" {
-		query, args = query+` UNION ALL SELECT `+bindingColumns+` FROM {bindings} WHERE `+alike, append(args, a.UnionID, a.AppID, a.OpenID)
+		query, args = query+` UNION ALL SELECT `+bindingColumns+` FROM {bindings} WHERE unionid = ? AND NOT (appid = ? AND openid = ?)`, append(args, a.UnionID, a.AppID, a.OpenID)
 	}
 	list := []statement{ask(func(row row) error {
 		b, err := r.s.scanBinding(row)
@@ -62,23 +66,28 @@ func (r *accountReader) questions() []statement {
 		}
 		return err
 	}, query, args...)}
-	if a.UnionID != "" {
-		list = append(list, statement{
-			skip: func() bool { return len(r.alike) == 0 || r.own.UserID != "" },
-			scan: func(row row) error {
-				var id string
-				err := row.Scan(&id)
-				r.taken[id] = true
-				return err
-			},
-			query: `SELECT user_id FROM {bindings} WHERE appid = ? AND user_id IN (SELECT user_id FROM {bindings} WHERE ` + alike + `)`,
-			args:  []any{a.AppID, a.UnionID, a.AppID, a.OpenID},
-		})
-	}
 	if r.users {
 		list = append(list, r.userQuestion())
 	}
 	return list
+}
+
+// complete reports whether it is known that the user of a unionid has no openid in the
+// app: an openid that is bound itself does not ask.
+func (r *accountReader) complete() bool { return r.own.UserID != "" || len(r.alike) == 0 }
+
+// takenQuestion asks which users of the unionid have an openid in the app.
+func (r *accountReader) takenQuestion() statement {
+	users := make([]any, 0, len(r.alike))
+	for _, b := range r.alike {
+		users = append(users, b.UserID)
+	}
+	return ask(func(row row) error {
+		var id string
+		err := row.Scan(&id)
+		r.taken[id] = true
+		return err
+	}, `SELECT user_id FROM {bindings} WHERE appid = ? AND user_id IN (?`+strings.Repeat(", ?", len(users)-1)+`)`, append([]any{r.a.AppID}, users...)...)
 }
 
 // userQuestion asks for the owner of the number, or at a silent login for the users that

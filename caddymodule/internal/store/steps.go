@@ -40,7 +40,7 @@ func (s *Store) Keep(ctx context.Context, step login.Key, value []byte, expires 
 	if err != nil && len(next) > 0 && !errors.Is(err, ErrUnavailable) {
 		return s.Keep(ctx, step, value, expires) // it may be the questions that failed
 	}
-	if err == nil && len(next) > 0 {
+	if err == nil && len(next) > 0 && r.complete() {
 		known := r.known()
 		beside.note(next[0], &known, r)
 	}

@@ -48,7 +48,7 @@ func (d *Users) Login(ctx context.Context, l user.Login) (found user.User, err e
 		return err
 	}
 	if owner := d.beside(ctx).takeOwner(l.Phone); owner != nil {
-		found, err = owner.user, owner.err
+		found, err = owner.user, d.db.wrap(ctx, "reading a user in", owner.err)
 	} else {
 		err = d.read(ctx, "reading a user", find)
 	}
@@ -79,7 +79,7 @@ func (d *Users) Check(ctx context.Context, id string) (found user.User, err erro
 		return user.User{}, user.ErrUnknown
 	}
 	if read := d.beside(ctx).takeUser(id); read != nil {
-		return read.user, read.err
+		return read.user, d.db.wrap(ctx, "reading a user in", read.err)
 	}
 	err = d.read(ctx, "reading a user", func(t *tx) (err error) {
 		found, err = d.scanUser(t.row(`SELECT id, phone, disabled, created_at FROM {users} WHERE id = ?`, id))
