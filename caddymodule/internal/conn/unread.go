@@ -1,6 +1,7 @@
 // Package conn does what net/http does not do for the body of a request: it discards one
 // that a refusal leaves unread, and remembers of one that is passed on whether the client
-// broke it. And it ends connections that were taken over. It knows nothing of tokens, sites or Caddy's packages.
+// broke it. And it ends connections that were taken over. It knows nothing of tokens, sites
+// or Caddy's packages.
 package conn
 
 import (

@@ -61,7 +61,7 @@ type Session struct {
 	// expired on every replica. It is zero if that is unknown because a replica of an
 	// earlier version advanced the session.
 	TokensUntil time.Time
-	// AuthAt is when the openid last logged in with a phone number. It is zero if it
+	// AuthAt is the time at which the openid last logged in with a phone number. It is zero if it
 	// never did, and where sessions are listed.
 	AuthAt time.Time
 	// EndedAt is the time of its end, or zero while it has not ended. EndReason may be
