@@ -12,12 +12,12 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
-// StaffUsers lets those in whose numbers it is given, and nobody else. In a
+// StaffUsers logs in the phone numbers of its list, and no others. In a
 // Caddyfile, built with `xcaddy build --with` its package:
 //
 //	users staff +8613800138000 +8613900139000
 type StaffUsers struct {
-	// The numbers, with their country.
+	// The numbers, each with its country.
 	Phones []string `json:"phones,omitempty"`
 }
 
@@ -26,7 +26,7 @@ func (*StaffUsers) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{ID: "wx_auth.users.staff", New: func() caddy.Module { return new(StaffUsers) }}
 }
 
-// UnmarshalCaddyfile takes the numbers.
+// UnmarshalCaddyfile reads the numbers.
 func (s *StaffUsers) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // staff
 	if s.Phones = d.RemainingArgs(); len(s.Phones) == 0 {
@@ -70,9 +70,12 @@ func Example() {
 		users staff +8613800138000
 	}
 }`), nil)
-	fmt.Println(string(config), err)
+	if err != nil {
+		fmt.Println(err)
+	}
+	fmt.Println(string(config))
 	// Output:
-	// {"apps":{"http":{"servers":{"srv0":{"listen":[":8080"],"routes":[{"handle":[{"apps":[{"appid":"wx0123456789abcdef","secret":"{env.WX_SECRET}"}],"handler":"wx_auth","users":{"phones":["+8613800138000"],"source":"staff"}}]}]}}}}} <nil>
+	// {"apps":{"http":{"servers":{"srv0":{"listen":[":8080"],"routes":[{"handle":[{"apps":[{"appid":"wx0123456789abcdef","secret":"{env.WX_SECRET}"}],"handler":"wx_auth","users":{"phones":["+8613800138000"],"source":"staff"}}]}]}}}}}
 }
 
 var _ user.Directory = (*StaffUsers)(nil)

@@ -101,10 +101,10 @@ func forward(w http.ResponseWriter, given, r *http.Request, next caddyhttp.Handl
 	return he
 }
 
-// entry is what has become of a request.
+// entry is a request after the gate has decided.
 type entry struct {
 	r     *http.Request // to go on with
-	ours  bool          // it is for an endpoint of ours
+	ours  bool          // it is for one of our endpoints
 	route api.Route
 	gate.Decision
 }

@@ -22,7 +22,7 @@ import (
 )
 
 // A directive before ours may have set the placeholders, as basic_auth does.
-func TestPlaceholdersAreOfTheCallerIfThereIsOne(t *testing.T) {
+func TestPlaceholdersOfEarlierDirectives(t *testing.T) {
 	s := serve(t, "optional /open")
 	p := s.login()
 	for _, c := range []struct {
@@ -81,7 +81,9 @@ type failing struct{ err error }
 func (f failing) Read(p []byte) (int, error) { return copy(p, "a"), f.err }
 func (failing) Close() error                 { return nil }
 
-func TestBodyThatFailsIsItsClientsFault(t *testing.T) {
+// A client that breaks its upload off, or is too slow, gets 400 or 408. A 502 would blame the
+// upstream.
+func TestBrokenBodyIsTheClientsFault(t *testing.T) {
 	broken, slow := errors.New("malformed chunked encoding"), fmt.Errorf("read: %w", os.ErrDeadlineExceeded)
 	tooLarge := caddyhttp.Error(http.StatusRequestEntityTooLarge, broken)
 	for _, c := range []struct {
@@ -161,7 +163,8 @@ func TestAnswerToNobodyIsHeldBack(t *testing.T) {
 	}
 }
 
-func TestBodyShorterThanAnnouncedIsNoWholeOne(t *testing.T) {
+// A body that ends early must not reach the upstream as a whole one.
+func TestShortBodyIsNoWholeOne(t *testing.T) {
 	for length, want := range map[int64]error{4: io.ErrUnexpectedEOF, 3: nil, -1: nil} {
 		r := httptest.NewRequest("POST", "/", io.NopCloser(strings.NewReader("abc")))
 		r.ContentLength = length
@@ -174,7 +177,8 @@ func TestBodyShorterThanAnnouncedIsNoWholeOne(t *testing.T) {
 	}
 }
 
-func TestPanicAtTheGateLetsNothingThrough(t *testing.T) {
+// A panic in somebody else's matcher must not open the gate.
+func TestPanicAtTheGateIsA500(t *testing.T) {
 	s := serve(t, "public /open")
 	s.h.matcher = caddyhttp.MatcherSet{panicking{}}
 	reg := prometheus.NewRegistry()
