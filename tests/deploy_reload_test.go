@@ -3,6 +3,7 @@ package tests
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,6 +13,20 @@ import (
 
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
+
+// requireDeploy makes the tests of examples fail, rather than be skipped, if the machine
+// cannot run or check one of them. .ci/run sets it.
+const requireDeploy = "WX_AUTH_TEST_REQUIRE_DEPLOY"
+
+// leaveOutDeploy leaves a test out, for that reason, or fails it.
+func leaveOutDeploy(t *testing.T, what, reason string, args ...any) {
+	t.Helper()
+	reason = fmt.Sprintf(reason, args...)
+	if os.Getenv(requireDeploy) != "" {
+		t.Fatalf("%s is set, and %s cannot be tested: %s", requireDeploy, what, reason)
+	}
+	t.Skipf("LEFT OUT: %s: %s (%s=1 makes this a failure)", what, reason, requireDeploy)
+}
 
 // deployed is a Caddy that was started as an operator starts it, with a command line and an
 // environment of its own.
