@@ -73,6 +73,32 @@ func buildProgram(name, path string, flags ...string) (string, error) {
 // buildSimulator builds cmd/wx-sim once, when the first test needs it.
 var buildSimulator = sync.OnceValues(func() (string, error) { return buildProgram("wx-sim", filepath.Join(scratch, "wx-sim")) })
 
+// buildStatic builds a package statically into the directory of the test run, without
+// the race detector, which needs cgo. With -trimpath it shares compiled packages with
+// xcaddy's builds.
+func buildStatic(name, pkg string) (string, error) {
+	path := filepath.Join(scratch, "static-"+name)
+	ctx, cancel := context.WithTimeout(context.Background(), buildTime)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-o", path, "github.com/wx-auth/caddy-wx-auth/"+pkg)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("building %s: %w\n%s", pkg, err, out)
+	}
+	return path, nil
+}
+
+// StaticBinary returns the path of a program that needs nothing of the machine but its
+// kernel: pkg is the path of its package below the module.
+func StaticBinary(t testing.TB, pkg string) string {
+	t.Helper()
+	path, err := buildStatic(filepath.Base(pkg), pkg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
 // Simulator returns the path of a built cmd/wx-sim.
 func Simulator(t testing.TB) string {
 	t.Helper()
