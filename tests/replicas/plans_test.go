@@ -108,9 +108,10 @@ func watchStatements(t testing.TB, server *rig.Server) func() []plan {
 			if err := rows.Scan(&statement); err != nil {
 				t.Fatal(err)
 			}
-			// Of several statements in one text each is recorded with those behind it.
-			statement, _, _ = strings.Cut(statement, ";\n")
-			if strings.HasPrefix(statement, "SELECT") || strings.HasPrefix(statement, "UPDATE") || strings.HasPrefix(statement, "DELETE") {
+			for _, statement := range strings.Split(statement, ";\n") { // several in one text
+				if !strings.HasPrefix(statement, "SELECT") && !strings.HasPrefix(statement, "UPDATE") && !strings.HasPrefix(statement, "DELETE") {
+					continue
+				}
 				if known := shapes[shape(statement)]; known == "" || strings.Contains(known, " ?") {
 					shapes[shape(statement)] = statement
 				}
