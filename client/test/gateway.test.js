@@ -5,7 +5,7 @@ import { createAuth } from '../src/index.js'
 import { leftOut, serviceKey, startWorld, until } from './world.js'
 
 const tap = { detail: {} } // the button's event: in development the simulator gives the code
-const options = { skip: leftOut, timeout: 120000 }
+const options = { skip: leftOut, timeout: 400000 }
 const html = status => res => { res.writeHead(status, { 'Content-Type': 'text/html' }); res.end('<html>nginx</html>') }
 
 // aged makes the phone take its token for good, as if its clock were slow.

@@ -28,7 +28,7 @@ async function build(platform, env) {
 const filesOf = dir => readdirSync(dir, { recursive: true, withFileTypes: true }).filter(f => f.isFile()).map(f => join(f.parentPath || f.path, f.name))
 
 // A build for the store: the phone button is there, and nothing of the simulator.
-test('mp-weixin', { timeout: 180000 }, async () => {
+test('mp-weixin', { timeout: 400000 }, async () => {
   const dir = await build('mp-weixin')
   const text = filesOf(dir).map(f => readFileSync(f, 'utf8')).join('\n')
   assert.match(text, /open-type="getPhoneNumber\|agreePrivacyAuthorization"/)
@@ -45,9 +45,9 @@ const answers = url => () => fetch(url).then(r => r.ok, () => false)
 
 const leftOut = caddy && wxSim && chromium ? false : 'LEFT OUT: the web page, which needs WX_AUTH_TEST_CADDY, WX_AUTH_TEST_SIM and a Chromium (WX_AUTH_TEST_REQUIRE_CHROMIUM=1 makes this a failure)'
 
-// On a laptop with examples/local: look around, order, log in,
-// lose the session to a logout elsewhere, log out.
-test('h5', { skip: process.env.WX_AUTH_TEST_REQUIRE_CHROMIUM ? false : leftOut, timeout: 300000 }, async t => {
+// On a laptop with examples/local: look around, order, log in, lose the session to a
+// logout elsewhere, log out.
+test('h5', { skip: process.env.WX_AUTH_TEST_REQUIRE_CHROMIUM ? false : leftOut, timeout: 400000 }, async t => {
   const dir = mkdtempSync(join(tmpdir(), 'wx-auth-h5-'))
   const children = []
   let browser
