@@ -33,7 +33,9 @@ func (e *elsewhere) Erase(_ context.Context, id string) error {
 	return e.broken
 }
 
-func TestUsersOfAnotherDirectoryAreDisabledHere(t *testing.T) {
+// The backend disables a user of an external directory. The store remembers it,
+// because the directory may not.
+func TestExternalUsersAreDisabledHere(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
 		number := phone(t, "13800138000")
@@ -57,6 +59,8 @@ func TestUsersOfAnotherDirectoryAreDisabledHere(t *testing.T) {
 	})
 }
 
+// If the external directory cannot erase a user, nothing is erased here either, so
+// that the call can be repeated.
 func TestErasingReachesTheOtherDirectoryFirst(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
@@ -99,7 +103,7 @@ func TestErasingReachesTheOtherDirectoryFirst(t *testing.T) {
 }
 
 // A login asks the directory, and opens its session later.
-func TestNoSessionOpensForWhoWasDisabledOrErasedMeanwhile(t *testing.T) {
+func TestDisabledMeanwhileOpensNoSession(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
 		own := s.Users(true, settings)
@@ -144,7 +148,9 @@ func TestNoSessionOpensForWhoWasDisabledOrErasedMeanwhile(t *testing.T) {
 	})
 }
 
-func TestPurgeForgetsErasedUsersButNotDisabledOnes(t *testing.T) {
+// Housekeeping removes the tombstones of erased users after a day. It must not enable
+// a disabled user.
+func TestPurgeKeepsDisabledExternalUsers(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
 		own := s.Users(true, settings)

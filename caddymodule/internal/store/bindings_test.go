@@ -9,7 +9,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
-func TestBindingsAreFoundByOpenIDUnionIDAndUser(t *testing.T) {
+// A login looks bindings up by openid and unionid, and the backend by user.
+func TestBindingsAreFoundByEachID(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
 		first := user.Binding{AppID: "wx1", OpenID: "o1", UnionID: "un1", UserID: "u1", PhoneAt: now}
@@ -44,6 +45,7 @@ func TestBindingsAreFoundByOpenIDUnionIDAndUser(t *testing.T) {
 	})
 }
 
+// A login without a unionid must not erase the unionid of an earlier one.
 func TestSameOpenIDAgainForgetsNothing(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
@@ -59,7 +61,8 @@ func TestSameOpenIDAgainForgetsNothing(t *testing.T) {
 	})
 }
 
-func TestBindingKeepsTheNumberOfTheLastPhoneLogin(t *testing.T) {
+// A silent login changes neither the number nor the time of the last phone login.
+func TestBindingKeepsTheLastPhoneLogin(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
 		want := func(number user.Phone) {
@@ -89,6 +92,7 @@ func TestBindingKeepsTheNumberOfTheLastPhoneLogin(t *testing.T) {
 	})
 }
 
+// An openid that logs in with another user's number becomes that user's.
 func TestOpenIDOfAnotherUserMoves(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
@@ -101,7 +105,9 @@ func TestOpenIDOfAnotherUserMoves(t *testing.T) {
 	})
 }
 
-func TestReplaceInOneAppSparesTheSameAccountElsewhere(t *testing.T) {
+// Under `replace` a login ends other WeChat accounts, but not the same account in
+// another app.
+func TestReplaceSparesTheSameAccount(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
 		// The same WeChat account, with an openid that WeChat changed.
@@ -117,6 +123,7 @@ func TestReplaceInOneAppSparesTheSameAccountElsewhere(t *testing.T) {
 	})
 }
 
+// A rule that this version does not know must not be treated as one that it knows.
 func TestSettleRefusesAnUnknownRule(t *testing.T) {
 	s := started(t, newSQLite(t))
 	if _, err := commit(t, s, settlement(user.Binding{}, "", newSession("u", "a", "o", now))); err == nil {

@@ -11,7 +11,9 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
-func TestTenReplicasOpenedTogetherMakeOneSchemaAndOneKeyCheck(t *testing.T) {
+// Ten replicas start at once on an empty database. They must end up with one schema
+// and one key check.
+func TestTenReplicasMakeOneSchema(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		const replicas = 10
 		var stores []*Store
@@ -41,7 +43,9 @@ func TestTenReplicasOpenedTogetherMakeOneSchemaAndOneKeyCheck(t *testing.T) {
 	})
 }
 
-func TestOfTenReplicasWithTwoKeysThoseOfOneKeyOpen(t *testing.T) {
+// Replicas with two different keys start at once. Only those with the key that came
+// first may open the store.
+func TestReplicasWithTwoKeysDoNotMix(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		var opened [2]atomic.Int32
 		var wg sync.WaitGroup
@@ -63,6 +67,8 @@ func TestOfTenReplicasWithTwoKeysThoseOfOneKeyOpen(t *testing.T) {
 	})
 }
 
+// A database ends one of two transactions in a deadlock. It is repeated, so that the
+// caller does not notice.
 func TestDeadlockIsRunAgain(t *testing.T) {
 	onServers(t, func(t *testing.T, kind, address string) {
 		open := handles(t, address)
@@ -102,7 +108,9 @@ func TestDeadlockIsRunAgain(t *testing.T) {
 	})
 }
 
-func TestTwoLoginsOfOneUserAtOnceLeaveOneOpenID(t *testing.T) {
+// Two WeChat accounts log in with one number at once. Under `replace` only one of them
+// may keep the account.
+func TestTwoLoginsAtOnceLeaveOneOpenID(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		a, b := started(t, open), started(t, open)
 		for round := range 10 {
@@ -128,6 +136,8 @@ func TestTwoLoginsOfOneUserAtOnceLeaveOneOpenID(t *testing.T) {
 	})
 }
 
+// Transactions run at READ COMMITTED whatever the server's default is, since the feed
+// depends on it.
 func TestTransactionsReadWhatIsCommitted(t *testing.T) {
 	onServers(t, func(t *testing.T, kind, address string) {
 		s := started(t, handles(t, address))

@@ -31,7 +31,8 @@ func importedInto(t *testing.T, s importer.Store, rule user.NewOpenID, rows ...i
 	return out
 }
 
-func TestWhoIsImportedIsKnownLikeAfterAPhoneLogin(t *testing.T) {
+// An imported user can log in silently, as after a phone login.
+func TestImportedUserIsKnownAsAfterALogin(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
 		number := phone(t, "13800138000")
@@ -84,7 +85,8 @@ func TestWhoIsImportedIsKnownLikeAfterAPhoneLogin(t *testing.T) {
 	})
 }
 
-func TestImportChangesNothingThatTheStoreKnows(t *testing.T) {
+// A repeated or contradicting import must not change users who are known already.
+func TestImportChangesNoKnownUser(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
 		users := s.Users(true, settings)
@@ -138,7 +140,8 @@ func TestImportChangesNothingThatTheStoreKnows(t *testing.T) {
 	})
 }
 
-func TestImportForADirectoryElsewhereBindsAndMakesNobody(t *testing.T) {
+// With an external directory, an import binds openids to its users and creates none.
+func TestImportForAnExternalDirectory(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
 		number := phone(t, "13800138000")
@@ -171,6 +174,7 @@ func TestImportForADirectoryElsewhereBindsAndMakesNobody(t *testing.T) {
 	})
 }
 
+// Users log in while they are imported. Nobody may become two users.
 func TestImportBesideLoginsMakesNobodyTwice(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
@@ -210,6 +214,7 @@ func TestImportBesideLoginsMakesNobodyTwice(t *testing.T) {
 	})
 }
 
+// An import of many rows is split into batches and keeps them all.
 func TestImportOfManyRowsAtOnce(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)

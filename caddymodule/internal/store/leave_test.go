@@ -20,7 +20,8 @@ func leave(t *testing.T, s *Store, appid, openid string, before time.Time) accou
 	return left
 }
 
-func TestWhoLeavesLosesTheirSessionsInThatAppOnly(t *testing.T) {
+// A user leaves one app. Their sessions there end, and those in other apps go on.
+func TestLeavingEndsTheAppsSessionsOnly(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
 		bound := func(appid, openid, userID string) string {
@@ -59,7 +60,9 @@ func TestWhoLeavesLosesTheirSessionsInThatAppOnly(t *testing.T) {
 	})
 }
 
-func TestWhoLeavesIsUnknownOrBackAgain(t *testing.T) {
+// WeChat reports a user who is unknown here, or who has logged in again since. Nothing
+// is done.
+func TestLeavingUserIsUnknownOrBack(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
 		if left := leave(t, s, "wx1", "nobody", now); left.UserID != "" || left.Last || left.Returned || left.Ended != nil {

@@ -63,6 +63,7 @@ func flat(lists [][]string) (all []string) {
 	return all
 }
 
+// The tables must not take over the server's default character set or engine.
 func TestMySQLTablesAreUTF8AndInnoDB(t *testing.T) {
 	if without(t, "mysql") {
 		return

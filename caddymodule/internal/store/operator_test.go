@@ -15,7 +15,9 @@ import (
 	"github.com/jackc/pgx/v5/pgproto3"
 )
 
-func TestWhatTheOperatorMustMendIsToldForGoodAndWithoutThePassword(t *testing.T) {
+// An error that only the operator can fix is reported as such, and never contains the
+// password.
+func TestOperatorErrorsHideThePassword(t *testing.T) {
 	const password = "hunter2 $&%/x"
 	onServers(t, func(t *testing.T, kind, address string) {
 		s, role := servers[kind], testName()
@@ -67,7 +69,7 @@ func TestWhatTheOperatorMustMendIsToldForGoodAndWithoutThePassword(t *testing.T)
 
 // The tests' own PostgreSQL asks for no password; this one does, and does not
 // like it.
-func TestPostgresWrongPasswordIsToldForGoodAndWithoutIt(t *testing.T) {
+func TestPostgresWrongPasswordIsPermanent(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -113,7 +115,7 @@ func TestPostgresWrongPasswordIsToldForGoodAndWithoutIt(t *testing.T) {
 }
 
 // As a server without TLS answers while it starts, and when TLS is required.
-func TestPostgresThatRefusesTLSIsToldForGoodOnlyIfThatIsAll(t *testing.T) {
+func TestPostgresThatRefusesTLS(t *testing.T) {
 	refused := errors.New("tls error: server refused TLS connection")
 	if !postgresRefused(refused) {
 		t.Error("TLS is required and refused")
@@ -125,6 +127,8 @@ func TestPostgresThatRefusesTLSIsToldForGoodOnlyIfThatIsAll(t *testing.T) {
 	}
 }
 
+// With a database server the key must be configured, because a generated file would
+// differ between replicas.
 func TestServersNeedAnEncryptionKey(t *testing.T) {
 	onServers(t, func(t *testing.T, _, address string) {
 		s := handles(t, address)(defaults).With(nil)

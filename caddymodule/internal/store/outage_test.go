@@ -58,6 +58,7 @@ func severable(kind, address string) string {
 	return withParameter(address, "application_name", path)
 }
 
+// The server drops an idle connection. The next query must not fail because of it.
 func TestDroppedConnectionIsReplaced(t *testing.T) {
 	onServers(t, func(t *testing.T, kind, address string) {
 		s := started(t, handles(t, severable(kind, address)))
@@ -89,7 +90,7 @@ func TestDroppedConnectionIsReplaced(t *testing.T) {
 
 // While connections are cut every few milliseconds, what was answered is so, and
 // what was not is an error that may pass.
-func TestWritesUnderCutConnectionsAreDoneOrReported(t *testing.T) {
+func TestCutWritesAreDoneOrReported(t *testing.T) {
 	onServers(t, func(t *testing.T, kind, address string) {
 		open := handles(t, severable(kind, address))
 		s := started(t, open)
@@ -149,6 +150,8 @@ func TestWritesUnderCutConnectionsAreDoneOrReported(t *testing.T) {
 	})
 }
 
+// A server accepts connections but answers nothing. Callers get an error in bounded
+// time.
 func TestServerThatDoesNotAnswerIsUnavailable(t *testing.T) {
 	for _, address := range []string{"postgres://u:hunter2@127.0.0.1:1/wx", "mysql://u:hunter2@127.0.0.1:1/wx", "postgres://u:hunter2@no-such-host.invalid/wx"} {
 		db, err := New(address, defaults)

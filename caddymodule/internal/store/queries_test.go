@@ -13,6 +13,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
+// A flood of logins must not open more connections than the server allows.
 func TestPoolsAreBounded(t *testing.T) {
 	onServers(t, func(t *testing.T, _, address string) {
 		s := started(t, handles(t, address))
@@ -144,6 +145,7 @@ func TestQueriesEndAtTheirDeadline(t *testing.T) {
 	})
 }
 
+// Preparing a statement for each query would cost a round trip each time.
 func TestMySQLStatementsArePreparedOnce(t *testing.T) {
 	if without(t, "mysql") {
 		return
@@ -198,6 +200,8 @@ func TestDatabaseClockIsUTC(t *testing.T) {
 	})
 }
 
+// Behind a pooler such as PgBouncer, prepared statements of one connection are unknown
+// on another.
 func TestPostgresModeSuitsThePooler(t *testing.T) {
 	if without(t, "postgres") {
 		return

@@ -51,6 +51,7 @@ func (q *queue) length() int {
 	return len(q.waiting)
 }
 
+// Writes share a transaction. If one of them fails, the others must still be written.
 func TestOneBadWriteLeavesItsBatchAlone(t *testing.T) {
 	s := started(t, newSQLite(t))
 	q := s.db.pools.Load().queue
@@ -90,7 +91,8 @@ func TestOneBadWriteLeavesItsBatchAlone(t *testing.T) {
 	}
 }
 
-func TestWriteGivenUpBeforeItBeginsDoesNotHappen(t *testing.T) {
+// A caller gives up while its write waits in the queue. It must not be written later.
+func TestAbandonedWriteDoesNotHappen(t *testing.T) {
 	s := started(t, newSQLite(t))
 	q := s.db.pools.Load().queue
 	release := holdWriter(t, s)
@@ -108,6 +110,7 @@ func TestWriteGivenUpBeforeItBeginsDoesNotHappen(t *testing.T) {
 	}
 }
 
+// A stop must not lose writes that have been accepted.
 func TestCloseSeesWritesThrough(t *testing.T) {
 	open := newSQLite(t)
 	s := started(t, open)
@@ -141,6 +144,7 @@ func TestCloseSeesWritesThrough(t *testing.T) {
 	}
 }
 
+// Durable writes per second, alone and from many callers at once.
 func BenchmarkDurableWrites(b *testing.B) {
 	for _, writers := range []int{1, 16, 128} {
 		b.Run(fmt.Sprint(writers), func(b *testing.B) {
@@ -162,7 +166,8 @@ func BenchmarkDurableWrites(b *testing.B) {
 	}
 }
 
-func TestDurableWriteIsToldWhenItIsOnDisk(t *testing.T) {
+// A write is acknowledged only once it is on disk.
+func TestDurableWriteReturnsOnceOnDisk(t *testing.T) {
 	s := started(t, newSQLite(t))
 	q := s.db.pools.Load().queue
 	flush, flushing, disk := q.flush, make(chan struct{}), make(chan error)

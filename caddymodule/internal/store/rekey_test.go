@@ -93,6 +93,7 @@ func rekeyed(t *testing.T, s *Store, r Rekey) int {
 	return n
 }
 
+// After `rekey` the old key can be removed from the configuration.
 func TestAfterARekeyTheOldKeyIsNotNeeded(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		first := started(t, open)
@@ -154,6 +155,7 @@ func TestAfterARekeyTheOldKeyIsNotNeeded(t *testing.T) {
 	})
 }
 
+// A `rekey` that was interrupted goes on where it stopped.
 func TestRekeyBrokenOffIsTakenUp(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		first := started(t, open)
@@ -176,7 +178,8 @@ func TestRekeyBrokenOffIsTakenUp(t *testing.T) {
 	})
 }
 
-func TestRekeyForACompromisedKeyKeepsNothingOfIt(t *testing.T) {
+// After `rekey --compromised` nothing that the old key protected may be of use.
+func TestCompromisedRekeyKeepsNothing(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		first := started(t, open)
 		users := furnish(t, first, 1)
@@ -190,7 +193,8 @@ func TestRekeyForACompromisedKeyKeepsNothingOfIt(t *testing.T) {
 	})
 }
 
-func TestRekeyNamesAValueOfAnUnknownKeyAndKeepsTheOldOne(t *testing.T) {
+// A value that no known key opens is reported, and the old key stays in use.
+func TestRekeyReportsAValueOfAnUnknownKey(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		first := started(t, open)
 		furnish(t, first, 1)
@@ -206,7 +210,8 @@ func TestRekeyNamesAValueOfAnUnknownKeyAndKeepsTheOldOne(t *testing.T) {
 	})
 }
 
-func TestGeneratedKeyIsChangedByConfiguringOne(t *testing.T) {
+// An operator who began with the generated key configures one later.
+func TestGeneratedKeyIsReplacedByAConfigured(t *testing.T) {
 	open := newSQLite(t)
 	s := open(defaults).With(nil)
 	users := furnish(t, s, 2)

@@ -11,6 +11,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
+// Somebody with write access to the database copies a sealed value into another row or
+// column.
 func TestSealedValueOpensOnlyInItsPlace(t *testing.T) {
 	k := testKeys(t, 1)
 	home := place{"users", "phone", "u1"}
@@ -41,6 +43,8 @@ func TestSealedValueOpensOnlyInItsPlace(t *testing.T) {
 	}
 }
 
+// While keys change, new values are sealed with the newest key, and old values still
+// open.
 func TestNewestKeySealsAndOldOnesOpen(t *testing.T) {
 	home := place{"users", "phone", "u1"}
 	old, both, fresh := testKeys(t, 1), testKeys(t, 2, 1), testKeys(t, 2)
@@ -55,6 +59,7 @@ func TestNewestKeySealsAndOldOnesOpen(t *testing.T) {
 	}
 }
 
+// Somebody with write access to the database swaps the sealed values of two rows.
 func TestSealedRowsCannotBeSwapped(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
@@ -100,6 +105,7 @@ func TestSealedRowsCannotBeSwapped(t *testing.T) {
 	})
 }
 
+// A key of another length or encoding is refused when the configuration is loaded.
 func TestParseKeysTakesBase64Of32Bytes(t *testing.T) {
 	good := testKey(250) // has + and /
 	for _, spelling := range []string{good, strings.TrimRight(good, "="), " " + good + "\n", strings.NewReplacer("+", "-", "/", "_").Replace(good)} {
@@ -123,7 +129,9 @@ func TestParseKeysTakesBase64Of32Bytes(t *testing.T) {
 	}
 }
 
-func TestDerivedKeysDifferByPurposeAndAreNotPrinted(t *testing.T) {
+// If two purposes had one key, a value of one could be used for the other. No key may
+// be printed.
+func TestDerivedKeysDifferAndAreNotPrinted(t *testing.T) {
 	k := testKeys(t, 2, 1)
 	seen := map[string]bool{}
 	for _, list := range [][][]byte{k.RefreshMAC(), k.ClaimSeal(), {k.keys[0].phoneIndex, k.keys[1].phoneIndex}} {

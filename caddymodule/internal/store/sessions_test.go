@@ -13,6 +13,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
+// Every field of a session must survive the database, including times and empty texts.
 func TestSessionIsReadAsItWasOpened(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
@@ -33,6 +34,7 @@ func TestSessionIsReadAsItWasOpened(t *testing.T) {
 	})
 }
 
+// A client's User-Agent must not break the insert, nor the terminal of an operator.
 func TestHostileUserAgentIsStoredHarmlessly(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
@@ -48,6 +50,7 @@ func TestHostileUserAgentIsStoredHarmlessly(t *testing.T) {
 	})
 }
 
+// Many refreshes of one token at once: exactly one may advance the counter.
 func TestAdvanceIsWonByOne(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		a := started(t, open)
@@ -95,6 +98,7 @@ func TestAdvanceIsWonByOne(t *testing.T) {
 	})
 }
 
+// A session that is ended twice has one entry in the feed.
 func TestEndWritesOneRevocation(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
@@ -125,7 +129,8 @@ func TestEndWritesOneRevocation(t *testing.T) {
 	})
 }
 
-func TestEndUserEndsAllTheirSessionsAndNoOthers(t *testing.T) {
+// Ending a user ends all of their sessions, and none of other users.
+func TestEndUserEndsNoOtherSessions(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
 		var want []string
@@ -165,7 +170,9 @@ func TestEndUserEndsAllTheirSessionsAndNoOthers(t *testing.T) {
 	})
 }
 
-func TestFeedTellsWhatIsNewAndWhatIsYoung(t *testing.T) {
+// The feed must return rows after the cursor, and recent rows before it, which may
+// have been committed late.
+func TestFeedReadsNewAndYoungRevocations(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
 		for range 4 {
@@ -216,7 +223,9 @@ func TestFeedNumbersOnlyGrow(t *testing.T) {
 	})
 }
 
-func TestUnavailableStoreIsNotMistakenForAnAnswer(t *testing.T) {
+// An unavailable store must not look like "no such session", or users would be logged
+// out.
+func TestUnavailableStoreIsNoAnswer(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
 		s.db.Close()

@@ -14,6 +14,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
+// The result of a step is kept for its time, and not longer.
 func TestKeptStepIsThereUntilItExpires(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
@@ -176,6 +177,8 @@ func TestLeaseFindsResultAndKeepEndsLease(t *testing.T) {
 	})
 }
 
+// A committed login can be repeated with both codes, and its login code opens no other
+// session.
 func TestCommittedLoginIsKeptAndItsCodeSpent(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
@@ -231,6 +234,8 @@ func TestCommittedLoginIsKeptAndItsCodeSpent(t *testing.T) {
 	})
 }
 
+// Signing keys are sealed in the database, and replicas agree on one key for each
+// generation.
 func TestSigningKeysAreSealedAndAgreedOn(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		a, b := started(t, open), started(t, open)
@@ -264,7 +269,8 @@ func TestSigningKeysAreSealedAndAgreedOn(t *testing.T) {
 	})
 }
 
-func TestSharedAccessTokenHasOneFetcherAtATime(t *testing.T) {
+// Two replicas that fetched classic tokens at once would invalidate each other's.
+func TestSharedAccessTokenHasOneFetcher(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		a, b := started(t, open), started(t, open)
 		if _, _, _, ok, err := a.LoadToken(t.Context(), "wx1"); ok || err != nil {

@@ -187,7 +187,8 @@ func execute(t *testing.T, s *Store, query string, args ...any) {
 	}
 }
 
-func TestNewRefusesWhatItCannotOpenAndSaysWhatToWrite(t *testing.T) {
+// A mistyped store address is refused, with what to write instead.
+func TestBadAddressIsRefusedWithTheRemedy(t *testing.T) {
 	for address, want := range map[string]string{
 		"":                                "sqlite:<path>",
 		"wx.db":                           "sqlite:<path>",
@@ -228,6 +229,7 @@ func TestNewRefusesWhatItCannotOpenAndSaysWhatToWrite(t *testing.T) {
 	}
 }
 
+// Two stores with different table prefixes share a database and no users.
 func TestTwoStoresWithPrefixesShareADatabase(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		a := open(Options{Prefix: "a_"}).With(testKeys(t, 1))
@@ -242,6 +244,7 @@ func TestTwoStoresWithPrefixesShareADatabase(t *testing.T) {
 	})
 }
 
+// After a restart everything is still there.
 func TestDataOutlivesClosing(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
@@ -267,6 +270,7 @@ func TestDataOutlivesClosing(t *testing.T) {
 	})
 }
 
+// Replicas that open an old store at once must not run a migration twice.
 func TestConcurrentOpenMigratesOnce(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		keys := testKeys(t, 1)
@@ -290,6 +294,7 @@ func TestConcurrentOpenMigratesOnce(t *testing.T) {
 	})
 }
 
+// A start with the wrong encryption key is refused before it can damage anything.
 func TestWrongKeyIsRefusedAndNothingIsWritten(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
@@ -315,6 +320,7 @@ func TestWrongKeyIsRefusedAndNothingIsWritten(t *testing.T) {
 	})
 }
 
+// An old version must not write into tables that a newer one has changed.
 func TestNewerSchemaIsRefused(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
@@ -333,7 +339,9 @@ func TestNewerSchemaIsRefused(t *testing.T) {
 	})
 }
 
-func TestMigrateOffNeedsTheTablesAndVerifiesThem(t *testing.T) {
+// With `migrate off` the tables must exist and be complete; otherwise the error says
+// what is missing.
+func TestMigrateOffVerifiesTheTables(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		if err := open(defaults).WithTables(testKeys(t, 1)).Open(t.Context()); !isPermanent(err, ErrSchema) {
 			t.Fatalf("no tables: %v", err)
@@ -349,6 +357,7 @@ func TestMigrateOffNeedsTheTablesAndVerifiesThem(t *testing.T) {
 	})
 }
 
+// The schema that the command prints must be accepted with `migrate off`.
 func TestPrintedSchemaIsWhatMigrateOffAccepts(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		db := open(Options{Prefix: "own_"})
@@ -382,7 +391,8 @@ func TestPrintedSchemaIsWhatMigrateOffAccepts(t *testing.T) {
 	})
 }
 
-func TestCancelledAndLateCallersAreToldApart(t *testing.T) {
+// A caller that hangs up is no failure of the store, while one that waits too long is.
+func TestCancelledIsNotUnavailable(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
 		cancelled, cancel := context.WithCancel(t.Context())
@@ -403,7 +413,8 @@ func TestCancelledAndLateCallersAreToldApart(t *testing.T) {
 	})
 }
 
-func TestPurgeDeletesWhatIsOverInSmallBatchesAndNothingElse(t *testing.T) {
+// Housekeeping deletes expired rows in small batches, and nothing else.
+func TestPurgeDeletesOnlyExpiredRows(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
 		now := time.Now().UTC().Truncate(time.Millisecond) // as it is the database's clock that counts

@@ -14,7 +14,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
-func TestFirstPhoneLoginMakesAUserAndLaterOnesFindThem(t *testing.T) {
+// The first phone login of a number creates a user, and later ones find that user.
+func TestFirstPhoneLoginMakesTheUser(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		users := started(t, open).Users(true, settings)
 		login := user.Login{AppID: "wx1", OpenID: "o1", Phone: phone(t, "13800138000")}
@@ -36,7 +37,8 @@ func TestFirstPhoneLoginMakesAUserAndLaterOnesFindThem(t *testing.T) {
 	})
 }
 
-func TestHundredFirstLoginsOfOneNumberMakeOneUser(t *testing.T) {
+// A hundred first logins of one number at once must create one user.
+func TestHundredFirstLoginsMakeOneUser(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		// Two processes, fifty logins each.
 		a, b := started(t, open), started(t, open)
@@ -70,6 +72,7 @@ func TestHundredFirstLoginsOfOneNumberMakeOneUser(t *testing.T) {
 	})
 }
 
+// A silent login finds only the user to whom the caller is bound.
 func TestSilentLoginFindsTheBoundUserOnly(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		users := started(t, open).Users(true, settings)
@@ -88,7 +91,8 @@ func TestSilentLoginFindsTheBoundUserOnly(t *testing.T) {
 	})
 }
 
-func TestClosedRegistrationLetsOnlyKnownNumbersIn(t *testing.T) {
+// With registration closed, only known numbers log in.
+func TestClosedRegistration(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
 		known := user.Login{Phone: phone(t, "13800138000")}
@@ -108,6 +112,7 @@ func TestClosedRegistrationLetsOnlyKnownNumbersIn(t *testing.T) {
 	})
 }
 
+// A disabled user is reported as disabled, not as unknown.
 func TestDisabledUsersAreReportedAsSuch(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
@@ -133,7 +138,8 @@ func TestDisabledUsersAreReportedAsSuch(t *testing.T) {
 	})
 }
 
-func TestErasedUsersLeaveNothingAndTheirSessionsEnd(t *testing.T) {
+// After an erasure nothing about the person is left, and their sessions have ended.
+func TestErasedUsersLeaveNothing(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
 		users := s.Users(true, settings)
@@ -202,6 +208,7 @@ func TestOneNumberIsOneUserWhileTheKeyChanges(t *testing.T) {
 	})
 }
 
+// A thief who copies the database file must not find phone numbers in it.
 func TestPhoneNumbersAreNotInTheFile(t *testing.T) {
 	dir := t.TempDir()
 	s := openAt(t, filepath.Join(dir, "wx.db"), nil)
@@ -229,6 +236,7 @@ func TestPhoneNumbersAreNotInTheFile(t *testing.T) {
 	}
 }
 
+// Ids of users have the layout of RFC 9562, version 7.
 func TestNewIDIsAVersion7UUID(t *testing.T) {
 	a, b := newID(now), newID(now.Add(time.Millisecond))
 	if len(a) != 36 || a[14] != '7' || !strings.ContainsRune("89ab", rune(a[19])) || a[:13] >= b[:13] {
