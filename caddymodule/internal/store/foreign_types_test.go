@@ -116,7 +116,7 @@ func wantForm(t *testing.T, f *Foreign, name, expression, null, want string) {
 	for _, column := range []string{"x", quote} {
 		u, err := read(t, f, column, expression)
 		if want == refusedType {
-			if !errors.Is(err, user.ErrMisconfigured) || !strings.Contains(err.Error(), "no one form") || !strings.Contains(err.Error(), "find") {
+			if !errors.Is(err, user.ErrMisconfigured) || !strings.Contains(err.Error(), "no unique form") || !strings.Contains(err.Error(), "find") {
 				t.Errorf("%s: %v %v, want it refused with the column and the remedy", name, u, err)
 			}
 			continue
