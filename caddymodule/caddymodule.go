@@ -7,7 +7,7 @@
 // It registers the handler http.handlers.wx_auth, the directories of users
 // wx_auth.users.webhook and wx_auth.users.sql, an app wx_auth without settings that keeps
 // what the handlers use open and fresh, and the command `caddy wx-auth`. The fields of
-// [Handler] are the JSON configuration. example_test.go shows a directory of another
+// [Handler] are the JSON configuration. Folder examples/directory shows another
 // kind.
 //
 // How a request goes through it is in handler.go. The endpoints under /auth/wx, and all

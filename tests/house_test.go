@@ -49,21 +49,22 @@ var allowedImports = map[string][]string{
 		"caddymodule/internal/conn", "caddymodule/internal/event", "caddymodule/internal/gate", "caddymodule/internal/importer",
 		"caddymodule/internal/login", "caddymodule/internal/network", "caddymodule/internal/problem", "caddymodule/internal/ratelimit", "caddymodule/internal/session", "caddymodule/internal/store",
 		"caddymodule/internal/storestate", "caddymodule/internal/token"},
-	double:              {}, // written from WeChat's documentation, independently of our client
-	"cmd/build":         {},
-	"cmd/caddy":         {plugin, double},
-	"cmd/wx-sim":        {double},
-	"tests/directories": {"tests/rig", double},
-	"tests":             {"tests/rig", double},
-	"tests/rig":         {double},
-	"tests/replicas":    {"tests/rig", double},
-	"tests/bench":       {"tests/rig", double},
+	double:               {}, // written from WeChat's documentation, independently of our client
+	"cmd/build":          {},
+	"cmd/caddy":          {plugin, double},
+	"cmd/wx-sim":         {double},
+	"examples/directory": {},
+	"tests/directories":  {"tests/rig", double},
+	"tests":              {"tests/rig", double},
+	"tests/rig":          {double},
+	"tests/replicas":     {"tests/rig", double},
+	"tests/bench":        {"tests/rig", double},
 
 	"examples/docker/live": {}, // the health check of the image
 }
 
 var (
-	mayImportCaddy = []string{plugin, "cmd/caddy", "tests", "tests/directories", "tests/rig", "tests/replicas", "tests/bench"}
+	mayImportCaddy = []string{plugin, "cmd/caddy", "examples/directory", "tests", "tests/directories", "tests/rig", "tests/replicas", "tests/bench"}
 	mayImportJWX   = []string{"caddymodule/internal/token"}
 )
 

@@ -1,4 +1,4 @@
-package caddymodule_test
+package directory_test
 
 import (
 	"context"
