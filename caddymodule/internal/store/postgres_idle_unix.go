@@ -16,6 +16,7 @@ func hasInput(conn net.Conn) bool {
 	}
 	s, ok := conn.(syscall.Conn)
 	if !ok {
+		return true
 	}
 	raw, err := s.SyscallConn()
 	if err != nil {
