@@ -7,14 +7,14 @@ import (
 	"time"
 )
 
-// What follows is where replicas share WeChat's classic access tokens. The
-// methods are those of wechat.SharedTokens, with the token's parts one by one:
-// this package knows nothing of wechat.
+// The methods in this file share WeChat's classic access tokens between replicas. They are those of
+// wechat.SharedTokens, with the parts of a token as separate values, because this package does not
+// import wechat.
 
 func accessTokenPlace(appid string) place { return place{"access_tokens", "token", appid} }
 
-// LoadToken returns the access token kept for an app, when it was fetched and
-// when it expires; false if there is none.
+// LoadToken returns an app's stored access token with the times at which it was fetched and
+// expires. ok is false if there is none.
 func (s *Store) LoadToken(ctx context.Context, appid string) (value string, fetched, expires time.Time, ok bool, err error) {
 	err = s.read(ctx, "reading an access token", func(t *tx) error {
 		var sealed []byte
@@ -36,7 +36,7 @@ func (s *Store) LoadToken(ctx context.Context, appid string) (value string, fetc
 	return value, fetched, expires, ok, err
 }
 
-// StoreToken keeps an access token, sealed, in place of the one before.
+// StoreToken stores an access token, sealed, in place of the previous one.
 func (s *Store) StoreToken(ctx context.Context, appid, value string, fetched, expires time.Time) error {
 	return s.rewrite(ctx, "storing an access token", func(t *tx) error {
 		_, err := t.exec(`INSERT INTO {access_tokens} (appid, token, fetched_at, expires_at, owner, lease_until) VALUES (?, ?, ?, ?, '', 0)
@@ -46,8 +46,8 @@ func (s *Store) StoreToken(ctx context.Context, appid, value string, fetched, ex
 	})
 }
 
-// LeaseToken gives owner the right to fetch the app's next access token until
-// until. False: another owner's lease is still good at now.
+// LeaseToken gives owner the right to fetch the app's next access token, up to the time until.
+// leased is false if another owner has a lease that is still valid at now.
 func (s *Store) LeaseToken(ctx context.Context, appid, owner string, now, until time.Time) (leased bool, err error) {
 	err = s.rewrite(ctx, "leasing an access token", func(t *tx) error {
 		n, err := t.exec(`UPDATE {access_tokens} SET owner = ?, lease_until = ? WHERE appid = ? AND (owner = ? OR lease_until <= ?)`,
@@ -62,7 +62,7 @@ func (s *Store) LeaseToken(ctx context.Context, appid, owner string, now, until 
 	return leased && err == nil, err
 }
 
-// ReleaseToken gives owner's lease back; another's is left alone.
+// ReleaseToken ends the lease if it is owner's.
 func (s *Store) ReleaseToken(ctx context.Context, appid, owner string) error {
 	return s.rewrite(ctx, "releasing an access token", func(t *tx) error {
 		_, err := t.exec(`UPDATE {access_tokens} SET owner = '', lease_until = 0 WHERE appid = ? AND owner = ?`, appid, owner)

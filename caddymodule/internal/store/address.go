@@ -14,7 +14,7 @@ import (
 type Kind struct {
 	// Name is "sqlite", "postgres" or "mysql".
 	Name string
-	// Port is a server's default port; empty: the database is a file.
+	// Port is the default port of a server. It is empty if the database is a file.
 	Port string
 }
 
@@ -27,8 +27,8 @@ func Kinds() (names []string) {
 	return slices.Compact(names)
 }
 
-// KindOf returns the kind of database that an address is of, or only its scheme; the zero
-// Kind if there is none.
+// KindOf returns the kind of database that an address, or a scheme alone, belongs to. It returns
+// the zero Kind if there is none.
 func KindOf(address string) Kind {
 	if d := dialectOf(address); d != nil {
 		return Kind{d.name, d.port}
@@ -41,10 +41,10 @@ func dialectOf(address string) *dialect {
 	return dialects[scheme]
 }
 
-// Canonical returns the one spelling of an address: the path of an SQLite file is absolute,
-// and PostgreSQL has its shorter scheme. Sites that use one database must find what they
-// share under one name. Two names for one server are as good as two replicas. An address
-// that [New] refuses may be returned as it is.
+// Canonical returns an address in its only spelling: the path of an SQLite file is absolute, and
+// PostgreSQL has its shorter scheme. Sites that use one database share its state under this
+// address. Two names of one server are not recognised as one: their sites work like two replicas.
+// Canonical may return an address that [New] refuses unchanged.
 func Canonical(address string) (string, error) {
 	kind := KindOf(address)
 	if _, rest, _ := strings.Cut(address, ":"); kind.Port != "" {
@@ -79,10 +79,10 @@ var (
 	databaseForm = regexp.MustCompile(`^[^/@:?#\x00-\x20]*$`)
 )
 
-// parseServer parses an address of this form by hand. net/url repeats the whole address in its
-// errors, and with it the password, and knows no list of hosts. An unescaped character in a
-// password makes a part of it look like another part of the address, so no error here repeats
-// any part of the address.
+// parseServer parses an address of the given form by hand. net/url repeats the whole address,
+// including the password, in its errors, and does not support lists of hosts. An unescaped
+// character in a password makes a part of it look like another part of the address, so no error
+// here repeats any part of the address.
 func parseServer(db *DB, address, form string) (serverAddress, error) {
 	scheme, rest, _ := strings.Cut(address, ":")
 	fail := func(what string) (serverAddress, error) {
@@ -104,7 +104,7 @@ func parseServer(db *DB, address, form string) (serverAddress, error) {
 		if errors.Join(err1, err2) != nil {
 			return fail("the user or the password cannot be read")
 		}
-		// Both spellings: the address has one, drivers have the other.
+		// Errors may contain the password as written in the address or as decoded for the driver.
 		db.secrets = append(db.secrets, password, a.password)
 	}
 	var err error

@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// Sites that spell the path of one file, or the scheme of one server, differently share its
-// store.
+// Sites share a store even if they spell the path of its file, or the scheme of its server,
+// differently.
 func TestOneDatabaseHasOneAddress(t *testing.T) {
 	wd, err := os.Getwd()
 	if err != nil {
@@ -34,8 +34,8 @@ func TestOneDatabaseHasOneAddress(t *testing.T) {
 	}
 }
 
-// Settings ask whether a kind of database needs a key from the configuration, and which port
-// it has by default.
+// The settings depend on whether a kind of database needs a key from the configuration, and on its
+// default port.
 func TestKinds(t *testing.T) {
 	if got := Kinds(); !slices.Equal(got, []string{"mysql", "postgres", "sqlite"}) {
 		t.Errorf("kinds %v", got)

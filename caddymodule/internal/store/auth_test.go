@@ -7,9 +7,9 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
-// A session says when its openid last logged in with a phone number. A silent login and
-// another openid of the same user do not change it, an import sets none, and it does not
-// go along to another user.
+// A session holds the time at which its openid last logged in with a phone number. A silent login
+// or a login of the user's other openid does not change that time, an import does not set it, and
+// an openid that moves to another user does not take it along.
 func TestSessionHasItsPhoneLogin(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)

@@ -9,9 +9,9 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
-// SetDisabled says whether one of the store's own users may log in and refresh.
-// user.ErrUnknown: there is no such user. It ends no session, but from here on
-// none is opened: a caller that ends them afterwards ends all.
+// SetDisabled sets whether one of the store's own users may log in and refresh. It returns
+// user.ErrUnknown if there is no such user. It ends no session, but no session is opened once it
+// has returned, so a caller that ends the user's sessions afterwards ends all.
 func (s *Store) SetDisabled(ctx context.Context, id string, disabled bool) error {
 	return s.rewrite(ctx, "disabling a user", func(t *tx) error {
 		if err := lockUser(t, id); err != nil {
@@ -25,10 +25,10 @@ func (s *Store) SetDisabled(ctx context.Context, id string, disabled bool) error
 	})
 }
 
-// bury leaves a tombstone: logins that began before it do not open a session of this
-// user. What disables the user stays.
+// bury leaves a tombstone: logins that began before it open no session of this user. If the user is
+// disabled, they stay disabled.
 func bury(t *tx, id string) error {
-	// An older replica disables by a row without more.
+	// Replicas of older versions disable a user with a row that does not set this column.
 	if _, err := t.exec(`UPDATE {barred_users} SET disabled = 1 WHERE user_id = ? AND erased_at = 0`, id); err != nil {
 		return err
 	}
@@ -37,10 +37,9 @@ func bury(t *tx, id string) error {
 	return err
 }
 
-// eraseTraces removes what is here of a user, wherever their record lives: the
-// bindings, the marks, and what sessions say about the person. The sessions end, and
-// stay until they are purged, so that their refresh tokens are refused for what they
-// are.
+// eraseTraces removes what this database holds about a user, in whichever directory their record
+// is: the bindings, the marks, and the personal data of sessions. The sessions end but stay until
+// they are purged, so that their refresh tokens are refused as ended and not as unknown.
 func eraseTraces(t *tx, id string, e session.Ending) (ended []string, err error) {
 	for _, table := range []string{"{bindings}", "{former_openids}"} {
 		if _, err := t.exec(`DELETE FROM `+table+` WHERE user_id = ?`, id); err != nil {
@@ -54,26 +53,27 @@ func eraseTraces(t *tx, id string, e session.Ending) (ended []string, err error)
 	return ended, err
 }
 
-// Elsewhere is a directory whose records live elsewhere, with what is kept here
-// of its users: bindings, sessions, and who is disabled.
+// Elsewhere is an external directory, together with what this store keeps about its users:
+// bindings, sessions, and which users are disabled.
 type Elsewhere struct {
 	store    *Store
 	there    user.Directory
 	sessions session.Settings
 }
 
-// Elsewhere makes users of there known here. Erase ends their sessions by these
-// settings.
+// Elsewhere returns the external directory there with what this store keeps about its users. Erase
+// ends their sessions by these settings.
 func (s *Store) Elsewhere(there user.Directory, sessions session.Settings) *Elsewhere {
 	return &Elsewhere{s, there, sessions}
 }
 
-// Login asks the directory. A user who is disabled here is disabled, whatever it says.
+// Login asks the external directory. A user who is disabled here stays disabled, whatever the
+// directory answers.
 func (e *Elsewhere) Login(ctx context.Context, l user.Login) (user.User, error) {
 	return e.judged(ctx)(e.there.Login(ctx, l))
 }
 
-// Check asks the directory, as Login does.
+// Check asks the external directory, as Login does.
 func (e *Elsewhere) Check(ctx context.Context, id string) (user.User, error) {
 	return e.judged(ctx)(e.there.Check(ctx, id))
 }
@@ -95,8 +95,8 @@ func (e *Elsewhere) judged(ctx context.Context) func(user.User, error) (user.Use
 	}
 }
 
-// Erase erases the user there, then what is here. In this order an erasure that
-// did not reach the directory can be repeated by a caller that knows but an openid.
+// Erase erases the user in the external directory first, then here. If the directory could not be
+// reached, a caller that knows only an openid can therefore repeat the erasure.
 func (e *Elsewhere) Erase(ctx context.Context, id string) error {
 	if err := e.there.Erase(ctx, id); err != nil {
 		return err
@@ -113,9 +113,9 @@ func (e *Elsewhere) Erase(ctx context.Context, id string) error {
 	})
 }
 
-// EraseLeft is Erase for a user who has left, as that of [Users]. The directory is
-// not part of a transaction: a phone login that comes after it was asked keeps what is
-// here, and finds or makes its user there.
+// EraseLeft erases a user who has left, like [Users.EraseLeft]. The external directory is not part
+// of the transaction: a phone login that comes after the directory was asked keeps what is stored
+// here, and finds or creates its user in the directory.
 func (e *Elsewhere) EraseLeft(ctx context.Context, id string) (erased bool, ended []string, err error) {
 	var stays bool
 	if err := e.store.rewrite(ctx, "looking at who has left", func(t *tx) (err error) {
@@ -145,8 +145,8 @@ func (e *Elsewhere) EraseLeft(ctx context.Context, id string) (erased bool, ende
 	return erased, ended, nil
 }
 
-// erase removes what is here of a user who is locked. The directory may give the id
-// again, to logins that begin later.
+// erase removes what is stored here about a locked user. The directory may assign the id again, to
+// logins that begin later.
 func (e *Elsewhere) erase(t *tx, id string) (ended []string, err error) {
 	if err := bury(t, id); err != nil {
 		return nil, err
@@ -155,8 +155,8 @@ func (e *Elsewhere) erase(t *tx, id string) (ended []string, err error) {
 	return eraseTraces(t, id, session.Ending{Reason: session.ReasonRevoked, Now: now, Until: e.sessions.Until(now)})
 }
 
-// SetDisabled says whether a user may log in and refresh, as far as we are
-// concerned; the directory is not asked. It ends no session, as Store's.
+// SetDisabled sets whether a user may log in and refresh at this gateway. It does not ask the
+// external directory. Like [Store.SetDisabled] it ends no session.
 func (e *Elsewhere) SetDisabled(ctx context.Context, id string, disabled bool) error {
 	return e.store.rewrite(ctx, "disabling a user", func(t *tx) error {
 		if err := lockUser(t, id); err != nil {

@@ -8,7 +8,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
-// elsewhere is a directory that knows whom it was told of.
+// elsewhere is an external directory that records which users it was asked to erase.
 type elsewhere struct {
 	users  map[string]user.User
 	broken error
@@ -51,7 +51,7 @@ func TestExternalUsersAreDisabledHere(t *testing.T) {
 				t.Errorf("%v: %+v %v, %+v %v", disabled, byPhone, err1, byID, err2)
 			}
 		}
-		// Its own word counts as well.
+		// The directory can disable a user as well.
 		there.users[number.E164()] = user.User{ID: number.E164(), Disabled: true}
 		if u, err := users.Check(t.Context(), number.E164()); err != nil || !u.Disabled {
 			t.Errorf("disabled there: %+v %v", u, err)
@@ -59,8 +59,8 @@ func TestExternalUsersAreDisabledHere(t *testing.T) {
 	})
 }
 
-// If the external directory cannot erase a user, nothing is erased here either, so
-// that the call can be repeated.
+// If the external directory cannot erase a user, nothing is erased here either, so that the call
+// can be repeated.
 func TestErasingReachesTheOtherDirectoryFirst(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
@@ -102,7 +102,8 @@ func TestErasingReachesTheOtherDirectoryFirst(t *testing.T) {
 	})
 }
 
-// A login asks the directory, and opens its session later.
+// A user is disabled or erased after a login has asked the directory and before it opens its
+// session.
 func TestDisabledMeanwhileOpensNoSession(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)

@@ -8,27 +8,27 @@ import (
 	"time"
 )
 
-// What a database costs over a network is turnarounds: the client asks, and waits for the
-// answer. So a transaction sends as many statements at once as it can say at once, and
-// its BEGIN and COMMIT go along with them:
+// Over a network, a transaction costs turnarounds: the client sends, then waits for the answer. So
+// a transaction sends as many statements as possible at once, and BEGIN and COMMIT are sent along
+// with them:
 //
 //	read    each question is a turnaround: BEGIN, the question, COMMIT
 //	change  the first send carries the BEGIN, the last one the COMMIT
 //
-// PostgreSQL takes them pipelined, MySQL as one text of several statements. SQLite has
-// nothing to wait for, and gets them one by one.
+// PostgreSQL receives the statements in a pipeline, MySQL in one text. With SQLite there is no
+// network to wait for, so it receives them one by one.
 
-// row is a row of an answer.
+// row is one row of a result.
 type row interface{ Scan(into ...any) error }
 
-// statement is one of those that are sent together.
+// statement is one of the statements that are sent together.
 type statement struct {
 	query string
 	args  []any
-	scan  func(row) error // called for each row; nil: there are no rows to read
+	scan  func(row) error // called for each row; nil for statements that return no rows
 }
 
-// say is a statement without an answer, ask one with rows.
+// say is a statement that returns no rows, ask one that does.
 func say(query string, args ...any) statement { return statement{query: query, args: args} }
 
 func ask(scan func(row) error, query string, args ...any) statement {
@@ -37,8 +37,8 @@ func ask(scan func(row) error, query string, args ...any) statement {
 
 const commitWork = "COMMIT"
 
-// send runs the statements in their order, in as few turnarounds as the database can. With
-// last, the transaction is committed behind them.
+// send runs the statements in their order, in as few turnarounds as the database allows. If last is
+// set, it commits the transaction after them.
 func (t *tx) send(last bool, statements ...statement) error {
 	if t.conn == nil {
 		for _, st := range statements {
@@ -63,7 +63,7 @@ func (t *tx) send(last bool, statements ...statement) error {
 	return err
 }
 
-// opening is what a transaction begins with.
+// opening returns the statements that begin a transaction.
 func (t *tx) opening() []statement {
 	if t.how == light && t.db.dialect.light != "" {
 		return []statement{say(t.db.dialect.begin), say(t.db.dialect.light)}
@@ -71,7 +71,7 @@ func (t *tx) opening() []statement {
 	return []statement{say(t.db.dialect.begin)}
 }
 
-// one runs a statement by itself.
+// one runs a statement on its own.
 func (t *tx) one(st statement) error {
 	if st.scan == nil {
 		_, err := t.exec(st.query, st.args...)
@@ -90,8 +90,8 @@ func (t *tx) one(st statement) error {
 	return rows.Err()
 }
 
-// begin begins the transaction, if nothing was sent yet. A read that sets something for
-// its questions first is one transaction.
+// begin begins the transaction, unless a statement was sent already. A read that changes a setting
+// for its queries has to be one transaction.
 func (t *tx) begin() error {
 	if t.conn == nil || t.begun {
 		return nil
@@ -100,7 +100,7 @@ func (t *tx) begin() error {
 	return t.send(false)
 }
 
-// changing runs change in a transaction on a connection of its own.
+// changing runs change in a transaction on its own connection.
 func (db *DB) changing(ctx context.Context, pool *sql.DB, how durability, change func(*tx) error) error {
 	conn, err := pool.Conn(ctx)
 	if err != nil {
@@ -109,7 +109,7 @@ func (db *DB) changing(ctx context.Context, pool *sql.DB, how durability, change
 	defer conn.Close()
 	t := &tx{ctx: ctx, db: db, q: conn, conn: conn, how: how}
 	defer func() {
-		if t.begun && !t.done { // also after a panic
+		if t.begun && !t.done { // a panic gets here, too
 			undo(ctx, conn)
 		}
 	}()
@@ -118,24 +118,24 @@ func (db *DB) changing(ctx context.Context, pool *sql.DB, how durability, change
 		err = t.send(true)
 	}
 	if err != nil && t.committing && db.dialect.lost(err) && !errors.Is(err, driver.ErrBadConn) {
-		// Also when the driver says that it is safe to try again ("conn closed"):
-		// restarts under load showed commits that were done among these.
+		// This includes errors after which the driver calls a retry safe ("conn closed"): in
+		// restarts under load, some commits that failed with them had succeeded.
 		err = unknown{err}
 	}
 	return err
 }
 
-// undo ends a transaction that is not to be committed, or else the connection.
+// undo rolls a transaction back. If that fails, it closes the connection.
 func undo(ctx context.Context, conn *sql.Conn) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
 	if _, err := conn.ExecContext(ctx, "ROLLBACK"); err != nil {
-		_ = conn.Raw(func(any) error { return driver.ErrBadConn }) // closes it
+		_ = conn.Raw(func(any) error { return driver.ErrBadConn }) // closes the connection
 	}
 }
 
-// reading runs questions, each as a transaction of its own: proxies that split reads from
-// writes send transactions to the primary, and what is read here must not lag behind.
+// reading runs queries, each in its own transaction: proxies that split reads from writes send
+// transactions to the primary, and the results must not come from a replica that lags.
 func (db *DB) reading(ctx context.Context, pool *sql.DB, lags bool, read func(*tx) error) error {
 	conn, err := pool.Conn(ctx)
 	if err != nil {
@@ -162,12 +162,12 @@ func (t *tx) questions(statements ...statement) error {
 	return err
 }
 
-// transacted makes a transaction of questions.
+// transacted wraps queries in a transaction.
 func (db *DB) transacted(questions []statement) []statement {
 	return append(append([]statement{say(db.dialect.begin)}, questions...), say(commitWork))
 }
 
-// theRow is a question for one row, which is asked when it is scanned.
+// theRow is a query for one row. It is sent when the row is scanned.
 type theRow struct {
 	t     *tx
 	query string

@@ -14,8 +14,8 @@ import (
 
 const bindingColumns = `appid, openid, unionid, user_id, phone_at, phone, state, auth_at`
 
-// scanBinding reads bindingColumns. Around them may be further columns: of two, one is
-// before them and one behind.
+// scanBinding reads bindingColumns. around is empty, or holds two further columns: the first comes
+// before bindingColumns, the second after them.
 func (s *Store) scanBinding(row row, around ...any) (b user.Binding, err error) {
 	var phoneAt, authAt int64
 	var sealed []byte
@@ -30,14 +30,14 @@ func (s *Store) scanBinding(row row, around ...any) (b user.Binding, err error) 
 	if len(sealed) > 0 {
 		b.Phone, err = s.openPhone(bindingPhonePlace(b), sealed)
 		if errors.Is(err, ErrKey) {
-			return b, nil // a copy, which the next phone login brings back
+			return b, nil // this is a copy of the number; the next phone login restores it
 		}
 	}
 	return b, err
 }
 
-// bindingPhonePlace is for one user only: an openid that moves to another takes
-// no number along.
+// bindingPhonePlace includes the user: an openid that moves to another user does not take the phone
+// number along.
 func bindingPhonePlace(b user.Binding) place {
 	return place{"bindings", "phone", b.AppID + " " + b.OpenID + " " + b.UserID}
 }
@@ -59,12 +59,13 @@ func (s *Store) findBinding(t *tx, which string, args ...any) (user.Binding, boo
 	return b, err == nil, err
 }
 
-// userStripes bounds how many users can log in at the same moment.
+// userStripes is the number of rows that stand for users in locks, and so the maximum number of
+// logins that can commit at the same time.
 const userStripes = 256
 
-// lockUser makes other transactions that lock this user, and some more, wait until
-// this one ends. Two new openids of one user would otherwise not see each other, and
-// both stay.
+// lockUser makes other transactions that lock this user wait until this one ends. Users that share
+// the row wait, too. Without the lock two new openids of one user would not see each other, and
+// both would stay.
 func lockUser(t *tx, id string) error { return lockUsers(t, map[string]bool{id: true}) }
 
 func stripe(id string) uint32 {
@@ -73,7 +74,7 @@ func stripe(id string) uint32 {
 	return h.Sum32() % userStripes
 }
 
-// stripesOf are the rows that stand for users, in an order in which two transactions that
+// stripesOf returns the rows to lock for some users. They are sorted, so that two transactions that
 // lock several never wait for each other.
 func stripesOf(users []string) []uint32 {
 	var stripes []uint32
@@ -84,13 +85,13 @@ func stripesOf(users []string) []uint32 {
 	return slices.Compact(stripes)
 }
 
-// lockUsers is lockUser for several.
+// lockUsers locks several users, like lockUser.
 func lockUsers(t *tx, ids map[string]bool) error {
 	if t.db.dialect.oneWriter {
 		return nil
 	}
 	for _, n := range stripesOf(slices.Collect(maps.Keys(ids))) {
-		// Creates the row where it is missing, and locks it either way.
+		// This creates a missing row, and locks it in any case.
 		if _, err := t.exec(`INSERT INTO {user_locks} (stripe) VALUES (?)
 			ON CONFLICT (stripe) DO UPDATE SET stripe = excluded.stripe`, n); err != nil {
 			return err
@@ -99,10 +100,10 @@ func lockUsers(t *tx, ids map[string]bool) error {
 	return nil
 }
 
-// errNoLock says that a row to lock is missing.
+// errNoLock reports that a row to lock does not exist.
 var errNoLock = errors.New("the rows to lock are missing")
 
-// makeLocks creates the rows to lock. A transaction that finds them is shorter.
+// makeLocks creates the rows to lock. A transaction that finds them takes less time.
 func (s *Store) makeLocks(ctx context.Context) error {
 	var all []any
 	for n := range userStripes {
@@ -113,7 +114,8 @@ func (s *Store) makeLocks(ctx context.Context) error {
 	return err
 }
 
-// bindingPhone is what the column holds: nil where the directory tells numbers.
+// bindingPhone returns the value of the phone column. It is nil if the binding holds no number,
+// because the directory returns numbers itself.
 func (s *Store) bindingPhone(b user.Binding) []byte {
 	if b.Phone.IsZero() {
 		return nil

@@ -9,7 +9,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
-// A login looks bindings up by openid and unionid, and the backend by user.
+// A login looks up bindings by openid and unionid, the backend looks them up by user.
 func TestBindingsAreFoundByEachID(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
@@ -92,7 +92,7 @@ func TestBindingKeepsTheLastPhoneLogin(t *testing.T) {
 	})
 }
 
-// An openid that logs in with another user's number becomes that user's.
+// An openid that logs in with another user's number moves to that user.
 func TestOpenIDOfAnotherUserMoves(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)

@@ -4,24 +4,24 @@ import (
 	"time"
 )
 
-// Whose clock decides about rows that several replicas read:
+// The clock that decides about a row which several replicas read:
 //
 //	leases of steps, age of feed rows,     the database's, in SQL: {now}
-//	what housekeeping deletes, who of
-//	the replicas is up
+//	what housekeeping deletes, which
+//	replicas are up
 //	sessions (created, refreshed,          the process's, but the database's once the two differ
 //	advanced, expires, ended),             by more than clock.Bound: millis and fromMillis
 //	revocations' until_at, signing keys,   translate, so that a wrong clock writes times that are
 //	step results, access tokens and        right for the others and reads theirs as its own
 //	their leases, bindings' times
-//	tokens (iat, exp, nbf)                 the process's: what it mints it accepts. Other replicas
+//	tokens (iat, exp, nbf)                 the process's: it accepts what it mints. Other replicas
 //	                                       refuse a token from their future
-//	limits, caches, circuit breakers       the process's; nothing of them is shared
+//	limits, caches, circuit breakers       the process's; none of these is shared
 //
-// Shifting only beyond the bound keeps the times of replicas whose clocks are a
-// little apart as precise as they are: the rules that compare them leave room.
+// The shift applies only beyond the bound. Replicas whose clocks are a little apart keep their
+// precise times, and the rules that compare these leave room for the difference.
 
-// millis is a time of this process's clock as SQL holds it; the zero time is 0.
+// millis returns a time of this process's clock as SQL holds it. The zero time is 0.
 func (db *DB) millis(t time.Time) int64 {
 	if t.IsZero() {
 		return 0
@@ -37,8 +37,8 @@ func (db *DB) fromMillis(ms int64) time.Time {
 	return time.UnixMilli(ms).Add(-db.opts.Clock.Shift()).UTC()
 }
 
-// asking notes the moment before the database is asked for its clock, and returns
-// what to do with the answer, in milliseconds since 1970.
+// asking notes the time before the database is asked for its clock. It returns a function to call
+// with the answer, in milliseconds since 1970.
 func (db *DB) asking() (answered func(databaseNow int64)) {
 	if db.opts.Clock == nil {
 		return func(int64) {}

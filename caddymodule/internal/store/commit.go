@@ -11,16 +11,15 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
-// Commit ends a login, in one transaction: it binds the openid to its user, opens
-// the session, keeps under which codes it was opened, and marks the login code as
-// spent. Whatever of the login was decided before is checked once more, since it may
-// have changed; see [login.Store] for the errors, with which nothing is written.
+// Commit ends a login in one transaction: it binds the openid to its user, opens the session,
+// stores with which codes it was opened, and marks the login code as used. It checks all earlier
+// decisions of the login once more, since their basis may have changed. [login.Store] lists the
+// errors; with any of them nothing is written.
 //
-// A silent login ends, moves and suspends nothing. A phone login by an openid whose
-// binding to this user is active ends nothing either, and one that is suspended becomes
-// active. Any other may be that of a new owner of a recycled number, and the rule
-// decides what becomes of the other accounts. An openid that was bound to another user
-// moves.
+// A silent login ends no sessions, and moves or suspends no openids. A phone login ends no sessions
+// either if the openid is already bound to this user; a suspended binding becomes active. Any other
+// phone login may be that of the new owner of a recycled number, so the rule decides what happens
+// to the user's other accounts. An openid that was bound to another user moves to this one.
 func (s *Store) Commit(ctx context.Context, l login.Commit) (done login.Committed, err error) {
 	if !l.Rule.Valid() {
 		return login.Committed{}, fmt.Errorf("unknown rule %q for a new openid", l.Rule)
@@ -43,7 +42,8 @@ func (s *Store) Commit(ctx context.Context, l login.Commit) (done login.Committe
 		if !errors.As(err, &many) {
 			break
 		}
-		// Nothing is written yet. What the login would end ends before it, in batches.
+		// Nothing was written yet. The sessions that the login has to end are ended before it, in
+		// batches.
 		err = s.endAll(ctx, many.ending, func(ids []string) { early = append(early, ids...) }, many.condition, many.args...)
 		if err != nil {
 			break
@@ -56,9 +56,9 @@ func (s *Store) Commit(ctx context.Context, l login.Commit) (done login.Committe
 	return done, nil
 }
 
-// commit is two turnarounds: one locks and reads whatever the login is decided by, the
-// other writes. What lies between is decided in Go; where sessions of other accounts end,
-// they are asked for in between.
+// commit takes two turnarounds: the first locks and reads everything that the login depends on, the
+// second writes. The decisions between them are made in Go. If sessions of other accounts have to
+// end, they are read in a further turnaround.
 func (s *Store) commit(t *tx, l login.Commit) (login.Committed, error) {
 	c := &committing{tx: t, s: s, l: l, b: l.Binding}
 	if err := t.send(false, c.questions()...); err != nil {
@@ -77,33 +77,33 @@ func (s *Store) commit(t *tx, l login.Commit) (login.Committed, error) {
 	return c.done, nil
 }
 
-// committing is the closing transaction of a login.
+// committing is the transaction that ends a login.
 type committing struct {
 	*tx
 	s *Store
 	l login.Commit
-	b user.Binding // as it will be
+	b user.Binding // the binding to write
 
-	// What the questions found.
-	missing  int             // locks that were not there
-	opened   []byte          // what is kept of the session that these codes have opened; nil: none
-	codeLeft bool            // the login code has opened none
-	user     error           // why the user is not admitted
-	own      boundOpenID     // the binding of the openid, if it has a UserID
-	others   []boundOpenID   // the user's other ones, in all apps
-	alike    []boundOpenID   // those of the unionid to other users, in all apps
+	// The results of the questions.
+	missing  int             // number of rows to lock that do not exist
+	opened   []byte          // the stored session that these codes have opened; nil if there is none
+	codeLeft bool            // the login code has not opened a session
+	user     error           // the reason why the user is not admitted
+	own      boundOpenID     // the openid's binding, if its UserID is set
+	others   []boundOpenID   // the user's other bindings, in all apps
+	alike    []boundOpenID   // the unionid's bindings to other users, in all apps
 	former   boundOpenID     // the last openid that left the user in this app
-	sessions liveSessions    // the user's
-	replaces session.Session // that of the refresh token, if it has an ID
+	sessions liveSessions    // the user's live sessions
+	replaces session.Session // the session of the refresh token, if its ID is set
 
 	writes []statement
 	done   login.Committed
 }
 
-// boundOpenID is a binding, and when its state last changed.
+// boundOpenID is a binding and the time at which its state last changed.
 type boundOpenID struct {
 	user.Binding
-	since int64 // milliseconds by the database's clock
+	since int64 // in milliseconds, by the database's clock
 }
 
 // write adds a statement to the last turnaround.
@@ -111,8 +111,8 @@ func (c *committing) write(query string, args ...any) {
 	c.writes = append(c.writes, say(query, args...))
 }
 
-// questions are all that a login is decided by. The lock comes first: what is read behind
-// it is as other logins of the user have left it.
+// questions returns the queries for everything that a login depends on. The locks come first, so
+// that the others see what earlier logins of the user have written.
 func (c *committing) questions() (list []statement) {
 	list = append(c.askLocks(), c.askCode(), c.askReplayed(), c.askUser(), c.askBindings(), c.askSessions())
 	if c.l.Replaces != "" {
@@ -121,10 +121,10 @@ func (c *committing) questions() (list []statement) {
 	return list
 }
 
-// askLocks makes other logins of the user wait, and those of the user that the openid may
-// move away from. All changes of a user's bindings and marks take this lock. Each row is
-// asked for by itself: MySQL may read a small table as a whole to find two, and wait for
-// the locks of all its rows.
+// askLocks makes other logins of the user wait, and also those of the user that the openid may move
+// away from. Every change of a user's bindings and marks takes this lock. Each row has its own
+// statement: for two rows in one, MySQL may scan the whole small table, and wait for the locks of
+// all its rows.
 func (c *committing) askLocks() (list []statement) {
 	if c.db.dialect.oneWriter {
 		return nil
@@ -143,7 +143,7 @@ func (c *committing) askLocks() (list []statement) {
 	return list
 }
 
-// locked is false in a database that is new: there the rows to lock are still to make.
+// locked returns errNoLock if rows to lock are missing. That is so in a new database.
 func (c *committing) locked() error {
 	if c.missing > 0 {
 		return errNoLock
@@ -151,8 +151,8 @@ func (c *committing) locked() error {
 	return nil
 }
 
-// askCode locks what is kept of the login code. Of several logins with the same code, each
-// with another phone code, at another site or on another replica, one comes first.
+// askCode locks the stored login code. Of several logins with the same code (each with another
+// phone code, at another site or on another replica), one comes first.
 func (c *committing) askCode() statement {
 	return ask(func(r row) error {
 		var spent int64
@@ -162,7 +162,7 @@ func (c *committing) askCode() statement {
 	}, `SELECT spent FROM {kept_steps} WHERE step = ? {lock}`, c.l.Code[:])
 }
 
-// askReplayed asks which session these codes have opened.
+// askReplayed reads the session that these codes have opened, if any.
 func (c *committing) askReplayed() statement {
 	return ask(func(r row) error {
 		var sealed []byte
@@ -175,8 +175,8 @@ func (c *committing) askReplayed() statement {
 	}, `SELECT value FROM {kept_steps} WHERE step = ? AND expires_at > ?`, c.l.Login[:], c.db.millis(c.l.Session.CreatedAt))
 }
 
-// replayed ends the transaction if these codes have opened a session already. The login
-// that opened it has the same user, and so held the lock.
+// replayed ends the transaction if these codes have opened a session already. The login that opened
+// it had the same user, so it held the same lock.
 func (c *committing) replayed() error {
 	if c.opened != nil {
 		return &login.Opened{Value: c.opened}
@@ -184,7 +184,7 @@ func (c *committing) replayed() error {
 	return nil
 }
 
-// unspent marks the login code as spent, unless it is.
+// unspent marks the login code as used, and fails if it was used before.
 func (c *committing) unspent() error {
 	if !c.codeLeft {
 		return login.ErrCodeSpent
@@ -195,8 +195,8 @@ func (c *committing) unspent() error {
 	return nil
 }
 
-// askUser asks whether the user was disabled or erased while their login was under way,
-// and whether the number is still theirs.
+// askUser asks whether the user was disabled or erased during the login, and whether the number
+// still belongs to them.
 func (c *committing) askUser() statement {
 	args := []any{c.b.UserID, c.b.UserID}
 	numbers := "1"
@@ -210,8 +210,8 @@ func (c *committing) askUser() statement {
 		args = append(args, c.b.UserID)
 	}
 	const barred, own = 0, 1
-	// A login that began after the erasure passes: its directory has given the id again.
-	// The tombstone stays for the day, as other logins may have begun before it.
+	// A login that began after the erasure is accepted: its directory has assigned the id again.
+	// The tombstone stays for a day, since other logins may have begun before the erasure.
 	return ask(func(r row) error {
 		var kind, disabled, n int64
 		if err := r.Scan(&kind, &disabled, &n); err != nil {
@@ -233,7 +233,7 @@ func (c *committing) askUser() statement {
 
 func (c *committing) admitted() error { return c.user }
 
-// askBindings asks for all bindings and marks that matter.
+// askBindings reads all bindings and marks that matter to the login.
 func (c *committing) askBindings() statement {
 	b := c.b
 	const columns = bindingColumns + `, state_at`
@@ -269,8 +269,8 @@ func (c *committing) askBindings() statement {
 	}, query, args...)
 }
 
-// bind writes the binding over what was found. Where there was none, another login of the
-// openid may be faster: see open.
+// bind writes the binding over the one that was read. If there was none, another login may insert
+// the openid first: see open.
 func (c *committing) bind() error {
 	b, own := c.b, c.own
 	switch {
@@ -282,13 +282,13 @@ func (c *committing) bind() error {
 			c.write(`UPDATE {bindings} SET unionid = ? WHERE appid = ? AND openid = ? AND user_id = ?`, b.UnionID, b.AppID, b.OpenID, b.UserID)
 		}
 	case own.UserID == b.UserID:
-		if b.PhoneAt.Before(own.PhoneAt) { // a login that was slow
+		if b.PhoneAt.Before(own.PhoneAt) { // this login was slow
 			b.PhoneAt, b.AuthAt, b.Phone = own.PhoneAt, own.AuthAt, own.Phone
 		}
 		c.write(`UPDATE {bindings} SET unionid = ?, phone_at = ?, auth_at = ?, phone = ?, state = ?, state_at = {now} WHERE appid = ? AND openid = ? AND user_id = ?`,
 			b.UnionID, c.s.db.millis(b.PhoneAt), c.s.db.millis(b.AuthAt), c.s.bindingPhone(b), int64(user.Active), b.AppID, b.OpenID, b.UserID)
 	default:
-		b.UnionID = c.l.Binding.UnionID // nothing goes along to another user
+		b.UnionID = c.l.Binding.UnionID // an openid that moves takes nothing along to its new user
 		c.write(`UPDATE {bindings} SET unionid = ?, user_id = ?, phone_at = ?, auth_at = ?, phone = ?, bound_at = ?, state = ?, state_at = {now}
 			WHERE appid = ? AND openid = ? AND user_id = ?`,
 			b.UnionID, b.UserID, c.s.db.millis(b.PhoneAt), c.s.db.millis(b.AuthAt), c.s.bindingPhone(b), c.s.db.millis(c.l.Session.CreatedAt), int64(user.Active), b.AppID, b.OpenID, own.UserID)
@@ -296,8 +296,8 @@ func (c *committing) bind() error {
 	return nil
 }
 
-// open opens the session, keeps which codes have opened it, and commits all writes. A
-// binding that is there already after all is another login's, of another user.
+// open opens the session, stores which codes have opened it, and commits all writes. If the binding
+// exists by now, a login of another user has inserted it.
 func (c *committing) open() error {
 	opened, err := insertSession(c.db, c.l.Session)
 	if err != nil {

@@ -7,12 +7,12 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
 )
 
-// maxEarly is how often a login ends sessions before its closing transaction. Each
-// time is for another condition, or for sessions that were opened meanwhile.
+// maxEarly bounds how often a login ends sessions before its final transaction. It has to repeat
+// this for another condition, or for sessions that were opened in the meantime.
 const maxEarly = 4
 
-// tooManyToEnd says that a closing transaction has more sessions to end than it may
-// hold its locks for: tables from before there was a bound can have any number.
+// tooManyToEnd reports that the final transaction would have to end more sessions than it may while
+// it holds locks. Tables from before the limit on sessions can hold any number.
 type tooManyToEnd struct {
 	ending    session.Ending
 	condition string
@@ -21,8 +21,7 @@ type tooManyToEnd struct {
 
 func (*tooManyToEnd) Error() string { return "too many sessions to end within a login" }
 
-// end ends the live sessions of other accounts that the condition finds, and returns
-// their ids.
+// end ends the live sessions of other accounts that match the condition, and returns their ids.
 func (c *committing) end(condition string, args ...any) ([]string, error) {
 	ids, err := c.strings(`SELECT id FROM {sessions} WHERE ended_at = 0 AND `+condition+` LIMIT ? {lock}`, append(slices.Clone(args), endBatch+1)...)
 	switch {
@@ -31,7 +30,7 @@ func (c *committing) end(condition string, args ...any) ([]string, error) {
 	case len(ids) > endBatch:
 		return nil, &tooManyToEnd{c.ending(), condition, args}
 	}
-	slices.Sort(ids) // of two that do this at once, neither waits for the other's later rows
+	slices.Sort(ids) // all transactions lock sessions in one order, so none deadlocks
 	_, err = endByID(c.tx, c.ending(), ids)
 	return ids, err
 }
@@ -39,11 +38,11 @@ func (c *committing) end(condition string, args ...any) ([]string, error) {
 // maxLive bounds how many of a user's live sessions a login reads.
 const maxLive = 200
 
-// liveSessions are a user's live sessions, refreshed last first; all of them, if there are
-// less than maxLive.
+// liveSessions are a user's live sessions, the last refreshed first. The list is complete if it is
+// shorter than maxLive.
 type liveSessions []session.Session
 
-// askSessions asks for the user's live sessions. Few users have more than some.
+// askSessions reads the user's live sessions. Hardly any user has as many as maxLive.
 func (c *committing) askSessions() statement {
 	return ask(func(r row) error {
 		var one session.Session
@@ -56,17 +55,17 @@ func (c *committing) askSessions() statement {
 		ORDER BY refreshed_at DESC, id DESC LIMIT ?`, c.b.UserID, maxLive)
 }
 
-// ofOthers reports whether one of them may be another account's than this openid's.
+// ofOthers reports whether one of the sessions may belong to another account than this openid's.
 func (l liveSessions) ofOthers(appid, openid string) bool {
 	return len(l) == maxLive || slices.ContainsFunc(l, func(s session.Session) bool { return s.AppID != appid || s.OpenID != openid })
 }
 
-// askReplaced asks for the session whose refresh token the login showed.
+// askReplaced reads the session of the refresh token that came with the login.
 func (c *committing) askReplaced() statement {
 	return c.db.askSession(c.l.Replaces, &c.replaces)
 }
 
-// endReplaced ends that session, if it is one that this login may take the place of.
+// endReplaced ends that session, if this login may replace it.
 func (c *committing) endReplaced() error {
 	s, opened := c.replaces, c.l.Session
 	if s.ID == "" || !s.EndedAt.IsZero() || s.UserID != opened.UserID || s.AppID != opened.AppID || s.OpenID != opened.OpenID ||
@@ -80,15 +79,15 @@ func (c *committing) endReplaced() error {
 	return nil
 }
 
-// endSurplus ends the sessions that were refreshed longest ago, so that with the one
-// that opens now the user has no more than allowed. Of very many it ends the first
-// ones: [Store.EndSurplus] ends the others, so that no transaction is long.
+// endSurplus ends the sessions that were refreshed longest ago, so that the user has no more than
+// allowed, including the new one. Of a large number it ends only the first part, so that no
+// transaction takes long. [Store.EndSurplus] ends the rest.
 func (c *committing) endSurplus() error {
 	if c.l.Max == 0 {
 		return nil
 	}
 	opened := c.l.Session
-	var ids []string // that stay or are surplus, as surplus finds them
+	var ids []string // the sessions that stay or are surplus, in the order of surplus
 	for _, s := range c.sessions {
 		ended := s.ID == c.done.Replaced || slices.Contains(c.done.Ended, s.ID)
 		if !ended && s.AppID == opened.AppID && s.Issuer == opened.Issuer && s.ExpiresAt.After(opened.CreatedAt) {
@@ -109,15 +108,15 @@ func (c *committing) endSurplus() error {
 	return err
 }
 
-// surplus finds the live sessions of a user in an app at an issuer beside the one that
-// opens, last refreshed first.
+// surplus selects a user's live sessions in one app at one issuer, except the one that opens, the
+// last refreshed first.
 func surplus(opened session.Session, now int64) (query string, args []any) {
 	return `SELECT id FROM {sessions} WHERE user_id = ? AND ended_at = 0 AND appid = ? AND issuer = ? AND expires_at > ? AND id <> ?
 		ORDER BY refreshed_at DESC, id DESC`, []any{opened.UserID, opened.AppID, opened.Issuer, now, opened.ID}
 }
 
-// EndSurplus ends all live sessions that a user has beyond so many, in the app and at
-// the issuer of one that stays, in batches. each is called after each of them.
+// EndSurplus ends live sessions of a user in batches, until the user has no more than most in the
+// app and at the issuer of stays, a session that does not end. It calls each after every batch.
 func (s *Store) EndSurplus(ctx context.Context, stays session.Session, most int, e session.Ending, each func(ids []string)) error {
 	query, args := surplus(stays, s.db.millis(e.Now))
 	return s.inBatches(ctx, "ending sessions", func(t *tx, ids []string) error {

@@ -15,7 +15,7 @@ func (c *committing) decide() error {
 	case c.l.Silent():
 		return c.decideSilent()
 	case !mine && c.own.UserID != "" && c.own.UserID != c.l.Known.UserID:
-		return login.ErrChanged // and is a user's whose lock we do not hold
+		return login.ErrChanged // the openid is bound to a user whose lock we do not hold
 	case mine && c.own.State == user.Active:
 		return nil
 	case mine && c.own.State == user.Suspended:
@@ -25,7 +25,7 @@ func (c *committing) decide() error {
 		c.done.Rebound = true
 		return nil
 	case c.former.OpenID == c.b.OpenID && c.sinceBegun(c.former.since) && slices.ContainsFunc(c.others, c.inThisApp):
-		return login.ErrOvertaken // by the one that replaced it
+		return login.ErrOvertaken // another account in this app has replaced it
 	case c.l.Rule == user.Deny && c.denied():
 		return user.ErrNewOpenID
 	}
@@ -37,20 +37,20 @@ func (c *committing) decide() error {
 	return c.leaveFormerUser()
 }
 
-// decideSilent checks that what gave the silent login still gives it.
+// decideSilent checks that the reason for letting the login in silently still holds.
 func (c *committing) decideSilent() error {
 	known, now := c.l.Known, chooseKnown(append(slices.Clone(c.alike), c.others...), c.own.Binding, c.b)
 	switch {
 	case now.AppID != known.AppID, now.OpenID != known.OpenID, now.UserID != known.UserID, now.State != known.State:
 		return login.ErrChanged
 	case c.own.UserID != c.b.UserID && c.former.AppID == c.b.AppID && c.former.OpenID == c.b.OpenID:
-		return user.ErrUnknown // it left this user: a directory that remembers it lets it in by phone only
+		return user.ErrUnknown // it left this user: a directory that remembers the openid lets it in by phone only
 	case c.own.UserID != "":
 		return nil
 	case !known.Taken && known.UserID == c.b.UserID && slices.ContainsFunc(c.others, c.inThisApp):
 		return login.ErrChanged
 	case c.l.Rule == user.Deny && c.denied():
-		return user.ErrNewOpenID // the directory alone knows this account
+		return user.ErrNewOpenID // only the directory knows this account
 	}
 	return nil
 }
@@ -62,8 +62,8 @@ func (c *committing) sinceBegun(at int64) bool {
 	return !c.l.Begun.IsZero() && at >= c.l.Begun.UnixMilli()
 }
 
-// denied reports whether the user has, or last had, another account in this app, or in
-// another app an account that is known not to be this one.
+// denied reports whether the user has, or last had, another account in this app, or has an account
+// in another app that is known to be different.
 func (c *committing) denied() bool {
 	if c.former.OpenID != "" && !c.former.SameAccount(c.b) {
 		return true
@@ -73,11 +73,11 @@ func (c *committing) denied() bool {
 	})
 }
 
-// replace puts the account in the place of all others of the user: in this app they
-// lose their bindings, in other apps they are suspended, and their sessions end.
+// replace puts this account in the place of all other accounts of the user: in this app they lose
+// their bindings, in other apps they are suspended, and their sessions end.
 func (c *committing) replace() error {
 	b := c.b
-	var last boundOpenID // of those that are replaced in this app
+	var last boundOpenID // the last of the accounts that are replaced in this app
 	suspend := false
 	same, args := "", []any{b.UserID, b.AppID, b.OpenID, b.AppID, b.UnionID}
 	for _, o := range c.others {
@@ -88,7 +88,7 @@ func (c *committing) replace() error {
 			}
 		case !o.SameAccount(b):
 			suspend = suspend || o.State == user.Active
-		default: // whose sessions may be from before its unionid was known
+		default: // some of its sessions may be older than its known unionid
 			same, args = same+` AND NOT (appid = ? AND openid = ?)`, append(args, o.AppID, o.OpenID)
 		}
 	}
@@ -111,13 +111,13 @@ func (c *committing) replace() error {
 	return err
 }
 
-// ending is how the login ends the sessions of others.
+// ending returns how the login ends the sessions of other accounts.
 func (c *committing) ending() session.Ending {
 	return session.Ending{Reason: session.ReasonReplaced, Now: c.l.Session.CreatedAt, Until: c.l.Until}
 }
 
-// leaveFormerUser ends the sessions that the openid has of the user that it moves away
-// from, and leaves a mark there.
+// leaveFormerUser ends the openid's sessions at the user that it moves away from, and leaves a mark
+// there.
 func (c *committing) leaveFormerUser() error {
 	if c.own.UserID == "" || c.own.UserID == c.b.UserID {
 		return nil

@@ -14,25 +14,25 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
-// A scene is a step of a story of several people. openid names a WeChat account and an
-// app: "alice/wx1" is Alice's openid in wx1. With a "+" in front WeChat also sends her
-// unionid. user is whose number she logs in with.
+// A scene is one step of a story. Its field who names a WeChat account and an app: "alice/wx1"
+// is Alice's openid in wx1. After a "+" WeChat also sends her unionid. user owns the phone number
+// of the login.
 type scene struct {
 	who, user string
 	rule      user.NewOpenID
 	silent    bool
-	leaves    bool // no login: WeChat pushes that the openid has left
+	leaves    bool // no login: WeChat reports that the openid has left
 
 	fails   error
 	rebound bool
 }
 
-// cast plays scenes, an hour after each other.
+// cast plays scenes, each an hour after the last one.
 type cast struct {
 	t    *testing.T
 	s    *Store
 	at   time.Time
-	open map[string]string // session -> who and user
+	open map[string]string // session → account and user
 }
 
 func newCast(t *testing.T, s *Store) *cast {
@@ -80,7 +80,7 @@ func (c *cast) play(i int, sc scene) {
 	}
 }
 
-// silent reports whether an account logs in silently, and as whom.
+// silent returns the user that an account logs in as silently, or "" if it cannot.
 func (c *cast) silent(who string) string {
 	c.t.Helper()
 	b := bindingOf(who, "", c.at)
@@ -94,11 +94,12 @@ func (c *cast) silent(who string) string {
 	return known.UserID
 }
 
-// a is the user of number 1, which Alice has first and Bob later; b of number 2.
+// Each story is about number 1 of user a, which belongs to Alice first and to Bob later. User b has
+// number 2.
 var stories = map[string]struct {
 	scenes []scene
-	live   []string          // sessions
-	silent map[string]string // who logs in silently, as whom; "": not at all
+	live   []string          // the live sessions, as account and user
+	silent map[string]string // the user that each account logs in as silently; "" if it cannot
 }{
 	"replace in one app": {
 		scenes: []scene{
@@ -232,7 +233,7 @@ var stories = map[string]struct {
 		scenes: []scene{
 			{who: "+alice/wx1", user: "a", rule: user.Deny},
 			{who: "+bob/wx2", user: "a", rule: user.Deny, fails: user.ErrNewOpenID},
-			{who: "bob/wx2", user: "a", rule: user.Deny, fails: user.ErrNewOpenID}, // of another Open Platform account
+			{who: "bob/wx2", user: "a", rule: user.Deny, fails: user.ErrNewOpenID}, // this openid belongs to another Open Platform account
 			{who: "+alice/wx2", user: "a", rule: user.Deny},
 		},
 		live:   []string{"alice/wx1=a", "alice/wx2=a"},
@@ -277,8 +278,8 @@ var stories = map[string]struct {
 	},
 }
 
-// Each story is a number that passes from Alice to Bob in some way: afterwards the sessions
-// and silent logins that are left are those of the rule.
+// In each story a number passes from Alice to Bob in some way. Afterwards the live sessions and the
+// possible silent logins must be those of the rule.
 func TestStoriesOfRecycledNumbers(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
@@ -315,7 +316,7 @@ func TestStoriesOfRecycledNumbers(t *testing.T) {
 	})
 }
 
-// A session may be from before WeChat sent the unionid; the binding has learned it since.
+// A session may be older than the unionid that its binding has learned since.
 func TestAccountIsKnownByItsBindingToo(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
@@ -333,8 +334,8 @@ func TestAccountIsKnownByItsBindingToo(t *testing.T) {
 	})
 }
 
-// Alice's phone login is under way when Bob's takes the account over: hers is stale, and
-// does not put him out.
+// Bob's login takes the account over during Alice's phone login. Her login is outdated, and must
+// not end his session.
 func TestLoginThatWasOvertakenIsRefused(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
@@ -349,7 +350,7 @@ func TestLoginThatWasOvertakenIsRefused(t *testing.T) {
 			if _, err := commit(t, s, hers); !errors.Is(err, login.ErrOvertaken) {
 				t.Errorf("%s: %v", who, err)
 			}
-			// With fresh codes she shows that she has the number.
+			// With fresh codes she proves that she has the number.
 			hers.Session.ID, hers.Login, hers.Code = newID(now), login.Key{byte(i), 1}, login.Key{byte(i), 2}
 			hers.Begun = seen(t, s, byte(10+i))
 			if _, err := commit(t, s, hers); err != nil {
@@ -359,19 +360,19 @@ func TestLoginThatWasOvertakenIsRefused(t *testing.T) {
 	})
 }
 
-// seen is when a code is first seen that has just come.
+// seen returns the time at which a new code was first seen.
 func seen(t *testing.T, s *Store, code byte) time.Time {
 	t.Helper()
 	st := lease(t, s, login.Key{code}, "me", now, time.Minute)
 	if !st.Leased || st.Seen.IsZero() {
 		t.Fatalf("%+v", st)
 	}
-	time.Sleep(2 * time.Millisecond) // the clock's next reading is another
+	time.Sleep(2 * time.Millisecond) // the next reading of the clock must differ
 	return st.Seen
 }
 
-// The silent login of the former owner beside the phone login of the new one: it finds
-// that what it was decided on has changed, whatever that was.
+// The former owner logs in silently while the new owner logs in with the phone. The silent login
+// must notice that the data it was decided on has changed, whichever part of it.
 func TestSilentLoginBesideThatOfTheNewOwner(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
@@ -380,7 +381,7 @@ func TestSilentLoginBesideThatOfTheNewOwner(t *testing.T) {
 			c := newCast(t, s)
 			home := silent
 			if silent == "+alice/wx2" {
-				home = "+alice/wx3" // which she logs in by
+				home = "+alice/wx3" // the account that her silent login is based on
 			}
 			c.play(0, scene{who: home, user: id, rule: user.Replace})
 			b := bindingOf(silent, id, c.at)
@@ -403,8 +404,8 @@ func TestSilentLoginBesideThatOfTheNewOwner(t *testing.T) {
 	})
 }
 
-// Alice moves to number 2 while Bob logs in with number 1, which she had: with deny he is
-// refused, whichever of the two is first.
+// Alice moves to number 2 while Bob logs in with number 1, her former one. Under the rule `deny` he
+// is refused, whichever login is first.
 func TestMoveBesideALoginUnderDeny(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		a, b := started(t, open), started(t, open)
@@ -430,7 +431,7 @@ func TestMoveBesideALoginUnderDeny(t *testing.T) {
 	})
 }
 
-// One login code opens one session, of whichever of the logins that have it.
+// One login code opens one session, even if several logins have the code.
 func TestOneLoginCodeOpensOneSession(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		replicas := []*Store{started(t, open), started(t, open)}
@@ -444,12 +445,12 @@ func TestOneLoginCodeOpensOneSession(t *testing.T) {
 			var wg sync.WaitGroup
 			for i := range 6 {
 				wg.Go(func() {
-					// Each with another phone code, and so another user.
+					// Each login has another phone code, and so another user.
 					id := fmt.Sprintf("u%d-%d", round, i)
 					l := settlement(bindingOf("alice/wx1", id, now), user.Keep, newSession(id, "wx1", "alice@wx1", now))
 					l.Code = code
 					var err error
-					for range 4 { // as the chain does
+					for range 4 { // the chain does the same
 						if l.Known, err = replicas[i%2].Known(t.Context(), login.Account{AppID: "wx1", OpenID: "alice@wx1"}); err == nil {
 							_, err = replicas[i%2].Commit(context.Background(), l)
 						}
@@ -473,7 +474,7 @@ func TestOneLoginCodeOpensOneSession(t *testing.T) {
 	})
 }
 
-// The number went to somebody else after the directory had answered.
+// The number moved to another user after the directory had answered.
 func TestNumberMustStillBeTheUsers(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
@@ -496,7 +497,7 @@ func TestNumberMustStillBeTheUsers(t *testing.T) {
 	})
 }
 
-// An erasure wins against logins that began before it, and not against later ones.
+// An erasure refuses logins that began before it, but not later ones.
 func TestTombstoneRefusesLoginsFromBefore(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
@@ -508,7 +509,7 @@ func TestTombstoneRefusesLoginsFromBefore(t *testing.T) {
 			return err
 		}
 		before := seen(t, s, 1)
-		if err := s.Release(t.Context(), "me", login.Key{1}); err != nil { // its first try failed
+		if err := s.Release(t.Context(), "me", login.Key{1}); err != nil { // the first attempt of this login failed
 			t.Fatal(err)
 		}
 		for range 2 {
@@ -532,14 +533,14 @@ func TestTombstoneRefusesLoginsFromBefore(t *testing.T) {
 		if err := settled(after); err != nil {
 			t.Errorf("begun after the erasure: %v", err)
 		}
-		// The id may be somebody else's by now.
+		// The later login may belong to another person with the same id.
 		if err := settled(before); !errors.Is(err, user.ErrUnknown) {
 			t.Errorf("begun before the erasure, and ended after a later login: %v", err)
 		}
 	})
 }
 
-// A mark names an openid that left a user. It is personal data, so it goes with the user.
+// A mark names an openid that has left a user. It is personal data, so an erasure removes it.
 func TestErasureTakesMarksAlong(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
@@ -558,8 +559,8 @@ func TestErasureTakesMarksAlong(t *testing.T) {
 	})
 }
 
-// Bob's login has replaced Alice's. A directory that remembers openids by itself would
-// let her in silently, to what is Bob's account now: she needs the phone button.
+// Bob's login has replaced Alice's. A directory that remembers openids itself would let her in
+// silently, to the account that is Bob's now. She must need the phone button.
 func TestReplacedOpenIDNeedsItsPhone(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)

@@ -12,13 +12,13 @@ import (
 // statements whatever its size.
 const compromisedBatch = 2000
 
-// Abandon ends what a copy of the database is good for together with its key: all
-// sessions, whose refresh tokens could be made, the results of logins' steps, which
-// name people, and WeChat's access tokens. It can be repeated, and goes on where it
-// was. progress is called with the number of rows looked at, again and again.
+// Abandon removes what a stolen copy of the database is good for together with its key: all
+// sessions (a thief could make their refresh tokens), the results of login steps (which contain
+// personal data), and WeChat's access tokens. If it was interrupted, the next call continues. It
+// calls progress repeatedly with the number of rows processed.
 //
-// The sessions get no entry in the feed: their tokens end with the signing keys,
-// which are the caller's to replace afterwards.
+// The sessions get no entry in the feed: their tokens become invalid when the caller replaces the
+// signing keys afterwards.
 func (s *Store) Abandon(ctx context.Context, progress func(seen int)) (sessions int, err error) {
 	if err := s.Open(ctx); err != nil {
 		return 0, err
@@ -41,8 +41,8 @@ func (s *Store) Abandon(ctx context.Context, progress func(seen int)) (sessions 
 	return sessions, nil
 }
 
-// endEverySession goes through the sessions in the order of their ids, which is that
-// of the logins: it ends when it has overtaken them.
+// endEverySession goes through the sessions in the order of their ids. New sessions come last in
+// this order, so it is done when it has caught up with the logins.
 func (s *Store) endEverySession(ctx context.Context, count func(int)) (ended int, err error) {
 	for last, more := "", true; more; {
 		var to sql.NullString
@@ -92,13 +92,13 @@ func (s *Store) empty(ctx context.Context, table, key string, count func(int)) e
 	}
 }
 
-// distrustedPrefix starts the names, in meta, of configured signing keys that are to
-// be changed because the encryption key is compromised.
+// distrustedPrefix starts the names, in meta, of configured signing keys that have to be replaced
+// because the encryption key is compromised.
 const distrustedPrefix = "distrusted "
 
-// Distrust takes the ids of signing keys that stand in the configuration, and returns
-// those that must be changed first. A key that Distrust sees for the first time must,
-// unless it has taken the place of one that it saw before.
+// Distrust takes the ids of signing keys in the configuration, and returns those that have to be
+// replaced first. This is every key that it sees for the first time, unless the key has replaced
+// one that it saw before.
 func (s *Store) Distrust(ctx context.Context, kids []string) (unchanged []string, err error) {
 	err = s.rewrite(ctx, "noting compromised keys in", func(t *tx) error {
 		unchanged = nil
@@ -125,7 +125,7 @@ func (s *Store) Distrust(ctx context.Context, kids []string) (unchanged []string
 	return unchanged, err
 }
 
-// Trust forgets what Distrust has noted.
+// Trust removes what Distrust has recorded.
 func (s *Store) Trust(ctx context.Context) error {
 	return s.rewrite(ctx, "forgetting compromised keys in", func(t *tx) error {
 		_, err := t.exec(`DELETE FROM {meta} WHERE name LIKE ?`, distrustedPrefix+"%")

@@ -67,8 +67,8 @@ func TestReplicasWithTwoKeysDoNotMix(t *testing.T) {
 	})
 }
 
-// A database ends one of two transactions in a deadlock. It is repeated, so that the
-// caller does not notice.
+// The database aborts one of two transactions in a deadlock. It is run again, so that the caller
+// does not notice.
 func TestDeadlockIsRunAgain(t *testing.T) {
 	onServers(t, func(t *testing.T, kind, address string) {
 		open := handles(t, address)

@@ -10,8 +10,8 @@ import (
 	"strings"
 )
 
-// A dialect is what one kind of database does differently. The SQL in this
-// package is written once, as SQLite and PostgreSQL read it, with
+// A dialect holds what differs between kinds of databases. The SQL in this package is written once,
+// in a form common to SQLite and PostgreSQL, with
 //
 //	{name}      a table, with the configured prefix
 //	{now}       the database's clock, in milliseconds since 1970
@@ -24,22 +24,22 @@ import (
 //	{serial}    a primary key that counts up and never repeats a number
 //	{options}   behind CREATE TABLE (…)
 //
-// and ? for parameters, INSERT OR IGNORE, and ON CONFLICT (…) DO UPDATE SET
-// c = excluded.c; rewrite turns these into what the database takes. Rows
-// affected by an UPDATE must be those found, not those changed (MySQL:
-// clientFoundRows=true).
+// and ? for parameters, INSERT OR IGNORE, and ON CONFLICT (…) DO UPDATE SET c = excluded.c. rewrite
+// turns these into the database's own form. The affected rows of an UPDATE must be the rows found,
+// not the rows changed (MySQL: clientFoundRows=true).
 type dialect struct {
 	name string
 
-	// port is a server's default port; empty: the database is a file, and its generated
-	// key lies beside it.
+	// port is the server's default port. It is empty if the database is a file, and then the
+	// generated key is stored beside the file.
 	port string
 
-	// foreign is how a team's own tables are read; nil: they cannot be in such a database.
+	// foreign describes how external tables are read. It is nil if such a database cannot hold
+	// them.
 	foreign *foreignDialect
 
-	// parse takes the address apart, without I/O, and refuses what is no
-	// address of such a database. Its errors hold no part of a password.
+	// parse parses the address without I/O, and refuses one that is not valid for this kind of
+	// database. Its errors contain no part of a password.
 	parse func(db *DB, address string) error
 
 	// replaced are the words in braces, "{now}" and so on.
@@ -48,53 +48,52 @@ type dialect struct {
 	// rewrite adapts parameters, INSERT OR IGNORE and ON CONFLICT.
 	rewrite func(query string) string
 
-	// bytes is the format of a literal of bytes, for its hexadecimal digits.
+	// bytes is the format of a bytes literal, for the hexadecimal digits.
 	bytes string
 
-	// open connects, and creates what must be there for that if it may. What the
-	// operator must mend is a permanent error.
+	// open connects and, if create is set, creates what that needs. An error that only the operator
+	// can fix is permanent.
 	open func(ctx context.Context, db *DB, create bool) (*pools, error)
 
-	// alone runs do while nobody else who calls alone with this prefix is at
-	// it, in this process or another. Where the database can undo changes of
-	// its schema, do is one transaction.
+	// alone runs do while no other caller with this prefix runs alone, in this process or another.
+	// If the database can undo changes of its schema, do is one transaction.
 	alone func(ctx context.Context, db *DB, p *pools, do func(*tx) error) error
 
-	// hasTable asks the database's catalogue whether the table is there.
+	// hasTable asks the database's catalogue whether a table exists.
 	hasTable string
 
-	// oneWriter: a writing transaction keeps all others out.
+	// oneWriter is set if a writing transaction keeps all others out.
 	oneWriter bool
 
-	// deleteLimit: DELETE takes ORDER BY and LIMIT, and is slow without.
+	// deleteLimit is set if DELETE accepts ORDER BY and LIMIT, and is slow without them.
 	deleteLimit bool
 
-	// byIndex is asked before many rows are looked up at once, in tables that
-	// were empty a moment ago; empty where no plan depends on that.
+	// byIndex is run before many rows are looked up at once in tables that were empty a moment ago.
+	// It is empty if no plan depends on that.
 	byIndex string
 
-	// begin begins a transaction whose statements each see what is committed by then;
-	// light makes it one that need not be on disk when it is committed: empty where
-	// there is no such thing, or the queue sees to it.
+	// begin begins a transaction in which each statement sees what is committed by then. light
+	// makes it a transaction whose commit does not wait for the disk. It is empty if there is no
+	// such thing, or if the queue does this.
 	begin, light string
 
-	// send runs statements on a connection, all in one turnaround. The first one that
-	// fails is the last. nil: there is nothing to wait for.
+	// send runs statements on a connection in one turnaround, and stops at the first one that
+	// fails. It is nil if there is no network to wait for.
 	send func(ctx context.Context, db *DB, conn *sql.Conn, statements []statement) error
 
-	// options are those of every transaction.
+	// options apply to every transaction.
 	options *sql.TxOptions
 
-	// temporary reports whether the error is about the database's state
-	// (locked, away, full), not about the question.
+	// temporary reports whether the cause of the error is the state of the database (locked, away,
+	// full) and not the statement.
 	temporary func(error) bool
 
-	// conflict reports whether a transaction was undone because of another one,
-	// or could not begin at the moment, and may be run again as a whole.
+	// conflict reports whether a transaction was undone because of another one, or could not begin
+	// at the moment, so that it may be run again as a whole.
 	conflict func(error) bool
 
-	// lost reports whether the connection is gone: what was asked last was done
-	// or not, and a transaction that had not come to its commit is undone.
+	// lost reports whether the connection is gone: the last statement was executed or not, and a
+	// transaction that had not reached its commit is undone.
 	lost func(error) bool
 
 	// duplicate reports whether a unique index refused a row.
@@ -103,25 +102,24 @@ type dialect struct {
 	// denied reports whether the user lacks a permission.
 	denied func(error) bool
 
-	// readOnly reports whether the database answers, and takes no write.
+	// readOnly reports whether the database answers but accepts no write.
 	readOnly func(error) bool
 
-	// grants are the statements that let another user than the tables' owner
-	// work with them; nil where databases have no users.
+	// grants returns the statements that let a user other than the tables' owner work with them. It
+	// is nil if the database has no users.
 	grants func(prefix string) []string
 
-	// done reports whether a change of the schema was refused because it had
-	// been made before. Only where such changes are no part of transactions;
-	// elsewhere nil.
+	// done reports whether a change of the schema was refused because it had been made before. It
+	// is nil if such changes are part of transactions.
 	done func(error) bool
 }
 
-// dialects are all there are, by the scheme of their address.
+// dialects holds every dialect by the schemes of its addresses.
 var dialects = map[string]*dialect{
 	"sqlite": sqlite, "postgres": postgres, "postgresql": postgres, "mysql": mysql,
 }
 
-// connectionLost is what a broken connection looks like, whatever the driver.
+// connectionLost reports whether the error means a broken connection, for any driver.
 func connectionLost(err error) bool {
 	var n net.Error
 	return errors.As(err, &n) ||
@@ -129,7 +127,7 @@ func connectionLost(err error) bool {
 		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
 }
 
-// tableNames are all tables, in the order of their creation.
+// tableNames lists all tables in the order of their creation.
 var tableNames = []string{
 	"meta", "users", "user_phones", "bindings", "sessions", "revocations",
 	"signing_keys", "kept_steps", "claimed_steps", "access_tokens", "user_locks", "barred_users",
@@ -142,12 +140,12 @@ func (d *dialect) replacer(prefix string) *strings.Replacer {
 	for _, name := range tableNames {
 		pairs = append(pairs, "{"+name+"}", prefix+name)
 	}
-	// Index names share one name space in SQLite and PostgreSQL.
+	// In SQLite and PostgreSQL all index names share one name space.
 	pairs = append(pairs, "{prefix}", prefix)
 	return strings.NewReplacer(pairs...)
 }
 
-// sql is query as the database takes it.
+// sql returns query in the database's own dialect.
 func (db *DB) sql(query string) string {
 	if done, ok := db.queries.Load(query); ok {
 		return done.(string)

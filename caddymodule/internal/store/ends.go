@@ -9,17 +9,17 @@ import (
 )
 
 const (
-	// endBatch is how many sessions end in one transaction. It is short enough for
-	// logins to go on between two of them where a database has one writer, and long
-	// enough for a database in another zone.
+	// endBatch is the number of sessions that end in one transaction. It is small enough for logins
+	// to continue between two batches if the database has one writer, and large enough for a
+	// database in another zone.
 	endBatch = 500
 
-	// endRead is how many ids of sessions are read at a time.
+	// endRead is the number of session ids that are read at a time.
 	endRead = 20_000
 )
 
-// End ends a session and writes its revocation. False: it had ended before, or
-// there is none, or the connection broke while it ended.
+// End ends a session and writes its revocation. It returns false if the session had ended before or
+// does not exist, or if the connection broke during the commit.
 func (s *Store) End(ctx context.Context, id string, e session.Ending) (bool, error) {
 	var ended int64
 	err := s.rewrite(ctx, "ending a session", func(t *tx) (err error) {
@@ -29,8 +29,7 @@ func (s *Store) End(ctx context.Context, id string, e session.Ending) (bool, err
 	return ended == 1 && err == nil, err
 }
 
-// EndUser ends each live session of a user, in batches. each is called after
-// each of them.
+// EndUser ends all live sessions of a user in batches, and calls each after every batch.
 func (s *Store) EndUser(ctx context.Context, userID string, e session.Ending, each func(ids []string)) error {
 	if e.Last != "" {
 		if err := s.endAll(ctx, e, each, `user_id = ? AND id <> ?`, userID, e.Last); err != nil {
@@ -40,10 +39,9 @@ func (s *Store) EndUser(ctx context.Context, userID string, e session.Ending, ea
 	return s.endAll(ctx, e, each, `user_id = ?`, userID)
 }
 
-// endAll ends the live sessions that the condition finds, however many there are,
-// a batch for each transaction. After an error, each was called with those that
-// have ended, and the same call goes on with the rest. Sessions that are opened
-// while it runs may stay.
+// endAll ends all live sessions that match the condition, one batch in each transaction. After an
+// error, each was called with the sessions that have ended, and the same call continues with the
+// rest. Sessions that are opened while it runs may stay.
 func (s *Store) endAll(ctx context.Context, e session.Ending, each func(ids []string), condition string, args ...any) error {
 	return s.inBatches(ctx, "ending sessions", func(t *tx, ids []string) error {
 		_, err := endByID(t, e, ids)
@@ -51,14 +49,14 @@ func (s *Store) endAll(ctx context.Context, e session.Ending, each func(ids []st
 	}, each, 0, `SELECT id FROM {sessions} WHERE ended_at = 0 AND `+condition, args...)
 }
 
-// inBatches runs change for the sessions whose ids the query finds, without the
-// first ones: once for each batch of ids, in a transaction of its own, and perhaps
-// again with the same batch. The query must not find a session any more that was
-// changed. done is called after each transaction.
+// inBatches reads the ids of the sessions that the query finds, skips as many as first says, and
+// runs change for each batch of ids in its own transaction, perhaps more than once for the same
+// batch. The query must no longer find a session that change has changed. done is called after each
+// transaction.
 func (s *Store) inBatches(ctx context.Context, doing string, change func(*tx, []string) error, done func(ids []string), first int, query string, args ...any) error {
 	for {
-		// One read for many batches: a read for each would find the index entries of
-		// all earlier batches in its way.
+		// One read serves many batches: a separate read for each would have to pass the index
+		// entries of all earlier batches.
 		var ids []string
 		err := s.read(ctx, doing, func(t *tx) (err error) {
 			ids, err = t.strings(query+` LIMIT ? OFFSET ?`, append(slices.Clone(args), endRead, first)...)
@@ -67,7 +65,7 @@ func (s *Store) inBatches(ctx context.Context, doing string, change func(*tx, []
 		if err != nil {
 			return err
 		}
-		slices.Sort(ids) // of two that do this at once, neither waits for the other's later rows
+		slices.Sort(ids) // all transactions lock sessions in one order, so none deadlocks
 		for batch := range slices.Chunk(ids, endBatch) {
 			if err := s.rewrite(ctx, doing, func(t *tx) error { return change(t, batch) }); err != nil {
 				return err
@@ -80,14 +78,14 @@ func (s *Store) inBatches(ctx context.Context, doing string, change func(*tx, []
 	}
 }
 
-// What a session says about the person, and how it says so no more.
+// The condition for sessions that hold personal data, and the assignments that remove it.
 const (
 	personal  = `(openid <> '' OR unionid <> '' OR user_agent <> '' OR address <> '')`
 	anonymous = `openid = '', unionid = '', user_agent = '', address = ''`
 )
 
-// anonymize removes what a user's ended sessions say about the person, in batches.
-// An erasure does so first, so that little is left to its own transaction.
+// anonymize removes the personal data of a user's ended sessions, in batches. An erasure does this
+// first, so that little is left for its own transaction.
 func (s *Store) anonymize(ctx context.Context, userID string) error {
 	return s.inBatches(ctx, "erasing a user", func(t *tx, ids []string) error {
 		in, keys, err := t.oneOf(ids)
@@ -99,15 +97,14 @@ func (s *Store) anonymize(ctx context.Context, userID string) error {
 	}, func([]string) {}, 0, `SELECT id FROM {sessions} WHERE user_id = ? AND ended_at <> 0 AND `+personal, userID)
 }
 
-// EndOpenID ends each live session of an openid, in batches. each is called after
-// each of them.
+// EndOpenID ends all live sessions of an openid in batches, and calls each after every batch.
 func (s *Store) EndOpenID(ctx context.Context, appid, openid string, e session.Ending, each func(ids []string)) error {
 	return s.endAll(ctx, e, each, `openid = ? AND appid = ?`, openid, appid)
 }
 
-// endSessions ends the live sessions that the condition finds, within a larger
-// transaction, and returns their ids. It is for a few sessions; see endAll for any
-// number. A session that has expired without having been ended counts as live.
+// endSessions ends the live sessions that match the condition, as part of a larger transaction, and
+// returns their ids. It is for a few sessions; endAll is for any number. An expired session that
+// was not ended counts as live.
 func endSessions(t *tx, e session.Ending, condition string, args ...any) ([]string, error) {
 	ids, err := t.strings(`SELECT id FROM {sessions} WHERE ended_at = 0 AND `+condition+` {lock}`, args...)
 	if err != nil {
@@ -122,17 +119,17 @@ func endSessions(t *tx, e session.Ending, condition string, args ...any) ([]stri
 	return ids, nil
 }
 
-// endByID ends those of the sessions that live, and counts them. It writes a
-// revocation for each of which an access token may be left, by the database's
-// clock or by ours.
+// endByID ends those of the sessions that are live, and returns their number. It writes a
+// revocation for each session that may have a valid access token, by the database's clock or by
+// ours.
 func endByID(t *tx, e session.Ending, ids []string) (int64, error) {
 	in, keys, err := t.oneOf(ids)
 	if err != nil {
 		return 0, err
 	}
 	now := t.db.millis(e.Now)
-	// "+ 0" keeps ended_at from being looked up in an index: without statistics
-	// PostgreSQL prefers that to the ids, and reads all live sessions for each batch.
+	// "+ 0" keeps the planner from using the index on ended_at: without statistics PostgreSQL
+	// prefers it to the ids, and reads all live sessions for each batch.
 	set := `ended_at = ?, end_reason = ?`
 	if e.Forget {
 		set += `, ` + anonymous
@@ -142,7 +139,7 @@ func endByID(t *tx, e session.Ending, ids []string) (int64, error) {
 	if err != nil || ended == 0 {
 		return ended, err
 	}
-	// Those that another call ended in this millisecond get a second revocation.
+	// Sessions that another call ended in this millisecond get a second revocation.
 	_, err = t.exec(`INSERT INTO {revocations} (session_id, until_at, recorded_at)
 		SELECT id, ?, {now} FROM {sessions} WHERE ended_at + 0 = ?
 			AND NOT (tokens_until > 0 AND tokens_counter = counter AND tokens_until < ? AND tokens_until < {now})
@@ -151,8 +148,8 @@ func endByID(t *tx, e session.Ending, ids []string) (int64, error) {
 	return ended, err
 }
 
-// oneOf is a condition for any of the keys, at most endBatch, and its parameters.
-// There are three lengths of it, so that there are few different statements.
+// oneOf returns a condition that matches any of the keys, at most endBatch of them, and its
+// parameters. It has three lengths only, so that there are few different statements.
 func (t *tx) oneOf(keys []string) (in string, args []any, err error) {
 	size := 1
 	switch {
@@ -167,7 +164,7 @@ func (t *tx) oneOf(keys []string) (in string, args []any, err error) {
 		}
 	}
 	for i := range size {
-		args = append(args, keys[min(i, len(keys)-1)]) // the last one again finds nothing new
+		args = append(args, keys[min(i, len(keys)-1)]) // repeating the last key finds nothing new
 	}
 	return ` IN (` + strings.Repeat("?, ", size-1) + `?)`, args, nil
 }

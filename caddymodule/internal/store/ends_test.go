@@ -10,8 +10,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
-// A session reads back as it was opened, refreshed and ended, also when a replica
-// of an earlier version refreshed it in between.
+// A session reads back as it was opened, refreshed and ended, even if a replica of an earlier
+// version refreshed it in between.
 func TestSessionsKeepAudienceAndReason(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
@@ -28,7 +28,7 @@ func TestSessionsKeepAudienceAndReason(t *testing.T) {
 			}
 		}
 		check()
-		// One from before there was the column takes on the first audience, and keeps it.
+		// A session from before the column existed takes on the first audience, and keeps it.
 		later := now.Add(time.Minute)
 		for i, audience := range []string{"shop", "admin"} {
 			a := session.Advance{From: uint64(i + 1), To: uint64(i + 2), Now: later, Expires: later.Add(time.Hour), TokensUntil: later.Add(2 * time.Hour), Audience: audience}
@@ -39,14 +39,14 @@ func TestSessionsKeepAudienceAndReason(t *testing.T) {
 			want.Audience = "shop"
 			check()
 		}
-		for _, until := range []time.Duration{time.Hour, 3 * time.Hour} { // only ever further
+		for _, until := range []time.Duration{time.Hour, 3 * time.Hour} { // the time only moves forward
 			if err := s.Extend(t.Context(), opened.ID, later.Add(until)); err != nil {
 				t.Fatal(err)
 			}
 		}
 		want.TokensUntil = later.Add(3 * time.Hour)
 		check()
-		// A replica of an earlier version advances what it knows of.
+		// A replica of an earlier version updates only the columns that it knows.
 		execute(t, s, `UPDATE {sessions} SET counter = counter + 1, advanced_at = ?, refreshed_at = ? WHERE id = ?`, s.db.millis(later), s.db.millis(later), opened.ID)
 		want.Counter++
 		want.TokensUntil = time.Time{}
@@ -61,11 +61,11 @@ func TestSessionsKeepAudienceAndReason(t *testing.T) {
 	})
 }
 
-// A session whose last token has expired needs no place in the feed, which all
-// replicas read. Whatever is not sure has one.
+// A session whose last token has expired needs no entry in the feed, which all replicas read. In
+// case of doubt it has one.
 func TestFeedHoldsSessionsWithTokensOnly(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
-		// The tests' clock is not the database's, and the later of the two counts.
+		// The tests' clock differs from the database's clock. The later of the two counts.
 		real := time.Now()
 		s := started(t, open)
 		opened := make(map[string]string)
@@ -107,8 +107,8 @@ func TestFeedHoldsSessionsWithTokensOnly(t *testing.T) {
 		}
 		last := wantFeed(0)
 
-		// A replica whose clock is a year ahead takes no token for expired that the
-		// database's clock does not; nor does one that is behind.
+		// A replica whose clock is a year ahead must not take a token for expired that is valid by
+		// the database's clock. A replica whose clock is behind must not either.
 		clear(opened)
 		add("live", real.Add(time.Hour), "")
 		add("expired", real.Add(-time.Hour), "")
@@ -127,7 +127,7 @@ func TestFeedHoldsSessionsWithTokensOnly(t *testing.T) {
 	})
 }
 
-// A user has more sessions than a transaction ends: others log in meanwhile.
+// A user has more sessions than one transaction ends. Other users can log in meanwhile.
 func TestManySessionsEndInBatches(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
@@ -142,7 +142,7 @@ func TestManySessionsEndInBatches(t *testing.T) {
 		var batches []int
 		err := s.EndUser(t.Context(), "u1", ending(now, now.Add(time.Hour)), func(ids []string) {
 			batches = append(batches, len(ids))
-			// Another login, between two transactions.
+			// Another login comes between two transactions.
 			settle(t, s, user.Binding{AppID: "wx1", OpenID: "o2", UserID: "u2"}, user.Replace, now)
 		})
 		if err != nil || fmt.Sprint(batches) != fmt.Sprint([]int{endBatch, endBatch, endBatch, 7}) {
@@ -157,8 +157,8 @@ func TestManySessionsEndInBatches(t *testing.T) {
 	})
 }
 
-// A logout from all devices breaks off in the middle. The device that asked for it
-// must be able to ask again: its own session ends last.
+// A logout from all devices fails in the middle. The device that asked for it must be able to ask
+// again, so its own session ends last.
 func TestSessionThatAsksEndsLast(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
@@ -173,7 +173,7 @@ func TestSessionThatAsksEndsLast(t *testing.T) {
 			}
 		}
 		e := ending(now, now.Add(time.Hour))
-		e.Last = first // which would be in the first batch
+		e.Last = first // otherwise it would be in the first batch
 		ctx, broken := context.WithCancel(t.Context())
 		if err := s.EndUser(ctx, "u1", e, func([]string) { broken() }); err == nil {
 			t.Fatal("it went on")
@@ -188,7 +188,7 @@ func TestSessionThatAsksEndsLast(t *testing.T) {
 	})
 }
 
-// A table from before sessions were bounded has thousands of a former owner's. The new
+// A table from before sessions were limited holds thousands of a former owner's sessions. The new
 // owner's login ends them all, in batches, before it opens a session.
 func TestLoginEndsVeryManySessions(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {

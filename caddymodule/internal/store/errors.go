@@ -11,17 +11,17 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
-// permanent marks an error that trying again will not mend.
+// permanent marks an error that a retry will not fix.
 type permanent struct{ error }
 
 func (e permanent) Unwrap() error { return e.error }
 
-// answers are errors that say what the database holds, not that asking it went
-// wrong.
+// answers are the errors that report what the database holds. All others report that the question
+// failed.
 var answers = []error{session.ErrNotFound, user.ErrUnknown, user.ErrDisabled, user.ErrNewOpenID}
 
-// wrap says what was being done, to which database, and whether the error may
-// go away by itself. Answers pass as they are.
+// wrap adds to an error what was being done and to which database, and classifies it as temporary
+// or not. It returns answers unchanged.
 func (db *DB) wrap(ctx context.Context, doing string, err error) error {
 	if err == nil {
 		return nil
@@ -36,7 +36,7 @@ func (db *DB) wrap(ctx context.Context, doing string, err error) error {
 	case errors.Is(err, ErrUnavailable), errors.Is(err, context.Canceled):
 		return fmt.Errorf("%s the store: %w", doing, err)
 	case errors.Is(ctx.Err(), context.Canceled):
-		// Drivers answer an interruption with errors of their own.
+		// Drivers return their own errors after an interruption.
 		return fmt.Errorf("%s the store: %w", doing, context.Canceled)
 	case errors.Is(ctx.Err(), context.DeadlineExceeded), errors.Is(err, context.DeadlineExceeded):
 		return fmt.Errorf("%s the store: %s: %w: %w", doing, db.url, ErrUnavailable, context.DeadlineExceeded)
@@ -53,19 +53,19 @@ func (db *DB) wrap(ctx context.Context, doing string, err error) error {
 	return fmt.Errorf("%s the store: %s: %w", doing, db.url, err)
 }
 
-// unreadable is an ErrKey that a request meets: only the operator can help.
+// unreadable is an ErrKey during a request. Only the operator can fix its cause.
 type unreadable struct{ error }
 
 func (e unreadable) Unwrap() error        { return e.error }
 func (e unreadable) Is(target error) bool { return target == user.ErrMisconfigured }
 
-// Remedy is what the operator is to do.
+// Remedy returns what the operator has to do.
 func (unreadable) Remedy() string {
 	return "`caddy wx-auth rekey`, or another replica, has sealed with an encryption key that this process does not have: " +
 		"give it that key, encryption_key <new> <old>, and reload"
 }
 
-// redacted keeps what is secret in a server's address out of an error's text.
+// redacted removes the secrets of a server's address from the text of an error.
 func (db *DB) redacted(err error) error {
 	text := err.Error()
 	clean := text
@@ -84,7 +84,7 @@ func (db *DB) redacted(err error) error {
 	return redacted{clean, err}
 }
 
-// redacted is an error with another text.
+// redacted is an error with its text replaced.
 type redacted struct {
 	text string
 	err  error

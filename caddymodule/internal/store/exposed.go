@@ -10,14 +10,14 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/network"
 )
 
-// An address that does not say whether connections are encrypted leaves that to the
-// server, or to an attacker in between: PostgreSQL's default falls back to plain text
-// when the server has no TLS, MySQL's is plain text. Within a machine or a private network
-// plain text is usual; over a public address, anybody on the way could read passwords and
-// phone numbers. There such a connection is encrypted or refused, unless the address asks for
-// plain text (sslmode=disable, tls=false).
+// Without a setting in the address, the server decides whether connections are encrypted, or an
+// attacker on the way to it: PostgreSQL falls back to plain text by default if the server has no
+// TLS, MySQL uses plain text by default. Within a machine or a private network this is common. Over
+// a public address, anybody on the way could read passwords and phone numbers. So connections to a
+// public address are encrypted or refused, unless the address asks for plain text (sslmode=disable,
+// tls=false).
 
-// plainTextOutside is the remedy, up to the words that allow plain text.
+// plainTextOutside is the remedy, without the setting that allows plain text.
 const plainTextOutside = "the database has a public address, where connections are encrypted unless the store's address says otherwise: " +
 	"switch TLS on at the server, or, to send passwords and phone numbers in plain text all the same, write"
 
@@ -28,8 +28,8 @@ func resolve(ctx context.Context, host string) ([]netip.Addr, error) {
 	return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 }
 
-// exposes reports whether connections to a host leave private networks. It fails for a
-// host that cannot be looked up: the driver looks it up again, and may then succeed.
+// exposes reports whether connections to a host leave private networks. It returns an error if the
+// host cannot be looked up: the driver repeats the look-up, and may then succeed.
 func (l lookup) exposes(ctx context.Context, host string) (bool, error) {
 	if host == "" || strings.HasPrefix(host, "/") || strings.HasPrefix(host, "@") { // a Unix socket
 		return false, nil

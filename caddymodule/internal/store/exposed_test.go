@@ -38,8 +38,8 @@ func TestExposedAddresses(t *testing.T) {
 	}
 }
 
-// Somebody on the way drops the first look-up of the database's name, and lets the
-// driver's own through: the password must not go out in plain text for that.
+// An attacker on the way drops the first look-up of the database's name, and lets the driver's own
+// look-up through. The password must not be sent in plain text because of that.
 func TestFailedLookupSendsNoPlainText(t *testing.T) {
 	for _, kind := range []string{"postgres", "mysql"} {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -71,9 +71,9 @@ func TestFailedLookupSendsNoPlainText(t *testing.T) {
 	}
 }
 
-// Somebody between the gateway and a database at a public address answers that the
-// server has no TLS. The password is not sent then, unless the address says so; within
-// a private network all is as it was.
+// An attacker between the gateway and a database at a public address answers that the server has no
+// TLS. The password must not be sent then, unless the address allows it. Nothing changes within a
+// private network.
 func TestNoPlainTextToAPublicAddress(t *testing.T) {
 	public := lookup(func(context.Context, string) ([]netip.Addr, error) {
 		return []netip.Addr{netip.MustParseAddr("203.0.113.9")}, nil
@@ -103,7 +103,7 @@ func TestNoPlainTextToAPublicAddress(t *testing.T) {
 			t.Errorf("plain text by order: %v", err)
 		}
 		db, err := open(u.String(), public)
-		if err == nil { // the server has TLS
+		if err == nil { // this server has TLS
 			query := map[string]string{"postgres": "SELECT ssl::int FROM pg_stat_ssl WHERE pid = pg_backend_pid()",
 				"mysql": "SELECT VARIABLE_VALUE <> '' FROM information_schema.SESSION_STATUS WHERE VARIABLE_NAME = 'SSL_CIPHER'"}[kind]
 			var encrypted int
@@ -124,7 +124,7 @@ func TestNoDowngradeOutside(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { l.Close() })
-		starts := make(chan bool, 100) // whether a connection went on in plain text
+		starts := make(chan bool, 100) // receives whether a connection continued in plain text
 		go func() {
 			for {
 				conn, err := l.Accept()

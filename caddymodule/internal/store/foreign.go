@@ -11,12 +11,11 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user/sqldir"
 )
 
-// Foreign is a database with a team's own tables: it runs the team's queries, and
-// creates, locks and migrates nothing. It implements [sqldir.Database].
+// Foreign is a database with external tables, which belong to the team. It runs the team's queries,
+// and creates, locks and migrates nothing. It implements [sqldir.Database].
 type Foreign struct{ db *DB }
 
-// NewForeign parses the address of a database server, postgres://… or mysql://…,
-// and does no more.
+// NewForeign parses the address of a database server, postgres://… or mysql://…, without I/O.
 func NewForeign(address string) (*Foreign, error) {
 	if d := dialectOf(address); d == nil || d.foreign == nil {
 		return nil, errors.New("a table of your own is in PostgreSQL, MySQL or MariaDB: write postgres://user:password@host/database or mysql://user:password@host/database")
@@ -41,8 +40,7 @@ func (f *Foreign) Close() error { return f.db.Close() }
 // Placeholder implements [sqldir.Database].
 func (f *Foreign) Placeholder(n int) string { return f.db.dialect.foreign.placeholder(n) }
 
-// Do implements [sqldir.Database]. The connections are opened when they are first
-// needed.
+// Do implements [sqldir.Database]. Its first call opens the connections.
 func (f *Foreign) Do(ctx context.Context, do func(sqldir.Tx) error) error {
 	p := f.db.pools.Load()
 	if p == nil {
@@ -66,31 +64,31 @@ func (f *Foreign) Do(ctx context.Context, do func(sqldir.Tx) error) error {
 	return f.redacted(ctx, err, values)
 }
 
-// foreignDialect is how one kind of database reads a team's own tables.
+// foreignDialect describes how one kind of database reads external tables.
 type foreignDialect struct {
-	// mysql: queries are read as MySQL reads them, see [sqldir.ParseQueries].
+	// mysql is set if queries are read as MySQL reads them, see [sqldir.ParseQueries].
 	mysql bool
-	// placeholder is the n-th parameter of a query, counted from 1.
+	// placeholder returns the n-th parameter of a query, counted from 1.
 	placeholder func(n int) string
-	// before stands before a query's arguments, for the driver; nil: nothing does.
+	// before is an argument for the driver in front of a query's arguments. It may be nil.
 	before any
-	// sample is every parameter of a query that is only described; nil: NULL is.
+	// sample is the value of all parameters when a query is only described. nil is NULL.
 	sample any
-	// column describes a column of the type that the driver names.
+	// column describes a column, given the driver's name of its type.
 	column func(t *tx, name, kind string) (sqldir.Column, error)
-	// values gives the values of rows their one form.
+	// values converts the values of rows to their one form.
 	values func(t *tx, columns []*sql.ColumnType, rows [][]any) error
-	// badValue reports whether a value cannot be of a column's type.
+	// badValue reports whether the error means a value that a column's type cannot hold.
 	badValue func(error) bool
 }
 
-// refused marks an error of the driver.
+// refused marks a driver's error.
 type refused struct{ error }
 
 func (e refused) Unwrap() error { return e.error }
 
-// foreignTx implements [sqldir.Tx]. It keeps the values that it was given, to keep
-// them out of errors.
+// foreignTx implements [sqldir.Tx]. It remembers the queries' values, so that they can be removed
+// from errors.
 type foreignTx struct {
 	t      *tx
 	values *[]string
@@ -130,7 +128,7 @@ func (f foreignTx) Describe(query string, args ...any) ([]sqldir.Column, error) 
 	return columns, nil
 }
 
-// query reads rows as the driver gives them.
+// query reads rows as the driver returns them.
 func (f foreignTx) query(limit int, query string, args ...any) (types []*sql.ColumnType, rows [][]any, err error) {
 	r, err := f.t.q.QueryContext(f.t.ctx, query, f.args(args)...)
 	if err != nil {
@@ -179,7 +177,7 @@ func (f foreignTx) Prepare(query string) error {
 	return nil
 }
 
-// args returns a query's arguments for the driver, and remembers the values.
+// args returns a query's arguments for the driver, and remembers their values.
 func (f foreignTx) args(args []any) []any {
 	for _, a := range args {
 		if s, ok := a.(string); ok {
@@ -194,11 +192,11 @@ func (f foreignTx) args(args []any) []any {
 
 func (f foreignTx) dialect() *foreignDialect { return f.t.db.dialect.foreign }
 
-// longNumber matches what could be a phone number.
+// longNumber matches digits that could be a phone number.
 var longNumber = regexp.MustCompile(`[0-9]{7,}`)
 
-// redacted returns a driver's error without the query's values, which databases repeat when
-// they refuse them.
+// redacted returns a driver's error without the query's values. Databases repeat values that they
+// refuse.
 func (f *Foreign) redacted(ctx context.Context, err error, values []string) error {
 	text := strings.TrimPrefix(f.db.redacted(err).Error(), "opening the store: "+f.db.url+": ")
 	text = strings.ReplaceAll(text, ErrUnavailable.Error()+": ", "")
@@ -211,8 +209,8 @@ func (f *Foreign) redacted(ctx context.Context, err error, values []string) erro
 	return foreignError{fmt.Sprintf("%s: %s", f.db.url, text), f.kind(ctx, err)}
 }
 
-// kind returns the error of sqldir or of context that classifies err; nil if only the
-// operator can fix it.
+// kind returns the error of sqldir or context that classifies err. It returns nil if only the
+// operator can fix the cause.
 func (f *Foreign) kind(ctx context.Context, err error) error {
 	var p permanent
 	switch {
@@ -230,7 +228,7 @@ func (f *Foreign) kind(ctx context.Context, err error) error {
 	return nil
 }
 
-// foreignError is a driver's error: its redacted text, and its kind.
+// foreignError is a driver's error with its redacted text and its kind.
 type foreignError struct {
 	text string
 	kind error

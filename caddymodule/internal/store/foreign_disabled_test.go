@@ -7,9 +7,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
-// disabledValues are expressions, and whether a user with such a value is kept out. What
-// says neither yes nor no was written by a system that means something by it: it keeps
-// the user out.
+// disabledValues lists expressions by whether they keep a user out or let them in. A value that
+// means neither yes nor no had some meaning to the system that wrote it, so it keeps the user out.
 var disabledValues = map[string]struct{ out, in []string }{
 	"postgres": {
 		out: []string{"TRUE", "1::int2", "-1::int4", "2::int8", "0.5::real", "'NaN'::real", "-0.001::numeric", "0.01::numeric", "'NaN'::numeric", "1::money", "'-0.01'::money",
@@ -34,7 +33,7 @@ var disabledValues = map[string]struct{ out, in []string }{
 	},
 }
 
-// An unforeseen status was a 503, and the sessions of a user who was banned by it went on.
+// An unknown status led to a 503, and the sessions of a user who was banned with it went on.
 func TestDisabledFailsClosed(t *testing.T) {
 	onServers(t, func(t *testing.T, kind, address string) {
 		f := foreign(t, address)
@@ -71,7 +70,7 @@ func TestDisabledFailsClosed(t *testing.T) {
 	})
 }
 
-// cutType takes a column's type and a value apart, which a blank or a | parts.
+// cutType splits a column's type from its value, at a blank or a |.
 func cutType(s string) (typ, value string) {
 	if typ, value, ok := strings.Cut(s, "|"); ok {
 		return typ, value
@@ -90,7 +89,8 @@ func cutType(s string) (typ, value string) {
 	return s, "NULL"
 }
 
-// Bytes, arrays and points are neither true nor false. They are refused before anybody logs in.
+// Bytes, arrays and points are neither true nor false. The load refuses them, before anybody logs
+// in.
 func TestDisabledOfOddTypesIsRefusedAtLoad(t *testing.T) {
 	onServers(t, func(t *testing.T, kind, address string) {
 		f := foreign(t, address)

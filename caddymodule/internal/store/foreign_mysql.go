@@ -11,8 +11,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user/sqldir"
 )
 
-// mysqlKinds are the types that can be used, as the driver names them. MariaDB's JSON
-// is LONGTEXT to it, its UUID and INET6 are CHAR.
+// mysqlKinds are the usable types by the driver's names. It calls MariaDB's JSON LONGTEXT, and its
+// UUID and INET6 CHAR.
 var mysqlKinds = map[string]sqldir.Kind{
 	"NULL": sqldir.Text, // a parameter, while the configuration is loaded
 	"CHAR": sqldir.Text, "VARCHAR": sqldir.Text, "ENUM": sqldir.Text, "SET": sqldir.Text,
@@ -28,8 +28,8 @@ var mysqlKinds = map[string]sqldir.Kind{
 var mysqlForeign = foreignDialect{
 	mysql:       true,
 	placeholder: func(int) string { return "?" },
-	// MySQL makes bytes of NULL: CONCAT(NULL, NULL) would be VARBINARY. No user has the
-	// number, or the id, -1.
+	// With NULL, MySQL would derive bytes: CONCAT(NULL, NULL) is VARBINARY. No user has the phone
+	// number or id -1.
 	sample: "-1",
 	column: func(_ *tx, name, kind string) (sqldir.Column, error) { return mysqlColumn(name, kind), nil },
 	values: mysqlValues,
@@ -59,10 +59,10 @@ func mysqlColumn(name, kind string) sqldir.Column {
 	return c
 }
 
-// localTime is a TIMESTAMP as the connection's time zone shows it.
+// localTime is a TIMESTAMP in the connection's time zone.
 type localTime string
 
-// mysqlValues reads values in their one form.
+// mysqlValues converts the values of rows to their one form.
 func mysqlValues(t *tx, columns []*sql.ColumnType, rows [][]any) (err error) {
 	for _, row := range rows {
 		for i, c := range columns {
@@ -77,7 +77,7 @@ func mysqlValues(t *tx, columns []*sql.ColumnType, rows [][]any) (err error) {
 	return nil
 }
 
-// mysqlValue reads a value in its one form.
+// mysqlValue converts a value to its one form.
 func mysqlValue(kind string, v any) (any, error) {
 	raw, ok := v.([]byte)
 	if !ok {
@@ -85,13 +85,13 @@ func mysqlValue(kind string, v any) (any, error) {
 	}
 	switch kind {
 	case "BIT":
-		// MariaDB sends bits for a column, but digits for the result of a subquery, and calls
-		// both BIT: b'110001' and 1 are the same byte.
+		// MariaDB sends bits for a column but digits for the result of a subquery, and names both
+		// BIT: b'110001' and 1 are the same byte.
 		return sqldir.Unfit{Type: kind, Zero: strings.Trim(string(raw), "\x00") == ""}, nil
-	case "UNSIGNED BIGINT": // beyond int64 the driver gives the digits
+	case "UNSIGNED BIGINT": // the driver returns digits beyond int64
 		return strconv.ParseUint(string(raw), 10, 64)
 	case "DATE", "DATETIME", "TIMESTAMP":
-		// The zero date is how MySQL writes that there is none.
+		// The zero date is MySQL's form of a missing date.
 		if strings.Trim(string(raw), "0-: .") == "" {
 			return nil, nil
 		}
@@ -107,9 +107,9 @@ func mysqlValue(kind string, v any) (any, error) {
 	return string(raw), nil
 }
 
-// moments replaces the TIMESTAMPs of rows by the moments that they mean. The connection
-// shows them in its time zone, which only the server can read back: the team's queries
-// compare with NOW(), so the zone stays theirs.
+// moments converts the TIMESTAMPs of rows from the connection's time zone to absolute times. Only
+// the server knows that time zone. The connection must keep the team's time zone, since their
+// queries compare with NOW().
 func moments(t *tx, rows [][]any) error {
 	var local []any
 	var places []*any

@@ -9,8 +9,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user/sqldir"
 )
 
-// The query phone gives a user of the team's table another number. A number that a unique
-// index holds is another user's, and a query that would change several users is undone.
+// The query phone changes a user's number in the team's table. It reports a number that a unique
+// index holds as another user's, and is undone if it would change several users.
 func TestNumberInOwnTableChanges(t *testing.T) {
 	onMembers(t, func(t *testing.T, f *Foreign) {
 		put(t, f, `INSERT INTO members (mobile) VALUES ('13800138000')`)

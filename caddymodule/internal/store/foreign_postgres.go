@@ -24,23 +24,23 @@ import (
 
 var postgresForeign = foreignDialect{
 	placeholder: func(n int) string { return "$" + strconv.Itoa(n) },
-	// The parameters' types are asked for each time: a column's type may have changed since,
-	// and behind a pooler nothing stays prepared.
+	// The types of parameters are requested each time: a column's type may have changed since, and
+	// prepared statements do not survive behind a pooler.
 	before: pgx.QueryExecModeDescribeExec,
 	column: postgresColumn,
-	values: func(*tx, []*sql.ColumnType, [][]any) error { return nil }, // the rows' connection has read them
+	values: func(*tx, []*sql.ColumnType, [][]any) error { return nil }, // rowsConnector has converted them already
 	badValue: func(err error) bool {
 		switch postgresCode(err) {
-		case "22P02", "22003", "22007", "22008": // no such text, out of range, no date
+		case "22P02", "22003", "22007", "22008": // malformed text, out of range, invalid date
 			return true
 		}
 		return false
 	},
 }
 
-// rowsConnector opens connections whose queries read rows by [postgresValue].
-// database/sql's own reading knows no infinite date, cuts fractions of a second, and
-// takes what it does not know as text.
+// rowsConnector opens connections whose queries read rows by [postgresValue]. The standard
+// conversion does not support infinite dates, truncates fractions of a second, and returns types
+// that it does not know as text.
 type rowsConnector struct{ driver.Connector }
 
 func (c rowsConnector) Connect(ctx context.Context) (driver.Conn, error) {
@@ -68,7 +68,7 @@ func (c rowsConn) QueryContext(ctx context.Context, query string, named []driver
 		}
 		return nil, err
 	}
-	// The columns are known only with the first row, or the end.
+	// The columns are known only after the first row, or at the end.
 	more := rows.Next()
 	if err := rows.Err(); err != nil {
 		rows.Close()
@@ -127,14 +127,14 @@ func (r *postgresRows) Next(dest []driver.Value) error {
 	return nil
 }
 
-// OIDs that pgx has no name for.
+// OIDs for which pgx has no name.
 const (
 	moneyOID  = 790
 	timetzOID = 1266
 )
 
-// postgresBinary are the types that are read in binary: as text they depend on the
-// settings of the database and the role. All others are read as text.
+// postgresBinary are the types that are read in binary, because their text depends on the settings
+// of the database and the role. All others are read as text.
 var postgresBinary = pgx.QueryResultFormatsByOID{
 	pgtype.Float4OID: pgx.BinaryFormatCode, pgtype.Float8OID: pgx.BinaryFormatCode,
 	pgtype.DateOID: pgx.BinaryFormatCode, pgtype.TimeOID: pgx.BinaryFormatCode, pgtype.IntervalOID: pgx.BinaryFormatCode,
@@ -156,12 +156,12 @@ var postgresKinds = map[uint32]sqldir.Kind{
 	moneyOID: sqldir.Sign,
 }
 
-// postgresColumn describes a column. What is not built in is looked up in the
-// catalogue: enums, and extensions' types that are strings, are text.
+// postgresColumn describes a column. A type that is not built in is looked up in the catalogue.
+// Enums, and string types of extensions, are text.
 func postgresColumn(t *tx, name, oid string) (sqldir.Column, error) {
 	c := sqldir.Column{Name: name, Type: oid}
 	var form, category string
-	// No statement with a parameter: behind a pooler nothing stays prepared.
+	// The statement has no parameter: prepared statements do not survive behind a pooler.
 	err := t.q.QueryRowContext(t.ctx, `SELECT pg_catalog.format_type(oid, NULL), typtype::text, typcategory::text FROM pg_catalog.pg_type WHERE oid = `+oid,
 		pgx.QueryExecModeDescribeExec).Scan(&c.Type, &form, &category)
 	if err != nil {
@@ -186,10 +186,10 @@ func postgresColumn(t *tx, name, oid string) (sqldir.Column, error) {
 	return c, nil
 }
 
-// firstNormalOID is the first OID of what is not built in.
+// firstNormalOID is the first OID that is not built in.
 const firstNormalOID = 16384
 
-// postgresValue reads a value in its one form.
+// postgresValue converts a value to its one form.
 func postgresValue(oid uint32, raw []byte) (any, error) {
 	if size, ok := postgresSizes[oid]; ok && len(raw) != size {
 		return nil, errors.New("the database sent it in a form that is not PostgreSQL's")
@@ -206,7 +206,7 @@ func postgresValue(oid uint32, raw []byte) (any, error) {
 	case pgtype.Float8OID:
 		return math.Float64frombits(binary.BigEndian.Uint64(raw)), nil
 	case pgtype.BPCharOID:
-		return strings.TrimRight(string(raw), " "), nil // which PostgreSQL adds, and ignores
+		return strings.TrimRight(string(raw), " "), nil // PostgreSQL pads the value with blanks, and ignores them
 	case pgtype.JSONOID, pgtype.JSONBOID:
 		return jsonValue(raw)
 	case pgtype.DateOID:
@@ -271,18 +271,17 @@ func floorDiv(a, b int64) int64 {
 	return q
 }
 
-// before writes a time as PostgreSQL does in its ISO style, years before the first
-// included.
+// before formats a time like PostgreSQL's ISO style, including years BC.
 func before(t time.Time, form string) string {
 	if t.Year() > 0 {
 		return t.Format(form)
 	}
 	bc := 1 - t.Year()
-	// A year of the same kind, since 29 February must stay one.
+	// The date is formatted in 2000, a leap year, so that 29 February stays valid.
 	return fmt.Sprintf("%04d%s BC", bc, t.AddDate(2000-t.Year(), 0, 0).Format(form)[len("2006"):])
 }
 
-// timeOfDay is a time of day, of which 24:00:00 is the last.
+// timeOfDay formats a time of day, up to and including 24:00:00.
 func timeOfDay(us int64) string {
 	text := fmt.Sprintf("%02d:%02d:%02d", us/3600e6, us/60e6%60, us/1e6%60)
 	if us %= 1e6; us != 0 {
@@ -291,7 +290,7 @@ func timeOfDay(us int64) string {
 	return text
 }
 
-// interval is an interval in ISO 8601, as intervalstyle iso_8601 writes it.
+// interval formats an interval in ISO 8601, like intervalstyle iso_8601.
 func interval(us int64, days, months int32) string {
 	if us == math.MaxInt64 && days == math.MaxInt32 && months == math.MaxInt32 {
 		return infinite(true)
@@ -335,8 +334,7 @@ func abs(n int64) int64 {
 	return n
 }
 
-// jsonValue is a column of JSON as it becomes a member or a claim: numbers as they are
-// written.
+// jsonValue decodes a column of JSON for a member or a claim. Numbers keep their digits.
 func jsonValue(raw []byte) (v any, err error) {
 	dec := json.NewDecoder(strings.NewReader(string(raw)))
 	dec.UseNumber()

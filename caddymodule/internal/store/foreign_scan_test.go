@@ -10,8 +10,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user/sqldir"
 )
 
-// pieces are expressions that a query may select, each with what a careless reader of
-// SQL takes for a parameter, or overlooks.
+// pieces are expressions for a query to select. A careless parser would take a part of each for a
+// parameter, or overlook a parameter.
 var pieces = map[string][]string{
 	"both": {`'a'`, `'it''s :id'`, `':id'`, `:id`, `'--'`, `'/*'`, `"id"`, `(:phone)`, `1`, `1.5`, `1 -- :id` + "\n", `'a' -- it's` + "\n", `1 /* :id ' */`, `1 /* " -- */`, `:country`, `1- -1`, `'中:id'`},
 	"postgres": {`'a\'`, `'\'`, `E'\' :id'`, `e'it''s \\'`, `E'\\\''`, `U&'\0061 :id'`, `B'01'`, `N'\'`, `$$ :id ' $$`, `$a$ $$ :id $a$`, `$中$ :id $中$`, `:id::text`, `'1'::int`,
@@ -21,8 +21,8 @@ var pieces = map[string][]string{
 		`1 -- :id` + "\r" + `:id` + "\n", `"it""s :id"`, "(SELECT `a``:id` FROM (SELECT 1 AS `a``:id`) t)", `"$$"`, `1 /* a /+ :id */`},
 }
 
-// The test asks the servers how many parameters each query has. With one too many or too few,
-// a value would stand in the place of SQL.
+// The servers report how many parameters each query has. If we counted one too many or too few, a
+// value would end up in the place of SQL.
 func TestQueriesAreReadAsTheServersDo(t *testing.T) {
 	onServers(t, func(t *testing.T, kind, address string) {
 		f := foreign(t, address)

@@ -13,7 +13,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user/sqldir"
 )
 
-// members is a table as a team has it: its own names, numbers without a country.
+// members is a typical table of a team: with its own column names, and phone numbers without a
+// country.
 var members = map[string]string{
 	"postgres": `CREATE TABLE members (
 		member_no BIGSERIAL PRIMARY KEY,
@@ -42,7 +43,7 @@ const (
 	eraseMember  = `DELETE FROM members WHERE member_no = :id`
 )
 
-// onMembers runs a test over a members table in each server.
+// onMembers runs a test over a members table on each server.
 func onMembers(t *testing.T, test func(t *testing.T, f *Foreign)) {
 	onServers(t, func(t *testing.T, kind, address string) {
 		f := foreign(t, address)
@@ -152,7 +153,7 @@ func TestNumberInAnotherCountry(t *testing.T) {
 	})
 }
 
-// An id from before the table was used, or a made-up one, finds no user: MySQL reads "1-a" as 1,
+// An id from before the table was used, or a made-up id, matches no user: MySQL reads "1-a" as 1,
 // and PostgreSQL returns an error.
 func TestIDOfAnotherKindIsNobodys(t *testing.T) {
 	onMembers(t, func(t *testing.T, f *Foreign) {
@@ -172,7 +173,7 @@ func TestIDOfAnotherKindIsNobodys(t *testing.T) {
 	})
 }
 
-// A phone that taps twice logs in twice at once: its number becomes one user.
+// A user who taps twice logs in twice at the same time. Only one user is created.
 func TestFirstLoginsAtOnceMakeOneMember(t *testing.T) {
 	onMembers(t, func(t *testing.T, f *Foreign) {
 		d := directoryOf(t, f, findMember, createMember, checkMember, "")
@@ -204,7 +205,7 @@ func TestFirstLoginsAtOnceMakeOneMember(t *testing.T) {
 	})
 }
 
-// A team that adds its users itself configures no create: an unknown number stays unknown.
+// A team that adds its users itself configures no query create. An unknown number stays unknown.
 func TestWithoutCreateNobodyRegisters(t *testing.T) {
 	onMembers(t, func(t *testing.T, f *Foreign) {
 		d := directoryOf(t, f, findMember, "", checkMember, "")
@@ -217,7 +218,7 @@ func TestWithoutCreateNobodyRegisters(t *testing.T) {
 	})
 }
 
-// A typing error in a query fails the load and names the query, not the first login.
+// A typing error in a query fails the load with the query's name, and not the first login.
 func TestWrongQueryIsNamedAtStart(t *testing.T) {
 	onMembers(t, func(t *testing.T, f *Foreign) {
 		put(t, f, `INSERT INTO members (mobile) VALUES ('13800138000')`)
@@ -235,7 +236,7 @@ func TestWrongQueryIsNamedAtStart(t *testing.T) {
 				t.Errorf("%s: %v", name, err)
 			}
 		}
-		// What is wrong only with the rows is found at the login.
+		// An error that depends on the rows appears at the login.
 		login := user.Login{OpenID: "o1", Phone: phone(t, "13900139000")}
 		for name, tc := range map[string]struct{ find, create, says string }{
 			"two rows":    {`SELECT 1 AS id FROM members WHERE :phone <> '' UNION ALL SELECT 2`, "", "more than one"},
@@ -246,7 +247,7 @@ func TestWrongQueryIsNamedAtStart(t *testing.T) {
 			"number, not": {findMember, `INSERT INTO members (mobile, member_no) VALUES (:phone, CONCAT('x', :phone))`, "query create"},
 		} {
 			_, err := directoryOf(t, f, tc.find, tc.create, checkMember, "").Login(t.Context(), login)
-			if f.MySQL() || name != "number, not" { // PostgreSQL refuses its type
+			if f.MySQL() || name != "number, not" { // PostgreSQL refuses the column's type
 				if !errors.Is(err, user.ErrMisconfigured) || !strings.Contains(err.Error(), tc.says) {
 					t.Errorf("%s: %v", name, err)
 				}
@@ -274,7 +275,7 @@ func rowsOf(t *testing.T, f *Foreign) (n int) {
 	return n
 }
 
-// The database restarts: logins wait for it, and the configuration is not at fault.
+// The database restarts. Logins wait for it, and the error does not blame the configuration.
 func TestDatabaseAwayIsNoMistake(t *testing.T) {
 	for _, address := range []string{"postgres://a:geheim123@127.0.0.1:1/x", "mysql://a:geheim123@127.0.0.1:1/x"} {
 		f := foreign(t, address)
@@ -299,7 +300,7 @@ func TestDatabaseAwayIsNoMistake(t *testing.T) {
 	})
 }
 
-// Only the operator can fix a wrong password, and no error repeats it.
+// Only the operator can fix a wrong password. No error repeats it.
 func TestWrongPasswordIsMisconfigured(t *testing.T) {
 	onServers(t, func(t *testing.T, kind, address string) {
 		wrong := strings.Replace(address, "root@", "nobody_here:geheim123@", 1)
@@ -307,14 +308,14 @@ func TestWrongPasswordIsMisconfigured(t *testing.T) {
 		if err == nil || strings.Contains(err.Error(), "geheim123") {
 			t.Error(err)
 		}
-		// PostgreSQL of the tests may trust everybody, who then has no such role.
+		// The tests' PostgreSQL may trust every client. Then the role does not exist.
 		if !errors.Is(err, user.ErrMisconfigured) {
 			t.Error(err)
 		}
 	})
 }
 
-// Two programs that write one SQLite file lock each other out.
+// Two programs that write to one SQLite file lock each other out.
 func TestNoOwnTableInSQLite(t *testing.T) {
 	if _, err := NewForeign("sqlite:/x.db"); err == nil || !strings.Contains(err.Error(), "postgres://") {
 		t.Error(err)

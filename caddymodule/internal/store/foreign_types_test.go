@@ -11,11 +11,11 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user/sqldir"
 )
 
-// refusedType is the form of a type that has none: the configuration is refused.
+// refusedType marks a type that the load of the configuration refuses.
 const refusedType = "refused"
 
-// postgresForms is what each type of PostgreSQL becomes in JSON: an expression, and the
-// JSON that it gives. TestEveryPostgresTypeIsDecided names a type that is missing here.
+// postgresForms lists the JSON form of PostgreSQL's types, each with an expression and its JSON.
+// TestEveryPostgresTypeIsDecided names types that are missing here.
 var postgresForms = []struct{ typ, value, want string }{
 	{"bool", "TRUE", `true`},
 	{"int2", "-32768", `-32768`},
@@ -66,7 +66,7 @@ var postgresForms = []struct{ typ, value, want string }{
 	{"jsonb", `'["admin", "shop,1"]'`, `["admin","shop,1"]`},
 	{"jsonb", `'null'`, `null`},
 	{"mood", "'sad'", `"sad"`},
-	{"level", "7", `7`}, // a domain is what is below it
+	{"level", "7", `7`}, // a domain is read as its base type
 	{"mobile", "'138'", `"138"`},
 
 	{"bytea", `'\x00'`, refusedType},
@@ -84,18 +84,18 @@ var postgresForms = []struct{ typ, value, want string }{
 	{"point", "'(1,2)'", refusedType},
 }
 
-// otherPostgresTypes have no use in a table of users, and are refused.
+// otherPostgresTypes are of no use in a table of users, and are refused.
 var otherPostgresTypes = strings.Fields(`aclitem box circle cid cstring datemultirange daterange gtsvector int2vector int8multirange int8range jsonpath line lseg
 	numrange nummultirange oidvector path pg_brin_bloom_summary pg_brin_minmax_multi_summary pg_dependencies pg_lsn pg_mcv_list pg_ndistinct pg_node_tree
 	pg_snapshot polygon refcursor regclass regcollation regconfig regdictionary regnamespace regoper regoperator regproc regprocedure regrole regtype tid
 	tsmultirange tsrange tstzmultirange tstzrange txid_snapshot xid xid8`)
 
-// ownTypes are types that a team makes.
+// ownTypes creates types that a team might have.
 const ownTypes = `CREATE TYPE mood AS ENUM ('sad', 'ok');
 	CREATE DOMAIN level AS integer CHECK (VALUE > 0); CREATE DOMAIN mobile AS text;
 	CREATE TYPE pair AS (a integer, b text); CREATE TYPE span AS RANGE (subtype = float8)`
 
-// read opens a directory whose find selects one more column, and logs in.
+// read opens a directory whose query find selects one more column, and logs in.
 func read(t *testing.T, f *Foreign, column, expression string) (user.User, error) {
 	t.Helper()
 	d := directoryOf(t, f, fmt.Sprintf("SELECT 1 AS id, %s AS %s FROM (SELECT 1 AS one) x WHERE :phone <> ''", expression, column), "", "SELECT 1 AS id WHERE :id <> ''", "")
@@ -105,8 +105,8 @@ func read(t *testing.T, f *Foreign, column, expression string) (user.User, error
 	return user.Checked(d).Login(t.Context(), user.Login{OpenID: "o1", Phone: phone(t, "13800138000")})
 }
 
-// wantForm checks the JSON of a column as a member of userInfo and as a claim, and that
-// NULL is null.
+// wantForm checks the JSON of a column as a member of userInfo and as a claim, and that NULL
+// becomes null.
 func wantForm(t *testing.T, f *Foreign, name, expression, null, want string) {
 	t.Helper()
 	quote := `"claims.x"`
@@ -147,8 +147,8 @@ func onKind(t *testing.T, kind string, test func(t *testing.T, f *Foreign)) {
 	})
 }
 
-// A column that the driver returns in its own form was a 503 for everybody, or bytes in a
-// header.
+// A column that the driver returned in a form of its own caused a 503 for everybody, or put bytes
+// into a header.
 func TestPostgresTypesHaveOneForm(t *testing.T) {
 	onKind(t, "postgres", func(t *testing.T, f *Foreign) {
 		for _, statement := range strings.Split(ownTypes, ";") {
@@ -169,7 +169,7 @@ func TestPostgresTypesHaveOneForm(t *testing.T) {
 	})
 }
 
-// A type of a newer PostgreSQL must be decided here, before a user meets it.
+// A type that a new version of PostgreSQL adds must be decided here before a user meets it.
 func TestEveryPostgresTypeIsDecided(t *testing.T) {
 	onKind(t, "postgres", func(t *testing.T, f *Foreign) {
 		decided := make(map[string]bool)
@@ -196,7 +196,7 @@ func TestEveryPostgresTypeIsDecided(t *testing.T) {
 	})
 }
 
-// mysqlForms is the same of MariaDB, as columns of a table.
+// mysqlForms is the same list for MariaDB, with types of table columns.
 var mysqlForms = []struct{ typ, value, want string }{
 	{"TINYINT", "-128", `-128`},
 	{"TINYINT UNSIGNED", "255", `255`},
@@ -240,7 +240,7 @@ var mysqlForms = []struct{ typ, value, want string }{
 	{"UUID", "'01A20A30-EDDD-71C0-B9F8-BB3F5DE858DB'", `"01a20a30-eddd-71c0-b9f8-bb3f5de858db"`},
 	{"INET4", "'192.168.0.1'", `"192.168.0.1"`},
 	{"INET6", "'::1'", `"::1"`},
-	{"JSON", `'["a"]'`, `"[\"a\"]"`}, // MariaDB's JSON is text
+	{"JSON", `'["a"]'`, `"[\"a\"]"`}, // JSON is text in MariaDB
 
 	{"BIT(1)", "b'1'", refusedType}, // see mysqlValue
 	{"BIT(64)", "b'1'", refusedType},
@@ -254,8 +254,7 @@ var mysqlForms = []struct{ typ, value, want string }{
 	{"POINT", "POINT(1,2)", refusedType},
 }
 
-// putIn makes a table with one column and inserts one row, in a session that allows
-// zero dates.
+// putIn creates a table with one column and inserts one row, in a session that allows zero dates.
 func putIn(t *testing.T, f *Foreign, typ, value string) {
 	t.Helper()
 	put(t, f, "CREATE OR REPLACE TABLE one_column (v "+typ+")")
@@ -272,7 +271,7 @@ func putIn(t *testing.T, f *Foreign, typ, value string) {
 	}
 }
 
-// FLOAT was a 503, BIT(1) the byte 1 in a header, and a zero date no date.
+// FLOAT caused a 503, BIT(1) put the byte 1 into a header, and a zero date was no date.
 func TestMySQLTypesHaveOneForm(t *testing.T) {
 	onKind(t, "mysql", func(t *testing.T, f *Foreign) {
 		for _, c := range mysqlForms {
@@ -282,8 +281,8 @@ func TestMySQLTypesHaveOneForm(t *testing.T) {
 	})
 }
 
-// Teams compare with NOW() in their queries, so the connection keeps its time zone. The moment
-// that a TIMESTAMP means does not change with it.
+// Teams compare with NOW() in their queries, so the connection keeps its time zone. The moment that
+// a TIMESTAMP stands for does not depend on it.
 func TestMomentsDoNotDependOnTheTimeZone(t *testing.T) {
 	onServers(t, func(t *testing.T, kind, address string) {
 		f := foreign(t, address)

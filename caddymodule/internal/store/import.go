@@ -18,27 +18,25 @@ var (
 	_ importer.Store = boundElsewhere{}
 )
 
-// importTries bounds how often a batch is planned anew because a login was in
-// its way.
+// importTries bounds how often a batch is planned again after a concurrent login.
 const importTries = 5
 
-// errCrossed says that a login has changed what a batch was planned on.
+// errCrossed reports that a login has changed the data on which the plan of a batch is based.
 var errCrossed = errors.New("a login was in the way")
 
-// Import writes what rows tell and the store does not know yet: users, and
-// openids bound to them. What the store knows is not changed, so the same rows
-// again write nothing. An openid that is bound here may log in silently from
-// now on, for as long as after a login with the phone number.
+// Import writes the users and bound openids in rows that are not in the store yet. It does not
+// change what is there, so importing the same rows again writes nothing. From then on an openid
+// that is bound here may log in silently, for as long as after a login with the phone number.
 //
-// It is for the directory that lives in the store. Batches of a few hundred rows
-// keep the logins at the same time from waiting.
+// Import is for the directory in the store. Batches of a few hundred rows keep concurrent logins
+// from waiting.
 func (s *Store) Import(ctx context.Context, rows []importer.Row, rule user.NewOpenID) ([]importer.Outcome, error) {
 	return s.importRows(ctx, rows, rule, false)
 }
 
-// ImportElsewhere takes rows for a directory that lives elsewhere: openids are
-// bound to the users whom the rows name, and no user is looked for or made here.
-// A row's phone number is kept for directories that tell none.
+// ImportElsewhere imports rows for an external directory: it binds openids to the user ids in the
+// rows, and neither looks up nor creates users. It keeps a row's phone number, for directories that
+// do not return numbers.
 func (s *Store) ImportElsewhere() importer.Store { return boundElsewhere{s} }
 
 type boundElsewhere struct{ *Store }
@@ -51,8 +49,8 @@ func (s boundElsewhere) Import(ctx context.Context, rows []importer.Row, rule us
 func (s *Store) importRows(ctx context.Context, rows []importer.Row, rule user.NewOpenID, elsewhere bool) (outcomes []importer.Outcome, err error) {
 	for range importTries {
 		var plan *importPlan
-		// First without a lock: most often, when a file is read again, there is
-		// nothing to write.
+		// The first pass takes no lock: usually a file is read again, and there is nothing to
+		// write.
 		if err := s.read(ctx, "reading what is known of an import in", func(t *tx) (err error) {
 			plan, err = s.planImport(t, rows, rule, elsewhere)
 			return err
@@ -80,7 +78,7 @@ func (s *Store) importRows(ctx context.Context, rows []importer.Row, rule user.N
 		switch {
 		case err == nil:
 			if s.db.dialect.oneWriter {
-				// Others who write poll for the lock: give them as long as we had it.
+				// Other writers poll for the lock. They get as much time as we held it.
 				clock.Sleep(ctx, time.Since(begun))
 			}
 			return plan.outcomes, nil
@@ -92,23 +90,23 @@ func (s *Store) importRows(ctx context.Context, rows []importer.Row, rule user.N
 	return nil, fmt.Errorf("importing into the store: %s: %w: %w", s.db.url, ErrUnavailable, errCrossed)
 }
 
-// importPlan is what the store knows of a batch's rows, and what is to write.
+// importPlan holds what the store knows about the rows of a batch, and what to write.
 type importPlan struct {
-	byPhone  map[string]string // E.164 -> user id
+	byPhone  map[string]string // E.164 → user id
 	users    map[string]user.Phone
 	erased   map[string]bool
 	bindings map[openidKey]user.Binding
-	openids  map[userApp]bool // a user has an openid in an app
+	openids  map[userApp]bool // users with an openid in an app
 	unionids map[string]string
-	// suspended holds the WeChat accounts that are suspended at their user: what a file
-	// adds to these is suspended, too.
+	// suspended holds the WeChat accounts that are suspended at their user. Openids that a file
+	// adds to such an account are suspended, too.
 	suspended map[userUnion]bool
 
 	outcomes []importer.Outcome
 	newUsers []user.User
 	newBinds []user.Binding
-	unioned  []user.Binding  // learn their unionid
-	joined   map[string]bool // users of before that get an openid
+	unioned  []user.Binding  // bindings that get a unionid
+	joined   map[string]bool // existing users that get an openid
 }
 
 type openidKey struct{ appid, openid string }
@@ -142,7 +140,7 @@ func (s *Store) planImport(t *tx, rows []importer.Row, rule user.NewOpenID, else
 		before, bound := p.bindings[openidKey{r.AppID, r.OpenID}]
 		switch {
 		case err != nil:
-		case bound && before.UserID != id: // an id that is not there yet is another one's, too
+		case bound && before.UserID != id: // also if id is still empty, for a new user
 			err = importer.ErrOpenIDTaken
 		case r.UnionID != "" && p.unionids[r.UnionID] != "" && p.unionids[r.UnionID] != id:
 			err = importer.ErrUnionIDTaken
@@ -192,7 +190,7 @@ func (s *Store) planImport(t *tx, rows []importer.Row, rule user.NewOpenID, else
 	return p, nil
 }
 
-// ownerOf finds whose a row is. Who is new has the row's id, or none yet.
+// ownerOf returns the user id of a row. A new user has the id given in the row, or none yet.
 func (p *importPlan) ownerOf(r importer.Row, elsewhere bool) (id string, isNew bool, err error) {
 	if elsewhere {
 		switch {
@@ -226,10 +224,10 @@ func (p *importPlan) ownerOf(r importer.Row, elsewhere bool) (id string, isNew b
 	return r.UserID, true, nil
 }
 
-// lookUp reads what the store knows of the rows.
+// lookUp reads what the store knows about the rows.
 func (s *Store) lookUp(t *tx, p *importPlan, rows []importer.Row) error {
 	var hashes, ids, unionids []any
-	numbers := make(map[string]string) // hash -> E.164
+	numbers := make(map[string]string) // hash → E.164
 	openids := make(map[string][]any)  // by app
 	for _, r := range rows {
 		if !r.Phone.IsZero() {
@@ -342,10 +340,10 @@ func (s *Store) writeImport(t *tx, p *importPlan) error {
 	return nil
 }
 
-// eachOf asks the query once for each key, which is its last parameter; before
-// are those in front of it. Several questions are one statement, of two lengths,
-// so that there are few different ones. "key IN (…)" would be shorter, but
-// PostgreSQL reads the whole table for it while the statistics say that it is small.
+// eachOf runs the query once for each key. The key is its last parameter, after those in before.
+// One statement holds 8 or 64 queries, so that there are few different statements. "key IN (…)"
+// would be shorter, but PostgreSQL scans the whole table for it as long as the statistics say that
+// the table is small.
 func (t *tx) eachOf(scan func(row) error, query string, before, keys []any) error {
 	for len(keys) > 0 {
 		size := 8
@@ -355,7 +353,7 @@ func (t *tx) eachOf(scan func(row) error, query string, before, keys []any) erro
 		n := min(size, len(keys))
 		var args []any
 		for i := range size {
-			args = append(append(args, before...), keys[min(i, n-1)]) // the last one again tells nothing new
+			args = append(append(args, before...), keys[min(i, n-1)]) // repeating the last key finds nothing new
 		}
 		if err := t.each(scan, query+strings.Repeat(" UNION ALL "+query, size-1), args...); err != nil {
 			return err
@@ -365,8 +363,8 @@ func (t *tx) eachOf(scan func(row) error, query string, before, keys []any) erro
 	return nil
 }
 
-// insert writes rows, several with a statement: 64, 8 or one, so that there are
-// few different statements.
+// insert writes rows with statements of 64, 8 or one row, so that there are few different
+// statements.
 func (t *tx) insert(into string, rows [][]any) error {
 	for len(rows) > 0 {
 		n := 64

@@ -38,7 +38,7 @@ func TestImportedUserIsKnownAsAfterALogin(t *testing.T) {
 		number := phone(t, "13800138000")
 		rows := []importer.Row{
 			{AppID: "wx1", OpenID: "o1", UnionID: "n1", Phone: number},
-			{AppID: "wx2", OpenID: "o2", Phone: number}, // the same user, in another app
+			{AppID: "wx2", OpenID: "o2", Phone: number}, // the same user in another app
 			{AppID: "wx1", OpenID: "o3", Phone: phone(t, "13800138001"), UserID: "theirs-7"},
 			{AppID: "wx2", OpenID: "o4", UserID: "theirs-7"},
 		}
@@ -65,7 +65,7 @@ func TestImportedUserIsKnownAsAfterALogin(t *testing.T) {
 			t.Errorf("%+v %v", u, err)
 		}
 
-		// Later, the same again: nothing is written, and no binding is renewed.
+		// Importing the same rows again writes nothing, and renews no binding.
 		before := dump(t, s)
 		later := open(Options{Now: func() time.Time { return now.Add(50 * 24 * time.Hour) }}).With(testKeys(t, 1))
 		for _, o := range imported(t, later, user.Replace, rows...) {
@@ -76,7 +76,7 @@ func TestImportedUserIsKnownAsAfterALogin(t *testing.T) {
 		if after := dump(t, s); after != before {
 			t.Errorf("written again:\n%s\nbefore:\n%s", after, before)
 		}
-		// What was not known then is learned.
+		// A unionid that was missing before is added.
 		rows[1].UnionID = "n1"
 		imported(t, later, user.Replace, rows[1])
 		if b, _, err := s.Binding(t.Context(), "wx2", "o2"); err != nil || b.UnionID != "n1" || !b.PhoneAt.Equal(now) {
@@ -85,7 +85,7 @@ func TestImportedUserIsKnownAsAfterALogin(t *testing.T) {
 	})
 }
 
-// A repeated or contradicting import must not change users who are known already.
+// A repeated or contradicting import must not change known users.
 func TestImportChangesNoKnownUser(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
@@ -100,7 +100,7 @@ func TestImportChangesNoKnownUser(t *testing.T) {
 		}
 		settle(t, s, user.Binding{AppID: "wx1", OpenID: "o0", UnionID: "n0", UserID: known[0].ID, PhoneAt: now}, user.Replace, now)
 		settle(t, s, user.Binding{AppID: "wx1", OpenID: "o1", UserID: known[1].ID, PhoneAt: now}, user.Replace, now)
-		// The number went to another phone: the former openid must stay out.
+		// The number has moved to another phone. The former openid must stay out.
 		settle(t, s, user.Binding{AppID: "wx1", OpenID: "o1new", UserID: known[1].ID, PhoneAt: now}, user.Replace, now)
 		if err := users.Erase(t.Context(), known[2].ID); err != nil {
 			t.Fatal(err)
@@ -126,11 +126,11 @@ func TestImportChangesNoKnownUser(t *testing.T) {
 		if after := dump(t, s); after != before {
 			t.Errorf("written for refused rows:\n%s\nbefore:\n%s", after, before)
 		}
-		// Where users may have several openids, the former one is let in.
+		// If users may have several openids, the former one is let in.
 		if o := imported(t, s, user.Keep, importer.Row{AppID: "wx1", OpenID: "o1", Phone: known[1].Phone})[0]; o.Refused != nil || !o.Bound {
 			t.Errorf("keep: %+v", o)
 		}
-		// So are rows of one batch: the first one is known to the second.
+		// The same holds within a batch: the second row finds the user of the first.
 		fresh := phone(t, "13900139001")
 		both := imported(t, s, user.Replace, importer.Row{AppID: "wx1", OpenID: "x1", Phone: fresh}, importer.Row{AppID: "wx1", OpenID: "x2", Phone: fresh},
 			importer.Row{AppID: "wx1", OpenID: "x1", Phone: fresh})
@@ -214,7 +214,7 @@ func TestImportBesideLoginsMakesNobodyTwice(t *testing.T) {
 	})
 }
 
-// An import of many rows is split into batches and keeps them all.
+// An import of many rows is split into batches and stores them all.
 func TestImportOfManyRowsAtOnce(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
@@ -231,7 +231,7 @@ func TestImportOfManyRowsAtOnce(t *testing.T) {
 				t.Fatalf("again: %+v", o)
 			}
 		}
-		// There are few different statements, however long the lists.
+		// There are few different statements, however long the lists are.
 		s.db.queries.Range(func(query, _ any) bool {
 			if strings.Count(query.(string), "?") > 500 {
 				t.Errorf("a statement with %d parameters", strings.Count(query.(string), "?"))
@@ -241,8 +241,8 @@ func TestImportOfManyRowsAtOnce(t *testing.T) {
 	})
 }
 
-// An old file still names Alice's openids. Bob has her number by now: neither what was
-// suspended becomes active by it, nor what it adds for her account.
+// An old file still lists Alice's openids, but Bob has her number now. The import neither activates
+// her suspended openids nor adds an active one for her account.
 func TestImportWakesNoSuspendedAccount(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)

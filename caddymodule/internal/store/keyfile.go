@@ -13,7 +13,7 @@ import (
 // the database, so that a copy of the directory has both.
 func (db *DB) KeyFile() string { return db.path + ".key" }
 
-// readKeyFile loads the generated key. The error for a missing file is fs.ErrNotExist.
+// readKeyFile loads the generated key. It returns fs.ErrNotExist if the file is missing.
 func readKeyFile(path string) (*Keys, error) {
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -34,8 +34,8 @@ func readKeyFile(path string) (*Keys, error) {
 	return keys, nil
 }
 
-// createKeyFile makes a new key, which is on disk before it is used. The file appears whole or
-// not at all, and never replaces another one.
+// createKeyFile generates a key, and stores it on disk before it is used. The file is created
+// completely or not at all, and never replaces an existing one.
 func createKeyFile(path string) (*Keys, error) {
 	text := generateKey()
 	keys, err := ParseKeys(text)
@@ -43,7 +43,7 @@ func createKeyFile(path string) (*Keys, error) {
 		return nil, err
 	}
 	dir := filepath.Dir(path)
-	// Only the owner can read CreateTemp's files.
+	// CreateTemp's files are readable by their owner only.
 	f, err := os.CreateTemp(dir, filepath.Base(path)+"-*")
 	if err != nil {
 		return nil, fileError(err)
@@ -54,8 +54,8 @@ func createKeyFile(path string) (*Keys, error) {
 	if err != nil {
 		return nil, fileError(err)
 	}
-	// Unlike a rename, a link does not overwrite. If the file system has no links, the
-	// database's lock, which the caller holds, must suffice.
+	// A link does not overwrite a file, unlike a rename. If the file system does not support links,
+	// the database's lock, which the caller holds, must suffice.
 	err = os.Link(f.Name(), path)
 	if err != nil && !errors.Is(err, fs.ErrExist) {
 		if _, there := os.Lstat(path); errors.Is(there, fs.ErrNotExist) {

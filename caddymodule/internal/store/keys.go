@@ -15,29 +15,27 @@ import (
 	"strings"
 )
 
-// Keys are what is derived from the encryption keys of one configuration: the
-// newest, which seals and signs, and older ones, which still open and verify.
-// Printing Keys tells nothing.
+// Keys are the keys derived from one configuration's encryption keys: those of the newest key seal
+// and sign, those of older keys still open and verify. Printing Keys reveals nothing.
 type Keys struct {
 	keys   []derived // newest first
-	former []derived // what is kept of keys that are not configured any more, see Rekey
+	former []derived // the stored remains of keys that are no longer configured, see Rekey
 }
 
-// derived are the keys made of one encryption key by HKDF-SHA256, each for one
-// purpose.
+// derived holds the keys derived from one encryption key by HKDF-SHA256, each for one purpose.
 type derived struct {
-	id         [4]byte     // tells which key sealed a value; not secret
+	id         [4]byte     // identifies the key that sealed a value; not secret
 	atRest     cipher.AEAD // seals values in the database
 	phoneIndex []byte      // HMAC-SHA256 of phone numbers
 	refreshMAC []byte
 	claimSeal  []byte
 }
 
-// encryptionKeySize is that of an encryption key, in bytes.
+// encryptionKeySize is the size of an encryption key in bytes.
 const encryptionKeySize = 32
 
-// ParseKeys derives keys from encryption keys, each 32 bytes in base64. The
-// errors do not hold the keys.
+// ParseKeys derives keys from encryption keys, each 32 bytes in base64. Its errors do not contain
+// the keys.
 func ParseKeys(newest string, old ...string) (*Keys, error) {
 	k := &Keys{}
 	for i, text := range append([]string{newest}, old...) {
@@ -63,7 +61,7 @@ func ParseKeys(newest string, old ...string) (*Keys, error) {
 	return k, nil
 }
 
-// decodeKey takes standard and URL-safe base64, padded or not.
+// decodeKey accepts standard and URL-safe base64, with or without padding.
 func decodeKey(text string) ([]byte, error) {
 	text = strings.TrimRight(strings.TrimSpace(text), "=")
 	text = strings.NewReplacer("-", "+", "_", "/").Replace(text)
@@ -99,15 +97,14 @@ func derive(raw []byte) (d derived, err error) {
 	return d, err
 }
 
-// generateKey is a new encryption key as text.
+// generateKey returns a new encryption key as text.
 func generateKey() string {
 	raw := make([]byte, encryptionKeySize)
 	rand.Read(raw) // never fails
 	return base64.StdEncoding.EncodeToString(raw)
 }
 
-// Equal reports whether these are the same keys in the same order. No keys
-// (nil) are equal to no keys.
+// Equal reports whether both hold the same keys in the same order. nil equals only nil.
 func (k *Keys) Equal(other *Keys) bool {
 	if k == nil || other == nil {
 		return k == other
@@ -115,18 +112,17 @@ func (k *Keys) Equal(other *Keys) bool {
 	return slices.EqualFunc(k.keys, other.keys, func(a, b derived) bool { return a.id == b.id })
 }
 
-// RefreshMAC are the keys of refresh tokens' MACs, 32 bytes each, newest first.
+// RefreshMAC returns the keys for the MACs of refresh tokens, 32 bytes each, newest first.
 func (k *Keys) RefreshMAC() [][]byte {
 	return k.withFormer(func(d derived) []byte { return d.refreshMAC })
 }
 
-// ClaimSeal are the keys that seal personal claims in tokens, 32 bytes each,
-// newest first.
+// ClaimSeal returns the keys that seal personal claims in tokens, 32 bytes each, newest first.
 func (k *Keys) ClaimSeal() [][]byte {
 	return k.withFormer(func(d derived) []byte { return d.claimSeal })
 }
 
-// withFormer names a key once, though it is configured and kept.
+// withFormer returns the configured keys and the stored former ones, each once.
 func (k *Keys) withFormer(of func(derived) []byte) [][]byte {
 	out := k.each(of)
 	for _, d := range k.former {
@@ -145,7 +141,7 @@ func (k *Keys) each(of func(derived) []byte) [][]byte {
 	return out
 }
 
-// phoneHashes are the index entries of a phone number, newest key's first.
+// phoneHashes returns the index entries of a phone number, that of the newest key first.
 func (k *Keys) phoneHashes(e164 string) [][]byte {
 	return k.each(func(d derived) []byte {
 		mac := hmac.New(sha256.New, d.phoneIndex)

@@ -9,7 +9,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
-// Known returns what is known of the account that logs in.
+// Known returns what the store knows about the account that logs in.
 func (s *Store) Known(ctx context.Context, a login.Account) (login.Known, error) {
 	beside := s.beside(ctx)
 	if known, ok := beside.takeKnown(a); ok {
@@ -30,26 +30,26 @@ func (s *Store) Known(ctx context.Context, a login.Account) (login.Known, error)
 	return known, nil
 }
 
-// accountReader reads what is known of an account, and the user of it if the store has
-// users of its own.
+// accountReader reads what the store knows about an account. If the store has users of its own, it
+// reads the account's user as well.
 type accountReader struct {
 	s     *Store
 	a     login.Account
 	users bool
 
 	own    user.Binding
-	alike  []boundOpenID         // of its unionid
-	taken  map[string]bool       // users of these that have an openid in the app
-	byID   map[string]*foundUser // a silent login's
-	owners []*foundUser          // of the number, under each key that it was found by
-	bound  user.Binding          // see known
+	alike  []boundOpenID         // other bindings of its unionid
+	taken  map[string]bool       // users of alike that have an openid in the app
+	byID   map[string]*foundUser // users at a silent login
+	owners []*foundUser          // owners of the number, by the key that found them
+	bound  user.Binding          // the binding that known has chosen
 }
 
 func (s *Store) accountReader(a login.Account) *accountReader {
 	return &accountReader{s: s, a: a, users: s.hasUsers.Load()}
 }
 
-// questions may be asked again from the start.
+// questions resets the reader, so that a transaction can run it again.
 func (r *accountReader) questions() []statement {
 	a := r.a
 	r.own, r.alike, r.taken, r.byID, r.owners = user.Binding{}, nil, map[string]bool{}, map[string]*foundUser{}, nil
@@ -72,8 +72,8 @@ func (r *accountReader) questions() []statement {
 	return list
 }
 
-// complete reports whether it is known that the user of a unionid has no openid in the
-// app: an openid that is bound itself does not ask.
+// complete reports whether takenQuestion is not needed: the openid is bound itself, or its unionid
+// has no other bindings.
 func (r *accountReader) complete() bool { return r.own.UserID != "" || len(r.alike) == 0 }
 
 // takenQuestion asks which users of the unionid have an openid in the app.
@@ -90,8 +90,8 @@ func (r *accountReader) takenQuestion() statement {
 	}, `SELECT user_id FROM {bindings} WHERE appid = ? AND user_id IN (?`+strings.Repeat(", ?", len(users)-1)+`)`, append([]any{r.a.AppID}, users...)...)
 }
 
-// userQuestion asks for the owner of the number, or at a silent login for the users that
-// the openid and the unionid are bound to.
+// userQuestion reads the owner of the number or, at a silent login, the users that the openid and
+// the unionid are bound to.
 func (r *accountReader) userQuestion() statement {
 	a := r.a
 	if !a.Phone.IsZero() {
@@ -112,7 +112,7 @@ func (r *accountReader) userQuestion() statement {
 	}, query, args...)
 }
 
-// askOwners asks who has the number, under each key.
+// askOwners reads the owner of the number under each key.
 func (s *Store) askOwners(p user.Phone, owners *[]*foundUser) statement {
 	hashes := s.keys.Load().phoneHashes(p.E164())
 	*owners = make([]*foundUser, len(hashes))
@@ -136,7 +136,7 @@ func (s *Store) askOwners(p user.Phone, owners *[]*foundUser) statement {
 		FROM {user_phones} p JOIN {users} u ON u.id = p.user_id WHERE p.phone_hash IN (?`+strings.Repeat(", ?", len(hashes)-1)+`)`, args...)
 }
 
-// firstOwner returns the owner under the newest key.
+// firstOwner returns the owner found under the newest key.
 func firstOwner(owners []*foundUser) *foundUser {
 	for _, o := range owners {
 		if o != nil {
@@ -148,7 +148,7 @@ func firstOwner(owners []*foundUser) *foundUser {
 
 func (r *accountReader) theOwner() *foundUser { return firstOwner(r.owners) }
 
-// known is what was read.
+// known returns what was read.
 func (r *accountReader) known() login.Known {
 	asked := user.Binding{AppID: r.a.AppID, OpenID: r.a.OpenID, UnionID: r.a.UnionID}
 	k := login.Known{Binding: chooseKnown(r.alike, r.own, asked)}
@@ -157,8 +157,8 @@ func (r *accountReader) known() login.Known {
 	return k
 }
 
-// chooseKnown is the openid's own binding or, of those of its unionid, the one that
-// counts: an active one before others, then the one with the latest phone login.
+// chooseKnown returns the openid's own binding. If there is none, it chooses one of the unionid's
+// bindings: an active one before others, then the one with the latest phone login.
 func chooseKnown(list []boundOpenID, own, asked user.Binding) (best user.Binding) {
 	if own.UserID != "" {
 		return own

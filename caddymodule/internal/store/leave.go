@@ -9,19 +9,18 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
-// Leave ends the sessions of an openid, whose user left before the given time,
-// and detaches its binding. It may be done again with the same result.
+// Leave ends the sessions of an openid whose user left before the given time, and detaches its
+// binding. A repeated call has the same result.
 //
-// The binding's row stays until the user is erased, but gives no silent login before
-// the next one with a phone number. So an erasure that failed can be repeated, and
-// nobody who left one app gets back into it silently by way of another that has the
-// same unionid.
+// The binding's row stays until the user is erased, but allows no silent login until the next login
+// with a phone number. So a failed erasure can be repeated, and a user who left one app cannot get
+// back into it silently through another app with the same unionid.
 func (s *Store) Leave(ctx context.Context, appid, openid string, before time.Time, e session.Ending) (left account.Leaver, err error) {
 	err = s.rewrite(ctx, "ending an openid's sessions", func(t *tx) error {
 		left = account.Leaver{}
 		const which = `WHERE appid = ? AND openid = ?`
 		b, bound, err := s.findBinding(t, which, appid, openid)
-		// As in Commit the user first, then the binding, which may be another's by now.
+		// As in Commit, the user is locked before the binding, which may have moved meanwhile.
 		for locked := ""; err == nil && bound && b.UserID != locked; {
 			locked = b.UserID
 			if err := lockUser(t, locked); err != nil {
@@ -50,15 +49,15 @@ func (s *Store) Leave(ctx context.Context, appid, openid string, before time.Tim
 	return left, err
 }
 
-// hasPhoneLogin reports whether an openid of the user has a phone login left.
+// hasPhoneLogin reports whether any openid of the user still has a phone login.
 func hasPhoneLogin(t *tx, userID string) (bool, error) {
 	var n int
 	err := t.row(`SELECT COUNT(*) FROM {bindings} WHERE user_id = ? AND phone_at <> 0 AND state <> ?`, userID, int64(user.Detached)).Scan(&n)
 	return n > 0, err
 }
 
-// lockLeaver locks a user who has left, and reports whether they stay: an openid may
-// have logged in with a phone number since it was decided to erase them.
+// lockLeaver locks a user who has left. stays reports that an openid has logged in with a phone
+// number since the erasure was decided.
 func lockLeaver(t *tx, userID string) (stays bool, err error) {
 	if err := lockUser(t, userID); err != nil {
 		return false, err
@@ -66,8 +65,7 @@ func lockLeaver(t *tx, userID string) (stays bool, err error) {
 	return hasPhoneLogin(t, userID)
 }
 
-// UserBindings lists the openids of a user in all apps, without those that have
-// left; active ones first.
+// UserBindings lists a user's openids in all apps, active ones first, without those that have left.
 func (s *Store) UserBindings(ctx context.Context, userID string) (list []user.Binding, err error) {
 	err = s.read(ctx, "reading a user's bindings", func(t *tx) error {
 		list = nil

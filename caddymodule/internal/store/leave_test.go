@@ -29,7 +29,7 @@ func TestLeavingEndsTheAppsSessionsOnly(t *testing.T) {
 			return opened.ID
 		}
 		here, there := bound("wx1", "o1", "u"), bound("wx2", "o2", "u")
-		bound("wx2", "o1", "other") // openids are unique within an app only
+		bound("wx2", "o1", "other") // an openid is unique within one app only
 
 		left := leave(t, s, "wx1", "o1", now.Add(time.Minute))
 		want := []string{here}
@@ -50,7 +50,7 @@ func TestLeavingEndsTheAppsSessionsOnly(t *testing.T) {
 		if last.UserID != "u" || !last.Last || !slices.Equal(last.Ended, []string{there}) {
 			t.Errorf("the last one: %+v", last)
 		}
-		// The erasure failed, and is to be repeated.
+		// The erasure has failed and has to be repeated.
 		if again := leave(t, s, "wx2", "o2", now.Add(time.Minute)); again.UserID != "u" || !again.Last {
 			t.Errorf("the last one again: %+v", again)
 		}
@@ -60,8 +60,7 @@ func TestLeavingEndsTheAppsSessionsOnly(t *testing.T) {
 	})
 }
 
-// WeChat reports a user who is unknown here, or who has logged in again since. Nothing
-// is done.
+// WeChat reports a user who is unknown here, or who has logged in again since. Nothing changes.
 func TestLeavingUserIsUnknownOrBack(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
@@ -78,8 +77,8 @@ func TestLeavingUserIsUnknownOrBack(t *testing.T) {
 	})
 }
 
-// Ann gave her number up, and took back what she had allowed the app. Bob has the number
-// now: he is not let into her account where the rule is to deny.
+// Ann gave up her number and revoked the app's permissions. Bob has the number now. Under the rule
+// `deny` he must not get into her account.
 func TestDenyKnowsAnOpenIDThatLeft(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
@@ -89,15 +88,15 @@ func TestDenyKnowsAnOpenIDThatLeft(t *testing.T) {
 		if _, err := commit(t, s, bob); !errors.Is(err, user.ErrNewOpenID) {
 			t.Errorf("Bob: %v", err)
 		}
-		settle(t, s, user.Binding{AppID: "wx1", OpenID: "ann", UserID: "u", PhoneAt: now}, user.Deny, now) // fails the test if denied
+		settle(t, s, user.Binding{AppID: "wx1", OpenID: "ann", UserID: "u", PhoneAt: now}, user.Deny, now) // fails the test if the login is denied
 		if b, _, err := s.Binding(t.Context(), "wx1", "ann"); err != nil || b.State != user.Active {
 			t.Errorf("Ann is back: %+v, %v", b, err)
 		}
 	})
 }
 
-// The user is to be erased, as their last openid has left. Before that happens they log
-// in with their phone: with this openid, or with another.
+// A user is about to be erased because their last openid has left. Before that they log in with
+// their phone, with this openid or with another.
 func TestPhoneLoginBeforeErasureKeepsUser(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)

@@ -12,15 +12,15 @@ import (
 	"strings"
 )
 
-// The migrations, in the order of their names. What is released is never
-// edited: a change is a new file.
+// The migrations in the order of their names. A released migration is never edited: every change is
+// a new file.
 //
 //go:embed migrations/*.sql
 var migrationFiles embed.FS
 
-// migrations are the statements of each version: those of version 1 first.
+// migrations holds the statements of each version, starting with version 1.
 var migrations = func() (all [][]string) {
-	names, err := fs.Glob(migrationFiles, "migrations/*.sql") // sorted
+	names, err := fs.Glob(migrationFiles, "migrations/*.sql") // Glob sorts them
 	if err != nil {
 		panic(err)
 	}
@@ -36,7 +36,7 @@ var migrations = func() (all [][]string) {
 
 const versionName = "schema_version"
 
-// version is that of the schema; 0 if there is none.
+// version returns the version of the schema, or 0 if there is none.
 func (db *DB) version(t *tx) (int, error) {
 	var n int
 	if err := t.row(db.dialect.hasTable, db.opts.Prefix+"meta").Scan(&n); err != nil || n == 0 {
@@ -45,7 +45,7 @@ func (db *DB) version(t *tx) (int, error) {
 	var text []byte
 	err := t.row(`SELECT value FROM {meta} WHERE name = ?`, versionName).Scan(&text)
 	if errors.Is(err, sql.ErrNoRows) {
-		return 0, nil // a migration that was broken off, where one is no transaction
+		return 0, nil // a migration was interrupted in a database that cannot undo it
 	}
 	if err != nil {
 		return 0, err
@@ -57,7 +57,7 @@ func (db *DB) version(t *tx) (int, error) {
 	return n, nil
 }
 
-// acceptable refuses versions that cannot be worked with or migrated.
+// acceptable refuses versions that this build can neither use nor migrate.
 func (db *DB) acceptable(version int, migrate bool) error {
 	latest := len(migrations)
 	switch {
@@ -71,8 +71,7 @@ func (db *DB) acceptable(version int, migrate bool) error {
 	return permanent{fmt.Errorf("%w: it has version %d, this build needs %d, and migrate is off: bring it up to date with what `caddy wx-auth schema … --from %d` prints", ErrSchema, version, latest, version)}
 }
 
-// prepare brings the tables up to date, or verifies them where that is not
-// ours to do.
+// prepare brings the tables up to date. If migrate is not set, it only verifies them.
 func (db *DB) prepare(ctx context.Context, p *pools, migrate bool) error {
 	asking := &tx{ctx: ctx, db: db, q: p.write}
 	version, err := db.version(asking)
@@ -85,7 +84,7 @@ func (db *DB) prepare(ctx context.Context, p *pools, migrate bool) error {
 			return err
 		}
 		err := db.dialect.alone(ctx, db, p, func(t *tx) error {
-			// Another process may have been faster.
+			// Another process may have migrated first.
 			if version, err = db.version(t); err != nil || version >= len(migrations) {
 				return err
 			}
@@ -111,7 +110,7 @@ func (db *DB) prepare(ctx context.Context, p *pools, migrate bool) error {
 	return nil
 }
 
-// migrate takes the schema one version further.
+// migrate moves the schema one version ahead.
 func (db *DB) migrate(t *tx, version int) error {
 	for _, statement := range migrations[version-1] {
 		_, err := t.exec(statement)
@@ -133,7 +132,7 @@ func setVersion(t *tx, version int) error {
 	return err
 }
 
-// columns are those that every table must have.
+// columns lists the columns that each table must have.
 var columns = map[string]string{
 	"meta":          "name, value",
 	"users":         "id, phone, disabled, created_at",
@@ -151,7 +150,7 @@ var columns = map[string]string{
 	"former_openids": "user_id, appid, openid, unionid, left_at",
 }
 
-// verify reads no row of every table.
+// verify selects all expected columns of every table, but no row.
 func verify(t *tx) error {
 	var missing []error
 	for _, name := range tableNames {

@@ -10,8 +10,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
-// MySQL commits each change of a table at once. A migration that was broken off
-// anywhere is taken up.
+// MySQL commits each schema change immediately. A migration that was interrupted at any point is
+// continued.
 func TestMigrationBrokenOffIsTakenUp(t *testing.T) {
 	if testing.Short() {
 		t.Skip("-short: it takes seconds")
@@ -43,7 +43,7 @@ func TestMigrationBrokenOffIsTakenUp(t *testing.T) {
 		}
 		settle(t, s, user.Binding{AppID: "wx1", OpenID: "o1", UserID: "u1"}, user.Keep, now)
 	}
-	// A table that is there but is not ours is not taken for it.
+	// A table that exists but is not ours is not taken for ours.
 	db := newMySQL(t)(defaults)
 	if err := db.opened(t.Context(), true, func(ctx context.Context, p *pools) error {
 		_, err := p.write.ExecContext(ctx, db.sql("CREATE TABLE {sessions} (x INT)"))

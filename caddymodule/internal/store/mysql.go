@@ -30,8 +30,8 @@ var mysql = &dialect{
 		"{id 32}", mysqlText(32), "{id 64}", mysqlText(64), "{id 128}", mysqlText(128), "{text 512}", mysqlText(512),
 		"{int}", "BIGINT", "{bytes 32}", "VARBINARY(32)", "{blob}", "BLOB",
 		"{serial}", "BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY",
-		// The longest index is 1024 bytes, of two ids of 128 characters; a row in
-		// this format takes 3072.
+		// The longest index has 1024 bytes, for two ids of 128 characters. A row in this format
+		// allows 3072.
 		"{options}", "ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
 	},
 	rewrite:     mysqlSQL,
@@ -40,12 +40,12 @@ var mysql = &dialect{
 	alone:       mysqlAlone,
 	hasTable:    `SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name = ?`,
 	deleteLimit: true,
-	begin:       "START TRANSACTION", // the isolation is the connection's, see mysql_conn.go
+	begin:       "START TRANSACTION", // the connection sets the isolation level, see mysql_conn.go
 	send:        sendMySQL,
 	temporary:   mysqlTemporary,
 	conflict: func(err error) bool {
 		switch mysqlNumber(err) {
-		case 1213, 1205, // deadlock (of Galera, at the commit too), waited too long for a lock
+		case 1213, 1205, // deadlock (with Galera also at the commit), lock wait timeout
 			1020,             // MariaDB: a row has changed since the snapshot
 			1040, 1203, 1226: // too many connections
 			return true
@@ -62,7 +62,7 @@ var mysql = &dialect{
 		n := mysqlNumber(err)
 		return n == 1044 || n == 1142 || n == 1227
 	},
-	// A table, a column or an index is there already, or is not there any more.
+	// A table, a column or an index exists already, or no longer exists.
 	done: func(err error) bool {
 		switch mysqlNumber(err) {
 		case 1050, 1060, 1061, 1091:
@@ -76,12 +76,12 @@ func mysqlText(characters int) string {
 	return fmt.Sprintf("VARCHAR(%d) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin", characters)
 }
 
-// mysqlAddress is where the server is; the certificates that it must show are
+// mysqlAddress holds the server and how to connect to it. The certificates that it must match are
 // read when it is opened.
 type mysqlAddress struct {
 	config *client.Config
-	ca     string // a file
-	tls    bool   // the address says itself what is encrypted
+	ca     string // path of a file
+	tls    bool   // the address sets whether connections are encrypted
 	lookup lookup
 }
 
@@ -133,32 +133,32 @@ func parseMySQL(db *DB, address string) error {
 		return errors.New("mysql: tls_ca needs tls=true")
 	}
 	c.Timeout = dialTimeout
-	c.ClientFoundRows = true // rows found, not rows changed
+	c.ClientFoundRows = true // count rows found, not rows changed
 	c.InterpolateParams = true
 	c.Logger = &client.NopLogger{}
 	c.Params = map[string]string{
-		// A value that does not fit is an error, as it is elsewhere.
+		// A value that does not fit is an error, as in the other databases.
 		"sql_mode": "'STRICT_ALL_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION'",
-		// What waits longer is not waited for any more; the server would not
-		// notice by itself that we gave up.
+		// The server gives up waiting for a lock when we do. It does not notice by itself that the
+		// client has given up.
 		"innodb_lock_wait_timeout": "4", "lock_wait_timeout": "10",
-		// A server may be set to ignore what the client says of its characters, or an
-		// init_connect may say otherwise.
+		// A server may be configured to ignore the client's character set, or its init_connect may
+		// change it.
 		"character_set_client": "utf8mb4", "character_set_results": "utf8mb4", "collation_connection": "utf8mb4_general_ci",
 	}
 	db.server = server
 	return nil
 }
 
-// encryptOutside encrypts a connection that leaves private networks, unless the
-// address says itself what it wants.
+// encryptOutside encrypts a connection that leaves private networks, unless the address sets
+// whether connections are encrypted.
 func (a *mysqlAddress) encryptOutside(ctx context.Context, config *client.Config) error {
 	if a.tls || config.Net != "tcp" {
 		return nil
 	}
 	exposed, err := a.lookup.exposes(ctx, hostOf(config.Addr))
 	if exposed {
-		config.TLS = &tls.Config{InsecureSkipVerify: true} // as tls=skip-verify: it keeps listeners out, not an impostor
+		config.TLS = &tls.Config{InsecureSkipVerify: true} // like tls=skip-verify, this stops eavesdroppers but not impostors
 	}
 	return err
 }
@@ -205,8 +205,8 @@ func openMySQL(ctx context.Context, db *DB, _ bool) (*pools, error) {
 	return &pools{write: pool, read: pool}, nil
 }
 
-// mysqlAlone holds a lock that belongs to the connection, and ends with it. do
-// is no transaction: MySQL commits before and after every change of a table.
+// mysqlAlone takes a lock that ends with the connection. do does not run in a transaction: MySQL
+// commits before and after every change of a table.
 func mysqlAlone(ctx context.Context, db *DB, p *pools, do func(*tx) error) error {
 	conn, err := p.write.Conn(ctx)
 	if err != nil {
@@ -215,7 +215,7 @@ func mysqlAlone(ctx context.Context, db *DB, p *pools, do func(*tx) error) error
 	defer conn.Close()
 	t := &tx{ctx: ctx, db: db, q: conn}
 	wait := 1 + int(time.Until(deadline(ctx)).Seconds())
-	// Names of locks are the server's, not the database's.
+	// The server has one name space of locks for all its databases.
 	const name = `CONCAT('wx_auth ', LEFT(SHA2(CONCAT(DATABASE(), ' ', ?), 256), 40))`
 	var got sql.NullInt64
 	if err := t.row(`SELECT GET_LOCK(`+name+`, ?)`, db.opts.Prefix, wait).Scan(&got); err != nil {
@@ -227,22 +227,22 @@ func mysqlAlone(ctx context.Context, db *DB, p *pools, do func(*tx) error) error
 	err = do(t)
 	var released sql.NullInt64
 	if e := t.row(`SELECT RELEASE_LOCK(`+name+`)`, db.opts.Prefix).Scan(&released); e != nil {
-		// It ends with the connection, then.
+		// The lock ends with the connection.
 		conn.Raw(func(any) error { return driver.ErrBadConn })
 	}
 	return err
 }
 
 func deadline(ctx context.Context) time.Time {
-	at, _ := ctx.Deadline() // bounded gave it one
+	at, _ := ctx.Deadline() // bounded has set it
 	return at
 }
 
 var excluded = regexp.MustCompile(`\bexcluded\.(\w+)`)
 
-// mysqlSQL says in MySQL's words what to do with a row that is there. Its INSERT
-// IGNORE would ignore more than that: values cut to fit, for one. So the error
-// is looked at instead.
+// mysqlSQL translates the handling of existing rows to MySQL. MySQL's INSERT IGNORE would ignore
+// more errors, such as truncated values. So the query becomes a plain INSERT, and exec checks its
+// error.
 func mysqlSQL(query string) string {
 	if rest, ok := strings.CutPrefix(query, insertOrIgnore); ok {
 		return "INSERT " + rest
@@ -255,7 +255,7 @@ func mysqlSQL(query string) string {
 	return before + "ON DUPLICATE KEY UPDATE" + excluded.ReplaceAllString(set, "VALUES($1)")
 }
 
-// mysqlNumber is the server's error number; 0 if err is none of the server's.
+// mysqlNumber returns the server's error number, or 0 if err does not come from the server.
 func mysqlNumber(err error) uint16 {
 	var e *client.MySQLError
 	if errors.As(err, &e) {
@@ -268,7 +268,7 @@ func mysqlTemporary(err error) bool {
 	switch mysqlNumber(err) {
 	case 0:
 		return mysqlLost(err)
-	case 1213, 1205, 1020, 1040, 1203, 1226, // as above
+	case 1213, 1205, 1020, 1040, 1203, 1226, // as in conflict above
 		1021, 1114, 1030, 1026, // disk or table full, or not readable
 		1036, 1290, 1792, 1836, // read-only
 		1037, 1038, 1041, 1129, // out of memory; the host is blocked for a while
@@ -298,8 +298,7 @@ func mysqlLost(err error) bool {
 	return false
 }
 
-// mysqlRefused reports whether only the operator can mend why there is no
-// connection.
+// mysqlRefused reports whether only the operator can fix the reason for a failed connection.
 func mysqlRefused(err error) bool {
 	switch mysqlNumber(err) {
 	case 0:

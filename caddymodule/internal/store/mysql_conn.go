@@ -6,9 +6,9 @@ import (
 	"strings"
 )
 
-// mysqlConnector opens connections that keep their prepared statements. The
-// driver alone would prepare a statement for each use, which costs a way to the
-// server and back, and database/sql would take a second connection for it.
+// mysqlConnector opens connections that keep their prepared statements. The driver alone would
+// prepare a statement for each use, which costs one more turnaround, and database/sql would use a
+// second connection for it.
 type mysqlConnector struct{ driver.Connector }
 
 func (c mysqlConnector) Connect(ctx context.Context) (driver.Conn, error) {
@@ -17,8 +17,8 @@ func (c mysqlConnector) Connect(ctx context.Context) (driver.Conn, error) {
 		return nil, err
 	}
 	m := &mysqlConn{mysqlDriverConn: conn.(mysqlDriverConn), prepared: map[string]preparedStmt{}}
-	// No gaps between rows are locked. The variable of that name differs between
-	// versions; this statement does not.
+	// No gaps between rows are locked. The name of the variable differs between versions, but this
+	// statement does not.
 	if _, err := m.mysqlDriverConn.ExecContext(ctx, "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED", nil); err != nil {
 		conn.Close()
 		return nil, err
@@ -26,7 +26,7 @@ func (c mysqlConnector) Connect(ctx context.Context) (driver.Conn, error) {
 	return m, nil
 }
 
-// mysqlDriverConn is what the driver's connection can do.
+// mysqlDriverConn is the set of methods that we use of the driver's connection.
 type mysqlDriverConn interface {
 	driver.Conn
 	driver.ConnBeginTx
@@ -51,13 +51,13 @@ type mysqlConn struct {
 	prepared map[string]preparedStmt
 }
 
-// maxPrepared bounds the statements of a connection; the server has a bound for
-// all connections (max_prepared_stmt_count, by default 16382). There are fewer
-// different ones in this package.
+// maxPrepared bounds the prepared statements of a connection. The server limits their number for
+// all connections (max_prepared_stmt_count, by default 16382). This package has fewer different
+// statements.
 const maxPrepared = 64
 
-// statement is query prepared; nil where the server does not: then the driver
-// puts the parameters into the text, escaped.
+// statement returns query as a prepared statement. It returns nil if the server cannot prepare it.
+// Then the driver writes the parameters into the text, escaped.
 func (c *mysqlConn) statement(ctx context.Context, query string) (preparedStmt, error) {
 	if s, ok := c.prepared[query]; ok {
 		return s, nil
@@ -68,7 +68,7 @@ func (c *mysqlConn) statement(ctx context.Context, query string) (preparedStmt, 
 	prepared, err := c.PrepareContext(ctx, query)
 	if err != nil {
 		switch mysqlNumber(err) {
-		case 1461, 1295: // too many are prepared; this one cannot be
+		case 1461, 1295: // too many statements are prepared, or this one cannot be
 			return nil, nil
 		}
 		return nil, err
@@ -78,8 +78,8 @@ func (c *mysqlConn) statement(ctx context.Context, query string) (preparedStmt, 
 	return s, nil
 }
 
-// forget closes a statement that the server knows no more, or not as it was:
-// the tables changed, or a proxy moved us to another server.
+// forget closes a statement that the server no longer knows, or knows in another form: the tables
+// have changed, or a proxy has moved us to another server.
 func (c *mysqlConn) forget(query string, err error) (forgotten bool) {
 	switch mysqlNumber(err) {
 	case 1243, 1615:

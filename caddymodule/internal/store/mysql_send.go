@@ -6,12 +6,12 @@ import (
 	"strings"
 )
 
-// together joins the statements of one text. No single statement contains it.
+// together separates the statements of one text. No statement contains it.
 const together = ";\n"
 
-// sendMySQL sends the statements as one text. The driver puts the parameters into it,
-// escaped as the connection's settings (openMySQL) call for; all SQL is this package's, and
-// connections to a team's own database take one statement at a time.
+// sendMySQL sends the statements as one text. The driver writes the parameters into it, escaped as
+// the connection's settings (openMySQL) require. All this SQL is in this package; connections to
+// external tables accept one statement at a time.
 func sendMySQL(ctx context.Context, db *DB, conn *sql.Conn, statements []statement) error {
 	var text strings.Builder
 	var args []any

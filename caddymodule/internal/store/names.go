@@ -15,26 +15,26 @@ import (
 // OwnUsers is the name of the directory that is the store's own table of users.
 const OwnUsers = "store"
 
-// Names say whose ids a database holds. A user's id means one person in one directory
-// only, and an openid one person at one WeChat only: a second directory or WeChat on the
-// same tables would let user 1 of the one act as user 1 of the other.
+// Names identify the sources of the ids in a database. A user's id means one person in one
+// directory only, and an openid one person at one WeChat only. If a second directory or WeChat used
+// the same tables, its user 1 could act as user 1 of the first.
 type Names struct {
-	// Directory is where the ids of users come from.
+	// Directory is the name of the directory that assigns the users' ids.
 	Directory string
-	// WeChat names the WeChat that each appid belongs to.
+	// WeChat holds the name of the WeChat that each appid belongs to.
 	WeChat map[string]string
 }
 
-// NameError says that the database belongs to another directory or, for an appid, to
-// another WeChat. It is permanent.
+// NameError reports that the database belongs to another directory or, for an appid, to another
+// WeChat. It is permanent.
 type NameError struct {
-	AppID                string // empty: it is about the directory
+	AppID                string // empty if the directory differs
 	Recorded, Configured string
-	// Users says that no name was recorded: the store has users of its own.
+	// Users is set if no name was recorded and the store has users of its own.
 	Users bool
 }
 
-// Error names both.
+// Error names both the recorded and the configured side.
 func (e *NameError) Error() string {
 	switch {
 	case e.AppID != "":
@@ -45,7 +45,7 @@ func (e *NameError) Error() string {
 	return fmt.Sprintf("the ids of users here are of the directory %q, and the configuration has %q", e.Recorded, e.Configured)
 }
 
-// The rows of meta that hold names, and the write that shows that the database can be
+// The rows of meta that hold names, and the row that is written to check that the database can be
 // written.
 const (
 	directoryName = "directory"
@@ -54,7 +54,8 @@ const (
 	writtenName   = "written"
 )
 
-// wechatName is the row of an appid; one that is too long for the column goes by its hash.
+// wechatName returns the name of an appid's row. If the appid is too long for the column, the name
+// holds its hash.
 func wechatName(appid string) string {
 	if len(wechatPrefix)+len(appid) <= 64 {
 		return wechatPrefix + appid
@@ -63,20 +64,20 @@ func wechatName(appid string) string {
 	return wechatPrefix + "#" + base64.RawURLEncoding.EncodeToString(sum[:])
 }
 
-// CheckNames compares names with those that are recorded, and records nothing. What is
-// not recorded yet fits. An error that is a *[NameError] is permanent.
+// CheckNames compares names with the recorded ones, and records nothing. A name that is not
+// recorded yet matches. An error that is a *[NameError] is permanent.
 func (s *Store) CheckNames(ctx context.Context, n Names) error {
 	return s.read(ctx, "reading the names", func(t *tx) error { return n.compare(t) })
 }
 
-// RecordNames records those names that are not recorded yet, unless one differs from
-// what is recorded: then nothing is written. Of two replicas that record different names
-// at once, one gets the error.
+// RecordNames records the names that are not recorded yet. If one differs from its recorded name,
+// it writes nothing. If two replicas record different names at the same time, one of them gets the
+// error.
 //
-// find is the hash of the query that finds users in a table, empty where there is none;
-// changed reports that another one was recorded.
+// find is the hash of the query that finds users in external tables, or empty. changed reports that
+// another hash was recorded before.
 //
-// It always writes, so that its success shows that the database can be written.
+// RecordNames always writes, so its success shows that the database can be written.
 func (s *Store) RecordNames(ctx context.Context, n Names, find string) (changed bool, err error) {
 	err = s.rewrite(ctx, "recording the names", func(t *tx) error {
 		changed = false
@@ -110,8 +111,8 @@ func (s *Store) RecordNames(ctx context.Context, n Names, find string) (changed 
 	return changed && err == nil, err
 }
 
-// Identity returns what only this database has, however its address is spelled: a hash
-// of the value that was sealed when it was made.
+// Identity returns a value that is unique to this database, however its address is spelled: a hash
+// of the key check, which was sealed when the database was created.
 func (s *Store) Identity(ctx context.Context) (id string, err error) {
 	err = s.read(ctx, "reading the key check", func(t *tx) error {
 		var check []byte
@@ -122,7 +123,7 @@ func (s *Store) Identity(ctx context.Context) (id string, err error) {
 	return id, err
 }
 
-// Probe writes to the database, and returns when that is durable.
+// Probe writes to the database, and returns once that is durable.
 func (s *Store) Probe(ctx context.Context) error {
 	if err := s.db.inPlace(); err != nil {
 		return err
@@ -145,7 +146,7 @@ func writeMeta(t *tx, name, value string) error {
 	return err
 }
 
-// compare returns a *NameError for the first name that differs from what is recorded.
+// compare returns a *NameError for the first name that differs from the recorded one.
 func (n Names) compare(t *tx) error {
 	recorded := make(map[string]string)
 	err := t.each(func(r row) error {
@@ -163,8 +164,8 @@ func (n Names) compare(t *tx) error {
 	case found && directory != n.Directory:
 		return permanent{&NameError{Recorded: directory, Configured: n.Directory}}
 	case !found && n.Directory != OwnUsers:
-		// Nobody has recorded a name: the store is older than names are. Users in
-		// it were logged in by its own table.
+		// No name is recorded, so the store is older than this check. If it has users, its own
+		// table was the directory.
 		users, err := t.strings(`SELECT id FROM {users} LIMIT 1`)
 		if err != nil {
 			return err
@@ -182,21 +183,21 @@ func (n Names) compare(t *tx) error {
 	return nil
 }
 
-// Survey is what an operator sees of a store at a glance.
+// Survey is an overview of a store for operators.
 type Survey struct {
-	// Created reports that this process has made the tables.
+	// Created is set if this process has created the tables.
 	Created bool
 	// Schema is the version of the tables.
 	Schema int
-	// Users counts the store's own users, OpenIDs those that are bound to any; neither
-	// counts further than SurveyLimit.
+	// Users is the number of the store's own users, OpenIDs the number of bound openids. Neither is
+	// counted beyond SurveyLimit.
 	Users, OpenIDs int
 }
 
 // SurveyLimit bounds the counts of a [Survey].
 const SurveyLimit = 10_000
 
-// Survey looks at the store.
+// Survey returns an overview of the store.
 func (s *Store) Survey(ctx context.Context) (v Survey, err error) {
 	v.Created = s.db.created.Load()
 	err = s.read(ctx, "counting the users", func(t *tx) (err error) {

@@ -17,8 +17,8 @@ func shop(appids ...string) Names {
 	return n
 }
 
-// Two directories give the id 1 to two people, and two WeChats one openid. A store keeps
-// to the first ones that a configuration ran with.
+// Two directories assign the id 1 to two people, and two WeChats the same openid. A store stays
+// with the first directory and WeChat that a configuration ran with.
 func TestStoreKeepsToItsNames(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
@@ -62,7 +62,7 @@ func TestStoreKeepsToItsNames(t *testing.T) {
 				}
 			}
 		}
-		// What was refused has recorded nothing, the apps of it neither.
+		// A refused configuration has recorded nothing, not even its apps.
 		staging.WeChat["wxC"] = "127.0.0.1:9000"
 		if _, err := s.RecordNames(t.Context(), staging, ""); err == nil {
 			t.Error("another WeChat was taken")
@@ -76,7 +76,8 @@ func TestStoreKeepsToItsNames(t *testing.T) {
 	})
 }
 
-// A store from before there were names, with users of its own, is no webhook's.
+// A store that has users of its own, from before names were recorded, refuses a webhook as
+// directory.
 func TestStoreWithUsersIsItsOwnDirectory(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
@@ -99,8 +100,8 @@ func TestStoreWithUsersIsItsOwnDirectory(t *testing.T) {
 	})
 }
 
-// Ten replicas start at once on an empty database, with two directories: all of one are
-// taken, all of the other refused.
+// Ten replicas start at once on an empty database, with two directories. All replicas of one
+// directory are accepted, all of the other are refused.
 func TestNamesRecordedAtOnce(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		started(t, open)

@@ -13,17 +13,17 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/token"
 )
 
-// Store is a database seen with the keys of one configuration. It implements
-// the interfaces session.Store, token.KeyStore and login.Store.
+// Store is a database used with the keys of one configuration. It implements the interfaces
+// session.Store, token.KeyStore and login.Store.
 //
-// Every method opens the store first if that is not done. A method's error
-// that is [ErrUnavailable] may pass by itself.
+// Every method opens the store first if it is not open yet. An error that is [ErrUnavailable] is
+// temporary.
 type Store struct {
 	db         *DB
-	configured *Keys // nil: generated, beside the file
-	migrate    bool  // create the tables and bring them up to date
+	configured *Keys // nil if the key is generated and kept beside the file
+	migrate    bool  // create the tables and keep them up to date
 
-	keys   atomic.Pointer[Keys] // those in use; nil until the store is open
+	keys   atomic.Pointer[Keys] // the keys in use; nil until the store is open
 	failed atomic.Pointer[failure]
 
 	hasUsers atomic.Bool // see Users
@@ -34,33 +34,31 @@ var (
 	_ token.KeyStore = (*Store)(nil)
 )
 
-// failure is how the last try to open on the way of a request ended.
+// failure is the result of the last attempt of a request to open the store.
 type failure struct {
 	err error
 	at  time.Time
 }
 
-// openPause is how long a failure to open answers further requests, so that a
-// thousand of them do not each try in turn.
+// openPause is how long further requests get the error of a failed attempt to open. Otherwise a
+// thousand requests would each try in turn.
 const openPause = time.Second
 
-// With is the store as a configuration with these keys sees it. Without keys
-// (nil) an SQLite store generates its key, beside the file, and keeps it there;
-// other databases need keys.
+// With returns the store for a configuration with these keys. If keys is nil, an SQLite store
+// generates its key and keeps it beside the file. Other databases require keys.
 func (db *DB) With(keys *Keys) *Store {
 	return &Store{db: db, configured: keys, migrate: true}
 }
 
-// WithTables is [DB.With] where the tables are somebody else's to create and
-// to bring up to date: they are verified only.
+// WithTables is like [DB.With], but the tables are created and updated by somebody else: the store
+// only verifies them.
 func (db *DB) WithTables(keys *Keys) *Store {
 	return &Store{db: db, configured: keys}
 }
 
-// Open opens the store: checks that the keys are those of the database (and
-// that nothing is written with others), brings the tables up to date, and
-// generates the key where none is configured. It does nothing if that is done.
-// Callers at the same time wait for one of them. An error that is not
+// Open opens the store: it checks that the keys are those of the database (it writes nothing with
+// other keys), brings the tables up to date, and generates the key if none is configured. It does
+// nothing if the store is open. Concurrent callers wait for one of them. An error that is not
 // [ErrUnavailable] is permanent.
 func (s *Store) Open(ctx context.Context) error {
 	if s.keys.Load() != nil && s.db.ready.Load() {
@@ -69,12 +67,13 @@ func (s *Store) Open(ctx context.Context) error {
 	return s.db.opened(ctx, s.migrate, s.open)
 }
 
-// Reopen is Open, and asks the database also if that was done before: another process may
-// have changed the keys or the tables since.
+// Reopen is like Open, but asks the database even if the store is open: another process may have
+// changed the keys or the tables since.
 func (s *Store) Reopen(ctx context.Context) error { return s.db.opened(ctx, s.migrate, s.open) }
 
-// Resume uses what an earlier configuration with the same keys has opened, and asks
-// nothing: a reload goes on while the database is away. It reports whether there is such.
+// Resume uses the result of an earlier configuration with the same keys, and does not ask the
+// database, so that a reload succeeds while the database is away. It returns false if there is no
+// such result.
 func (s *Store) Resume() bool {
 	a := s.db.agreed.Load()
 	if a == nil || !s.db.ready.Load() || s.db.pools.Load() == nil || !a.configured.Equal(s.configured) {
@@ -86,8 +85,8 @@ func (s *Store) Resume() bool {
 
 func (s *Store) open(ctx context.Context, p *pools) error {
 	asking := &tx{ctx: ctx, db: s.db, q: p.write}
-	// In this order: tables are made before a key is, so a key that was there already
-	// belonged to tables that were there.
+	// The order matters: tables are created before the key, so a key that exists already belonged
+	// to tables that existed.
 	hadKey := s.db.hasKeyFile()
 	version, err := s.db.version(asking)
 	if err != nil {
@@ -134,9 +133,9 @@ const keyCheckName, keyCheckText = "key_check", "caddy-wx-auth"
 
 var keyCheckPlace = place{"meta", "value", keyCheckName}
 
-// agree makes sure that keys and database belong together. Where the database
-// has no key check value yet, it is given one (and the key file made) if found
-// is a transaction that may create; otherwise there are no keys, nil.
+// agree checks that keys and database belong together. If the database has no key check value yet
+// and create is set, it stores one, and creates the key file if needed. create requires a
+// transaction. Without create it returns nil keys in that case.
 func (s *Store) agree(t *tx, create bool) (*Keys, error) {
 	var check []byte
 	err := t.row(`SELECT value FROM {meta} WHERE name = ?`, keyCheckName).Scan(&check)
@@ -178,8 +177,7 @@ func (s *Store) agree(t *tx, create bool) (*Keys, error) {
 	return keys.withRetained(t, s.db.opts.Now())
 }
 
-// Secrets are the keys in use, configured or generated, for the tokens that are
-// made with them. It opens the store.
+// Secrets returns the keys in use, configured or generated, for tokens. It opens the store.
 func (s *Store) Secrets(ctx context.Context) (*Keys, error) {
 	if err := s.Open(ctx); err != nil {
 		return nil, err
@@ -187,7 +185,7 @@ func (s *Store) Secrets(ctx context.Context) (*Keys, error) {
 	return s.keys.Load(), nil
 }
 
-// Ping asks the database whether it answers.
+// Ping checks that the database answers.
 func (s *Store) Ping(ctx context.Context) error {
 	return s.read(ctx, "asking", func(t *tx) error {
 		var one int
@@ -195,7 +193,7 @@ func (s *Store) Ping(ctx context.Context) error {
 	})
 }
 
-// use gives the connections, and opens the store if nobody did.
+// use returns the connections. It opens the store if it is not open.
 func (s *Store) use(ctx context.Context) (*pools, error) {
 	if s.keys.Load() == nil {
 		now := s.db.opts.Now()

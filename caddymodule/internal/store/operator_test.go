@@ -67,8 +67,7 @@ func TestOperatorErrorsHideThePassword(t *testing.T) {
 	})
 }
 
-// The tests' own PostgreSQL asks for no password; this one does, and does not
-// like it.
+// The tests' own PostgreSQL asks for no password. This server asks for one and refuses it.
 func TestPostgresWrongPasswordIsPermanent(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -90,7 +89,7 @@ func TestPostgresWrongPasswordIsPermanent(t *testing.T) {
 				if m, err := server.Receive(); err == nil {
 					p := m.(*pgproto3.PasswordMessage).Password
 					shown.Store(p)
-					// A server that repeats what it was shown.
+					// The server repeats what the client sent.
 					server.Send(&pgproto3.ErrorResponse{Severity: "FATAL", Code: "28P01", Message: "password authentication failed for user \"wx\" with " + p})
 					server.Flush()
 				}
@@ -110,11 +109,11 @@ func TestPostgresWrongPasswordIsPermanent(t *testing.T) {
 		t.Errorf("the server was shown %q", shown.Load())
 	}
 	if text := fmt.Sprintf("%v %+v %s", err, err, db); strings.Contains(text, "hunter2") {
-		t.Errorf("the password is told: %s", text)
+		t.Errorf("the error contains the password: %s", text)
 	}
 }
 
-// As a server without TLS answers while it starts, and when TLS is required.
+// A server without TLS gives these answers while it starts, and when TLS is required.
 func TestPostgresThatRefusesTLS(t *testing.T) {
 	refused := errors.New("tls error: server refused TLS connection")
 	if !postgresRefused(refused) {

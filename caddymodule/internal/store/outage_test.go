@@ -13,8 +13,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
-// sever ends all connections to a database but the tests' own, as a restart of
-// the server does.
+// sever ends all connections to a database except the tests' own, like a restart of the server.
 func sever(t *testing.T, kind, address string) (severed int) {
 	t.Helper()
 	s := servers[kind]
@@ -41,7 +40,7 @@ func sever(t *testing.T, kind, address string) (severed int) {
 		} else {
 			_, err = pool.Exec(fmt.Sprintf(`SELECT pg_terminate_backend(%d)`, id))
 		}
-		if err != nil && mysqlNumber(err) != 1094 { // gone already
+		if err != nil && mysqlNumber(err) != 1094 { // the connection is gone already
 			t.Fatal(err)
 		}
 		severed++
@@ -49,7 +48,7 @@ func sever(t *testing.T, kind, address string) (severed int) {
 	return severed
 }
 
-// severable is an address whose connections sever finds.
+// severable returns an address whose connections sever can find.
 func severable(kind, address string) string {
 	if kind == "mysql" {
 		return address
@@ -64,7 +63,7 @@ func TestDroppedConnectionIsReplaced(t *testing.T) {
 		s := started(t, handles(t, severable(kind, address)))
 		opened, _ := settle(t, s, user.Binding{AppID: "wx1", OpenID: "o1", UserID: "u1"}, user.Keep, now)
 		for i := range 5 {
-			// Several connections, all of them idle.
+			// Several connections are open, all of them idle.
 			var wg sync.WaitGroup
 			for range 8 {
 				wg.Go(func() { s.Ping(context.Background()) })
@@ -88,8 +87,8 @@ func TestDroppedConnectionIsReplaced(t *testing.T) {
 	})
 }
 
-// While connections are cut every few milliseconds, what was answered is so, and
-// what was not is an error that may pass.
+// While connections are cut every few milliseconds, an acknowledged write is done, and a failed one
+// is reported as an error that may pass.
 func TestCutWritesAreDoneOrReported(t *testing.T) {
 	onServers(t, func(t *testing.T, kind, address string) {
 		open := handles(t, severable(kind, address))

@@ -26,8 +26,8 @@ var postgres = &dialect{
 	foreign: &postgresForeign,
 	parse:   parsePostgres,
 	replaced: []string{
-		// The clock now, not at the transaction's begin. In a SELECT of its own
-		// it is asked once, and comparisons with it use an index.
+		// clock_timestamp is the current time, not the start of the transaction. In its own SELECT
+		// it is evaluated once, and comparisons with it can use an index.
 		"{now}", "(SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT))",
 		"{lock}", "FOR UPDATE",
 		"{id 32}", `VARCHAR(32) COLLATE "C"`, "{id 64}", `VARCHAR(64) COLLATE "C"`, "{id 128}", `VARCHAR(128) COLLATE "C"`,
@@ -41,29 +41,28 @@ var postgres = &dialect{
 	open:    openPostgres,
 	alone: func(ctx context.Context, db *DB, p *pools, do func(*tx) error) error {
 		return db.transaction(ctx, p.write, once, func(t *tx) error {
-			// Ends with the transaction, so it holds behind a pooler too.
+			// The lock ends with the transaction, so it works behind a pooler too.
 			if _, err := t.exec(`SELECT pg_advisory_xact_lock(?)`, lockNumber(db.opts.Prefix)); err != nil {
 				return err
 			}
 			return do(t)
 		})
 	},
-	// As the search path finds it, since that is how it is used. to_regclass
-	// would remember that there was none from before the lock was ours.
+	// The search path applies, as it does when the table is used. to_regclass would still report
+	// that there was no table from before we had the lock.
 	hasTable: `SELECT COUNT(*) FROM pg_catalog.pg_class WHERE relname = ? AND relkind IN ('r', 'p') AND pg_catalog.pg_table_is_visible(oid)`,
 	begin:    `BEGIN ISOLATION LEVEL READ COMMITTED`,
 	light:    `SET LOCAL synchronous_commit TO OFF`,
 	send:     sendPostgres,
 	options:  &sql.TxOptions{Isolation: sql.LevelReadCommitted},
-	// A plan that was made while a table was small reads the whole of it until
-	// the statistics are made anew, and many small questions in one look like
-	// work for several processes.
+	// A plan made while a table was small scans the whole table until the statistics are updated,
+	// and many small queries in one look like work for parallel processes.
 	byIndex:   `SELECT set_config('enable_seqscan', 'off', true), set_config('max_parallel_workers_per_gather', '0', true)`,
 	temporary: postgresTemporary,
 	conflict: func(err error) bool {
 		switch postgresCode(err) {
 		case "40001", "40P01", // serialization failure, deadlock
-			"55P03", // a lock not granted in time
+			"55P03", // lock timeout
 			"53300", // too many connections
 			"57P03": // starting up
 			return true
@@ -80,25 +79,25 @@ var postgres = &dialect{
 	readOnly: func(err error) bool { return postgresCode(err) == "25006" },
 	denied: func(err error) bool {
 		code := postgresCode(err)
-		return code == "42501" || code == "3F000" // no schema that may be used
+		return code == "42501" || code == "3F000" // there is no schema that the user may use
 	},
 }
 
-// postgresAddress is where the database is, and how to speak to it.
+// postgresAddress holds the server and how to connect to it.
 type postgresAddress struct {
 	url      string
 	hosts    int
-	anyHost  bool // the address says itself which of several hosts it means
-	execMode bool // the address says itself how statements are prepared
-	sslmode  bool // the address, or libpq's environment, says itself what is encrypted
+	anyHost  bool // the address sets which of several hosts to use
+	execMode bool // the address sets how statements are prepared
+	sslmode  bool // the address, or libpq's environment, sets whether connections are encrypted
 	lookup   lookup
-	outside  atomic.Bool // plain text was taken back
+	outside  atomic.Bool // a fallback to plain text was removed
 }
 
 const postgresForm = "postgres://user:password@host:port/database"
 
-// postgresFiles are the parameters whose files are not read before the
-// database is opened.
+// postgresFiles are the parameters that name files. These are not read before the database is
+// opened.
 var postgresFiles = []string{"sslrootcert", "sslcert", "sslkey", "passfile", "servicefile"}
 
 func parsePostgres(db *DB, address string) error {
@@ -136,9 +135,8 @@ func parsePostgres(db *DB, address string) error {
 	return nil
 }
 
-// encryptOutside takes back what pgx falls back to by itself, for a connection that
-// leaves private networks: plain text, when the server has no TLS or when somebody on
-// the way says so.
+// encryptOutside removes pgx's own fallback to plain text from a connection that leaves private
+// networks. pgx falls back if the server, or an attacker on the way, answers that there is no TLS.
 func (a *postgresAddress) encryptOutside(ctx context.Context, config *pgx.ConnConfig) error {
 	if a.sslmode || config.TLSConfig == nil {
 		return nil
@@ -153,7 +151,7 @@ func (a *postgresAddress) encryptOutside(ctx context.Context, config *pgx.ConnCo
 		switch {
 		case err != nil && a.hosts == 1:
 			return err
-		case err != nil: // the other hosts may answer
+		case err != nil: // another host may answer
 		case exposed:
 			a.outside.Store(true)
 		default:
@@ -164,7 +162,7 @@ func (a *postgresAddress) encryptOutside(ctx context.Context, config *pgx.ConnCo
 	return nil
 }
 
-// causeOf is what pgx says of an address, without the address.
+// causeOf returns the cause in pgx's error about an address, without the address.
 func causeOf(err error) error {
 	text := err.Error()
 	if i := strings.LastIndex(text, "`: "); i >= 0 {
@@ -192,8 +190,8 @@ func openPostgres(ctx context.Context, db *DB, _ bool) (*pools, error) {
 	pool := stdlib.OpenDB(*config, options...)
 	direct, err := postgresDirect(ctx, db, pool)
 	if startupRefused(err) {
-		// A pooler that takes no settings at the start. What they ask for may be so
-		// without them; a connection that it is not so on is closed again.
+		// Some poolers accept no settings at the start. The database may have the same settings by
+		// default. A connection without them is closed again.
 		pool.Close()
 		for name := range postgresSettings {
 			delete(config.RuntimeParams, name)
@@ -213,9 +211,8 @@ func openPostgres(ctx context.Context, db *DB, _ bool) (*pools, error) {
 		return nil, err
 	}
 	if !direct && !address.execMode {
-		// A pooler that hands out connections by transaction: a statement that
-		// is prepared on one server connection is unknown on the next. In this
-		// mode statements are prepared without a name, each time.
+		// A pooler assigns a server connection to each transaction, so a statement prepared on one
+		// is unknown on the next. In this mode statements are prepared each time, without a name.
 		config.DefaultQueryExecMode = pgx.QueryExecModeExec
 	}
 	if db.foreign || config.DefaultQueryExecMode == pgx.QueryExecModeExec {
@@ -230,9 +227,9 @@ func openPostgres(ctx context.Context, db *DB, _ bool) (*pools, error) {
 	return &pools{write: pool, read: pool}, nil
 }
 
-// postgresDirect connects and finds out whether the database holds all of Unicode, and
-// whether it speaks to PostgreSQL itself:
-// a pooler (PgBouncer and its like) makes up the process id that it greets with.
+// postgresDirect connects, records whether the database's encoding covers all of Unicode, and
+// reports whether the server is PostgreSQL itself. A pooler (such as PgBouncer) sends a process id
+// that it made up.
 func postgresDirect(ctx context.Context, db *DB, pool *sql.DB) (direct bool, err error) {
 	conn, err := pool.Conn(ctx)
 	if err != nil {
@@ -251,8 +248,7 @@ func postgresDirect(ctx context.Context, db *DB, pool *sql.DB) (direct bool, err
 	return direct, err
 }
 
-// postgresSQL numbers the parameters, and says INSERT OR IGNORE as PostgreSQL
-// does.
+// postgresSQL numbers the parameters and translates INSERT OR IGNORE to PostgreSQL.
 func postgresSQL(query string) string {
 	rest, ignore := strings.CutPrefix(query, insertOrIgnore)
 	if ignore {
@@ -269,13 +265,13 @@ func postgresSQL(query string) string {
 	return b.String()
 }
 
-// lockNumber is the advisory lock of the tables with this prefix.
+// lockNumber returns the number of the advisory lock for the tables with this prefix.
 func lockNumber(prefix string) int64 {
 	sum := sha256.Sum256([]byte("caddy-wx-auth " + prefix))
 	return int64(binary.BigEndian.Uint64(sum[:]))
 }
 
-// postgresCode is the SQLSTATE; empty if err is none of the server's.
+// postgresCode returns the SQLSTATE. It is empty if err does not come from the server.
 func postgresCode(err error) string {
 	var e *pgconn.PgError
 	if errors.As(err, &e) {
@@ -289,10 +285,10 @@ func postgresTemporary(err error) bool {
 	if code == "" {
 		return postgresLost(err)
 	}
-	if code == "25006" { // read-only: a standby, after a failover
+	if code == "25006" { // read-only, such as a standby after a failover
 		return true
 	}
-	// Connection, transaction rollback, resources, operator, system.
+	// The classes are connection, transaction rollback, resources, operator and system.
 	return slices.Contains([]string{"08", "40", "53", "57", "58"}, code[:2]) || code == "55P03"
 }
 
@@ -302,14 +298,13 @@ func postgresLost(err error) bool {
 		var connect *pgconn.ConnectError
 		return !postgresRefused(err) && (connectionLost(err) || pgconn.SafeToRetry(err) || errors.As(err, &connect))
 	case code == "25006":
-		return true // the connection leads to the wrong server: away with it
+		return true // the connection leads to the wrong server and must be closed
 	default:
 		return code[:2] == "08" || code == "57P01" || code == "57P02" || code == "57P05"
 	}
 }
 
-// postgresRefused reports whether only the operator can fix why there is no
-// connection.
+// postgresRefused reports whether only the operator can fix the reason for a failed connection.
 func postgresRefused(err error) bool {
 	switch code := postgresCode(err); {
 	case code == "42501", code == "3D000", code == "3F000", strings.HasPrefix(code, "28"):
@@ -320,8 +315,8 @@ func postgresRefused(err error) bool {
 	if errors.As(err, new(settingError)) {
 		return true
 	}
-	// With sslmode=prefer a server without TLS is asked again without it, and then
-	// it is the second answer that counts.
+	// With sslmode=prefer, pgx asks a server without TLS again without it. Then the second answer
+	// counts.
 	return certificateRefused(err) || strings.Contains(err.Error(), "server refused TLS connection") && !connectionLost(err)
 }
 

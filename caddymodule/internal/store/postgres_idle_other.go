@@ -4,6 +4,6 @@ package store
 
 import "net"
 
-// hasInput reports whether something has come on an idle connection; here that is not
-// known without asking the server.
+// hasInput reports whether an idle connection has received something. On this system only the
+// server can answer that, so it returns true.
 func hasInput(net.Conn) bool { return true }

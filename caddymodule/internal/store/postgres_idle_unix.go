@@ -8,8 +8,8 @@ import (
 	"syscall"
 )
 
-// hasInput reports whether something has come on an idle connection: its end, or a
-// message from the server, as a rule that it shuts down. It does not wait.
+// hasInput reports whether an idle connection has received its end or a message from the server,
+// which usually announces a shutdown. It does not wait.
 func hasInput(conn net.Conn) bool {
 	if t, ok := conn.(*tls.Conn); ok {
 		conn = t.NetConn()
@@ -23,7 +23,7 @@ func hasInput(conn net.Conn) bool {
 		return true
 	}
 	quiet := false
-	// Not Read: that waits for a reader that pgx may have left behind.
+	// Read would wait for a reader that pgx may have left behind.
 	err = raw.Control(func(fd uintptr) {
 		var b [1]byte
 		_, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK)

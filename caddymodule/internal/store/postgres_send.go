@@ -9,9 +9,9 @@ import (
 	"github.com/jackc/pgx/v5/stdlib"
 )
 
-// sendPostgres sends the statements in a pipeline, with one Sync behind them. A statement
-// that this connection has not had yet is prepared before, in a turnaround more; behind a
-// pooler none is prepared.
+// sendPostgres sends the statements in a pipeline that ends with one Sync. A statement that is new
+// to this connection is prepared first, in a further turnaround. Behind a pooler no statement is
+// prepared.
 func sendPostgres(ctx context.Context, db *DB, conn *sql.Conn, statements []statement) error {
 	return conn.Raw(func(c any) (err error) {
 		var batch pgx.Batch
@@ -50,12 +50,12 @@ func sendPostgres(ctx context.Context, db *DB, conn *sql.Conn, statements []stat
 	})
 }
 
-// longIdle is for how long a connection may be idle before the server is asked whether it
-// still has it: a firewall may have dropped it without a word.
+// longIdle is the time after which an idle connection is checked with the server: a firewall may
+// have dropped it silently.
 const longIdle = time.Minute
 
-// shouldPing decides that before a connection is used again. A server that has closed it,
-// or said so, is seen here without asking.
+// shouldPing reports whether a connection must be checked before its next use. Without a question
+// it detects a server that has closed the connection or announced its shutdown.
 func shouldPing(_ context.Context, p stdlib.ShouldPingParams) bool {
 	return p.IdleDuration > longIdle || hasInput(p.Conn.PgConn().Conn())
 }

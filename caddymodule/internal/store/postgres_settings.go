@@ -10,17 +10,17 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// postgresSettings are what every connection asks for, whatever the encoding of the
-// database and the settings of the role. Text is UTF-8 here, and a backslash is an
-// ordinary character of a literal: the driver and the reader of the team's queries rely
-// on both. PgBouncer keeps both apart by client.
+// postgresSettings are set on every connection, whatever the encoding of the database and the
+// settings of the role. Text is UTF-8, and a backslash in a literal is an ordinary character: the
+// driver and the parser of the team's queries rely on both. PgBouncer keeps these two settings
+// separate for each client.
 var postgresSettings = map[string]string{
 	"client_encoding":             "UTF8",
 	"standard_conforming_strings": "on",
 }
 
-// fit replaces what the database's encoding may lack in what a client sent: no header of
-// a client's may fail its login.
+// fit replaces characters of a client's text that the database's encoding may lack. Otherwise a
+// header of the client could fail its login.
 func (db *DB) fit(text string) string {
 	if !db.narrow.Load() {
 		return text
@@ -33,13 +33,13 @@ func (db *DB) fit(text string) string {
 	}, text)
 }
 
-// startupRefused reports whether a pooler refused the settings of a connection's start.
+// startupRefused reports whether a pooler refused the settings at a connection's start.
 func startupRefused(err error) bool {
 	var e *pgconn.PgError
 	return errors.As(err, &e) && (e.Code == "08P01" || e.Code == "0A000") && strings.Contains(e.Message, "startup parameter")
 }
 
-// validSettings refuses a connection on which postgresSettings do not hold.
+// validSettings refuses a connection without the postgresSettings.
 func validSettings(_ context.Context, conn *pgconn.PgConn) error {
 	for name, want := range postgresSettings {
 		if got := conn.ParameterStatus(name); !strings.EqualFold(got, want) {
@@ -49,14 +49,15 @@ func validSettings(_ context.Context, conn *pgconn.PgConn) error {
 	return nil
 }
 
-// settingError is a setting that a pooler does not take and the database has otherwise.
+// settingError reports a setting that a pooler does not accept and that the database has with
+// another value.
 type settingError struct{ name, got, want string }
 
 func (e settingError) Error() string {
 	return fmt.Sprintf("the connection has %s = %q, and the pooler refuses to set it: run ALTER ROLE … SET %s = '%s' for the role that connects", e.name, e.got, e.name, e.want)
 }
 
-// allValid asks both.
+// allValid runs both checks.
 func allValid(a, b pgconn.ValidateConnectFunc) pgconn.ValidateConnectFunc {
 	if a == nil {
 		return b

@@ -15,8 +15,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
-// strictPooler passes connections on to the server, and refuses the settings at their
-// start as poolers do that know them not.
+// strictPooler forwards connections to the server. Like poolers that do not know the settings at
+// their start, it refuses them.
 func strictPooler(t *testing.T, address string) (through string) {
 	t.Helper()
 	u, err := url.Parse(address)
@@ -81,8 +81,8 @@ func pass(conn net.Conn, target string) {
 	_, _ = io.Copy(conn, server)
 }
 
-// A pooler that takes no settings is no reason to stay away, as long as they are right
-// without it; where they are not, the operator reads what to do.
+// A pooler that accepts no settings can be used if the settings are right without it. If they are
+// wrong, the operator must read what to do.
 func TestPoolerThatTakesNoSettings(t *testing.T) {
 	if without(t, "postgres") {
 		return

@@ -32,8 +32,8 @@ func TestPoolsAreBounded(t *testing.T) {
 	})
 }
 
-// What is large in production is found by an index. The tables are small here, so
-// the planner is told to avoid a scan where it can.
+// Queries on tables that are large in production must use an index. The tables are small here, so
+// the planner is set to avoid scans.
 func TestServersReadLargeTablesByIndex(t *testing.T) {
 	queries := []string{
 		`SELECT ` + sessionColumns + ` FROM {sessions} WHERE id = 'x'`,
@@ -48,7 +48,7 @@ func TestServersReadLargeTablesByIndex(t *testing.T) {
 	}
 	onServers(t, func(t *testing.T, kind, address string) {
 		s := started(t, handles(t, address))
-		// Numbers from 1 to 2000, from joining digits.
+		// The numbers from 1 to 2000, joined from digits.
 		digits := `(SELECT 0 AS d UNION ALL SELECT 1 UNION ALL SELECT 2 UNION ALL SELECT 3 UNION ALL SELECT 4 UNION ALL SELECT 5 UNION ALL SELECT 6 UNION ALL SELECT 7 UNION ALL SELECT 8 UNION ALL SELECT 9)`
 		numbers := `(SELECT a.d + 10 * b.d + 100 * c.d + 1000 * e.d AS n FROM ` + digits + ` a, ` + digits + ` b, ` + digits + ` c, (SELECT 0 AS d UNION ALL SELECT 1) e) AS numbers`
 		text := `CAST(n AS CHAR(9))`
@@ -116,8 +116,7 @@ func explain(t *testing.T, s *Store, query string) string {
 	return b.String()
 }
 
-// A statement that waits for a lock ends with its deadline, and leaves the
-// database usable.
+// A statement that waits for a lock ends with its deadline, and the database stays usable.
 func TestQueriesEndAtTheirDeadline(t *testing.T) {
 	onServers(t, func(t *testing.T, _, address string) {
 		open := handles(t, address)
@@ -139,7 +138,7 @@ func TestQueriesEndAtTheirDeadline(t *testing.T) {
 			t.Errorf("%v, %v after %v", ok, err, time.Since(begun))
 		}
 		lock.Rollback()
-		// What was given up may be done all the same: it is a transaction by itself.
+		// The server may still complete what we gave up: it is a transaction on its own.
 		ok, err := s.Advance(t.Context(), opened.ID, advance(0, 1, now, now))
 		if after, e := s.Session(t.Context(), opened.ID); err != nil || e != nil || after.Counter != 1 {
 			t.Errorf("afterwards: %v, %v; %v, counter %d", ok, err, e, after.Counter)
@@ -147,7 +146,7 @@ func TestQueriesEndAtTheirDeadline(t *testing.T) {
 	})
 }
 
-// Preparing a statement for each query would cost a round trip each time.
+// Preparing a statement for each query would cost one more round trip.
 func TestMySQLStatementsArePreparedOnce(t *testing.T) {
 	if without(t, "mysql") {
 		return
@@ -171,7 +170,7 @@ func TestMySQLStatementsArePreparedOnce(t *testing.T) {
 	if n := prepared() - before; n != 1 {
 		t.Errorf("prepared %d times", n)
 	}
-	// A statement that the server has forgotten is no error.
+	// A statement that the server has forgotten causes no error.
 	conn, err := pool.Conn(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -187,7 +186,7 @@ func TestMySQLStatementsArePreparedOnce(t *testing.T) {
 	conn.Close()
 }
 
-// The feed's clock is the database's, in UTC, whatever the session's time zone.
+// The feed uses the database's clock in UTC, whatever the session's time zone.
 func TestDatabaseClockIsUTC(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)

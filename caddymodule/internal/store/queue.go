@@ -9,27 +9,26 @@ import (
 	"time"
 )
 
-// A queue gathers the writes that arrive while the database is busy with earlier
-// ones into one transaction, and the transactions that are committed while the disk
-// is busy into one wait for the disk. SQLite lets one writer in at a time, and would
-// keep the others out while it waits.
+// A queue groups the writes that arrive while the database is busy into one transaction, and the
+// transactions that commit while the disk is busy into one flush. SQLite allows one writer at a
+// time, and would block the others while it waits for the disk.
 //
-// Each write keeps a transaction's promise: it happens as a whole or not at
-// all, is on disk when its caller hears of it, and one that fails takes none of
-// the others with it. Light writes are told before they are on disk: a power cut may
-// undo them, with everything that was written after them.
+// Each write keeps the guarantees of a transaction: it happens completely or not at all, it is on
+// disk when its caller gets the result, and a failed write does not affect the others. Callers of
+// light writes get the result earlier: a power cut may undo these, together with everything written
+// after them.
 //
-// SQLite's part is to commit into its log without a wait (synchronous = NORMAL), and to
-// wait for the disk itself before and after it moves the log into the file. What has been
-// committed is on disk, therefore, when the log, as it is then, has been flushed.
+// SQLite commits to its log without waiting for the disk (synchronous = NORMAL), and waits only
+// before and after it moves the log into the file. So a flush of the log after a commit puts this
+// commit on disk.
 type queue struct {
-	pool  *sql.DB      // of one connection
+	pool  *sql.DB      // has one connection
 	flush func() error // waits until the log is on disk
 
 	mu       sync.Mutex
 	waiting  []*pendingWrite
 	running  bool
-	written  []*pendingWrite // committed, and not known to be on disk
+	written  []*pendingWrite // committed, but maybe not on disk yet
 	flushing bool
 	closed   bool
 	runs     sync.WaitGroup
@@ -43,12 +42,12 @@ type pendingWrite struct {
 }
 
 const (
-	// batchSize bounds how much one commit carries, and so how long its first
-	// write waits for the others' statements.
+	// batchSize bounds the writes of one commit, and so how long its first write waits for the
+	// others' statements.
 	batchSize = 64
 
-	// gatherFor is how long others gather once there are several at a time: what a
-	// transaction costs by itself is as much as ten of their statements.
+	// gatherFor is how long a batch waits for more writes once several arrive at a time: the
+	// transaction itself costs as much as ten of their statements.
 	gatherFor = 500 * time.Microsecond
 
 	// batchTimeout bounds a batch that has begun. It is longer than the wait
@@ -56,9 +55,9 @@ const (
 	batchTimeout = 10 * time.Second
 )
 
-// write runs change in a transaction that it may share with others. When ctx
-// ends before it has begun, it does not happen; once begun it is seen through,
-// since an interrupted statement would take the whole batch with it.
+// write runs change in a transaction that it may share with others. If ctx ends before change has
+// begun, it does not run. After that it runs to its end, since an interrupted statement would fail
+// the whole batch.
 func (q *queue) write(ctx context.Context, db *DB, how durability, change func(*tx) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -99,7 +98,7 @@ func (q *queue) write(ctx context.Context, db *DB, how durability, change func(*
 	return <-w.done
 }
 
-// close refuses further writes and waits for those that wait.
+// close refuses further writes and waits for those in the queue.
 func (q *queue) close() {
 	q.mu.Lock()
 	q.closed = true
@@ -107,7 +106,7 @@ func (q *queue) close() {
 	q.runs.Wait()
 }
 
-// run works until nothing waits any more.
+// run commits batches until no write is waiting.
 func (q *queue) run(db *DB) {
 	defer q.runs.Done()
 	for {
@@ -131,11 +130,11 @@ func (q *queue) run(db *DB) {
 	}
 }
 
-// commit runs a batch and tells every writer how it ended.
+// commit runs a batch and sends each writer its result.
 func (q *queue) commit(db *DB, batch []*pendingWrite) {
 	results, err := q.together(db, batch)
 	if err != nil && len(batch) > 1 && !errors.Is(err, context.DeadlineExceeded) {
-		// The batch as a whole was undone; find out whose fault it was.
+		// The batch was undone as a whole. Running each write alone finds the one that failed.
 		for _, w := range batch {
 			q.commit(db, []*pendingWrite{w})
 		}
@@ -155,7 +154,7 @@ func (q *queue) commit(db *DB, batch []*pendingWrite) {
 	q.settle(written)
 }
 
-// settle tells writers that their writes are on disk, when they are.
+// settle sends writers their result once their writes are on disk.
 func (q *queue) settle(written []*pendingWrite) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -176,7 +175,7 @@ func (q *queue) settle(written []*pendingWrite) {
 			}
 			err := q.flush()
 			if err != nil {
-				err = fmt.Errorf("%w: %w", ErrUnavailable, err) // it has happened, and may be undone
+				err = fmt.Errorf("%w: %w", ErrUnavailable, err) // the write was committed, and may be undone by a power cut
 			}
 			for _, w := range written {
 				w.done <- err
@@ -188,13 +187,12 @@ func (q *queue) settle(written []*pendingWrite) {
 // oneWrite names the savepoint of each write of a batch.
 const oneWrite = "one_write"
 
-// errOneWrite undoes a batch without savepoints, as one of its writes failed.
+// errOneWrite undoes a batch without savepoints after one of its writes has failed.
 var errOneWrite = errors.New("one of the writes failed")
 
-// together runs the batch in one transaction. As a rule nothing in it fails. If a
-// write does, all is undone and run again, each write behind a savepoint of its own:
-// two statements more a write than most batches need. The error is that of the
-// transaction: nothing of it happened.
+// together runs the batch in one transaction. Usually no write fails. If one does, the transaction
+// is undone and run again with a savepoint for each write, which costs each two more statements.
+// err is the error of the transaction, and means that nothing was written.
 func (q *queue) together(db *DB, batch []*pendingWrite) (results []error, err error) {
 	results = make([]error, len(batch))
 	if len(batch) == 1 {
@@ -229,9 +227,9 @@ func (q *queue) together(db *DB, batch []*pendingWrite) (results []error, err er
 	})
 }
 
-// transaction runs change in a transaction with the batch's deadline. It is kept
-// where something waits: at the lock, before it begins. The statements behind it wait
-// for nobody, and are not watched, which would cost each of them a goroutine.
+// transaction runs change in a transaction with the batch's deadline. The deadline applies only
+// until the transaction has the lock. The statements after that wait for nobody, so they get no
+// deadline: it would cost a goroutine for each of them.
 func (q *queue) transaction(db *DB, change func(*tx) error) error {
 	ctx, cancel := context.WithTimeout(context.Background(), batchTimeout)
 	defer cancel()

@@ -12,8 +12,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
 )
 
-// holdWriter keeps the only writing connection busy until release, with a
-// batch that has begun, so that whatever is written meanwhile gathers.
+// holdWriter keeps the only writing connection busy with a batch until release is called, so that
+// all writes meanwhile gather in the queue.
 func holdWriter(t *testing.T, s *Store) (release func()) {
 	t.Helper()
 	p := s.db.pools.Load()
@@ -70,7 +70,7 @@ func TestOneBadWriteLeavesItsBatchAlone(t *testing.T) {
 				case 1:
 					return mine
 				case 2:
-					_, err := tx.exec(`INSERT INTO {meta} (name, value) VALUES (?, x'00')`, keyCheckName) // is there already
+					_, err := tx.exec(`INSERT INTO {meta} (name, value) VALUES (?, x'00')`, keyCheckName) // this row exists already
 					return err
 				}
 				return nil
@@ -91,7 +91,7 @@ func TestOneBadWriteLeavesItsBatchAlone(t *testing.T) {
 	}
 }
 
-// A caller gives up while its write waits in the queue. It must not be written later.
+// A caller gives up while its write is in the queue. The write must not happen later.
 func TestAbandonedWriteDoesNotHappen(t *testing.T) {
 	s := started(t, newSQLite(t))
 	q := s.db.pools.Load().queue
@@ -144,7 +144,7 @@ func TestCloseSeesWritesThrough(t *testing.T) {
 	}
 }
 
-// Durable writes per second, alone and from many callers at once.
+// Durable writes per second, from one caller and from many at once.
 func BenchmarkDurableWrites(b *testing.B) {
 	for _, writers := range []int{1, 16, 128} {
 		b.Run(fmt.Sprint(writers), func(b *testing.B) {
@@ -183,7 +183,7 @@ func TestDurableWriteReturnsOnceOnDisk(t *testing.T) {
 	first := keep(1)
 	<-flushing
 	second, third := keep(2), keep(3)
-	// It is there for all to see, and others can write, before the disk has it.
+	// Others can see the write, and write themselves, before it is on disk.
 	waitFor(t, "the others", func() bool {
 		return count(t, s, `SELECT COUNT(*) FROM {kept_steps}`) == 3
 	})
@@ -192,16 +192,16 @@ func TestDurableWriteReturnsOnceOnDisk(t *testing.T) {
 	}
 	select {
 	case <-first:
-		t.Error("the first was told before the disk had it")
+		t.Error("the first was acknowledged before it was on disk")
 	case <-second:
-		t.Error("the second was told before the disk had it")
+		t.Error("the second was acknowledged before it was on disk")
 	default:
 	}
 	disk <- nil
 	if err := <-first; err != nil {
 		t.Error(err)
 	}
-	<-flushing // once for both
+	<-flushing // one flush for both
 	broken := errors.New("broken")
 	disk <- broken
 	for _, told := range []<-chan error{second, third} {

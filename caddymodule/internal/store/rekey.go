@@ -12,25 +12,24 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
-// Rekey is a change of the encryption key.
+// Rekey describes a change of the encryption key.
 type Rekey struct {
-	// Sessions is how long sessions live at most. For so long after the change
-	// their refresh tokens are accepted, though the old key is not configured
-	// any more.
+	// Sessions is the maximum lifetime of sessions. After the change their refresh tokens are
+	// accepted for so long, even if the old key is not configured any more.
 	Sessions time.Duration
-	// Compromised: somebody else has the old key. Nothing derived from it is
-	// kept, and its refresh tokens end with it.
+	// Compromised is set if somebody else has the old key. Then nothing derived from it is kept,
+	// and its refresh tokens become invalid.
 	Compromised bool
-	// Progress is told how many values were looked at, again and again.
+	// Progress is called repeatedly with the number of values processed.
 	Progress func(seen int)
 }
 
-// sealedColumn is a column of sealed values, and how to find their places.
+// sealedColumn is a column of sealed values, with the columns that make up their places.
 type sealedColumn struct {
 	table, column string
-	key           string // the primary key, or its last part where within is set
-	within        string // the first part of a primary key of two
-	more          string // a further column that the place is made of
+	key           string // the primary key, or the second part of it if within is set
+	within        string // the first part of a primary key of two columns
+	more          string // a further column that is part of the place
 	place         func(within, key, more string) place
 }
 
@@ -50,15 +49,14 @@ var sealedColumns = []sealedColumn{
 
 const rekeyBatch = 500
 
-// Rekey seals with the newest key whatever an older one has sealed, in small
-// transactions: replicas go on meanwhile, and after a break it is taken up where
-// it ended. Then the old keys need not be configured any more; until then, the
-// database belongs to the old key. What was written for keys that are not
-// configured is deleted from the index of phone numbers. It tells how many
-// values it sealed.
+// Rekey seals all values that an older key has sealed with the newest key, in small transactions.
+// Replicas continue meanwhile, and an interrupted call is continued by the next one. Afterwards the
+// old keys need not be configured any more; until then the database belongs to the old key. Rekey
+// also removes entries of keys that are not configured from the index of phone numbers. It returns
+// the number of values sealed.
 //
-// Every replica must have the new key already, if only behind the old one:
-// others cannot read what is sealed here.
+// Every replica must have the new key before, at least as an old one: the others cannot read what
+// is sealed here.
 func (s *Store) Rekey(ctx context.Context, r Rekey) (sealed int, err error) {
 	if err := s.Open(ctx); err != nil {
 		return 0, err
@@ -67,14 +65,14 @@ func (s *Store) Rekey(ctx context.Context, r Rekey) (sealed int, err error) {
 		return 0, fmt.Errorf("the key of this store is generated: to change it, write encryption_key <new> {file.%s}", s.db.KeyFile())
 	}
 	seen := 0
-	tell := func(n int) {
+	count := func(n int) {
 		seen += n
 		if r.Progress != nil {
 			r.Progress(seen)
 		}
 	}
 	for _, c := range sealedColumns {
-		n, err := s.reseal(ctx, c, tell)
+		n, err := s.reseal(ctx, c, count)
 		sealed += n
 		if err != nil {
 			return sealed, err
@@ -85,7 +83,7 @@ func (s *Store) Rekey(ctx context.Context, r Rekey) (sealed int, err error) {
 	if err != nil {
 		return sealed, err
 	}
-	return sealed, s.tidyPhones(ctx, tell)
+	return sealed, s.tidyPhones(ctx, count)
 }
 
 // sealedRow is a row with a sealed value.
@@ -94,8 +92,8 @@ type sealedRow struct {
 	value     []byte
 }
 
-// reseal does one column.
-func (s *Store) reseal(ctx context.Context, c sealedColumn, tell func(int)) (sealed int, err error) {
+// reseal processes one column.
+func (s *Store) reseal(ctx context.Context, c sealedColumn, count func(int)) (sealed int, err error) {
 	within := []string{""}
 	if c.within != "" {
 		err := s.read(ctx, "reading what is sealed", func(t *tx) (err error) {
@@ -117,7 +115,7 @@ func (s *Store) reseal(ctx context.Context, c sealedColumn, tell func(int)) (sea
 			if err != nil {
 				return sealed, err
 			}
-			tell(len(rows))
+			count(len(rows))
 			if more = len(rows) == rekeyBatch; more {
 				last = c.param(rows[len(rows)-1].key)
 			}
@@ -126,7 +124,7 @@ func (s *Store) reseal(ctx context.Context, c sealedColumn, tell func(int)) (sea
 	return sealed, nil
 }
 
-// param is a key as the database takes it: those of steps are bytes.
+// param converts a key for the database: the keys of steps are bytes.
 func (c sealedColumn) param(key string) any {
 	if c.key == "step" {
 		return []byte(key)
@@ -134,7 +132,7 @@ func (c sealedColumn) param(key string) any {
 	return key
 }
 
-// sealedRows reads the rows that follow last, which is nil at first.
+// sealedRows reads the rows after last, which is nil for the first batch.
 func (s *Store) sealedRows(ctx context.Context, c sealedColumn, first string, last any) (rows []sealedRow, err error) {
 	more := c.more
 	if more == "" {
@@ -166,11 +164,11 @@ func (s *Store) sealedRows(ctx context.Context, c sealedColumn, first string, la
 	return rows, err
 }
 
-// resealRows seals what was sealed with an older key. A value that has changed
-// meanwhile is sealed with a key of whoever changed it.
+// resealRows seals the values of an older key again. It skips a value that was changed meanwhile,
+// since the change has sealed it with that replica's newest key.
 func (s *Store) resealRows(ctx context.Context, c sealedColumn, first string, rows []sealedRow) (sealed int, err error) {
 	keys := s.keys.Load()
-	err = s.rewrite(ctx, "sealing anew in", func(t *tx) error {
+	err = s.rewrite(ctx, "sealing again in", func(t *tx) error {
 		sealed = 0
 		for _, row := range rows {
 			if len(row.value) == 0 || keys.newest(row.value) {
@@ -213,8 +211,8 @@ func (k *Keys) newest(sealed []byte) bool {
 	return len(sealed) > 1+len(id) && sealed[0] == sealVersion && [4]byte(sealed[1:1+len(id)]) == id
 }
 
-// indexPhone makes a user be found by each configured key. The user's row must be
-// locked, so that nobody erases them meanwhile.
+// indexPhone adds a user to the index under each configured key. The user's row must be locked, so
+// that they cannot be erased meanwhile.
 func (s *Store) indexPhone(t *tx, userID string, text []byte) error {
 	country, national, _ := strings.Cut(string(text), " ")
 	keys := s.keys.Load()
@@ -227,7 +225,7 @@ func (s *Store) indexPhone(t *tx, userID string, text []byte) error {
 	return nil
 }
 
-// rekeyMeta comes last: from then on the database is the newest key's.
+// rekeyMeta comes last: after it the database belongs to the newest key.
 func (s *Store) rekeyMeta(ctx context.Context, r Rekey) (sealed int, err error) {
 	keys := s.keys.Load()
 	until := s.db.opts.Now().Add(r.Sessions)
@@ -272,7 +270,7 @@ func (s *Store) rekeyMeta(ctx context.Context, r Rekey) (sealed int, err error) 
 	return sealed, err
 }
 
-// keyText reads a key, which is text or bytes.
+// keyText reads a key that is text or bytes.
 type keyText string
 
 // Scan implements sql.Scanner.
@@ -288,8 +286,8 @@ func (k *keyText) Scan(v any) error {
 	return nil
 }
 
-// retainedPrefix starts the names of what is kept of former keys: the keys of
-// refresh tokens and of the claims in tokens, sealed.
+// retainedPrefix starts the names, in meta, of what is stored of former keys: the keys of refresh
+// tokens and of the claims in tokens, sealed.
 const retainedPrefix = "retained_key "
 
 // eachSealedMeta reads the sealed values of meta.
@@ -305,15 +303,13 @@ func eachSealedMeta(t *tx, do func(name string, value []byte)) error {
 
 const retainedSize = 8 + 2*encryptionKeySize
 
-// retained is what is kept of a key that is not configured any more, and until
-// when.
+// retained returns what is stored of a former key, with the time until which it is valid.
 func (d derived) retained(until time.Time) []byte {
 	out := binary.BigEndian.AppendUint64(nil, uint64(until.UnixMilli()))
 	return append(append(out, d.refreshMAC...), d.claimSeal...)
 }
 
-// withRetained adds what is kept in the database of former keys, as long as it
-// is good.
+// withRetained adds the stored former keys that are still valid.
 func (k *Keys) withRetained(t *tx, now time.Time) (*Keys, error) {
 	rows := make(map[string][]byte)
 	if err := eachSealedMeta(t, func(name string, value []byte) { rows[name] = value }); err != nil {
@@ -335,9 +331,8 @@ func (k *Keys) withRetained(t *tx, now time.Time) (*Keys, error) {
 	return all, nil
 }
 
-// tidyPhones deletes from the index of phone numbers what was written with keys
-// that are not configured.
-func (s *Store) tidyPhones(ctx context.Context, tell func(int)) error {
+// tidyPhones removes entries of keys that are not configured from the index of phone numbers.
+func (s *Store) tidyPhones(ctx context.Context, count func(int)) error {
 	configured := make(map[string]bool)
 	for _, d := range s.keys.Load().keys {
 		configured[string(d.id[:])] = true
@@ -374,7 +369,7 @@ func (s *Store) tidyPhones(ctx context.Context, tell func(int)) error {
 		if err != nil {
 			return err
 		}
-		tell(n)
+		count(n)
 		last, more = next, n == rekeyBatch
 	}
 	return nil

@@ -17,7 +17,7 @@ import (
 
 const halfAYear = 180 * 24 * time.Hour
 
-// furnish puts something sealed everywhere.
+// furnish stores something sealed in every table that has sealed values.
 func furnish(t *testing.T, s *Store, users int) []user.User {
 	t.Helper()
 	made := make([]user.User, users)
@@ -48,7 +48,7 @@ func furnish(t *testing.T, s *Store, users int) []user.User {
 	return made
 }
 
-// wantFurnished finds it all again.
+// wantFurnished checks that all of it can be read.
 func wantFurnished(t *testing.T, s *Store, users []user.User) {
 	t.Helper()
 	for i, u := range users {
@@ -74,7 +74,7 @@ func wantFurnished(t *testing.T, s *Store, users []user.User) {
 	}
 }
 
-// opens reports whether the database can be used with these keys alone.
+// opens reports whether the database can be used with only these keys.
 func opens(t *testing.T, open database, keys *Keys) bool {
 	t.Helper()
 	err := open(defaults).With(keys).Open(t.Context())
@@ -107,7 +107,7 @@ func TestAfterARekeyTheOldKeyIsNotNeeded(t *testing.T) {
 		if seen < 12 {
 			t.Errorf("progress ended at %d", seen)
 		}
-		// A replica that has both keys, in the other order, goes on.
+		// A replica that has both keys in the other order continues to work.
 		wantFurnished(t, open(defaults).With(testKeys(t, 1, 2)), users)
 
 		if opens(t, open, testKeys(t, 1)) {
@@ -119,7 +119,7 @@ func TestAfterARekeyTheOldKeyIsNotNeeded(t *testing.T) {
 			t.Errorf("%d values sealed once more", n)
 		}
 
-		// Sessions outlive it: their refresh tokens and sealed claims still count.
+		// Sessions outlive the key: their refresh tokens and sealed claims stay valid.
 		keys, err := alone.Secrets(t.Context())
 		if err != nil {
 			t.Fatal(err)
@@ -143,7 +143,7 @@ func TestAfterARekeyTheOldKeyIsNotNeeded(t *testing.T) {
 			t.Errorf("the old key is kept for ever: %v", err)
 		}
 
-		// Once the old key is out of the configuration, nothing of its is left.
+		// Once the old key is removed from the configuration, nothing of it is left.
 		if n := count(t, alone, `SELECT COUNT(*) FROM {user_phones}`); n != 6 {
 			t.Errorf("%d entries for two keys", n)
 		}
@@ -155,7 +155,7 @@ func TestAfterARekeyTheOldKeyIsNotNeeded(t *testing.T) {
 	})
 }
 
-// A `rekey` that was interrupted goes on where it stopped.
+// An interrupted `rekey` is continued by the next one.
 func TestRekeyBrokenOffIsTakenUp(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		first := started(t, open)
@@ -228,7 +228,7 @@ func TestGeneratedKeyIsReplacedByAConfigured(t *testing.T) {
 	wantFurnished(t, open(defaults).With(testKeys(t, 2)), users)
 }
 
-// Replicas log people in, some with the new key behind the old one still.
+// Users log in during a `rekey`, also at replicas whose newest key is still the old one.
 func TestRekeyUnderLoginsLosesNobody(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		first := started(t, open)

@@ -10,31 +10,31 @@ import (
 	"time"
 )
 
-// Replica is what a running process has announced of itself.
+// Replica is a running process, as it has announced itself.
 type Replica struct {
 	Name string
-	// Seen is how long ago it did, by the database's clock.
+	// Seen is the time since the announcement, by the database's clock.
 	Seen time.Duration
 	// Keys are the ids of its encryption keys, newest first. They are not secret.
 	Keys []string
 }
 
-// Has reports whether the replica has the key of an id.
+// Has reports whether the replica has the key with this id.
 func (r Replica) Has(id string) bool { return slices.Contains(r.Keys, id) }
 
 const (
-	// replicaPrefix starts the names of announcements in meta. The value is the
-	// time, in milliseconds since 1970, and the keys' ids: "1790000000000 0a1b2c3d,4e5f6071".
+	// replicaPrefix starts the names of announcements in meta. The value is the time, in
+	// milliseconds since 1970, and the keys' ids: "1790000000000 0a1b2c3d,4e5f6071".
 	replicaPrefix = "replica "
 
-	// ReplicaUp is how long a replica counts as running after it was seen.
+	// ReplicaUp is how long a replica counts as running after an announcement.
 	ReplicaUp = 2 * time.Minute
-	// replicaForgotten is when the announcement of one that is gone is deleted.
+	// replicaForgotten is the age at which an announcement is deleted.
 	replicaForgotten = time.Hour
 )
 
-// Announce says which encryption keys the replica of this name has, by the
-// database's clock. Call it several times within ReplicaUp.
+// Announce records that the replica with this name is running, and which encryption keys it has, by
+// the database's clock. Call it several times within ReplicaUp.
 func (s *Store) Announce(ctx context.Context, name string) error {
 	return s.change(ctx, "announcing a replica in", again, light, func(t *tx) error {
 		var now int64
@@ -48,7 +48,7 @@ func (s *Store) Announce(ctx context.Context, name string) error {
 	})
 }
 
-// Replicas lists those that run.
+// Replicas lists the running replicas.
 func (s *Store) Replicas(ctx context.Context) ([]Replica, error) {
 	list, err := s.announced(ctx)
 	if err != nil {
@@ -82,7 +82,7 @@ func (s *Store) announced(ctx context.Context) (list []announcement, err error) 
 			at, keys, _ := strings.Cut(string(value), " ")
 			seen, err := strconv.ParseInt(at, 10, 64)
 			if err != nil {
-				return nil // another version's
+				return nil // the row is from another version
 			}
 			list = append(list, announcement{Replica{
 				Name: strings.TrimPrefix(name, replicaPrefix), Seen: time.Duration(now-seen) * time.Millisecond, Keys: strings.Split(keys, ","),
@@ -93,7 +93,7 @@ func (s *Store) announced(ctx context.Context) (list []announcement, err error) 
 	return list, err
 }
 
-// forgetReplicas deletes the announcements of replicas that are long gone.
+// forgetReplicas deletes the announcements of replicas that stopped long ago.
 func (s *Store) forgetReplicas(ctx context.Context) error {
 	list, err := s.announced(ctx)
 	if err != nil {
@@ -102,8 +102,8 @@ func (s *Store) forgetReplicas(ctx context.Context) error {
 	return s.forget(ctx, slices.DeleteFunc(list, func(a announcement) bool { return a.Seen < replicaForgotten }))
 }
 
-// forget deletes announcements, but not one that was renewed since it was read: rekey would
-// no longer see that the replica runs.
+// forget deletes announcements, except those renewed since they were read: otherwise rekey would
+// not notice that the replica runs.
 func (s *Store) forget(ctx context.Context, gone []announcement) error {
 	if len(gone) == 0 {
 		return nil
@@ -118,7 +118,7 @@ func (s *Store) forget(ctx context.Context, gone []announcement) error {
 	})
 }
 
-// IDs name the configured encryption keys, newest first. They are not secret.
+// IDs returns the ids of the configured encryption keys, newest first. They are not secret.
 func (k *Keys) IDs() []string {
 	ids := make([]string, len(k.keys))
 	for i, d := range k.keys {

@@ -2,8 +2,8 @@ package store
 
 import "testing"
 
-// A replica that was away for an hour announces itself just when another one forgets it:
-// the new announcement stays, or rekey would not wait for its key.
+// A replica that was away for an hour announces itself at the moment when another one deletes its
+// old announcement. The new one must stay, or rekey would not wait for its key.
 func TestForgetSparesARenewedReplica(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
@@ -16,7 +16,7 @@ func TestForgetSparesARenewedReplica(t *testing.T) {
 		if err != nil || len(read) != 2 {
 			t.Fatalf("%+v, %v", read, err)
 		}
-		read[0].value = append(read[0].value, " earlier"...) // "back", as it was before
+		read[0].value = append(read[0].value, " earlier"...) // the older announcement of "back"
 		if err := s.forget(t.Context(), read); err != nil {
 			t.Fatal(err)
 		}

@@ -6,9 +6,9 @@ import (
 	"strings"
 )
 
-// Schema returns the SQL that creates the tables for a kind of database ("sqlite", "postgres"
-// or "mysql"), for operators who set migrate off. From a version over 0 it returns the SQL
-// that updates the tables of that version. The database's own client accepts it as it is.
+// Schema returns the SQL that creates the tables in a kind of database ("sqlite", "postgres" or
+// "mysql"), for operators who set migrate off. If from is over 0, the SQL updates the tables of
+// that version. The database's own client accepts it unchanged.
 func Schema(kind, prefix string, from int) (string, error) {
 	d := dialects[kind]
 	if d == nil {
@@ -27,7 +27,7 @@ func Schema(kind, prefix string, from int) (string, error) {
 	var b strings.Builder
 	words := d.replacer(prefix)
 	fmt.Fprintf(&b, "-- The tables of caddy-wx-auth, version %d, for %s.\n", latest, d.name)
-	if d.done == nil { // all or nothing, if changes of tables can be undone
+	if d.done == nil { // all or nothing, if the database can undo schema changes
 		b.WriteString("BEGIN;\n")
 	}
 	for _, statements := range migrations[from:] {
@@ -54,7 +54,7 @@ func Schema(kind, prefix string, from int) (string, error) {
 	return b.String(), nil
 }
 
-// CheckPrefix refuses a prefix that table names cannot have.
+// CheckPrefix returns an error for a prefix that table names cannot have.
 func CheckPrefix(prefix string) error {
 	if !prefixForm.MatchString(prefix) {
 		return prefixError(prefix)
@@ -66,7 +66,7 @@ func prefixError(prefix string) error {
 	return fmt.Errorf("table prefix %q: use up to 31 lower-case letters, digits and underscores", prefix)
 }
 
-// grantEach returns one line for each table.
+// grantEach returns one statement for each table.
 func grantEach(prefix, format string) (lines []string) {
 	for _, name := range tableNames {
 		lines = append(lines, fmt.Sprintf(format, prefix+name))

@@ -40,7 +40,7 @@ func runClient(t *testing.T, kind, address, text string) {
 	}
 }
 
-// limited makes a user who may do nothing yet, and gives the address as theirs.
+// limited creates a user without any rights, and returns the address with this user.
 func limited(t *testing.T, kind, address string) (theirs, name string) {
 	t.Helper()
 	name = testName()
@@ -62,8 +62,8 @@ func limited(t *testing.T, kind, address string) (theirs, name string) {
 	return u.String(), name
 }
 
-// An administrator runs the printed SQL and nothing else. It creates the tables, and grants the
-// rights of a user that may change no table.
+// An administrator runs the printed SQL and nothing else. It creates the tables, and grants enough
+// rights for a user that may not change tables.
 func TestPrintedSchemaServesALimitedUser(t *testing.T) {
 	onServers(t, func(t *testing.T, kind, address string) {
 		text, err := Schema(kind, "own_", 0)
@@ -96,7 +96,7 @@ func TestPrintedSchemaServesALimitedUser(t *testing.T) {
 			t.Errorf("housekeeping: %v, %v", ours, err)
 		}
 
-		// Without the printed rights nothing works: it is they that do.
+		// Without the printed rights nothing works, so nothing else grants them.
 		others, _ := limited(t, kind, address)
 		if err := handles(t, others)(Options{Prefix: "own_"}).WithTables(testKeys(t, 2)).Open(t.Context()); err == nil {
 			t.Error("a user without any rights opens it")
@@ -106,7 +106,7 @@ func TestPrintedSchemaServesALimitedUser(t *testing.T) {
 
 // An administrator updates the tables of an older version by the printed SQL.
 func TestPrintedUpdateOfAnOlderSchema(t *testing.T) {
-	// Before those that run side by side: they all read the list.
+	// This must come before the parallel tests, which all read the list.
 	all := migrations
 	migrations = all[:2]
 	old := make(map[string]string)
@@ -136,8 +136,8 @@ func TestPrintedUpdateOfAnOlderSchema(t *testing.T) {
 	})
 }
 
-// A transaction takes its number when it writes, and others see it when it commits: numbers
-// become visible out of order. The replicas' clocks, a minute apart, do not matter.
+// A transaction takes its number when it writes, and becomes visible when it commits, so numbers
+// become visible out of order. The replicas' clocks, a minute apart, must not matter.
 func TestRevocationThatCommitsLateIsRead(t *testing.T) {
 	onServers(t, func(t *testing.T, kind, address string) {
 		open := handles(t, address)

@@ -6,12 +6,12 @@ import (
 	"fmt"
 )
 
-// place is where a sealed value lies. It is authenticated with the value, so
-// one that is copied to another row, column or table does not open there.
-// Names are those of this package, without the configured prefix.
+// place is the location of a sealed value. It is authenticated with the value, so a value that is
+// copied to another row, column or table cannot be opened there. The names are those of this
+// package, without the configured prefix.
 type place struct{ table, column, row string }
 
-// aad writes the parts behind their lengths: no two places give the same bytes.
+// aad writes each part after its length, so that no two places result in the same bytes.
 func (p place) aad() []byte {
 	var out []byte
 	for _, part := range []string{p.table, p.column, p.row} {
@@ -21,11 +21,10 @@ func (p place) aad() []byte {
 	return out
 }
 
-// sealVersion starts every sealed value: version, key id, nonce, ciphertext
-// (AES-256-GCM).
+// sealVersion starts every sealed value: version, key id, nonce, ciphertext (AES-256-GCM).
 const sealVersion = 1
 
-// seal encrypts value for the place with the newest key.
+// seal encrypts a value for a place with the newest key.
 func (k *Keys) seal(p place, value []byte) []byte {
 	d := k.keys[0]
 	out := append([]byte{sealVersion}, d.id[:]...)
@@ -34,7 +33,7 @@ func (k *Keys) seal(p place, value []byte) []byte {
 
 var errSealed = errors.New("a sealed value does not open: it was changed, or moved from another place")
 
-// open decrypts what seal made, with whichever key sealed it.
+// open decrypts a value with the key that sealed it.
 func (k *Keys) open(p place, sealed []byte) ([]byte, error) {
 	const head = 1 + len(derived{}.id)
 	if len(sealed) < head || sealed[0] != sealVersion {

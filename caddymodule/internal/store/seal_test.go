@@ -11,8 +11,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
-// Somebody with write access to the database copies a sealed value into another row or
-// column.
+// An attacker with write access to the database copies a sealed value into another row or column.
 func TestSealedValueOpensOnlyInItsPlace(t *testing.T) {
 	k := testKeys(t, 1)
 	home := place{"users", "phone", "u1"}
@@ -59,7 +58,7 @@ func TestNewestKeySealsAndOldOnesOpen(t *testing.T) {
 	}
 }
 
-// Somebody with write access to the database swaps the sealed values of two rows.
+// An attacker with write access to the database swaps the sealed values of two rows.
 func TestSealedRowsCannotBeSwapped(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
@@ -107,7 +106,7 @@ func TestSealedRowsCannotBeSwapped(t *testing.T) {
 
 // A key of another length or encoding is refused when the configuration is loaded.
 func TestParseKeysTakesBase64Of32Bytes(t *testing.T) {
-	good := testKey(250) // has + and /
+	good := testKey(250) // its text contains + and /
 	for _, spelling := range []string{good, strings.TrimRight(good, "="), " " + good + "\n", strings.NewReplacer("+", "-", "/", "_").Replace(good)} {
 		if _, err := ParseKeys(spelling); err != nil {
 			t.Errorf("%q: %v", spelling, err)
@@ -129,8 +128,8 @@ func TestParseKeysTakesBase64Of32Bytes(t *testing.T) {
 	}
 }
 
-// If two purposes had one key, a value of one could be used for the other. No key may
-// be printed.
+// If two purposes had the same key, a value of one could be used for the other. No key may be
+// printed.
 func TestDerivedKeysDifferAndAreNotPrinted(t *testing.T) {
 	k := testKeys(t, 2, 1)
 	seen := map[string]bool{}

@@ -15,19 +15,19 @@ import (
 
 // server is a database server that the tests may use.
 type server struct {
-	variable string // of the environment, with its address
+	variable string // the environment variable with its address
 	address  string
-	admin    *DB   // a handle for making and dropping what the tests need
-	missing  error // why it cannot be used
+	admin    *DB   // creates and drops what the tests need
+	missing  error // the reason why the server cannot be used
 }
 
-// servers are those that the tests found, by the kind of database.
+// servers are the servers that the tests have found, by the kind of database.
 var servers = map[string]*server{
 	"postgres": {variable: "WX_AUTH_TEST_POSTGRES", address: "postgres://root@127.0.0.1:5432/test"},
 	"mysql":    {variable: "WX_AUTH_TEST_MYSQL", address: "mysql://root@127.0.0.1:3306/test"},
 }
 
-// requireServers makes a missing server a failure.
+// requireServers is an environment variable that makes a missing server a failure.
 const requireServers = "WX_AUTH_TEST_REQUIRE_DATABASES"
 
 func TestMain(m *testing.M) {
@@ -49,7 +49,7 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// TestServersLeftOut says which databases the tests did not meet.
+// TestServersLeftOut lists the databases that the tests have skipped.
 func TestServersLeftOut(t *testing.T) {
 	for kind, s := range servers {
 		switch {
@@ -62,7 +62,7 @@ func TestServersLeftOut(t *testing.T) {
 	}
 }
 
-// do asks the server directly.
+// do runs SQL directly on the server.
 func (s *server) do(t *testing.T, format string, args ...any) {
 	t.Helper()
 	if _, err := s.admin.pools.Load().write.Exec(fmt.Sprintf(format, args...)); err != nil {
@@ -73,7 +73,7 @@ func (s *server) do(t *testing.T, format string, args ...any) {
 // without ends the test if the server is missing; TestServersLeftOut names it.
 func without(t *testing.T, kind string) bool { return servers[kind].missing != nil }
 
-// newPostgres makes a schema of its own in the test database.
+// newPostgres creates a separate schema in the test database.
 func newPostgres(t *testing.T) database {
 	return handles(t, postgresSchema(t))
 }
@@ -86,7 +86,7 @@ func postgresSchema(t *testing.T) (address string) {
 	return withParameter(s.address, "search_path", name)
 }
 
-// newMySQL makes a database of its own.
+// newMySQL creates a separate database.
 func newMySQL(t *testing.T) database {
 	return handles(t, mysqlDatabase(t))
 }
@@ -94,7 +94,7 @@ func newMySQL(t *testing.T) database {
 func mysqlDatabase(t *testing.T) (address string) {
 	t.Helper()
 	s, name := servers["mysql"], testName()
-	// Another default than ours, as a database may have it.
+	// The default differs from ours, as it may in production.
 	s.do(t, "CREATE DATABASE %s DEFAULT CHARACTER SET latin1", name)
 	t.Cleanup(func() { s.do(t, "DROP DATABASE %s", name) })
 	u, err := url.Parse(s.address)
@@ -119,7 +119,7 @@ func withParameter(address, name, value string) string {
 	return address + separator + name + "=" + url.QueryEscape(value)
 }
 
-// onServers runs a test over the database servers alone.
+// onServers runs a test over the database servers, without SQLite.
 func onServers(t *testing.T, test func(t *testing.T, kind, address string)) {
 	for kind, fresh := range map[string]func(*testing.T) string{"postgres": postgresSchema, "mysql": mysqlDatabase} {
 		if !without(t, kind) {

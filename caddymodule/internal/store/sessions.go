@@ -18,20 +18,20 @@ const sessionColumns = `id, user_id, issuer, appid, openid, unionid, created_at,
 	counter, advanced_at, expires_at, ended_at, user_agent, address,
 	audience, end_reason, tokens_until, tokens_counter`
 
-// scanSession reads sessionColumns, and what more there is.
+// scanSession reads sessionColumns and any further columns.
 func (db *DB) scanSession(row row, more ...any) (s session.Session, err error) {
 	var created, refreshed, counter, advanced, expires, ended, tokens, tokensOf int64
 	err = row.Scan(append([]any{&s.ID, &s.UserID, &s.Issuer, &s.AppID, &s.OpenID, &s.UnionID, &created, &refreshed,
 		&counter, &advanced, &expires, &ended, &s.UserAgent, &s.Address, &s.Audience, &s.EndReason, &tokens, &tokensOf}, more...)...)
 	s.CreatedAt, s.RefreshedAt, s.AdvancedAt = db.fromMillis(created), db.fromMillis(refreshed), db.fromMillis(advanced)
 	s.ExpiresAt, s.EndedAt, s.Counter = db.fromMillis(expires), db.fromMillis(ended), uint64(counter)
-	if tokensOf == counter { // else a replica of an earlier version advanced it
+	if tokensOf == counter { // otherwise a replica of an earlier version has advanced the counter
 		s.TokensUntil = db.fromMillis(tokens)
 	}
 	return s, err
 }
 
-// insertSession opens a session.
+// insertSession returns the statement that opens a session.
 func insertSession(db *DB, s session.Session) (statement, error) {
 	counter, err := counterColumn(s.Counter)
 	return say(`INSERT INTO {sessions} (`+sessionColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
@@ -40,8 +40,8 @@ func insertSession(db *DB, s session.Session) (statement, error) {
 		s.Audience, string(s.EndReason), db.millis(s.TokensUntil), counter), err
 }
 
-// Session reads a session; session.ErrNotFound if there is none. Where the store has users
-// of its own, a refresh gets the session's user along with it.
+// Session reads a session. It returns session.ErrNotFound if there is none. If the store has users
+// of its own, a refresh reads the session's user in the same turnaround.
 func (s *Store) Session(ctx context.Context, id string) (found session.Session, err error) {
 	beside := s.beside(ctx)
 	if beside != nil && !s.hasUsers.Load() {
@@ -55,15 +55,15 @@ func (s *Store) Session(ctx context.Context, id string) (found session.Session, 
 		}
 		err = t.questions(question)
 		if err == nil && found.ID != id {
-			return session.ErrNotFound // to MySQL a blank at the end is nothing
+			return session.ErrNotFound // MySQL ignores a blank at the end
 		}
 		return err
 	})
 	return found, err
 }
 
-// askSession asks for a session and, with it, the database's clock: a refresh that comes
-// right after this process's clock has jumped is judged by the right time.
+// askSession reads a session together with the database's clock: if this process's clock has just
+// jumped, a refresh must still use the right time.
 func (db *DB) askSession(id string, found *session.Session) statement {
 	answered := db.asking()
 	return ask(func(r row) (err error) {
@@ -75,7 +75,7 @@ func (db *DB) askSession(id string, found *session.Session) statement {
 	}, `SELECT `+sessionColumns+`, {now}, `+authAtOfS+` FROM {sessions} s WHERE id = ?`, id)
 }
 
-// authAtOfS is when a session's openid last logged in with a phone number.
+// authAtOfS selects the time at which a session's openid last logged in with a phone number.
 const authAtOfS = `(SELECT b.auth_at FROM {bindings} b WHERE b.appid = s.appid AND b.openid = s.openid AND b.user_id = s.user_id)`
 
 var sessionColumnsOfS = "s." + strings.Join(strings.Fields(sessionColumns), " s.")
@@ -103,7 +103,7 @@ func (s *Store) askSessionAndUser(id string, found *session.Session, beside *bes
 		FROM {sessions} s LEFT JOIN {users} u ON u.id = s.user_id WHERE s.id = ?`, id)
 }
 
-// clockRow compares the clocks after the row was read and before its times are.
+// clockRow compares the clocks after a row is read and before its times are converted.
 type clockRow struct {
 	row      row
 	now      *int64
@@ -136,7 +136,8 @@ func (s *Store) Advance(ctx context.Context, id string, a session.Advance) (adva
 	return n == 1 && err == nil, err
 }
 
-// Extend moves the end of a session's last token, if it is known and earlier.
+// Extend moves the time at which a session's last token ends forward. It does nothing if that time
+// is unknown or later.
 func (s *Store) Extend(ctx context.Context, id string, tokensUntil time.Time) error {
 	_, err := s.execute(ctx, "extending a session", again,
 		`UPDATE {sessions} SET tokens_until = ? WHERE id = ? AND tokens_until > 0 AND tokens_until < ?`,
@@ -147,7 +148,7 @@ func (s *Store) Extend(ctx context.Context, id string, tokensUntil time.Time) er
 // maxListed bounds a user's list of sessions.
 const maxListed = 1000
 
-// UserSessions lists the user's live sessions, newest first, at most a thousand.
+// UserSessions lists a user's live sessions, newest first, at most a thousand.
 func (s *Store) UserSessions(ctx context.Context, userID string, now time.Time) (list []session.Session, err error) {
 	err = s.read(ctx, "reading a user's sessions", func(t *tx) error {
 		list = nil
@@ -165,10 +166,9 @@ func (s *Store) UserSessions(ctx context.Context, userID string, now time.Time) 
 	return list, nil
 }
 
-// Revocations reads the feed, in its order: whatever has a number over after,
-// and whatever was recorded within window by the database's clock. With it comes
-// what that clock shows. A row that a copy of the database shows late is found by the next
-// poll: each looks back a minute.
+// Revocations reads the feed in its order: all rows with a number over after, and all that were
+// recorded within window by the database's clock. It also compares the clocks. A row that a copy of
+// the database shows late is found by the next poll, since each looks back a minute.
 func (s *Store) Revocations(ctx context.Context, after int64, window time.Duration) (list []session.Revocation, err error) {
 	err = s.readLate(ctx, "reading the revocations", func(t *tx) error {
 		list = nil
@@ -184,14 +184,14 @@ func (s *Store) Revocations(ctx context.Context, after int64, window time.Durati
 			}
 			list, until = append(list, one), append(until, ms)
 			return err
-			// Two selects, each by its index. Asked to drop what both find, SQLite
-			// reads the whole table instead.
+			// Each of the two selects uses its index. With UNION, which removes duplicates, SQLite
+			// would scan the whole table.
 		}, `SELECT 0, '', {now}
 			UNION ALL
 			SELECT seq, session_id, until_at FROM {revocations} WHERE seq > ?
 			UNION ALL
 			SELECT seq, session_id, until_at FROM {revocations} WHERE recorded_at >= {now} - ?`, after, window.Milliseconds())
-		for i := range list { // only now it is known what the times mean
+		for i := range list { // the times can be converted only now, after the comparison of the clocks
 			list[i].Until = t.db.fromMillis(until[i])
 		}
 		return err
@@ -203,7 +203,7 @@ func (s *Store) Revocations(ctx context.Context, after int64, window time.Durati
 	return slices.CompactFunc(list, func(a, b session.Revocation) bool { return a.Seq == b.Seq }), nil
 }
 
-// counterColumn is a counter as SQL holds it.
+// counterColumn returns a counter as SQL holds it.
 func counterColumn(n uint64) (int64, error) {
 	if n > math.MaxInt64 {
 		return 0, fmt.Errorf("session counter %d is out of range", n)
@@ -211,8 +211,8 @@ func counterColumn(n uint64) (int64, error) {
 	return int64(n), nil
 }
 
-// clip makes what a client sent fit a {text 512} column. PostgreSQL refuses
-// text that is not UTF-8 or holds NUL.
+// clip makes a client's text fit into a {text 512} column. PostgreSQL refuses text that is not
+// UTF-8 or contains NUL.
 func clip(s string) string {
 	const limit = 512
 	if len(s) > limit {

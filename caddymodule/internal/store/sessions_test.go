@@ -79,7 +79,7 @@ func TestAdvanceIsWonByOne(t *testing.T) {
 		if won.Load() != 1 || err != nil || got.Counter != 1 || !got.AdvancedAt.Equal(at) || !got.RefreshedAt.Equal(at) || !got.ExpiresAt.Equal(expires) {
 			t.Errorf("won %d times: %+v, %v", won.Load(), got, err)
 		}
-		// From ahead, as after a write that the database lost.
+		// The counter may start far ahead, after the database has lost a write.
 		if ok, err := a.Advance(t.Context(), opened.ID, advance(1, 9, at, expires)); !ok || err != nil {
 			t.Error(ok, err)
 		}
@@ -129,7 +129,7 @@ func TestEndWritesOneRevocation(t *testing.T) {
 	})
 }
 
-// Ending a user ends all of their sessions, and none of other users.
+// Ending a user's sessions ends all of them, and no other user's.
 func TestEndUserEndsNoOtherSessions(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
@@ -170,8 +170,8 @@ func TestEndUserEndsNoOtherSessions(t *testing.T) {
 	})
 }
 
-// The feed must return rows after the cursor, and recent rows before it, which may
-// have been committed late.
+// The feed must return all rows after the cursor. It must also return recent rows before it, which
+// may have been committed late.
 func TestFeedReadsNewAndYoungRevocations(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
@@ -185,7 +185,7 @@ func TestFeedReadsNewAndYoungRevocations(t *testing.T) {
 		if err != nil || len(all) != 4 || !slices.IsSortedFunc(all, func(a, b session.Revocation) int { return int(a.Seq - b.Seq) }) {
 			t.Fatalf("%+v, %v", all, err)
 		}
-		// Its clock is the database's own; two of the rows become old by it.
+		// The feed uses the database's own clock. Two of the rows become old by it.
 		execute(t, s, `UPDATE {revocations} SET recorded_at = recorded_at - 3600000 WHERE seq <= ?`, all[1].Seq)
 		for _, c := range []struct {
 			after  int64
@@ -200,7 +200,7 @@ func TestFeedReadsNewAndYoungRevocations(t *testing.T) {
 	})
 }
 
-// A feed's number is never given twice, even after the newest rows are gone.
+// A number in the feed is never assigned twice, even after the newest rows are gone.
 func TestFeedNumbersOnlyGrow(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		var last int64

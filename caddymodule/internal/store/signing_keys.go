@@ -38,8 +38,8 @@ func (s *Store) Keys(ctx context.Context) (list []token.StoredKey, err error) {
 	return list, nil
 }
 
-// AddKey stores a signing key; false if there is one of its id, or of its
-// algorithm and generation.
+// AddKey stores a signing key. It returns false if there is one with its id, or with its algorithm
+// and generation.
 func (s *Store) AddKey(ctx context.Context, k token.StoredKey) (added bool, err error) {
 	err = s.write(ctx, "adding a signing key", func(t *tx) error {
 		n, err := t.exec(`INSERT OR IGNORE INTO {signing_keys} (`+signingKeyColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?)`,
@@ -51,7 +51,7 @@ func (s *Store) AddKey(ctx context.Context, k token.StoredKey) (added bool, err 
 	return added && err == nil, err
 }
 
-// RemoveKeys deletes signing keys. Unknown ids are no error.
+// RemoveKeys deletes signing keys. It ignores unknown ids.
 func (s *Store) RemoveKeys(ctx context.Context, ids []string) error {
 	return s.rewrite(ctx, "removing signing keys", func(t *tx) error {
 		for _, id := range ids {

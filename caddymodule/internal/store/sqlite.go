@@ -22,11 +22,11 @@ var sqlite = &dialect{
 	parse: parseSQLite,
 	replaced: []string{
 		"{now}", "CAST(unixepoch('subsec') * 1000 AS INTEGER)",
-		"{lock}", "", // a writing transaction locks the whole database from its start
+		"{lock}", "", // not needed: a writing transaction locks the whole database from its start
 		"{id 32}", "TEXT", "{id 64}", "TEXT", "{id 128}", "TEXT", "{text 512}", "TEXT",
 		"{int}", "INTEGER", "{bytes 32}", "BLOB", "{blob}", "BLOB",
 		"{serial}", "INTEGER PRIMARY KEY AUTOINCREMENT",
-		// STRICT: a value of the wrong type is an error, as it is elsewhere.
+		// STRICT makes a value of the wrong type an error, as in the other databases.
 		"{options}", "STRICT",
 	},
 	rewrite: func(query string) string { return query },
@@ -56,11 +56,11 @@ const (
 	// busyTimeout is how long SQLite waits for another process's lock.
 	busyTimeout = 4 * time.Second
 
-	// readers is how many connections read beside the one that writes.
+	// readers is the number of connections that read beside the one that writes.
 	readers = 4
 )
 
-// parseSQLite takes sqlite:<path>.
+// parseSQLite parses sqlite:<path>.
 func parseSQLite(db *DB, address string) error {
 	path := strings.TrimPrefix(strings.TrimPrefix(address, "sqlite:"), "//")
 	switch {
@@ -88,10 +88,9 @@ func openSQLite(ctx context.Context, db *DB, create bool) (*pools, error) {
 		return nil, fileError(err)
 	}
 	write := sqliteConnections(path, 1, "_txlock=immediate", "_pragma=journal_mode(WAL)", "_pragma=synchronous(NORMAL)",
-		// A log that is moved into the file less often moves a page that changes all the
-		// time less often.
+		// If the log is moved into the file less often, so is a page that changes all the time.
 		"_pragma=wal_autocheckpoint(4000)",
-		// Logs that grew in a burst shrink again.
+		// A log that has grown in a burst shrinks again.
 		"_pragma=journal_size_limit(16777216)")
 	mode, err := sqliteReady(ctx, write)
 	switch {
@@ -112,12 +111,11 @@ func openSQLite(ctx context.Context, db *DB, create bool) (*pools, error) {
 	}, nil
 }
 
-// sqliteReady connects, tells the journal mode, and finds out whether the file
-// can be written.
+// sqliteReady connects, returns the journal mode, and checks that the file can be written.
 func sqliteReady(ctx context.Context, pool *sql.DB) (mode string, err error) {
 	for {
-		// Several processes that open a new file at once can find each other's
-		// lock here without SQLite waiting for it.
+		// If several processes open a new file at the same time, SQLite may report another's lock
+		// here without waiting for it.
 		err = pool.QueryRowContext(ctx, `PRAGMA journal_mode`).Scan(&mode)
 		if sqliteCode(err)&0xff != codes.SQLITE_BUSY || ctx.Err() != nil {
 			break
@@ -131,23 +129,22 @@ func sqliteReady(ctx context.Context, pool *sql.DB) (mode string, err error) {
 		return "", err
 	}
 	defer t.Rollback()
-	// SQLite opens a file that it may not write for reading alone, and says so at the
-	// first change.
+	// SQLite opens a file without write permission read-only, and reports this only at the first
+	// change.
 	if _, err := t.ExecContext(ctx, `PRAGMA user_version = 1`); err != nil {
 		return "", err
 	}
 	return mode, t.Rollback()
 }
 
-// sqliteDriver is the driver as it is registered.
+// sqliteDriver is the registered driver.
 var sqliteDriver = func() sqldriver.Driver {
 	pool, _ := sql.Open("sqlite", "") // fails only for a driver that is not registered
 	defer pool.Close()
 	return pool.Driver()
 }()
 
-// sqliteConnections is a pool of connections to the file at path, none of
-// which is open yet.
+// sqliteConnections returns a pool of connections to the file at path. None is open yet.
 func sqliteConnections(path string, max int, params ...string) *sql.DB {
 	path = filepath.ToSlash(path)
 	if !strings.HasPrefix(path, "/") {
@@ -161,7 +158,7 @@ func sqliteConnections(path string, max int, params ...string) *sql.DB {
 	return pool
 }
 
-// sqliteCode is SQLite's extended result code; 0 if err is none of SQLite's.
+// sqliteCode returns SQLite's extended result code, or 0 if err does not come from SQLite.
 func sqliteCode(err error) int {
 	var e *driver.Error
 	if errors.As(err, &e) {
@@ -179,9 +176,9 @@ func sqliteTemporary(err error) bool {
 	return false
 }
 
-// sqliteOpenError marks what trying again will not mend. Once the file is open,
-// a disk that turned read-only is taken for something that passes; before, it
-// is a mistake to be told.
+// sqliteOpenError marks errors that a retry will not fix as permanent. It is for errors while the
+// file is opened, which are the operator's to fix. A disk that turns read-only later counts as
+// temporary.
 func sqliteOpenError(err error) error {
 	switch sqliteCode(err) & 0xff {
 	case codes.SQLITE_CANTOPEN, codes.SQLITE_PERM, codes.SQLITE_AUTH:

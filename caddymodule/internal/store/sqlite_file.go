@@ -10,15 +10,15 @@ import (
 	"syscall"
 )
 
-// createFile creates the directory and an empty file that only its owner can read; SQLite
-// gives its log and its shared memory the file's mode. An existing file is never opened
-// here: closing it would drop the locks that SQLite holds on it in this process.
+// createFile creates the directory and an empty file that only its owner can read. SQLite gives its
+// log and its shared memory the same mode. createFile never opens an existing file: closing it
+// would drop the locks that SQLite holds on it in this process.
 //
-// What lies beside the file is looked at before the file itself. SQLite writes the first
-// page into the file before it begins a log, and the key is made after the tables: so a
-// log or a key that was there first proves that the file had content, even while another
-// process is creating the database. An empty file must not be opened then: SQLite deletes
-// the log of an empty file, and with it everything that could still be restored.
+// The log and the key beside the file are checked before the file itself. SQLite writes the first
+// page into the file before it begins a log, and the key is created after the tables. So if a log
+// or a key was there first, the file had content, even while another process is creating the
+// database. In this case an empty file must not be opened: SQLite would delete its log, and with it
+// everything that could still be restored.
 func (db *DB) createFile(path string, create bool) error {
 	dir := filepath.Dir(path)
 	hadContent := db.hasKeyFile() || hasContent(path+"-wal")
@@ -56,8 +56,8 @@ func (db *DB) createFile(path string, create bool) error {
 	return syncDir(dir)
 }
 
-// writableDir checks that SQLite will be able to write its log beside the file: SQLite's own
-// error ("unable to open database file") would not say so.
+// writableDir checks that SQLite can write its log beside the file. SQLite's own error ("unable to
+// open database file") would not name the reason.
 func writableDir(dir string) error {
 	f, err := os.CreateTemp(dir, ".wx-auth-*")
 	if err != nil {
@@ -67,7 +67,7 @@ func writableDir(dir string) error {
 	return fileError(os.Remove(f.Name()))
 }
 
-// flushFile waits until everything that has been written to a file is on disk.
+// flushFile waits until everything written to a file is on disk.
 func flushFile(path string) error {
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
@@ -89,8 +89,8 @@ func syncDir(dir string) error {
 	return nil
 }
 
-// fileError makes errors permanent that only the operator can fix. Others may pass (a full
-// disk, too many open files) and are [ErrUnavailable].
+// fileError marks errors that only the operator can fix as permanent. Others may pass (a full disk,
+// too many open files) and are [ErrUnavailable].
 func fileError(err error) error {
 	switch {
 	case err == nil:
@@ -111,8 +111,8 @@ func (db *DB) hasKeyFile() bool {
 	return err == nil
 }
 
-// lost refuses an empty database beside files that show that it had users: created again with
-// other ids, they would all lose their accounts.
+// lost refuses an empty database if files beside it show that it had users. In a new database they
+// would all get other ids and lose their accounts.
 func (db *DB) lost(how string) error {
 	var beside []string
 	for _, path := range []string{db.KeyFile(), db.path + "-wal"} {
@@ -125,8 +125,8 @@ func (db *DB) lost(how string) error {
 		"to begin with an empty store on purpose, remove %s too", ErrLost, how, left, left)}
 }
 
-// inPlace returns an error if the file was deleted or replaced while it is open: everything
-// written to it is gone when this process ends.
+// inPlace returns an error if the open file was deleted or replaced. Everything written to it would
+// be gone when this process ends.
 func (db *DB) inPlace() error {
 	opened := db.file.Load()
 	if opened == nil {

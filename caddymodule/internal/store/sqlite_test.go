@@ -20,14 +20,14 @@ func isPermanent(err, kind error) bool {
 	return errors.Is(err, kind) && !errors.Is(err, ErrUnavailable)
 }
 
-// dump is what a database says, table by table.
+// dump returns the content of a database, table by table.
 func dump(t *testing.T, s *Store) string {
 	t.Helper()
 	var b strings.Builder
 	for _, name := range tableNames {
 		fmt.Fprintf(&b, "%s: %d\n", name, count(t, s, `SELECT COUNT(*) FROM {`+name+`}`))
 	}
-	// Of this test's own database: other tests use the same server.
+	// The catalogue is limited to this test's own database, since other tests use the same server.
 	catalogue := map[*dialect]string{
 		sqlite:   `sqlite_schema`,
 		postgres: `information_schema.columns WHERE table_schema = current_schema()`,
@@ -107,7 +107,8 @@ func TestOnlyTheOwnerReadsTheFiles(t *testing.T) {
 	}
 }
 
-// One connection writes, and keeps a log; a reader that wrote would break that order.
+// One connection writes, and all writes wait for it in the queue. A reader that wrote would bypass
+// that order.
 func TestReadersDoNotWrite(t *testing.T) {
 	s := started(t, newSQLite(t))
 	p := s.db.pools.Load()
@@ -159,7 +160,7 @@ func TestKeyIsGeneratedOnce(t *testing.T) {
 	}
 }
 
-// A backup without its key file: a new key would read none of the data, and hide the mistake.
+// A backup lacks its key file. A new key could read none of the data, and would hide the mistake.
 func TestMissingKeyFileIsNotReplaced(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "wx.db")
 	s := openAt(t, path, nil)
@@ -202,8 +203,8 @@ func TestMissingKeyFileIsNotReplaced(t *testing.T) {
 	}
 }
 
-// A key file without its database shows that the database was lost. So it does with a
-// configured encryption_key: the key file may be a former one.
+// A key file without its database shows that the database was lost. This holds even with a
+// configured encryption_key, since the key file may belong to a former key.
 func TestKeyFileWithoutDatabaseIsRefused(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "wx.db")
 	if err := os.WriteFile(path+".key", []byte(testKey(7)+"\n"), 0o600); err != nil {
@@ -223,8 +224,8 @@ func TestKeyFileWithoutDatabaseIsRefused(t *testing.T) {
 	}
 }
 
-// The process is killed before SQLite has ever folded its log into the file: nearly
-// everything is in the log then, but the file is not empty, and nothing is lost.
+// The process is killed before SQLite has ever moved its log into the file. Nearly all data is in
+// the log then, but the file is not empty, and nothing is lost.
 func TestKilledBeforeTheFirstCheckpoint(t *testing.T) {
 	for _, keys := range []*Keys{nil, testKeys(t, 7)} {
 		path, left := filepath.Join(t.TempDir(), "wx.db"), filepath.Join(t.TempDir(), "wx.db")
@@ -254,8 +255,8 @@ func TestKilledBeforeTheFirstCheckpoint(t *testing.T) {
 	}
 }
 
-// A restore that put back an empty file beside a good log: SQLite would delete the log, the
-// only copy of the users. So the file is not opened, with whichever key.
+// A restore put back an empty file beside a good log. SQLite would delete the log, the only copy of
+// the users, so the file is not opened, whatever the key.
 func TestEmptyFileKeepsItsLog(t *testing.T) {
 	for _, keys := range []*Keys{nil, testKeys(t, 7)} {
 		path := filepath.Join(t.TempDir(), "wx.db")
@@ -280,8 +281,8 @@ func TestEmptyFileKeepsItsLog(t *testing.T) {
 	}
 }
 
-// The process was killed after it had made the tables and the key, and before it had
-// recorded which key it is: nothing was lost.
+// The process was killed after it had created the tables and the key, and before it had recorded
+// the key in the database. Nothing was lost.
 func TestKeyThatWasNotRecordedYetIsUsed(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "wx.db")
 	s := openAt(t, path, nil)
@@ -300,7 +301,7 @@ func TestKeyThatWasNotRecordedYetIsUsed(t *testing.T) {
 	}
 }
 
-// A path that can hold no database fails the configuration: it is not tried again.
+// A path that can hold no database fails the configuration, and is not tried again.
 func TestUnusablePathIsPermanent(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "file")
@@ -331,7 +332,7 @@ func TestUnusablePathIsPermanent(t *testing.T) {
 	}
 }
 
-// Another program locks the file for a while: requests get an error that passes.
+// Another program locks the file for a while. Requests get an error that passes.
 func TestLockedDatabaseRecovers(t *testing.T) {
 	open := newSQLite(t)
 	s := started(t, open)
@@ -361,8 +362,8 @@ func TestLockedDatabaseRecovers(t *testing.T) {
 	}
 }
 
-// SQLite chooses a plan by the indexes that there are, not by the number of rows: the
-// statements that a life of logins, refreshes and logouts asks need no large table here.
+// SQLite chooses a plan by the existing indexes, not by the number of rows. So the statements of
+// logins, refreshes and logouts can be checked without a large table.
 func TestLargeTablesAreReadByIndex(t *testing.T) {
 	s := started(t, newSQLite(t))
 	ctx := t.Context()
@@ -411,7 +412,7 @@ func TestLargeTablesAreReadByIndex(t *testing.T) {
 	must(s.SetDisabled(ctx, found.ID, true))
 	must(people.Erase(ctx, found.ID))
 
-	migration := make(map[string]bool) // which may take its time
+	migration := make(map[string]bool) // a migration may take its time
 	for _, statement := range flat(migrations) {
 		migration[strings.TrimSpace(s.db.sql(statement))] = true
 	}
@@ -420,10 +421,10 @@ func TestLargeTablesAreReadByIndex(t *testing.T) {
 	s.db.queries.Range(func(_, statement any) bool {
 		query := strings.TrimSpace(statement.(string))
 		if verb, _, _ := strings.Cut(query, " "); verb != "SELECT" && verb != "INSERT" && verb != "UPDATE" && verb != "DELETE" {
-			return true // of a migration
+			return true // part of a migration
 		}
 		if strings.Contains(query, "WHERE 1 = 0") {
-			return true // whether the columns are there
+			return true // a check of the columns
 		}
 		args := make([]any, strings.Count(query, "?"))
 		rows, err := s.db.pools.Load().read.Query("EXPLAIN QUERY PLAN "+query, args...)

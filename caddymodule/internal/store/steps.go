@@ -12,15 +12,14 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
 )
 
-// maxKept bounds a kept value, in bytes: what every database's {blob} takes,
-// sealed.
+// maxKept bounds a stored result in bytes: sealed, it must fit into every database's {blob}.
 const maxKept = 32 << 10
 
 func keptPlace(step login.Key) place { return place{"kept_steps", "value", string(step[:])} }
 
-// Keep stores the result of a login's step, sealed, until expires. It overwrites, and ends
-// the lease of the step, whoever has it: the step is done. Behind that, in the same
-// turnaround, it reads what Known will be asked next.
+// Keep stores the result of a login step, sealed, until expires. It overwrites an earlier result,
+// and ends the step's lease, whoever owns it, since the step is done. In the same turnaround it
+// then reads what the next call of Known will ask for.
 func (s *Store) Keep(ctx context.Context, step login.Key, value []byte, expires time.Time, next ...login.Account) error {
 	if len(value) > maxKept {
 		return fmt.Errorf("keeping a step: %d bytes are too many", len(value))
@@ -38,7 +37,7 @@ func (s *Store) Keep(ctx context.Context, step login.Key, value []byte, expires 
 		return t.send(true, s.keepStep(step, value, expires), say(`DELETE FROM {claimed_steps} WHERE step = ?`, step[:]))
 	})
 	if err != nil && len(next) > 0 && !errors.Is(err, ErrUnavailable) {
-		return s.Keep(ctx, step, value, expires) // it may be the questions that failed
+		return s.Keep(ctx, step, value, expires) // the failed statement may be one of the questions
 	}
 	if err == nil && len(next) > 0 && r.complete() {
 		known := r.known()
@@ -53,8 +52,8 @@ func (s *Store) keepStep(step login.Key, value []byte, expires time.Time) statem
 		step[:], s.keys.Load().seal(keptPlace(step), value), s.db.millis(expires))
 }
 
-// Kept reads what [Store.Keep] stored; false if it has expired or was never
-// there.
+// Kept returns a result that [Store.Keep] stored. It returns false if the result has expired or
+// does not exist.
 func (s *Store) Kept(ctx context.Context, step login.Key, now time.Time) (value []byte, ok bool, err error) {
 	err = s.read(ctx, "reading a kept step", func(t *tx) (err error) {
 		value, ok, err = s.keptStep(t, step, now)
@@ -75,15 +74,15 @@ func (s *Store) keptStep(t *tx, step login.Key, now time.Time) (value []byte, ok
 	return value, err == nil, err
 }
 
-// Lease reads the results of steps, and leases those that have none to owner, for as long
-// as life, unless another owner has a lease. Leases are by the database's clock, which all
-// replicas share. Owner's own lease is renewed. Lease also notes when the steps' codes
-// were first seen.
+// Lease reads the results of steps. It leases the steps without a result to owner for the time
+// life, unless another owner has a lease; owner's own lease is renewed. Leases follow the
+// database's clock, which all replicas share. Lease also records when the steps' codes were first
+// seen.
 //
-// A lease need not outlive a power cut, which ends what its owner was doing.
+// A lease need not survive a power cut, which also ends its owner's work.
 //
-// A result that was kept after the lease was taken cannot be missed: the results are read
-// with the lease in hand, and Keep ends the lease in the transaction that keeps a result.
+// A result that another owner stores meanwhile cannot be missed: the results are read with the
+// lease in hand, and Keep ends the lease in the transaction that stores a result.
 func (s *Store) Lease(ctx context.Context, owner string, now time.Time, life time.Duration, steps ...login.Key) (found []login.Step, err error) {
 	err = s.change(ctx, "leasing a step", again, light, func(t *tx) error {
 		var args []any
@@ -106,7 +105,7 @@ func (s *Store) Lease(ctx context.Context, owner string, now time.Time, life tim
 	return found, s.forgetLeases(ctx, found, steps)
 }
 
-// forgetLeases deletes the leases of steps that were done before.
+// forgetLeases deletes the leases of steps that had a result already.
 func (s *Store) forgetLeases(ctx context.Context, found []login.Step, steps []login.Key) error {
 	var kept []login.Key
 	for i, st := range found {
@@ -123,7 +122,7 @@ func (s *Store) forgetLeases(ctx context.Context, found []login.Step, steps []lo
 	})
 }
 
-// askSteps asks what there is of steps: results, and leases.
+// askSteps reads the results and leases of steps.
 func (s *Store) askSteps(found []login.Step, owner string, now time.Time, steps []login.Key) statement {
 	in, keys := anyStep(steps)
 	return ask(func(r row) error {
@@ -151,7 +150,7 @@ func (s *Store) askSteps(found []login.Step, owner string, now time.Time, steps 
 		slices.Concat(keys, []any{s.db.millis(now)}, keys)...)
 }
 
-// anyStep is a condition for any of the steps, and its parameters.
+// anyStep returns a condition that matches any of the steps, and its parameters.
 func anyStep(steps []login.Key) (in string, args []any) {
 	for _, step := range steps {
 		args = append(args, step[:])
@@ -159,7 +158,7 @@ func anyStep(steps []login.Key) (in string, args []any) {
 	return ` IN (?` + strings.Repeat(", ?", len(steps)-1) + `)`, args
 }
 
-// Renew renews owner's leases. One that has ended is not taken again.
+// Renew renews owner's leases. It does not take a lease again that has ended.
 func (s *Store) Renew(ctx context.Context, owner string, life time.Duration, steps ...login.Key) error {
 	return s.change(ctx, "renewing a lease", again, light, func(t *tx) error {
 		in, keys := anyStep(steps)
@@ -167,8 +166,8 @@ func (s *Store) Renew(ctx context.Context, owner string, life time.Duration, ste
 	})
 }
 
-// Release ends leases, if they are still owner's. When their codes were first seen stays
-// known: a login that is tried again begins no later.
+// Release ends those of the leases that still belong to owner. The time at which their codes were
+// first seen is kept: a login that is tried again does not begin later.
 func (s *Store) Release(ctx context.Context, owner string, steps ...login.Key) error {
 	return s.change(ctx, "releasing a step", again, light, func(t *tx) error {
 		in, keys := anyStep(steps)
@@ -176,8 +175,8 @@ func (s *Store) Release(ctx context.Context, owner string, steps ...login.Key) e
 	})
 }
 
-// databaseTime is a time by the database's clock, and stays one: it is kept with the
-// results of steps, which replicas with other clocks read.
+// databaseTime converts a time of the database's clock, without the shift to this process's clock:
+// it is stored with the results of steps, which replicas with other clocks read.
 func databaseTime(ms int64) time.Time {
 	if ms == 0 {
 		return time.Time{}

@@ -26,7 +26,7 @@ func TestKeptStepIsThereUntilItExpires(t *testing.T) {
 			if err := s.Keep(t.Context(), key, []byte(value), now.Add(5*time.Minute)); err != nil {
 				t.Fatal(err)
 			}
-			got, ok, err := started(t, open).Kept(t.Context(), key, now) // on another replica
+			got, ok, err := started(t, open).Kept(t.Context(), key, now) // read by another replica
 			if !ok || err != nil || string(got) != value {
 				t.Errorf("%q, %v, %v", got, ok, err)
 			}
@@ -53,8 +53,8 @@ func lease(t *testing.T, s *Store, step login.Key, owner string, at time.Time, l
 	return found[0]
 }
 
-// Forty replicas get the same codes: one of them exchanges them. When it dies, its lease
-// runs out by the database's clock, and another one goes on.
+// Forty replicas get the same codes, and one of them exchanges them. When it dies, its lease
+// expires by the database's clock, and another replica continues.
 func TestLeaseIsOneOwnersUntilItEnds(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		a, b := started(t, open), started(t, open)
@@ -115,8 +115,8 @@ func TestLeaseIsOneOwnersUntilItEnds(t *testing.T) {
 	})
 }
 
-// A login asks for both of its codes at once. Each of them may be anybody's, and done or
-// not; and both are seen from here on, by whatever clock the process has.
+// A login asks for both of its codes at once. Each code may be leased to any owner, and have a
+// result or not. Both count as seen from here on, by whatever clock the process has.
 func TestLeaseOfBothCodesAtOnce(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		a, b := started(t, open), started(t, open)
@@ -151,8 +151,8 @@ func TestLeaseOfBothCodesAtOnce(t *testing.T) {
 	})
 }
 
-// Between a look at what is kept and a lease, another replica may have finished:
-// then the step must not be done a second time.
+// Between the read of a result and the lease, another replica may have finished the step. It must
+// not be done a second time.
 func TestLeaseFindsResultAndKeepEndsLease(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		a, b := started(t, open), started(t, open)
@@ -177,8 +177,7 @@ func TestLeaseFindsResultAndKeepEndsLease(t *testing.T) {
 	})
 }
 
-// A committed login can be repeated with both codes, and its login code opens no other
-// session.
+// A committed login can be repeated with both codes, and its login code opens no other session.
 func TestCommittedLoginIsKeptAndItsCodeSpent(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
@@ -199,7 +198,7 @@ func TestCommittedLoginIsKeptAndItsCodeSpent(t *testing.T) {
 			t.Errorf("of the login code is known %q, %t, %v", value, ok, err)
 		}
 
-		// Another replica with the same codes is told which session they have opened.
+		// Another replica with the same codes gets the session that they have opened.
 		late := ann
 		late.Session = newSession("u", "wx1", "ann", now)
 		var opened *login.Opened
@@ -210,7 +209,7 @@ func TestCommittedLoginIsKeptAndItsCodeSpent(t *testing.T) {
 			t.Errorf("and has a session: %v", err)
 		}
 
-		// All or nothing.
+		// A commit writes everything or nothing.
 		bob := settlement(user.Binding{AppID: "wx1", OpenID: "bob", UserID: "u", PhoneAt: now}, user.Deny, newSession("u", "wx1", "bob", now))
 		if err := s.Keep(t.Context(), bob.Code, []byte("whose"), now.Add(time.Minute)); err != nil {
 			t.Fatal(err)
@@ -234,8 +233,7 @@ func TestCommittedLoginIsKeptAndItsCodeSpent(t *testing.T) {
 	})
 }
 
-// Signing keys are sealed in the database, and replicas agree on one key for each
-// generation.
+// Signing keys are sealed in the database, and replicas agree on one key for each generation.
 func TestSigningKeysAreSealedAndAgreedOn(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		a, b := started(t, open), started(t, open)
@@ -299,7 +297,7 @@ func TestSharedAccessTokenHasOneFetcher(t *testing.T) {
 			t.Fatal(err)
 		}
 		lease(b, "b", 3*time.Second, false)
-		lease(b, "b", 10*time.Second, true) // a died
+		lease(b, "b", 10*time.Second, true) // replica a died
 		if err := b.ReleaseToken(t.Context(), "wx1", "b"); err != nil {
 			t.Fatal(err)
 		}

@@ -1,11 +1,10 @@
-// Package store keeps users, sessions, signing keys and the steps of logins in
-// SQL. It implements the small interfaces that the packages session, token,
-// login and user declare, and knows nothing of HTTP, of WeChat or of Caddy.
+// Package store keeps users, sessions, signing keys and the results of login steps in SQL. It
+// implements the small interfaces of the packages session, token, login and user. It knows nothing
+// about HTTP, WeChat or Caddy.
 //
-// A [DB] is one database; it lives as long as any configuration uses it, and
-// holds no secret but those of its connection. A [Store] is a DB seen with the
-// keys of one configuration. Neither does anything before its first use:
-// opening creates files, locks and migrates.
+// A [DB] is one database. It lives as long as any configuration uses it, and holds no secret except
+// those of its connection. A [Store] is a DB used with the keys of one configuration. Both do
+// nothing before their first use: opening them creates files, takes locks and migrates.
 package store
 
 import (
@@ -24,36 +23,34 @@ import (
 )
 
 var (
-	// ErrUnavailable says that the database cannot be asked at the moment: it
-	// is locked, away, full, or slower than the deadline. Trying again later
-	// may help. Every other error of Open is permanent: only the operator can
-	// mend what it names.
+	// ErrUnavailable reports that the database cannot be used at the moment: it is locked, away,
+	// full, or slower than the deadline. A later retry may succeed. Every other error of Open is
+	// permanent: only the operator can fix its cause.
 	ErrUnavailable = errors.New("store unavailable")
 
-	// ErrReadOnly says that the database answers and takes no write: a replica, a server
-	// or a file that is read-only. It comes with ErrUnavailable, as a replica may be
-	// promoted.
+	// ErrReadOnly reports that the database answers but accepts no write: it is a replica, or a
+	// server or file that is read-only. It comes with ErrUnavailable, as a replica may be promoted.
 	ErrReadOnly = errors.New("it cannot be written")
 
-	// ErrLost says that an SQLite file is missing or empty, though what lies beside it
-	// says that it had users.
+	// ErrLost reports that an SQLite file is missing or empty, although files beside it show that
+	// it had users.
 	ErrLost = errors.New("the database is lost")
 
-	// ErrKey says that the database, or something in it, was sealed with an
-	// encryption key that is not configured.
+	// ErrKey reports that the database, or something in it, was sealed with an encryption key that
+	// is not configured.
 	ErrKey = errors.New("wrong encryption key")
 
-	// ErrSchema says that the tables are not those this build works with.
+	// ErrSchema reports that this build cannot work with the tables.
 	ErrSchema = errors.New("unusable schema")
 )
 
-// Options say how to use the database.
+// Options set how to use the database.
 type Options struct {
-	// Prefix starts the name of every table; default "wx_auth_".
+	// Prefix starts the name of every table. The default is "wx_auth_".
 	Prefix string
-	// Now is the clock, time.Now by default.
+	// Now is the clock. The default is time.Now.
 	Now func() time.Time
-	// Clock compares that clock with the database's; nil: they are taken to agree.
+	// Clock compares that clock with the database's. If it is nil, they are assumed to agree.
 	Clock *clock.Clock
 
 	lookup lookup
@@ -61,50 +58,50 @@ type Options struct {
 
 // DB is one database. Its methods may be called from many goroutines at once.
 type DB struct {
-	url     string // as errors and logs may show it
-	path    string // of the SQLite file
-	server  any    // the address as the dialect of a database server reads it
+	url     string // for errors and logs
+	path    string // path of the SQLite file
+	server  any    // the parsed address of a database server, in its dialect's type
 	secrets []string
 	dialect *dialect
-	foreign bool // the tables are a team's own, see Foreign
+	foreign bool // the tables are external, see Foreign
 	opts    Options
 	tables  *strings.Replacer
-	queries sync.Map // the SQL as written here -> as the database takes it
+	queries sync.Map // the SQL as written in this package → the SQL of the database
 
-	opening chan struct{} // holds one element while somebody opens or closes
+	opening chan struct{} // holds one element while a caller opens or closes
 	pools   atomic.Pointer[pools]
-	ready   atomic.Bool // the schema is as it must be
+	ready   atomic.Bool // the schema has been verified
 	narrow  atomic.Bool // the database's encoding lacks some of Unicode
-	created atomic.Bool // this process has made the tables
+	created atomic.Bool // this process has created the tables
 	agreed  atomic.Pointer[agreement]
-	file    atomic.Pointer[os.FileInfo] // SQLite's, as it was opened
+	file    atomic.Pointer[os.FileInfo] // SQLite's file, as it was opened
 	closed  bool                        // guarded by opening
 }
 
-// agreement is how the database was opened last: the keys that a configuration has, and
-// those that came of them.
+// agreement records how the database was last opened: the keys of a configuration, and the keys in
+// use that resulted from them.
 type agreement struct{ configured, keys *Keys }
 
 // pools are the connections to an open database.
 type pools struct {
-	write, read *sql.DB // the same one where a database takes several writers
-	queue       *queue  // nil where every write is a transaction of its own
+	write, read *sql.DB // the same pool if the database allows several writers
+	queue       *queue  // nil if every write has its own transaction
 }
 
 const (
 	defaultPrefix = "wx_auth_"
 
-	// queryTimeout bounds whatever is asked.
+	// queryTimeout bounds every question to the database.
 	queryTimeout = 5 * time.Second
 
-	// maxConnections bounds the pool of a database server, for each process;
-	// who finds all of them busy waits.
+	// maxConnections bounds the pool of a database server, for each process. Callers wait while all
+	// connections are busy.
 	maxConnections = 20
-	// maxConnectionAge lets connections move on after a failover behind one
-	// name, and maxConnectionIdle gives back what a burst has opened.
+	// maxConnectionAge lets connections move to another server after a failover behind the same
+	// name. maxConnectionIdle closes the connections that a burst has opened.
 	maxConnectionAge  = 30 * time.Minute
 	maxConnectionIdle = 5 * time.Minute
-	// dialTimeout bounds one try to connect.
+	// dialTimeout bounds one attempt to connect.
 	dialTimeout = 4 * time.Second
 )
 
@@ -119,9 +116,8 @@ func bound(pool *sql.DB) *sql.DB {
 
 var prefixForm = regexp.MustCompile(`^[a-z_][a-z0-9_]{0,30}$`)
 
-// New parses the address of a database, sqlite:<path>, postgres://… or
-// mysql://…, and does no more. An error never holds the address of a database
-// server, which may hold a password.
+// New parses the address of a database, sqlite:<path>, postgres://… or mysql://…, without I/O. Its
+// errors never contain the address of a database server, since that may contain a password.
 func New(address string, opts Options) (*DB, error) {
 	if opts.Prefix == "" {
 		opts.Prefix = defaultPrefix
@@ -155,7 +151,7 @@ func New(address string, opts Options) (*DB, error) {
 // String names the database for logs and errors, without credentials.
 func (db *DB) String() string { return db.url }
 
-// opened runs then with the open database, one caller at a time. create makes
+// opened calls then with the open database, for one caller at a time. If create is set, it creates
 // the file that SQLite needs.
 func (db *DB) opened(ctx context.Context, create bool, then func(context.Context, *pools) error) error {
 	ctx, cancel := bounded(ctx)
@@ -180,7 +176,7 @@ func (db *DB) opened(ctx context.Context, create bool, then func(context.Context
 	return db.wrap(ctx, "opening", then(ctx, p))
 }
 
-// Close closes the database for good, after the queries that are running.
+// Close waits for running queries and closes the database for good.
 func (db *DB) Close() error {
 	db.opening <- struct{}{}
 	defer func() { <-db.opening }()
@@ -195,8 +191,8 @@ func (db *DB) Close() error {
 	}
 	var err error
 	if p.read != p.write {
-		// SQLite folds its log into the file when the last connection closes:
-		// that must be the one that may write.
+		// SQLite moves its log into the file when the last connection closes. The last one must be
+		// the connection that may write.
 		err = p.read.Close()
 	}
 	err = errors.Join(err, p.write.Close())
@@ -206,8 +202,7 @@ func (db *DB) Close() error {
 	return nil
 }
 
-// bounded gives ctx a deadline if it has none: to open may take longer than a
-// query.
+// bounded gives ctx a deadline if it has none. Opening may take longer than a query.
 func bounded(ctx context.Context) (context.Context, context.CancelFunc) {
 	if _, ok := ctx.Deadline(); ok {
 		return ctx, func() {}

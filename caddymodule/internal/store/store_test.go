@@ -16,12 +16,12 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
-// A database for a test: each call is another handle on the same one, as
-// another process has it.
+// A database for a test. Each call returns another handle on the same database, like that of
+// another process.
 type database func(opts Options) *DB
 
-// kinds are the databases that the conformance tests run over; each makes an
-// empty one. Those of servers are in servers_test.go.
+// kinds are the databases of the conformance tests. Each function creates an empty one. Those of
+// servers are in servers_test.go.
 var kinds = map[string]func(t *testing.T) database{
 	"sqlite":   newSQLite,
 	"postgres": newPostgres,
@@ -47,19 +47,19 @@ func handles(t *testing.T, address string) database {
 func onEach(t *testing.T, test func(t *testing.T, open database)) {
 	for name, fresh := range kinds {
 		if s := servers[name]; s != nil && s.missing != nil {
-			continue // TestServersLeftOut names it
+			continue // TestServersLeftOut reports the missing server
 		}
 		t.Run(name, func(t *testing.T) {
-			t.Parallel() // most of the time each waits for its disk
+			t.Parallel() // each test mostly waits for its disk
 			test(t, fresh(t))
 		})
 	}
 }
 
-// now is when the tests happen.
+// now is the time at which the tests happen.
 var now = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
-// settings are those of the tests' sessions.
+// settings are the session settings of the tests.
 var settings = session.Settings{Idle: 30 * 24 * time.Hour, Lifetime: 180 * 24 * time.Hour, Grace: time.Minute, TokenLife: time.Hour}
 
 // testKey is an encryption key that differs by its seed.
@@ -86,7 +86,7 @@ func testKeys(t *testing.T, newest byte, old ...byte) *Keys {
 
 var defaults = Options{Now: func() time.Time { return now }}
 
-// started is an open store with the first test key.
+// started opens a store with the first test key.
 func started(t *testing.T, open database) *Store {
 	t.Helper()
 	s := open(defaults).With(testKeys(t, 1))
@@ -105,7 +105,7 @@ func phone(t *testing.T, national string) user.Phone {
 	return p
 }
 
-// newSession is one that was opened at the given time.
+// newSession returns a session that was opened at the given time.
 func newSession(userID, appid, openid string, at time.Time) session.Session {
 	return session.Session{
 		ID: newID(at), UserID: userID, Issuer: "wx-auth", AppID: appid, OpenID: openid,
@@ -114,7 +114,7 @@ func newSession(userID, appid, openid string, at time.Time) session.Session {
 	}
 }
 
-// settlement is a login that is settled at that moment.
+// settlement returns a login that ends at the time of its session.
 func settlement(b user.Binding, rule user.NewOpenID, opened session.Session) login.Commit {
 	at := opened.CreatedAt
 	return login.Commit{
@@ -125,25 +125,24 @@ func settlement(b user.Binding, rule user.NewOpenID, opened session.Session) log
 	}
 }
 
-// advance is a refresh at that moment.
+// advance returns a refresh at the given time.
 func advance(from, to uint64, now, expires time.Time) session.Advance {
 	return session.Advance{From: from, To: to, Now: now, Expires: expires, Audience: "wx-auth"}
 }
 
-// ending is a logout at that moment.
+// ending returns a logout at the given time.
 func ending(now, until time.Time) session.Ending {
 	return session.Ending{Reason: session.ReasonLogout, Now: now, Until: until}
 }
 
-// endUser ends a user's sessions and returns which.
+// endUser ends a user's sessions and returns their ids.
 func endUser(ctx context.Context, s *Store, userID string, e session.Ending) (ended []string, err error) {
 	err = s.EndUser(ctx, userID, e, func(ids []string) { ended = append(ended, ids...) })
 	return ended, err
 }
 
-// settle logs somebody in.
-// commit settles a login as the chain does: its code is kept, what is known of the
-// account is read, and the number is the user's.
+// commit ends a login as the chain does: the result of its code is stored, what is known of the
+// account is read, and the number belongs to the user.
 func commit(t *testing.T, s *Store, l login.Commit) (login.Committed, error) {
 	t.Helper()
 	if err := s.Keep(t.Context(), l.Code, []byte("whose"), l.Session.CreatedAt.Add(time.Minute)); err != nil {
@@ -159,7 +158,7 @@ func commit(t *testing.T, s *Store, l login.Commit) (login.Committed, error) {
 	return s.Commit(t.Context(), l)
 }
 
-// settle logs somebody in with the user's number.
+// settle logs a user in with their number.
 func settle(t *testing.T, s *Store, b user.Binding, rule user.NewOpenID, at time.Time) (session.Session, []string) {
 	t.Helper()
 	opened := newSession(b.UserID, b.AppID, b.OpenID, at)
@@ -275,7 +274,7 @@ func TestConcurrentOpenMigratesOnce(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		keys := testKeys(t, 1)
 		var stores []*Store
-		for range 3 { // three processes, each with many that ask
+		for range 3 { // three processes, each with many callers
 			s := open(defaults).With(keys)
 			stores = append(stores, s, s, s, s)
 		}
@@ -313,7 +312,7 @@ func TestWrongKeyIsRefusedAndNothingIsWritten(t *testing.T) {
 		if after := dump(t, s); after != before {
 			t.Errorf("written with a wrong key:\n%s\nbefore:\n%s", after, before)
 		}
-		// The same handle with the right key, as after a corrected reload.
+		// The same handle works with the right key, as after a corrected reload.
 		if err := wrong.db.With(testKeys(t, 3, 1)).Open(t.Context()); err != nil {
 			t.Errorf("an old key that is right: %v", err)
 		}
@@ -339,8 +338,8 @@ func TestNewerSchemaIsRefused(t *testing.T) {
 	})
 }
 
-// With `migrate off` the tables must exist and be complete; otherwise the error says
-// what is missing.
+// With `migrate off` the tables must exist and be complete. If not, the error must name what is
+// missing.
 func TestMigrateOffVerifiesTheTables(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		if err := open(defaults).WithTables(testKeys(t, 1)).Open(t.Context()); !isPermanent(err, ErrSchema) {
@@ -365,7 +364,7 @@ func TestPrintedSchemaIsWhatMigrateOffAccepts(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		// Any handle will do to run it; it migrates under another prefix.
+		// Any handle can run it. This one migrates under another prefix.
 		other := open(Options{Prefix: "other_"}).With(testKeys(t, 2))
 		if err := other.Open(t.Context()); err != nil {
 			t.Fatal(err)
@@ -391,7 +390,7 @@ func TestPrintedSchemaIsWhatMigrateOffAccepts(t *testing.T) {
 	})
 }
 
-// A caller that hangs up is no failure of the store, while one that waits too long is.
+// A caller that hangs up is no failure of the store. A caller that waits too long is one.
 func TestCancelledIsNotUnavailable(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
@@ -417,7 +416,7 @@ func TestCancelledIsNotUnavailable(t *testing.T) {
 func TestPurgeDeletesOnlyExpiredRows(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
-		now := time.Now().UTC().Truncate(time.Millisecond) // as it is the database's clock that counts
+		now := time.Now().UTC().Truncate(time.Millisecond) // the database's clock decides
 		for i := range 5 {
 			at := now.Add(-400*24*time.Hour + time.Duration(i)*time.Second)
 			opened, _ := settle(t, s, user.Binding{AppID: "wx1", OpenID: fmt.Sprint("o", i), UserID: "u"}, user.Keep, at)
@@ -446,7 +445,7 @@ func TestPurgeDeletesOnlyExpiredRows(t *testing.T) {
 				break
 			}
 		}
-		// Of five revocations the newest stays. A login leaves two steps.
+		// The newest of five revocations stays. A login leaves two steps.
 		if want := []int{8, 8, 4, 2, 2, 2, 2, 1, 0}; !slices.Equal(each, want) {
 			t.Errorf("purged %v; want %v", each, want)
 		}
@@ -489,7 +488,7 @@ func TestOneReplicaDoesTheHousekeeping(t *testing.T) {
 		if d := left(); d < housekeepingLease-time.Minute || d > housekeepingLease {
 			t.Errorf("a is not asked again for %v", d)
 		}
-		// a has stopped, five minutes ago.
+		// Replica a stopped five minutes ago.
 		execute(t, a, `UPDATE {claimed_steps} SET lease_until = {now} - 1`)
 		if !keeps(b, "b") || keeps(a, "a") {
 			t.Error("b did not take over")

@@ -8,22 +8,22 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
-// beside is what the store has read beside an answer, in the same turnaround, for the
-// question that comes next in a login or a refresh: what is known of the account, and the
-// user. Each is used once. A nil beside holds nothing.
+// beside holds what the store has read in the same turnaround as an earlier answer, for the next
+// question of a login or a refresh: what is known of the account, and the user. Each is used once.
+// A nil beside holds nothing.
 type beside struct {
 	store *Store
 
 	mu      sync.Mutex
 	account login.Account
 	known   *login.Known
-	phone   user.Phone // of owner
+	phone   user.Phone // the number of owner
 	owner   *foundUser
 	byID    *foundUser
-	id      string // of byID
+	id      string // the id of byID
 }
 
-// foundUser is a user as they were read, or why they could not be.
+// foundUser is a user that was read, or the reason why they could not be read.
 type foundUser struct {
 	user user.User
 	err  error
@@ -31,12 +31,12 @@ type foundUser struct {
 
 type besideKey struct{}
 
-// Together returns the context for the questions of one login or refresh.
+// Together returns the context for all questions of one login or refresh.
 func (s *Store) Together(ctx context.Context) context.Context {
 	return context.WithValue(ctx, besideKey{}, &beside{store: s})
 }
 
-// beside returns what was read beside the answers before; nil if nobody asks for that.
+// beside returns what earlier answers have left in the context. It is nil without Together.
 func (s *Store) beside(ctx context.Context) *beside {
 	if b, _ := ctx.Value(besideKey{}).(*beside); b != nil && b.store == s {
 		return b
@@ -44,7 +44,7 @@ func (s *Store) beside(ctx context.Context) *beside {
 	return nil
 }
 
-// note keeps what was read of an account, and of its user where users is set.
+// note stores what was read about an account and, if r.users is set, about its user.
 func (b *beside) note(a login.Account, known *login.Known, r *accountReader) {
 	if b == nil {
 		return
@@ -62,7 +62,7 @@ func (b *beside) note(a login.Account, known *login.Known, r *accountReader) {
 	}
 }
 
-// noteUser keeps a user who was read by their id.
+// noteUser stores a user that was read by id.
 func (b *beside) noteUser(id string, found *foundUser) {
 	if b == nil {
 		return
@@ -72,7 +72,7 @@ func (b *beside) noteUser(id string, found *foundUser) {
 	b.id, b.byID = id, found
 }
 
-// account returns what is known of an account, once.
+// takeKnown returns what is known of an account, once.
 func (b *beside) takeKnown(a login.Account) (login.Known, bool) {
 	if b == nil {
 		return login.Known{}, false
@@ -87,7 +87,7 @@ func (b *beside) takeKnown(a login.Account) (login.Known, bool) {
 	return *known, true
 }
 
-// takeOwner returns the owner of a number, once; nil if it was not asked who that is.
+// takeOwner returns the owner of a number, once. It returns nil if the owner was not read.
 func (b *beside) takeOwner(p user.Phone) *foundUser {
 	if b == nil {
 		return nil
@@ -102,7 +102,7 @@ func (b *beside) takeOwner(p user.Phone) *foundUser {
 	return owner
 }
 
-// takeUser returns the user of an id, once; nil if they were not read.
+// takeUser returns the user with this id, once. It returns nil if they were not read.
 func (b *beside) takeUser(id string) *foundUser {
 	if b == nil {
 		return nil

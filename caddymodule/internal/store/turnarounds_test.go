@@ -18,11 +18,11 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
 )
 
-// counter is a proxy before a database server that counts turnarounds: the client has
-// asked, and waits for the answer.
+// counter is a proxy for a database server that counts turnarounds: the client sends, then waits
+// for the answer.
 type counter struct{ n atomic.Int64 }
 
-// behind returns the server's address as it is behind a counter.
+// behind starts a counter in front of a server, and returns its address.
 func behind(t *testing.T, address string) (string, *counter) {
 	t.Helper()
 	c := new(counter)
@@ -57,7 +57,7 @@ func (c *counter) carry(client net.Conn, address string) {
 	}
 	defer server.Close()
 	var mu sync.Mutex
-	asking := false // the client has spoken since the server did
+	asking := false // the client has sent something since the server's last answer
 	pass := func(from, to net.Conn, note func()) {
 		buffer := make([]byte, 64<<10)
 		for {
@@ -87,7 +87,7 @@ func (c *counter) carry(client net.Conn, address string) {
 	both.Wait()
 }
 
-// tokenWeChat exchanges every code: "person" for its openid, "person/number" for a number.
+// tokenWeChat exchanges every code: "person" for an openid, "person/number" for a number.
 type tokenWeChat struct{}
 
 func (tokenWeChat) Code2Session(_ context.Context, app wechat.App, code string) (wechat.Session, error) {
@@ -101,7 +101,7 @@ func (tokenWeChat) PhoneNumber(_ context.Context, _ wechat.App, code, _ string) 
 	return wechat.PhoneNumber{CountryCode: "86", PurePhoneNumber: strings.Split(code, "/")[1]}, nil
 }
 
-// chain is a login chain on the store.
+// chain returns a login chain on the store.
 func chain(t *testing.T, s *Store, now func() time.Time) *login.Chain {
 	t.Helper()
 	keys, err := session.NewKeys([]byte("0123456789abcdef0123456789abcdef"))
@@ -122,9 +122,9 @@ func chain(t *testing.T, s *Store, now func() time.Time) *login.Chain {
 	}
 }
 
-// The database may be in another zone. What a login and a refresh wait for then is
-// counted here, so that none of it comes back unseen: docs/design/turnarounds.md says
-// what each is for.
+// The database may be in another zone, so turnarounds dominate the time of a login and of a
+// refresh. They are counted here, so that none is added by accident. docs/design/turnarounds.md
+// explains each of them.
 func TestTurnaroundsOfALogin(t *testing.T) {
 	want := map[string]map[string]int64{
 		"first phone login":  {"postgres": 6, "mysql": 6},
@@ -143,7 +143,7 @@ func TestTurnaroundsOfALogin(t *testing.T) {
 		address, wire := behind(t, address)
 		s := started(t, handles(t, address))
 		pool := s.db.pools.Load().write
-		pool.SetMaxOpenConns(1) // one connection that has prepared everything
+		pool.SetMaxOpenConns(1) // one connection, which has prepared all statements
 		at := now
 		c := chain(t, s, func() time.Time { return at })
 		n := 0
@@ -217,7 +217,7 @@ func TestTurnaroundsOfALogin(t *testing.T) {
 				}
 			}},
 		}
-		const rounds = 3 // in the first ones statements are prepared
+		const rounds = 3 // the first rounds prepare statements
 		for round := range rounds {
 			for _, o := range operations {
 				before := wire.n.Load()

@@ -13,8 +13,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/clock"
 )
 
-// tx asks the database, within a transaction or without. Its methods take SQL
-// as [dialect] describes it.
+// tx runs statements, within a transaction or without. Its methods take SQL as [dialect] describes
+// it.
 type tx struct {
 	ctx context.Context
 	db  *DB
@@ -24,22 +24,22 @@ type tx struct {
 		QueryRowContext(context.Context, string, ...any) *sql.Row
 	}
 
-	// The rest is for servers that take several statements at once, see batch.go; where
-	// they do not, conn is nil.
+	// The other fields are for servers that accept several statements at once, see batch.go. With
+	// other databases conn is nil.
 	conn       *sql.Conn
 	how        durability
-	reads      bool        // each question is a transaction of its own
-	lags       bool        // or none, see readLate
-	behind     []statement // what is sent behind the COMMIT
-	begun      bool        // something was sent
-	committing bool        // with the last send went the COMMIT
-	done       bool        // which was answered
-	failed     bool        // the last question was not
+	reads      bool        // each question is its own transaction
+	lags       bool        // questions need no transaction, see readLate
+	behind     []statement // statements to send after the COMMIT
+	begun      bool        // a statement was sent
+	committing bool        // the last send contained the COMMIT
+	done       bool        // the COMMIT was answered
+	failed     bool        // the last question failed
 }
 
 const insertOrIgnore = "INSERT OR IGNORE "
 
-// exec runs a statement and returns how many rows it found.
+// exec runs a statement and returns the number of rows that it found.
 func (t *tx) exec(query string, args ...any) (int64, error) {
 	if err := t.begin(); err != nil {
 		return 0, err
@@ -47,14 +47,14 @@ func (t *tx) exec(query string, args ...any) (int64, error) {
 	r, err := t.q.ExecContext(t.ctx, t.db.sql(query), args...)
 	if err != nil {
 		if strings.HasPrefix(query, insertOrIgnore) && t.db.dialect.duplicate(err) {
-			return 0, nil // where the database has no such words, see mysql.go
+			return 0, nil // this dialect has no INSERT OR IGNORE, see mysql.go
 		}
 		return 0, err
 	}
 	return r.RowsAffected()
 }
 
-// row asks for one row. No row is sql.ErrNoRows at Scan.
+// row asks for one row. If there is none, Scan returns sql.ErrNoRows.
 func (t *tx) row(query string, args ...any) row { return theRow{t, query, args} }
 
 // each calls scan for every row.
@@ -76,13 +76,14 @@ func (t *tx) strings(query string, args ...any) ([]string, error) {
 	return out, err
 }
 
-// read asks. doing is for the error: "reading a session". ask may be run again
-// from its start.
+// read runs ask, which only reads. Errors contain doing, such as "reading a session". ask may be
+// run again from its start.
 func (s *Store) read(ctx context.Context, doing string, ask func(*tx) error) error {
 	return s.reading(ctx, doing, false, ask)
 }
 
-// readLate is read for what may lag behind: it is asked without a transaction.
+// readLate is like read, for questions whose answers may lag behind. They run without a
+// transaction.
 func (s *Store) readLate(ctx context.Context, doing string, ask func(*tx) error) error {
 	return s.reading(ctx, doing, true, ask)
 }
@@ -102,7 +103,7 @@ func (s *Store) reading(ctx context.Context, doing string, lags bool, ask func(*
 	return s.db.wrap(ctx, doing+" in", err)
 }
 
-// execute runs one statement, which is a durable transaction by itself.
+// execute runs one statement as a durable transaction.
 func (s *Store) execute(ctx context.Context, doing string, may repeat, query string, args ...any) (n int64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
@@ -127,22 +128,22 @@ func (s *Store) execute(ctx context.Context, doing string, may repeat, query str
 	return n, s.db.wrap(ctx, doing+" in", err)
 }
 
-// write runs change in one durable transaction: all of it happens, or nothing. change
-// may be run again from its start when another transaction got in its way, and
-// on another goroutine than the caller's. If the connection breaks during the
-// commit, it is not known what has happened, and the error is [ErrUnavailable].
+// write runs change in one durable transaction: all of it happens, or nothing. change may be run
+// again from its start if another transaction was in its way, and it may run on another goroutine
+// than the caller's. If the connection breaks during the commit, the outcome is unknown, and the
+// error is [ErrUnavailable].
 func (s *Store) write(ctx context.Context, doing string, change func(*tx) error) error {
 	return s.change(ctx, doing, once, durable, change)
 }
 
-// rewrite is write for what may be done twice with the result of once: then a
-// commit that was not answered is made good by doing it again.
+// rewrite is like write, for changes with the same result when done twice. If the commit was not
+// answered, the change is done again.
 func (s *Store) rewrite(ctx context.Context, doing string, change func(*tx) error) error {
 	return s.change(ctx, doing, again, durable, change)
 }
 
-// durability says whether a write survives a power cut by itself, or not before
-// something durable is written after it. All survive the end of this process.
+// durability states whether a write survives a power cut by itself, or only after a later durable
+// write. All writes survive the end of this process.
 type durability bool
 
 const (
@@ -165,8 +166,7 @@ func (s *Store) change(ctx context.Context, doing string, may repeat, how durabi
 	return s.db.wrap(ctx, doing+" in", err)
 }
 
-// repeat says whether a transaction may be run once more when it may have
-// happened already.
+// repeat states whether a transaction may be run again if it may have happened already.
 type repeat bool
 
 const (
@@ -174,16 +174,16 @@ const (
 	again repeat = true
 )
 
-// transactionTries bounds how often a transaction is run that lost against
-// another one, or its connection.
+// transactionTries bounds how often a transaction is run that has lost against another one, or has
+// lost its connection.
 const transactionTries = 4
 
-// transaction runs change in a transaction of its own.
+// transaction runs change in its own transaction.
 func (db *DB) transaction(ctx context.Context, pool *sql.DB, may repeat, change func(*tx) error) error {
 	return db.tries(ctx, pool, may, func() error { return db.transactionOnce(ctx, pool, change) })
 }
 
-// tries runs a transaction until it was not in another's way, and kept its connection.
+// tries runs a transaction until no other was in its way and the connection held.
 func (db *DB) tries(ctx context.Context, pool *sql.DB, may repeat, run func() error) (err error) {
 	for try := range transactionTries {
 		if try > 0 && !db.dialect.oneWriter && !pause(ctx, try) {
@@ -200,13 +200,12 @@ func (db *DB) tries(ctx context.Context, pool *sql.DB, may repeat, run func() er
 				return fmt.Errorf("%w: %w", ErrUnavailable, err)
 			}
 		case db.dialect.conflict(err), db.dialect.lost(err):
-			// Undone as a whole.
+			// The transaction was undone as a whole.
 		default:
 			return err
 		}
 		if db.dialect.lost(err) {
-			// A server that was restarted or lost its role has left more such
-			// connections behind.
+			// If the server was restarted or lost its role, more of its connections are useless.
 			dropIdle(pool)
 		}
 	}
@@ -224,21 +223,21 @@ func (db *DB) transactionOnce(ctx context.Context, pool *sql.DB, change func(*tx
 	}
 	err = t.Commit()
 	if err != nil && db.dialect.lost(err) {
-		// Also when the driver says that it is safe to try again ("conn closed"):
-		// restarts under load showed commits that were done among these.
+		// This includes errors after which the driver calls a retry safe ("conn closed"): in
+		// restarts under load, some commits that failed with them had succeeded.
 		return unknown{err}
 	}
 	return err
 }
 
-// pause waits longer before each further try, and never as long as another
-// does; false if ctx ended first.
+// pause waits longer before each further try, and for a random time, so that two transactions do
+// not meet again. It returns false if ctx ended first.
 func pause(ctx context.Context, try int) bool {
 	longest := 5 * time.Millisecond << (2 * try) // 20, 80, 320 ms
 	return clock.Sleep(ctx, longest/4+rand.N(longest*3/4))
 }
 
-// dropIdle closes the connections that nobody uses at the moment.
+// dropIdle closes the connections that are not in use.
 func dropIdle(pool *sql.DB) {
 	pool.SetMaxIdleConns(-1)
 	pool.SetMaxIdleConns(maxConnections)

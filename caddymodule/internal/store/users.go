@@ -21,24 +21,24 @@ type Users struct {
 	sessions  session.Settings
 }
 
-// Users is the directory that lives in the store: whoever owns a phone number
-// is a user. Without register, unknown numbers do not become users. Erase ends
-// the user's sessions by these settings.
+// Users returns the directory that lives in the store: every owner of a phone number is a user. If
+// register is false, unknown numbers do not become users. Erase ends the user's sessions by these
+// settings.
 func (s *Store) Users(register bool, sessions session.Settings) *Users {
 	s.hasUsers.Store(true)
 	return &Users{Store: s, register: register, sessions: sessions}
 }
 
-// Countries is the same directory in which, of unknown numbers, only those with
-// one of these calling codes become users; without any, all do.
+// Countries returns the same directory in which unknown numbers become users only if they have one
+// of these calling codes. Without codes all do.
 func (d *Users) Countries(codes []string) *Users {
 	limited := *d
 	limited.countries = codes
 	return &limited
 }
 
-// Login finds the owner of the phone number, or makes a user of them. A silent
-// login is that of the user whom the caller is bound to.
+// Login returns the owner of the phone number, or creates a user for it. A silent login returns the
+// user that the caller is bound to.
 func (d *Users) Login(ctx context.Context, l user.Login) (found user.User, err error) {
 	if l.Silent() {
 		return d.Check(ctx, l.UserID)
@@ -58,13 +58,13 @@ func (d *Users) Login(ctx context.Context, l user.Login) (found user.User, err e
 	if !d.register || len(d.countries) > 0 && !slices.Contains(d.countries, l.Phone.Country) {
 		return user.User{}, user.ErrRegistrationClosed
 	}
-	// Whoever gets to know of the user does so after a durable write: see Commit.
+	// A light write suffices: nobody gets to know of the user before a durable write, see Commit.
 	err = d.change(ctx, "creating a user", once, light, func(t *tx) error {
 		found = user.User{ID: newID(d.db.opts.Now()), Phone: l.Phone, New: true, CreatedAt: d.db.opts.Now().UTC().Truncate(time.Millisecond)}
 		return t.send(true, d.insertUser(found)...)
 	})
 	if d.db.dialect.duplicate(err) {
-		// Another first login of this number was faster.
+		// Another first login with this number was faster.
 		err = d.read(ctx, "reading a user", find)
 	}
 	if err != nil {
@@ -84,7 +84,7 @@ func (d *Users) Check(ctx context.Context, id string) (found user.User, err erro
 	err = d.read(ctx, "reading a user", func(t *tx) (err error) {
 		found, err = d.scanUser(t.row(`SELECT id, phone, disabled, created_at FROM {users} WHERE id = ?`, id))
 		if err == nil && found.ID != id {
-			return user.ErrUnknown // to MySQL a blank at the end is nothing
+			return user.ErrUnknown // MySQL ignores a blank at the end
 		}
 		return err
 	})
@@ -105,8 +105,8 @@ func (d *Users) Erase(ctx context.Context, id string) error {
 	})
 }
 
-// EraseLeft is Erase for a user who has left: if an openid of theirs has a phone login
-// left after all, nothing is done. ended are the sessions that ended.
+// EraseLeft erases a user who has left. If one of their openids still has a phone login, it does
+// nothing. ended are the ids of the sessions that ended.
 func (d *Users) EraseLeft(ctx context.Context, id string) (erased bool, ended []string, err error) {
 	if err := d.anonymize(ctx, id); err != nil {
 		return false, nil, err
@@ -127,10 +127,10 @@ func (d *Users) EraseLeft(ctx context.Context, id string) (erased bool, ended []
 	return erased, ended, nil
 }
 
-// erase deletes a user who is locked.
+// erase deletes a locked user.
 func (d *Users) erase(t *tx, id string) (ended []string, err error) {
 	now := d.db.opts.Now()
-	// All that add to the index of numbers lock the user's row, so it goes first.
+	// All writers of the phone index lock the user's row, so it is deleted first.
 	n, err := t.exec(`DELETE FROM {users} WHERE id = ?`, id)
 	if err != nil {
 		return nil, err
@@ -138,7 +138,7 @@ func (d *Users) erase(t *tx, id string) (ended []string, err error) {
 	if _, err := t.exec(`DELETE FROM {user_phones} WHERE user_id = ?`, id); err != nil {
 		return nil, err
 	}
-	if n > 0 { // such an id is never given again
+	if n > 0 { // the id of the store's own user is never assigned again
 		if err := bury(t, id); err != nil {
 			return nil, err
 		}
@@ -148,7 +148,7 @@ func (d *Users) erase(t *tx, id string) (ended []string, err error) {
 
 func phonePlace(userID string) place { return place{"users", "phone", userID} }
 
-// byPhone looks for the number's owner under each key, newest first.
+// byPhone looks up the number's owner under each key, newest first.
 func (s *Store) byPhone(t *tx, p user.Phone) (user.User, error) {
 	var owners []*foundUser
 	if err := t.questions(s.askOwners(p, &owners)); err != nil {
@@ -158,8 +158,8 @@ func (s *Store) byPhone(t *tx, p user.Phone) (user.User, error) {
 	return owner.user, owner.err
 }
 
-// insertUser fails on the unique index when the number has an owner, under
-// whichever key.
+// insertUser returns statements that fail on the unique index if the number has an owner under any
+// of the keys.
 func (s *Store) insertUser(u user.User) []statement {
 	keys := s.keys.Load()
 	list := []statement{say(`INSERT INTO {users} (id, phone, disabled, created_at) VALUES (?, ?, ?, ?)`,
@@ -171,8 +171,8 @@ func (s *Store) insertUser(u user.User) []statement {
 	return list
 }
 
-// scanUser reads a user's columns, and what more there is. With an error about the number
-// comes the rest of the user.
+// scanUser reads a user's columns and any further columns. If only the number cannot be read, it
+// returns the error with the rest of the user.
 func (s *Store) scanUser(row row, more ...any) (u user.User, err error) {
 	var sealed []byte
 	var disabled, created int64
@@ -209,7 +209,7 @@ func (s *Store) openPhone(at place, sealed []byte) (p user.Phone, err error) {
 	return p, nil
 }
 
-// flag is a bool as SQL holds it.
+// flag converts a bool for SQL.
 func flag(b bool) int64 {
 	if b {
 		return 1
@@ -217,5 +217,5 @@ func flag(b bool) int64 {
 	return 0
 }
 
-// newID makes a user's id. Users and sessions have ids of the same form.
+// newID returns a new user id. Users and sessions have ids of the same form.
 func newID(now time.Time) string { return session.NewID(now) }

@@ -29,7 +29,7 @@ func TestFirstPhoneLoginMakesTheUser(t *testing.T) {
 		if again, err := users.Login(t.Context(), login); err != nil || fmt.Sprintf("%+v", again) != fmt.Sprintf("%+v", want) {
 			t.Errorf("again: %+v, %v", again, err)
 		}
-		// A bound openid does not make another number its user's.
+		// A bound openid does not give its user another number.
 		login = user.Login{AppID: "wx1", OpenID: "o1", Phone: phone(t, "13800138001"), UserID: first.ID}
 		if other, err := users.Login(t.Context(), login); err != nil || !other.New || other.ID == first.ID {
 			t.Errorf("another number: %+v, %v", other, err)
@@ -40,7 +40,7 @@ func TestFirstPhoneLoginMakesTheUser(t *testing.T) {
 // A hundred first logins of one number at once must create one user.
 func TestHundredFirstLoginsMakeOneUser(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
-		// Two processes, fifty logins each.
+		// Two processes handle fifty logins each.
 		a, b := started(t, open), started(t, open)
 		var wg sync.WaitGroup
 		found := make(chan user.User, 100)
@@ -72,7 +72,7 @@ func TestHundredFirstLoginsMakeOneUser(t *testing.T) {
 	})
 }
 
-// A silent login finds only the user to whom the caller is bound.
+// A silent login finds only the user that the caller is bound to.
 func TestSilentLoginFindsTheBoundUserOnly(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		users := started(t, open).Users(true, settings)
@@ -154,7 +154,7 @@ func TestErasedUsersLeaveNothing(t *testing.T) {
 		gone, _ := settle(t, s, user.Binding{AppID: "wx1", OpenID: "o1", UserID: u.ID}, user.Keep, now)
 		stays, _ := settle(t, s, user.Binding{AppID: "wx1", OpenID: "o2", UserID: other.ID}, user.Keep, now)
 
-		for range 2 { // the second time they are unknown
+		for range 2 { // the second time the user is unknown
 			if err := users.Erase(t.Context(), u.ID); err != nil {
 				t.Fatal(err)
 			}
@@ -182,8 +182,8 @@ func TestErasedUsersLeaveNothing(t *testing.T) {
 	})
 }
 
-// While a key is changed, replicas with the old key, with both and with the new
-// one are at work, in this order.
+// While a key is changed, replicas with the old key, with both keys and with the new key are at
+// work, in this order.
 func TestOneNumberIsOneUserWhileTheKeyChanges(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		before := started(t, open)
@@ -195,7 +195,7 @@ func TestOneNumberIsOneUserWhileTheKeyChanges(t *testing.T) {
 		}{{before, "13800138000"}, {both, "13800138000"}, {both, "13800138001"}, {before, "13800138001"}} {
 			u, err := l.s.Users(true, settings).Login(t.Context(), user.Login{Phone: phone(t, l.national)})
 			if l.s == before && errors.Is(err, ErrKey) {
-				continue // found, but sealed with the key that this replica lacks
+				continue // the number is found, but sealed with a key that this replica lacks
 			}
 			if err != nil {
 				t.Fatal(err)
@@ -236,7 +236,7 @@ func TestPhoneNumbersAreNotInTheFile(t *testing.T) {
 	}
 }
 
-// Ids of users have the layout of RFC 9562, version 7.
+// User ids have the layout of RFC 9562, version 7.
 func TestNewIDIsAVersion7UUID(t *testing.T) {
 	a, b := newID(now), newID(now.Add(time.Millisecond))
 	if len(a) != 36 || a[14] != '7' || !strings.ContainsRune("89ab", rune(a[19])) || a[:13] >= b[:13] {
