@@ -13,10 +13,7 @@ import (
 // MySQL commits each schema change immediately. A migration that was interrupted at any point is
 // continued.
 func TestMigrationBrokenOffIsTakenUp(t *testing.T) {
-	if testing.Short() {
-		t.Skip("-short: it takes seconds")
-	}
-	if without(t, "mysql") {
+	if without("mysql") {
 		return
 	}
 	total := 0
@@ -65,7 +62,7 @@ func flat(lists [][]string) (all []string) {
 
 // The tables must not take over the server's default character set or engine.
 func TestMySQLTablesAreUTF8AndInnoDB(t *testing.T) {
-	if without(t, "mysql") {
+	if without("mysql") {
 		return
 	}
 	s := started(t, newMySQL(t))

@@ -84,7 +84,7 @@ func pass(conn net.Conn, target string) {
 // A pooler that accepts no settings can be used if the settings are right without it. If they are
 // wrong, the operator must read what to do.
 func TestPoolerThatTakesNoSettings(t *testing.T) {
-	if without(t, "postgres") {
+	if without("postgres") {
 		return
 	}
 	for name, tc := range map[string]struct {

@@ -148,7 +148,7 @@ func TestQueriesEndAtTheirDeadline(t *testing.T) {
 
 // Preparing a statement for each query would cost one more round trip.
 func TestMySQLStatementsArePreparedOnce(t *testing.T) {
-	if without(t, "mysql") {
+	if without("mysql") {
 		return
 	}
 	s := started(t, newMySQL(t))
@@ -204,7 +204,7 @@ func TestDatabaseClockIsUTC(t *testing.T) {
 // Behind a pooler such as PgBouncer, prepared statements of one connection are unknown
 // on another.
 func TestPostgresModeSuitsThePooler(t *testing.T) {
-	if without(t, "postgres") {
+	if without("postgres") {
 		return
 	}
 	address := postgresSchema(t)

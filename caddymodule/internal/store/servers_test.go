@@ -51,6 +51,9 @@ func TestMain(m *testing.M) {
 
 // TestServersLeftOut lists the databases that the tests have skipped.
 func TestServersLeftOut(t *testing.T) {
+	if testing.Short() {
+		t.Log("-short: tests meet SQLite alone")
+	}
 	for kind, s := range servers {
 		switch {
 		case s.missing == nil:
@@ -70,8 +73,12 @@ func (s *server) do(t *testing.T, format string, args ...any) {
 	}
 }
 
-// without ends the test if the server is missing; TestServersLeftOut names it.
-func without(t *testing.T, kind string) bool { return servers[kind].missing != nil }
+// without reports whether tests leave a server out: it is missing, as TestServersLeftOut
+// logs, or -short asks for SQLite alone.
+func without(kind string) bool {
+	s := servers[kind]
+	return s != nil && (testing.Short() || s.missing != nil)
+}
 
 // newPostgres creates a separate schema in the test database.
 func newPostgres(t *testing.T) database {
@@ -122,7 +129,7 @@ func withParameter(address, name, value string) string {
 // onServers runs a test over the database servers, without SQLite.
 func onServers(t *testing.T, test func(t *testing.T, kind, address string)) {
 	for kind, fresh := range map[string]func(*testing.T) string{"postgres": postgresSchema, "mysql": mysqlDatabase} {
-		if !without(t, kind) {
+		if !without(kind) {
 			t.Run(kind, func(t *testing.T) {
 				t.Parallel()
 				test(t, kind, fresh(t))
