@@ -33,7 +33,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 
 	in := h.enter(r)
 	if in.ours {
-		if in.route.Verify { // the identity in the answer's headers keeps out of the access log
+		if in.route.Quiet {
 			caddyhttp.SetVar(in.r.Context(), caddyhttp.LogSkipVar, true)
 		}
 		return s.api.Serve(w, in.r, in.route)

@@ -105,7 +105,7 @@ var host = api.Host{ClientIP: clientIP, TrustedProxy: trustedProxy, RequestID: r
 func (s *site) apiSettings() api.Settings {
 	set := api.Settings{
 		Prefix: s.set.Endpoints, Apps: make(map[string]api.App), Cookie: s.set.Gate.Sources.Cookie, LoginRate: s.set.LoginRate,
-		LimitDirectory: s.users != nil,
+		Elsewhere: s.users != nil,
 	}
 	for _, a := range s.set.Apps {
 		set.Apps[a.ID] = api.App{App: a, WeChat: s.set.WeChat.nameOf(a.ID), Push: s.set.Pushes[a.ID]}

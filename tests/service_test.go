@@ -376,3 +376,23 @@ func TestWeakServiceKeyIsRefusedAtLoad(t *testing.T) {
 		}
 	}
 }
+
+// The paths of service endpoints have users' ids, and their answers phone numbers: the
+// access log has neither, and our own lines have no number.
+func TestServiceStaysOutOfTheAccessLog(t *testing.T) {
+	t.Parallel()
+	g := rig.NewGateway(t, withKey)
+	p := g.MustLogin(t, someNumber)
+	serve(g, http.MethodPost, userPath+"find", map[string]string{"phone": "+86" + someNumber}).Want(t, http.StatusOK)
+	serve(g, http.MethodGet, userPath+p.UserInfo.ID+"/export", nil).Want(t, http.StatusOK)
+	serve(g, http.MethodGet, strings.TrimSuffix(userPath, "/")+"?limit=5", nil).Want(t, http.StatusOK)
+	for _, what := range []string{"service: find", "service: export", "service: list"} {
+		g.Caddy.Log.Wait(t, 5*time.Second, what)
+	}
+	if lines := g.Caddy.Log.Lines("/auth/wx/service"); len(lines) > 0 {
+		t.Errorf("%q", lines)
+	}
+	if lines := g.Caddy.Log.Lines(someNumber); len(lines) > 0 {
+		t.Errorf("%q", lines)
+	}
+}

@@ -42,9 +42,14 @@ var endpoints = map[string]endpoint{
 	"/health/live":  {methods: look, serve: (*call).healthLive, closed: true, prompt: true},
 	"/health/ready": {methods: look, serve: (*call).healthReady, closed: true, prompt: true},
 
-	"/service/revoke": {methods: post, serve: (*call).revoke, service: true},
-	"/service/users/": {methods: []string{http.MethodGet, http.MethodPatch, http.MethodDelete}, serve: (*call).serviceUser, service: true},
+	"/service/revoke":     {methods: post, serve: (*call).revoke, service: true},
+	"/service/users":      {methods: get, serve: (*call).listUsers, service: true},
+	"/service/users/find": {methods: post, serve: (*call).findUser, service: true},
+	"/service/users/":     {methods: []string{http.MethodGet, http.MethodPatch, http.MethodDelete}, serve: (*call).serviceUser, service: true},
 }
+
+// An export's path has the user's id in its middle.
+const usersPath, exportSuffix = "/service/users/", "/export"
 
 var (
 	get  = []string{http.MethodGet}
@@ -57,6 +62,9 @@ type Route struct {
 	rest string // the path after the prefix, as it was sent
 	// Verify means that a proxy asks about a request for another service.
 	Verify bool
+	// Quiet means that the access log must not have the request: its path or its answer
+	// is about a person. Our own lines say what was done.
+	Quiet bool
 	// aliased means that some backends would take a header of the request for one of
 	// our identity headers. It is set only if Verify is.
 	aliased bool
@@ -80,6 +88,7 @@ func (s *Server) Route(r *http.Request) (Route, bool) {
 		return Route{}, false
 	}
 	to := Route{rest: rest, Verify: isVerify(rest)}
+	to.Quiet = to.Verify || strings.HasPrefix(rest, "/service/")
 	to.aliased = to.Verify && s.aliased(r)
 	return to, true
 }
@@ -90,7 +99,14 @@ func (s *Server) find(to Route) (e endpoint, id string, ok bool) {
 	if to.Verify {
 		return endpoints["/verify"], "", true
 	}
+	if to.rest == usersPath {
+		// A backend that has lost the id must not get everybody.
+		return endpoint{}, "", false
+	}
 	path := strings.TrimSuffix(to.rest, "/")
+	if of, ok := strings.CutSuffix(path, exportSuffix); ok && strings.HasPrefix(of, usersPath) && len(of) > len(usersPath) {
+		return endpoint{methods: get, serve: (*call).exportUser, service: true}, of[len(usersPath):], true
+	}
 	if e, ok := endpoints[path]; ok && !strings.HasSuffix(path, "/") {
 		return e, "", true
 	}

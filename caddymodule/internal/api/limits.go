@@ -80,7 +80,7 @@ var directoryRate = ratelimit.Rate{Count: 30, Per: time.Minute}
 
 // mayAsk returns a tooMany if a session may not cause a question to the directory now.
 func (c *call) mayAsk(purpose, sessionID string) error {
-	if !c.LimitDirectory {
+	if !c.Elsewhere {
 		return nil
 	}
 	if r := c.State.asks.Take(directoryRate, purpose+" "+sessionID, c.now); r != nil {

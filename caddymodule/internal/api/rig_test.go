@@ -112,7 +112,7 @@ func serve(t *testing.T, elsewhere user.Directory, configure ...func(*Settings))
 				pushedApp: {App: wechat.App{ID: pushedApp, Secret: "s3cret"}, Push: push},
 			},
 			ServiceKey: func(shown string) bool { return shown == serviceKey },
-			LoginRate:  ratelimit.Rate{Count: 30, Per: time.Minute}, LimitDirectory: elsewhere != nil,
+			LoginRate:  ratelimit.Rate{Count: 30, Per: time.Minute}, Elsewhere: elsewhere != nil,
 		},
 		Host: Host{
 			ClientIP:     func(*http.Request) string { return "203.0.113.7" },

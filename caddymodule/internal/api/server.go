@@ -48,10 +48,10 @@ type Settings struct {
 	ServiceKey func(shown string) bool // reports whether a string is the service key; nil: none is set
 	Cookie     string                  // name of the cookie with the token; empty: none
 	LoginRate  ratelimit.Rate          // of refused logins per client; zero: unlimited
-	// LimitDirectory limits how often one session causes a question to the directory,
-	// which may be somebody's backend. It is off if the directory is the store, which
-	// each refresh asks anyway.
-	LimitDirectory bool
+	// Elsewhere means that users live in a directory outside of the store. It may be
+	// somebody's backend, so each session may have it asked only so often; our own is the
+	// store, which a refresh asks anyway.
+	Elsewhere bool
 }
 
 // App is a mini program.
@@ -110,6 +110,16 @@ type Store interface {
 	UserSessions(ctx context.Context, userID string, now time.Time) ([]session.Session, error)
 	// UserBindings lists the openids of a user, active ones first.
 	UserBindings(ctx context.Context, userID string) ([]user.Binding, error)
+	// Binding returns the user of an openid.
+	Binding(ctx context.Context, appid, openid string) (user.Binding, bool, error)
+	// FindPhone returns the id of the store's own user with a number; user.ErrUnknown.
+	FindPhone(ctx context.Context, p user.Phone) (id string, err error)
+	// ListUsers returns the store's own users after an id, in the order of the ids.
+	// ListBound returns the ids of users who live elsewhere and have an openid here.
+	ListUsers(ctx context.Context, after string, limit int) ([]user.User, error)
+	ListBound(ctx context.Context, after string, limit int) (ids []string, err error)
+	// Export returns everything that is kept about a user; user.ErrUnknown if nothing is.
+	Export(ctx context.Context, userID string) (account.Export, error)
 	// Probe writes to the store.
 	Probe(context.Context) error
 }

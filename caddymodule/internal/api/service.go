@@ -206,11 +206,7 @@ func (c *call) showUser(id string) error {
 	for _, s := range sessions {
 		devices = append(devices, deviceOf(s))
 	}
-	info := userInfo(u)
-	delete(info, "isNew")
-	info["disabled"], info["openids"], info["sessions"] = u.Disabled, openids, devices
-	if !u.CreatedAt.IsZero() {
-		info["createdAt"] = u.CreatedAt.UTC()
-	}
+	info := record(u)
+	info["openids"], info["sessions"] = openids, devices
 	return c.answer(http.StatusOK, "application/json", info)
 }

@@ -52,6 +52,7 @@ const (
 	NotFound          Code = "not_found"
 	MethodNotAllowed  Code = "method_not_allowed"
 	ServiceKeyInvalid Code = "service_key_invalid"
+	NotHere           Code = "not_here" // the users' own directory knows it
 	PushRefused       Code = "push_refused"
 	InternalError     Code = "internal_error"
 )
@@ -121,6 +122,7 @@ var codes = map[Code]entry{
 
 	NotFound:          {status: http.StatusNotFound, detail: "There is no such endpoint."},
 	MethodNotAllowed:  {status: http.StatusMethodNotAllowed, detail: "This endpoint does not take this method."},
+	NotHere:           {status: http.StatusConflict, detail: "Users live in a directory elsewhere, which alone knows their phone numbers: ask it."},
 	ServiceKeyInvalid: {status: http.StatusUnauthorized, detail: "This is not the service key."},
 	PushRefused:       {status: http.StatusForbidden, detail: "This is not a message of WeChat's for this mini program. The gateway's operator finds the reason in the log."},
 	InternalError:     {status: http.StatusInternalServerError, detail: "Something went wrong in the gateway."},

@@ -1,0 +1,122 @@
+package store
+
+import (
+	"context"
+	"errors"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/account"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
+)
+
+// FindPhone returns the id of the store's own user who has a number; user.ErrUnknown.
+func (s *Store) FindPhone(ctx context.Context, p user.Phone) (id string, err error) {
+	err = s.read(ctx, "finding a user", func(t *tx) error {
+		u, err := s.byPhone(t, p)
+		id = u.ID
+		return err
+	})
+	return id, err
+}
+
+// ListUsers returns the store's own users whose ids follow after, in the order of the
+// ids, and at most limit of them.
+func (s *Store) ListUsers(ctx context.Context, after string, limit int) (list []user.User, err error) {
+	err = s.read(ctx, "listing users", func(t *tx) error {
+		list = nil
+		return t.each(func(r row) error {
+			u, err := s.scanUser(r)
+			list = append(list, u)
+			return err
+		}, `SELECT id, phone, disabled, created_at FROM {users} WHERE id > ? ORDER BY id LIMIT ?`, after, limit)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return list, nil
+}
+
+// ListBound is ListUsers for users who live elsewhere: the ids of those with an openid
+// here.
+func (s *Store) ListBound(ctx context.Context, after string, limit int) (ids []string, err error) {
+	err = s.read(ctx, "listing users", func(t *tx) error {
+		ids = nil
+		return t.each(func(r row) error {
+			var id string
+			err := r.Scan(&id)
+			ids = append(ids, id)
+			return err
+		}, `SELECT DISTINCT user_id FROM {bindings} WHERE user_id > ? ORDER BY user_id LIMIT ?`, after, limit)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return ids, nil
+}
+
+// maxExported bounds the sessions in an export.
+const maxExported = 10_000
+
+// Export returns everything that the tables hold about a user, but for step results,
+// which go within five minutes. user.ErrUnknown: they hold nothing.
+func (s *Store) Export(ctx context.Context, id string) (x account.Export, err error) {
+	if !user.ValidID(id) { // to MySQL a blank at the end is nothing
+		return x, user.ErrUnknown
+	}
+	err = s.read(ctx, "exporting a user", func(t *tx) error {
+		x = account.Export{}
+		for _, part := range []func(*tx, string, *account.Export) error{s.exportUser, s.exportBindings, s.exportMarks, s.exportSessions} {
+			if err := part(t, id, &x); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err == nil && x.Empty() {
+		err = user.ErrUnknown
+	}
+	return x, err
+}
+
+func (s *Store) exportUser(t *tx, id string, x *account.Export) error {
+	u, err := s.scanUser(t.row(`SELECT id, phone, disabled, created_at FROM {users} WHERE id = ?`, id))
+	switch {
+	case errors.Is(err, user.ErrUnknown):
+	case err != nil:
+		return err
+	default:
+		x.User = &u
+	}
+	return t.each(func(r row) error {
+		var erased, disabled int64
+		err := r.Scan(&erased, &disabled)
+		x.ErasedAt, x.Disabled = s.db.fromMillis(erased), disabled != 0
+		return err
+	}, `SELECT erased_at, disabled FROM {barred_users} WHERE user_id = ?`, id)
+}
+
+func (s *Store) exportBindings(t *tx, id string, x *account.Export) error {
+	return t.each(func(r row) error {
+		b, err := s.scanBinding(r)
+		x.Bindings = append(x.Bindings, b)
+		return err
+	}, `SELECT `+bindingColumns+` FROM {bindings} WHERE user_id = ? ORDER BY appid, openid`, id)
+}
+
+func (s *Store) exportMarks(t *tx, id string, x *account.Export) error {
+	return t.each(func(r row) error {
+		var m account.FormerOpenID
+		var left int64
+		err := r.Scan(&m.AppID, &m.OpenID, &m.UnionID, &left)
+		m.LeftAt = s.db.fromMillis(left)
+		x.Former = append(x.Former, m)
+		return err
+	}, `SELECT appid, openid, unionid, left_at FROM {former_openids} WHERE user_id = ? ORDER BY appid`, id)
+}
+
+func (s *Store) exportSessions(t *tx, id string, x *account.Export) error {
+	return t.each(func(r row) error {
+		one, err := s.db.scanSession(r)
+		x.Sessions = append(x.Sessions, one)
+		return err
+	}, `SELECT `+sessionColumns+` FROM {sessions} WHERE user_id = ? ORDER BY created_at DESC, id DESC LIMIT ?`, id, maxExported)
+}
