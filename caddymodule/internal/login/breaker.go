@@ -9,10 +9,10 @@ import (
 )
 
 const (
-	// tripAfter is how many failures in a row open a circuit breaker.
+	// tripAfter is the number of failures in a row that opens a circuit breaker.
 	tripAfter = 10
-	// perClient is how many of these failures one client may cause, so that at least
-	// three clients are needed.
+	// perClient is the number of these failures that one client may cause, so that it takes at
+	// least three clients to open the breaker.
 	perClient = 4
 	// forgetAfter is the longest time between two failures in a row.
 	forgetAfter = time.Minute
@@ -23,33 +23,32 @@ const (
 	maxProbers = 64
 )
 
-// breaker is the circuit breaker of one of WeChat's calls. It opens when the call fails
-// again and again. While it is open, it lets one login through now and then to find out
-// whether WeChat is back. The zero value is ready to use.
+// breaker is the circuit breaker of one of WeChat's calls. It opens when the call fails repeatedly.
+// While it is open, it lets a single login through at intervals, as a probe whether WeChat is back.
+// The zero value is ready to use.
 //
-// Nothing that one client sends may open it or keep it open. So a failure that a
-// client's input may have caused counts for that client: only a few times, and not at
-// all if clients cannot be told apart.
+// Requests of one client must neither open the breaker nor keep it open. So a failure that the
+// client's input may have caused counts for that client: only a few times, and not at all if
+// clients cannot be told apart.
 type breaker struct {
 	call wechat.Call
 
 	mu       sync.Mutex
-	failures int            // failures in a row that count
+	failures int            // counted failures in a row
 	by       map[string]int // failures by client
 	failed   time.Time      // time of the last failure
 	last     error          // its error
 	pause    time.Duration
-	closed   time.Time // no call is made before
+	closed   time.Time // no call is made before this time
 
 	probing bool
-	// probers are the clients whose probes have failed. newcomer is the time of the
-	// last request by any other client; if it is recent, the next probe is for such a
-	// client.
+	// probers are the clients whose probes have failed. newcomer is the time of the last request by
+	// any other client. If it is recent, the next probe is reserved for such a client.
 	probers  map[string]bool
 	newcomer time.Time
 }
 
-// enter reports whether the client who may make the call, and whether the call is the
+// enter reports whether the client named by who may make the call, and whether that call is the
 // probe.
 func (b *breaker) enter(who string, now time.Time) (probe bool, e *Error) {
 	b.mu.Lock()
@@ -67,17 +66,17 @@ func (b *breaker) enter(who string, now time.Time) (probe bool, e *Error) {
 	case b.probing:
 		return false, unavailable(b.last, firstPause)
 	case again && now.Sub(b.newcomer) < b.pause:
-		// Otherwise a client that always comes first with something that fails would
-		// keep the breaker open for all.
+		// Otherwise a client that always comes first, with a request that fails, would keep the
+		// breaker open for all.
 		return false, unavailable(b.last, b.pause)
 	case again:
-		b.probers = nil // a new round begins: the others go first again
+		b.probers = nil // a new round begins, in which the other clients go first again
 	}
 	b.probing = true
 	return true, nil
 }
 
-// leave records how a call went. made is false if it was not made.
+// leave records the outcome of a call. made is false if the call was not made.
 func (b *breaker) leave(who string, probe bool, now time.Time, err error, made bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -111,7 +110,8 @@ func (b *breaker) leave(who string, probe bool, now time.Time, err error, made b
 	}
 }
 
-// count counts a failure, unless its client has caused its share already.
+// count counts a failure, unless its client has caused perClient failures already. It reports
+// whether it did.
 func (b *breaker) count(who string, err error) bool {
 	var we *wechat.Error
 	if errors.As(err, &we) && !we.Unprovoked() {
@@ -132,8 +132,8 @@ type classification int
 
 const (
 	nothing  classification = iota // the call was not made, or WeChat's edge answered
-	answered                       // WeChat works, as far as we can know
-	failed                         // WeChat failed, or the connection to it
+	answered                       // WeChat works, as far as we know
+	failed                         // WeChat or the connection to it failed
 )
 
 func (b *breaker) classify(err error, who string) classification {
@@ -141,20 +141,20 @@ func (b *breaker) classify(err error, who string) classification {
 	switch {
 	case err == nil:
 		return answered
-	case !errors.As(err, &we): // an error of the store in which access tokens are shared
+	case !errors.As(err, &we): // an error of the store that holds the shared access tokens
 		return nothing
 	case we.Call != b.call && b.call == wechat.CallToken:
-		return answered // the call that needs the token was made
+		return answered // the call that needs the token was made, so there was a token
 	case we.Call != b.call && we.Call == wechat.CallToken:
 		return nothing // the call was not made, because there was no token
 	case we.Repeated, we.Unwrap() != nil:
-		return nothing // it was counted before, or our own time was up
+		return nothing // it was counted before, or our own deadline passed
 	case we.Kind == wechat.KindRefused:
 		return nothing
 	case !we.Kind.WeChat() || we.Code != 0 && we.Kind == wechat.KindBadAnswer:
 		return answered // including an unknown errcode
 	case who == "" && !we.Unprovoked():
-		return answered // WeChat could be reached, and any client may have provoked the rest
+		return answered // WeChat was reached, and any client may have provoked the error
 	}
 	return failed
 }

@@ -8,22 +8,22 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
 )
 
-// quotaClients is how many clients must meet a minute's limit before it counts as the
+// quotaClients is the number of clients that must reach a limit per minute before it counts as the
 // app's limit.
 const quotaClients = 5
 
-// quotas are the used-up quotas of one of WeChat's calls, by app. The zero value is
-// ready to use.
+// quotas holds the exhausted quotas of one of WeChat's calls, by app. The zero value is ready to
+// use.
 type quotas struct {
 	mu    sync.Mutex
 	byApp map[string]*quota
 }
 
-// quota is a quota of one app that is used up, or seems to be.
+// quota is a quota of one app that is exhausted, or seems to be.
 type quota struct {
-	until time.Time // no call is made before
+	until time.Time // no call is made before this time
 	err   *wechat.Error
-	by    map[string]time.Time // when each client met the minute's limit
+	by    map[string]time.Time // the time at which each client reached the limit per minute
 }
 
 // enter reports whether the app's quota allows a call.
@@ -36,7 +36,7 @@ func (qs *quotas) enter(appid string, now time.Time) *Error {
 	return nil
 }
 
-// leave records how a call went that was made for the client who in an app.
+// leave records the outcome of a call in an app, for the client named by who.
 func (qs *quotas) leave(appid, who string, now time.Time, err error) {
 	var we *wechat.Error
 	known := errors.As(err, &we)
@@ -56,10 +56,10 @@ func (qs *quotas) leave(appid, who string, now time.Time, err error) {
 	}
 }
 
-// met records that a call was refused because a quota is used up. A minute's limit may
-// be the client's own: WeChat counts some calls by user, and does not say which. It
-// counts as the app's limit if several clients meet it and none in between is free of
-// it. Otherwise one user in a loop would lock out all others.
+// met records that WeChat refused a call because a quota is exhausted. A limit per minute may be
+// the client's own: WeChat counts some calls by user, and does not say which. It counts as the
+// app's limit if several clients reach it and no other call succeeds in between. Otherwise one user
+// in a loop would lock out all others.
 func (q *quota) met(who string, err *wechat.Error, now time.Time) {
 	if err.PerMinute() && err.Call != wechat.CallToken {
 		if who == "" {

@@ -68,8 +68,8 @@ func (us *upstreams) token(route, appid string) *breaker {
 	return b
 }
 
-// do makes the call for a client in an app, or returns why it does not. Failures are
-// counted by who, which is empty if clients cannot be told apart.
+// do makes the call for a client in an app, or returns the reason why not. It counts failures by
+// who, which identifies the client and is empty if clients cannot be told apart.
 func (u *upstream) do(ctx context.Context, appid, who string, now func() time.Time, call func() error) error {
 	if e := u.quotas.enter(appid, now()); e != nil {
 		return e
