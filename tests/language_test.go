@@ -1,13 +1,11 @@
 package tests
 
 import (
-	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
 	"io/fs"
 	"os"
-	"path"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -15,12 +13,6 @@ import (
 	"testing"
 	"unicode/utf8"
 )
-
-// unworded are the directories whose comments do not follow the rules below yet.
-// Remove a directory from the list once it does.
-var unworded = []string{
-	"caddymodule/internal/store",
-}
 
 const (
 	// maxTestName is the maximum length of a test's name, so that a list of tests shows it whole.
@@ -119,33 +111,21 @@ func isTest(name string) bool {
 // Comments once were short and had to be read twice. Wordings that caused this must not come
 // back, nor lines that do not fit beside a diff.
 func TestCommentsAreReadOnce(t *testing.T) {
-	files := goFiles(t)
-	bad := make(map[string]int)
-	for file, f := range files {
-		dir := path.Dir(file)
-		report := func(line int, format string, args ...any) {
-			bad[dir]++
-			if !slices.Contains(unworded, dir) {
-				t.Errorf("%s:%d: %s", file, line, fmt.Sprintf(format, args...))
-			}
-		}
+	for file, f := range goFiles(t) {
 		for _, group := range f.Comments {
 			text := apart.ReplaceAllString(strings.Join(strings.Fields(group.Text()), " "), "")
 			for _, a := range avoided {
 				if found := a.pattern.FindString(text); found != "" {
-					report(f.line(group), "%q: write %s", found, a.instead)
+					t.Errorf("%s:%d: %q: write %s", file, f.line(group), found, a.instead)
 				}
 			}
 		}
 		for i, line := range strings.Split(f.text, "\n") { // a single word, such as a URL, may be longer
 			comment := strings.TrimLeft(line, "\t")
 			if width := 3*(len(line)-len(comment)) + utf8.RuneCountInString(line); strings.HasPrefix(comment, "// ") && width > maxWidth && strings.Contains(comment[3:], " ") {
-				report(i+1, "the comment has %d columns, more than %d", width, maxWidth)
+				t.Errorf("%s:%d: the comment has %d columns, more than %d", file, i+1, width, maxWidth)
 			}
 		}
-	}
-	for _, dir := range unworded {
-		t.Logf("%s: %d wordings to go", dir, bad[dir])
 	}
 }
 
