@@ -48,3 +48,15 @@ func TestKinds(t *testing.T) {
 		}
 	}
 }
+
+// A server whose autocommit is off, by its configuration or an init_connect, would undo a
+// refresh that was answered: its one statement is sent without a BEGIN.
+func TestMySQLSetsAutocommit(t *testing.T) {
+	db, err := New("mysql://root@127.0.0.1/test", Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := db.server.(*mysqlAddress).config.Params["autocommit"]; got != "1" {
+		t.Errorf("autocommit = %q", got)
+	}
+}

@@ -139,6 +139,9 @@ func parseMySQL(db *DB, address string) error {
 	c.Params = map[string]string{
 		// A value that does not fit is an error, as in the other databases.
 		"sql_mode": "'STRICT_ALL_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION'",
+		// A server or an init_connect may turn it off. A statement that is sent without a BEGIN
+		// would then never be committed.
+		"autocommit": "1",
 		// The server gives up waiting for a lock when we do. It does not notice by itself that the
 		// client has given up.
 		"innodb_lock_wait_timeout": "4", "lock_wait_timeout": "10",
