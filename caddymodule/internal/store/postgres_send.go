@@ -26,7 +26,11 @@ func sendPostgres(ctx context.Context, db *DB, conn *sql.Conn, statements []stat
 		}()
 		for _, st := range statements {
 			if st.scan == nil {
-				if _, err := results.Exec(); err != nil {
+				tag, err := results.Exec()
+				if err == nil && st.query == commitWork && tag.String() == "ROLLBACK" {
+					err = pgx.ErrTxCommitRollback // a statement failed before, and that was overlooked
+				}
+				if err != nil {
 					return err
 				}
 				continue
