@@ -27,40 +27,40 @@ func (s *Store) Commit(ctx context.Context, l login.Commit) (done login.Committe
 	if len(l.Value) > maxKept {
 		return login.Committed{}, fmt.Errorf("committing a login: %d bytes are too many to keep", len(l.Value))
 	}
+	ours := s.beside(ctx).isOurs(l.Binding.UserID)
 	var early []string
 	for range maxEarly {
 		err = s.write(ctx, "committing a login", func(t *tx) (err error) {
-			done, err = s.commit(t, l)
+			done, err = s.commit(t, l, ours)
 			return err
 		})
+		var failed error
 		var many *tooManyToEnd
-		if errors.Is(err, errNoLock) {
-			if err = s.makeLocks(ctx); err == nil {
-				continue
-			}
+		switch {
+		case err == nil:
+			done.Ended = append(early, done.Ended...)
+			return done, nil
+		case errors.Is(err, errNoLock):
+			failed = s.makeLocks(ctx)
+		case errors.As(err, &many):
+			// Nothing was written yet. The sessions that the login has to end are ended before it, in
+			// batches.
+			failed = s.endAll(ctx, many.ending, func(ids []string) { early = append(early, ids...) }, many.condition, many.args...)
+		default:
+			failed = err
 		}
-		if !errors.As(err, &many) {
-			break
-		}
-		// Nothing was written yet. The sessions that the login has to end are ended before it, in
-		// batches.
-		err = s.endAll(ctx, many.ending, func(ids []string) { early = append(early, ids...) }, many.condition, many.args...)
-		if err != nil {
-			break
+		if failed != nil {
+			return login.Committed{}, failed
 		}
 	}
-	if err != nil {
-		return login.Committed{}, err
-	}
-	done.Ended = append(early, done.Ended...)
-	return done, nil
+	return login.Committed{}, fmt.Errorf("%w: %w", ErrUnavailable, err) // nothing was written
 }
 
 // commit takes two turnarounds: the first locks and reads everything that the login depends on, the
 // second writes. The decisions between them are made in Go. If sessions of other accounts have to
 // end, they are read in a further turnaround.
-func (s *Store) commit(t *tx, l login.Commit) (login.Committed, error) {
-	c := &committing{tx: t, s: s, l: l, b: l.Binding}
+func (s *Store) commit(t *tx, l login.Commit, ours bool) (login.Committed, error) {
+	c := &committing{tx: t, s: s, l: l, b: l.Binding, ours: ours}
 	if err := t.send(false, c.questions()...); err != nil {
 		return login.Committed{}, err
 	}
@@ -80,21 +80,23 @@ func (s *Store) commit(t *tx, l login.Commit) (login.Committed, error) {
 // committing is the transaction that ends a login.
 type committing struct {
 	*tx
-	s *Store
-	l login.Commit
-	b user.Binding // the binding to write
+	s    *Store
+	l    login.Commit
+	b    user.Binding // the binding to write
+	ours bool         // the store's own directory returned the user
 
 	// The results of the questions.
-	missing  int             // number of rows to lock that do not exist
-	opened   []byte          // the stored session that these codes have opened; nil if there is none
-	codeLeft bool            // the login code has not opened a session
-	user     error           // the reason why the user is not admitted
-	own      boundOpenID     // the openid's binding, if its UserID is set
-	others   []boundOpenID   // the user's other bindings, in all apps
-	alike    []boundOpenID   // the unionid's bindings to other users, in all apps
-	former   boundOpenID     // the last openid that left the user in this app
-	sessions liveSessions    // the user's live sessions
-	replaces session.Session // the session of the refresh token, if its ID is set
+	missing   int             // number of rows to lock that do not exist
+	opened    []byte          // the stored session that these codes have opened; nil if there is none
+	codeLeft  bool            // the login code has not opened a session
+	user      error           // the reason why the user is not admitted
+	userFound bool            // the store has a row of the user
+	own       boundOpenID     // the openid's binding, if its UserID is set
+	others    []boundOpenID   // the user's other bindings, in all apps
+	alike     []boundOpenID   // the unionid's bindings to other users, in all apps
+	former    boundOpenID     // the last openid that left the user in this app
+	sessions  liveSessions    // the user's live sessions
+	replaces  session.Session // the session of the refresh token, if its ID is set
 
 	writes []statement
 	done   login.Committed
@@ -217,6 +219,7 @@ func (c *committing) askUser() statement {
 		if err := r.Scan(&kind, &disabled, &n); err != nil {
 			return err
 		}
+		c.userFound = c.userFound || kind == own
 		switch {
 		case c.user != nil:
 		case disabled != 0 || kind == barred && n == 0:
@@ -231,7 +234,15 @@ func (c *committing) askUser() statement {
 		UNION ALL SELECT 1, disabled, `+numbers+` FROM {users} WHERE id = ?`, args...)
 }
 
-func (c *committing) admitted() error { return c.user }
+// admitted also refuses a user of the store's own directory whose row has disappeared without a
+// tombstone: the write of a new user is light, so a crash of PostgreSQL may undo it. The directory
+// then has to create the user again.
+func (c *committing) admitted() error {
+	if c.user == nil && c.ours && !c.userFound {
+		return login.ErrChanged
+	}
+	return c.user
+}
 
 // askBindings reads all bindings and marks that matter to the login.
 func (c *committing) askBindings() statement {

@@ -174,3 +174,46 @@ func TestNumberMustStillBeTheUsers(t *testing.T) {
 		}
 	})
 }
+
+// A new user is written light, and the database crashes before the login ends: the user is
+// gone without a tombstone. Nobody may get a session of that user; the directory is asked
+// again.
+func TestLoginOfALostUserAsksAgain(t *testing.T) {
+	onEach(t, func(t *testing.T, open database) {
+		s := started(t, open)
+		ctx := s.Together(t.Context())
+		u, err := s.Users(true, settings).Login(ctx, user.Login{Phone: phone(t, "13800138000")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		l := settlement(user.Binding{AppID: "wx1", OpenID: "o1", UserID: u.ID, PhoneAt: now}, user.Replace, newSession(u.ID, "wx1", "o1", now))
+		if err := s.Keep(ctx, l.Code, nil, now.Add(time.Minute)); err != nil {
+			t.Fatal(err)
+		}
+		for _, table := range []string{"user_phones", "users"} {
+			if _, err := s.execute(ctx, "losing a user", again, `DELETE FROM {`+table+`}`); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := s.Commit(ctx, l); !errors.Is(err, login.ErrChanged) {
+			t.Errorf("%v", err)
+		}
+	})
+}
+
+// A statement fails, and the code that sent it overlooks that. PostgreSQL answers the COMMIT
+// with ROLLBACK, which is no success.
+func TestCommitThatRollsBackFails(t *testing.T) {
+	onServers(t, func(t *testing.T, kind, address string) {
+		if kind != "postgres" {
+			return // MySQL undoes the one statement, and commits the others
+		}
+		s := started(t, handles(t, address))
+		if err := s.write(t.Context(), "failing", func(t *tx) error {
+			_, _ = t.exec(`INSERT INTO {users} (id) VALUES (NULL)`)
+			return nil
+		}); err == nil {
+			t.Error("success")
+		}
+	})
+}

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -217,6 +218,35 @@ func TestLoginEndsVeryManySessions(t *testing.T) {
 			t.Errorf("%d sessions live", n)
 		}
 	})
+}
+
+// The sessions that a login must end come back as fast as they end. A login that gives up
+// must not answer with a session that was never written.
+func TestLoginThatCannotEndSessionsFails(t *testing.T) {
+	s := started(t, newSQLite(t))
+	b := user.Binding{AppID: "wx1", OpenID: "former", UserID: "u", PhoneAt: now}
+	if _, err := commit(t, s, settlement(b, user.Replace, newSession("u", "wx1", "former", now))); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.write(t.Context(), "filling", func(t *tx) error {
+		for range endBatch + 1 {
+			if err := addSession(t, newSession("u", "wx1", "former", now)); err != nil {
+				return err
+			}
+		}
+		_, err := t.exec(`CREATE TRIGGER stay BEFORE UPDATE OF ended_at ON {sessions} BEGIN SELECT RAISE(IGNORE); END`)
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	b.OpenID = "new"
+	opened := newSession("u", "wx1", "new", now)
+	if _, err := commit(t, s, settlement(b, user.Replace, opened)); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("%v", err)
+	}
+	if _, err := s.Session(t.Context(), opened.ID); !errors.Is(err, session.ErrNotFound) {
+		t.Errorf("the session: %v", err)
+	}
 }
 
 // addSession opens a session within a transaction.

@@ -21,6 +21,7 @@ type beside struct {
 	owner   *foundUser
 	byID    *foundUser
 	id      string // the id of byID
+	ours    string // the id of the user that the store's own directory returned
 }
 
 // foundUser is a user that was read, or the reason why they could not be read.
@@ -115,4 +116,24 @@ func (b *beside) takeUser(id string) *foundUser {
 	}
 	b.byID = nil
 	return found
+}
+
+// noteOurs records which user the store's own directory returned.
+func (b *beside) noteOurs(id string) {
+	if b == nil {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.ours = id
+}
+
+// isOurs reports whether the store's own directory returned this user.
+func (b *beside) isOurs(id string) bool {
+	if b == nil {
+		return false
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.ours == id
 }

@@ -40,6 +40,11 @@ func (d *Users) Countries(codes []string) *Users {
 // Login returns the owner of the phone number, or creates a user for it. A silent login returns the
 // user that the caller is bound to.
 func (d *Users) Login(ctx context.Context, l user.Login) (found user.User, err error) {
+	defer func() {
+		if err == nil {
+			d.beside(ctx).noteOurs(found.ID)
+		}
+	}()
 	if l.Silent() {
 		return d.Check(ctx, l.UserID)
 	}
