@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// Sites share a store even if they spell the path of its file, or the scheme of its server,
-// differently.
+// Two sites with the same database share a store, even if the path of its file or the scheme of its
+// server is spelled differently.
 func TestOneDatabaseHasOneAddress(t *testing.T) {
 	wd, err := os.Getwd()
 	if err != nil {

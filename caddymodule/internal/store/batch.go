@@ -118,8 +118,8 @@ func (db *DB) changing(ctx context.Context, pool *sql.DB, how durability, change
 		err = t.send(true)
 	}
 	if err != nil && t.committing && db.dialect.lost(err) && !errors.Is(err, driver.ErrBadConn) {
-		// This includes errors after which the driver calls a retry safe ("conn closed"): in
-		// restarts under load, some commits that failed with them had succeeded.
+		// The outcome is unknown even if the driver calls a retry safe ("conn closed"): in restarts
+		// under load, some commits with that error had succeeded.
 		err = unknown{err}
 	}
 	return err

@@ -59,8 +59,8 @@ func (s *Store) findBinding(t *tx, which string, args ...any) (user.Binding, boo
 	return b, err == nil, err
 }
 
-// userStripes is the number of rows that stand for users in locks, and so the maximum number of
-// logins that can commit at the same time.
+// userStripes is the number of rows in user_locks, which all users share. It bounds how many logins
+// can commit at the same time.
 const userStripes = 256
 
 // lockUser makes other transactions that lock this user wait until this one ends. Users that share

@@ -114,7 +114,7 @@ func (c *committing) write(query string, args ...any) {
 }
 
 // questions returns the queries for everything that a login depends on. The locks come first, so
-// that the others see what earlier logins of the user have written.
+// that the queries after them see what earlier logins of the user have written.
 func (c *committing) questions() (list []statement) {
 	list = append(c.askLocks(), c.askCode(), c.askReplayed(), c.askUser(), c.askBindings(), c.askSessions())
 	if c.l.Replaces != "" {

@@ -87,7 +87,7 @@ func (c *committing) endSurplus() error {
 		return nil
 	}
 	opened := c.l.Session
-	var ids []string // the sessions that stay or are surplus, in the order of surplus
+	var ids []string // first the sessions that stay, then the surplus ones
 	for _, s := range c.sessions {
 		ended := s.ID == c.done.Replaced || slices.Contains(c.done.Ended, s.ID)
 		if !ended && s.AppID == opened.AppID && s.Issuer == opened.Issuer && s.ExpiresAt.After(opened.CreatedAt) {

@@ -77,7 +77,8 @@ func (c *cast) play(i int, sc scene) {
 	}
 }
 
-// silent returns the user that an account logs in as silently, or "" if it cannot.
+// silent returns the user of an account's silent login, or "" if the account cannot log in
+// silently.
 func (c *cast) silent(who string) string {
 	c.t.Helper()
 	b := bindingOf(who, "", c.at)

@@ -12,10 +12,10 @@ import (
 // statements whatever its size.
 const compromisedBatch = 2000
 
-// Abandon removes what a stolen copy of the database is good for together with its key: all
-// sessions (a thief could make their refresh tokens), the results of login steps (which contain
-// personal data), and WeChat's access tokens. If it was interrupted, the next call continues. It
-// calls progress repeatedly with the number of rows processed.
+// Abandon makes a stolen copy of the database and of its key useless. It ends all sessions, since a
+// thief could make their refresh tokens, and deletes the results of login steps, which contain
+// personal data, and WeChat's access tokens. If a call is interrupted, the next one continues.
+// progress is called repeatedly with the number of rows processed.
 //
 // The sessions get no entry in the feed: their tokens become invalid when the caller replaces the
 // signing keys afterwards.

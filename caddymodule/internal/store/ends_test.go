@@ -108,8 +108,8 @@ func TestFeedHoldsSessionsWithTokensOnly(t *testing.T) {
 		}
 		last := wantFeed(0)
 
-		// A replica whose clock is a year ahead must not take a token for expired that is valid by
-		// the database's clock. A replica whose clock is behind must not either.
+		// A token is valid by the database's clock. A replica whose clock is a year ahead or behind
+		// must not take it for expired.
 		clear(opened)
 		add("live", real.Add(time.Hour), "")
 		add("expired", real.Add(-time.Hour), "")

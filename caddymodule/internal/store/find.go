@@ -8,7 +8,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
-// FindPhone returns the id of the store's own user who has a number; user.ErrUnknown.
+// FindPhone returns the id of the store's own user with this number, or user.ErrUnknown.
 func (s *Store) FindPhone(ctx context.Context, p user.Phone) (id string, err error) {
 	err = s.read(ctx, "finding a user", func(t *tx) error {
 		u, err := s.byPhone(t, p)
@@ -35,8 +35,8 @@ func (s *Store) ListUsers(ctx context.Context, after string, limit int) (list []
 	return list, nil
 }
 
-// ListBound is ListUsers for users who live elsewhere: the ids of those with an openid
-// here.
+// ListBound returns the ids of an external directory's users that have an openid here. after and
+// limit work as in ListUsers.
 func (s *Store) ListBound(ctx context.Context, after string, limit int) (ids []string, err error) {
 	err = s.read(ctx, "listing users", func(t *tx) error {
 		ids = nil
@@ -56,10 +56,10 @@ func (s *Store) ListBound(ctx context.Context, after string, limit int) (ids []s
 // maxExported bounds the sessions in an export.
 const maxExported = 10_000
 
-// Export returns everything that the tables hold about a user, but for step results,
-// which go within five minutes. user.ErrUnknown: they hold nothing.
+// Export returns everything that the tables hold about a user, except step results, which are
+// deleted within five minutes. It returns user.ErrUnknown if they hold nothing.
 func (s *Store) Export(ctx context.Context, id string) (x account.Export, err error) {
-	if !user.ValidID(id) { // to MySQL a blank at the end is nothing
+	if !user.ValidID(id) { // MySQL ignores a blank at the end
 		return x, user.ErrUnknown
 	}
 	err = s.read(ctx, "exporting a user", func(t *tx) error {

@@ -10,8 +10,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
-// Users are found by number under any configured key, listed once each in pages, and
-// exported with their openids in every state and their marks.
+// Users are found by number under any configured key. Lists contain each user once, in pages. An
+// export contains the user's openids in every state, and their marks.
 func TestUsersAreFoundAndExported(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)

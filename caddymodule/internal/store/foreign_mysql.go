@@ -11,8 +11,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user/sqldir"
 )
 
-// mysqlKinds are the usable types by the driver's names. It calls MariaDB's JSON LONGTEXT, and its
-// UUID and INET6 CHAR.
+// mysqlKinds are the usable types, by the driver's names for them. The driver calls MariaDB's JSON
+// LONGTEXT, and its UUID and INET6 CHAR.
 var mysqlKinds = map[string]sqldir.Kind{
 	"NULL": sqldir.Text, // a parameter, while the configuration is loaded
 	"CHAR": sqldir.Text, "VARCHAR": sqldir.Text, "ENUM": sqldir.Text, "SET": sqldir.Text,

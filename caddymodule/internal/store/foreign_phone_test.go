@@ -9,8 +9,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user/sqldir"
 )
 
-// The query phone changes a user's number in the team's table. It reports a number that a unique
-// index holds as another user's, and is undone if it would change several users.
+// The query phone changes a user's number in the team's table. If a unique index holds the number
+// already, it belongs to another user. A query that would change several users is undone.
 func TestNumberInOwnTableChanges(t *testing.T) {
 	onMembers(t, func(t *testing.T, f *Foreign) {
 		put(t, f, `INSERT INTO members (mobile) VALUES ('13800138000')`)

@@ -196,7 +196,8 @@ func TestEveryPostgresTypeIsDecided(t *testing.T) {
 	})
 }
 
-// mysqlForms is the same list for MariaDB, with types of table columns.
+// mysqlForms lists the JSON form of MariaDB's types, each with the type of a table column, a value
+// and its JSON.
 var mysqlForms = []struct{ typ, value, want string }{
 	{"TINYINT", "-128", `-128`},
 	{"TINYINT UNSIGNED", "255", `255`},

@@ -142,8 +142,8 @@ func parseMySQL(db *DB, address string) error {
 		// A server or an init_connect may turn it off. A statement that is sent without a BEGIN
 		// would then never be committed.
 		"autocommit": "1",
-		// The server gives up waiting for a lock when we do. It does not notice by itself that the
-		// client has given up.
+		// The client gives up on statements that wait longer, and the server does not notice that
+		// by itself.
 		"innodb_lock_wait_timeout": "4", "lock_wait_timeout": "10",
 		// A server may be configured to ignore the client's character set, or its init_connect may
 		// change it.

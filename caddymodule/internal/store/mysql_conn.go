@@ -17,8 +17,8 @@ func (c mysqlConnector) Connect(ctx context.Context) (driver.Conn, error) {
 		return nil, err
 	}
 	m := &mysqlConn{mysqlDriverConn: conn.(mysqlDriverConn), prepared: map[string]preparedStmt{}}
-	// No gaps between rows are locked. The name of the variable differs between versions, but this
-	// statement does not.
+	// READ COMMITTED locks no gaps between rows. The name of the variable for it differs between
+	// versions, but this statement does not.
 	if _, err := m.mysqlDriverConn.ExecContext(ctx, "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED", nil); err != nil {
 		conn.Close()
 		return nil, err

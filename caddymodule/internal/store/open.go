@@ -85,8 +85,8 @@ func (s *Store) Resume() bool {
 
 func (s *Store) open(ctx context.Context, p *pools) error {
 	asking := &tx{ctx: ctx, db: s.db, q: p.write}
-	// The order matters: tables are created before the key, so a key that exists already belonged
-	// to tables that existed.
+	// The key file is checked before the tables. Tables are created before the key, so if the key
+	// exists, its tables existed before it.
 	hadKey := s.db.hasKeyFile()
 	version, err := s.db.version(asking)
 	if err != nil {

@@ -49,8 +49,8 @@ func validSettings(_ context.Context, conn *pgconn.PgConn) error {
 	return nil
 }
 
-// settingError reports a setting that a pooler does not accept and that the database has with
-// another value.
+// settingError reports a setting that the pooler does not accept, and for which the database has a
+// value other than ours.
 type settingError struct{ name, got, want string }
 
 func (e settingError) Error() string {

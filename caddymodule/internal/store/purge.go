@@ -11,7 +11,7 @@ import (
 const purgeMargin = 24 * time.Hour
 
 // seenMargin is how long the store remembers when a code was first seen, if no login has used it.
-// WeChat accepts a code for much less.
+// It is much longer than WeChat accepts a code.
 const seenMargin = time.Hour
 
 // purges lists the rows to delete, by the column that holds when they expire.

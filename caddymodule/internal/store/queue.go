@@ -191,8 +191,8 @@ const oneWrite = "one_write"
 var errOneWrite = errors.New("one of the writes failed")
 
 // together runs the batch in one transaction. Usually no write fails. If one does, the transaction
-// is undone and run again with a savepoint for each write, which costs each two more statements.
-// err is the error of the transaction, and means that nothing was written.
+// is undone and run again with a savepoint for each write, which costs two more statements for
+// each. err is the error of the transaction, and means that nothing was written.
 func (q *queue) together(db *DB, batch []*pendingWrite) (results []error, err error) {
 	results = make([]error, len(batch))
 	if len(batch) == 1 {

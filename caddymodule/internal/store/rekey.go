@@ -164,8 +164,8 @@ func (s *Store) sealedRows(ctx context.Context, c sealedColumn, first string, la
 	return rows, err
 }
 
-// resealRows seals the values of an older key again. It skips a value that was changed meanwhile,
-// since the change has sealed it with that replica's newest key.
+// resealRows seals values of an older key with the newest key. It skips values that a replica has
+// changed meanwhile, since the replica has sealed them with its own newest key.
 func (s *Store) resealRows(ctx context.Context, c sealedColumn, first string, rows []sealedRow) (sealed int, err error) {
 	keys := s.keys.Load()
 	err = s.rewrite(ctx, "sealing again in", func(t *tx) error {
@@ -331,7 +331,7 @@ func (k *Keys) withRetained(t *tx, now time.Time) (*Keys, error) {
 	return all, nil
 }
 
-// tidyPhones removes entries of keys that are not configured from the index of phone numbers.
+// tidyPhones removes entries from the index of phone numbers if their key is not configured.
 func (s *Store) tidyPhones(ctx context.Context, count func(int)) error {
 	configured := make(map[string]bool)
 	for _, d := range s.keys.Load().keys {

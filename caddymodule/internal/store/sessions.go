@@ -136,8 +136,8 @@ func (s *Store) Advance(ctx context.Context, id string, a session.Advance) (adva
 	return n == 1 && err == nil, err
 }
 
-// Extend moves the time at which a session's last token ends forward. It does nothing if that time
-// is unknown or later.
+// Extend sets a later time for the end of a session's last token. It does nothing if the stored
+// time is unknown or not earlier.
 func (s *Store) Extend(ctx context.Context, id string, tokensUntil time.Time) error {
 	_, err := s.execute(ctx, "extending a session", again,
 		`UPDATE {sessions} SET tokens_until = ? WHERE id = ? AND tokens_until > 0 AND tokens_until < ?`,

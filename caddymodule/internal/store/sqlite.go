@@ -129,7 +129,7 @@ func sqliteReady(ctx context.Context, pool *sql.DB) (mode string, err error) {
 		return "", err
 	}
 	defer t.Rollback()
-	// SQLite opens a file without write permission read-only, and reports this only at the first
+	// If SQLite may not write to a file, it opens it read-only, and reports this only at the first
 	// change.
 	if _, err := t.ExecContext(ctx, `PRAGMA user_version = 1`); err != nil {
 		return "", err

@@ -175,8 +175,9 @@ func (s *Store) Release(ctx context.Context, owner string, steps ...login.Key) e
 	})
 }
 
-// databaseTime converts a time of the database's clock, without the shift to this process's clock:
-// it is stored with the results of steps, which replicas with other clocks read.
+// databaseTime converts milliseconds of the database's clock to a time, without a shift to this
+// process's clock. Such times are stored with the results of steps, which replicas with other
+// clocks read.
 func databaseTime(ms int64) time.Time {
 	if ms == 0 {
 		return time.Time{}

@@ -223,8 +223,8 @@ func (db *DB) transactionOnce(ctx context.Context, pool *sql.DB, change func(*tx
 	}
 	err = t.Commit()
 	if err != nil && db.dialect.lost(err) {
-		// This includes errors after which the driver calls a retry safe ("conn closed"): in
-		// restarts under load, some commits that failed with them had succeeded.
+		// The outcome is unknown even if the driver calls a retry safe ("conn closed"): in restarts
+		// under load, some commits with that error had succeeded.
 		return unknown{err}
 	}
 	return err
