@@ -43,8 +43,8 @@ func (s *Store) Commit(ctx context.Context, l login.Commit) (done login.Committe
 		case errors.Is(err, errNoLock):
 			failed = s.makeLocks(ctx)
 		case errors.As(err, &many):
-			// Nothing was written yet. The sessions that the login has to end are ended before it, in
-			// batches.
+			// Nothing was written yet. The sessions that the login has to end are ended before
+			// it, in batches.
 			failed = s.endAll(ctx, many.ending, func(ids []string) { early = append(early, ids...) }, many.condition, many.args...)
 		default:
 			failed = err
