@@ -10,12 +10,12 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/network"
 )
 
-// Without a setting in the address, the server decides whether connections are encrypted, or an
-// attacker on the way to it: PostgreSQL falls back to plain text by default if the server has no
-// TLS, MySQL uses plain text by default. Within a machine or a private network this is common. Over
-// a public address, anybody on the way could read passwords and phone numbers. So connections to a
-// public address are encrypted or refused, unless the address asks for plain text (sslmode=disable,
-// tls=false).
+// If the address does not set whether connections are encrypted, the server decides that, and so
+// can an attacker on the way to it: by default PostgreSQL falls back to plain text if the server
+// has no TLS, and MySQL uses plain text. Within a machine or a private network plain text is
+// common. Over a public address, anybody on the way could read passwords and phone numbers. So
+// connections to a public address are encrypted or refused, unless the address asks for plain text
+// (sslmode=disable, tls=false).
 
 // plainTextOutside is the remedy, without the setting that allows plain text.
 const plainTextOutside = "the database has a public address, where connections are encrypted unless the store's address says otherwise: " +
