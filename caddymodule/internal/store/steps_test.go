@@ -130,7 +130,7 @@ func TestLeaseOfBothCodesAtOnce(t *testing.T) {
 			return found
 		}
 		first := both(a, "a", code, phone)
-		if !first[0].Leased || !first[1].Leased || first[0].Seen.IsZero() || !first[1].Seen.Equal(first[0].Seen) {
+		if !first[0].Leased || !first[1].Leased || first[0].Seen.IsZero() || first[1].Seen.IsZero() {
 			t.Errorf("the first: %+v", first)
 		}
 		if got := both(b, "b", other, phone); !got[0].Leased || got[1].Leased || got[1].Kept {
