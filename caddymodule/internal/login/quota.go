@@ -58,7 +58,7 @@ func (qs *quotas) leave(appid, who string, now time.Time, err error) {
 
 // met records that WeChat refused a call because a quota is exhausted. A limit per minute may be
 // the client's own: WeChat counts some calls by user, and does not say which. It counts as the
-// app's limit if several clients reach it and no other call succeeds in between. Otherwise one user
+// app's limit if several clients reach it and no call in between is free of it. Otherwise one user
 // in a loop would lock out all others.
 func (q *quota) met(who string, err *wechat.Error, now time.Time) {
 	if err.PerMinute() && err.Call != wechat.CallToken {

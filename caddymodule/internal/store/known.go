@@ -49,7 +49,8 @@ func (s *Store) accountReader(a login.Account) *accountReader {
 	return &accountReader{s: s, a: a, users: s.hasUsers.Load()}
 }
 
-// questions resets the reader, so that a transaction can run it again.
+// questions returns the first queries. It resets the reader, so that a transaction can be run
+// again.
 func (r *accountReader) questions() []statement {
 	a := r.a
 	r.own, r.alike, r.taken, r.byID, r.owners = user.Binding{}, nil, map[string]bool{}, map[string]*foundUser{}, nil

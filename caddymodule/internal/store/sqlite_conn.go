@@ -84,7 +84,7 @@ func (c *sqliteConn) QueryContext(ctx context.Context, query string, args []driv
 // Close also closes the statements, which would otherwise keep SQLite's file open.
 func (c *sqliteConn) Close() error {
 	for _, s := range c.prepared {
-		_ = s.Close() // every use was completed
+		_ = s.Close() // an error does not matter: every use was completed
 	}
 	return c.sqliteDriverConn.Close()
 }
