@@ -170,7 +170,13 @@ func (s *Store) UserSessions(ctx context.Context, userID string, now time.Time) 
 // recorded within window by the database's clock. It also compares the clocks. A row that a copy of
 // the database shows late is found by the next poll, since each looks back a minute.
 func (s *Store) Revocations(ctx context.Context, after int64, window time.Duration) (list []session.Revocation, err error) {
-	err = s.readLate(ctx, "reading the revocations", func(t *tx) error {
+	read := s.readLate
+	if after == 0 {
+		// The first poll decides which tokens are good from the start. A copy that lags
+		// would let an ended session in.
+		read = s.read
+	}
+	err = read(ctx, "reading the revocations", func(t *tx) error {
 		list = nil
 		var until []int64
 		answered := t.db.asking()
