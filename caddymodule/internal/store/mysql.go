@@ -205,6 +205,12 @@ func openMySQL(ctx context.Context, db *DB, _ bool) (*pools, error) {
 		}
 		return nil, err
 	}
+	if !db.foreign {
+		if err := checkTogether(ctx, pool); err != nil {
+			pool.Close()
+			return nil, err
+		}
+	}
 	return &pools{write: pool, read: pool}, nil
 }
 

@@ -3,7 +3,11 @@ package store
 import (
 	"context"
 	"database/sql"
+	"errors"
+	"fmt"
 	"strings"
+
+	client "github.com/go-sql-driver/mysql"
 )
 
 // together separates the statements of one text. No statement contains it.
@@ -44,6 +48,27 @@ func sendMySQL(ctx context.Context, db *DB, conn *sql.Conn, statements []stateme
 		if !rows.NextResultSet() {
 			break
 		}
+	}
+	return rows.Err()
+}
+
+// errApart says that something between us and the server takes one statement at a time.
+var errApart = errors.New("several statements in one text do not arrive; connect to the server itself, or let the proxy in between pass them")
+
+// checkTogether checks that the server executes several statements of one text. A proxy
+// that refuses them would fail each login, and one that drops all but the first would
+// lose writes.
+func checkTogether(ctx context.Context, pool *sql.DB) error {
+	rows, err := pool.QueryContext(ctx, `SELECT 1`+together+`SELECT 2`)
+	if refused := new(client.MySQLError); errors.As(err, &refused) {
+		return permanent{fmt.Errorf("%w: %w", errApart, err)}
+	}
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	if second := rows.NextResultSet(); !second && rows.Err() == nil {
+		return permanent{errApart}
 	}
 	return rows.Err()
 }

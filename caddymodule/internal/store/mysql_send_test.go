@@ -1,0 +1,30 @@
+package store
+
+import (
+	"database/sql"
+	"errors"
+	"testing"
+
+	client "github.com/go-sql-driver/mysql"
+)
+
+// A connection that takes one statement at a time, as some proxies do, is refused when the
+// store is opened, with the remedy. It must not fail at the first login.
+func TestMySQLTakesStatementsTogether(t *testing.T) {
+	if without("mysql") {
+		return
+	}
+	for together, want := range map[bool]error{true: nil, false: errApart} {
+		config := servers["mysql"].admin.server.(*mysqlAddress).config.Clone()
+		config.MultiStatements = together
+		connector, err := client.NewConnector(config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pool := sql.OpenDB(connector)
+		defer pool.Close()
+		if err := checkTogether(t.Context(), pool); !errors.Is(err, want) || (err == nil) != together {
+			t.Errorf("together %v: %v", together, err)
+		}
+	}
+}
