@@ -61,7 +61,7 @@ func TestPhoneLoginFromTheCodesToTheUpstream(t *testing.T) {
 		t.Errorf("token header %v", header)
 	}
 	claims := rig.JWTPart(t, pair.Token, 1)
-	names := []string{"iss", "sub", "aud", "exp", "iat", "jti", "client_id", "sid", "openid", "wx"}
+	names := []string{"iss", "sub", "aud", "exp", "iat", "jti", "client_id", "sid", "openid", "wx", "auth_time"}
 	slices.Sort(names)
 	if got := slices.Sorted(maps.Keys(claims)); !slices.Equal(got, names) {
 		t.Errorf("claims %q, want %q", got, names)

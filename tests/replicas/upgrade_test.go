@@ -13,6 +13,7 @@ import (
 var schema4 = []string{
 	`DELETE FROM wx_auth_meta WHERE name NOT IN ('schema_version', 'key_check')`,
 	`UPDATE wx_auth_meta SET value = X'34' WHERE name = 'schema_version'`,
+	`ALTER TABLE wx_auth_bindings DROP COLUMN auth_at`,
 	`ALTER TABLE wx_auth_bindings DROP COLUMN state`,
 	`ALTER TABLE wx_auth_bindings DROP COLUMN state_at`,
 	`DROP TABLE wx_auth_former_openids`,
