@@ -148,7 +148,13 @@ func TestManySessionsEndInTime(t *testing.T) {
 			user := pairs[0].UserInfo.ID
 			db.FillSessions(t, user, "o", many)
 			asked, begun := wire.Turnarounds(), time.Now()
-			c.end(user, pairs[1]).Want(t, http.StatusNoContent)
+			answer := c.end(user, pairs[1])
+			// On a machine with much else to do a service call may run out of time. It then
+			// goes on where it was when it is sent again.
+			for tries := 0; answer.Status == http.StatusServiceUnavailable && c.name != "logout all" && tries < 3; tries++ {
+				answer = c.end(user, pairs[1])
+			}
+			answer.Want(t, http.StatusNoContent)
 			took, turns := time.Since(begun), wire.Turnarounds()-asked
 			answered := time.Now()
 			for _, p := range pairs {
