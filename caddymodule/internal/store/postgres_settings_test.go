@@ -27,21 +27,7 @@ func strictPooler(t *testing.T, address string) (through string) {
 	if u.Port() == "" {
 		target += ":5432"
 	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { listener.Close() })
-	go func() {
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			go pass(conn, target)
-		}
-	}()
-	u.Host = listener.Addr().String()
+	u.Host = accepting(t, func(conn net.Conn) { pass(conn, target) })
 	return withParameter(u.String(), "sslmode", "disable")
 }
 

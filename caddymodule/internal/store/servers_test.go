@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"fmt"
+	"net"
 	"net/url"
 	"os"
 	"strings"
@@ -136,4 +137,25 @@ func onServers(t *testing.T, test func(t *testing.T, kind, address string)) {
 			})
 		}
 	}
+}
+
+// accepting listens on a port of its own, handles each connection in a goroutine, and returns the
+// address.
+func accepting(t *testing.T, handle func(net.Conn)) (address string) {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { listener.Close() })
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			go handle(conn)
+		}
+	}()
+	return listener.Addr().String()
 }

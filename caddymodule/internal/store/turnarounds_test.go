@@ -31,21 +31,7 @@ func behind(t *testing.T, address string) (string, *counter) {
 		t.Fatal(err)
 	}
 	server := u.Host
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { listener.Close() })
-	go func() {
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			go c.carry(conn, server)
-		}
-	}()
-	u.Host = listener.Addr().String()
+	u.Host = accepting(t, func(conn net.Conn) { c.carry(conn, server) })
 	return u.String(), c
 }
 
