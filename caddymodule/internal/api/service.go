@@ -100,11 +100,17 @@ func (c *call) served(what, userID string, ended session.Ended, err error) error
 	return c.answer(http.StatusNoContent, "", nil)
 }
 
-// serviceUser reads, disables, enables or erases a user. Characters of an id that
-// cannot be in a segment of a path are percent-encoded.
-func (c *call) serviceUser() error {
+// userID returns the user's id in the path. Characters of it that cannot be in a segment
+// of a path are percent-encoded.
+func (c *call) userID() (id string, ok bool) {
 	id, err := url.PathUnescape(c.id)
-	if err != nil || !user.ValidID(id) {
+	return id, err == nil && user.ValidID(id)
+}
+
+// serviceUser reads, disables, enables or erases a user.
+func (c *call) serviceUser() error {
+	id, ok := c.userID()
+	if !ok {
 		return c.noSuchUser()
 	}
 	switch c.r.Method {

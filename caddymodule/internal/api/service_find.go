@@ -3,7 +3,6 @@ package api
 import (
 	"errors"
 	"net/http"
-	"net/url"
 	"strconv"
 	"time"
 
@@ -122,8 +121,8 @@ func record(u user.User) map[string]any {
 
 // exportUser shows all that is kept here about a user, also after an erasure.
 func (c *call) exportUser() error {
-	id, err := url.PathUnescape(c.id)
-	if err != nil || !user.ValidID(id) {
+	id, ok := c.userID()
+	if !ok {
 		return c.noSuchUser()
 	}
 	x, err := c.Store.Export(c.r.Context(), id)
