@@ -49,7 +49,7 @@ func TestPathsUnderThePrefix(t *testing.T) {
 	for path, want := range map[string]int{
 		"/auth/wx/": 405, "/auth/wx//": 404, "/auth/wx/me/": 401, "/auth/wx/me//": 404, "/auth/wx/%6de": 404,
 		"/auth/wx/sessions/": 401, "/auth/wx/sessions/x": 405, "/auth/wx/sessions/x/y": 404, "/auth/wx/sessions//": 404,
-		"/auth/wx/push/none": 404, "/auth/wx/push/" + pushedApp: 403, "/auth/wx/service/users": 401, "/auth/wx/service/users/": 404, "/auth/wx/service/users//export": 404, "/auth/wx/verify/x/y": 401,
+		"/auth/wx/push/none": 404, "/auth/wx/push/" + pushedApp: 403, "/auth/wx/service/users": 401, "/auth/wx/service/users/": 404, "/auth/wx/service/users//export": 404, "/auth/wx/service/users/x/y/export": 404, "/auth/wx/service/users/x/export": 401, "/auth/wx/verify/x/y": 401,
 		"/auth/wx/verified": 404, "/auth/wx/health/": 200, "/auth/wx/health/none": 404,
 	} {
 		if w := s.do(httptest.NewRequest(http.MethodGet, path, nil)); w.Code != want {

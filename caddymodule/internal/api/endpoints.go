@@ -104,7 +104,7 @@ func (s *Server) find(to Route) (e endpoint, id string, ok bool) {
 		return endpoint{}, "", false
 	}
 	path := strings.TrimSuffix(to.rest, "/")
-	if of, ok := strings.CutSuffix(path, exportSuffix); ok && strings.HasPrefix(of, usersPath) && len(of) > len(usersPath) {
+	if of, ok := strings.CutSuffix(path, exportSuffix); ok && len(of) > len(usersPath) && strings.LastIndexByte(of, '/')+1 == len(usersPath) && strings.HasPrefix(of, usersPath) {
 		return endpoint{methods: get, serve: (*call).exportUser, service: true}, of[len(usersPath):], true
 	}
 	if e, ok := endpoints[path]; ok && !strings.HasSuffix(path, "/") {
