@@ -37,7 +37,8 @@ func TestLocalShopByItsREADME(t *testing.T) {
 	readme := filepath.Join(dir, "examples", "local", "README.md")
 	port := func() string { _, p, _ := net.SplitHostPort(rig.FreeAddress(t)); return p }
 	gateway := port()
-	env := append(os.Environ(), "PORT="+gateway, "WX_SIM_PORT="+port(), "API_PORT="+port())
+	// Where CI is set, vite prints colours in its address.
+	env := append(os.Environ(), "NO_COLOR=1", "PORT="+gateway, "WX_SIM_PORT="+port(), "API_PORT="+port())
 
 	up := startShell(t, dir, env, rig.ReadmeBlock(t, readme, "examples/local/up\n"))
 	rig.Await(t, localTime, "the API answers through the gateway", func() bool { return strings.Contains(page("http://127.0.0.1:"+gateway+"/goods"), "Longjing") })
