@@ -76,6 +76,10 @@ type Login struct {
 	// WeChat account. It is always false if the directory itself returns numbers,
 	// because it is not known then.
 	Rebound bool
+	// Detached is a user who has no number, because this WeChat account withdrew it. If
+	// nobody has Phone, that user gets it. It is empty in most logins. A directory
+	// outside of the store may ignore it: [PhoneChanger] was asked before.
+	Detached string
 }
 
 // Silent reports whether the login came without a phone number.
@@ -129,7 +133,13 @@ const (
 	Suspended
 	// Detached is a binding whose owner has left the app, as WeChat reported.
 	Detached
+	// Withdrawn is Detached, and the user has no number because this openid's withdrawal
+	// took it. The next phone login of this WeChat account gives the user the new number.
+	Withdrawn
 )
+
+// Left reports whether the owner of the binding has left the app.
+func (s BindingState) Left() bool { return s == Detached || s == Withdrawn }
 
 // SameAccount reports whether both bindings are known to belong to one WeChat account:
 // they have the same openid in the same app, or an equal unionid.

@@ -41,11 +41,15 @@ func (c *Chain) admit(ctx context.Context, l underway) (admitted, error) {
 		// Only the phone number proves whose account that is by now.
 		bound = user.Binding{}
 	}
+	detached := known.Detached
+	if silent {
+		detached = ""
+	}
 	var u user.User
 	err = c.observed(ctx, "directory", func() error {
 		u, err = c.Directory.Login(ctx, user.Login{
 			ID: directoryID(c.Sessions.Issuer, l.r), AppID: appid, OpenID: l.who.OpenID, UnionID: l.who.UnionID,
-			Phone: l.phone, UserID: bound.UserID,
+			Phone: l.phone, UserID: bound.UserID, Detached: detached,
 			Rebound: !silent && !bound.Phone.IsZero() && l.phone != bound.Phone,
 		})
 		return err

@@ -66,6 +66,9 @@ type Known struct {
 	// Taken means that Binding is the unionid's, and that its user already has another
 	// openid in this app. Binding then counts for nothing.
 	Taken bool
+	// Detached is the user whose number this WeChat account has withdrawn, if any: one
+	// of the openid, or else one of its unionid.
+	Detached string
 }
 
 // Committed holds the changes of a login to other accounts and sessions.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
@@ -284,6 +285,10 @@ func (c *committing) askBindings() statement {
 // the openid first: see open.
 func (c *committing) bind() error {
 	b, own := c.b, c.own
+	if !c.l.Silent() && slices.ContainsFunc(c.others, func(o boundOpenID) bool { return o.State == user.Withdrawn }) {
+		// The user has a number again, so no other login may give them one.
+		c.write(`UPDATE {bindings} SET state = ? WHERE user_id = ? AND state = ?`, int64(user.Detached), b.UserID, int64(user.Withdrawn))
+	}
 	switch {
 	case own.UserID == "":
 		c.write(`INSERT INTO {bindings} (appid, openid, unionid, user_id, phone_at, auth_at, phone, bound_at, state_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, {now})`,

@@ -70,6 +70,9 @@ func (s *Store) Elsewhere(there user.Directory, sessions session.Settings) *Else
 // Login asks the external directory. A user who is disabled here stays disabled, whatever the
 // directory answers.
 func (e *Elsewhere) Login(ctx context.Context, l user.Login) (user.User, error) {
+	if found, done, err := e.attach(ctx, l); done || err != nil {
+		return found, err
+	}
 	return e.judged(ctx)(e.there.Login(ctx, l))
 }
 

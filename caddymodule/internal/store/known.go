@@ -152,7 +152,7 @@ func (r *accountReader) theOwner() *foundUser { return firstOwner(r.owners) }
 // known returns what was read.
 func (r *accountReader) known() login.Known {
 	asked := user.Binding{AppID: r.a.AppID, OpenID: r.a.OpenID, UnionID: r.a.UnionID}
-	k := login.Known{Binding: chooseKnown(r.alike, r.own, asked)}
+	k := login.Known{Binding: chooseKnown(r.alike, r.own, asked), Detached: detachedBy(r.alike, r.own, asked)}
 	k.Taken = k.UserID != "" && r.own.UserID == "" && k.State == user.Active && r.taken[k.UserID]
 	r.bound = k.Binding
 	return k
@@ -175,4 +175,19 @@ func chooseKnown(list []boundOpenID, own, asked user.Binding) (best user.Binding
 		}
 	}
 	return best
+}
+
+// detachedBy returns the user whom the openid has detached, or else one whom another openid of its
+// unionid has. It is empty if there is none.
+func detachedBy(list []boundOpenID, own, asked user.Binding) string {
+	if own.State == user.Withdrawn {
+		return own.UserID
+	}
+	var first user.Binding
+	for _, b := range list {
+		if b.State == user.Withdrawn && b.SameAccount(asked) && (first.UserID == "" || b.AppID+" "+b.OpenID < first.AppID+" "+first.OpenID) {
+			first = b.Binding
+		}
+	}
+	return first.UserID
 }

@@ -52,7 +52,8 @@ func (s *Store) Leave(ctx context.Context, appid, openid string, before time.Tim
 // hasPhoneLogin reports whether any openid of the user still has a phone login.
 func hasPhoneLogin(t *tx, userID string) (bool, error) {
 	var n int
-	err := t.row(`SELECT COUNT(*) FROM {bindings} WHERE user_id = ? AND phone_at <> 0 AND state <> ?`, userID, int64(user.Detached)).Scan(&n)
+	err := t.row(`SELECT COUNT(*) FROM {bindings} WHERE user_id = ? AND phone_at <> 0 AND state NOT IN (?, ?)`,
+		userID, int64(user.Detached), int64(user.Withdrawn)).Scan(&n)
 	return n > 0, err
 }
 
@@ -73,8 +74,8 @@ func (s *Store) UserBindings(ctx context.Context, userID string) (list []user.Bi
 			b, err := s.scanBinding(r)
 			list = append(list, b)
 			return err
-		}, `SELECT `+bindingColumns+` FROM {bindings} WHERE user_id = ? AND phone_at <> 0 AND state <> ? ORDER BY state, appid, openid LIMIT ?`,
-			userID, int64(user.Detached), maxListed)
+		}, `SELECT `+bindingColumns+` FROM {bindings} WHERE user_id = ? AND phone_at <> 0 AND state NOT IN (?, ?) ORDER BY state, appid, openid LIMIT ?`,
+			userID, int64(user.Detached), int64(user.Withdrawn), maxListed)
 	})
 	return list, err
 }

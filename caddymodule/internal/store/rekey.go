@@ -215,8 +215,12 @@ func (k *Keys) newest(sealed []byte) bool {
 // that they cannot be erased meanwhile.
 func (s *Store) indexPhone(t *tx, userID string, text []byte) error {
 	country, national, _ := strings.Cut(string(text), " ")
+	number := user.Phone{Country: country, National: national}
+	if number.IsZero() {
+		return nil // the user is detached
+	}
 	keys := s.keys.Load()
-	for i, hash := range keys.phoneHashes(user.Phone{Country: country, National: national}.E164()) {
+	for i, hash := range keys.phoneHashes(number.E164()) {
 		if _, err := t.exec(`INSERT OR IGNORE INTO {user_phones} (phone_hash, key_id, user_id) VALUES (?, ?, ?)`,
 			hash, keys.keys[i].id[:], userID); err != nil {
 			return err

@@ -60,6 +60,12 @@ func (d *Users) Login(ctx context.Context, l user.Login) (found user.User, err e
 	if !errors.Is(err, user.ErrUnknown) {
 		return found, err
 	}
+	if l.Detached != "" {
+		var done bool
+		if found, done, err = d.attach(ctx, l); done || err != nil {
+			return found, err
+		}
+	}
 	if !d.register || len(d.countries) > 0 && !slices.Contains(d.countries, l.Phone.Country) {
 		return user.User{}, user.ErrRegistrationClosed
 	}
@@ -166,9 +172,13 @@ func (s *Store) byPhone(t *tx, p user.Phone) (user.User, error) {
 // insertUser returns statements that fail on the unique index if the number has an owner under any
 // of the keys.
 func (s *Store) insertUser(u user.User) []statement {
+	return append([]statement{say(`INSERT INTO {users} (id, phone, disabled, created_at) VALUES (?, ?, ?, ?)`,
+		u.ID, s.sealPhone(phonePlace(u.ID), u.Phone), flag(u.Disabled), s.db.millis(u.CreatedAt))}, s.insertNumber(u)...)
+}
+
+// insertNumber returns the statements that enter a user's number into the index.
+func (s *Store) insertNumber(u user.User) (list []statement) {
 	keys := s.keys.Load()
-	list := []statement{say(`INSERT INTO {users} (id, phone, disabled, created_at) VALUES (?, ?, ?, ?)`,
-		u.ID, s.sealPhone(phonePlace(u.ID), u.Phone), flag(u.Disabled), s.db.millis(u.CreatedAt))}
 	for i, hash := range keys.phoneHashes(u.Phone.E164()) {
 		list = append(list, say(`INSERT INTO {user_phones} (phone_hash, key_id, user_id) VALUES (?, ?, ?)`,
 			hash, keys.keys[i].id[:], u.ID))

@@ -1,0 +1,166 @@
+package store
+
+import (
+	"context"
+	"errors"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
+)
+
+// DetachLeft takes the number of a user who has withdrawn it by this openid. The user stays: the
+// next phone login of that WeChat account gives them a new number, see attach. If one of the user's
+// openids still has a phone login, it does nothing. A repeated call has the same result.
+func (d *Users) DetachLeft(ctx context.Context, id, appid, openid string) (detached bool, err error) {
+	err = d.rewrite(ctx, "detaching a user", func(t *tx) error {
+		stays, err := lockLeaver(t, id)
+		if detached = !stays; err != nil || stays {
+			return err
+		}
+		if err := d.dropNumber(t, id); err != nil {
+			return err
+		}
+		return markWithdrawn(t, id, appid, openid)
+	})
+	return detached && err == nil, err
+}
+
+// TakePhone takes the number of a user, or returns user.ErrUnknown. Logins that are under way with
+// the number open no session of this user once it has returned.
+func (d *Users) TakePhone(ctx context.Context, id string) error {
+	return d.rewrite(ctx, "taking a user's number", func(t *tx) error {
+		if err := lockUser(t, id); err != nil {
+			return err
+		}
+		return d.dropNumber(t, id)
+	})
+}
+
+// dropNumber removes the number of a locked user from every table.
+func (d *Users) dropNumber(t *tx, id string) error {
+	// All writers of the phone index lock the user's row, so it comes first.
+	n, err := t.exec(`UPDATE {users} SET phone = ? WHERE id = ?`, d.sealPhone(phonePlace(id), user.Phone{}), id)
+	if err == nil && n == 0 {
+		err = user.ErrUnknown
+	}
+	if err != nil {
+		return err
+	}
+	if _, err := t.exec(`DELETE FROM {user_phones} WHERE user_id = ?`, id); err != nil {
+		return err
+	}
+	return dropCopies(t, id)
+}
+
+// dropCopies removes the copies of a locked user's number in the bindings.
+func dropCopies(t *tx, id string) error {
+	_, err := t.exec(`UPDATE {bindings} SET phone = NULL WHERE user_id = ?`, id)
+	return err
+}
+
+// markWithdrawn records that the withdrawal by this openid has detached its locked user, unless
+// another openid had detached them before.
+func markWithdrawn(t *tx, id, appid, openid string) error {
+	var n int
+	err := t.row(`SELECT COUNT(*) FROM {bindings} WHERE user_id = ? AND state = ? AND NOT (appid = ? AND openid = ?)`,
+		id, int64(user.Withdrawn), appid, openid).Scan(&n)
+	if err != nil || n > 0 {
+		return err
+	}
+	_, err = t.exec(`UPDATE {bindings} SET state = ? WHERE appid = ? AND openid = ? AND user_id = ?`, int64(user.Withdrawn), appid, openid, id)
+	return err
+}
+
+// attach gives the number of a login, which has no owner, to the user whom the caller's WeChat
+// account has detached. done is false if that user is erased or has a number again, or if somebody
+// has the number by now. A disabled user gets no number, but done is true: otherwise they could
+// come back as a new user.
+func (d *Users) attach(ctx context.Context, l user.Login) (found user.User, done bool, err error) {
+	// A light write suffices, as for a new user.
+	err = d.change(ctx, "attaching a user", once, light, func(t *tx) error {
+		done = false
+		if err := lockUser(t, l.Detached); err != nil {
+			return err
+		}
+		found, err = d.scanUser(t.row(`SELECT id, phone, disabled, created_at FROM {users} WHERE id = ? {lock}`, l.Detached))
+		switch {
+		case errors.Is(err, user.ErrUnknown), err == nil && !found.Phone.IsZero():
+			return nil
+		case err != nil || found.Disabled:
+			done = err == nil
+			return err
+		}
+		found.Phone, done = l.Phone, true
+		return t.send(true, d.giveNumber(found)...)
+	})
+	if d.db.dialect.duplicate(err) {
+		return user.User{}, false, nil
+	}
+	if err != nil || !done {
+		return user.User{}, false, err
+	}
+	return found, true, nil
+}
+
+// giveNumber returns the statements that give a user without a number the one of u. They fail on
+// the unique index if the number has an owner.
+func (s *Store) giveNumber(u user.User) []statement {
+	return append([]statement{say(`UPDATE {users} SET phone = ? WHERE id = ?`, s.sealPhone(phonePlace(u.ID), u.Phone), u.ID)}, s.insertNumber(u)...)
+}
+
+// DetachLeft is [Users.DetachLeft] for an external directory, which is asked to take the number. A
+// phone login that comes after that keeps what is stored here.
+func (e *Elsewhere) DetachLeft(ctx context.Context, id, appid, openid string) (detached bool, err error) {
+	var stays bool
+	if err := e.store.rewrite(ctx, "looking at who has left", func(t *tx) (err error) {
+		stays, err = lockLeaver(t, id)
+		return err
+	}); err != nil || stays {
+		return false, err
+	}
+	if err := user.ChangePhone(ctx, e.there, id, user.Phone{}); err != nil {
+		return false, err
+	}
+	err = e.store.rewrite(ctx, "detaching a user", func(t *tx) error {
+		stays, err := lockLeaver(t, id)
+		if detached = !stays; err != nil || stays {
+			return err
+		}
+		if err := dropCopies(t, id); err != nil {
+			return err
+		}
+		return markWithdrawn(t, id, appid, openid)
+	})
+	return detached && err == nil, err
+}
+
+// TakePhone asks the external directory to take a user's number, and then removes its copies here.
+func (e *Elsewhere) TakePhone(ctx context.Context, id string) error {
+	if err := user.ChangePhone(ctx, e.there, id, user.Phone{}); err != nil {
+		return err
+	}
+	return e.store.rewrite(ctx, "taking a user's number", func(t *tx) error {
+		if err := lockUser(t, id); err != nil {
+			return err
+		}
+		return dropCopies(t, id)
+	})
+}
+
+// attach asks the external directory to give the number of a login to the user whom the caller's
+// WeChat account has detached. Then the directory finds that user by the number. If it refuses, the
+// directory decides about the login as about any other. done is true for a user who is disabled
+// here, who gets no number.
+func (e *Elsewhere) attach(ctx context.Context, l user.Login) (found user.User, done bool, err error) {
+	if l.Detached == "" || l.Silent() {
+		return user.User{}, false, nil
+	}
+	found, err = e.judged(ctx)(user.User{ID: l.Detached}, nil)
+	if err != nil || found.Disabled {
+		return found, err == nil, err
+	}
+	err = user.ChangePhone(ctx, e.there, l.Detached, l.Phone)
+	if errors.Is(err, user.ErrPhoneTaken) || errors.Is(err, user.ErrUnknown) || errors.Is(err, user.ErrPhoneFixed) {
+		err = nil
+	}
+	return user.User{}, false, err
+}
