@@ -13,7 +13,9 @@ import (
 //	wx_auth [<matcher>] [<appid> <secret>] {
 //	    app            <appid> <secret> {
 //	        api  <url>...
-//	        push <token> <EncodingAESKey>
+//	        push <token> <EncodingAESKey> {
+//	            on_phone_revoked detach|erase
+//	        }
 //	    }
 //	    endpoints      <path>
 //	    public         [<method>...] <path>...
@@ -199,6 +201,8 @@ func (h *Handler) appSyntax() subdirective {
 				}
 				last().Push = &Push{Token: args[0], EncodingAESKey: args[1]}
 				return nil
+			}, block: []subdirective{
+				one("on_phone_revoked", "detach|erase", func(args []string) error { return text(&last().Push.OnPhoneRevoked)(args) }),
 			}},
 		},
 	}

@@ -86,8 +86,8 @@ func block[T any](name string, into **T, value *T, in ...subdirective) subdirect
 }
 
 // segment reads the arguments and the block of s, whose name is d's current token. name is
-// the whole name, with that of the block around it.
-func (p *parser) segment(d *caddyfile.Dispenser, name string, s subdirective) error {
+// the whole name, with that of the block around it, and which is the index of that block.
+func (p *parser) segment(d *caddyfile.Dispenser, name string, which int, s subdirective) error {
 	if s.parse != nil {
 		return s.parse(d)
 	}
@@ -106,7 +106,6 @@ func (p *parser) segment(d *caddyfile.Dispenser, name string, s subdirective) er
 		}
 		return nil
 	}
-	which := 0
 	if s.count != nil {
 		which = s.count() - 1
 	}
@@ -138,7 +137,7 @@ func (p *parser) block(d *caddyfile.Dispenser, within string, which int, known [
 		} else {
 			first.index = s.count()
 		}
-		if err := p.segment(at, name, s); err != nil {
+		if err := p.segment(at, name, which, s); err != nil {
 			return err
 		}
 		if s.count != nil {

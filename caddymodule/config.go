@@ -135,6 +135,12 @@ type Push struct {
 
 	// The EncodingAESKey of 43 letters and digits. Write it as a placeholder.
 	EncodingAESKey string `json:"encoding_aes_key,omitempty"`
+
+	// What happens to a user who withdraws the phone number and has no other openid with a
+	// phone login. "detach" (default) takes the number and keeps the user, who gets a new
+	// number at the next phone login of the same WeChat account. "erase" erases the user, as
+	// does in any case the end of a WeChat account, and a directory that cannot take numbers.
+	OnPhoneRevoked string `json:"on_phone_revoked,omitempty"`
 }
 
 // Rule matches requests by method and path.

@@ -26,6 +26,8 @@ type settings struct {
 	Apps []wechat.App
 	// Pushes read WeChat's message push, by appid.
 	Pushes map[string]*wechat.PushReceiver
+	// EraseRevoked are the appids whose users are erased when they withdraw their number.
+	EraseRevoked []string
 	// Service is the service key; nil: none.
 	Service *serviceKey
 	// Endpoints is the prefix, without a slash at its end.

@@ -91,6 +91,13 @@ func (s *settings) resolveApp(i int, a App, id string, look lookup) error {
 	if a.Push == nil {
 		return nil
 	}
+	switch a.Push.OnPhoneRevoked {
+	case "", "detach":
+	case "erase":
+		s.EraseRevoked = append(s.EraseRevoked, id)
+	default:
+		return missetAt("app push on_phone_revoked", i, fmt.Errorf("%q is neither detach nor erase", a.Push.OnPhoneRevoked))
+	}
 	push, err := resolvePush(*a.Push, id, look)
 	if err != nil {
 		return missetAt("app push", i, err)

@@ -196,7 +196,7 @@ func TestSettingsRefuseAtProvision(t *testing.T) {
 		"service key":          {Handler{Apps: oneApp(), ServiceKey: "{env.WXT_SHORT}"}, "service_key: the key could be guessed"},
 		"service key repeated": {Handler{Apps: oneApp(), ServiceKey: "{env.WXT_SAME}"}, "service_key: the key could be guessed"},
 		"service key empty":    {Handler{Apps: oneApp(), ServiceKey: "{env.WXT_EMPTY}"}, "service_key: {env.WXT_EMPTY} is empty"},
-		"push token":           {Handler{Apps: []App{{ID: "wx0123456789abcdef", Secret: "s", Push: &Push{"{env.WXT_WORDS}", "k"}}}}, "app push: the token has 3 to 32 letters and digits"},
+		"push token":           {Handler{Apps: []App{{ID: "wx0123456789abcdef", Secret: "s", Push: &Push{Token: "{env.WXT_WORDS}", EncodingAESKey: "k"}}}}, "app push: the token has 3 to 32 letters and digits"},
 		"push without a key":   {Handler{Apps: []App{{ID: "wx0123456789abcdef", Secret: "s", Push: &Push{Token: "token"}}}}, "app push: the EncodingAESKey has 43"},
 		"app's api":            {Handler{Apps: []App{{ID: "wx0123456789abcdef", Secret: "s", API: []string{"{env.WXT_HTTP}"}}}}, "app api: over http the AppSecret"},
 		"issuer":               {Handler{Apps: oneApp(), Token: &Token{Issuer: "{env.WXT_WORDS}"}}, "token issuer: \"two words\" is no name"},

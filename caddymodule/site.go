@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -108,7 +109,7 @@ func (s *site) apiSettings() api.Settings {
 		Elsewhere: s.users != nil,
 	}
 	for _, a := range s.set.Apps {
-		set.Apps[a.ID] = api.App{App: a, WeChat: s.set.WeChat.nameOf(a.ID), Push: s.set.Pushes[a.ID]}
+		set.Apps[a.ID] = api.App{App: a, WeChat: s.set.WeChat.nameOf(a.ID), Push: s.set.Pushes[a.ID], EraseRevoked: slices.Contains(s.set.EraseRevoked, a.ID)}
 	}
 	if s.set.Service != nil {
 		set.ServiceKey = s.set.Service.is

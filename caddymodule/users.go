@@ -82,7 +82,7 @@ func moduleUnmarshal(d *caddyfile.Dispenser, s subdirective, resolve func(lookup
 	if err := p.begin(d); err != nil {
 		return err
 	}
-	if err := p.segment(d, s.name, s); err != nil {
+	if err := p.segment(d, s.name, 0, s); err != nil {
 		return err
 	}
 	return p.locate(resolve(inCaddyfile))

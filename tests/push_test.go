@@ -25,6 +25,12 @@ type pushed struct{ *rig.Gateway }
 
 func newPushed(t *testing.T, options ...string) pushed {
 	t.Helper()
+	return newPushedWith(t, "", options...)
+}
+
+// newPushedWith sets the block of the first app's push line.
+func newPushedWith(t *testing.T, block string, options ...string) pushed {
+	t.Helper()
 	g := &rig.Gateway{WeChat: rig.NewWeChat(t), Upstream: rig.NewUpstream(t)}
 	for _, app := range []wechattest.App{
 		{ID: rig.AppID, Secret: rig.Secret, OpenPlatform: "company", PushToken: pushToken, PushKey: pushKey},
@@ -34,7 +40,7 @@ func newPushed(t *testing.T, options ...string) pushed {
 			t.Fatal(err)
 		}
 	}
-	g.Caddy = rig.StartCaddy(t, rig.Site("wx_auth {\napp {env.WX_APPID} {env.WX_SECRET} {\npush {env.PUSH_TOKEN} {env.PUSH_KEY}\n}\n"+
+	g.Caddy = rig.StartCaddy(t, rig.Site("wx_auth {\napp {env.WX_APPID} {env.WX_SECRET} {\npush {env.PUSH_TOKEN} {env.PUSH_KEY} "+block+"\n}\n"+
 		"app "+otherApp+" "+otherSecret+" {\npush "+otherToken+" "+otherKey+"\n}\n"+withKey+"\nwechat {\napi {$WX_API}\n}\n"+
 		strings.Join(options, "\n")+"\n}\nreverse_proxy {$UPSTREAM}"),
 		append(g.WeChat.Environ(g.Upstream.Addr), "PUSH_TOKEN="+pushToken, "PUSH_KEY="+pushKey)...)
@@ -107,14 +113,14 @@ func TestPushHandshake(t *testing.T) {
 	}
 }
 
-// A user of one app cancels the WeChat account or withdraws the phone number. The user is
-// erased, which the log and the events report without any secret.
+// A user of one app cancels the WeChat account or, where that means the same, withdraws the
+// phone number. The user is erased, which the log and the events report without any secret.
 func TestPushOfALeavingUserErasesThem(t *testing.T) {
 	t.Parallel()
 	for name, push := range leaving {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			g := newPushed(t)
+			g := newPushedWith(t, "{\non_phone_revoked erase\n}")
 			p, again, other := g.loginAt(t, rig.AppID, someNumber), g.loginAt(t, rig.AppID, someNumber), g.loginAt(t, rig.AppID, anotherOne)
 			wantSuccess(t, g.push(t, push))
 			g.WantEnded(t, p)

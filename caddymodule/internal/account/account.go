@@ -36,6 +36,13 @@ type Directory interface {
 	// openids has logged in with a phone number meanwhile. ended are the sessions that
 	// ended.
 	EraseLeft(ctx context.Context, id string) (erased bool, ended []string, err error)
+	// DetachLeft takes the number from a user who has withdrawn it by this openid, and
+	// keeps the user. Like EraseLeft, it does nothing if an openid has logged in with a
+	// phone number meanwhile. It returns [user.ErrPhoneFixed] if the directory cannot
+	// take numbers, and [user.ErrUnknown] if it has no such user.
+	DetachLeft(ctx context.Context, id, appid, openid string) (detached bool, err error)
+	// TakePhone takes the number from a user. The errors are those of DetachLeft.
+	TakePhone(ctx context.Context, id string) error
 }
 
 // Store is the part of the store that is needed here, besides sessions.
@@ -118,4 +125,14 @@ func (a Accounts) Erase(ctx context.Context, userID string, now time.Time) (sess
 	}
 	a.Emit(event.UserErased(userID, ended))
 	return ended, nil
+}
+
+// TakePhone takes the number from a user, so that its owner can become another user. The
+// sessions end, because their tokens contain the number. The errors include
+// [user.ErrUnknown] and [user.ErrPhoneFixed].
+func (a Accounts) TakePhone(ctx context.Context, userID string, now time.Time) (session.Ended, error) {
+	if err := a.Directory.TakePhone(ctx, userID); err != nil {
+		return session.Ended{}, errors.Join(ErrDirectory, err)
+	}
+	return a.revoke(ctx, userID, now, event.PhoneTaken(userID))
 }

@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/event"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
 )
 
@@ -21,6 +23,7 @@ type scene struct {
 	Directory
 	done   []string
 	broken string // fails
+	fixed  bool   // the directory changes no numbers
 	kept   map[login.Key]bool
 }
 
@@ -50,6 +53,13 @@ func (s *scene) SetDisabled(_ context.Context, _ string, disabled bool) error {
 
 func (s *scene) EraseLeft(context.Context, string) (bool, []string, error) {
 	return true, nil, s.do("erase")
+}
+
+func (s *scene) DetachLeft(context.Context, string, string, string) (bool, error) {
+	if s.fixed {
+		return false, user.ErrPhoneFixed
+	}
+	return true, s.do("detach")
 }
 
 // messages is a store that carries out WeChat's messages.
@@ -133,17 +143,45 @@ func TestMessageIsCarriedOutOnce(t *testing.T) {
 	s, a := newScene()
 	m := wechat.PushMessage{Event: "user_authorization_cancellation", OpenID: "o1", CreatedAt: now}
 	s.broken = "erase"
-	if left, err := a.Leave(t.Context(), "wxA", m, now); !errors.Is(err, ErrDirectory) || left != nil {
+	if left, err := a.Leave(t.Context(), "wxA", m, false, now); !errors.Is(err, ErrDirectory) || left != nil {
 		t.Errorf("%+v, %v", left, err)
 	}
 	s.broken = ""
 	for i, want := range []bool{true, false} {
-		left, err := a.Leave(t.Context(), "wxA", m, now)
+		left, err := a.Leave(t.Context(), "wxA", m, false, now)
 		if err != nil || (left != nil) != want {
 			t.Errorf("%d: %+v, %v", i, left, err)
 		}
 	}
 	if want := []string{"leave", "leave", "erase", "wx_auth_user_erased"}; !slices.Equal(s.done, want) {
 		t.Errorf("%v", s.done)
+	}
+}
+
+// A withdrawn number is not a cancelled account: the user stays, unless the app's settings or the
+// directory do not allow it.
+func TestWithdrawnNumberDetaches(t *testing.T) {
+	for _, c := range []struct {
+		name, event  string
+		erase, fixed bool
+		broken, want string
+	}{
+		{name: "withdrawn", event: wechat.EventRevoke, want: "detach wx_auth_phone_changed"},
+		{name: "erase is set", event: wechat.EventRevoke, erase: true, want: "erase wx_auth_user_erased"},
+		{name: "the directory cannot", event: wechat.EventRevoke, fixed: true, want: "erase wx_auth_user_erased"},
+		{name: "cancelled", event: wechat.EventCancellation, want: "erase wx_auth_user_erased"},
+		{name: "the directory is away", event: wechat.EventRevoke, broken: "detach"},
+	} {
+		s, a := newScene()
+		s.fixed, s.broken = c.fixed, c.broken
+		m := wechat.PushMessage{Event: c.event, RevokeInfo: "8", OpenID: "o1", CreatedAt: now}
+		left, err := a.Leave(t.Context(), "wxA", m, c.erase, now)
+		if errors.Is(err, ErrDirectory) != (c.broken != "") {
+			t.Errorf("%s: %v", c.name, err)
+		}
+		want := strings.Fields("leave " + c.want)
+		if !slices.Equal(s.done, want) || err == nil && (left.Detached == left.Erased || left.Detached != (want[1] == "detach")) {
+			t.Errorf("%s: %v, %+v", c.name, s.done, left)
+		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/event"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
 )
 
@@ -26,7 +27,7 @@ type Leaver struct {
 	// UserID is the user that the openid was bound to; empty if none.
 	UserID string
 	// Last means that no other openid of the user, in any app, has a phone login left.
-	// The user must then be erased, see Directory.EraseLeft.
+	// The user must then be erased or detached, see Directory.
 	Last bool
 	// Returned means that the openid logged in with a phone number after its user had
 	// left. Then nothing is done.
@@ -38,16 +39,18 @@ type Leaver struct {
 
 // Left describes what was done about a user who has left.
 type Left struct {
-	UserID           string
-	Ended            session.Ended
-	Erased, Returned bool
+	UserID                     string
+	Ended                      session.Ended
+	Detached, Erased, Returned bool
 }
 
-// Leave ends the sessions of the openid that has left, and erases the user if it was
-// their last one. It returns nil for a message that was handled before, on any replica:
-// WeChat repeats a message that was not answered in time, and a repetition cannot be
-// distinguished from a message that somebody has recorded and sends again.
-func (a Accounts) Leave(ctx context.Context, appid string, m wechat.PushMessage, now time.Time) (*Left, error) {
+// Leave ends the sessions of the openid that has left. If it was the user's last one,
+// the user is erased; but one who has only withdrawn the phone number is detached, unless
+// eraseRevoked is set or the directory cannot take numbers. It returns nil for a message
+// that was handled before, on any replica: WeChat repeats a message that was not answered
+// in time, and a repetition cannot be distinguished from a message that somebody has
+// recorded and sends again.
+func (a Accounts) Leave(ctx context.Context, appid string, m wechat.PushMessage, eraseRevoked bool, now time.Time) (*Left, error) {
 	step := sha256.Sum256(fmt.Appendf(nil, "push %q", []string{appid, m.Event, m.RevokeInfo, m.OpenID, m.CreatedAt.UTC().String()}))
 	if _, dealtWith, err := a.Store.Kept(ctx, step, now); err != nil || dealtWith {
 		return nil, err
@@ -73,7 +76,19 @@ func (a Accounts) Leave(ctx context.Context, appid string, m wechat.PushMessage,
 		return nil, err
 	}
 	if leaver.Last {
-		if left.Erased, err = a.eraseLeft(ctx, left.UserID, now); err != nil {
+		detach := m.Event == wechat.EventRevoke && !eraseRevoked
+		if detach {
+			left.Detached, err = a.Directory.DetachLeft(ctx, left.UserID, appid, m.OpenID)
+		}
+		switch {
+		case !detach, errors.Is(err, user.ErrPhoneFixed), errors.Is(err, user.ErrUnknown):
+			left.Erased, err = a.eraseLeft(ctx, left.UserID, now)
+		case err != nil:
+			err = errors.Join(ErrDirectory, err)
+		case left.Detached:
+			a.Emit(event.PhoneTaken(left.UserID))
+		}
+		if err != nil {
 			return nil, fmt.Errorf("user %s: %w", left.UserID, err)
 		}
 	}

@@ -153,6 +153,9 @@ func decodeObject(body []byte, fields map[string]any) error {
 // before its first login.
 type optional string
 
+// null is set by a member whose only value is null.
+type null bool
+
 func setField(field any, name string, raw json.RawMessage) error {
 	switch f := field.(type) {
 	case nil: // no field for this member
@@ -161,6 +164,11 @@ func setField(field any, name string, raw json.RawMessage) error {
 		if raw[0] != '"' && string(raw) != "null" || json.Unmarshal(raw, f) != nil {
 			return fmt.Errorf("%s must be a string", name)
 		}
+	case *null:
+		if string(raw) != "null" {
+			return fmt.Errorf("%s can only be null", name)
+		}
+		*f = true
 	case *string:
 		if raw[0] != '"' {
 			return fmt.Errorf("%s must be a string", name)

@@ -84,7 +84,7 @@ func (c *call) leaves(m wechat.PushMessage) *problem.Problem {
 				failed <- c.Panicked("panic in an endpoint", p)
 			}
 		}()
-		left, err := c.Accounts.Leave(ctx, c.id, m, c.now)
+		left, err := c.Accounts.Leave(ctx, c.id, m, c.Apps[c.id].EraseRevoked, c.now)
 		if err == nil {
 			c.hasLeft(m, left)
 			failed <- nil
@@ -111,5 +111,5 @@ func (c *call) hasLeft(m wechat.PushMessage, left *account.Left) {
 		return
 	}
 	c.Log.Info("a user has left", zap.String("event", m.Event), zap.String("appid", c.id), zap.String("user", left.UserID),
-		zap.Int("ended", left.Ended.Count), zap.Strings("sessions", left.Ended.IDs), zap.Bool("erased", left.Erased), zap.Bool("returned", left.Returned))
+		zap.Int("ended", left.Ended.Count), zap.Strings("sessions", left.Ended.IDs), zap.Bool("detached", left.Detached), zap.Bool("erased", left.Erased), zap.Bool("returned", left.Returned))
 }

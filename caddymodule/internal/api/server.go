@@ -59,6 +59,8 @@ type App struct {
 	wechat.App
 	WeChat string               // name of the WeChat to which it belongs
 	Push   *wechat.PushReceiver // nil: no messages are pushed to it
+	// EraseRevoked means that a user who withdraws the phone number is erased.
+	EraseRevoked bool
 }
 
 // Host is the web server around a site.

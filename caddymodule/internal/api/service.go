@@ -107,7 +107,7 @@ func (c *call) userID() (id string, ok bool) {
 	return id, err == nil && user.ValidID(id)
 }
 
-// serviceUser reads, disables, enables or erases a user.
+// serviceUser reads, changes or erases a user.
 func (c *call) serviceUser() error {
 	id, ok := c.userID()
 	if !ok {
@@ -115,7 +115,7 @@ func (c *call) serviceUser() error {
 	}
 	switch c.r.Method {
 	case http.MethodPatch:
-		return c.setDisabled(id)
+		return c.changeUser(id)
 	case http.MethodDelete:
 		return c.eraseUser(id)
 	}
@@ -128,25 +128,35 @@ func (c *call) noSuchUser() error {
 	return c.refuse(p)
 }
 
-func (c *call) setDisabled(id string) error {
+// changeUser disables or enables a user, or takes the user's number.
+func (c *call) changeUser(id string) error {
 	var disabled *bool
-	if p := readJSON(c.w, c.r, map[string]any{"disabled": &disabled}); p != nil {
-		return c.refuse(p)
+	var noPhone null
+	p := readJSON(c.w, c.r, map[string]any{"disabled": &disabled, "phone": &noPhone})
+	if p == nil && (disabled != nil) == bool(noPhone) {
+		p = problem.Invalid("Send either disabled, which is true or false, or phone, which is null.")
 	}
-	if disabled == nil {
-		return c.refuse(problem.Invalid("disabled is missing: send true or false."))
+	if p != nil {
+		return c.refuse(p)
 	}
 	ctx, done := c.seenThrough()
 	defer done()
 	what, ended, err := "enable", session.Ended{}, error(nil)
-	if *disabled {
+	switch {
+	case bool(noPhone):
+		what = "take phone"
+		ended, err = c.Accounts.TakePhone(ctx, id, c.now)
+	case *disabled:
 		what = "disable"
 		ended, err = c.Accounts.Disable(ctx, id, c.now)
-	} else {
+	default:
 		err = c.Accounts.Enable(ctx, id)
 	}
-	if errors.Is(err, user.ErrUnknown) {
+	switch {
+	case errors.Is(err, user.ErrUnknown):
 		return c.noSuchUser()
+	case errors.Is(err, user.ErrPhoneFixed):
+		return c.refuse(problem.New(problem.NotHere))
 	}
 	return c.served(what, id, ended, err)
 }

@@ -136,7 +136,7 @@ func (c *call) exportUser() error {
 	return c.answer(http.StatusOK, "application/json", exported(id, x))
 }
 
-var bindingStates = map[user.BindingState]string{user.Active: "active", user.Suspended: "suspended", user.Detached: "detached"}
+var bindingStates = map[user.BindingState]string{user.Active: "active", user.Suspended: "suspended", user.Detached: "detached", user.Withdrawn: "detached"}
 
 // exported is an export as JSON.
 func exported(id string, x account.Export) map[string]any {

@@ -78,6 +78,11 @@ func UserEnabled(id string) Event {
 	return Event{"wx_auth_user_enabled", map[string]any{"user": id}}
 }
 
+// PhoneTaken returns the event for a user who has no number any more.
+func PhoneTaken(id string) Event {
+	return Event{"wx_auth_phone_changed", map[string]any{"user": id}}
+}
+
 // UserErased returns the event for an erased user, with the sessions that ended.
 func UserErased(id string, ended session.Ended) Event {
 	return Event{"wx_auth_user_erased", map[string]any{"user": id, "sessions": ended.IDs, "count": ended.Count}}

@@ -156,7 +156,7 @@ func TestDetachedUserIsNobodyElses(t *testing.T) {
 	})
 }
 
-// The withdrawal is reported twice, and a second openid of hers leaves later. Only the openid that
+// The withdrawal is reported twice, and her second openid leaves later. Only the openid that
 // has detached her can bring her back.
 func TestDetachingTwiceIsDetachingOnce(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
