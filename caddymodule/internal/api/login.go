@@ -6,9 +6,9 @@ import (
 	"net/http"
 	"strings"
 
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/account"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
-	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
 // login takes the mini program's codes and answers with a token. With a phoneCode it is
@@ -36,7 +36,7 @@ func (c *call) login() error {
 		return c.refuse(loginProblem(err))
 	}
 	out := c.pair(res.Session, res.Token, res.RefreshToken)
-	out.UserInfo = userInfo(res.User)
+	out.UserInfo = account.UserInfo(res.User)
 	if delete(out.UserInfo, "moved"); res.Moved {
 		out.UserInfo["moved"] = true
 	}
@@ -116,26 +116,6 @@ func (s *Server) app(appid string, r *http.Request) (App, *problem.Problem) {
 		return a, nil
 	}
 	return App{}, problem.New(problem.Misconfigured)
-}
-
-// userInfo returns the user as answers contain it. Our members win over those from the
-// directory.
-func userInfo(u user.User) map[string]any {
-	info := make(map[string]any, len(u.Info)+5)
-	for k, v := range u.Info {
-		info[k] = v
-	}
-	info["id"] = u.ID
-	info["isNew"] = u.New
-	delete(info, "phoneNumber")
-	delete(info, "purePhoneNumber")
-	delete(info, "countryCode")
-	if !u.Phone.IsZero() {
-		info["phoneNumber"] = u.Phone.E164()
-		info["purePhoneNumber"] = u.Phone.National
-		info["countryCode"] = u.Phone.Country
-	}
-	return info
 }
 
 // tooEarly reports whether the request came as TLS early data, which can be recorded

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/http"
 
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/account"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
@@ -39,7 +40,7 @@ func (c *call) me() error {
 	if u.Phone.IsZero() { // the directory returns no numbers
 		u.Phone, _ = user.ParsePhone("", caller.Phone())
 	}
-	return c.answer(http.StatusOK, "application/json", userInfo(u))
+	return c.answer(http.StatusOK, "application/json", account.UserInfo(u))
 }
 
 // jwks answers with the public keys, for backends that verify tokens themselves.

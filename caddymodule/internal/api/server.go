@@ -7,7 +7,6 @@ import (
 	"context"
 	"net/http"
 	"sync/atomic"
-	"time"
 
 	"go.uber.org/zap"
 
@@ -18,7 +17,6 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/ratelimit"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/token"
-	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
 )
 
@@ -108,20 +106,7 @@ type Opened struct {
 type Store interface {
 	// Session returns a session, or [session.ErrNotFound].
 	Session(ctx context.Context, id string) (session.Session, error)
-	// UserSessions lists the sessions of a user that have not ended, newest first.
-	UserSessions(ctx context.Context, userID string, now time.Time) ([]session.Session, error)
-	// UserBindings lists the openids of a user, active ones first.
-	UserBindings(ctx context.Context, userID string) ([]user.Binding, error)
-	// Binding returns the user of an openid.
-	Binding(ctx context.Context, appid, openid string) (user.Binding, bool, error)
-	// FindPhone returns the id of the store's own user with a number; user.ErrUnknown.
-	FindPhone(ctx context.Context, p user.Phone) (id string, err error)
-	// ListUsers returns the store's own users after an id, in the order of the ids.
-	// ListBound returns the ids of users who live elsewhere and have an openid here.
-	ListUsers(ctx context.Context, after string, limit int) ([]user.User, error)
-	ListBound(ctx context.Context, after string, limit int) (ids []string, err error)
-	// Export returns everything that is kept about a user; user.ErrUnknown if nothing is.
-	Export(ctx context.Context, userID string) (account.Export, error)
+	account.Reader
 	// Probe writes to the store.
 	Probe(context.Context) error
 }

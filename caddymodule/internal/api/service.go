@@ -181,48 +181,21 @@ func unavailable(err error) *problem.Problem {
 	return problem.New(problem.StoreUnavailable)
 }
 
-// openid is one of a user's aliases.
-type openid struct {
-	AppID   string `json:"appid"`
-	OpenID  string `json:"openid"`
-	UnionID string `json:"unionid,omitempty"`
-	// PhoneLoginAt is the time of its last login with a phone number.
-	PhoneLoginAt time.Time `json:"phoneLoginAt"`
-	// Suspended means that another WeChat account has logged in with the user's number
-	// since, so this one cannot log in silently.
-	Suspended bool `json:"suspended,omitempty"`
+// lookup finds and shows users.
+func (c *call) lookup() account.Lookup {
+	return account.Lookup{Directory: c.Directory, Store: c.Store, Elsewhere: c.Elsewhere}
 }
 
 func (c *call) showUser(id string) error {
-	ctx := c.r.Context()
-	u, err := c.Directory.Check(ctx, id)
+	shown, err := c.lookup().Show(c.r.Context(), id, c.now)
 	switch {
 	case errors.Is(err, user.ErrUnknown):
 		return c.noSuchUser()
-	case err != nil:
+	case errors.Is(err, account.ErrDirectory):
 		c.storeFailed("looking up a user", err)
-		return c.refuse(unavailable(errors.Join(account.ErrDirectory, err)))
+		return c.refuse(unavailable(err))
+	case err != nil:
+		return c.refuse(c.storeFailed("looking up a user", err))
 	}
-	bindings, err := c.Store.UserBindings(ctx, id)
-	if err != nil {
-		return c.refuse(c.storeFailed("looking up a user's openids", err))
-	}
-	sessions, err := c.Store.UserSessions(ctx, id, c.now)
-	if err != nil {
-		return c.refuse(c.storeFailed("looking up a user's sessions", err))
-	}
-	openids := make([]openid, 0, len(bindings))
-	for _, b := range bindings {
-		openids = append(openids, openid{b.AppID, b.OpenID, b.UnionID, b.PhoneAt.UTC(), b.State == user.Suspended})
-		if u.Phone.IsZero() { // the directory returns no numbers: use the one from WeChat
-			u.Phone = b.Phone
-		}
-	}
-	devices := make([]device, 0, len(sessions))
-	for _, s := range sessions {
-		devices = append(devices, deviceOf(s))
-	}
-	info := record(u)
-	info["openids"], info["sessions"] = openids, devices
-	return c.answer(http.StatusOK, "application/json", info)
+	return c.answer(http.StatusOK, "application/json", shown.Record())
 }

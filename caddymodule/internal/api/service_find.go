@@ -4,7 +4,6 @@ import (
 	"errors"
 	"net/http"
 	"strconv"
-	"time"
 
 	"go.uber.org/zap"
 
@@ -43,11 +42,7 @@ func (c *call) findUser() error {
 
 func (c *call) ownerOf(phone, openid, appid string) (id string, err error) {
 	if phone == "" {
-		b, found, err := c.Store.Binding(c.r.Context(), appid, openid)
-		if err == nil && !found {
-			err = user.ErrUnknown
-		}
-		return b.UserID, err
+		return c.lookup().ByOpenID(c.r.Context(), appid, openid)
 	}
 	number, err := user.ParsePhone("", phone)
 	if err != nil {
@@ -79,44 +74,24 @@ func (c *call) listUsers() error {
 	if after != "" && !user.ValidID(after) {
 		return c.refuse(problem.Invalid("after is the next of the page before."))
 	}
-	users, err := c.usersAfter(after, limit+1)
+	users, next, err := c.lookup().List(c.r.Context(), after, limit)
 	if err != nil {
 		return c.refuse(c.storeFailed("listing users", err))
 	}
-	page := map[string]any{"users": users[:min(limit, len(users))]}
-	if len(users) > limit { // so there are more
-		page["next"] = users[limit-1]["id"]
+	list := []map[string]any{}
+	for _, u := range users {
+		one := map[string]any{"id": u.ID} // of users who live elsewhere nothing else is known
+		if !c.Elsewhere {
+			one = account.Record(u)
+		}
+		list = append(list, one)
+	}
+	page := map[string]any{"users": list}
+	if next != "" {
+		page["next"] = next
 	}
 	c.shown("list", "")
 	return c.answer(http.StatusOK, "application/json", page)
-}
-
-// usersAfter returns what is known here of users: of those who live elsewhere the ids.
-func (c *call) usersAfter(after string, limit int) (list []map[string]any, err error) {
-	list = []map[string]any{}
-	if c.Elsewhere {
-		ids, err := c.Store.ListBound(c.r.Context(), after, limit)
-		for _, id := range ids {
-			list = append(list, map[string]any{"id": id})
-		}
-		return list, err
-	}
-	users, err := c.Store.ListUsers(c.r.Context(), after, limit)
-	for _, u := range users {
-		list = append(list, record(u))
-	}
-	return list, err
-}
-
-// record is a user's record as the backend sees it.
-func record(u user.User) map[string]any {
-	info := userInfo(u)
-	delete(info, "isNew")
-	info["disabled"] = u.Disabled
-	if !u.CreatedAt.IsZero() {
-		info["createdAt"] = u.CreatedAt.UTC()
-	}
-	return info
 }
 
 // exportUser shows all that is kept here about a user, also after an erasure.
@@ -133,58 +108,5 @@ func (c *call) exportUser() error {
 		return c.refuse(c.storeFailed("exporting a user", err))
 	}
 	c.shown("export", id)
-	return c.answer(http.StatusOK, "application/json", exported(id, x))
-}
-
-var bindingStates = map[user.BindingState]string{user.Active: "active", user.Suspended: "suspended", user.Detached: "detached", user.Withdrawn: "detached"}
-
-// exported is an export as JSON.
-func exported(id string, x account.Export) map[string]any {
-	out := map[string]any{"id": id, "disabled": x.Disabled}
-	if x.User != nil {
-		out = record(*x.User)
-	}
-	if !x.ErasedAt.IsZero() {
-		out["erasedAt"] = x.ErasedAt.UTC()
-	}
-	openids := []map[string]any{}
-	for _, b := range x.Bindings {
-		one := map[string]any{"appid": b.AppID, "openid": b.OpenID, "state": bindingStates[b.State]}
-		put(one, "unionid", b.UnionID)
-		put(one, "phoneNumber", b.Phone.E164())
-		putTime(one, "phoneLoginAt", b.PhoneAt)
-		putTime(one, "authTime", b.AuthAt)
-		openids = append(openids, one)
-	}
-	former := []map[string]any{}
-	for _, f := range x.Former {
-		one := map[string]any{"appid": f.AppID, "openid": f.OpenID, "leftAt": f.LeftAt.UTC()}
-		put(one, "unionid", f.UnionID)
-		former = append(former, one)
-	}
-	sessions := []map[string]any{}
-	for _, s := range x.Sessions {
-		one := map[string]any{"id": s.ID, "issuer": s.Issuer, "appid": s.AppID, "createdAt": s.CreatedAt.UTC(), "refreshedAt": s.RefreshedAt.UTC()}
-		for name, value := range map[string]string{"openid": s.OpenID, "unionid": s.UnionID, "audience": s.Audience,
-			"userAgent": s.UserAgent, "address": s.Address, "endReason": string(s.EndReason)} {
-			put(one, name, value)
-		}
-		putTime(one, "expiresAt", s.ExpiresAt)
-		putTime(one, "endedAt", s.EndedAt)
-		sessions = append(sessions, one)
-	}
-	out["openids"], out["formerOpenids"], out["sessions"] = openids, former, sessions
-	return out
-}
-
-func put(to map[string]any, name, value string) {
-	if value != "" {
-		to[name] = value
-	}
-}
-
-func putTime(to map[string]any, name string, at time.Time) {
-	if !at.IsZero() {
-		to[name] = at.UTC()
-	}
+	return c.answer(http.StatusOK, "application/json", x.Record(id))
 }

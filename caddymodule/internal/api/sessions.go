@@ -2,31 +2,12 @@ package api
 
 import (
 	"net/http"
-	"time"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/account"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/token"
 )
-
-// device is a session as its user sees it.
-type device struct {
-	ID          string    `json:"id"`
-	Current     *bool     `json:"current,omitempty"` // none to the backend
-	AppID       string    `json:"appid"`
-	CreatedAt   time.Time `json:"createdAt"`
-	RefreshedAt time.Time `json:"refreshedAt"`
-	UserAgent   string    `json:"userAgent"`
-	Address     string    `json:"address"`
-}
-
-func deviceOf(s session.Session) device {
-	return device{
-		ID: s.ID, AppID: s.AppID, CreatedAt: s.CreatedAt.UTC(), RefreshedAt: s.RefreshedAt.UTC(),
-		UserAgent: s.UserAgent, Address: s.Address,
-	}
-}
 
 // listSessions lists the caller's sessions at this issuer, newest first.
 func (c *call) listSessions() error {
@@ -38,9 +19,9 @@ func (c *call) listSessions() error {
 	if err != nil {
 		return c.refuse(c.storeFailed("listing sessions", err))
 	}
-	devices := make([]device, 0, len(ss))
+	devices := make([]account.Device, 0, len(ss))
 	for _, s := range ss {
-		d := deviceOf(s)
+		d := account.DeviceOf(s)
 		current := s.ID == caller.SessionID()
 		d.Current = &current
 		devices = append(devices, d)
