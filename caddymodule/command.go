@@ -8,89 +8,126 @@ import (
 	"maps"
 	"os"
 	"os/signal"
+	"reflect"
+	"slices"
 	"strings"
 	"syscall"
-	"time"
 
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/cli"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/clock"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/store"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/token"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
 func init() {
 	caddycmd.RegisterCommand(caddycmd.Command{
 		Name:  "wx-auth",
-		Usage: "schema|keys|rekey|import",
-		Short: "Manages the store of wx_auth: its tables, keys and users",
-		Long: `Manages the store of wx_auth. The commands read the configuration that Caddy is
-started with, and find the store and its encryption key there; no secret is an
-argument. They work with or without running replicas.
+		Usage: "users|sessions|token|keys|rekey|import|schema",
+		Short: "Manages the users, sessions and keys of wx_auth, and its store",
+		Long: `Manages the users, sessions and keys of wx_auth, and its store. The commands read
+the configuration that Caddy is started with, and find the store and its encryption
+key there; no secret is an argument. They work with or without running replicas,
+which notice within a second and a half what was ended or disabled.
 
 Run them as the user that runs Caddy and with its environment variables. With
 systemd, for example:
 
-  sudo -u caddy sh -c 'set -a; . /etc/caddy/wx.env;
-    caddy wx-auth keys list --config /etc/caddy/Caddyfile'`,
+  sudo -u caddy caddy wx-auth users find +8613800138000 \
+    --config /etc/caddy/Caddyfile --envfile /etc/caddy/wx.env`,
 		CobraFunc: func(cmd *cobra.Command) {
-			cmd.AddCommand(schemaCommand(), keysCommand(), rekeyCommand(), importCommand())
+			cmd.AddCommand(usersCommand(), sessionsCommand(), tokenCommand(), keysCommand(), rekeyCommand(), importCommand(), schemaCommand())
 		},
 	})
 }
 
-// configFlags name the configuration that a command works on.
-type configFlags struct{ file, adapter string }
+// configFlags name the configuration that a command works on, and the form of its output.
+type configFlags struct {
+	file, adapter   string
+	envfiles        []string
+	store           string // a part of the store's name
+	json, fullPhone bool
+}
 
 // addConfigFlags adds the flags that Caddy's own commands have.
 func addConfigFlags(cmd *cobra.Command) *configFlags {
 	c := new(configFlags)
 	cmd.Flags().StringVarP(&c.file, "config", "c", "", "the configuration that Caddy is started with (default: the Caddyfile in this directory)")
 	cmd.Flags().StringVarP(&c.adapter, "adapter", "a", "", "the config adapter, if it is neither a Caddyfile nor JSON")
+	cmd.Flags().StringSliceVar(&c.envfiles, "envfile", nil, "file with the environment variables of Caddy; may be repeated")
 	return c
+}
+
+func (c *configFlags) addJSON(cmd *cobra.Command) *configFlags {
+	cmd.Flags().BoolVar(&c.json, "json", false, "write JSON, for scripts")
+	return c
+}
+
+func (c *configFlags) addStore(cmd *cobra.Command) *configFlags {
+	cmd.Flags().StringVar(&c.store, "store", "", "a part of the store's name, if the configuration has several")
+	return c
+}
+
+// addPhone adds the flag that shows phone numbers in full.
+func (c *configFlags) addPhone(cmd *cobra.Command) *configFlags {
+	cmd.Flags().BoolVar(&c.fullPhone, "full-phone", false, "write phone numbers in full, not masked")
+	return c
+}
+
+func (c *configFlags) output(cmd *cobra.Command) cli.Output {
+	return cli.Output{Writer: cmd.OutOrStdout(), JSON: c.json, FullPhone: c.fullPhone}
 }
 
 // commandStore is a store of the configuration, as the commands see it.
 type commandStore struct {
-	name  string
-	key   storeKey
-	set   settings // of the first directive with this store
-	rings []token.RingSettings
-	// static are the ids of the keys in the configuration (token { key }).
-	static []string
-	apps   []string
+	cli.Store
+	key storeKey
+	set settings // of the first directive with this store
 	// directory and names say whose ids the configuration has.
 	directory directoryName
 	names     store.Names
-	// sessions is the longest lifetime of a session.
-	sessions time.Duration
-	store    *store.Store
-	db       *store.DB
+	db        *store.DB
+	handler   *Handler // has the settings of an external directory
+	users     func()   // closes the external directory
+}
+
+// handlers returns the directives of the configuration, and the file that it is in.
+func (c *configFlags) handlers() (found []*Handler, file string, config []byte, err error) {
+	for _, path := range c.envfiles {
+		if err := cli.LoadEnvFile(path); err != nil {
+			return nil, "", nil, err
+		}
+	}
+	config, file, _, err = caddycmd.LoadConfig(c.file, c.adapter)
+	if err != nil {
+		return nil, file, nil, err
+	}
+	if len(config) == 0 {
+		return nil, file, nil, errors.New("there is no Caddyfile here: name the configuration that Caddy is started with: --config /etc/caddy/Caddyfile")
+	}
+	if found, err = directives(config); err != nil {
+		return nil, file, config, fmt.Errorf("%s: %w", file, err)
+	}
+	if len(found) == 0 {
+		return nil, file, config, fmt.Errorf("%s: there is no wx_auth in it", file)
+	}
+	return found, file, config, nil
 }
 
 // stores returns the stores that the configuration names.
-func (c *configFlags) stores() ([]*commandStore, error) {
-	config, file, _, err := caddycmd.LoadConfig(c.file, c.adapter)
+func (c *configFlags) stores() (list []*commandStore, err error) {
+	handlers, file, _, err := c.handlers()
 	if err != nil {
 		return nil, err
 	}
-	if len(config) == 0 {
-		return nil, errors.New("there is no Caddyfile here: name the configuration that Caddy is started with: --config /etc/caddy/Caddyfile")
-	}
-	handlers, err := directives(config)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", file, err)
-	}
-	var list []*commandStore
 	for _, h := range handlers {
 		if list, err = addStore(list, h); err != nil {
 			return nil, fmt.Errorf("%s: wx_auth: %w", file, err)
 		}
-	}
-	if len(list) == 0 {
-		return nil, fmt.Errorf("%s: there is no wx_auth in it", file)
 	}
 	return list, nil
 }
@@ -123,8 +160,8 @@ func directives(config []byte) (found []*Handler, err error) {
 				found = append(found, h)
 				return nil
 			}
-			for _, child := range node {
-				if err := walk(child); err != nil {
+			for _, name := range slices.Sorted(maps.Keys(node)) {
+				if err := walk(node[name]); err != nil {
 					return err
 				}
 			}
@@ -137,12 +174,14 @@ func directives(config []byte) (found []*Handler, err error) {
 // addStore adds the store of a directive to the list, or the directive to its store. It
 // resolves only the settings that concern a store: a command needs no AppSecret.
 func addStore(list []*commandStore, h *Handler) ([]*commandStore, error) {
-	var s settings
-	for _, part := range []func(*Handler, lookup) error{s.resolveStore, s.resolveLogin, s.resolveToken, s.resolveSession, s.resolveHosts} {
+	s := settings{Register: h.Register == nil || *h.Register}
+	for _, part := range []func(*Handler, lookup) error{s.resolveStore, s.resolveLogin, s.resolveHosts, s.resolveToken, s.resolveSession} {
 		if err := part(h, atProvision); err != nil {
 			return nil, err
 		}
 	}
+	again := *h // loading a module removes its settings
+	again.UsersRaw = slices.Clone(h.UsersRaw)
 	directory, err := directoryOf(h)
 	if err != nil {
 		return nil, err
@@ -160,35 +199,51 @@ func addStore(list []*commandStore, h *Handler) ([]*commandStore, error) {
 		if err != nil {
 			return nil, err
 		}
-		at = &commandStore{name: db.String(), key: key, set: s, db: db, store: db.WithTables(s.EncryptionKeys), directory: directory, names: names}
+		at = &commandStore{key: key, set: s, db: db, directory: directory, names: names, handler: &again, users: func() {}}
+		at.Name, at.Store.Store, at.NewOpenID, at.External = db.String(), db.WithTables(s.EncryptionKeys), s.Login.NewOpenID, directory.external
 		if key.prefix != defaultTablePrefix {
-			at.name += ", tables " + key.prefix + "…"
+			at.Name += ", tables " + key.prefix + "…"
 		}
 		list = append(list, at)
-	} else if err := errors.Join(sameStore(at.set, s), sameNames("the store "+at.name, at.directory, directory, at.names, names)); err != nil {
+	} else if err := errors.Join(sameStore(at.set, s), sameNames("the store "+at.Name, at.directory, directory, at.names, names)); err != nil {
 		return nil, err
 	}
 	maps.Copy(at.names.WeChat, names.WeChat)
-	at.sessions = max(at.sessions, s.Session.Lifetime)
-	for _, a := range s.Apps {
-		at.apps = append(at.apps, a.ID)
-	}
-	if s.Token.Static == nil {
-		at.addRing(s.Token.ring())
-	} else {
-		at.static = append(at.static, s.Token.Static.IDs()...)
-	}
+	at.addSite(s)
 	return list, nil
 }
 
+// addSite adds a site to its store.
+func (o *commandStore) addSite(s settings) {
+	l := &o.Sessions
+	*l = session.Settings{Idle: max(l.Idle, s.Session.Idle), Lifetime: max(l.Lifetime, s.Session.Lifetime), Grace: max(l.Grace, s.Session.Grace),
+		TokenLife: max(l.TokenLife, s.Session.TokenLife), Max: max(l.Max, s.Session.Max)}
+	for _, a := range s.Apps {
+		if !slices.Contains(o.Apps, a.ID) {
+			o.Apps = append(o.Apps, a.ID)
+		}
+	}
+	site := cli.Site{Policy: s.Token.Policy, Static: s.Token.Static, Algorithm: s.Token.Algorithm}
+	if !slices.ContainsFunc(o.Sites, func(other cli.Site) bool {
+		return reflect.DeepEqual(other.Policy, site.Policy) && other.Static == site.Static && other.Algorithm == site.Algorithm
+	}) {
+		o.Sites = append(o.Sites, site)
+	}
+	if s.Token.Static == nil {
+		o.addRing(s.Token.ring())
+	} else {
+		o.Static = append(o.Static, s.Token.Static)
+	}
+}
+
 func (o *commandStore) addRing(own token.RingSettings) {
-	for i := range o.rings {
-		if o.rings[i].Algorithm == own.Algorithm {
-			shareRing(&o.rings[i], own)
+	for i := range o.Rings {
+		if o.Rings[i].Algorithm == own.Algorithm {
+			shareRing(&o.Rings[i], own)
 			return
 		}
 	}
-	o.rings = append(o.rings, own)
+	o.Rings = append(o.Rings, own)
 }
 
 // open opens the store. A command creates no tables: run as the wrong user, or in the wrong
@@ -196,16 +251,25 @@ func (o *commandStore) addRing(own token.RingSettings) {
 func (o *commandStore) open(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
-	err := o.store.Open(ctx)
+	err := o.Store.Open(ctx)
 	if errors.Is(err, store.ErrSchema) {
 		err = fmt.Errorf("%w\nStart Caddy with this configuration first: it creates the tables. "+
 			"The path of an SQLite file depends on the user: run this as the user that runs Caddy", err)
 	}
 	if err == nil {
 		// Nothing is recorded: only a running configuration decides whose ids these are.
-		err = o.store.CheckNames(ctx, o.names)
+		err = o.CheckNames(ctx, o.names)
+	}
+	o.Directory = o.Store.Users(true, o.Sessions)
+	if o.External {
+		o.Directory = o.Elsewhere(user.Checked(&lateUsers{o, nil}), o.Sessions)
 	}
 	return withRemedy(err, o.directory)
+}
+
+func (o *commandStore) close() error {
+	o.users()
+	return o.db.Close()
 }
 
 // each opens the stores one after the other, and calls do with each.
@@ -219,93 +283,48 @@ func (c *configFlags) each(ctx context.Context, do func(context.Context, *comman
 		if err == nil {
 			err = do(ctx, o)
 		}
-		if err = errors.Join(err, o.db.Close()); err != nil {
+		if err = errors.Join(err, o.close()); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
+// one opens the store that --store names, or the only one, and calls do with it.
+func (c *configFlags) one(do func(context.Context, *commandStore) error) error {
+	ctx, stop := untilInterrupted()
+	defer stop()
+	list, err := c.stores()
+	if err != nil {
+		return err
+	}
+	o, err := chosen(list, c.store)
+	if err != nil {
+		return err
+	}
+	if err = o.open(ctx); err == nil {
+		err = do(ctx, o)
+	}
+	return errors.Join(err, o.close())
+}
+
+// chosen returns the store whose name contains which.
+func chosen(list []*commandStore, which string) (*commandStore, error) {
+	var names []string
+	var found []*commandStore
+	for _, o := range list {
+		names = append(names, o.Name)
+		if strings.Contains(o.Name, which) {
+			found = append(found, o)
+		}
+	}
+	if len(found) != 1 {
+		return nil, fmt.Errorf("%d of the configuration's stores fit: choose one with --store <part of its name>:\n  %s", len(found), strings.Join(names, "\n  "))
+	}
+	return found[0], nil
+}
+
 // untilInterrupted returns a context that ends when the user interrupts the command.
 func untilInterrupted() (context.Context, context.CancelFunc) {
 	return signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-}
-
-// moment formats a time for output.
-func moment(t time.Time) string {
-	if t.IsZero() {
-		return "-"
-	}
-	return t.UTC().Format("2006-01-02 15:04:05Z")
-}
-
-func schemaCommand() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "schema postgres|mysql|sqlite",
-		Short: "Prints the SQL that creates the tables, for `migrate off`",
-		Long: `Prints the SQL that creates all tables and indexes, for databases whose schema no
-program may change: run it as the tables' owner, and write "migrate off" in the
-block of store. The grants that the gateway's user needs are at its end.
-
-With --from it prints what brings the tables of an earlier version up to date;
-the error at start names that version.`,
-		Example: `  caddy wx-auth schema postgres | psql -v ON_ERROR_STOP=1 app
-  caddy wx-auth schema mysql --table-prefix login_ | mysql app
-  caddy wx-auth schema mysql --from 1`,
-		Args:      cobra.ExactArgs(1),
-		ValidArgs: store.Kinds(), // for the shell's completion
-	}
-	prefix := cmd.Flags().String("table-prefix", defaultTablePrefix, "what the name of each table starts with, as in table_prefix")
-	from := cmd.Flags().Int("from", 0, "the version that the tables have")
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		text, err := store.Schema(args[0], *prefix, *from)
-		if err != nil {
-			return err
-		}
-		_, err = fmt.Fprint(cmd.OutOrStdout(), text)
-		return err
-	}
-	return cmd
-}
-
-// bar is a progress line on a terminal, rewritten in place. Without a terminal it prints
-// nothing.
-type bar struct {
-	out   *os.File // nil: none
-	shown time.Time
-}
-
-func newBar(out *os.File) *bar {
-	if !term.IsTerminal(int(out.Fd())) {
-		out = nil
-	}
-	return &bar{out: out}
-}
-
-const eraseLine = "\r\x1b[2K"
-
-// show writes the line, at most ten times a second.
-func (b *bar) show(format string, args ...any) {
-	if b.out == nil || time.Since(b.shown) < 100*time.Millisecond {
-		return
-	}
-	b.shown = time.Now()
-	fmt.Fprintf(b.out, eraseLine+format, args...)
-}
-
-// clear erases the line.
-func (b *bar) clear() {
-	if b.out != nil {
-		fmt.Fprint(b.out, eraseLine)
-	}
-}
-
-// blocks draws the share that part has of whole.
-func blocks(part, whole int64) string {
-	const width = 30
-	full := width
-	if whole > 0 {
-		full = int(min(part, whole) * width / whole)
-	}
-	return "[" + strings.Repeat("#", full) + strings.Repeat(".", width-full) + "]"
 }

@@ -261,14 +261,29 @@ func (c *Caddy) Validate(caddyfile string) error {
 }
 
 // Command runs `caddy args…` with this Caddy's environment and returns its output.
-func (c *Caddy) Command(args ...string) (string, error) {
+func (c *Caddy) Command(args ...string) (string, error) { return c.CommandWith("", args...) }
+
+// CommandWith is Command with a standard input.
+func (c *Caddy) CommandWith(input string, args ...string) (string, error) {
+	stdout, stderr, err := c.outputs(input, true, args...)
+	return stdout + stderr, err
+}
+
+// outputs runs a command and returns its outputs, both in the first string if joined.
+func (c *Caddy) outputs(input string, joined bool, args ...string) (stdout, stderr string, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), CommandTime)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, c.binary, args...)
 	cmd.Dir, cmd.Env, cmd.SysProcAttr = c.Home, c.env, c.attr
 	cmd.WaitDelay = 5 * time.Second
-	out, err := cmd.CombinedOutput()
-	return string(out), err
+	cmd.Stdin = strings.NewReader(input)
+	var out, errs strings.Builder
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	if joined {
+		cmd.Stderr = &out
+	}
+	err = cmd.Run()
+	return out.String(), errs.String(), err
 }
 
 // loadTries is how often Load tries: each load replaces the listener of the admin

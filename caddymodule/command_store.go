@@ -1,0 +1,232 @@
+package caddymodule
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/cli"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/store"
+)
+
+func schemaCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "schema postgres|mysql|sqlite",
+		Short: "Prints the SQL that creates the tables, for `migrate off`",
+		Long: `Prints the SQL that creates all tables and indexes, for databases whose schema no
+program may change: run it as the tables' owner, and write "migrate off" in the
+block of store. The grants that the gateway's user needs are at its end.
+
+With --from it prints what brings the tables of an earlier version up to date;
+the error at start names that version.`,
+		Example: `  caddy wx-auth schema postgres | psql -v ON_ERROR_STOP=1 app
+  caddy wx-auth schema mysql --table-prefix login_ | mysql app
+  caddy wx-auth schema mysql --from 1`,
+		Args:      cobra.ExactArgs(1),
+		ValidArgs: store.Kinds(), // for the shell's completion
+	}
+	prefix := cmd.Flags().String("table-prefix", defaultTablePrefix, "what the name of each table starts with, as in table_prefix")
+	from := cmd.Flags().Int("from", 0, "the version that the tables have")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		text, err := store.Schema(args[0], *prefix, *from)
+		if err != nil {
+			return err
+		}
+		_, err = fmt.Fprint(cmd.OutOrStdout(), text)
+		return err
+	}
+	return cmd
+}
+
+func keysCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "keys",
+		Short: "Lists or rotates the keys that sign tokens",
+		Long: `The gateway generates the keys that sign tokens, keeps them in the store and rotates
+them. These commands list them, and rotate them early.`,
+	}
+	cmd.AddCommand(keysListCommand(), keysRotateCommand())
+	return cmd
+}
+
+func keysListCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "list",
+		Short:   "Lists the keys that sign tokens, and the use of each",
+		Example: `  caddy wx-auth keys list --config /etc/caddy/Caddyfile`,
+		Args:    cobra.NoArgs,
+	}
+	from := addConfigFlags(cmd).addJSON(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		ctx, stop := untilInterrupted()
+		defer stop()
+		out, list := from.output(cmd), cli.Keys{}
+		err := from.each(ctx, func(ctx context.Context, o *commandStore) error {
+			return list.Add(ctx, out, &o.Store, time.Now())
+		})
+		return errors.Join(err, list.Write(out))
+	}
+	return cmd
+}
+
+func keysRotateCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "rotate [--compromised <kid>]",
+		Short: "Generates the next key now, or drops a compromised one",
+		Long: `Generates and stores the next key now. It is published at once, and signs ten
+minutes later: by then every replica knows it, and every backend that caches the JWKS
+as its Cache-Control says, so that no token has an unknown key. Tokens that the
+former key signed are accepted until they expire. Nobody is logged out.
+
+With --compromised the key of this kid is dropped at once. If it was the one that
+signs, a new one signs from now on. This breaks something, on purpose:
+
+  * Each replica refuses the tokens that it signed, within a minute. Clients then
+    refresh, as they do when a token expires. Sessions go on.
+  * Backends that verify tokens themselves accept them as long as they cache the
+    JWKS, up to five minutes, and may refuse tokens of the new key that long.`,
+		Example: `  caddy wx-auth keys rotate --config /etc/caddy/Caddyfile
+  caddy wx-auth keys rotate --compromised 3xkmZTIpMhMpVWPSaqX8zQ9hpHhqR6m3iU0Qk0dVLnI`,
+		Args: cobra.NoArgs,
+	}
+	from := addConfigFlags(cmd)
+	compromised := cmd.Flags().String("compromised", "", "the kid of the key to drop at once")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if cmd.Flags().Changed("compromised") && *compromised == "" {
+			return errors.New("--compromised needs the kid of a key: `caddy wx-auth keys list` shows them")
+		}
+		ctx, stop := untilInterrupted()
+		defer stop()
+		out, rings, found := from.output(cmd), 0, false
+		err := from.each(ctx, func(ctx context.Context, o *commandStore) error {
+			if *compromised != "" {
+				dropped, err := o.DropKey(ctx, out, *compromised, time.Now())
+				found = found || dropped
+				return err
+			}
+			n, err := o.RotateKeys(ctx, out, time.Now())
+			rings += n
+			return err
+		})
+		switch {
+		case err != nil:
+			return err
+		case *compromised != "" && !found:
+			return fmt.Errorf("there is no key %q: `caddy wx-auth keys list` shows those that are", *compromised)
+		case *compromised == "" && rings == 0:
+			return errors.New("the key that signs is in the configuration (token { key … }): change it there")
+		}
+		return nil
+	}
+	return cmd
+}
+
+func rekeyCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "rekey [--compromised] [--force]",
+		Short: "Seals everything in the store with the newest encryption key",
+		Long: `Seals with the newest encryption key whatever an older one has sealed: phone
+numbers, signing keys, access tokens, the results of login steps. It works in small
+batches beside running replicas. If it is interrupted, the next run continues where
+it ended. To change the key without downtime:
+
+  1. Give every replica the new key behind the old one, and reload:
+     encryption_key <old> <new>. With one replica, begin at 2.
+  2. Change the order, and reload: encryption_key <new> <old>
+  3. caddy wx-auth rekey
+  4. Remove the old key, and reload: encryption_key <new>. Sessions go on: the keys
+     that check their refresh tokens are kept, sealed with the new key.
+  5. caddy wx-auth rekey, once more: it deletes the old key's entries in the index
+     of phone numbers.
+
+It begins only when each replica that was up within the last two minutes has the new
+key. Others could not read what is sealed with it, and would answer 503
+misconfigured. --force skips this check, for replicas that are gone for good.
+
+With --compromised in step 3, if somebody else has the old key and perhaps a copy of
+the database, nothing is kept that they could use:
+
+  * Every session ends; people log in again, most of them silently.
+  * Generated signing keys are replaced. The new ones sign at once, and within a
+    minute every replica refuses what the former ones signed, and ends WebSockets.
+  * The results of login steps and WeChat's access tokens are deleted.
+
+What it cannot do:
+
+  * Only you can change a key in the configuration (token { key … }). The command
+    refuses to run until you have: change it, reload, and run the command again.
+  * WeChat's access token in the copy is good for up to two hours. Reset the
+    AppSecret at WeChat to end it, and restrict its use by the IP whitelist.
+  * Backends that verify tokens themselves keep the JWKS for up to five minutes.
+  * A person who still has access to the database can read what is written until
+    step 4.
+
+To replace the key that was generated for an SQLite file, configure a key, and name
+the generated one as the old one: encryption_key <new> {file./…/wx_auth.db.key}`,
+		Example: `  caddy wx-auth rekey --config /etc/caddy/Caddyfile`,
+		Args:    cobra.NoArgs,
+	}
+	from := addConfigFlags(cmd)
+	compromised := cmd.Flags().Bool("compromised", false, "somebody else has the old key: keep nothing of it, and end every session")
+	force := cmd.Flags().Bool("force", false, "begin though replicas do not have the new key, or a configured signing key may be the old one")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		ctx, stop := untilInterrupted()
+		defer stop()
+		return from.each(ctx, func(ctx context.Context, o *commandStore) error {
+			fmt.Fprintln(cmd.OutOrStdout(), o.Name)
+			return o.Rekey(ctx, from.output(cmd), *compromised, *force)
+		})
+	}
+	return cmd
+}
+
+func importCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "import <file.csv>",
+		Short: "Imports users and their openids from another system",
+		Long: `Imports users and their openids from a CSV file, so that they need not share their
+phone number again: from then on they log in silently, as if each had logged in with
+the phone number at the time of the import.
+
+The columns are appid, openid, unionid, phone, user id, in this order, or in the
+order of a first line with these names. The unionid may be empty. Without a user id
+the user is the owner of the phone number, or gets a new id. The phone number may be
+left out for a user id that is in the store already.
+
+If "users" names a directory of your own, users stay there: each line needs the
+user's id in that directory, and binds the openid to it. The phone number is used
+only if your directory returns none.
+
+The store wins over the file, and is never changed by it. A line is refused if the
+user has another openid in the app (unless on_new_openid is keep), or if the phone
+number, the openid or the unionid belongs to another user in the store. So the same
+file can be imported repeatedly; the second time nothing is written, and no binding
+is renewed. After an interruption, run the command again. Remove users whom you have
+erased from the file.
+
+Refused lines are printed, with the number of the line and the reason, and the phone
+number masked. The command then fails, though all other lines were imported.
+
+Start Caddy with the configuration once before: it creates the tables. You can import
+while replicas run.`,
+		Example: `  caddy wx-auth import users.csv --config /etc/caddy/Caddyfile > refused.txt`,
+		Args:    cobra.ExactArgs(1),
+	}
+	from := addConfigFlags(cmd)
+	from.addStore(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		file, err := os.Open(args[0])
+		if err != nil {
+			return err
+		}
+		defer file.Close()
+		return from.one(func(ctx context.Context, o *commandStore) error {
+			return o.Import(ctx, from.output(cmd), file)
+		})
+	}
+	return cmd
+}
