@@ -39,7 +39,7 @@ var allowedImports = map[string][]string{
 	"caddymodule/internal/api": {"caddymodule/user", "caddymodule/wechat", "caddymodule/internal/account", "caddymodule/internal/conn", "caddymodule/internal/event", "caddymodule/internal/gate",
 		"caddymodule/internal/login", "caddymodule/internal/network", "caddymodule/internal/problem", "caddymodule/internal/ratelimit", "caddymodule/internal/session", "caddymodule/internal/token"},
 	"caddymodule/internal/gate":      {"caddymodule/internal/problem", "caddymodule/internal/token"},
-	"caddymodule/internal/login":     {"caddymodule/user", "caddymodule/wechat", "caddymodule/internal/problem", "caddymodule/internal/session", "caddymodule/internal/token"},
+	"caddymodule/internal/login":     {"caddymodule/user", "caddymodule/wechat", "caddymodule/internal/clock", "caddymodule/internal/problem", "caddymodule/internal/session", "caddymodule/internal/token"},
 	"caddymodule/internal/importer":  {"caddymodule/user"},
 	"caddymodule/internal/ratelimit": {},
 	"caddymodule/internal/store": {"caddymodule/user", "caddymodule/user/sqldir", "caddymodule/internal/account", "caddymodule/internal/clock", "caddymodule/internal/importer", "caddymodule/internal/login",

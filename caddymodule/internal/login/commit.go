@@ -69,6 +69,10 @@ type Known struct {
 	// Detached is the user whose number this WeChat account has withdrawn, if any: one
 	// of the openid, or else one of its unionid.
 	Detached string
+	// Asked is the time at which this was read, by the database's clock. The directory
+	// is asked after it. Zero if the store has users of its own, as their numbers change
+	// in the store's own transactions.
+	Asked time.Time
 }
 
 // Committed holds the changes of a login to other accounts and sessions.
@@ -87,16 +91,22 @@ type Committed struct {
 	Rebound bool
 }
 
-// These errors say why a login was not committed. Nothing was written then.
+// These errors say why a login, or a change of number, was not committed. Nothing was written then.
 var (
 	// ErrChanged means that the facts on which the login was decided have changed
 	// since.
 	ErrChanged = errors.New("what the login was decided on has changed")
+	// ErrChanging means that the user's number is being changed in an external
+	// directory, so that its answer may be old.
+	ErrChanging = errors.New("the user's number is being changed")
 	// ErrOvertaken means that another account has replaced this openid since the login
 	// began. Only fresh codes can prove who has the number.
 	ErrOvertaken = errors.New("another WeChat account logged in with this number meanwhile")
 	// ErrCodeSpent means that the login code has already opened a session.
 	ErrCodeSpent = errors.New("the login code has opened a session already")
+	// ErrChangedSince means that the phone code has already changed the number, and that
+	// the user has another one by now.
+	ErrChangedSince = errors.New("the phone code has changed the number before, and the user has another one by now")
 )
 
 // Opened is the error for codes that have already opened a session, with what was kept

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/clock"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
@@ -92,6 +93,13 @@ type Store interface {
 	// user.ErrUnknown if the user was disabled or erased meanwhile; ErrChanged,
 	// ErrOvertaken or ErrCodeSpent; *Opened if another replica was faster.
 	Commit(ctx context.Context, c Commit) (Committed, error)
+	// ChangePhone makes a change of number in one transaction. If it returns an error,
+	// nothing was changed: session.ErrEnded if the session is over; user.ErrDisabled or
+	// user.ErrUnknown; user.ErrPhoneTaken; ErrChangedSince. BeginPhoneChange checks the
+	// same. It changes nothing, and for as long as life keeps logins from trusting what
+	// an external directory answers about the user.
+	ChangePhone(ctx context.Context, c PhoneChange) (PhoneChanged, error)
+	BeginPhoneChange(ctx context.Context, c PhoneChange, owner string, life time.Duration) (PhoneChanged, error)
 
 	// Lease reads the results of steps. It leases to owner, for as long as life, each
 	// step that has no result and is not leased by another replica, and records when
@@ -133,10 +141,15 @@ type Settings struct {
 	Silent time.Duration
 	// NewOpenID is the rule for a known user's other openid in the same app.
 	NewOpenID user.NewOpenID
+	// Elsewhere means that users live in a directory outside of the store.
+	Elsewhere bool
+	// PhonesFixed means that nobody changes their number here, because WeChat is not
+	// asked to compare the phone code with the openid.
+	PhonesFixed bool
 }
 
 // Chain logs users in by the settings of one configuration. All fields but Observe,
-// OnDone and Now are required.
+// OnDone, OnPhoneChange and Now are required.
 type Chain struct {
 	WeChat    WeChat
 	Directory user.Directory
@@ -159,6 +172,8 @@ type Chain struct {
 	// all of them have hung up. ctx carries the values of the first request's context.
 	// The error is an *Error or a *Panic. Optional.
 	OnDone func(ctx context.Context, r Request, res Result, err error)
+	// OnPhoneChange is OnDone for a change of number. Optional.
+	OnPhoneChange func(ctx context.Context, r ChangeRequest, res Result, err error)
 	// Now returns the current time; nil means time.Now.
 	Now func() time.Time
 }
@@ -169,9 +184,20 @@ type Chain struct {
 // attempt finds its result. An error of Request.Admit is returned unchanged.
 func (c *Chain) Login(ctx context.Context, r Request) (Result, error) {
 	k := keyOf("login", r.parts(c.Sessions.Issuer, c.Sessions.FirstAudience(), r.App.ID, r.Code, r.PhoneCode)...)
+	return c.joined(ctx, k, r.Admit, func(ctx context.Context) (Result, error) { return c.run(ctx, r, k) },
+		func(ctx context.Context, res Result, err error) {
+			if c.OnDone != nil {
+				c.OnDone(ctx, r, res, err)
+			}
+		})
+}
+
+// joined runs do for the first caller with this key, and returns its result to all
+// callers that come meanwhile. admit may refuse to begin; done is called at the end.
+func (c *Chain) joined(ctx context.Context, k Key, admit func() error, do func(context.Context) (Result, error), done func(context.Context, Result, error)) (Result, error) {
 	return c.State.logins.join(ctx, k, c.Hold, func(ctx context.Context) (res Result, err error) {
-		if r.Admit != nil {
-			if err := r.Admit(); err != nil {
+		if admit != nil {
+			if err := admit(); err != nil {
 				return Result{}, err
 			}
 		}
@@ -179,11 +205,9 @@ func (c *Chain) Login(ctx context.Context, r Request) (Result, error) {
 			if p := recover(); p != nil {
 				res, err = Result{}, panicked(p)
 			}
-			if c.OnDone != nil {
-				c.OnDone(ctx, r, res, err)
-			}
+			done(ctx, res, err)
 		}()
-		if res, err = c.run(ctx, r, k); err != nil && errors.Is(err, ctx.Err()) && !errors.As(err, new(*Error)) {
+		if res, err = do(ctx); err != nil && errors.Is(err, ctx.Err()) && !errors.As(err, new(*Error)) {
 			// The time is up while a step is still under way. A second attempt will
 			// join it.
 			err = refuse(problem.WeChatTimeout, err)
@@ -194,6 +218,13 @@ func (c *Chain) Login(ctx context.Context, r Request) (Result, error) {
 
 // maxAsks bounds how often the directory is asked in one login.
 const maxAsks = 4
+
+// A login that meets a change of its user's number waits for the first time, then for
+// twice as long each time, up to the last: three seconds in all.
+const (
+	firstWait = 100 * time.Millisecond
+	lastWait  = 2 * time.Second
+)
 
 // run is the chain, in order. Replicas with the same codes take turns at each step, and
 // the first one that opens a session opens it for all.
@@ -240,7 +271,8 @@ func (c *Chain) exchange(ctx context.Context, r Request, k Key) (l underway, err
 // asked again.
 func (c *Chain) finish(ctx context.Context, l underway) (res Result, err error) {
 	erased := ""
-	for range maxAsks {
+	wait := firstWait
+	for asks := 0; asks < maxAsks; {
 		var a admitted
 		if a, err = c.admit(ctx, l); err != nil {
 			return Result{}, err
@@ -250,11 +282,18 @@ func (c *Chain) finish(ctx context.Context, l underway) (res Result, err error) 
 		}
 		res, err = c.open(ctx, l, a)
 		switch {
+		case errors.Is(err, ErrChanging):
+			if wait > lastWait || !clock.Sleep(ctx, wait) {
+				return Result{}, fromDirectory(err)
+			}
+			wait *= 2
+			continue
 		case errors.Is(err, user.ErrUnknown):
 			erased = a.user.ID // the directory may create another user for this number
 		case !errors.Is(err, ErrChanged):
 			return res, err
 		}
+		asks++
 	}
 	if erased != "" {
 		return Result{}, c.overtaken(l, user.ErrUnknown)

@@ -105,7 +105,7 @@ func (c *Chain) endSurplus(ctx context.Context, s session.Session, done Committe
 // notCommitted converts an error of Store.Commit.
 func (c *Chain) notCommitted(l underway, err error) error {
 	switch {
-	case errors.Is(err, ErrChanged), errors.Is(err, user.ErrUnknown):
+	case errors.Is(err, ErrChanged), errors.Is(err, ErrChanging), errors.Is(err, user.ErrUnknown):
 		return err
 	case errors.Is(err, ErrOvertaken):
 		return c.overtaken(l, err)

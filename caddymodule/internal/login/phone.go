@@ -34,19 +34,25 @@ func (c *Chain) phone(ctx context.Context, s *steps, r Request, who caller) (num
 		a.Phone = n.Phone
 		return a
 	}
-	n, err := do(ctx, s, s.phone, next, func(ctx context.Context, seen time.Time) (numbered, error) {
-		p, err := c.askPhone(ctx, r, who)
-		return numbered{OpenID: who.OpenID, Phone: p, Seen: seen}, err
-	})
+	n, err := c.number(ctx, s, r, who.OpenID, next)
 	if err != nil {
 		return user.Phone{}, time.Time{}, err
 	}
-	if n.OpenID != who.OpenID {
+	return n.Phone, earlier(who.Seen, n.Seen), nil
+}
+
+// number does the phone step, or finds its result.
+func (c *Chain) number(ctx context.Context, s *steps, r Request, openid string, next func(numbered) Account) (numbered, error) {
+	n, err := do(ctx, s, s.phone, next, func(ctx context.Context, seen time.Time) (numbered, error) {
+		p, err := c.askPhone(ctx, r, openid)
+		return numbered{OpenID: openid, Phone: p, Seen: seen}, err
+	})
+	if err == nil && n.OpenID != openid {
 		e := refuse(problem.PhoneCodeInvalid, nil, wechat.RenewCode, wechat.RenewPhoneCode)
 		e.Refused = true
-		return user.Phone{}, time.Time{}, e
+		return numbered{}, e
 	}
-	return n.Phone, earlier(who.Seen, n.Seen), nil
+	return n, err
 }
 
 // earlier returns the earlier of two times. Zero means unknown; if either is unknown,
@@ -58,14 +64,14 @@ func earlier(a, b time.Time) time.Time {
 	return b
 }
 
-func (c *Chain) askPhone(ctx context.Context, r Request, who caller) (user.Phone, error) {
+func (c *Chain) askPhone(ctx context.Context, r Request, openid string) (user.Phone, error) {
 	var number wechat.PhoneNumber
 	err := c.observed(ctx, "getuserphonenumber", func() error {
 		made := false // also if there was no access token
 		return c.State.upstreams.token(c.Route, r.App.ID).do("", c.now, func() (bool, error) {
-			err := c.State.upstreams.call(c.Route, r.WeChat, wechat.CallPhone).do(ctx, r.App.ID, who.OpenID, c.now, func() (err error) {
+			err := c.State.upstreams.call(c.Route, r.WeChat, wechat.CallPhone).do(ctx, r.App.ID, openid, c.now, func() (err error) {
 				made = true
-				number, err = c.WeChat.PhoneNumber(ctx, r.App, r.PhoneCode, who.OpenID)
+				number, err = c.WeChat.PhoneNumber(ctx, r.App, r.PhoneCode, openid)
 				return err
 			})
 			return made, err

@@ -27,6 +27,10 @@ const (
 	WeChatError        Code = "wechat_error"
 	WeChatTimeout      Code = "wechat_timeout"
 
+	// These are further codes of a change of number.
+	PhoneTaken        Code = "phone_taken"
+	PhoneChangeClosed Code = "phone_change_closed"
+
 	// These codes are about systems that the gateway depends on.
 	Misconfigured        Code = "misconfigured" // only the operator can fix it
 	DirectoryUnavailable Code = "directory_unavailable"
@@ -86,6 +90,9 @@ var codes = map[Code]entry{
 	WeChatUnavailable:  {status: http.StatusServiceUnavailable, detail: "WeChat does not take logins right now. Try again after Retry-After."},
 	WeChatError:        {status: http.StatusBadGateway, detail: "WeChat gave an answer that makes no sense. Renew what renew names and try again."},
 	WeChatTimeout:      {status: http.StatusGatewayTimeout, detail: "WeChat did not answer in time. Renew what renew names and try again."},
+
+	PhoneTaken:        {status: http.StatusConflict, detail: "This phone number belongs to another user. Choose another number, or log in with this one."},
+	PhoneChangeClosed: {status: http.StatusForbidden, detail: "Phone numbers cannot be changed here, or not with this login."},
 
 	Misconfigured:        {status: http.StatusServiceUnavailable, detail: "The gateway is misconfigured. Its operator finds the reason in the log."},
 	DirectoryUnavailable: {status: http.StatusServiceUnavailable, detail: "The user directory does not answer. Try again after Retry-After."},

@@ -91,6 +91,7 @@ type committing struct {
 	opened    []byte          // the stored session that these codes have opened; nil if there is none
 	codeLeft  bool            // the login code has not opened a session
 	user      error           // the reason why the user is not admitted
+	change    error           // the reason why the directory must be asked again
 	userFound bool            // the store has a row of the user
 	own       boundOpenID     // the openid's binding, if its UserID is set
 	others    []boundOpenID   // the user's other bindings, in all apps
@@ -199,7 +200,8 @@ func (c *committing) unspent() error {
 }
 
 // askUser asks whether the user was disabled or erased during the login, and whether the number
-// still belongs to them.
+// still belongs to them. What an external directory answered is good only if the number was not
+// being changed then: the mark of a change has ended before the directory was asked.
 func (c *committing) askUser() statement {
 	args := []any{c.b.UserID, c.b.UserID}
 	numbers := "1"
@@ -212,7 +214,15 @@ func (c *committing) askUser() statement {
 		}
 		args = append(args, c.b.UserID)
 	}
-	const barred, own = 0, 1
+	query := `SELECT 0, disabled, erased_at FROM {barred_users} WHERE user_id = ?
+		UNION ALL SELECT 1, disabled, ` + numbers + ` FROM {users} WHERE id = ?`
+	if asked := c.l.Known.Asked; !asked.IsZero() {
+		mark := login.ChangeMark(c.b.UserID)
+		query += ` UNION ALL SELECT CASE WHEN lease_until > {now} THEN 3 ELSE 2 END, 0, CASE WHEN lease_until >= ? THEN 1 ELSE 0 END
+			FROM {claimed_steps} WHERE step = ?`
+		args = append(args, asked.UnixMilli(), mark[:])
+	}
+	const barred, own, changed, changing = 0, 1, 2, 3
 	// A login that began after the erasure is accepted: its directory has assigned the id again.
 	// The tombstone stays for a day, since other logins may have begun before the erasure.
 	return ask(func(r row) error {
@@ -222,7 +232,11 @@ func (c *committing) askUser() statement {
 		}
 		c.userFound = c.userFound || kind == own
 		switch {
-		case c.user != nil:
+		case kind == changing && n > 0:
+			c.change = login.ErrChanging
+		case kind == changed && n > 0:
+			c.change = login.ErrChanged
+		case kind >= changed, c.user != nil:
 		case disabled != 0 || kind == barred && n == 0:
 			c.user = user.ErrDisabled
 		case kind == own && n == 0:
@@ -231,18 +245,20 @@ func (c *committing) askUser() statement {
 			c.user = user.ErrUnknown
 		}
 		return nil
-	}, `SELECT 0, disabled, erased_at FROM {barred_users} WHERE user_id = ?
-		UNION ALL SELECT 1, disabled, `+numbers+` FROM {users} WHERE id = ?`, args...)
+	}, query, args...)
 }
 
 // admitted also refuses a user of the store's own directory whose row has disappeared without a
 // tombstone: the write of a new user is light, so a crash of PostgreSQL may undo it. The directory
 // then has to create the user again.
 func (c *committing) admitted() error {
-	if c.user == nil && c.ours && !c.userFound {
+	switch {
+	case c.user != nil:
+		return c.user
+	case c.ours && !c.userFound:
 		return login.ErrChanged
 	}
-	return c.user
+	return c.change
 }
 
 // askBindings reads all bindings and marks that matter to the login.

@@ -18,7 +18,7 @@ func (e permanent) Unwrap() error { return e.error }
 
 // answers are the errors that report what the database holds. All others report that the question
 // failed.
-var answers = []error{session.ErrNotFound, user.ErrUnknown, user.ErrDisabled, user.ErrNewOpenID}
+var answers = []error{session.ErrNotFound, user.ErrUnknown, user.ErrDisabled, user.ErrNewOpenID, user.ErrPhoneTaken, session.ErrEnded}
 
 // wrap adds to an error what was being done and to which database, and classifies it as temporary
 // or not. It returns answers unchanged.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"strings"
+	"time"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
@@ -43,6 +44,7 @@ type accountReader struct {
 	byID   map[string]*foundUser // users at a silent login
 	owners []*foundUser          // owners of the number, by the key that found them
 	bound  user.Binding          // the binding that known has chosen
+	asked  time.Time             // when this was read, if the users are elsewhere
 }
 
 func (s *Store) accountReader(a login.Account) *accountReader {
@@ -68,9 +70,14 @@ func (r *accountReader) questions() []statement {
 		return err
 	}, query, args...)}
 	if r.users {
-		list = append(list, r.userQuestion())
+		return append(list, r.userQuestion())
 	}
-	return list
+	return append(list, ask(func(row row) error {
+		var now int64
+		err := row.Scan(&now)
+		r.asked = databaseTime(now)
+		return err
+	}, `SELECT {now}`))
 }
 
 // complete reports whether takenQuestion is not needed: the openid is bound itself, or its unionid
@@ -152,7 +159,7 @@ func (r *accountReader) theOwner() *foundUser { return firstOwner(r.owners) }
 // known returns what was read.
 func (r *accountReader) known() login.Known {
 	asked := user.Binding{AppID: r.a.AppID, OpenID: r.a.OpenID, UnionID: r.a.UnionID}
-	k := login.Known{Binding: chooseKnown(r.alike, r.own, asked), Detached: detachedBy(r.alike, r.own, asked)}
+	k := login.Known{Binding: chooseKnown(r.alike, r.own, asked), Detached: detachedBy(r.alike, r.own, asked), Asked: r.asked}
 	k.Taken = k.UserID != "" && r.own.UserID == "" && k.State == user.Active && r.taken[k.UserID]
 	r.bound = k.Binding
 	return k

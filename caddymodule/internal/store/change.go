@@ -1,0 +1,204 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
+)
+
+// ChangePhone gives a user another number in one transaction: in their record and in the index of
+// numbers if the store has them, and in all their bindings. It checks all that the change was
+// decided on once more; [login.Store] lists the errors, with which nothing is written. If the
+// same phone code has made the change before, nothing is written either.
+//
+// It takes the same lock as a login. So a login under way is over by then, or finds that its number
+// is not this user's any more.
+func (s *Store) ChangePhone(ctx context.Context, p login.PhoneChange) (login.PhoneChanged, error) {
+	return s.changePhone(ctx, "changing a number", p, (*changing).move)
+}
+
+// BeginPhoneChange makes the same checks, and marks the user: for as long as life no login
+// trusts what the external directory answers. The directory may change the number after it.
+func (s *Store) BeginPhoneChange(ctx context.Context, p login.PhoneChange, owner string, life time.Duration) (login.PhoneChanged, error) {
+	return s.changePhone(ctx, "beginning to change a number", p, func(c *changing) error {
+		mark := login.ChangeMark(p.Session.UserID)
+		return c.send(true, say(`INSERT INTO {claimed_steps} (step, owner, lease_until, seen_at) VALUES (?, ?, {now} + ?, {now})
+			ON CONFLICT (step) DO UPDATE SET owner = excluded.owner, lease_until = excluded.lease_until`, mark[:], owner, life.Milliseconds()))
+	})
+}
+
+func (s *Store) changePhone(ctx context.Context, doing string, p login.PhoneChange, write func(*changing) error) (done login.PhoneChanged, err error) {
+	for range maxEarly {
+		err = s.rewrite(ctx, doing, func(t *tx) error {
+			c := &changing{tx: t, s: s, p: p}
+			if err := t.send(false, c.questions()...); err != nil {
+				return err
+			}
+			done.Replayed, done.AuthAt = false, p.At
+			err := c.allowed()
+			if err == nil && c.replayed {
+				// The first run of this transaction may have been committed without an answer.
+				done.Replayed, done.AuthAt = !c.own.AuthAt.Equal(p.At), c.own.AuthAt
+				return nil
+			}
+			if err == nil {
+				err = write(c)
+			}
+			return err
+		})
+		if !errors.Is(err, errNoLock) {
+			return done, err
+		}
+		if err := s.makeLocks(ctx); err != nil {
+			return done, err
+		}
+	}
+	return done, err
+}
+
+// changing is the transaction that changes a number.
+type changing struct {
+	*tx
+	s *Store
+	p login.PhoneChange
+
+	missing  int            // number of rows to lock that do not exist
+	replayed bool           // the phone code has changed the number before
+	live     bool           // the session has not ended
+	user     error          // the reason why the user may not change the number
+	found    bool           // the store has a row of the user
+	number   user.Phone     // in that row
+	taken    bool           // the new number is another user's
+	bindings []user.Binding // the user's, in all apps
+	own      user.Binding   // the one of the session's openid
+}
+
+// questions returns the queries for everything that the change depends on. The lock comes first.
+func (c *changing) questions() (list []statement) {
+	userID := c.p.Session.UserID
+	if !c.db.dialect.oneWriter {
+		c.missing = 1
+		list = append(list, ask(func(r row) error {
+			c.missing--
+			return r.Scan(new(int64))
+		}, `SELECT stripe FROM {user_locks} WHERE stripe = ? {lock}`, int64(stripe(userID))))
+	}
+	list = append(list,
+		ask(func(r row) error {
+			c.replayed = true
+			return r.Scan(new(int64))
+		}, `SELECT 1 FROM {kept_steps} WHERE step = ?`, c.p.Done[:]),
+		ask(func(r row) error {
+			c.live = true
+			return r.Scan(new(int64))
+		}, `SELECT 1 FROM {sessions} WHERE id = ? AND ended_at = 0`, c.p.Session.ID),
+		ask(func(r row) error {
+			var disabled, erased int64
+			err := r.Scan(&disabled, &erased)
+			if disabled != 0 || erased == 0 {
+				c.user = user.ErrDisabled
+			}
+			return err
+		}, `SELECT disabled, erased_at FROM {barred_users} WHERE user_id = ?`, userID),
+		ask(func(r row) error {
+			b, err := c.s.scanBinding(r)
+			if b.AppID == c.p.Session.AppID && b.OpenID == c.p.Session.OpenID {
+				c.own = b
+			}
+			c.bindings = append(c.bindings, b)
+			return err
+		}, `SELECT `+bindingColumns+` FROM {bindings} WHERE user_id = ?`, userID))
+	if c.p.Elsewhere {
+		return list
+	}
+	hashes := c.s.keys.Load().phoneHashes(c.p.Phone.E164())
+	args := make([]any, 0, len(hashes)+1)
+	for _, h := range hashes {
+		args = append(args, h)
+	}
+	return append(list,
+		ask(func(r row) error {
+			u, err := c.s.scanUser(r)
+			if u.ID != userID {
+				return err
+			}
+			// A number that cannot be read any more is replaced like any other.
+			c.found, c.number = true, u.Phone
+			if u.Disabled {
+				c.user = user.ErrDisabled
+			}
+			return nil
+		}, `SELECT id, phone, disabled, created_at FROM {users} WHERE id = ? {lock}`, userID),
+		ask(func(r row) error {
+			c.taken = true
+			return r.Scan(new(int64))
+		}, `SELECT 1 FROM {user_phones} WHERE phone_hash IN (?`+strings.Repeat(", ?", len(hashes)-1)+`) AND user_id <> ?`, append(args, userID)...))
+}
+
+// allowed checks what was read.
+func (c *changing) allowed() error {
+	number := c.number
+	if c.p.Elsewhere {
+		number = c.own.Phone
+	}
+	switch {
+	case c.missing > 0:
+		return errNoLock
+	case c.user != nil:
+		return c.user
+	case !c.p.Elsewhere && !c.found:
+		return user.ErrUnknown
+	case !c.live, c.own.UserID == "", c.own.State != user.Active:
+		return session.ErrEnded
+	case c.replayed && number != c.p.Phone:
+		return login.ErrChangedSince
+	case c.replayed:
+		return nil
+	case c.taken:
+		return user.ErrPhoneTaken
+	}
+	return nil
+}
+
+// move writes the change.
+func (c *changing) move() error {
+	p, userID := c.p, c.p.Session.UserID
+	var writes []statement
+	write := func(query string, args ...any) { writes = append(writes, say(query, args...)) }
+	if !p.Elsewhere {
+		write(`DELETE FROM {user_phones} WHERE user_id = ?`, userID)
+		writes = append(writes, c.s.giveNumber(user.User{ID: userID, Phone: p.Phone})...)
+	}
+	for _, b := range c.bindings {
+		query := `UPDATE {bindings} SET phone = ? WHERE appid = ? AND openid = ?`
+		if !p.Elsewhere || b.AppID != c.own.AppID || b.OpenID != c.own.OpenID {
+			query += ` AND phone IS NOT NULL` // the others hold none
+		}
+		b.Phone = p.Phone
+		write(query, c.s.bindingPhone(b), b.AppID, b.OpenID)
+	}
+	at := c.db.millis(slices.MaxFunc([]time.Time{p.At, c.own.PhoneAt}, time.Time.Compare))
+	write(`UPDATE {bindings} SET phone_at = ?, auth_at = ? WHERE appid = ? AND openid = ?`, at, c.db.millis(p.At), c.own.AppID, c.own.OpenID)
+	writes = append(writes, c.s.keepStep(p.Done, []byte("changed"), p.Expires))
+	mark := login.ChangeMark(userID)
+	write(`UPDATE {claimed_steps} SET lease_until = {now} WHERE step = ?`, mark[:])
+	err := c.send(true, writes...)
+	if err != nil && c.db.dialect.duplicate(err) {
+		return user.ErrPhoneTaken // another user was faster
+	}
+	return err
+}
+
+// ChangesPhones reports whether the external directory changes numbers.
+func (e *Elsewhere) ChangesPhones() bool { return user.ChangesPhones(e.there) }
+
+// ChangePhone changes a number in the external directory.
+func (e *Elsewhere) ChangePhone(ctx context.Context, id string, to user.Phone) error {
+	return user.ChangePhone(ctx, e.there, id, to)
+}
