@@ -200,8 +200,9 @@ func (s *site) assemble(keys *store.Keys) (*api.Opened, error) {
 		WeChat:    client,
 		Directory: s.directory, Store: s.store, Sessions: o.Sessions, State: &s.state.login, Route: s.wechatKey,
 		Settings: s.set.Login,
-		Mint:     o.Minter.Mint, Hold: s.Hold, Observe: api.ObserveStep, OnDone: s.api.OnDone,
+		Mint:     o.Minter.Mint, Hold: s.Hold, Observe: api.ObserveStep, OnDone: s.api.OnDone, OnPhoneChange: s.api.OnPhoneChange,
 	}
+	o.Chain.Elsewhere, o.Chain.PhonesFixed = s.users != nil, !s.set.WeChat.SendOpenID
 	return o, nil
 }
 

@@ -84,6 +84,19 @@ func wantStrangersWay(t *testing.T, g *rig.Gateway, db *rig.Database) {
 	if n := db.Count(t, `SELECT COUNT(*) FROM members WHERE mobile = '13900139000'`); n != 1 {
 		t.Errorf("%d members of the new number", n)
 	}
+	// The newcomer has another number later. The one of the admin is taken.
+	change := func(to string) rig.Answer {
+		return g.ChangePhone(newcomer.Token, g.WeChat.NewNumber(t, rig.AppID, "+86"+other, to))
+	}
+	change(number).WantProblem(t, http.StatusConflict, "phone_taken", nil)
+	for range 2 { // the second time it is the number that they have
+		if c := change("13600136000").Changed(t); c.UserInfo.ID != newcomer.UserInfo.ID || c.UserInfo.PhoneNumber != "+8613600136000" {
+			t.Errorf("%+v", c.UserInfo)
+		}
+	}
+	if n := db.Count(t, `SELECT COUNT(*) FROM members WHERE mobile = '13600136000'`); n != 1 {
+		t.Errorf("%d members of the changed number", n)
+	}
 	// After a change from another directory, ids may look equal to the database.
 	silent := g.Silent(g.WeChat.Open(t, number).Code).Pair(t)
 	if silent.UserInfo.ID != "7" {

@@ -131,6 +131,11 @@ func (c *Client) Logout(token, refreshToken string, all bool) Answer {
 // Me requests the user of the token.
 func (c *Client) Me(token string) Answer { return c.Get("/auth/wx/me", token) }
 
+// ChangePhone gives the user of the token the number of a phone code.
+func (c *Client) ChangePhone(token, phoneCode string) Answer {
+	return c.Do(http.MethodPost, "/auth/wx/phone", map[string]string{"phoneCode": phoneCode}, Bearer(token)...)
+}
+
 func Bearer(token string) []string {
 	if token == "" {
 		return nil
@@ -165,6 +170,22 @@ type Problem struct {
 	Code      string   `json:"code"`
 	RequestID string   `json:"requestId"`
 	Renew     []string `json:"renew"`
+}
+
+// Changed is the answer to a change of number.
+type Changed struct {
+	Token     string   `json:"token"`
+	ExpiresIn int      `json:"expiresIn"`
+	UserInfo  UserInfo `json:"userInfo"`
+}
+
+// Changed returns the body of a successful change of number. Otherwise the test ends.
+func (a Answer) Changed(t testing.TB) Changed {
+	t.Helper()
+	a.Want(t, http.StatusOK)
+	var c Changed
+	a.Decode(t, "application/json", &c)
+	return c
 }
 
 // Pair returns the pair in a successful answer to a login or refresh. Otherwise the

@@ -82,6 +82,17 @@ func (w *WeChat) OpenAs(t testing.TB, appid, person string) wechattest.Codes {
 	return codes
 }
 
+// NewNumber simulates a tap on the phone button by a person who has another number now.
+// It returns only the phone code, as a change of number needs no other.
+func (w *WeChat) NewNumber(t testing.TB, appid, person, number string) string {
+	t.Helper()
+	code, err := w.MintPhone(appid, person, wechattest.Phone{Number: number})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return code
+}
+
 // Hold makes the next such call wait until release is called, at the latest at the end
 // of the test.
 func (w *WeChat) Hold(t testing.TB, call wechattest.Call) (release func()) {

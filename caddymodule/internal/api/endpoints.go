@@ -31,6 +31,7 @@ var endpoints = map[string]endpoint{
 	"":           {methods: post, serve: (*call).login},
 	"/refresh":   {methods: post, serve: (*call).refresh},
 	"/logout":    {methods: post, serve: (*call).logout},
+	"/phone":     {methods: post, serve: (*call).changePhone},
 	"/me":        {methods: get, serve: (*call).me},
 	"/sessions":  {methods: get, serve: (*call).listSessions},
 	"/sessions/": {methods: []string{http.MethodDelete}, serve: (*call).endSession},
@@ -153,7 +154,7 @@ func (s *Server) Serve(w http.ResponseWriter, r *http.Request, to Route) error {
 	}
 	if c.Opened == nil && !e.closed {
 		p := s.unopened()
-		if strings.Trim(to.rest, "/") == "" { // a login: the client may send the same codes again
+		if path := strings.Trim(to.rest, "/"); path == "" || path == "phone" { // the client may send the same codes again
 			p = p.WithRenew(nil)
 		}
 		return c.refuse(p)

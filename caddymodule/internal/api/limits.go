@@ -31,14 +31,22 @@ type loginLimit struct {
 // one of our refresh tokens is counted by its session, so that others at the same
 // address cannot lock its device out.
 func (c *call) limit(network netip.Prefix, known bool, refreshToken string) *loginLimit {
-	l := &loginLimit{server: c.Server}
-	if c.LoginRate.Count == 0 {
-		return l
-	}
 	if id, ours := c.Sessions.Keys.SessionOf(refreshToken); ours {
-		l.key = "session " + id
-	} else if known {
+		return c.limitOf(id)
+	}
+	l := &loginLimit{server: c.Server}
+	if known && c.LoginRate.Count > 0 {
 		l.key = network.String()
+	}
+	return l
+}
+
+// limitOf returns the limit for a session. A change of number is counted by it, together
+// with the session's logins.
+func (c *call) limitOf(sessionID string) *loginLimit {
+	l := &loginLimit{server: c.Server}
+	if c.LoginRate.Count > 0 {
+		l.key = "session " + sessionID
 	}
 	return l
 }

@@ -57,7 +57,13 @@ func (s *Server) OnDone(ctx context.Context, req login.Request, res login.Result
 	if !ok {
 		return
 	}
-	var code problem.Code // empty if the login succeeded
+	s.Metrics.loggedIn(s.settle(a, res, err))
+	s.logLogin(req, res, err, a)
+}
+
+// settle ends the reservation of an attempt, and returns the code of its refusal, which
+// is empty if it succeeded.
+func (s *Server) settle(a *attempt, res login.Result, err error) (code problem.Code) {
 	var le *login.Error
 	switch {
 	case errors.As(err, &le):
@@ -67,8 +73,7 @@ func (s *Server) OnDone(ctx context.Context, req login.Request, res login.Result
 		s.Metrics.panics.Inc()
 	}
 	a.limit.settle(le != nil && le.Refused, err == nil && !res.Replayed)
-	s.Metrics.loggedIn(code)
-	s.logLogin(req, res, err, a)
+	return code
 }
 
 // logLogin writes the single log line of a login: its result, the user, and how long
@@ -102,18 +107,27 @@ func (s *Server) logLogin(req login.Request, res login.Result, err error, a *att
 		return
 	}
 	var le *login.Error
+	if errors.As(err, &le) {
+		s.Emit(event.Refused(req.App.ID, le.Code, kind))
+	}
+	s.logFailed("login", err, fields)
+}
+
+// logFailed writes the log line of a login, or a change of number, that was refused or
+// that panicked.
+func (s *Server) logFailed(what string, err error, fields []zap.Field) {
+	var le *login.Error
 	if !errors.As(err, &le) {
 		fields = append(fields, zap.String("code", string(problem.InternalError)), zap.NamedError("cause", err))
 		var p *login.Panic
 		if errors.As(err, &p) {
 			fields = append(fields, zap.String("stack", p.Stack))
 		}
-		s.Log.Error("login failed", fields...)
+		s.Log.Error(what+" failed", fields...)
 		return
 	}
 	level := severity(le.Code)
 	fields = append(fields, zap.String("code", string(le.Code)), zap.Strings("renew", le.Renew))
-	s.Emit(event.Refused(req.App.ID, le.Code, kind))
 	var we *wechat.Error
 	if errors.As(err, &we) {
 		fields = append(fields, wechatFields(we)...)
@@ -123,7 +137,7 @@ func (s *Server) logLogin(req login.Request, res login.Result, err error, a *att
 	} else if le.Cause != nil {
 		fields = append(append(fields, zap.NamedError("cause", le.Cause)), Remedy(le.Cause)...)
 	}
-	if ce := s.Log.Check(level, "login refused"); ce != nil {
+	if ce := s.Log.Check(level, what+" refused"); ce != nil {
 		ce.Write(fields...)
 	}
 }

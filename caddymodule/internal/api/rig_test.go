@@ -138,8 +138,8 @@ func serve(t *testing.T, elsewhere user.Directory, configure ...func(*Settings))
 	o.Chain = login.Chain{
 		WeChat:    &wechat.Client{APIs: []string{web.URL}, Timeout: 5 * time.Second, Tokens: wechat.NewStableToken(), Log: s.LogWeChat, Now: time.Now},
 		Directory: directory, Store: s.store, Sessions: o.Sessions, State: new(login.State),
-		Settings: login.Settings{Silent: 24 * time.Hour, NewOpenID: user.Replace},
-		Mint:     o.Minter.Mint, Hold: s.Hold, Observe: ObserveStep, OnDone: s.OnDone,
+		Settings: login.Settings{Silent: 24 * time.Hour, NewOpenID: user.Replace, Elsewhere: elsewhere != nil},
+		Mint:     o.Minter.Mint, Hold: s.Hold, Observe: ObserveStep, OnDone: s.OnDone, OnPhoneChange: s.OnPhoneChange,
 	}
 	s.opened = o
 	return s

@@ -39,6 +39,11 @@ func PhoneRebound(u user.User, s session.Session, ended session.Ended) Event {
 	return Event{"wx_auth_phone_rebound", data}
 }
 
+// PhoneChanged returns the event for a user who has changed their phone number.
+func PhoneChanged(u user.User, s session.Session) Event {
+	return Event{"wx_auth_phone_changed", loginData(u, s)}
+}
+
 func loginData(u user.User, s session.Session) map[string]any {
 	data := map[string]any{"user": u.ID, "session": s.ID, "appid": s.AppID}
 	if !u.Phone.IsZero() {
