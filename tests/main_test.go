@@ -15,6 +15,6 @@ func TestMain(m *testing.M) {
 		"TestPhoneLoginFromTheCodesToTheUpstream", "TestSilentLogin", "TestRefresh", "TestLogout", "TestMe", "TestVerify", "TestHealth",
 		"TestServiceRevokes", "TestOnNewOpenID", "TestSameCodesAreTheSameSession", "TestReloadKeepsSessionsAndRevocations",
 		"TestEveryCellOfTheCredentialTable", "TestAttackIdentityHeadersInEverySpelling", "TestAttackForgedTokens",
-		"TestNoPackageImportsUpwards", "TestCaddyAndJWXStayInTheirPackages", "TestNothingIsLeftToDo",
+		"TestNoPackageImportsUpwards", "TestLibrariesStayInTheirPackages", "TestNothingIsLeftToDo",
 		"TestTestsHaveAShortNameAndAStory", "TestCommentsAreReadOnce"))
 }

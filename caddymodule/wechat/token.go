@@ -151,14 +151,14 @@ func (t *tokens) token(ctx context.Context, app App, f Fetcher, late func(Access
 		if s.token.usable(now.Add(late(s.token))) {
 			token := s.token
 			if !token.fresh(now) && s.flight == nil && !now.Before(s.backoff) {
-				s.start(app, f, get, true)
+				s.start(ctx, app, f, get, true)
 			}
 			s.mu.Unlock()
 			return token.Token, nil
 		}
 		fl := s.flight
 		if fl == nil {
-			fl = s.start(app, f, get, false)
+			fl = s.start(ctx, app, f, get, false)
 		}
 		s.mu.Unlock()
 
@@ -185,14 +185,14 @@ func (t *tokens) token(ctx context.Context, app App, f Fetcher, late func(Access
 	}
 }
 
-// start begins a fetch; the caller holds s.mu. The fetch has its own context, so that
-// it does not end with the login that happened to be first.
-func (s *slot) start(app App, f Fetcher, get obtain, background bool) *flight {
+// start begins a fetch; the caller holds s.mu. The fetch does not end with the login that
+// happened to be first, but belongs to its trace.
+func (s *slot) start(ctx context.Context, app App, f Fetcher, get obtain, background bool) *flight {
 	fl := &flight{done: make(chan struct{}), secret: app.fingerprint()}
 	s.flight = fl
 	refused := s.refused
 	go func() {
-		ctx, cancel := context.WithTimeout(context.Background(), fetchBound)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), fetchBound)
 		defer cancel()
 		token, err := get(ctx, refused)
 		s.land(fl, token, err, f.Now())

@@ -12,6 +12,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/span"
 )
 
 const (
@@ -106,7 +108,7 @@ type outgoing struct {
 }
 
 // exchange makes one HTTP request and reads its answer, all within timeout.
-func (t *Transport) exchange(ctx context.Context, timeout time.Duration, base string, call Call, o outgoing) (answer, *failure) {
+func (t *Transport) exchange(ctx context.Context, timeout time.Duration, base string, call Call, o outgoing) (a answer, f *failure) {
 	u, err := url.Parse(base)
 	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
 		return answer{}, &failure{err: &Error{Call: call, Kind: KindOperator, reason: "the URL to ask is not an http or https URL",
@@ -116,7 +118,9 @@ func (t *Transport) exchange(ctx context.Context, timeout time.Duration, base st
 		u = u.JoinPath(o.path)
 		u.RawQuery = o.query.Encode()
 	}
-	f := &failure{err: &Error{Call: call, Host: u.Host}}
+	f = &failure{err: &Error{Call: call, Host: u.Host}}
+	ctx, s := span.StartCall(ctx, "WeChat "+string(call), u.Host)
+	defer func() { traced(s, a, f) }()
 
 	sending := &sending{}
 	asked, cancel := context.WithTimeout(ctx, timeout)
@@ -172,6 +176,17 @@ func (t *Transport) exchange(ctx context.Context, timeout time.Duration, base st
 	}
 	a.host = u.Host
 	return a, nil
+}
+
+// traced ends the span of a request.
+func traced(s span.Span, a answer, f *failure) {
+	if f != nil && f.err.Status != 0 {
+		s.SetInt("http.response.status_code", f.err.Status)
+	}
+	if a.code != 0 {
+		s.SetInt("wechat.errcode", a.code)
+	}
+	s.End(f != nil || a.code != 0)
 }
 
 // emptyBody is an empty body that is not http.NoBody, so net/http considers a GET with

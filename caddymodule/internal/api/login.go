@@ -9,6 +9,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/account"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/span"
 )
 
 // login takes the mini program's codes and answers with a token. With a phoneCode it is
@@ -30,7 +31,7 @@ func (c *call) login() error {
 	}
 	limit := c.limit(network, known, req.RefreshToken)
 	req.Admit = limit.reserve
-	a := &attempt{request: c.requestID(), limit: limit}
+	a := &attempt{request: c.requestID(), trace: span.TraceID(c.r.Context()), limit: limit}
 	res, err := c.Chain.Login(context.WithValue(c.r.Context(), attemptKey{}, a), req)
 	if err != nil {
 		return c.refuse(loginProblem(err))

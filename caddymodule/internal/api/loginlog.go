@@ -20,6 +20,7 @@ import (
 // each step took. It outlives the request.
 type attempt struct {
 	request string // its id
+	trace   string // the id of its trace, if it is traced
 	limit   *loginLimit
 
 	mu    sync.Mutex
@@ -85,6 +86,9 @@ func (s *Server) logLogin(req login.Request, res login.Result, err error, a *att
 		kind = "silent"
 	}
 	fields := []zap.Field{zap.String("kind", kind), zap.String("appid", req.App.ID), zap.String("request", a.request), zap.Object("steps", a)}
+	if a.trace != "" {
+		fields = append(fields, zap.String("traceID", a.trace)) // as Caddy's tracing calls it
+	}
 	if err == nil {
 		fields = append(fields, zap.String("user", res.User.ID), zap.Bool("new", res.User.New), zap.String("session", res.Session.ID))
 		if !res.User.Phone.IsZero() {

@@ -46,7 +46,7 @@ func (c *Chain) admit(ctx context.Context, l underway) (admitted, error) {
 		detached = ""
 	}
 	var u user.User
-	err = c.observed(ctx, "directory", func() error {
+	err = c.observed(ctx, "directory", func(ctx context.Context) error {
 		u, err = c.Directory.Login(ctx, user.Login{
 			ID: directoryID(c.Sessions.Issuer, l.r), AppID: appid, OpenID: l.who.OpenID, UnionID: l.who.UnionID,
 			Phone: l.phone, UserID: bound.UserID, Detached: detached,

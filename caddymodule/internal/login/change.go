@@ -178,7 +178,7 @@ func (c *Chain) newNumber(ctx context.Context, r ChangeRequest, openid string) (
 
 // changeHere moves the number of a user of the store.
 func (c *Chain) changeHere(ctx context.Context, p PhoneChange) (done PhoneChanged, err error) {
-	err = c.observed(ctx, "change", func() (err error) {
+	err = c.observed(ctx, "change", func(ctx context.Context) (err error) {
 		done, err = c.Store.ChangePhone(ctx, p)
 		return err
 	})
@@ -200,7 +200,7 @@ func (c *Chain) changeElsewhere(ctx context.Context, p PhoneChange) (done PhoneC
 	if err != nil || done.Replayed {
 		return done, notChanged(err)
 	}
-	err = c.observed(ctx, "directory", func() error {
+	err = c.observed(ctx, "directory", func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, directoryTime)
 		defer cancel()
 		return user.ChangePhone(ctx, c.Directory, p.Session.UserID, p.Phone)

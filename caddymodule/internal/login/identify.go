@@ -75,12 +75,12 @@ func (c *Chain) askCaller(ctx context.Context, r Request) (caller, error) {
 	if r.PhoneCode != "" {
 		warm.Go(func() error {
 			return c.State.upstreams.token(c.Route, r.App.ID).do("", c.now, func() (bool, error) {
-				return true, c.observed(ctx, "access_token", func() error { return c.WeChat.WarmToken(ctx, r.App) })
+				return true, c.observed(ctx, "access_token", func(ctx context.Context) error { return c.WeChat.WarmToken(ctx, r.App) })
 			})
 		})
 	}
 	var s wechat.Session
-	err := c.observed(ctx, "jscode2session", func() error {
+	err := c.observed(ctx, "jscode2session", func(ctx context.Context) error {
 		return c.State.upstreams.call(c.Route, r.WeChat, wechat.CallSession).do(ctx, r.App.ID, r.client(), c.now, func() (err error) {
 			s, err = c.WeChat.Code2Session(ctx, r.App, r.Code)
 			return err

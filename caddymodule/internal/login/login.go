@@ -13,6 +13,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/clock"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/span"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
 )
@@ -232,6 +233,14 @@ func (c *Chain) run(ctx context.Context, r Request, k Key) (res Result, err erro
 	if r.PhoneCode == "" && c.Silent == 0 {
 		return Result{}, refuse(problem.PhoneRequired, nil)
 	}
+	ctx, s := span.Start(ctx, "login")
+	s.Set("wx_auth.appid", r.App.ID)
+	defer func() {
+		if e := (*Error)(nil); errors.As(err, &e) {
+			s.Set("wx_auth.code", string(e.Code))
+		}
+		s.End(err != nil)
+	}()
 	ctx = c.Store.Together(ctx)
 	l, err := c.exchange(ctx, r, k)
 	if err != nil {
@@ -311,9 +320,12 @@ func (c *Chain) overtaken(l underway, cause error) *Error {
 	return refuse(problem.PhoneCodeInvalid, cause, wechat.RenewCode, wechat.RenewPhoneCode)
 }
 
-func (c *Chain) observed(ctx context.Context, step string, do func() error) error {
+// observed does a step, measures it and traces it.
+func (c *Chain) observed(ctx context.Context, step string, do func(ctx context.Context) error) error {
 	start := time.Now()
-	err := do()
+	traced, s := span.Start(ctx, step)
+	err := do(traced)
+	s.End(err != nil)
 	if c.Observe != nil {
 		c.Observe(ctx, step, time.Since(start), err)
 	}

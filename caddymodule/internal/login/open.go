@@ -47,7 +47,7 @@ func (c *Chain) open(ctx context.Context, l underway, a admitted) (Result, error
 	until := c.Sessions.Settings.Until(now)
 	replaces, _ := c.Sessions.Keys.SessionOf(l.r.RefreshToken)
 	var done Committed
-	err = c.observed(ctx, "session", func() (err error) {
+	err = c.observed(ctx, "session", func(ctx context.Context) (err error) {
 		done, err = c.Store.Commit(ctx, Commit{
 			Binding: b, Rule: c.NewOpenID, Until: until, Known: a.known, Phone: l.phone, Begun: l.begun, Session: s,
 			Max: c.Sessions.Settings.Max, Replaces: replaces, Replaceable: func(s session.Session) bool {

@@ -66,7 +66,7 @@ func earlier(a, b time.Time) time.Time {
 
 func (c *Chain) askPhone(ctx context.Context, r Request, openid string) (user.Phone, error) {
 	var number wechat.PhoneNumber
-	err := c.observed(ctx, "getuserphonenumber", func() error {
+	err := c.observed(ctx, "getuserphonenumber", func(ctx context.Context) error {
 		made := false // also if there was no access token
 		return c.State.upstreams.token(c.Route, r.App.ID).do("", c.now, func() (bool, error) {
 			err := c.State.upstreams.call(c.Route, r.WeChat, wechat.CallPhone).do(ctx, r.App.ID, openid, c.now, func() (err error) {

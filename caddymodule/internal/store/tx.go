@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/clock"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/span"
 )
 
 // tx runs statements, within a transaction or without. Its methods take SQL as [dialect] describes
@@ -88,7 +89,9 @@ func (s *Store) readLate(ctx context.Context, doing string, ask func(*tx) error)
 	return s.reading(ctx, doing, true, ask)
 }
 
-func (s *Store) reading(ctx context.Context, doing string, lags bool, ask func(*tx) error) error {
+func (s *Store) reading(ctx context.Context, doing string, lags bool, ask func(*tx) error) (err error) {
+	ctx, traced := span.Start(ctx, doing)
+	defer func() { traced.End(err != nil) }()
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
 	p, err := s.use(ctx)
@@ -105,6 +108,8 @@ func (s *Store) reading(ctx context.Context, doing string, lags bool, ask func(*
 
 // execute runs one statement as a durable transaction.
 func (s *Store) execute(ctx context.Context, doing string, may repeat, query string, args ...any) (n int64, err error) {
+	ctx, traced := span.Start(ctx, doing)
+	defer func() { traced.End(err != nil) }()
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
 	p, err := s.use(ctx)
@@ -151,7 +156,9 @@ const (
 	light   durability = true
 )
 
-func (s *Store) change(ctx context.Context, doing string, may repeat, how durability, change func(*tx) error) error {
+func (s *Store) change(ctx context.Context, doing string, may repeat, how durability, change func(*tx) error) (err error) {
+	ctx, traced := span.Start(ctx, doing)
+	defer func() { traced.End(err != nil) }()
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
 	p, err := s.use(ctx)

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/clock"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/span"
 )
 
 const (
@@ -92,6 +93,9 @@ func (d *Directory) send(ctx context.Context, id string, question []byte) (statu
 	r.Header.Set("Webhook-Id", id)
 	r.Header.Set("Webhook-Timestamp", strconv.FormatInt(now.Unix(), 10))
 	r.Header.Set("Webhook-Signature", signatures(d.Secrets, id, now, question))
+	ctx, s := span.StartCall(ctx, "users webhook", r.URL.Host)
+	span.Inject(ctx, r.Header)
+	defer func() { s.SetInt("http.response.status_code", status); s.End(err != nil) }()
 	// An http.Client is not used, because it follows redirects, keeps cookies and takes
 	// a user name out of the URL.
 	resp, err := d.Transport.RoundTrip(r)
