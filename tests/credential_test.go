@@ -42,7 +42,7 @@ const (
 	longToken  = "token {\nleeway 0s\n}"
 )
 
-// Every cell of the table in the README: kind of path by kind of credential.
+// Every cell of the table of credentials: kind of path by kind of credential.
 func TestEveryCellOfTheCredentialTable(t *testing.T) {
 	g := newGuard3(t, guardSite(shortToken))
 	ts := someTokens(t, g, guardSite(longToken))
@@ -337,22 +337,22 @@ func TestConflictingSourcesAreRefused(t *testing.T) {
 	})
 }
 
-// readmeBlock returns the one code block of the README that contains a text.
-func readmeBlock(t testing.TB, text string) string {
+// pageBlock returns the one code block of a page in docs that contains a text.
+func pageBlock(t testing.TB, page, text string) string {
 	t.Helper()
-	return rig.ReadmeBlock(t, "../README.md", text)
+	return rig.ReadmeBlock(t, "../docs/"+page, text)
 }
 
-// replaced replaces parts of a README's block by what a test needs; each of the old
+// replaced replaces parts of a page's block by what a test needs; each of the old
 // texts must occur in it.
 func replaced(t testing.TB, block string, oldnew ...string) string {
 	t.Helper()
 	return rig.Replaced(t, block, oldnew...)
 }
 
-// The log filter in the README must keep tokens in the query out of the access log.
-func TestReadmeLogFilterHidesTokens(t *testing.T) {
-	block := replaced(t, readmeBlock(t, "format filter"),
+// The log filter in docs/browsers.md must keep tokens in the query out of the access log.
+func TestPagesLogFilterHidesTokens(t *testing.T) {
+	block := replaced(t, pageBlock(t, "browsers.md", "format filter"),
 		"{\n\tlog {\n", "{\n\tdefault_bind 127.0.0.1\n\tdebug\n\tlog {\n",
 		"api.example.com {", "http://{$ADDR} {", "localhost:3000", "{$UPSTREAM}",
 		"credential query", "wechat {\napi {$WX_API}\n}\ncredential query")

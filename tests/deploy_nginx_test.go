@@ -9,11 +9,11 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// The tests of forward auth run nginx with the README's configuration. The example is the
-// same text as a file, and must not fall behind it.
-func TestNginxExampleIsTheReadmes(t *testing.T) {
-	if example, block := readExample(t, "nginx/auth_request.conf"), readmeBlock(t, "auth_request /_wx_auth"); !strings.HasSuffix(example, block) {
-		t.Error("examples/nginx/auth_request.conf is not the README's block")
+// The tests of forward auth run nginx with the configuration of docs/forward-auth.md. The
+// example is the same text as a file, and must not fall behind it.
+func TestNginxExampleIsThePages(t *testing.T) {
+	if example, block := readExample(t, "nginx/auth_request.conf"), pageBlock(t, "forward-auth.md", "auth_request /_wx_auth"); !strings.HasSuffix(example, block) {
+		t.Error("examples/nginx/auth_request.conf is not the block of docs/forward-auth.md")
 	}
 	if err := rig.NewCaddy(t).Validate(strings.ReplaceAll(readExample(t, "nginx/auth_request.Caddyfile"), "wx_auth {env.WX_APPID} {env.WX_SECRET}", "respond ok")); err != nil {
 		t.Error(err)

@@ -14,7 +14,7 @@ func (p *asker) post(target, body string) rig.Answer {
 	return rig.Raw(p.addr, fmt.Sprintf("POST %s HTTP/1.1\r\nHost: app.example.com\r\nContent-Type: application/json\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s", target, len(body), body))
 }
 
-// A team uses the README's configurations for nginx and a second Caddy as printed.
+// A team uses the configurations of docs/forward-auth.md for nginx and a second Caddy.
 // Clients log in through the proxy and read our refusals, and a page of another origin
 // may send requests. Headers meant for the proxies must not reach the client.
 func TestForwardAuthRecipes(t *testing.T) {

@@ -16,7 +16,7 @@ import (
 )
 
 // These tests protect a service behind another proxy through /auth/wx/verify, with the
-// configurations that the README prints.
+// configurations that docs/forward-auth.md prints.
 
 // asker is a proxy that asks /auth/wx/verify before it forwards a request.
 type asker struct {
@@ -34,10 +34,10 @@ func (p *asker) ask(method, target string, lines ...string) rig.Answer {
 	return rig.Raw(p.addr, text+"Connection: close\r\n\r\n")
 }
 
-// decider starts the gateway that the README prints.
+// decider starts the gateway that docs/forward-auth.md prints.
 func decider(t *testing.T) *guard {
 	_, port, _ := net.SplitHostPort(rig.FreeAddress(t))
-	block := replaced(t, readmeBlock(t, "http://:8080 {"), "http://:8080", "http://:"+port,
+	block := replaced(t, pageBlock(t, "forward-auth.md", "http://:8080 {"), "http://:8080", "http://:"+port,
 		"wx_auth {env.WX_APPID} {env.WX_SECRET}", "wx_auth {env.WX_APPID} {env.WX_SECRET} {\ncredential cookie\nwechat {\napi {$WX_API}\n}\n}")
 	g := newGuard(t, "{\nauto_https off\n}\n"+block)
 	g.Addr = "127.0.0.1:" + port
@@ -50,7 +50,7 @@ const requireNginx = "WX_AUTH_TEST_REQUIRE_NGINX"
 
 func behindNginx(t *testing.T) *asker {
 	p := &asker{addr: rig.FreeAddress(t), app: rig.NewUpstream(t), auth: decider(t)}
-	block := replaced(t, readmeBlock(t, "auth_request /_wx_auth"),
+	block := replaced(t, pageBlock(t, "forward-auth.md", "auth_request /_wx_auth"),
 		"listen 80;", "listen "+p.addr+";", "127.0.0.1:8080", p.auth.Addr, "127.0.0.1:3000", p.app.Addr)
 	startNginx(t, p.addr, block)
 	return p
@@ -123,9 +123,9 @@ func behindCaddy(t *testing.T) *asker {
 	return p
 }
 
-// forwardAuth runs the second Caddy of the README.
+// forwardAuth runs the second Caddy of docs/forward-auth.md.
 func forwardAuth(t *testing.T, gateway, service string) (addr string) {
-	block := replaced(t, readmeBlock(t, "forward_auth 127.0.0.1:8080"),
+	block := replaced(t, pageBlock(t, "forward-auth.md", "forward_auth 127.0.0.1:8080"),
 		"app.example.com {", "http://app.example.com:{$PORT} {", "127.0.0.1:8080", gateway, "127.0.0.1:3000", service)
 	c := rig.NewCaddy(t)
 	_, port, _ := net.SplitHostPort(c.Addr)

@@ -16,7 +16,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// Backends that verify tokens themselves rely on the JWKS and on what the README
+// Backends that verify tokens themselves rely on the JWKS and on what docs/backends.md
 // promises about tokens.
 func TestJWKSVerifiesTheTokens(t *testing.T) {
 	t.Parallel()

@@ -9,11 +9,11 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// A team uses the README's handle_errors for clients that expect {"code":401}. They
+// A team uses the block of docs/backends.md for clients that expect {"code":401}. They
 // must get that body, with its own length, even during an upload.
 func TestRefusalsInATeamsOwnForm(t *testing.T) {
 	t.Parallel()
-	block := replaced(t, readmeBlock(t, "intercept {"), "api.example.com {", "http://{$ADDR} {", "localhost:3000", "{$UPSTREAM}",
+	block := replaced(t, pageBlock(t, "backends.md", "intercept {"), "api.example.com {", "http://{$ADDR} {", "localhost:3000", "{$UPSTREAM}",
 		"wx_auth {env.WX_APPID} {env.WX_SECRET}", "wx_auth {env.WX_APPID} {env.WX_SECRET} {\nwechat {\napi {$WX_API}\n}\n}")
 	g := newGuard(t, "{\ndefault_bind 127.0.0.1\n}\n"+block)
 	pair := g.login(t, "13800138000")

@@ -142,12 +142,12 @@ func TestRefusedUploadsBehindNginx(t *testing.T) {
 	}
 }
 
-// An H5 page of another origin uses the README's CORS configuration. Its preflights are
+// An H5 page of another origin uses the CORS configuration of docs/browsers.md. Its preflights are
 // answered, also at our endpoints, and it can read refusals.
 func TestPagesOfAnotherOrigin(t *testing.T) {
 	t.Parallel()
-	for _, file := range []string{"../README.md", "../README.zh-CN.md"} {
-		block := replaced(t, rig.ReadmeBlock(t, file, "Access-Control-Allow-Origin https://h5.example.com"), "api.example.com {", "http://{$ADDR} {", "localhost:3000", "{$UPSTREAM}",
+	for _, page := range inBothLanguages(t, "browsers.md") {
+		block := replaced(t, pageBlock(t, page, "Access-Control-Allow-Origin https://h5.example.com"), "api.example.com {", "http://{$ADDR} {", "localhost:3000", "{$UPSTREAM}",
 			"wx_auth {env.WX_APPID} {env.WX_SECRET}", "wx_auth {env.WX_APPID} {env.WX_SECRET} {\nwechat {\napi {$WX_API}\n}\n}")
 		g := newGuard(t, "{\ndefault_bind 127.0.0.1\n}\n"+block)
 		page, method := "Origin: https://h5.example.com", "Access-Control-Request-Method: POST"

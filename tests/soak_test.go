@@ -85,7 +85,7 @@ func (s *soak) disturb(random *rand.Rand) {
 }
 
 // logIn is the login of one user, from the tap to the session. It does what the
-// README's snippet does, but never gives up.
+// client's page does, but never gives up.
 func (s *soak) logIn(random *rand.Rand, number string) {
 	codes, err := s.w.Mint(rig.AppID, "", wechattest.Phone{Number: number})
 	if err != nil {

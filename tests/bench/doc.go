@@ -1,5 +1,5 @@
 // Package bench measures what the gateway costs compared with a Caddy without it, and
-// writes the table of BENCHMARKS.md:
+// writes the tables of docs/benchmarks.md:
 //
 //	go test ./tests/bench -full -write -v -timeout 60m
 //

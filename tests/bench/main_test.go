@@ -13,7 +13,7 @@ import (
 
 var (
 	full  = flag.Bool("full", false, "measure with as many requests as the figures need; takes half an hour")
-	write = flag.Bool("write", false, "write the table to BENCHMARKS.md")
+	write = flag.Bool("write", false, "write the tables to docs/benchmarks.md")
 )
 
 func TestMain(m *testing.M) { os.Exit(rig.Main(m)) }
@@ -67,4 +67,4 @@ func TestTable(t *testing.T) {
 	}
 }
 
-var file = filepath.Join("..", "..", "BENCHMARKS.md")
+var file = filepath.Join("..", "..", "docs", "benchmarks.md")

@@ -1,5 +1,5 @@
 // Package directories tests external user directories with the built binary: a team's
-// backend and a team's table, working and broken, and the README's examples about them
+// backend and a team's table, working and broken, and the examples of the pages about them
 // as printed.
 package directories
 

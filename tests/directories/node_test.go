@@ -16,7 +16,7 @@ import (
 // program listens at the address.
 func startNode(t testing.TB, program, address string, env ...string) (stop func()) {
 	t.Helper()
-	home := rig.NodeHome(t, "testdata/node", "the README's programs in JavaScript")
+	home := rig.NodeHome(t, "testdata/node", "the pages' programs in JavaScript")
 	dir, err := os.MkdirTemp(home, "run-")
 	if err != nil {
 		t.Fatal(err)

@@ -14,9 +14,13 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-const readme = "../../README.md"
+// The pages whose blocks are tried.
+const (
+	usersPage    = "../../docs/users.md"
+	backendsPage = "../../docs/backends.md"
+)
 
-// apiInExpress is an API by somebody who only knows the README's table of headers.
+// apiInExpress is an API by somebody who only knows the table of headers.
 const apiInExpress = `
 import express from 'express'
 const app = express()
@@ -28,10 +32,12 @@ app.get('/orders', (req, res) => {
 app.listen(process.env.PORT, '127.0.0.1')
 `
 
-// membersInMySQL returns the README's table.
-func membersInMySQL(t *testing.T) string { return rig.ReadmeBlock(t, readme, "CREATE TABLE members") }
+// membersInMySQL returns the page's table.
+func membersInMySQL(t *testing.T) string {
+	return rig.ReadmeBlock(t, usersPage, "CREATE TABLE members")
+}
 
-// onThisMachine returns a Caddyfile of the README, changed for a test: its site is at
+// onThisMachine returns a Caddyfile of a page, changed for a test: its site is at
 // {$ADDR}, and its upstream and its WeChat are those of the test.
 func onThisMachine(t *testing.T, block string, oldnew ...string) string {
 	t.Helper()
@@ -42,7 +48,7 @@ func onThisMachine(t *testing.T, block string, oldnew ...string) string {
 	}, oldnew...)...)
 }
 
-// strangers starts a gateway with a Caddyfile of the README, in front of an API in
+// strangers starts a gateway with a Caddyfile of a page, in front of an API in
 // Express.
 func strangers(t *testing.T, db *rig.Database, caddyfile string, env ...string) *rig.Gateway {
 	t.Helper()
@@ -107,16 +113,16 @@ func wantStrangersWay(t *testing.T, g *rig.Gateway, db *rig.Database) {
 	g.WantEnded(t, silent)
 }
 
-// A team copies the webhook receiver and the Caddyfile from the README. Nothing else
+// A team copies the webhook receiver and the Caddyfile from the page. Nothing else
 // may be needed.
-func TestReadmesReceiverWorksAsWritten(t *testing.T) {
+func TestPagesReceiverWorksAsWritten(t *testing.T) {
 	db := rig.NewDatabase(t, "mysql")
 	db.Run(t, membersInMySQL(t))
 	db.Run(t, `INSERT INTO members (id, mobile, nick_name, role) VALUES (7, '13800138000', '安安', 'admin')`)
 	users := rig.FreeAddress(t)
-	stop := startNode(t, rig.Replaced(t, rig.ReadmeBlock(t, readme, "// users.mjs"), "app.listen(3001,", "app.listen("+portOf(users)+","),
+	stop := startNode(t, rig.Replaced(t, rig.ReadmeBlock(t, usersPage, "// users.mjs"), "app.listen(3001,", "app.listen("+portOf(users)+","),
 		users, "MEMBERS_DB="+db.URL, "WX_USERS_SECRET="+secret)
-	g := strangers(t, db, onThisMachine(t, rig.ReadmeBlock(t, readme, "users webhook http"), "localhost:3001", users), "WX_USERS_SECRET="+secret)
+	g := strangers(t, db, onThisMachine(t, rig.ReadmeBlock(t, usersPage, "users webhook http"), "localhost:3001", users), "WX_USERS_SECRET="+secret)
 	wantStrangersWay(t, g, db)
 
 	// A request without the secret learns nothing and creates no user.
@@ -151,8 +157,8 @@ func TestReadmesReceiverWorksAsWritten(t *testing.T) {
 	g.Login(codes.Code, codes.PhoneCode).WantProblem(t, 503, "directory_unavailable", []string{})
 }
 
-// A team copies the table and the queries from the README, in each database.
-func TestReadmesTableNeedsNoCode(t *testing.T) {
+// A team copies the table and the queries from the page, in each database.
+func TestPagesTableNeedsNoCode(t *testing.T) {
 	for kind, create := range map[string]string{
 		"mysql":    membersInMySQL(t),
 		"postgres": rig.Replaced(t, membersInMySQL(t), "INT NOT NULL AUTO_INCREMENT", "SERIAL", "TINYINT(1) NOT NULL DEFAULT 0", "BOOLEAN NOT NULL DEFAULT FALSE"),
@@ -161,8 +167,8 @@ func TestReadmesTableNeedsNoCode(t *testing.T) {
 			db := rig.NewDatabase(t, kind)
 			db.Run(t, create)
 			db.Run(t, `INSERT INTO members (id, mobile, nick_name, role) VALUES (7, '13800138000', '安安', 'admin')`)
-			block := rig.ReadmeBlock(t, readme, "users sql {env.MEMBERS_DB}")
-			if kind == "postgres" { // as the README says; only quoted names keep their case
+			block := rig.ReadmeBlock(t, usersPage, "users sql {env.MEMBERS_DB}")
+			if kind == "postgres" { // as the page says; only quoted names keep their case
 				block = rig.Replaced(t, block, " FROM DUAL", "", "AS nickName", `AS "nickName"`)
 			}
 			wantStrangersWay(t, strangers(t, db, onThisMachine(t, block)), db)
@@ -170,20 +176,20 @@ func TestReadmesTableNeedsNoCode(t *testing.T) {
 	}
 }
 
-// A team migrates by the README: the tokens of its former system keep working beside
+// A team migrates by the page: the tokens of its former system keep working beside
 // ours.
-func TestReadmesMigrationAcceptsOldTokens(t *testing.T) {
+func TestPagesMigrationAcceptsOldTokens(t *testing.T) {
 	api := rig.FreeAddress(t)
 	startNode(t, `
 import express from 'express'
 const app = express()
 const userOfOldToken = authorization => authorization === 'Bearer old-token-of-5' ? '5' : undefined
-`+rig.ReadmeBlock(t, readme, "userOfOldToken(")+`
+`+rig.ReadmeBlock(t, usersPage, "userOfOldToken(")+`
 app.get('/orders', (req, res) => res.json({ userId: req.userId, authorization: req.get('Authorization') }))
 app.listen(process.env.PORT, '127.0.0.1')
 `, api, "PORT="+portOf(api))
 	g := &rig.Gateway{WeChat: rig.NewWeChat(t)}
-	g.Caddy = rig.StartCaddy(t, onThisMachine(t, rig.ReadmeBlock(t, readme, "optional /*\n")), g.WeChat.Environ(api)...)
+	g.Caddy = rig.StartCaddy(t, onThisMachine(t, rig.ReadmeBlock(t, usersPage, "optional /*\n")), g.WeChat.Environ(api)...)
 	g.Client = g.Caddy.Client()
 	p := g.MustLogin(t, number)
 	for name, tc := range map[string]struct {
@@ -211,14 +217,14 @@ app.listen(process.env.PORT, '127.0.0.1')
 	g.Get("/orders", p.Token).WantProblem(t, 401, "token_revoked", nil)
 }
 
-// A team copies the token verifier from the README. It must accept our tokens and no
+// A team copies the token verifier from the page. It must accept our tokens and no
 // others.
-func TestReadmesVerifierAcceptsOnlyOurTokens(t *testing.T) {
+func TestPagesVerifierAcceptsOnlyOurTokens(t *testing.T) {
 	api := rig.FreeAddress(t)
 	g := &rig.Gateway{WeChat: rig.NewWeChat(t), Upstream: rig.NewUpstream(t)}
 	g.Caddy = rig.StartCaddy(t, rig.GatewaySite("forward_token"), g.WeChat.Environ(g.Upstream.Addr)...)
 	g.Client = g.Caddy.Client()
-	startNode(t, rig.Replaced(t, rig.ReadmeBlock(t, readme, "createRemoteJWKSet(new URL"),
+	startNode(t, rig.Replaced(t, rig.ReadmeBlock(t, backendsPage, "createRemoteJWKSet(new URL"),
 		"https://api.example.com", g.Caddy.URL(), "app.listen(3000,", "app.listen("+portOf(api)+","), api)
 	backend := rig.NewClient(t, "http://"+api) // reached beside Caddy
 	p := g.MustLogin(t, number)

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// ReadmeBlock returns the one code block of that file that contains the text, without
+// ReadmeBlock returns the one code block of that page that contains the text, without
 // its fences.
 func ReadmeBlock(t testing.TB, file, text string) string {
 	t.Helper()
@@ -27,13 +27,13 @@ func ReadmeBlock(t testing.TB, file, text string) string {
 	return found[0]
 }
 
-// Replaced replaces parts of a README's block by what a test needs; each of the old
+// Replaced replaces parts of a page's block by what a test needs; each of the old
 // texts must occur in it.
 func Replaced(t testing.TB, block string, oldnew ...string) string {
 	t.Helper()
 	for i := 0; i < len(oldnew); i += 2 {
 		if !strings.Contains(block, oldnew[i]) {
-			t.Fatalf("%q is not in the README's block:\n%s", oldnew[i], block)
+			t.Fatalf("%q is not in the page's block:\n%s", oldnew[i], block)
 		}
 	}
 	return strings.NewReplacer(oldnew...).Replace(block)

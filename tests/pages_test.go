@@ -1,0 +1,266 @@
+package tests
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"unicode"
+
+	"github.com/wx-auth/caddy-wx-auth/tests/rig"
+)
+
+// inBothLanguages returns a page of docs and, if there is one, its Chinese twin.
+func inBothLanguages(t testing.TB, page string) []string {
+	t.Helper()
+	zh := "zh/" + page
+	if _, err := os.Stat("../docs/" + zh); errors.Is(err, fs.ErrNotExist) {
+		return []string{page}
+	}
+	return []string{page, zh}
+}
+
+// document is a Markdown file, taken apart.
+type document struct {
+	path     string // from the top of the repository, with slashes
+	headings []string
+	anchors  []string
+	prose    map[int]string // the lines outside code and tables, by their numbers
+	rows     []int          // how many rows each table has
+	blocks   []codeBlock
+	links    []string
+}
+
+// codeBlock is the text between two fences.
+type codeBlock struct {
+	line           int
+	language, text string
+}
+
+// documents returns all Markdown files, by path.
+func documents(t testing.TB) map[string]*document {
+	t.Helper()
+	found := make(map[string]*document)
+	err := filepath.WalkDir("..", func(file string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && slices.Contains([]string{".git", "node_modules", "testdata", ".data"}, d.Name()):
+			return filepath.SkipDir
+		case d.IsDir() || filepath.Ext(file) != ".md":
+			return nil
+		}
+		text, err := os.ReadFile(file)
+		if err != nil {
+			return err
+		}
+		name := filepath.ToSlash(strings.TrimPrefix(file, ".."+string(filepath.Separator)))
+		found[name] = readDocument(name, string(text))
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(found) < 20 {
+		t.Fatalf("only %d documents", len(found))
+	}
+	return found
+}
+
+var (
+	fence      = regexp.MustCompile("^( *)```(\\w*)")
+	anyLink    = regexp.MustCompile(`\]\(([^()\s]+(?:\([^()\s]*\)[^()\s]*)*)\)`)
+	inlineCode = regexp.MustCompile("`[^`]*`")
+)
+
+func readDocument(name, text string) *document {
+	d := &document{path: name, prose: make(map[int]string)}
+	inTable, indent, inCode := false, "", false
+	for i, line := range strings.Split(text, "\n") {
+		if inCode {
+			if strings.TrimSpace(line) == "```" {
+				inCode = false
+				continue
+			}
+			last := &d.blocks[len(d.blocks)-1]
+			last.text += strings.TrimPrefix(line, indent) + "\n"
+			continue
+		}
+		if m := fence.FindStringSubmatch(line); m != nil {
+			inCode, indent = true, m[1]
+			d.blocks = append(d.blocks, codeBlock{line: i + 1, language: m[2]})
+			continue
+		}
+		for _, m := range anyLink.FindAllStringSubmatch(inlineCode.ReplaceAllString(line, ""), -1) {
+			d.links = append(d.links, m[1])
+		}
+		if strings.HasPrefix(strings.TrimSpace(line), "|") {
+			if !inTable {
+				d.rows = append(d.rows, 0)
+			}
+			inTable = true
+			d.rows[len(d.rows)-1]++
+			continue
+		}
+		inTable = false
+		d.prose[i+1] = line
+		if hashes, title, ok := strings.Cut(line, " "); ok && hashes != "" && strings.Trim(hashes, "#") == "" {
+			d.headings = append(d.headings, hashes)
+			d.anchors = append(d.anchors, anchor(title))
+		}
+	}
+	return d
+}
+
+// anchor returns the name that GitHub gives a heading.
+func anchor(title string) string {
+	title = anyLink.ReplaceAllString(title, "]")
+	var name strings.Builder
+	for _, r := range strings.ToLower(title) {
+		switch {
+		case r == ' ':
+			name.WriteByte('-')
+		case r == '-' || r == '_' || unicode.IsLetter(r) || unicode.IsDigit(r):
+			name.WriteRune(r)
+		}
+	}
+	return name.String()
+}
+
+// A reader follows each link of the documents and finds the page, and the place on it.
+func TestLinksOfDocumentsResolve(t *testing.T) {
+	all := documents(t)
+	for name, d := range all {
+		if name == "README.zh-CN.md" {
+			continue
+		}
+		for _, link := range d.links {
+			if strings.Contains(link, "://") || strings.HasPrefix(link, "mailto:") {
+				continue
+			}
+			file, place, _ := strings.Cut(link, "#")
+			target := name
+			if file != "" {
+				target = path.Join(path.Dir(name), file)
+			}
+			if _, err := os.Stat(filepath.Join("..", filepath.FromSlash(target))); err != nil {
+				t.Errorf("%s: %s does not exist", name, link)
+				continue
+			}
+			if place != "" && (all[target] == nil || !slices.Contains(all[target].anchors, place)) {
+				t.Errorf("%s: %s has no such heading", name, link)
+			}
+		}
+	}
+}
+
+// twins returns pairs of documents, English and Chinese.
+func twins(t testing.TB, all map[string]*document) map[*document]*document {
+	t.Helper()
+	pairs := make(map[*document]*document)
+	for name, d := range all {
+		dir, file := path.Split(name)
+		twin := dir + "zh/" + file
+		if strings.HasSuffix(name, "README.md") && dir != "docs/" {
+			twin = strings.TrimSuffix(name, ".md") + ".zh-CN.md"
+		}
+		if all[twin] != nil {
+			pairs[d] = all[twin]
+		}
+	}
+	return pairs
+}
+
+// A Chinese page says what the English one says: it has the same headings, and each table
+// has the same rows.
+func TestChinesePagesAreComplete(t *testing.T) {
+	for en, zh := range twins(t, documents(t)) {
+		if !strings.HasPrefix(en.path, "docs/") {
+			continue
+		}
+		if !slices.Equal(en.headings, zh.headings) {
+			t.Errorf("%s has the headings %v, %s has %v", en.path, en.headings, zh.path, zh.headings)
+		}
+		if !slices.Equal(en.rows, zh.rows) {
+			t.Errorf("the tables of %s have %v rows, those of %s %v", en.path, en.rows, zh.path, zh.rows)
+		}
+	}
+}
+
+// columns returns the width of a line on a terminal.
+func columns(line string) (n int) {
+	for _, r := range line {
+		if n++; r >= 0x2e80 {
+			n++ // Chinese characters and punctuation are twice as wide
+		}
+	}
+	return n
+}
+
+// Pages are read in terminals and in diffs, too. Chinese lines may end after a sentence
+// only, as a line break is shown as a space.
+func TestDocumentsHaveShortLines(t *testing.T) {
+	for name, d := range documents(t) {
+		if (!strings.HasPrefix(name, "docs/") && name != "README.md") || strings.HasPrefix(name, "docs/design/") {
+			continue
+		}
+		most := 100
+		if strings.HasPrefix(name, "docs/zh/") {
+			most = 120
+		}
+		for number, line := range d.prose {
+			if n := columns(line); n > most {
+				t.Errorf("%s:%d has %d columns, of at most %d", name, number, n, most)
+			}
+		}
+	}
+}
+
+// The README is what everybody reads first. It stays short; the pages have the rest.
+func TestReadmeIsShort(t *testing.T) {
+	text, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := strings.Count(string(text), "\n"); n > 200 {
+		t.Errorf("README.md has %d lines, of at most 200", n)
+	}
+}
+
+// A Caddyfile of a page is copied as it is: it is formatted, and Caddy takes it.
+func TestCaddyfilesOfDocumentsAdapt(t *testing.T) {
+	t.Parallel()
+	c, tried := rig.NewCaddy(t), 0
+	for name, d := range documents(t) {
+		if name == "README.zh-CN.md" || strings.HasPrefix(name, "docs/design/") {
+			continue
+		}
+		for _, b := range d.blocks {
+			if b.language != "caddyfile" {
+				continue
+			}
+			tried++
+			text := b.text
+			if first, _, _ := strings.Cut(text, "\n"); strings.HasPrefix(first, "wx_auth") {
+				text = "example.com {\n\t" + strings.TrimSuffix(strings.ReplaceAll(text, "\n", "\n\t"), "\t") + "}\n"
+				text = strings.ReplaceAll(text, "\n\t\n", "\n\n")
+			}
+			file := filepath.Join(c.Home, "Caddyfile.page")
+			if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			out, err := c.Command("adapt", "--adapter", "caddyfile", "--config", file)
+			if err != nil || strings.Contains(out, "not formatted") {
+				t.Errorf("%s:%d: %v\n%s\n%s", name, b.line, err, out, text)
+			}
+		}
+	}
+	if tried < 15 {
+		t.Errorf("only %d blocks", tried)
+	}
+}
