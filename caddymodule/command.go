@@ -27,7 +27,7 @@ import (
 func init() {
 	caddycmd.RegisterCommand(caddycmd.Command{
 		Name:  "wx-auth",
-		Usage: "users|sessions|token|keys|rekey|import|schema",
+		Usage: "doctor|users|sessions|token|keys|rekey|import|schema",
 		Short: "Manages the users, sessions and keys of wx_auth, and its store",
 		Long: `Manages the users, sessions and keys of wx_auth, and its store. The commands read
 the configuration that Caddy is started with, and find the store and its encryption
@@ -40,7 +40,7 @@ systemd, for example:
   sudo -u caddy caddy wx-auth users find +8613800138000 \
     --config /etc/caddy/Caddyfile --envfile /etc/caddy/wx.env`,
 		CobraFunc: func(cmd *cobra.Command) {
-			cmd.AddCommand(usersCommand(), sessionsCommand(), tokenCommand(), keysCommand(), rekeyCommand(), importCommand(), schemaCommand())
+			cmd.AddCommand(doctorCommand(), usersCommand(), sessionsCommand(), tokenCommand(), keysCommand(), rekeyCommand(), importCommand(), schemaCommand())
 		},
 	})
 }
@@ -91,6 +91,7 @@ type commandStore struct {
 	directory directoryName
 	names     store.Names
 	db        *store.DB
+	clock     *clock.Clock
 	handler   *Handler // has the settings of an external directory
 	users     func()   // closes the external directory
 }
@@ -195,11 +196,12 @@ func addStore(list []*commandStore, h *Handler) ([]*commandStore, error) {
 		}
 	}
 	if at == nil {
-		db, err := store.New(key.url, store.Options{Prefix: key.prefix, Clock: clock.New()})
+		watch := clock.New()
+		db, err := store.New(key.url, store.Options{Prefix: key.prefix, Clock: watch})
 		if err != nil {
 			return nil, err
 		}
-		at = &commandStore{key: key, set: s, db: db, directory: directory, names: names, handler: &again, users: func() {}}
+		at = &commandStore{key: key, set: s, db: db, clock: watch, directory: directory, names: names, handler: &again, users: func() {}}
 		at.Name, at.Store.Store, at.NewOpenID, at.External = db.String(), db.WithTables(s.EncryptionKeys), s.Login.NewOpenID, directory.external
 		if key.prefix != defaultTablePrefix {
 			at.Name += ", tables " + key.prefix + "…"

@@ -23,6 +23,7 @@ type answer struct {
 	body   []byte
 	bare   string
 	host   string
+	date   time.Time // of the header Date; zero: none
 }
 
 // readAnswer parses the body of an answer. It ignores Content-Type, because WeChat

@@ -23,10 +23,11 @@ type delivery struct {
 	call   Call
 	code   Renew // the one-time code in the request; "" if there is none
 
-	host   string // the host to which a code was sent; later attempts go there too
-	asked  string // the name of the host that answered
-	lost   *Error // the first attempt that was sent but not answered
-	busied int    // attempts that were answered with -1
+	host   string    // the host to which a code was sent; later attempts go there too
+	asked  string    // the name of the host that answered
+	date   time.Time // WeChat's time in its last answer
+	lost   *Error    // the first attempt that was sent but not answered
+	busied int       // attempts that were answered with -1
 }
 
 func (c *Client) delivery(app App, call Call, code Renew) *delivery {
@@ -55,6 +56,9 @@ func (d *delivery) send(ctx context.Context, o outgoing) (answer, *Error) {
 	stale := 0
 	for {
 		a, f := d.client.Transport.exchange(ctx, d.client.Timeout, hosts[0], d.call, o)
+		if f == nil {
+			d.date = a.date
+		}
 		if d.code != "" && (f == nil || f.sent) {
 			d.host, hosts = hosts[0], hosts[:1]
 		}

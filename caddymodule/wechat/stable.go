@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"time"
 )
 
 // StableToken fetches access tokens with cgi-bin/stable_token, which returns the same
@@ -17,12 +18,41 @@ func NewStableToken() *StableToken { return new(StableToken) }
 // Token implements TokenSource.
 func (s *StableToken) Token(ctx context.Context, app App, f Fetcher) (string, error) {
 	return s.token(ctx, app, f, neverLate, func(ctx context.Context, _ string) (AccessToken, error) {
-		body, err := json.Marshal(map[string]any{
-			"grant_type": "client_credential", "appid": app.ID, "secret": app.Secret, "force_refresh": false,
-		})
+		r, err := stableRequest(app)
 		if err != nil {
-			return AccessToken{}, &Error{Call: CallToken, Kind: KindBug, reason: "the request cannot be encoded"}
+			return AccessToken{}, err
 		}
-		return f.Fetch(ctx, app, TokenRequest{Method: http.MethodPost, Path: "/cgi-bin/stable_token", Body: body})
+		return f.Fetch(ctx, app, r)
 	})
+}
+
+func stableRequest(app App) (TokenRequest, error) {
+	body, err := json.Marshal(map[string]any{
+		"grant_type": "client_credential", "appid": app.ID, "secret": app.Secret, "force_refresh": false,
+	})
+	if err != nil {
+		return TokenRequest{}, &Error{Call: CallToken, Kind: KindBug, reason: "the request cannot be encoded"}
+	}
+	return TokenRequest{Method: http.MethodPost, Path: "/cgi-bin/stable_token", Body: body}, nil
+}
+
+// Probe asks once for an access token with cgi-bin/stable_token, which changes nothing for
+// other callers, and forgets it. So it checks that WeChat can be reached and accepts the
+// secret and our address. date is WeChat's time, or zero if the answer had none; it may
+// come with an error. Errors are *Error.
+func (c *Client) Probe(ctx context.Context, app App) (date time.Time, err error) {
+	c.init()
+	r, err := stableRequest(app)
+	if err != nil {
+		return date, err
+	}
+	d := c.delivery(app, CallToken, "")
+	a, e := d.send(ctx, outgoing{method: r.Method, path: r.Path, body: r.Body})
+	if e != nil {
+		return d.date, e
+	}
+	if token, _ := readToken(a.body); token == "" {
+		return d.date, d.nonsense("no usable access token in the answer")
+	}
+	return d.date, nil
 }

@@ -175,6 +175,7 @@ func (t *Transport) exchange(ctx context.Context, timeout time.Duration, base st
 		return answer{}, f
 	}
 	a.host = u.Host
+	a.date, _ = http.ParseTime(response.Header.Get("Date"))
 	return a, nil
 }
 

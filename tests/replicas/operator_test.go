@@ -72,3 +72,26 @@ func TestOperatorLooksAfterUsers(t *testing.T) {
 		}
 	})
 }
+
+// The doctor writes to each kind of database beside running replicas, and finds one whose
+// password is wrong. No password is in its output.
+func TestDoctorExaminesEachDatabase(t *testing.T) {
+	t.Parallel()
+	rig.OnDatabases(t, func(t *testing.T, db *rig.Database) {
+		replicas := rig.NewReplicas(t, db, 1)
+		o := rig.Operator{Caddy: replicas[0].Caddy, Caddyfile: rig.ReplicaSite()}
+		if out := o.Run(t, "doctor"); !strings.Contains(out, "a write succeeded") || !strings.Contains(out, "the database's") {
+			t.Error(out)
+		}
+		if db.Kind == "sqlite" {
+			return
+		}
+		scheme, rest, _ := strings.Cut(db.URL, "://")
+		_, rest, _ = strings.Cut(rest, "@")
+		o.Caddyfile = rig.GatewaySite("store "+scheme+"://nobody:s3cret-password@"+rest, "encryption_key {env.WX_AUTH_KEY}")
+		out, err := o.Try(t, "", "doctor")
+		if err == nil || !strings.Contains(out, "wrong  store") || !strings.Contains(out, "wrong  secret         store url") || strings.Contains(out, "s3cret-password") {
+			t.Errorf("%v\n%s", err, out)
+		}
+	})
+}
