@@ -16,6 +16,7 @@ import (
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/api"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/clock"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/metrics"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/store"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/token"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
@@ -35,7 +36,7 @@ const (
 // name.
 type Background struct {
 	log     *zap.Logger
-	metrics *api.Metrics
+	metrics *metrics.Metrics
 	mu      sync.Mutex
 	sites   []*site
 	rings   map[ringKey]*token.RingSettings
@@ -52,20 +53,8 @@ func (*Background) CaddyModule() caddy.ModuleInfo {
 // Provision sets up the app. It only reads.
 func (a *Background) Provision(ctx caddy.Context) error {
 	a.log = ctx.Logger()
-	var err error
-	a.metrics, err = api.NewMetrics(ctx.GetMetricsRegistry(), a.feedAge)
-	return err
-}
-
-// feedAge returns the age of the stalest revocation feed in use.
-func (a *Background) feedAge(now time.Time) time.Duration {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	var age time.Duration
-	for _, s := range a.sites {
-		age = max(age, s.state.Feed.Age(now))
-	}
-	return age
+	a.metrics = processMetrics
+	return a.metrics.Register(ctx.GetMetricsRegistry())
 }
 
 // add registers a directive with the app, while the configuration is provisioned. Sites

@@ -17,7 +17,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/api"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/metrics"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/token"
@@ -185,11 +185,10 @@ func TestPanicAtTheGateIsA500(t *testing.T) {
 	s := serve(t, "public /open")
 	s.h.matcher = caddyhttp.MatcherSet{panicking{}}
 	reg := prometheus.NewRegistry()
-	metrics, err := api.NewMetrics(reg, func(time.Time) time.Duration { return 0 })
-	if err != nil {
+	s.h.site.api.Metrics = metrics.New()
+	if err := s.h.site.api.Metrics.Register(reg); err != nil {
 		t.Fatal(err)
 	}
-	s.h.site.api.Metrics = metrics
 	w := s.do(httptest.NewRequest("GET", "/x", nil))
 	if w.Code != http.StatusInternalServerError || !strings.Contains(w.Body.String(), string(problem.InternalError)) || strings.Contains(w.Body.String(), "a secret") {
 		t.Errorf("%d %s", w.Code, w.Body)
@@ -200,7 +199,7 @@ func TestPanicAtTheGateIsA500(t *testing.T) {
 	}
 	counted, err := reg.Gather()
 	for _, m := range counted {
-		if m.GetName() == "wx_auth_panics_total" && m.GetMetric()[0].GetCounter().GetValue() != 1 {
+		if m.GetName() == "caddy_wx_auth_panics_total" && m.GetMetric()[0].GetCounter().GetValue() != 1 {
 			t.Errorf("counted %v", m)
 		}
 	}

@@ -1,14 +1,21 @@
 package caddymodule
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/api"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/metrics"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/outage"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/store"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/storestate"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/token"
@@ -25,6 +32,9 @@ var (
 	wechatPool = caddy.NewUsagePool() // string    -> *wechatState
 )
 
+// processMetrics live as long as the process. The registry of each configuration gets them.
+var processMetrics = metrics.New()
+
 // cacheEntries bounds the verified-token cache of one policy, to less than 30 MiB. A
 // hundred thousand tokens fit, though they spread unevenly over its shards.
 const cacheEntries = 104_000
@@ -37,23 +47,89 @@ type storeState struct {
 	*storestate.State
 	login login.State
 	api   api.State
+
+	outage  outage.Outage
+	unwrite atomic.Bool // a write has failed, and none has worked since
+	unread  []func()    // these remove its metrics
 }
 
 // Destruct closes the store when the last configuration, and the last login under way, has
 // released it.
-func (s *storeState) Destruct() error { return s.Close() }
+func (s *storeState) Destruct() error {
+	for _, remove := range s.unread {
+		remove()
+	}
+	return s.Close()
+}
 
 // acquireStore returns the state of a store. Callers release it with storePool.Delete(k).
 func acquireStore(k storeKey) (*storeState, error) {
 	v, _, err := storePool.LoadOrNew(k, func() (caddy.Destructor, error) {
 		state, err := storestate.New(k.url, k.prefix)
-		return &storeState{State: state}, err
+		if err != nil {
+			return nil, err
+		}
+		s := &storeState{State: state}
+		s.measure(processMetrics)
+		return s, nil
 	})
 	if err != nil {
 		return nil, err
 	}
 	return v.(*storeState), nil
 }
+
+// measure adds the store's metrics. Its outages are logged by Caddy's logger of the moment,
+// because the store outlives the configuration.
+func (s *storeState) measure(m *metrics.Metrics) {
+	label := s.DB.Label()
+	m.Stores(label, store.Operations())
+	s.DB.Observe(func(o store.Operation) {
+		m.Operation(label, o.Name, o.Outcome(), o.Took)
+		if s.WasOpened() && o.Name != store.CountOperation {
+			s.note(o)
+		}
+	})
+	s.unread = append(s.unread,
+		m.Read(metrics.FeedAge, func(yield func(float64, ...string)) { yield(s.FeedAge(time.Now()).Seconds(), label) }),
+		m.Read(metrics.Sessions, func(yield func(float64, ...string)) {
+			if n, known := s.Live(); known {
+				yield(float64(n), label)
+			}
+		}),
+		m.Read(metrics.BreakerOpen, func(yield func(float64, ...string)) {
+			s.login.EachBreaker(func(name string, call wechat.Call, open bool) {
+				value := 0.0
+				if open {
+					value = 1
+				}
+				yield(value, cmp.Or(name, wechat.Own), string(call))
+			})
+		}))
+}
+
+// note logs when the store begins to fail, and when it works again. A server or file that
+// became read-only still answers questions, so after a failed write only a write counts.
+func (s *storeState) note(o store.Operation) {
+	switch {
+	case o.Outcome() == "unavailable":
+		if o.Write {
+			s.unwrite.Store(true)
+		}
+		s.outage.Failed(func(since time.Time) {
+			ourLog().Error("the store: failing since "+since.UTC().Format(time.RFC3339), zap.String("store", s.DB.String()), zap.Error(o.Err),
+				zap.String("remedy", adviceOf(withRemedy(o.Err, directoryName{}), "check that the database runs, can be reached and has space; tokens go on, and all else when it is back")))
+		})
+	case o.Err == nil && (o.Write || !s.unwrite.Load()):
+		s.unwrite.Store(false)
+		s.outage.Worked(func(after time.Duration) {
+			ourLog().Info("the store: back again", zap.String("store", s.DB.String()), zap.Duration("after", after))
+		})
+	}
+}
+
+// ourLog returns a logger for what outlives a configuration.
+func ourLog() *zap.Logger { return caddy.Log().Named("http.handlers.wx_auth") }
 
 // ringKey names a ring of generated keys.
 type ringKey struct {
@@ -74,7 +150,24 @@ func acquireRing(k ringKey) *token.Ring {
 func acquireCache(p token.Policy, store storeKey, keys string) (string, *token.Cache) {
 	k := fmt.Sprintf("%q", append([]string{store.url, store.prefix, keys, p.Issuer, p.Type, p.Leeway.String(),
 		strings.Join(p.Audience, "\x00")}, p.Apps...))
-	return k, acquire(cachePool, k, func() *token.Cache { return token.NewCache(cacheEntries) })
+	v, _, _ := cachePool.LoadOrNew(k, func() (caddy.Destructor, error) { // which cannot fail
+		c := token.NewCache(cacheEntries)
+		c.Hits, c.Misses = processMetrics.Hits, processMetrics.Misses
+		return measuredCache{c, processMetrics.Read(metrics.CacheEntries, func(yield func(float64, ...string)) { yield(float64(c.Len())) })}, nil
+	})
+	return k, v.(measuredCache).Cache
+}
+
+// measuredCache is a cache in the pool.
+type measuredCache struct {
+	*token.Cache
+	unread func()
+}
+
+// Destruct removes the cache from the metrics.
+func (c measuredCache) Destruct() error {
+	c.unread()
+	return nil
 }
 
 func acquire[T any](pool *caddy.UsagePool, k any, construct func() T) T {
@@ -89,10 +182,75 @@ func acquire[T any](pool *caddy.UsagePool, k any, construct func() T) T {
 type wechatState struct {
 	transport *wechat.Transport
 	tokens    wechat.TokenSource
+
+	names   map[string]string // of WeChats by appid; "": of all other apps
+	unread  func()
+	mu      sync.Mutex
+	outages map[[2]string]*outage.Outage // by WeChat and call
+}
+
+// nameOf returns the name of an app's WeChat.
+func (s *wechatState) nameOf(appid string) string {
+	if name, ok := s.names[appid]; ok {
+		return name
+	}
+	return s.names[""]
+}
+
+// Called implements [wechat.Observer].
+func (s *wechatState) Called(appid string, call wechat.Call, err *wechat.Error, took time.Duration) {
+	name := s.nameOf(appid)
+	processMetrics.Call(name, appid, call, kindOf(err), took)
+	s.mu.Lock()
+	k := [2]string{name, string(call)}
+	o := s.outages[k]
+	if o == nil {
+		o = new(outage.Outage)
+		s.outages[k] = o
+	}
+	s.mu.Unlock()
+	about := func(fields ...zap.Field) []zap.Field {
+		return append([]zap.Field{zap.String("wechat", name), zap.String("call", string(call))}, fields...)
+	}
+	switch {
+	case err == nil || !err.Kind.WeChat() && err.Code != 0:
+		o.Worked(func(after time.Duration) {
+			ourLog().Info("WeChat call "+string(call)+": back again", about(zap.Duration("after", after))...)
+		})
+	case err.Kind.WeChat() && err.Unwrap() == nil:
+		o.Failed(func(since time.Time) {
+			ourLog().Warn("WeChat call "+string(call)+": failing since "+since.UTC().Format(time.RFC3339),
+				about(zap.String("appid", appid), zap.NamedError("cause", err), zap.String("remedy", cmp.Or(err.Advice, "WeChat is at fault; logins go on by themselves when it is back")))...)
+		})
+	}
+}
+
+// Fetched implements [wechat.Observer].
+func (s *wechatState) Fetched(appid string, err *wechat.Error) {
+	processMetrics.Fetch(s.nameOf(appid), appid, kindOf(err))
+}
+
+func kindOf(err *wechat.Error) wechat.Kind {
+	if err == nil {
+		return 0
+	}
+	return err.Kind
+}
+
+// tokenAges yields the age of each app's access token.
+func (s *wechatState) tokenAges(yield func(float64, ...string)) {
+	if t, ok := s.tokens.(interface {
+		EachFetched(func(string, time.Time))
+	}); ok {
+		t.EachFetched(func(appid string, fetched time.Time) {
+			yield(time.Since(fetched).Seconds(), s.nameOf(appid), appid)
+		})
+	}
 }
 
 // Destruct closes the idle connections.
 func (s *wechatState) Destruct() error {
+	s.unread()
 	s.transport.Close()
 	return nil
 }
@@ -100,7 +258,9 @@ func (s *wechatState) Destruct() error {
 func acquireWeChat(set wechatSettings, store storeKey) (string, *wechatState) {
 	k := fmt.Sprintf("%q %q", []string{set.AccessToken, set.External, store.url, store.prefix}, set.names()) // maps print sorted
 	v, _, _ := wechatPool.LoadOrNew(k, func() (caddy.Destructor, error) {                                    // which cannot fail
-		return &wechatState{transport: wechat.NewTransport(), tokens: set.tokens()}, nil
+		s := &wechatState{transport: wechat.NewTransport(), tokens: set.tokens(), names: set.names(), outages: make(map[[2]string]*outage.Outage)}
+		s.unread = processMetrics.Read(metrics.AccessTokenAge, s.tokenAges)
+		return s, nil
 	})
 	return k, v.(*wechatState)
 }

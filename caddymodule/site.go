@@ -90,6 +90,9 @@ func newSite(ctx caddy.Context, app *Background, set settings, users user.Direct
 		Settings: s.apiSettings(), Host: host, Opening: s, State: &s.state.api, Gate: s.gate, Keys: s.tokens.Keys,
 		Store: s.store, Directory: s.directory, Log: s.log, Emit: s.emit, Metrics: app.metrics,
 	}
+	for _, a := range set.Apps {
+		app.metrics.Serves(a.ID, set.WeChat.nameOf(a.ID))
+	}
 	s.Opener = storestate.NewOpener(storestate.Site[api.Opened]{
 		State: s.state.State, Store: s.store, Names: s.names, Find: name.find, Log: s.log,
 		Identified: func(identity string) error { return app.identified(s, identity) },
@@ -195,12 +198,13 @@ func (s *site) assemble(keys *store.Keys) (*api.Opened, error) {
 	client := s.set.WeChat.client()
 	client.Tokens, client.Shared, client.Transport = s.wechat.tokens, sharedTokens{s.store}, s.wechat.transport
 	// A phone number that WeChat dates far from this time is refused.
-	client.Log, client.Now = s.api.LogWeChat, s.state.Now
+	client.Log, client.Now, client.Observer = s.api.LogWeChat, s.state.Now, s.wechat
 	o.Chain = login.Chain{
 		WeChat:    client,
 		Directory: s.directory, Store: s.store, Sessions: o.Sessions, State: &s.state.login, Route: s.wechatKey,
 		Settings: s.set.Login,
 		Mint:     o.Minter.Mint, Hold: s.Hold, Observe: api.ObserveStep, OnDone: s.api.OnDone, OnPhoneChange: s.api.OnPhoneChange,
+		PhoneCode: s.app.metrics.PhoneCode,
 	}
 	o.Chain.Elsewhere, o.Chain.PhonesFixed = s.users != nil, !s.set.WeChat.SendOpenID
 	return o, nil

@@ -257,8 +257,8 @@ func TestAttackPanics(t *testing.T) {
 		f.passes(t, message(f.Addr, "GET", "/api/x", auth))
 		f.passes(t, message(f.Addr, "GET", "/public/x", "X-Panic: yes")) // the matcher is not called
 	})
-	if metrics, err := f.Admin("/metrics"); err != nil || !strings.Contains(metrics, fmt.Sprintf("\nwx_auth_panics_total %d\n", counted)) {
-		t.Errorf("%v: %d panics are counted as %q", err, counted, regexp.MustCompile("(?m)^wx_auth_panics_total.*").FindString(metrics))
+	if metrics, err := f.Admin("/metrics"); err != nil || !strings.Contains(metrics, fmt.Sprintf("\ncaddy_wx_auth_panics_total %d\n", counted)) {
+		t.Errorf("%v: %d panics are counted as %q", err, counted, regexp.MustCompile("(?m)^caddy_wx_auth_panics_total.*").FindString(metrics))
 	}
 	if log := f.Log.String(); strings.Contains(log, panicWords) || !strings.Contains(log, "panic at the gate") || !strings.Contains(log, "panic in an endpoint") {
 		t.Error("the log says the panic's words, or nothing of it")

@@ -313,7 +313,7 @@ func TestNoSecretIsInAnyLog(t *testing.T) {
 	if lines := c.Log.Lines(`"uri":"/auth/wx/verify"`); len(lines) != 0 {
 		t.Errorf("/verify is in the access log, with the identity in its answer: %s", lines[0])
 	}
-	if !strings.Contains(metrics, "wx_auth_logins_total") || !strings.Contains(config, "{env.WX_SECRET}") || !strings.Contains(string(autosave), "{env.WX_SECRET}") {
+	if !strings.Contains(metrics, "caddy_wx_auth_logins_total") || !strings.Contains(config, "{env.WX_SECRET}") || !strings.Contains(string(autosave), "{env.WX_SECRET}") {
 		t.Error("what was searched is not what it should be")
 	}
 	if n := len(h.all()); n < 3*len(faults) || len(all.in("x "+miniSecret+" y")) != 1 || len(all.in("x "+last.Token+" y")) != 1 || len(all.in("to 13800138000")) != 1 {

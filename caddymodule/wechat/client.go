@@ -47,6 +47,8 @@ type Client struct {
 	Now func() time.Time
 	// Log, if set, is called with failures in the background, which no call returns.
 	Log func(Event)
+	// Observer, if set, receives each request to WeChat.
+	Observer Observer
 
 	once   sync.Once
 	jitter func() time.Duration // the wait before a retry after -1
@@ -57,6 +59,15 @@ type Client struct {
 type Event struct {
 	AppID string
 	Err   error
+}
+
+// Observer receives events for metrics and logs. Its methods are called
+// concurrently, and must not wait.
+type Observer interface {
+	// Called reports one HTTP request to WeChat. err is nil if the answer was good.
+	Called(appid string, call Call, err *Error, took time.Duration)
+	// Fetched reports a fetch of an access token, with all its attempts.
+	Fetched(appid string, err *Error)
 }
 
 // Session is WeChat's answer to a login code. WeChat's session_key is not kept.
@@ -122,6 +133,7 @@ func (c *Client) Code2Session(ctx context.Context, app App, code string) (Sessio
 	if err := json.Unmarshal(a.body, &s); err != nil || !printable(s.OpenID, 128) || s.UnionID != "" && !printable(s.UnionID, 128) {
 		return Session{}, d.nonsense("no usable openid in the answer")
 	}
+	d.observe(nil)
 	return Session{OpenID: s.OpenID, UnionID: s.UnionID}, nil
 }
 
@@ -195,6 +207,7 @@ func (c *Client) phoneNumber(app App, a answer, d *delivery) (PhoneNumber, error
 		e.Advice = "check this server's clock"
 		return PhoneNumber{}, e
 	}
+	d.observe(nil)
 	return PhoneNumber{PhoneNumber: r.Info.PhoneNumber, PurePhoneNumber: r.Info.PurePhoneNumber,
 		CountryCode: string(r.Info.CountryCode), Timestamp: at}, nil
 }
@@ -242,6 +255,8 @@ func (c *Client) fetchToken(ctx context.Context, app App, r TokenRequest) (Acces
 			}
 		}
 		if printable(token, 1024) && life > 0 {
+			d.observe(nil)
+			c.fetched(app, nil)
 			return AccessToken{Token: token, Fetched: asked, Expires: asked.Add(min(life, maxTokenLife))}, nil
 		}
 		e = d.nonsense("no usable access token in the answer")
@@ -251,7 +266,14 @@ func (c *Client) fetchToken(ctx context.Context, app App, r TokenRequest) (Acces
 		e.Advice = "the external access token source refuses us: check its URL"
 	}
 	c.Transport.pause(key, app, e, c.Now())
+	c.fetched(app, e)
 	return AccessToken{}, e
+}
+
+func (c *Client) fetched(app App, e *Error) {
+	if c.Observer != nil {
+		c.Observer.Fetched(app.ID, e)
+	}
 }
 
 // shortText reports whether s can be (part of) a phone number: not empty, not long.

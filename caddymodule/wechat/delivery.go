@@ -19,6 +19,7 @@ const (
 // delivery is one call with all its attempts.
 type delivery struct {
 	client *Client
+	appid  string
 	apis   []string // the base URLs, in the order in which to try them
 	call   Call
 	code   Renew // the one-time code in the request; "" if there is none
@@ -28,10 +29,12 @@ type delivery struct {
 	date   time.Time // WeChat's time in its last answer
 	lost   *Error    // the first attempt that was sent but not answered
 	busied int       // attempts that were answered with -1
+	// took is the duration of a request that was answered well, until observe is called.
+	took time.Duration
 }
 
 func (c *Client) delivery(app App, call Call, code Renew) *delivery {
-	d := &delivery{client: c, apis: c.AppAPIs[app.ID], call: call, code: code}
+	d := &delivery{client: c, appid: app.ID, apis: c.AppAPIs[app.ID], call: call, code: code}
 	if len(d.apis) == 0 {
 		d.apis = c.APIs
 	}
@@ -55,9 +58,21 @@ func (d *delivery) send(ctx context.Context, o outgoing) (answer, *Error) {
 	}
 	stale := 0
 	for {
+		start := time.Now()
 		a, f := d.client.Transport.exchange(ctx, d.client.Timeout, hosts[0], d.call, o)
+		d.took = time.Since(start)
 		if f == nil {
 			d.date = a.date
+		}
+		switch {
+		case f != nil && d.code != "" && f.edgeRefused():
+			d.observe(&Error{Call: d.call, Kind: KindRefused, Host: f.err.Host, Status: f.err.Status})
+		case f != nil:
+			d.observe(f.err)
+		case a.code != 0:
+			e := businessError(d.call, a.code, a.errmsg)
+			e.Host = a.host
+			d.observe(e)
 		}
 		if d.code != "" && (f == nil || f.sent) {
 			d.host, hosts = hosts[0], hosts[:1]
@@ -102,6 +117,14 @@ func (d *delivery) send(ctx context.Context, o outgoing) (answer, *Error) {
 	}
 }
 
+// observe reports the last request. A good answer is reported when it has been read,
+// since it may turn out to be nonsense.
+func (d *delivery) observe(e *Error) {
+	if d.client.Observer != nil {
+		d.client.Observer.Called(d.appid, d.call, e, d.took)
+	}
+}
+
 // edgeRefused makes the error of a request that WeChat's edge server refused. The code
 // was not used up. Whether another attempt can succeed depends on the reason: the
 // request itself, or a momentary state.
@@ -132,6 +155,7 @@ func (d *delivery) refused(a answer) *Error {
 // code has been used up.
 func (d *delivery) nonsense(reason string) *Error {
 	e := &Error{Call: d.call, Kind: KindBadAnswer, Host: d.asked, reason: reason}
+	d.observe(e)
 	if d.code != "" {
 		e.Renew = []Renew{d.code}
 	}

@@ -25,7 +25,21 @@ func (f *failure) edgeRefused() bool {
 	return f.err.Status >= 400 && f.err.Status < 500 && f.err.Status != http.StatusRequestTimeout
 }
 
-// explain sets kind and reason. It never uses the error's own text, which may contain
+// These say what the operator can do about a failed connection.
+const (
+	adviceNetwork = "check that this machine reaches the host (curl -v https://host/); if it does, WeChat or the network between is at fault, and logins go on by themselves when it is back"
+	adviceProxy   = "check HTTPS_PROXY and NO_PROXY in Caddy's environment, and that the proxy lets connections to the host through"
+	adviceName    = "check the host's name in the settings (wechat { api … }), and this machine's DNS (/etc/resolv.conf)"
+	adviceFiles   = "raise the limit of open files for Caddy (LimitNOFILE= in its systemd unit, or ulimit -n)"
+	adviceAnswer  = "check that the host is WeChat's and that no proxy answers in its place; if it is, WeChat has a fault, and logins go on by themselves when it is over"
+
+	adviceCertificate = "check that the host is the right one, that the system has root certificates (package ca-certificates, or SSL_CERT_FILE), and that no proxy in between answers in its place"
+)
+
+// errProxyRefused means that the proxy answered CONNECT with another status than 200.
+var errProxyRefused = errors.New("the proxy refuses to connect")
+
+// explain sets kind, reason and advice. It never uses the error's own text, which may contain
 // the URL and so the secret.
 func (f *failure) explain(caller, asked context.Context, err error) {
 	if cause := caller.Err(); cause != nil {
@@ -33,6 +47,7 @@ func (f *failure) explain(caller, asked context.Context, err error) {
 		return
 	}
 	f.err.Kind, f.err.reason = KindUnreachable, "the connection failed"
+	f.err.Advice = adviceNetwork
 	var network net.Error
 	var dns *net.DNSError
 	var op *net.OpError
@@ -47,14 +62,18 @@ func (f *failure) explain(caller, asked context.Context, err error) {
 		if !f.sent {
 			f.err.reason = "no connection in time"
 		}
+	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
+		f.err.reason, f.err.Advice = "this process has no file descriptor left", adviceFiles
+	case errors.Is(err, errProxyRefused):
+		f.err.reason, f.err.Advice = "the proxy set in the environment refuses to connect to the host", adviceProxy
 	case errors.As(err, &op) && op.Op == "proxyconnect":
-		f.err.reason = "the proxy set in the environment cannot be reached"
+		f.err.reason, f.err.Advice = "the proxy set in the environment cannot be reached", adviceProxy
 	case errors.As(err, &dns):
-		f.err.reason = "the host's address cannot be found"
+		f.err.reason, f.err.Advice = "the host's address cannot be found", adviceName
 	case errors.As(err, &certificate), errors.As(err, &unknown), errors.As(err, &name):
-		f.err.reason = "the host's certificate is not trusted"
+		f.err.reason, f.err.Advice = "the host's certificate is not trusted", adviceCertificate
 	case errors.As(err, &record), errors.As(err, &alert):
-		f.err.reason = "the host speaks no TLS that we can"
+		f.err.reason, f.err.Advice = "the host speaks no TLS that we can", adviceCertificate
 	case errors.Is(err, syscall.ECONNREFUSED):
 		f.err.reason = "connection refused"
 	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):

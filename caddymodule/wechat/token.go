@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/url"
 	"sync"
 	"sync/atomic"
@@ -238,6 +239,21 @@ func (t *tokens) Drop(appid, token string, now time.Time) {
 	s.token, s.refused = AccessToken{}, token
 	if s.flight != nil {
 		s.flight.dropped = true
+	}
+}
+
+// EachFetched calls yield with the time at which each app's current token was fetched.
+func (t *tokens) EachFetched(yield func(appid string, fetched time.Time)) {
+	t.mu.Lock()
+	slots := maps.Clone(t.apps)
+	t.mu.Unlock()
+	for appid, s := range slots {
+		s.mu.Lock()
+		token := s.token
+		s.mu.Unlock()
+		if token.Token != "" {
+			yield(appid, token.Fetched)
+		}
 	}
 }
 

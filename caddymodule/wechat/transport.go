@@ -48,6 +48,12 @@ func NewTransport() *Transport {
 	return &Transport{
 		http: &http.Transport{
 			Proxy: http.ProxyFromEnvironment,
+			OnProxyConnectResponse: func(_ context.Context, _ *url.URL, _ *http.Request, a *http.Response) error {
+				if a.StatusCode != http.StatusOK {
+					return errProxyRefused
+				}
+				return nil
+			},
 			DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
 				conn, err := dialer.DialContext(ctx, network, addr)
 				if err != nil {
@@ -157,7 +163,7 @@ func (t *Transport) exchange(ctx context.Context, timeout time.Duration, base st
 	defer response.Body.Close()
 	f.sent = true
 	if response.StatusCode != http.StatusOK {
-		f.err.Kind, f.err.Status = KindBadAnswer, response.StatusCode
+		f.err.Kind, f.err.Status, f.err.Advice = KindBadAnswer, response.StatusCode, adviceAnswer
 		return answer{}, f
 	}
 	body, err := io.ReadAll(io.LimitReader(response.Body, maxBody+1))
@@ -167,11 +173,13 @@ func (t *Transport) exchange(ctx context.Context, timeout time.Duration, base st
 	}
 	if len(body) > maxBody {
 		f.err.Kind, f.err.reason = KindBadAnswer, "the answer is longer than 64 KiB"
+		f.err.Advice = adviceAnswer
 		return answer{}, f
 	}
 	a, ok := readAnswer(body, o.bare)
 	if !ok {
 		f.err.Kind, f.err.reason = KindBadAnswer, "the answer is not WeChat's JSON"
+		f.err.Advice = adviceAnswer
 		return answer{}, f
 	}
 	a.host = u.Host

@@ -40,7 +40,10 @@ func (s *Server) Refuse(w http.ResponseWriter, r *http.Request, p *problem.Probl
 	return err
 }
 
-func (c *call) refuse(p *problem.Problem) error { return c.Refuse(c.w, c.r, p) }
+func (c *call) refuse(p *problem.Problem) error {
+	c.count(p.Code)
+	return c.Refuse(c.w, c.r, p)
+}
 
 func (c *call) answer(status int, contentType string, v any) error {
 	return answer(c.w, c.r, status, contentType, v)

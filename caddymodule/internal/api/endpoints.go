@@ -20,6 +20,8 @@ type endpoint struct {
 	tokens  bool // needs only the keys
 	prompt  bool // does not wait for the store
 	service bool // for the backend, with the service key
+	// counts counts a refusal; nil: by its code.
+	counts func(*call, problem.Code)
 	// configured reports whether the endpoint exists for the id at the end of the path.
 	// Nil means that it exists for all.
 	configured func(s *Server, id string) bool
@@ -28,8 +30,8 @@ type endpoint struct {
 // endpoints lists the endpoints by their path under the prefix. A path that ends in a
 // slash is followed by an id.
 var endpoints = map[string]endpoint{
-	"":           {methods: post, serve: (*call).login},
-	"/refresh":   {methods: post, serve: (*call).refresh},
+	"":           {methods: post, serve: (*call).login, closed: true, counts: (*call).countLogin},
+	"/refresh":   {methods: post, serve: (*call).refresh, counts: (*call).countRefresh},
 	"/logout":    {methods: post, serve: (*call).logout},
 	"/phone":     {methods: post, serve: (*call).changePhone},
 	"/me":        {methods: get, serve: (*call).me},
@@ -126,6 +128,9 @@ type call struct {
 	id    string // at the end of the path, if any
 	now   time.Time
 	*Opened
+
+	counts func(*call, problem.Code)
+	tried  attempted // if it is a login
 }
 
 // Serve answers a request under our prefix; the upstream never sees it.
@@ -141,6 +146,7 @@ func (s *Server) Serve(w http.ResponseWriter, r *http.Request, to Route) error {
 		p.Allow = strings.Join(e.methods, ", ")
 		return c.refuse(p)
 	}
+	c.counts = e.counts
 	if e.service {
 		if p := c.checkServiceKey(); p != nil {
 			return c.refuse(p)
@@ -154,7 +160,7 @@ func (s *Server) Serve(w http.ResponseWriter, r *http.Request, to Route) error {
 	}
 	if c.Opened == nil && !e.closed {
 		p := s.unopened()
-		if path := strings.Trim(to.rest, "/"); path == "" || path == "phone" { // the client may send the same codes again
+		if strings.Trim(to.rest, "/") == "phone" { // the client may send the same code again
 			p = p.WithRenew(nil)
 		}
 		return c.refuse(p)
@@ -187,7 +193,7 @@ func (c *call) guarded(serve func(*call) error) (err error) {
 // log contains the stack, but not the value of the panic, which may contain a client's
 // input.
 func (s *Server) Panicked(where string, p any) *problem.Problem {
-	s.Metrics.panics.Inc()
+	s.Metrics.Panic()
 	s.Log.Error(where, zap.String("kind", fmt.Sprintf("%T", p)), zap.Stack("stack"))
 	return problem.New(problem.InternalError)
 }

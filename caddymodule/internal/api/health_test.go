@@ -8,6 +8,8 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/metrics"
 )
 
 // brokenStore is a store whose driver panics.
@@ -20,11 +22,7 @@ func (brokenStore) Probe(context.Context) error { panic("in the driver") }
 // other.
 func TestPanicInAHealthCheck(t *testing.T) {
 	core, logs := observer.New(zapcore.DebugLevel)
-	metrics, err := NewMetrics(prometheus.NewRegistry(), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := &Server{Log: zap.New(core), Metrics: metrics, Store: brokenStore{}}
+	s := &Server{Log: zap.New(core), Metrics: metrics.New(), Store: brokenStore{}}
 	if err := new(health).check(t.Context(), s.probe); err == nil {
 		t.Error("it passed")
 	}
@@ -32,8 +30,14 @@ func TestPanicInAHealthCheck(t *testing.T) {
 		t.Errorf("%d log lines", n)
 	}
 	reg := prometheus.NewRegistry()
-	reg.MustRegister(metrics.panics)
-	if counted, err := reg.Gather(); err != nil || counted[0].GetMetric()[0].GetCounter().GetValue() != 1 {
-		t.Errorf("counted %v, %v", counted, err)
+	reg.MustRegister(s.Metrics)
+	all, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range all {
+		if m.GetName() == "caddy_wx_auth_panics_total" && m.GetMetric()[0].GetCounter().GetValue() != 1 {
+			t.Errorf("counted %v", m)
+		}
 	}
 }

@@ -15,6 +15,9 @@ import (
 // login takes the mini program's codes and answers with a token. With a phoneCode it is
 // a phone login, otherwise a silent one.
 func (c *call) login() error {
+	if a, p := c.app("", c.r); p == nil {
+		c.tried.app = a.ID // unless the body names another one
+	}
 	if tooEarly(c.r) {
 		return c.refuse(problem.New(problem.TooEarly))
 	}
@@ -25,6 +28,9 @@ func (c *call) login() error {
 		}
 		return c.refuse(p)
 	}
+	if c.Opened == nil {
+		return c.refuse(c.unopened().WithRenew(nil)) // the client may send the same codes again
+	}
 	network, known := c.client()
 	if known {
 		req.Client = network
@@ -34,6 +40,7 @@ func (c *call) login() error {
 	a := &attempt{request: c.requestID(), trace: span.TraceID(c.r.Context()), limit: limit}
 	res, err := c.Chain.Login(context.WithValue(c.r.Context(), attemptKey{}, a), req)
 	if err != nil {
+		c.tried.done = !errors.As(err, new(tooMany))
 		return c.refuse(loginProblem(err))
 	}
 	out := c.pair(res.Session, res.Token, res.RefreshToken)
@@ -73,6 +80,8 @@ func (c *call) loginRequest() (login.Request, *problem.Problem) {
 	if p != nil {
 		return req, p
 	}
+	app, p := c.app(appid, c.r)
+	c.tried.app, c.tried.kind = app.ID, kindOf(req)
 	switch {
 	case req.Code == "":
 		return req, problem.Invalid("code is missing: send what wx.login gave.")
@@ -81,7 +90,6 @@ func (c *call) loginRequest() (login.Request, *problem.Problem) {
 	case req.PhoneCode != "" && !isCode(req.PhoneCode):
 		return req, problem.Invalid("phoneCode must be what the phone button gave: 1 to 256 visible ASCII characters.")
 	}
-	app, p := c.app(appid, c.r)
 	req.App, req.WeChat = app.App, app.WeChat
 	return req, p
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/event"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/metrics"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
@@ -58,7 +59,7 @@ func (s *Server) OnDone(ctx context.Context, req login.Request, res login.Result
 	if !ok {
 		return
 	}
-	s.Metrics.loggedIn(s.settle(a, res, err))
+	s.Metrics.Login(req.App.ID, kindOf(req), s.settle(a, res, err))
 	s.logLogin(req, res, err, a)
 }
 
@@ -71,20 +72,25 @@ func (s *Server) settle(a *attempt, res login.Result, err error) (code problem.C
 		code = le.Code
 	case err != nil:
 		code = problem.InternalError
-		s.Metrics.panics.Inc()
+		s.Metrics.Panic()
 	}
 	a.limit.settle(le != nil && le.Refused, err == nil && !res.Replayed)
 	return code
+}
+
+// kindOf returns the kind of a login for metrics, logs and events.
+func kindOf(req login.Request) string {
+	if req.PhoneCode == "" {
+		return metrics.Silent
+	}
+	return metrics.Phone
 }
 
 // logLogin writes the single log line of a login: its result, the user, and how long
 // each step took. If only the operator can fix the cause, the line is an error with a
 // remedy.
 func (s *Server) logLogin(req login.Request, res login.Result, err error, a *attempt) {
-	kind := "phone"
-	if req.PhoneCode == "" {
-		kind = "silent"
-	}
+	kind := kindOf(req)
 	fields := []zap.Field{zap.String("kind", kind), zap.String("appid", req.App.ID), zap.String("request", a.request), zap.Object("steps", a)}
 	if a.trace != "" {
 		fields = append(fields, zap.String("traceID", a.trace)) // as Caddy's tracing calls it

@@ -90,11 +90,9 @@ func (c *call) refresh() error {
 	defer done()
 	r, err := c.Accounts.Refresh(ctx, shown, c.now, func(sessionID string) error { return c.mayAsk("refresh", sessionID) })
 	if err != nil {
-		p := c.refreshRefused(r.Session, err)
-		c.Metrics.refreshed(p.Code)
-		return c.refuse(p)
+		return c.refuse(c.refreshRefused(r.Session, err))
 	}
-	c.Metrics.refreshed("")
+	c.Metrics.Refresh("")
 	return c.answerPair(c.pair(r.Session, r.Token, r.RefreshToken))
 }
 

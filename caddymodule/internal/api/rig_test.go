@@ -10,7 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
@@ -19,6 +18,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/event"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/gate"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/metrics"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/ratelimit"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/store"
@@ -95,8 +95,10 @@ func serve(t *testing.T, elsewhere user.Directory, configure ...func(*Settings))
 	}
 	g, err := gate.New(gate.Settings{}, tokens)
 	must(err)
-	metrics, err := NewMetrics(prometheus.NewRegistry(), func(time.Time) time.Duration { return 0 })
-	must(err)
+	count := metrics.New()
+	for _, app := range apps {
+		count.Serves(app, "")
+	}
 	times := session.Settings{Idle: 24 * time.Hour, Lifetime: 48 * time.Hour, Grace: time.Minute, TokenLife: time.Hour, Max: 20}
 	directory := account.Directory(s.store.Users(true, times))
 	if elsewhere != nil {
@@ -121,7 +123,7 @@ func serve(t *testing.T, elsewhere user.Directory, configure ...func(*Settings))
 			Exiting:      func() bool { return false },
 		},
 		Opening: s, State: new(State), Gate: g, Keys: tokens.Keys, Store: s.store, Directory: directory,
-		Log: zap.New(core), Metrics: metrics, Emit: func(...event.Event) {},
+		Log: zap.New(core), Metrics: count, Emit: func(...event.Event) {},
 	}
 	for _, c := range configure {
 		c(&s.Settings)

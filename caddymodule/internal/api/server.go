@@ -14,6 +14,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/event"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/gate"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/metrics"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/ratelimit"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/token"
@@ -31,7 +32,7 @@ type Server struct {
 	Store     Store
 	Directory account.Directory
 	Log       *zap.Logger
-	Metrics   *Metrics
+	Metrics   *metrics.Metrics
 	// Emit publishes events, in this order. The answer is settled by then: a handler of
 	// events can neither change nor delay it.
 	Emit func(...event.Event)

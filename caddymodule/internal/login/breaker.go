@@ -60,20 +60,28 @@ func (b *breaker) enter(who string, now time.Time) (probe bool, e *Error) {
 	if !again {
 		b.newcomer = now
 	}
+	refused := &NotCalled{"WeChat was not asked, because the circuit breaker is open", b.last}
 	switch {
 	case now.Before(b.closed):
-		return false, unavailable(b.last, b.closed.Sub(now))
+		return false, unavailable(refused, b.closed.Sub(now))
 	case b.probing:
-		return false, unavailable(b.last, firstPause)
+		return false, unavailable(refused, firstPause)
 	case again && now.Sub(b.newcomer) < b.pause:
 		// Otherwise a client that always comes first, with a request that fails, would keep the
 		// breaker open for all.
-		return false, unavailable(b.last, b.pause)
+		return false, unavailable(refused, b.pause)
 	case again:
 		b.probers = nil // a new round begins, in which the other clients go first again
 	}
 	b.probing = true
 	return true, nil
+}
+
+// isOpen reports whether only probes are let through.
+func (b *breaker) isOpen() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.failures >= tripAfter
 }
 
 // leave records the outcome of a call. made is false if the call was not made.

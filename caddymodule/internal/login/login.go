@@ -169,6 +169,8 @@ type Chain struct {
 	Hold func() (release func())
 	// Observe is called with the duration of each step. Optional.
 	Observe func(ctx context.Context, step string, took time.Duration, err error)
+	// PhoneCode is called with what became of each phone code. Optional.
+	PhoneCode func(appid string, fate Fate)
 	// OnDone is called once for each login, however many clients joined it, and even if
 	// all of them have hung up. ctx carries the values of the first request's context.
 	// The error is an *Error or a *Panic. Optional.

@@ -2,6 +2,8 @@ package login
 
 import (
 	"context"
+	"errors"
+	"slices"
 	"time"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
@@ -43,16 +45,60 @@ func (c *Chain) phone(ctx context.Context, s *steps, r Request, who caller) (num
 
 // number does the phone step, or finds its result.
 func (c *Chain) number(ctx context.Context, s *steps, r Request, openid string, next func(numbered) Account) (numbered, error) {
+	exchanged := false
 	n, err := do(ctx, s, s.phone, next, func(ctx context.Context, seen time.Time) (numbered, error) {
 		p, err := c.askPhone(ctx, r, openid)
+		if err == nil {
+			exchanged = true
+			c.fate(r, Exchanged)
+		}
 		return numbered{OpenID: openid, Phone: p, Seen: seen}, err
 	})
-	if err == nil && n.OpenID != openid {
+	if err != nil {
+		if !exchanged {
+			c.fateOfFailed(r, err)
+		}
+		return n, err
+	}
+	if n.OpenID != openid {
+		c.fate(r, Refused)
 		e := refuse(problem.PhoneCodeInvalid, nil, wechat.RenewCode, wechat.RenewPhoneCode)
 		e.Refused = true
 		return numbered{}, e
 	}
-	return n, err
+	if !exchanged {
+		c.fate(r, Replayed)
+	}
+	return n, nil
+}
+
+// Fate names the end of a phone code. WeChat charges for each code that it exchanges.
+type Fate string
+
+// These are the fates. A code that can be sent again has none yet.
+const (
+	Exchanged Fate = "exchanged" // WeChat gave its number
+	Replayed  Fate = "replayed"  // its number was known from an earlier exchange
+	Refused   Fate = "refused"   // it was refused, and not exchanged
+	Lost      Fate = "lost"      // it was used up, but its number did not arrive
+)
+
+func (c *Chain) fate(r Request, f Fate) {
+	if c.PhoneCode != nil {
+		c.PhoneCode(r.App.ID, f)
+	}
+}
+
+// fateOfFailed reports the fate of a phone code whose exchange has failed.
+func (c *Chain) fateOfFailed(r Request, err error) {
+	var e *Error
+	switch {
+	case !errors.As(err, &e):
+	case e.Refused:
+		c.fate(r, Refused)
+	case slices.Contains(e.Renew, string(wechat.RenewPhoneCode)):
+		c.fate(r, Lost)
+	}
 }
 
 // earlier returns the earlier of two times. Zero means unknown; if either is unknown,
@@ -68,7 +114,7 @@ func (c *Chain) askPhone(ctx context.Context, r Request, openid string) (user.Ph
 	var number wechat.PhoneNumber
 	err := c.observed(ctx, "getuserphonenumber", func(ctx context.Context) error {
 		made := false // also if there was no access token
-		return c.State.upstreams.token(c.Route, r.App.ID).do("", c.now, func() (bool, error) {
+		return c.State.upstreams.tokenOf(c.Route, r).do("", c.now, func() (bool, error) {
 			err := c.State.upstreams.call(c.Route, r.WeChat, wechat.CallPhone).do(ctx, r.App.ID, openid, c.now, func() (err error) {
 				made = true
 				number, err = c.WeChat.PhoneNumber(ctx, r.App, r.PhoneCode, openid)

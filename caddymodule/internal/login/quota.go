@@ -31,7 +31,7 @@ func (qs *quotas) enter(appid string, now time.Time) *Error {
 	qs.mu.Lock()
 	defer qs.mu.Unlock()
 	if q := qs.byApp[appid]; q != nil && now.Before(q.until) {
-		return unavailable(q.err, q.until.Sub(now))
+		return unavailable(&NotCalled{"WeChat was not asked, because a quota is used up", q.err}, q.until.Sub(now))
 	}
 	return nil
 }

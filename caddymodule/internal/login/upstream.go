@@ -2,6 +2,7 @@ package login
 
 import (
 	"context"
+	"maps"
 	"sync"
 	"time"
 
@@ -27,6 +28,7 @@ type upstreams struct {
 	mu     sync.Mutex
 	calls  map[upstreamKey]*upstream
 	tokens map[tokenKey]*breaker
+	names  map[tokenKey]string // of the WeChats of tokens
 }
 
 type upstreamKey struct {
@@ -68,6 +70,33 @@ func (us *upstreams) token(route, appid string) *breaker {
 	return b
 }
 
+// tokenOf is token for a request, whose WeChat the metrics name.
+func (us *upstreams) tokenOf(route string, r Request) *breaker {
+	b := us.token(route, r.App.ID)
+	us.mu.Lock()
+	defer us.mu.Unlock()
+	if us.names == nil {
+		us.names = make(map[tokenKey]string)
+	}
+	us.names[tokenKey{route, r.App.ID}] = r.WeChat
+	return b
+}
+
+// EachBreaker calls yield with the state of each circuit breaker. There may be several
+// of one call: each route has its own.
+func (s *State) EachBreaker(yield func(wechat string, call wechat.Call, open bool)) {
+	us := &s.upstreams
+	us.mu.Lock()
+	calls, tokens, names := maps.Clone(us.calls), maps.Clone(us.tokens), maps.Clone(us.names)
+	us.mu.Unlock()
+	for k, u := range calls {
+		yield(k.wechat, k.call, u.breaker.isOpen())
+	}
+	for k, b := range tokens {
+		yield(names[k], b.call, b.isOpen())
+	}
+}
+
 // do makes the call for a client in an app, or returns the reason why not. It counts failures by
 // who, which identifies the client and is empty if clients cannot be told apart.
 func (u *upstream) do(ctx context.Context, appid, who string, now func() time.Time, call func() error) error {
@@ -104,6 +133,17 @@ func (b *breaker) do(who string, now func() time.Time, call func() (made bool, e
 	}
 	return err
 }
+
+// NotCalled is the cause of a login's failure for which WeChat was not asked.
+type NotCalled struct {
+	why  string
+	last error
+}
+
+func (e *NotCalled) Error() string { return e.why + "; the last error was: " + e.last.Error() }
+
+// Unwrap returns the error because of which WeChat is not asked.
+func (e *NotCalled) Unwrap() error { return e.last }
 
 // unavailable returns the error of a call that was not made: the same codes will work
 // when the wait is over.

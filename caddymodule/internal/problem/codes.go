@@ -1,6 +1,10 @@
 package problem
 
-import "net/http"
+import (
+	"maps"
+	"net/http"
+	"slices"
+)
 
 // Code is the stable, machine-readable name of a problem. Clients decide on it; a code
 // never changes its meaning.
@@ -134,3 +138,6 @@ var codes = map[Code]entry{
 	PushRefused:       {status: http.StatusForbidden, detail: "This is not a message of WeChat's for this mini program. The gateway's operator finds the reason in the log."},
 	InternalError:     {status: http.StatusInternalServerError, detail: "Something went wrong in the gateway."},
 }
+
+// Codes returns all codes of the catalogue, for metrics.
+func Codes() []Code { return slices.Sorted(maps.Keys(codes)) }

@@ -124,6 +124,7 @@ func parseServer(db *DB, address, form string) (serverAddress, error) {
 		where = a.user + "@" + where
 	}
 	db.url = db.dialect.name + " " + where + "/" + a.database
+	db.label = db.dialect.name + ":" + a.hosts + "/" + a.database
 	return a, nil
 }
 

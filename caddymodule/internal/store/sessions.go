@@ -166,6 +166,14 @@ func (s *Store) UserSessions(ctx context.Context, userID string, now time.Time) 
 	return list, nil
 }
 
+// CountSessions counts the sessions that are live by the database's clock.
+func (s *Store) CountSessions(ctx context.Context) (n int, err error) {
+	err = s.readLate(ctx, "counting the sessions", func(t *tx) error {
+		return t.row(`SELECT COUNT(*) FROM {sessions} WHERE ended_at = 0 AND expires_at > {now}`).Scan(&n)
+	})
+	return n, err
+}
+
 // Revocations reads the feed in its order: all rows with a number over after, and all that were
 // recorded within window by the database's clock. It also compares the clocks. A row that a copy of
 // the database shows late is found by the next poll, since each looks back a minute.

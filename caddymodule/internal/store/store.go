@@ -59,14 +59,17 @@ type Options struct {
 // DB is one database. Its methods may be called from many goroutines at once.
 type DB struct {
 	url     string // for errors and logs
+	label   string // of a server, for metrics; without the prefix
 	path    string // path of the SQLite file
 	server  any    // the parsed address of a database server, in its dialect's type
 	secrets []string
 	dialect *dialect
 	foreign bool // the tables are external, see Foreign
 	opts    Options
-	tables  *strings.Replacer
-	queries sync.Map // the SQL as written in this package → the SQL of the database
+	// observer is called after each operation; see Observe. It may be nil.
+	observer func(Operation)
+	tables   *strings.Replacer
+	queries  sync.Map // the SQL as written in this package → the SQL of the database
 
 	opening chan struct{} // holds one element while a caller opens or closes
 	pools   atomic.Pointer[pools]

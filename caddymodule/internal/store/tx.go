@@ -90,8 +90,12 @@ func (s *Store) readLate(ctx context.Context, doing string, ask func(*tx) error)
 }
 
 func (s *Store) reading(ctx context.Context, doing string, lags bool, ask func(*tx) error) (err error) {
+	start := time.Now()
 	ctx, traced := span.Start(ctx, doing)
-	defer func() { traced.End(err != nil) }()
+	defer func() {
+		traced.End(err != nil)
+		s.db.ended(doing, false, start, err)
+	}()
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
 	p, err := s.use(ctx)
@@ -108,8 +112,12 @@ func (s *Store) reading(ctx context.Context, doing string, lags bool, ask func(*
 
 // execute runs one statement as a durable transaction.
 func (s *Store) execute(ctx context.Context, doing string, may repeat, query string, args ...any) (n int64, err error) {
+	start := time.Now()
 	ctx, traced := span.Start(ctx, doing)
-	defer func() { traced.End(err != nil) }()
+	defer func() {
+		traced.End(err != nil)
+		s.db.ended(doing, true, start, err)
+	}()
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
 	p, err := s.use(ctx)
@@ -157,8 +165,12 @@ const (
 )
 
 func (s *Store) change(ctx context.Context, doing string, may repeat, how durability, change func(*tx) error) (err error) {
+	start := time.Now()
 	ctx, traced := span.Start(ctx, doing)
-	defer func() { traced.End(err != nil) }()
+	defer func() {
+		traced.End(err != nil)
+		s.db.ended(doing, true, start, err)
+	}()
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
 	p, err := s.use(ctx)

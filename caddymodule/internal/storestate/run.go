@@ -2,6 +2,7 @@ package storestate
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -17,6 +18,7 @@ const (
 
 	// purgeEvery is the interval between searches for expired rows; purgeBatch is how
 	// many are deleted in one transaction.
+	purgeFirst = 5 * time.Second // after the start
 	purgeEvery = time.Minute
 	purgeBatch = 500
 
@@ -74,7 +76,8 @@ func (s *State) reporter(log *zap.Logger) func(error) {
 		case err != nil && !stale && age > staleAfter:
 			stale = true
 			log.Error("revocations from other replicas cannot be read; tokens keep working until they expire",
-				zap.Duration("age", age), zap.Error(err))
+				zap.Duration("age", age), zap.String("store", s.DB.String()), zap.Error(err),
+				zap.String("remedy", "see the error; a session that another replica ends stays good here until its token expires, so bring the database back soon"))
 		case err == nil && stale:
 			stale = false
 			log.Info("revocations are read again")
@@ -115,22 +118,47 @@ func clockFields(state clock.State) []zap.Field {
 // housekeeping role. It gives the role up if its clock is wrong.
 func (s *State) housekeep(ctx context.Context, st *store.Store, log *zap.Logger) {
 	left := false
-	for clock.Sleep(ctx, purgeEvery) {
+	for wait := purgeFirst; clock.Sleep(ctx, wait); {
+		wait = purgeEvery
 		if s.Clock.State().Off {
+			s.live.Store(-1)
 			if !left {
 				left = st.LeaveHousekeeping(ctx, s.replica) == nil
 			}
 			continue
 		}
 		left = false
+		ours := false
 		for !s.Clock.State().Off {
-			n, ours, err := st.Housekeep(ctx, s.replica, purgeBatch)
+			var n int
+			var err error
+			n, ours, err = st.Housekeep(ctx, s.replica, purgeBatch)
 			if err != nil && ctx.Err() == nil {
-				log.Warn("deleting expired rows", zap.Error(err))
+				// An outage of the store has its own lines.
+				level := zap.WarnLevel
+				if errors.Is(err, store.ErrUnavailable) {
+					level = zap.DebugLevel
+				}
+				log.Log(level, "deleting expired rows", zap.Error(err), zap.String("remedy", "see the error; it is tried again every minute"))
 			}
 			if err != nil || !ours || n < purgeBatch {
 				break
 			}
 		}
+		s.count(ctx, st, log, ours)
 	}
+}
+
+// count counts the live sessions, if this replica does the housekeeping.
+func (s *State) count(ctx context.Context, st *store.Store, log *zap.Logger, ours bool) {
+	if !ours {
+		s.live.Store(-1)
+		return
+	}
+	n, err := st.CountSessions(ctx)
+	if err != nil {
+		log.Debug("counting the sessions", zap.Error(err))
+		return
+	}
+	s.live.Store(int64(n))
 }

@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"maps"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/clock"
@@ -20,6 +21,9 @@ type State struct {
 	Clock   *clock.Clock
 	Revoked *session.Revoked
 	Feed    *session.Feed
+
+	live    atomic.Int64 // sessions, as last counted; negative: not by this replica
+	started time.Time
 
 	replica string // name of this process among the replicas
 	prefix  string // prefix of the tables
@@ -37,10 +41,37 @@ func New(address, prefix string) (*State, error) {
 	}
 	revoked := session.NewRevoked()
 	revoked.Clock = c
-	return &State{
-		DB: db, Clock: c, Revoked: revoked, Feed: session.NewFeed(revoked),
+	s := &State{
+		DB: db, Clock: c, Revoked: revoked, Feed: session.NewFeed(revoked), started: time.Now(),
 		replica: rand.Text(), prefix: prefix, isOpen: make(chan struct{}),
-	}, nil
+	}
+	s.live.Store(-1)
+	return s, nil
+}
+
+// FeedAge returns the time since the revocations of other replicas were last read or,
+// before they were, since the store was first used.
+func (s *State) FeedAge(now time.Time) time.Duration {
+	if !s.Feed.Loaded() {
+		return max(now.Sub(s.started), s.Feed.Age(now))
+	}
+	return s.Feed.Age(now)
+}
+
+// Live returns the number of live sessions, if this replica has counted them.
+func (s *State) Live() (n int64, known bool) {
+	n = s.live.Load()
+	return n, n >= 0
+}
+
+// WasOpened reports whether the store has been open in this process.
+func (s *State) WasOpened() bool {
+	select {
+	case <-s.isOpen:
+		return true
+	default:
+		return false
+	}
 }
 
 // Close closes the store. Connections that were opened under its tokens end, because

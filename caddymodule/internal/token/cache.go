@@ -7,6 +7,8 @@ import (
 	"sync/atomic"
 	"time"
 	"unsafe"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/counter"
 )
 
 // Cache remembers tokens that were found valid, so that a token is verified once and
@@ -17,6 +19,10 @@ import (
 // signature first selects the few candidate entries, so that a token that is not in the
 // cache, such as a forged one, costs no SHA-256.
 type Cache struct {
+	// Hits and Misses count the lookups. They may be nil, and must not be changed after
+	// the first lookup.
+	Hits, Misses *counter.Counter
+
 	seed   maphash.Seed
 	limit  cacheLimit // of each shard
 	shards [cacheShards]cacheShard

@@ -91,8 +91,10 @@ func (v *Verifier) verify(ks *KeySet, raw string, now time.Time) (*Identity, err
 	owner := cacheOwner{keys: ks, policy: v.digest}
 	if v.cache != nil {
 		if id := v.cache.get(&owner, raw, p.signature()); id != nil {
+			v.cache.Hits.Inc()
 			return id, nil
 		}
+		v.cache.Misses.Inc()
 	}
 	id, err := v.check(h.key, p, now)
 	if err != nil {

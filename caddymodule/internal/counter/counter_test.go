@@ -1,0 +1,54 @@
+package counter
+
+import (
+	"runtime"
+	"sync"
+	"testing"
+)
+
+// Several goroutines count while garbage is collected, which takes the cells from the
+// cores. Nothing is lost.
+func TestCounterCountsAll(t *testing.T) {
+	c := New()
+	const each, goroutines = 10_000, 8
+	var all sync.WaitGroup
+	for range goroutines {
+		all.Go(func() {
+			for i := range each {
+				if c.Inc(); i%2000 == 0 {
+					runtime.GC()
+				}
+			}
+		})
+	}
+	all.Wait()
+	if n := c.Sum(); n != each*goroutines {
+		t.Errorf("counted %d of %d", n, each*goroutines)
+	}
+}
+
+// A part that nobody counts has no counter.
+func TestNoCounter(t *testing.T) {
+	var c *Counter
+	if c.Inc(); c.Sum() != 0 {
+		t.Error("it counted")
+	}
+}
+
+// BenchmarkInc counts on one core.
+func BenchmarkInc(b *testing.B) {
+	c := New()
+	for b.Loop() {
+		c.Inc()
+	}
+}
+
+// BenchmarkIncParallel counts on all cores.
+func BenchmarkIncParallel(b *testing.B) {
+	c := New()
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			c.Inc()
+		}
+	})
+}

@@ -1,0 +1,79 @@
+package outage
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// watched is an outage that counts its events.
+type watched struct {
+	Outage
+	began, ended int
+	after        time.Duration
+}
+
+func (w *watched) fails() { w.Failed(func(time.Time) { w.began++ }) }
+
+func (w *watched) works() {
+	w.Worked(func(after time.Duration) {
+		w.ended++
+		w.after = after
+	})
+}
+
+// A thousand failures, then success: it began once, and ended once.
+func TestOutageIsTwoEvents(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var o watched
+		o.works()
+		for range 1000 {
+			o.fails()
+			time.Sleep(10 * time.Millisecond)
+		}
+		if o.began != 1 || o.ended != 0 {
+			t.Errorf("it began %d times and ended %d times", o.began, o.ended)
+		}
+		o.works()
+		time.Sleep(quiet)
+		synctest.Wait()
+		if o.began != 1 || o.ended != 1 || o.after != 9990*time.Millisecond {
+			t.Errorf("it began %d times and ended %d times, after %v", o.began, o.ended, o.after)
+		}
+	})
+}
+
+// Every second call fails for ten minutes. That is one outage while the calls are many,
+// and few of them if they are rare.
+func TestFlappingHasFewEvents(t *testing.T) {
+	for _, every := range []time.Duration{100 * time.Millisecond, 3 * time.Second} {
+		synctest.Test(t, func(t *testing.T) {
+			var o watched
+			for start := time.Now(); time.Since(start) < 10*time.Minute; time.Sleep(every) {
+				o.fails()
+				o.works()
+			}
+			time.Sleep(longestQuiet)
+			synctest.Wait()
+			if o.began > 4 || o.began != o.ended {
+				t.Errorf("a failure every %v: it began %d times and ended %d times", every, o.began, o.ended)
+			}
+		})
+	}
+}
+
+// A failure that comes before the quiet time is over goes on with the outage.
+func TestFailureGoesOnWithTheOutage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var o watched
+		o.fails()
+		o.works()
+		time.Sleep(quiet / 2)
+		o.fails()
+		time.Sleep(2 * quiet)
+		synctest.Wait()
+		if o.began != 1 || o.ended != 0 {
+			t.Errorf("it began %d times and ended %d times", o.began, o.ended)
+		}
+	})
+}
