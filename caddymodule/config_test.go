@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -245,5 +246,36 @@ func TestHandlerUnmarshalsCaddyfileTokens(t *testing.T) {
 	}
 	if len(h.Apps) != 1 || h.Apps[0].ID != "{env.A}" || h.Apps[0].Secret != "{env.B}" || len(h.Public) != 1 {
 		t.Errorf("got %+v", h)
+	}
+}
+
+// An operator copies the defaults from the reference, or trusts them. The block that writes
+// them out must mean what no block means.
+func TestDefaultsOfTheReference(t *testing.T) {
+	for _, page := range []string{"../docs/caddyfile.md", "../docs/zh/caddyfile.md"} {
+		text, err := os.ReadFile(page)
+		if os.IsNotExist(err) && strings.Contains(page, "/zh/") {
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, block, found := strings.Cut(string(text), "```caddyfile\nwx_auth {env.WX_APPID} {env.WX_SECRET} {\n\tendpoints /auth/wx\n")
+		block, _, _ = strings.Cut(block, "```")
+		if !found {
+			t.Fatalf("%s has no block of defaults", page)
+		}
+		const app = "wx_auth {env.WX_APPID} {env.WX_SECRET}"
+		written, err := resolve(mustParse(t, app+" {\n\tendpoints /auth/wx\n"+block), inCaddyfile)
+		if err != nil {
+			t.Fatal(err)
+		}
+		bare, err := resolve(mustParse(t, app), inCaddyfile)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !reflect.DeepEqual(written, bare) {
+			t.Errorf("%s has %+v\nthe defaults are %+v", page, written, bare)
+		}
 	}
 }

@@ -1,0 +1,159 @@
+package tests
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/wx-auth/caddy-wx-auth/tests/rig"
+)
+
+// section is a part of a page below a heading of the second level.
+type section struct {
+	title string
+	lines []string
+}
+
+// sections takes a page of docs apart.
+func sections(t testing.TB, page string) (all []section) {
+	t.Helper()
+	text, err := os.ReadFile("../docs/" + page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	inCode := false
+	for _, line := range strings.Split(string(text), "\n") {
+		if strings.HasPrefix(strings.TrimSpace(line), "```") {
+			inCode = !inCode
+		}
+		if title, ok := strings.CutPrefix(line, "## "); ok && !inCode {
+			all = append(all, section{title: title})
+		} else if len(all) > 0 {
+			last := &all[len(all)-1]
+			last.lines = append(last.lines, line)
+		}
+	}
+	return all
+}
+
+// sectionOf returns the section with that title.
+func sectionOf(t testing.TB, page, title string) section {
+	t.Helper()
+	for _, s := range sections(t, page) {
+		if s.title == title {
+			return s
+		}
+	}
+	t.Fatalf("docs/%s has no section %q", page, title)
+	return section{}
+}
+
+// known asks Caddy which subdirectives a block knows: it lists them if there is another one.
+func known(t testing.TB, c *rig.Caddy, before, after string) []string {
+	t.Helper()
+	file := filepath.Join(c.Home, "Caddyfile.known")
+	if err := os.WriteFile(file, []byte("example.com {\nwx_auth wx0123456789abcdef 0123456789abcdef0123456789abcdef {\n"+before+"\nno_such_thing\n"+after+"\n}\n}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, _ := c.Command("adapt", "--adapter", "caddyfile", "--config", file)
+	m := regexp.MustCompile(`unknown subdirective \\?"no_such_thing\\?": [a-z_ ]+ knows ([a-z_, ]+), at`).FindStringSubmatch(out)
+	if m == nil {
+		t.Fatalf("%s: %s", before, out)
+	}
+	return strings.Split(m[1], ", ")
+}
+
+var inCell = regexp.MustCompile("^\\| `([^`]+)`")
+
+// The reference has a section for each subdirective, and a row for each in its block. It
+// has none that Caddy does not know.
+func TestReferenceHasEachSubdirective(t *testing.T) {
+	t.Parallel()
+	c := rig.NewCaddy(t)
+	names := known(t, c, "", "")
+	inBlocks := map[string][]string{
+		"app":     known(t, c, "app a b {", "}"),
+		"store":   known(t, c, "store sqlite:/x/y.db {", "}"),
+		"users":   append(known(t, c, "users webhook http://localhost:1/x {", "}"), known(t, c, "users sql postgres://localhost/x {", "}")...),
+		"token":   known(t, c, "token {", "}"),
+		"session": known(t, c, "session {", "}"),
+		"wechat":  known(t, c, "wechat {", "}"),
+	}
+	inBlocks["app"] = append(inBlocks["app"], known(t, c, "app a b {\npush t k {", "}\n}")...)
+	for _, page := range inBothLanguages(t, "caddyfile.md") {
+		overview := rig.ReadmeBlock(t, "../docs/"+page, "wx_auth [<matcher>]")
+		var titles []string
+		for _, s := range sections(t, page) {
+			titles = append(titles, s.title)
+			if !slices.Contains(names, s.title) {
+				continue
+			}
+			var rows []string
+			for _, line := range s.lines {
+				if m := inCell.FindStringSubmatch(line); m != nil && len(inBlocks[s.title]) > 0 {
+					name := strings.Fields(strings.TrimPrefix(m[1], "push … { "))[0]
+					rows = append(rows, name)
+					if !slices.Contains(inBlocks[s.title], name) {
+						t.Errorf("docs/%s: %s knows no %s", page, s.title, name)
+					}
+				}
+			}
+			for _, name := range inBlocks[s.title] {
+				if !slices.Contains(rows, name) {
+					t.Errorf("docs/%s, %s: there is no row for %s", page, s.title, name)
+				}
+			}
+		}
+		for _, name := range names {
+			if !slices.Contains(titles, name) {
+				t.Errorf("docs/%s has no section %s", page, name)
+			}
+			if !regexp.MustCompile(`(?m)^\t` + name + `\b`).MatchString(overview) {
+				t.Errorf("the overview of docs/%s lacks %s", page, name)
+			}
+			for _, inner := range inBlocks[name] {
+				if !regexp.MustCompile(`(?m)^\t\t+` + inner + `\b`).MatchString(overview) {
+					t.Errorf("the overview of docs/%s lacks %s { %s }", page, name, inner)
+				}
+			}
+		}
+	}
+}
+
+// A default in a section is the one of the block that is compared with the code.
+func TestReferenceRepeatsTheDefaults(t *testing.T) {
+	for _, page := range inBothLanguages(t, "caddyfile.md") {
+		block := rig.ReadmeBlock(t, "../docs/"+page, "\tendpoints /auth/wx\n")
+		within, checked := "", 0
+		for _, line := range strings.Split(block, "\n") {
+			name, value, _ := strings.Cut(strings.TrimSpace(line), " ")
+			switch {
+			case strings.HasPrefix(line, "wx_auth"), name == "}", name == "", name == "identity", name == "audience":
+				continue
+			case value == "{":
+				within = name
+				continue
+			}
+			title, of := name, "`"+value+"`"
+			if strings.HasPrefix(line, "\t\t") {
+				title = within
+			}
+			found := slices.ContainsFunc(sectionOf(t, page, title).lines, func(line string) bool {
+				if title == name {
+					return strings.Contains(line, "`"+name+" ") && strings.Contains(line, of)
+				}
+				cells := strings.Split(strings.ReplaceAll(line, `\|`, ""), "|")
+				return strings.HasPrefix(line, "| `"+name+" ") && len(cells) > 2 && strings.Contains(cells[2], of)
+			})
+			if checked++; !found {
+				t.Errorf("docs/%s, %s: %s is not given as the default of %s", page, title, value, name)
+			}
+		}
+		if checked < 15 {
+			t.Errorf("only %d defaults", checked)
+		}
+	}
+}
