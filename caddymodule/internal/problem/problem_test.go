@@ -2,6 +2,7 @@ package problem
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
 	"os"
 	"regexp"
@@ -29,8 +30,13 @@ func TestEveryCodeHasItsEntry(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, d := range declared {
-			if !strings.Contains(string(text), "`"+d[1]+"`") {
-				t.Errorf("%s lacks %s", doc, d[1])
+			if row := fmt.Sprintf("\n| %d | `%s` |", New(Code(d[1])).Status, d[1]); !strings.Contains(string(text), row) {
+				t.Errorf("%s lacks the row%s", doc, row)
+			}
+		}
+		for _, row := range regexp.MustCompile("(?m)^\\| \\d{3} \\| `(\\w+)` \\|").FindAllStringSubmatch(string(text), -1) {
+			if _, ok := codes[Code(row[1])]; !ok {
+				t.Errorf("%s has %s, which does not exist", doc, row[1])
 			}
 		}
 	}
