@@ -50,8 +50,10 @@ type PhoneChange struct {
 	// bindings. At becomes the time of the last phone login of the session's openid.
 	Phone user.Phone
 	At    time.Time
-	// Elsewhere means that the record is in an external directory.
+	// Elsewhere means that the record is in an external directory. Owner is the replica
+	// that makes the change, for the mark.
 	Elsewhere bool
+	Owner     string
 	// Done, the key of this user and phone code, is kept until Expires: the code has
 	// moved the number.
 	Done    Key
@@ -98,7 +100,7 @@ func (c *Chain) change(ctx context.Context, r ChangeRequest) (Result, error) {
 	}
 	now := c.now().UTC().Truncate(time.Millisecond) // as the store keeps it
 	p := PhoneChange{
-		Session: s, Phone: number, At: now, Elsewhere: c.Elsewhere,
+		Session: s, Phone: number, At: now, Elsewhere: c.Elsewhere, Owner: c.State.replica(),
 		Done: keyOf("changed", r.parts(r.App.ID, r.UserID, r.PhoneCode)...), Expires: now.Add(keepFor),
 	}
 	var done PhoneChanged
@@ -196,19 +198,21 @@ func (c *Chain) changeElsewhere(ctx context.Context, p PhoneChange) (done PhoneC
 		}
 		return done, err
 	}
-	done, err = c.Store.BeginPhoneChange(ctx, p, c.State.replica(), markLife)
+	// The time begins before the mark, so that it is over before the mark is.
+	until := time.Now().Add(directoryTime)
+	done, err = c.Store.BeginPhoneChange(ctx, p, markLife)
 	if err != nil || done.Replayed {
 		return done, notChanged(err)
 	}
 	err = c.observed(ctx, "directory", func(ctx context.Context) error {
-		ctx, cancel := context.WithTimeout(ctx, directoryTime)
+		ctx, cancel := context.WithDeadline(ctx, until)
 		defer cancel()
 		return user.ChangePhone(ctx, c.Directory, p.Session.UserID, p.Phone)
 	})
 	switch {
 	case errors.Is(err, user.ErrPhoneTaken), errors.Is(err, user.ErrPhoneFixed), errors.Is(err, user.ErrUnknown):
 		// Nothing has changed, so the mark can go. If this fails, it ends by itself.
-		_ = c.Store.Release(ctx, c.State.replica(), ChangeMark(p.Session.UserID))
+		_ = c.Store.Release(ctx, p.Owner, ChangeMark(p.Session.UserID))
 		if errors.Is(err, user.ErrUnknown) {
 			if _, err := c.checkUser(ctx, p.Session.UserID); err != nil {
 				return done, err
@@ -233,6 +237,8 @@ func notChanged(err error) error {
 		return refuse(problem.PhoneChangeClosed, nil)
 	case errors.Is(err, user.ErrDisabled):
 		return refuse(problem.UserDisabled, nil)
+	case errors.Is(err, ErrChanging):
+		return fromDirectory(err)
 	case errors.Is(err, ErrChangedSince):
 		return refuse(problem.PhoneCodeInvalid, err, wechat.RenewPhoneCode)
 	case errors.Is(err, session.ErrEnded), errors.Is(err, user.ErrUnknown):

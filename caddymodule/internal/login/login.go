@@ -98,9 +98,10 @@ type Store interface {
 	// nothing was changed: session.ErrEnded if the session is over; user.ErrDisabled or
 	// user.ErrUnknown; user.ErrPhoneTaken; ErrChangedSince. BeginPhoneChange checks the
 	// same. It changes nothing, and for as long as life keeps logins from trusting what
-	// an external directory answers about the user.
+	// an external directory answers about the user. ChangePhone then returns ErrChanging
+	// if another change of the user has begun since.
 	ChangePhone(ctx context.Context, c PhoneChange) (PhoneChanged, error)
-	BeginPhoneChange(ctx context.Context, c PhoneChange, owner string, life time.Duration) (PhoneChanged, error)
+	BeginPhoneChange(ctx context.Context, c PhoneChange, life time.Duration) (PhoneChanged, error)
 
 	// Lease reads the results of steps. It leases to owner, for as long as life, each
 	// step that has no result and is not leased by another replica, and records when

@@ -110,6 +110,14 @@ type house struct {
 
 func newHouse(t *testing.T) *house {
 	t.Helper()
+	h := newBareHouse(t)
+	h.Directory = h.store.Users(true, h.Sessions.Settings)
+	return h
+}
+
+// newBareHouse returns a house without a directory.
+func newBareHouse(t *testing.T) *house {
+	t.Helper()
 	h := &house{wechat: &fakeWeChat{used: make(map[string]bool)}}
 	h.clock.Store(time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC).UnixNano())
 	now := func() time.Time { return time.Unix(0, h.clock.Load()).UTC() }
@@ -130,7 +138,7 @@ func newHouse(t *testing.T) *house {
 	}
 	set := session.Settings{Idle: 30 * 24 * time.Hour, Lifetime: 180 * 24 * time.Hour, Grace: time.Minute, TokenLife: time.Hour}
 	h.Chain = &login.Chain{
-		WeChat: h.wechat, Directory: h.store.Users(true, set), Store: h.store, State: new(login.State),
+		WeChat: h.wechat, Store: h.store, State: new(login.State),
 		Sessions: session.Sessions{
 			Store: h.store, Keys: keys, Settings: set, Issuer: "wx-auth", Apps: []string{"wxA", "wxB"}, Revoked: session.NewRevoked(),
 		},

@@ -20,22 +20,42 @@ import (
 // It takes the same lock as a login. So a login under way is over by then, or finds that its number
 // is not this user's any more.
 func (s *Store) ChangePhone(ctx context.Context, p login.PhoneChange) (login.PhoneChanged, error) {
-	return s.changePhone(ctx, "changing a number", p, (*changing).move)
+	return s.changePhone(ctx, "changing a number", p, func(c *changing) error {
+		if p.Elsewhere && !c.marked {
+			return login.ErrChanging // the number was taken meanwhile
+		}
+		return c.move()
+	})
 }
 
 // BeginPhoneChange makes the same checks, and marks the user: for as long as life no login
 // trusts what the external directory answers. The directory may change the number after it.
-func (s *Store) BeginPhoneChange(ctx context.Context, p login.PhoneChange, owner string, life time.Duration) (login.PhoneChanged, error) {
+func (s *Store) BeginPhoneChange(ctx context.Context, p login.PhoneChange, life time.Duration) (login.PhoneChanged, error) {
 	return s.changePhone(ctx, "beginning to change a number", p, func(c *changing) error {
-		mark := login.ChangeMark(p.Session.UserID)
-		return c.send(true, say(`INSERT INTO {claimed_steps} (step, owner, lease_until, seen_at) VALUES (?, ?, {now} + ?, {now})
-			ON CONFLICT (step) DO UPDATE SET owner = excluded.owner, lease_until = excluded.lease_until`, mark[:], owner, life.Milliseconds()))
+		return c.send(true, beginMark(p.Session.UserID, p.Owner, life))
 	})
 }
 
+// beginMark marks a user whose number is about to be changed in an external directory. A login of
+// the user is committed only if it asked the directory after the mark had ended. The mark of an
+// earlier change is replaced.
+func beginMark(userID, owner string, life time.Duration) statement {
+	mark := login.ChangeMark(userID)
+	return say(`INSERT INTO {claimed_steps} (step, owner, lease_until, seen_at) VALUES (?, ?, {now} + ?, {now})
+		ON CONFLICT (step) DO UPDATE SET owner = excluded.owner, lease_until = excluded.lease_until`, mark[:], owner, life.Milliseconds())
+}
+
+// endMark ends an owner's mark now.
+func endMark(userID, owner string) statement {
+	mark := login.ChangeMark(userID)
+	return say(`UPDATE {claimed_steps} SET owner = '', lease_until = {now} WHERE step = ? AND owner = ?`, mark[:], owner)
+}
+
 func (s *Store) changePhone(ctx context.Context, doing string, p login.PhoneChange, write func(*changing) error) (done login.PhoneChanged, err error) {
+	runs := 0
 	for range maxEarly {
 		err = s.rewrite(ctx, doing, func(t *tx) error {
+			runs++
 			c := &changing{tx: t, s: s, p: p}
 			if err := t.send(false, c.questions()...); err != nil {
 				return err
@@ -43,8 +63,8 @@ func (s *Store) changePhone(ctx context.Context, doing string, p login.PhoneChan
 			done.Replayed, done.AuthAt = false, p.At
 			err := c.allowed()
 			if err == nil && c.replayed {
-				// The first run of this transaction may have been committed without an answer.
-				done.Replayed, done.AuthAt = !c.own.AuthAt.Equal(p.At), c.own.AuthAt
+				// An earlier run of this transaction may have been committed without an answer.
+				done.Replayed, done.AuthAt = runs == 1 || !c.own.AuthAt.Equal(p.At), c.own.AuthAt
 				return nil
 			}
 			if err == nil {
@@ -77,6 +97,7 @@ type changing struct {
 	taken    bool           // the new number is another user's
 	bindings []user.Binding // the user's, in all apps
 	own      user.Binding   // the one of the session's openid
+	marked   bool           // by this change
 }
 
 // questions returns the queries for everything that the change depends on. The lock comes first.
@@ -115,7 +136,11 @@ func (c *changing) questions() (list []statement) {
 			return err
 		}, `SELECT `+bindingColumns+` FROM {bindings} WHERE user_id = ?`, userID))
 	if c.p.Elsewhere {
-		return list
+		mark := login.ChangeMark(userID)
+		return append(list, ask(func(r row) error {
+			c.marked = true
+			return r.Scan(new(int64))
+		}, `SELECT 1 FROM {claimed_steps} WHERE step = ? AND owner = ?`, mark[:], c.p.Owner))
 	}
 	hashes := c.s.keys.Load().phoneHashes(c.p.Phone.E164())
 	args := make([]any, 0, len(hashes)+1)
@@ -175,19 +200,26 @@ func (c *changing) move() error {
 		write(`DELETE FROM {user_phones} WHERE user_id = ?`, userID)
 		writes = append(writes, c.s.giveNumber(user.User{ID: userID, Phone: p.Phone})...)
 	}
+	withdrawn := false
 	for _, b := range c.bindings {
+		withdrawn = withdrawn || b.State == user.Withdrawn
 		query := `UPDATE {bindings} SET phone = ? WHERE appid = ? AND openid = ?`
-		if !p.Elsewhere || b.AppID != c.own.AppID || b.OpenID != c.own.OpenID {
-			query += ` AND phone IS NOT NULL` // the others hold none
+		if !p.Elsewhere || b.State != user.Active {
+			query += ` AND phone IS NOT NULL` // those without a number need none
 		}
 		b.Phone = p.Phone
 		write(query, c.s.bindingPhone(b), b.AppID, b.OpenID)
 	}
+	if withdrawn {
+		// The user has a number again, so no other login may give them one.
+		write(`UPDATE {bindings} SET state = ? WHERE user_id = ? AND state = ?`, int64(user.Detached), userID, int64(user.Withdrawn))
+	}
 	at := c.db.millis(slices.MaxFunc([]time.Time{p.At, c.own.PhoneAt}, time.Time.Compare))
 	write(`UPDATE {bindings} SET phone_at = ?, auth_at = ? WHERE appid = ? AND openid = ?`, at, c.db.millis(p.At), c.own.AppID, c.own.OpenID)
 	writes = append(writes, c.s.keepStep(p.Done, []byte("changed"), p.Expires))
-	mark := login.ChangeMark(userID)
-	write(`UPDATE {claimed_steps} SET lease_until = {now} WHERE step = ?`, mark[:])
+	if p.Elsewhere {
+		writes = append(writes, endMark(userID, p.Owner))
+	}
 	err := c.send(true, writes...)
 	if err != nil && c.db.dialect.duplicate(err) {
 		return user.ErrPhoneTaken // another user was faster

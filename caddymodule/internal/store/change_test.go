@@ -1,7 +1,9 @@
 package store
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"testing"
 	"time"
@@ -208,8 +210,8 @@ func TestMarkOfAChangeElsewhere(t *testing.T) {
 		}
 		before := known()
 		c := changeOf(t, alice, numberAfter, 1)
-		c.Elsewhere = true
-		if done, err := elsewhere.BeginPhoneChange(t.Context(), c, "me", time.Minute); err != nil || done.Replayed {
+		c.Elsewhere, c.Owner = true, "me"
+		if done, err := elsewhere.BeginPhoneChange(t.Context(), c, time.Minute); err != nil || done.Replayed {
 			t.Fatalf("%+v, %v", done, err)
 		}
 		during := known()
@@ -220,10 +222,10 @@ func TestMarkOfAChangeElsewhere(t *testing.T) {
 		commits(during, login.ErrChanged)
 		time.Sleep(2 * time.Millisecond) // the next reading of the clock must differ
 		commits(known(), nil)
-		if done, err := elsewhere.BeginPhoneChange(t.Context(), c, "me", time.Minute); err != nil || done.AuthAt != c.At {
+		if done, err := elsewhere.BeginPhoneChange(t.Context(), c, time.Minute); err != nil || done.AuthAt != c.At {
 			t.Errorf("begun again: %+v, %v", done, err)
 		}
-		for appid, want := range map[string]string{"wx1": "+86" + numberAfter, "wx2": "+86" + numberAfter, "wx3": ""} {
+		for appid, want := range map[string]string{"wx1": "+86" + numberAfter, "wx2": "+86" + numberAfter, "wx3": "+86" + numberAfter} {
 			openid := map[string]string{"wx1": "alice", "wx2": "alice2", "wx3": "alice3"}[appid]
 			if b, ok, err := elsewhere.Binding(t.Context(), appid, openid); err != nil || !ok || b.Phone.E164() != want {
 				t.Errorf("%s: %v, %s, %v", appid, ok, b.Phone.Masked(), err)
@@ -234,5 +236,70 @@ func TestMarkOfAChangeElsewhere(t *testing.T) {
 		bob.Session.ID, bob.Login, bob.Code = newID(now), login.Key{1, 1}, login.Key{1, 2}
 		time.Sleep(2 * time.Millisecond)
 		commits(known(), nil)
+	})
+}
+
+// changer is an external directory that changes numbers. It calls meanwhile before it answers.
+type changer struct {
+	elsewhere
+	meanwhile func()
+	err       error
+}
+
+func (c *changer) ChangePhone(context.Context, string, user.Phone) error {
+	if c.meanwhile != nil {
+		c.meanwhile()
+	}
+	return c.err
+}
+
+// The backend has the number of a user taken in an external directory. A login that asked the
+// directory before is not let in as this user, and a change of number under way does not write the
+// number back.
+func TestNumberIsTakenElsewhere(t *testing.T) {
+	onEach(t, func(t *testing.T, open database) {
+		s := started(t, open)
+		for i, taken := range []error{nil, user.ErrPhoneFixed, user.ErrUnknown, errors.New("away")} {
+			id := fmt.Sprint("u", i)
+			answered := func(openid string) login.Commit {
+				t.Helper()
+				b := user.Binding{AppID: "wx1", OpenID: openid + id, UserID: id, PhoneAt: now, AuthAt: now, Phone: phone(t, numberBefore)}
+				l := settlement(b, user.Keep, newSession(id, b.AppID, b.OpenID, now))
+				if err := s.Keep(t.Context(), l.Code, []byte("whose"), now.Add(time.Minute)); err != nil {
+					t.Fatal(err)
+				}
+				var err error
+				if l.Known, err = s.Known(t.Context(), login.Account{AppID: b.AppID, OpenID: b.OpenID, Phone: b.Phone}); err != nil {
+					t.Fatal(err)
+				}
+				return l
+			}
+			alice := answered("alice")
+			if _, err := s.Commit(t.Context(), alice); err != nil {
+				t.Fatal(err)
+			}
+			bob := answered("bob")
+			c := changeOf(t, alice.Session, numberAfter, byte(i))
+			c.Elsewhere, c.Owner = true, "me"
+			if _, err := s.BeginPhoneChange(t.Context(), c, time.Minute); err != nil {
+				t.Fatal(err)
+			}
+			there := &changer{err: taken, meanwhile: func() {
+				if _, err := s.Commit(t.Context(), bob); !errors.Is(err, login.ErrChanging) {
+					t.Errorf("%v: a login meanwhile: %v", taken, err)
+				}
+			}}
+			if err := s.Elsewhere(there, settings).TakePhone(t.Context(), id); !errors.Is(err, taken) {
+				t.Fatalf("%v, want %v", err, taken)
+			}
+			changed(t, s, c, login.ErrChanging)
+			want := login.ErrChanged
+			if taken != nil && !errors.Is(taken, user.ErrUnknown) && !errors.Is(taken, user.ErrPhoneFixed) {
+				want = login.ErrChanging // nobody knows whether the number was taken
+			}
+			if _, err := s.Commit(t.Context(), bob); !errors.Is(err, want) {
+				t.Errorf("%v: a login after it: %v, want %v", taken, err, want)
+			}
+		}
 	})
 }

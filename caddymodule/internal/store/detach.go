@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
@@ -111,17 +112,23 @@ func (s *Store) giveNumber(u user.User) []statement {
 // phone login that comes after that keeps what is stored here.
 func (e *Elsewhere) DetachLeft(ctx context.Context, id, appid, openid string) (detached bool, err error) {
 	var stays bool
+	owner := newID(e.store.db.opts.Now())
 	if err := e.store.rewrite(ctx, "looking at who has left", func(t *tx) (err error) {
-		stays, err = lockLeaver(t, id)
-		return err
+		if stays, err = lockLeaver(t, id); err != nil || stays {
+			return err
+		}
+		return t.one(beginMark(id, owner, takingLife))
 	}); err != nil || stays {
 		return false, err
 	}
-	if err := user.ChangePhone(ctx, e.there, id, user.Phone{}); err != nil {
+	if err := e.take(ctx, id, owner); err != nil {
 		return false, err
 	}
 	err = e.store.rewrite(ctx, "detaching a user", func(t *tx) error {
 		stays, err := lockLeaver(t, id)
+		if err == nil {
+			err = t.one(endMark(id, owner))
+		}
 		if detached = !stays; err != nil || stays {
 			return err
 		}
@@ -135,15 +142,48 @@ func (e *Elsewhere) DetachLeft(ctx context.Context, id, appid, openid string) (d
 
 // TakePhone asks the external directory to take a user's number, and then removes its copies here.
 func (e *Elsewhere) TakePhone(ctx context.Context, id string) error {
-	if err := user.ChangePhone(ctx, e.there, id, user.Phone{}); err != nil {
+	owner := newID(e.store.db.opts.Now())
+	if err := e.store.rewrite(ctx, "beginning to take a number", func(t *tx) error {
+		if err := lockUser(t, id); err != nil {
+			return err
+		}
+		return t.one(beginMark(id, owner, takingLife))
+	}); err != nil {
+		return err
+	}
+	if err := e.take(ctx, id, owner); err != nil {
 		return err
 	}
 	return e.store.rewrite(ctx, "taking a user's number", func(t *tx) error {
 		if err := lockUser(t, id); err != nil {
 			return err
 		}
+		if err := t.one(endMark(id, owner)); err != nil {
+			return err
+		}
 		return dropCopies(t, id)
 	})
+}
+
+// takingLife is how long the mark of a user lasts whose number is being taken, if nobody knows
+// whether the external directory has taken it. It is longer than that may take.
+const (
+	takingLife = 30 * time.Second
+	takingTime = 10 * time.Second
+)
+
+// take asks the external directory to take the number of a user who is marked. The mark ends if
+// the directory has taken nothing.
+func (e *Elsewhere) take(ctx context.Context, id, owner string) error {
+	asking, cancel := context.WithTimeout(ctx, takingTime)
+	defer cancel()
+	err := user.ChangePhone(asking, e.there, id, user.Phone{})
+	if errors.Is(err, user.ErrUnknown) || errors.Is(err, user.ErrPhoneFixed) {
+		if err := e.store.rewrite(ctx, "ending a mark", func(t *tx) error { return t.one(endMark(id, owner)) }); err != nil {
+			return err
+		}
+	}
+	return err
 }
 
 // attach asks the external directory to give the number of a login to the user whom the caller's
