@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat/wechattest"
@@ -152,6 +153,7 @@ func TestPushWhileTheDirectoryIsAway(t *testing.T) {
 	if w := s.service(http.MethodDelete, "users/"+number, ""); w.Code != http.StatusNoContent {
 		t.Fatal(w.Code)
 	}
+	time.Sleep(2 * time.Millisecond) // the login must begin later, by a clock of milliseconds
 	p = s.logIn(pushedApp, "bob")
 	revoked := wechattest.Push{User: "bob", Event: "user_authorization_revoke", RevokeInfo: "8"}
 	m.breaks(true)
