@@ -65,6 +65,23 @@ test('the client and the gateway', options, async t => {
     await next.logout()
   })
 
+  // A new SIM card in the same phone. The answer is lost: the gateway gives it again.
+  await t.test('change of number', async () => {
+    const phone = world.phone({ user: 'mover', phone: '13700137021' })
+    const { id } = await createAuth(phone).login(tap)
+    const auth = createAuth(world.phone({ user: 'mover', phone: '13700137022', memory: phone.memory }))
+    world.fault('/auth/wx/phone', 'lost')
+    const user = await auth.changePhone(tap)
+    assert.deepEqual([user.id, user.phoneNumber], [id, '+8613700137022'])
+    assert.deepEqual((await auth.request({ url: '/orders' })).data, { user: id, phone: '+8613700137022', size: 0 })
+    assert.equal((await sessions(auth)).length, 1)
+    assert.equal((await world.control('GET', 'phonecodes')).filter(c => c.user === 'mover').length, 2)
+    const taken = createAuth(world.phone({ user: 'mover', phone: '13800138000', memory: phone.memory }))
+    const e = await taken.changePhone(tap).catch(e => e)
+    assert.deepEqual([e.code, e.status, taken.buttonFor(e)], ['phone_taken', 409, 'phone'])
+    assert.equal((await taken.request({ url: '/orders' })).data.phone, '+8613700137022')
+  })
+
   // The system kills the app between the refresh and the storage of its result.
   await t.test('killed between refresh and storage', async () => {
     const phone = world.phone({ user: 'killed', phone: '13700137002' })
