@@ -245,7 +245,7 @@ func TestCaddyfilesOfDocumentsAdapt(t *testing.T) {
 			continue
 		}
 		for _, b := range d.blocks {
-			if b.language != "caddyfile" {
+			if b.language != "caddyfile" || strings.Contains(b.text, "rate_limit {") { // a plugin that is not in this build
 				continue
 			}
 			tried++
