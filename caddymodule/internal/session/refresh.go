@@ -82,7 +82,7 @@ func (ss Sessions) Refresh(ctx context.Context, refreshToken string, now time.Ti
 		}
 		a := Advance{
 			From: s.Counter, To: presented.counter + 1,
-			Now: now, Expires: ss.Settings.expires(s.CreatedAt, now), TokensUntil: ss.Settings.tokensUntilAfter(now),
+			Now: now, Expires: ss.expires(s, now), TokensUntil: ss.Settings.tokensUntilAfter(now),
 			Audience: ss.FirstAudience(),
 		}
 		advanced, err := ss.Store.Advance(ctx, s.ID, a)

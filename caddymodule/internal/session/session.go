@@ -64,6 +64,8 @@ type Session struct {
 	// AuthAt is the time at which the openid last logged in with a phone number. It is zero if it
 	// never did, and where sessions are listed.
 	AuthAt time.Time
+	// Test is the mark of a session of a test login, see [TestLogin]. It is empty in others.
+	Test string
 	// EndedAt is the time of its end, or zero while it has not ended. EndReason may be
 	// empty in a session that an earlier version ended.
 	EndedAt   time.Time
@@ -238,6 +240,8 @@ type Sessions struct {
 	Issuer   string
 	Audience []string
 	Apps     []string
+	// Test is the site's test login. Its zero value accepts no session of one.
+	Test TestLogin
 	// Revoked gets every session that is ended here, at once. The other replicas learn
 	// of it from the feed.
 	Revoked *Revoked
@@ -315,7 +319,7 @@ func (ss Sessions) ended(s Session) bool {
 // Over reports whether the session has ended, or has expired by the current settings or
 // by those of its last refresh.
 func (ss Sessions) Over(s Session, now time.Time) bool {
-	return ss.ended(s) || !now.Before(s.ExpiresAt) || !now.Before(ss.Settings.expires(s.CreatedAt, s.RefreshedAt))
+	return ss.ended(s) || !ss.Test.accepts(s) || !now.Before(s.ExpiresAt) || !now.Before(ss.expires(s, s.RefreshedAt))
 }
 
 // EndReason returns why a session that is over has ended.
@@ -325,7 +329,7 @@ func (ss Sessions) EndReason(s Session) Reason {
 		return ReasonExpired
 	case s.EndReason != "":
 		return s.EndReason
-	case ss.ended(s):
+	case ss.ended(s), !ss.Test.accepts(s):
 		return ReasonRevoked
 	}
 	return ReasonExpired

@@ -44,6 +44,9 @@ type Claims struct {
 	AuthTime time.Time
 	// Phone is the user's number in E.164. It is sealed in the token.
 	Phone string
+	// Test is the mark of a test login, sealed in the token. It is empty in other tokens.
+	// See [TestLogin].
+	Test string
 	// Extra holds the directory's claims about the user. They are sealed in the token,
 	// as JSON.
 	Extra map[string]any

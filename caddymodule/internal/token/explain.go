@@ -46,6 +46,8 @@ func (v *Verifier) Explain(ks *KeySet, raw string, now time.Time) string {
 	switch {
 	case err == nil:
 		return ""
+	case errors.Is(err, ErrRevoked):
+		return "it is of a test login, and this site has none, or one with another secret or number"
 	case errors.Is(err, ErrExpired):
 		expired, _ := v.VerifyExpired(ks, raw, now)
 		return "it expired at " + expired.Expires().Format(time.RFC3339)

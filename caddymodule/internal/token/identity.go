@@ -12,6 +12,7 @@ import (
 type Identity struct {
 	text    string             // the fields, one after the other
 	ends    [textFields]uint16 // the end of each field in text
+	test    bool               // of a test login
 	appID   *string            // shared by all tokens of an app
 	expires int64              // seconds since 1970
 	auth    int64              // seconds since 1970; 0: unknown
@@ -58,6 +59,9 @@ func (i *Identity) AuthTime() time.Time {
 	return time.Unix(i.auth, 0).UTC()
 }
 
+// Test reports whether the token is of a test login.
+func (i *Identity) Test() bool { return i.test }
+
 // Claim returns one of the directory's claims, or a plain claim if the directory sent
 // none of that name, or nil if there is neither. The value of a verified token's claim
 // is a string, a bool, a json.Number, nil, or a []any or map[string]any of these. It
@@ -68,7 +72,7 @@ func (i *Identity) field(f int) string { return i.text[i.ends[f-1]:i.ends[f]] }
 
 // Identity returns the identity that a token minted from c has.
 func (c *Claims) Identity() Identity {
-	i := Identity{appID: &c.AppID, expires: c.Expires.Unix(), claims: merge(c.Extra, c.Plain)}
+	i := Identity{appID: &c.AppID, expires: c.Expires.Unix(), claims: merge(c.Extra, c.Plain), test: c.Test != ""}
 	if !c.AuthTime.IsZero() {
 		i.auth = c.AuthTime.Unix()
 	}

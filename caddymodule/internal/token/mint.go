@@ -125,7 +125,7 @@ func encodeClaims(w writer, seal Sealer, c *Claims) ([]byte, error) {
 		}
 		w = append(w, value...)
 	}
-	if c.Phone != "" || len(c.Extra) > 0 {
+	if c.Phone != "" || c.Test != "" || len(c.Extra) > 0 {
 		sealed, err := sealClaims(seal, c)
 		if err != nil {
 			return nil, err
@@ -147,6 +147,7 @@ func inRange(t time.Time) bool { s := t.Unix(); return s > 0 && s <= maxUnixTime
 // The members of the object in the sealed claim.
 const (
 	sealedPhone = "phone"
+	sealedTest  = "test"
 	sealedExtra = "claims"
 )
 
@@ -155,6 +156,9 @@ func sealClaims(seal Sealer, c *Claims) ([]byte, error) {
 	w = append(w, '{')
 	if c.Phone != "" {
 		w.text(sealedPhone, c.Phone)
+	}
+	if c.Test != "" {
+		w.text(sealedTest, c.Test)
 	}
 	if len(c.Extra) > 0 {
 		value, err := json.Marshal(c.Extra)
@@ -165,7 +169,7 @@ func sealClaims(seal Sealer, c *Claims) ([]byte, error) {
 		w = append(w, value...)
 	}
 	w = append(w, '}')
-	if _, _, err := decodeSealed(w); err != nil { // a token that we would refuse must not be minted
+	if _, err := decodeSealed(w); err != nil { // a token that we would refuse must not be minted
 		return nil, errors.New("the directory's claims cannot be in a token")
 	}
 	if seal == nil {
@@ -179,17 +183,26 @@ func sealClaims(seal Sealer, c *Claims) ([]byte, error) {
 	return sealed, nil
 }
 
-// decodeSealed parses the output of sealClaims. phone is a slice of plain.
-func decodeSealed(plain []byte) (phone []byte, extra map[string]any, err error) {
+// sealedClaims is the content of the sealed claim.
+type sealedClaims struct {
+	phone, test []byte // nil: absent
+	extra       map[string]any
+}
+
+// decodeSealed parses the output of sealClaims. The texts are slices of plain.
+func decodeSealed(plain []byte) (c sealedClaims, err error) {
 	s := scanner{data: plain}
 	err = s.object(func(name []byte) error {
 		switch {
-		case string(name) == sealedPhone && phone == nil:
-			phone, err = s.text()
+		case string(name) == sealedPhone && c.phone == nil:
+			c.phone, err = s.text()
 			return err
-		case string(name) == sealedExtra && extra == nil && s.peek() == '{':
+		case string(name) == sealedTest && c.test == nil:
+			c.test, err = s.text()
+			return err
+		case string(name) == sealedExtra && c.extra == nil && s.peek() == '{':
 			v, err := s.value(1)
-			extra, _ = v.(map[string]any)
+			c.extra, _ = v.(map[string]any)
 			return err
 		}
 		return errClaims
@@ -197,7 +210,7 @@ func decodeSealed(plain []byte) (phone []byte, extra map[string]any, err error) 
 	if err == nil && !s.end() {
 		err = errClaims
 	}
-	return phone, extra, err
+	return c, err
 }
 
 // appendAAD encodes the issuer, the user and the session that a sealed claim is bound

@@ -19,15 +19,26 @@ type Policy struct {
 	Apps     []string      // client_id must be one of them
 	Leeway   time.Duration // how far clocks may differ; not negative
 	Type     string        // typ must equal it; empty: TypeAccessToken
+	Test     TestLogin     // tokens of a test login must be of this one
+}
+
+// TestLogin is the test login of a directive: which of its tokens are good, and how long.
+// The zero value accepts none.
+type TestLogin struct {
+	// Marks are the marks of good tokens. A mark belongs to one secret and phone number.
+	Marks []string
+	// Until is the time at which they end, however long they would be valid.
+	Until time.Time
 }
 
 // digest returns a hash that differs for any two different policies.
 func (p *Policy) digest() [sha256.Size]byte {
 	b := appendAAD(nil, p.Issuer, p.Type)
-	for _, list := range [][]string{p.Audience, p.Apps} {
+	for _, list := range [][]string{p.Audience, p.Apps, p.Test.Marks} {
 		b = binary.BigEndian.AppendUint32(b, uint32(len(list)))
 		b = appendAAD(b, list...)
 	}
+	b = binary.BigEndian.AppendUint64(b, uint64(p.Test.Until.Unix()))
 	return sha256.Sum256(binary.BigEndian.AppendUint64(b, uint64(p.Leeway)))
 }
 
@@ -47,13 +58,14 @@ func NewVerifier(p Policy, seal Sealer, cache *Cache) *Verifier {
 	if p.Type == "" {
 		p.Type = TypeAccessToken
 	}
-	p.Audience, p.Apps = slices.Clone(p.Audience), slices.Clone(p.Apps)
+	p.Audience, p.Apps, p.Test.Marks = slices.Clone(p.Audience), slices.Clone(p.Apps), slices.Clone(p.Test.Marks)
 	return &Verifier{policy: p, digest: p.digest(), seal: seal, cache: cache}
 }
 
 // Verify checks a token and returns its identity. It returns [ErrExpired] if nothing
-// but the token's age is wrong, and [ErrInvalid] for every other fault. With a nil ks
-// no token is valid. The caller has to check that the session has not ended.
+// but the token's age is wrong, [ErrRevoked] for a good token of a test login that is not
+// the policy's, and [ErrInvalid] for every other fault. With a nil ks no token is valid.
+// The caller has to check that the session has not ended.
 //
 // Every ES256 signature has a second valid form, which anybody can compute (s and n−s).
 // Such a token is accepted: it makes the same statement and ends with the same session.
@@ -73,7 +85,7 @@ func (v *Verifier) Verify(ks *KeySet, raw string, now time.Time) (*Identity, err
 // expired reports whether exp is not after now minus the leeway. exp is a whole second,
 // so the fraction of now matters only together with a fraction of the leeway.
 func (v *Verifier) expired(id *Identity, now time.Time) bool {
-	return id.expires <= now.Add(-v.policy.Leeway).Unix()
+	return id.expires <= now.Add(-v.policy.Leeway).Unix() || id.test && !now.Before(v.policy.Test.Until)
 }
 
 // VerifyExpired is Verify for logging out: it accepts a token that has expired.
@@ -199,8 +211,7 @@ func (v *Verifier) checkClaims(b *scratch, now time.Time) (Identity, error) {
 	if app < 0 || !slices.ContainsFunc(r.audience, func(a []byte) bool { return index(p.Audience, a) >= 0 }) {
 		return Identity{}, ErrInvalid
 	}
-	var phone []byte
-	var extra map[string]any
+	var secret sealedClaims
 	if r.has(claimSealed) {
 		sealed, ok := decodeSegment(b.sealed[:], r.text[claimSealed])
 		if !ok || v.seal == nil {
@@ -211,12 +222,15 @@ func (v *Verifier) checkClaims(b *scratch, now time.Time) (Identity, error) {
 		if err != nil {
 			return Identity{}, ErrInvalid
 		}
-		if phone, extra, err = decodeSealed(plain); err != nil {
+		if secret, err = decodeSealed(plain); err != nil {
 			return Identity{}, ErrInvalid
 		}
+		if secret.test != nil && index(p.Test.Marks, secret.test) < 0 {
+			return Identity{}, ErrRevoked // the line is gone, or has another secret
+		}
 	}
-	id := Identity{appID: &p.Apps[app], expires: r.expires, auth: r.authTime, claims: merge(extra, r.plain)}
-	pack(&id, [textFields][]byte{r.text[claimSubject], r.text[claimSessionID], r.text[claimOpenID], r.text[claimUnionID], phone})
+	id := Identity{appID: &p.Apps[app], expires: r.expires, auth: r.authTime, claims: merge(secret.extra, r.plain), test: secret.test != nil}
+	pack(&id, [textFields][]byte{r.text[claimSubject], r.text[claimSessionID], r.text[claimOpenID], r.text[claimUnionID], secret.phone})
 	return id, nil
 }
 
