@@ -21,6 +21,8 @@ type Accounts struct {
 	Sessions  session.Sessions
 	// Mint returns a token for a session of a user.
 	Mint func(session.Session, user.User, time.Time) (string, error)
+	// TestPhone is the number of the site's test login; zero if there is none.
+	TestPhone user.Phone
 	// Emit publishes events about what was done.
 	Emit func(...event.Event)
 }
@@ -55,6 +57,8 @@ type Store interface {
 	// EndOpenID ends all sessions of an openid. It calls each with the ids of some
 	// sessions at a time.
 	EndOpenID(ctx context.Context, appid, openid string, e session.Ending, each func(ids []string)) error
+	// HasOpenID reports whether a WeChat account is bound to a user, in whatever state.
+	HasOpenID(ctx context.Context, userID string) (bool, error)
 	// Keep stores for a time that a step was done, and Kept reports whether it was.
 	Keep(ctx context.Context, step login.Key, value []byte, expires time.Time, of ...login.Account) error
 	Kept(ctx context.Context, step login.Key, now time.Time) (value []byte, ok bool, err error)

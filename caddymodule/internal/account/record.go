@@ -119,6 +119,9 @@ func (x Export) Record(id string) map[string]any {
 		}
 		putTime(one, "expiresAt", s.ExpiresAt)
 		putTime(one, "endedAt", s.EndedAt)
+		if s.Test != "" {
+			one["test"] = true
+		}
 		sessions = append(sessions, one)
 	}
 	out["openids"], out["formerOpenids"], out["sessions"] = openids, former, sessions

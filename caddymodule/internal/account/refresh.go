@@ -52,6 +52,10 @@ func (a Accounts) check(ctx context.Context, s session.Session, now time.Time) (
 	case err != nil:
 		return u, errors.Join(ErrDirectory, err)
 	}
+	if s.Test != "" {
+		err := a.checkTest(ctx, s, &u, now)
+		return u, err
+	}
 	if u.Phone.IsZero() { // the directory returns no numbers: use the one from WeChat
 		b, ok, err := a.Store.Binding(ctx, s.AppID, s.OpenID)
 		if err != nil {
@@ -72,4 +76,24 @@ func (a Accounts) mint(s session.Session, u user.User, now time.Time) (string, e
 		return "", errors.Join(ErrMint, err)
 	}
 	return token, nil
+}
+
+// checkTest is the part of check for a session of the site's test login. It ends when a
+// WeChat account is bound to the user.
+func (a Accounts) checkTest(ctx context.Context, s session.Session, u *user.User, now time.Time) error {
+	bound, err := a.Store.HasOpenID(ctx, s.UserID)
+	if err != nil {
+		return err
+	}
+	if bound {
+		if _, err := a.End(ctx, s, session.ReasonReplaced, now); err != nil {
+			return err
+		}
+		return session.ErrEnded
+	}
+	if u.Phone.IsZero() { // the directory returns no numbers
+		u.Phone = a.TestPhone
+	}
+	_, err = a.mint(s, *u, now)
+	return err
 }

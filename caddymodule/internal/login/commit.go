@@ -102,6 +102,8 @@ var (
 	// ErrOvertaken means that another account has replaced this openid since the login
 	// began. Only fresh codes can prove who has the number.
 	ErrOvertaken = errors.New("another WeChat account logged in with this number meanwhile")
+	// ErrBound means that a WeChat account is bound to the user of a test login.
+	ErrBound = errors.New("a WeChat account is bound to the user")
 	// ErrCodeSpent means that the login code has already opened a session.
 	ErrCodeSpent = errors.New("the login code has opened a session already")
 	// ErrChangedSince means that the phone code has already changed the number, and that

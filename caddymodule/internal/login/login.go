@@ -102,6 +102,9 @@ type Store interface {
 	// if another change of the user has begun since.
 	ChangePhone(ctx context.Context, c PhoneChange) (PhoneChanged, error)
 	BeginPhoneChange(ctx context.Context, c PhoneChange, life time.Duration) (PhoneChanged, error)
+	// CommitTest opens the session of a test login. Its errors are those of Commit, and
+	// ErrBound.
+	CommitTest(ctx context.Context, c Commit) (Committed, error)
 
 	// Lease reads the results of steps. It leases to owner, for as long as life, each
 	// step that has no result and is not leased by another replica, and records when

@@ -46,7 +46,7 @@ func (m *Minter) Mint(s session.Session, u user.User, now time.Time) (string, er
 	c := token.Claims{
 		Issuer: m.Issuer, Subject: u.ID, Audience: m.Audience,
 		AppID: s.AppID, SessionID: s.ID, OpenID: s.OpenID, UnionID: s.UnionID,
-		IssuedAt: now, Expires: m.Expires(s, now), AuthTime: s.AuthAt,
+		IssuedAt: now, Expires: m.Expires(s, now), AuthTime: s.AuthAt, Test: s.Test,
 		Extra: maps.Clone(u.Claims),
 	}
 	if !u.Phone.IsZero() {

@@ -66,7 +66,7 @@ func (s *Store) commit(t *tx, l login.Commit, ours bool) (login.Committed, error
 		return login.Committed{}, err
 	}
 	for _, step := range []func() error{
-		c.locked, c.replayed, c.admitted, c.unspent, c.decide, c.bind, c.endReplaced, c.endSurplus,
+		c.locked, c.replayed, c.admitted, c.unspent, c.endTests, c.decide, c.bind, c.endReplaced, c.endSurplus,
 	} {
 		if err := step(); err != nil {
 			return login.Committed{}, err

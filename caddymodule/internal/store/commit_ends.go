@@ -47,11 +47,11 @@ func (c *committing) askSessions() statement {
 	return ask(func(r row) error {
 		var one session.Session
 		var expires int64
-		err := r.Scan(&one.ID, &one.AppID, &one.OpenID, &one.Issuer, &expires)
+		err := r.Scan(&one.ID, &one.AppID, &one.OpenID, &one.Issuer, &expires, &one.Test)
 		one.ExpiresAt = c.db.fromMillis(expires)
 		c.sessions = append(c.sessions, one)
 		return err
-	}, `SELECT id, appid, openid, issuer, expires_at FROM {sessions} WHERE user_id = ? AND ended_at = 0
+	}, `SELECT id, appid, openid, issuer, expires_at, test FROM {sessions} WHERE user_id = ? AND ended_at = 0
 		ORDER BY refreshed_at DESC, id DESC LIMIT ?`, c.b.UserID, maxLive)
 }
 

@@ -52,7 +52,7 @@ func TestServersReadLargeTablesByIndex(t *testing.T) {
 		digits := `(SELECT 0 AS d UNION ALL SELECT 1 UNION ALL SELECT 2 UNION ALL SELECT 3 UNION ALL SELECT 4 UNION ALL SELECT 5 UNION ALL SELECT 6 UNION ALL SELECT 7 UNION ALL SELECT 8 UNION ALL SELECT 9)`
 		numbers := `(SELECT a.d + 10 * b.d + 100 * c.d + 1000 * e.d AS n FROM ` + digits + ` a, ` + digits + ` b, ` + digits + ` c, (SELECT 0 AS d UNION ALL SELECT 1) e) AS numbers`
 		text := `CAST(n AS CHAR(9))`
-		execute(t, s, `INSERT INTO {sessions} (`+sessionColumns+`) SELECT `+text+`, `+text+`, 'i', 'wx1', `+text+`, '', n, n, 0, n, n, 0, '', '', '', '', 0, 0 FROM `+numbers)
+		execute(t, s, `INSERT INTO {sessions} (`+sessionColumns+`) SELECT `+text+`, `+text+`, 'i', 'wx1', `+text+`, '', n, n, 0, n, n, 0, '', '', '', '', 0, 0, '' FROM `+numbers)
 		execute(t, s, `INSERT INTO {bindings} (appid, openid, unionid, user_id, phone_at, bound_at) SELECT 'wx1', `+text+`, `+text+`, `+text+`, n, n FROM `+numbers)
 		execute(t, s, `INSERT INTO {revocations} (session_id, until_at, recorded_at) SELECT `+text+`, n, n FROM `+numbers)
 		for _, table := range []string{"{sessions}", "{bindings}", "{revocations}"} {

@@ -16,13 +16,13 @@ import (
 
 const sessionColumns = `id, user_id, issuer, appid, openid, unionid, created_at, refreshed_at,
 	counter, advanced_at, expires_at, ended_at, user_agent, address,
-	audience, end_reason, tokens_until, tokens_counter`
+	audience, end_reason, tokens_until, tokens_counter, test`
 
 // scanSession reads sessionColumns and any further columns.
 func (db *DB) scanSession(row row, more ...any) (s session.Session, err error) {
 	var created, refreshed, counter, advanced, expires, ended, tokens, tokensOf int64
 	err = row.Scan(append([]any{&s.ID, &s.UserID, &s.Issuer, &s.AppID, &s.OpenID, &s.UnionID, &created, &refreshed,
-		&counter, &advanced, &expires, &ended, &s.UserAgent, &s.Address, &s.Audience, &s.EndReason, &tokens, &tokensOf}, more...)...)
+		&counter, &advanced, &expires, &ended, &s.UserAgent, &s.Address, &s.Audience, &s.EndReason, &tokens, &tokensOf, &s.Test}, more...)...)
 	s.CreatedAt, s.RefreshedAt, s.AdvancedAt = db.fromMillis(created), db.fromMillis(refreshed), db.fromMillis(advanced)
 	s.ExpiresAt, s.EndedAt, s.Counter = db.fromMillis(expires), db.fromMillis(ended), uint64(counter)
 	if tokensOf == counter { // otherwise a replica of an earlier version has advanced the counter
@@ -34,10 +34,10 @@ func (db *DB) scanSession(row row, more ...any) (s session.Session, err error) {
 // insertSession returns the statement that opens a session.
 func insertSession(db *DB, s session.Session) (statement, error) {
 	counter, err := counterColumn(s.Counter)
-	return say(`INSERT INTO {sessions} (`+sessionColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+	return say(`INSERT INTO {sessions} (`+sessionColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 		s.ID, s.UserID, s.Issuer, s.AppID, s.OpenID, s.UnionID, db.millis(s.CreatedAt), db.millis(s.RefreshedAt),
 		counter, db.millis(s.AdvancedAt), db.millis(s.ExpiresAt), db.millis(s.EndedAt), db.fit(clip(s.UserAgent)), db.fit(clip(s.Address)),
-		s.Audience, string(s.EndReason), db.millis(s.TokensUntil), counter), err
+		s.Audience, string(s.EndReason), db.millis(s.TokensUntil), counter, s.Test), err
 }
 
 // Session reads a session. It returns session.ErrNotFound if there is none. If the store has users
