@@ -63,7 +63,7 @@ type event struct {
 type login struct {
 	Type     string  `json:"type"`
 	AppID    string  `json:"appid"`
-	OpenID   string  `json:"openid"`
+	OpenID   *string `json:"openid"`
 	UnionID  *string `json:"unionid"`
 	Phone    *string `json:"phone"`
 	Country  *string `json:"country"`
@@ -75,7 +75,7 @@ type login struct {
 // Login requests the user. All attempts at one login have the same webhook-id.
 func (d *Directory) Login(ctx context.Context, l user.Login) (user.User, error) {
 	status, body, err := d.ask(ctx, "msg_"+l.ID, login{
-		Type: "user.login", AppID: l.AppID, OpenID: l.OpenID, UnionID: known(l.UnionID),
+		Type: "user.login", AppID: l.AppID, OpenID: known(l.OpenID), UnionID: known(l.UnionID),
 		Phone: known(l.Phone.E164()), Country: known(l.Phone.Country), National: known(l.Phone.National),
 		UserID: known(l.UserID), Rebound: l.Rebound,
 	})
