@@ -41,6 +41,7 @@ import (
 //	    countries      <calling code>...
 //	    silent_login   off|<max age>
 //	    on_new_openid  replace|keep|deny
+//	    test_login     <secret> <phone> until <date>
 //	    token {
 //	        issuer    <name>
 //	        audience  <name>...
@@ -146,6 +147,7 @@ func (h *Handler) syntax() []subdirective {
 		many("countries", "<calling code>...", list(&h.Countries)),
 		one("silent_login", "off|<max age>", silentLogin(&h.SilentLogin)),
 		one("on_new_openid", "replace|keep|deny", text(&h.OnNewOpenID)),
+		{name: "test_login", usage: "<secret> <phone> until <date>", least: 4, most: 4, set: testLogin(&h.TestLogin)},
 		h.tokenSyntax(),
 		h.sessionSyntax(),
 		{

@@ -286,6 +286,17 @@ func silentLogin(into **SilentLogin) func([]string) error {
 	}
 }
 
+// testLogin stores a test login, whose arguments have "until" among them.
+func testLogin(into **TestLogin) func([]string) error {
+	return func(args []string) error {
+		if args[2] != "until" {
+			return fmt.Errorf("the date stands after the word until, such as until 2026-12-31; this is %q", args[2])
+		}
+		*into = &TestLogin{Secret: args[0], Phone: args[1], Until: args[3]}
+		return nil
+	}
+}
+
 // requirement separates paths from the field and the values that follow them.
 func requirement(args []string) Requirement {
 	for i, a := range args {

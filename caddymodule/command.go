@@ -181,7 +181,8 @@ func addStore(list []*commandStore, h *Handler) ([]*commandStore, error) {
 			return nil, err
 		}
 	}
-	again := *h // loading a module removes its settings
+	_ = s.resolveTestLogin(h, atProvision) // a command needs no secret of it either
+	again := *h                            // loading a module removes its settings
 	again.UsersRaw = slices.Clone(h.UsersRaw)
 	directory, err := directoryOf(h)
 	if err != nil {
@@ -226,8 +227,12 @@ func (o *commandStore) addSite(s settings) {
 		}
 	}
 	site := cli.Site{Policy: s.Token.Policy, Static: s.Token.Static, Algorithm: s.Token.Algorithm}
+	if t := s.TestLogin; t != nil {
+		site.TestLogin, site.TestUntil = string(t.whose()), t.Until
+	}
 	if !slices.ContainsFunc(o.Sites, func(other cli.Site) bool {
-		return reflect.DeepEqual(other.Policy, site.Policy) && other.Static == site.Static && other.Algorithm == site.Algorithm
+		return reflect.DeepEqual(other.Policy, site.Policy) && other.Static == site.Static && other.Algorithm == site.Algorithm &&
+			other.TestLogin == site.TestLogin && other.TestUntil.Equal(site.TestUntil)
 	}) {
 		o.Sites = append(o.Sites, site)
 	}

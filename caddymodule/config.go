@@ -70,6 +70,9 @@ type Handler struct {
 	// if the user has, or last had, another account, and otherwise works like "replace".
 	OnNewOpenID string `json:"on_new_openid,omitempty"`
 
+	// A login without WeChat, for reviewers and end-to-end tests. Default: none
+	TestLogin *TestLogin `json:"test_login,omitempty"`
+
 	// The tokens that callers get.
 	Token *Token `json:"token,omitempty"`
 
@@ -191,6 +194,20 @@ type SilentLogin struct {
 
 	// How long after a login with a phone code the user's next logins need none. Default: 90d
 	MaxAge caddy.Duration `json:"max_age,omitempty"`
+}
+
+// TestLogin is a login without WeChat: POST {"testLogin": "<secret>"} logs the owner of a
+// number in. It works only while no WeChat account is bound to that user. The upstream gets
+// X-WX-TEST: 1 with its requests.
+type TestLogin struct {
+	// The secret, of at least 16 characters. Write it as a placeholder.
+	Secret string `json:"secret,omitempty"`
+
+	// The phone number in E.164: +8613800138000. May contain placeholders.
+	Phone string `json:"phone,omitempty"`
+
+	// The last day, by UTC, of the login and its sessions: 2026-12-31
+	Until string `json:"until,omitempty"`
 }
 
 // Token sets how tokens (JWTs) are made.

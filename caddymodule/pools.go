@@ -147,8 +147,9 @@ func acquireRing(k ringKey) *token.Ring {
 	return acquire(ringPool, k, token.NewRing)
 }
 
-func acquireCache(p token.Policy, store storeKey, keys string) (string, *token.Cache) {
-	k := fmt.Sprintf("%q", append([]string{store.url, store.prefix, keys, p.Issuer, p.Type, p.Leeway.String(),
+// test identifies the test login: with another one, other tokens are good.
+func acquireCache(p token.Policy, store storeKey, keys, test string) (string, *token.Cache) {
+	k := fmt.Sprintf("%q", append([]string{store.url, store.prefix, keys, test, p.Issuer, p.Type, p.Leeway.String(),
 		strings.Join(p.Audience, "\x00")}, p.Apps...))
 	v, _, _ := cachePool.LoadOrNew(k, func() (caddy.Destructor, error) { // which cannot fail
 		c := token.NewCache(cacheEntries)

@@ -231,7 +231,7 @@ func TestSitesThatShareKeys(t *testing.T) {
 	}
 	names := make(map[string]bool)
 	for _, keys := range []string{"ES256", "EdDSA", "0xc000"} {
-		k, _ := acquireCache(one.h.site.set.Token.Policy, one.h.site.storeKey, keys)
+		k, _ := acquireCache(one.h.site.set.Token.Policy, one.h.site.storeKey, keys, "")
 		defer func() { _, _ = cachePool.Delete(k) }()
 		names[k] = true
 	}

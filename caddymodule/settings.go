@@ -40,6 +40,8 @@ type settings struct {
 	// Countries are the calling codes of users who may register; empty: all.
 	Countries []string
 	Login     login.Settings
+	// TestLogin is nil if there is none.
+	TestLogin *testLoginSettings
 	Token     tokenSettings
 	Session   session.Settings
 	LoginRate ratelimit.Rate
@@ -60,7 +62,7 @@ func resolve(h *Handler, look lookup) (settings, error) {
 	s.Gate.ForwardToken = h.ForwardToken
 	for _, part := range []func(*Handler, lookup) error{
 		s.resolveApps, s.resolvePaths, s.resolveRequire, s.resolveStore, s.resolveUsers, s.resolveLogin,
-		s.resolveToken, s.resolveSession, s.resolveIdentity, s.resolveCredentials, s.resolveWeChat, s.resolveService,
+		s.resolveToken, s.resolveSession, s.resolveIdentity, s.resolveCredentials, s.resolveWeChat, s.resolveService, s.resolveTestLogin,
 	} {
 		if err := part(h, look); err != nil {
 			return settings{}, err

@@ -6,9 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/ratelimit"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/store"
@@ -199,6 +202,81 @@ func (s *settings) checkServiceKey(key string) error {
 		if a.Secret == key {
 			return errors.New("the key is an AppSecret, which others have: use a key of its own, such as `openssl rand -hex 32` prints")
 		}
+	}
+	return nil
+}
+
+// testLoginSettings are the meaning of test_login.
+type testLoginSettings struct {
+	Secret serviceKey // its hash
+	Phone  user.Phone
+	// Until is the end of the last day.
+	Until time.Time
+}
+
+// whose identifies the secret and the number: with another one, sessions end.
+func (t *testLoginSettings) whose() []byte { return append(t.Secret[:], t.Phone.E164()...) }
+
+// name differs for any two test logins, and is empty for none.
+func (t *testLoginSettings) name() string {
+	if t == nil {
+		return ""
+	}
+	return fmt.Sprintf("%x", sha256.Sum256(append(t.whose(), t.Until.String()...)))
+}
+
+// warnExpired warns of a test login that is over: the line can go.
+func (t *testLoginSettings) warnExpired(log *zap.Logger, now time.Time) {
+	if t != nil && !now.Before(t.Until) {
+		log.Warn("the date of test_login is over: it logs nobody in",
+			zap.String("until", t.Until.AddDate(0, 0, -1).Format(time.DateOnly)), zap.String("remedy", "remove the line, or write a later date"))
+	}
+}
+
+// leastTestSecret is the least number of characters of a test login's secret.
+const leastTestSecret = 16
+
+// resolveTestLogin resolves test_login. A date in the past is no error: a reload must not fail
+// because a review is over.
+func (s *settings) resolveTestLogin(h *Handler, look lookup) error {
+	if h.TestLogin == nil {
+		return nil
+	}
+	t, known := testLoginSettings{}, true
+	secret, ok, err := look(h.TestLogin.Secret, syntax{})
+	if known = ok; err == nil && ok {
+		err = checkTestSecret(secret)
+		t.Secret = serviceKey(sha256.Sum256([]byte(secret)))
+	}
+	if err != nil {
+		return misset("test_login", fmt.Errorf("the secret: %w", err))
+	}
+	phone, ok, err := look(h.TestLogin.Phone, syntax{})
+	if known = known && ok; err == nil && ok {
+		if t.Phone, err = user.ParsePhone("", phone); err != nil || !strings.HasPrefix(phone, "+") {
+			err = errors.New("write it in E.164, such as +8613800138000")
+		}
+	}
+	if err != nil {
+		return misset("test_login", fmt.Errorf("the phone number: %w", err))
+	}
+	if err := noPlaceholder(h.TestLogin.Until); err != nil {
+		return misset("test_login", err)
+	}
+	day, err := time.Parse(time.DateOnly, h.TestLogin.Until)
+	if err != nil {
+		return misset("test_login", fmt.Errorf("%q is no date: write the last day, such as 2026-12-31", h.TestLogin.Until))
+	}
+	t.Until = day.AddDate(0, 0, 1)
+	if known {
+		s.TestLogin = &t
+	}
+	return nil
+}
+
+func checkTestSecret(secret string) error {
+	if utf8.RuneCountInString(secret) < leastTestSecret {
+		return fmt.Errorf("it could be guessed: use at least %d random characters, such as `openssl rand -hex 16` prints", leastTestSecret)
 	}
 	return nil
 }

@@ -216,6 +216,8 @@ func TestSettingsRefuseAtProvision(t *testing.T) {
 		"off with an age":      {Handler{Apps: oneApp(), SilentLogin: &SilentLogin{Off: true, MaxAge: d(day)}}, "silent_login: it is off and has a max age"},
 		"rate of nothing":      {Handler{Apps: oneApp(), LoginRate: &Rate{Per: d(time.Minute)}}, "login_rate: use a number"},
 		"rate without time":    {Handler{Apps: oneApp(), LoginRate: &Rate{Count: 3}}, "login_rate: use a number"},
+		"test secret":          {Handler{Apps: oneApp(), TestLogin: &TestLogin{"{env.WXT_WORDS}", "+8613000000000", "2026-12-31"}}, "test_login: the secret: it could be guessed"},
+		"test secret empty":    {Handler{Apps: oneApp(), TestLogin: &TestLogin{"{env.WXT_EMPTY}", "+8613000000000", "2026-12-31"}}, "test_login: the secret: {env.WXT_EMPTY} is empty"},
 		"rule without path":    {Handler{Apps: oneApp(), Public: []Rule{{Methods: []string{"GET"}}}}, "public names methods but no path"},
 		"method as a path":     {Handler{Apps: oneApp(), Public: []Rule{{Paths: []string{"POST", "/x"}}}}, `public: "POST" is no path`},
 		"url for stable":       {Handler{Apps: oneApp(), WeChat: &WeChat{AccessTokenURL: "https://x.example.com"}}, "wechat access_token: stable takes no URL"},

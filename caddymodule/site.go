@@ -62,6 +62,7 @@ func newSite(ctx caddy.Context, app *Background, set settings, users user.Direct
 		set: set, log: ctx.Logger(), ctx: ctx, app: app, users: users, directoryName: name, names: set.storeNames(name),
 		storeKey: storeKey{set.Store.URL, set.Store.TablePrefix},
 	}
+	set.TestLogin.warnExpired(s.log, time.Now())
 	var err error
 	if s.gate, err = gate.New(set.Gate, &s.tokens); err != nil {
 		return nil, err
@@ -73,9 +74,10 @@ func newSite(ctx caddy.Context, app *Background, set settings, users user.Direct
 	if !set.Store.Migrate {
 		s.store = s.state.DB.WithTables(set.EncryptionKeys)
 	}
-	s.directory = s.store.Users(set.Register, s.set.Session).Countries(set.Countries)
 	if users != nil {
 		s.directory = s.store.Elsewhere(user.Checked(users), s.set.Session)
+	} else {
+		s.directory = s.store.Users(set.Register, s.set.Session).Countries(set.Countries)
 	}
 	if set.Token.Static == nil {
 		s.ringKey = ringKey{s.storeKey, set.Token.Algorithm}
@@ -84,7 +86,7 @@ func newSite(ctx caddy.Context, app *Background, set settings, users user.Direct
 	s.tokens = token.Tokens{
 		Static: set.Token.Static, Ring: s.ring, Verifier: s.verifier, Ended: s.state.Revoked.Contains, ReloadRing: s.reloadRing,
 	}
-	s.cacheKey, s.cache = acquireCache(set.Token.Policy, s.storeKey, s.keysName())
+	s.cacheKey, s.cache = acquireCache(set.Token.Policy, s.storeKey, s.keysName(), set.TestLogin.name())
 	s.wechatKey, s.wechat = acquireWeChat(set.WeChat, s.storeKey)
 	s.api = api.Server{
 		Settings: s.apiSettings(), Host: host, Opening: s, State: &s.state.api, Gate: s.gate, Keys: s.tokens.Keys,
@@ -113,6 +115,9 @@ func (s *site) apiSettings() api.Settings {
 	}
 	for _, a := range s.set.Apps {
 		set.Apps[a.ID] = api.App{App: a, WeChat: s.set.WeChat.nameOf(a.ID), Push: s.set.Pushes[a.ID], EraseRevoked: slices.Contains(s.set.EraseRevoked, a.ID)}
+	}
+	if t := s.set.TestLogin; t != nil {
+		set.TestLogin = &api.TestLogin{Secret: t.Secret.is, Phone: t.Phone, Until: t.Until}
 	}
 	if s.set.Service != nil {
 		set.ServiceKey = s.set.Service.is
@@ -183,8 +188,13 @@ func (s *site) assemble(keys *store.Keys) (*api.Opened, error) {
 		return nil, err
 	}
 	t := s.set.Token
+	policy, test := t.Policy, session.TestLogin{}
+	if set := s.set.TestLogin; set != nil {
+		test = session.TestLogin{Marks: refresh.Marks(set.whose()), Until: set.Until}
+		policy.Test = token.TestLogin(test)
+	}
 	o := &api.Opened{
-		Verifier: token.NewVerifier(t.Policy, seal, s.cache),
+		Verifier: token.NewVerifier(policy, seal, s.cache),
 		Minter: login.Minter{
 			Keys: s.tokens.Keys, Seal: seal, Type: t.Type, Issuer: t.Issuer, Audience: t.Audience,
 			Lifetime: t.Lifetime, Plain: t.Claims, Check: s.gate.CheckValues,
@@ -192,6 +202,7 @@ func (s *site) assemble(keys *store.Keys) (*api.Opened, error) {
 		Sessions: session.Sessions{
 			Store: s.store, Keys: refresh, Issuer: t.Issuer, Audience: t.Audience, Apps: t.Apps, Revoked: s.state.Revoked,
 			Allow: s.api.AllowRefresh, Advanced: s.api.CountRefresh, Settings: s.set.Session,
+			Test: test,
 		},
 	}
 	o.Accounts = account.Accounts{Directory: s.directory, Store: s.store, Sessions: o.Sessions, Mint: o.Minter.Mint, Emit: s.emit}
@@ -205,6 +216,9 @@ func (s *site) assemble(keys *store.Keys) (*api.Opened, error) {
 		Settings: s.set.Login,
 		Mint:     o.Minter.Mint, Hold: s.Hold, Observe: api.ObserveStep, OnDone: s.api.OnDone, OnPhoneChange: s.api.OnPhoneChange,
 		PhoneCode: s.app.metrics.PhoneCode,
+	}
+	if s.set.TestLogin != nil {
+		o.Accounts.TestPhone = s.set.TestLogin.Phone
 	}
 	o.Chain.Elsewhere, o.Chain.PhonesFixed = s.users != nil, !s.set.WeChat.SendOpenID
 	return o, nil

@@ -127,6 +127,8 @@ type call struct {
 	route Route
 	id    string // at the end of the path, if any
 	now   time.Time
+	// testSecret is the secret in the body of a test login.
+	testSecret string
 	*Opened
 
 	counts func(*call, problem.Code)

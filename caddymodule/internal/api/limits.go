@@ -17,6 +17,8 @@ type State struct {
 	refreshes ratelimit.Limiter[string]       // refreshes that advanced, by session
 	asks      ratelimit.Limiter[string]       // questions to an external directory, by purpose and session
 	wrongKeys ratelimit.Limiter[netip.Prefix] // wrong service keys, by client
+	// wrongTests counts wrong secrets of the test login, by client.
+	wrongTests ratelimit.Limiter[netip.Prefix]
 
 	health health
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/account"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/metrics"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/span"
 )
@@ -30,6 +31,9 @@ func (c *call) login() error {
 	}
 	if c.Opened == nil {
 		return c.refuse(c.unopened().WithRenew(nil)) // the client may send the same codes again
+	}
+	if c.testSecret != "" {
+		return c.testLogin(req)
 	}
 	network, known := c.client()
 	if known {
@@ -76,13 +80,19 @@ func loginProblem(err error) *problem.Problem {
 func (c *call) loginRequest() (login.Request, *problem.Problem) {
 	req := login.Request{UserAgent: c.r.UserAgent(), Address: c.address()}
 	var appid string
-	p := readJSON(c.w, c.r, map[string]any{"code": &req.Code, "phoneCode": &req.PhoneCode, "appid": &appid, "refreshToken": (*optional)(&req.RefreshToken)})
+	p := readJSON(c.w, c.r, map[string]any{"code": &req.Code, "phoneCode": &req.PhoneCode, "appid": &appid, "refreshToken": (*optional)(&req.RefreshToken), "testLogin": &c.testSecret})
 	if p != nil {
 		return req, p
 	}
 	app, p := c.app(appid, c.r)
 	c.tried.app, c.tried.kind = app.ID, kindOf(req)
+	if c.testSecret != "" {
+		c.tried.kind = metrics.Test
+	}
 	switch {
+	case c.testSecret != "" && req.Code+req.PhoneCode != "":
+		return req, problem.Invalid("Send either testLogin or code.")
+	case c.testSecret != "":
 	case req.Code == "":
 		return req, problem.Invalid("code is missing: send what wx.login gave.")
 	case !isCode(req.Code):

@@ -45,6 +45,7 @@ type Settings struct {
 	Prefix     string                  // path of the endpoints, without a slash at its end
 	Apps       map[string]App          // by appid; at least one
 	ServiceKey func(shown string) bool // reports whether a string is the service key; nil: none is set
+	TestLogin  *TestLogin              // nil: there is none
 	Cookie     string                  // name of the cookie with the token; empty: none
 	LoginRate  ratelimit.Rate          // of refused logins per client; zero: unlimited
 	// Elsewhere means that users live in a directory outside of the store. It may be

@@ -54,6 +54,10 @@ type Site struct {
 	// Static is the key in the configuration; nil: generated keys of Algorithm.
 	Static    *token.KeySet
 	Algorithm token.Algorithm
+	// TestLogin identifies the site's test login, for [session.Keys.Marks]; empty: none.
+	// TestUntil is when it ends.
+	TestLogin string
+	TestUntil time.Time
 }
 
 // accounts returns the operations on users. Events have no handlers outside of the

@@ -69,11 +69,18 @@ func (o *Store) InspectToken(ctx context.Context, out Output, raw string, unseal
 	if err != nil {
 		return err
 	}
+	marks, err := session.NewKeys(keys.RefreshMAC()...)
+	if err != nil {
+		return err
+	}
 	var identity *token.Identity
 	for _, site := range o.Sites {
 		ks, err := o.keysOf(ctx, site, now)
 		if err != nil {
 			return err
+		}
+		if site.TestLogin != "" {
+			site.Policy.Test = token.TestLogin{Marks: marks.Marks([]byte(site.TestLogin)), Until: site.TestUntil}
 		}
 		v := token.NewVerifier(site.Policy, seal, nil)
 		reason := v.Explain(ks, raw, now)
@@ -130,6 +137,9 @@ func (o *Store) explainSession(ctx context.Context, id *token.Identity) (reason,
 func unsealed(id *token.Identity, in token.Inspection) map[string]any {
 	out := map[string]any{}
 	put(out, "phone", id.Phone())
+	if id.Test() {
+		out["test"] = true
+	}
 	for name, value := range id.Claims() {
 		if _, plain := in.Claims[name]; !plain {
 			out[name] = value

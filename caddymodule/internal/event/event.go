@@ -52,7 +52,7 @@ func loginData(u user.User, s session.Session) map[string]any {
 	return data
 }
 
-// Refused returns the event for a refused login; kind is phone or silent.
+// Refused returns the event for a refused login; kind is phone, silent or test.
 func Refused(appid string, code problem.Code, kind string) Event {
 	return Event{"wx_auth_refused", map[string]any{"appid": appid, "code": string(code), "kind": kind}}
 }

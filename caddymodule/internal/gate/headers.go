@@ -66,7 +66,7 @@ func (g *Gate) Alias(name string) bool {
 			return true
 		}
 	}
-	return false
+	return len(name) == len(testName) && foldEqual(name, testName) && !strings.EqualFold(name, testName)
 }
 
 // Unset lists the names of the identity headers that h does not set, for
@@ -75,15 +75,18 @@ func (g *Gate) Alias(name string) bool {
 // the client's headers, so which of them exist is unknown here.
 func (g *Gate) Unset(h http.Header) string {
 	var names []string
-	for i := range g.headers {
-		name := g.headers[i].folded
-		if _, set := h[g.headers[i].key]; !set {
+	list := func(name, key string) {
+		if _, set := h[key]; !set {
 			names = append(names, name)
 		}
 		if underscored := strings.ReplaceAll(name, "-", "_"); underscored != name {
 			names = append(names, underscored)
 		}
 	}
+	for i := range g.headers {
+		list(g.headers[i].folded, g.headers[i].key)
+	}
+	list(testName, testKey)
 	return strings.Join(names, ",")
 }
 

@@ -6,6 +6,8 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/token"
 )
 
 // TestClientIdentityHeadersAreRemoved forges identity headers in every spelling that
@@ -187,5 +189,36 @@ func TestSourceIsAConstant(t *testing.T) {
 	}
 	if g.SetIdentity(h, someone()); h.Get("X-WX-SOURCE") != Source {
 		t.Errorf("%q", h)
+	}
+}
+
+// The callers of a test login are marked, whatever the settings say. A client cannot mark itself,
+// and no setting takes the header for something else.
+func TestTestLoginsAreMarked(t *testing.T) {
+	g := newGate(t, Settings{Headers: []Header{{"X-User", "id"}}}, nil)
+	for _, name := range []string{"X-Wx-Test", "X_WX_TEST", "x-wx.test"} {
+		h := http.Header{name: {"1"}}
+		if g.Prepare(&http.Request{Header: h}, true); len(h) > 0 {
+			t.Errorf("from a client: %q", h)
+		}
+	}
+	h := http.Header{}
+	if g.SetIdentity(h, identity(token.Claims{Subject: "u", Test: "mark"})); h.Get("X-WX-TEST") != "1" || h.Get("X-User") != "u" {
+		t.Errorf("%q", h)
+	}
+	if list := "," + g.Unset(h) + ","; strings.Contains(list, ",x-wx-test,") || !strings.Contains(list, ",x_wx_test,") {
+		t.Errorf("to remove: %s", list)
+	}
+	h = http.Header{}
+	if g.SetIdentity(h, someone()); h.Get("X-WX-TEST") != "" || !strings.Contains(g.Unset(h), "x-wx-test") {
+		t.Errorf("%q, to remove: %s", h, g.Unset(h))
+	}
+	if !g.Alias("X_Wx_Test") || g.Alias("X-WX-Test") {
+		t.Error("another spelling of the header is not taken for one")
+	}
+	for _, s := range []Settings{{Headers: []Header{{"x-wx-test", "id"}}}, {Pass: []string{"X-WX-Test"}}} {
+		if _, err := New(s, nil); err == nil {
+			t.Errorf("%+v is accepted", s)
+		}
 	}
 }

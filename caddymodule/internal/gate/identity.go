@@ -152,6 +152,9 @@ func compileHeaders(headers []Header) (ready []identityHeader, others []string, 
 			return nil, nil, fmt.Errorf("identity %s: the header is set twice; keep one of the two", h.Name)
 		}
 		seen = append(seen, name)
+		if name == testName {
+			return nil, nil, fmt.Errorf("identity %s: this gateway marks test logins by it; choose another name", h.Name)
+		}
 		if !strings.HasPrefix(name, ownPrefix) {
 			others = append(others, name)
 		}
@@ -187,8 +190,15 @@ func checkPassed(names []string, headers []identityHeader) ([]string, error) {
 	return passed, nil
 }
 
+// The header that is set for the caller of a test login, whatever the settings say: an
+// upstream must not take a reviewer's order for a real one.
+const (
+	testName = "x-wx-test"
+	testKey  = "X-Wx-Test"
+)
+
 // ourNames are names of this gateway that are not among the default headers.
-var ourNames = []string{"x-wx-source", "x-wx-test"}
+var ourNames = []string{"x-wx-source", testName}
 
 // SetIdentity sets the caller's identity headers in h, which belongs to a request or
 // (for forward auth) to an answer. A header without a value is not set; the client's
@@ -206,6 +216,9 @@ func (g *Gate) SetIdentity(h http.Header, id *token.Identity) {
 		}
 		values[i] = v
 		h[g.headers[i].key] = values[i : i+1 : i+1]
+	}
+	if id.Test() {
+		h[testKey] = []string{"1"}
 	}
 }
 

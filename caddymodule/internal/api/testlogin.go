@@ -1,0 +1,100 @@
+package api
+
+import (
+	"errors"
+	"net/netip"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/account"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/event"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/metrics"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/ratelimit"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
+)
+
+// TestLogin is the login without WeChat, for reviewers and end-to-end tests.
+type TestLogin struct {
+	Secret func(shown string) bool // reports whether a string is the secret
+	Phone  user.Phone              // of the user who is logged in
+	Until  time.Time               // the end of the last day
+}
+
+// wrongTestRate limits how many wrong secrets a client may send, or all together where
+// clients cannot be told apart. Beyond it every secret is refused, even the right one. No
+// other login counts there.
+var wrongTestRate = ratelimit.Rate{Count: 10, Per: time.Minute}
+
+// testLogin logs the user of the site's test login in. A site without one answers as it
+// does to a wrong secret.
+func (c *call) testLogin(req login.Request) error {
+	ctx, done := c.seenThrough()
+	defer done()
+	p := c.checkTestSecret()
+	if p != nil {
+		return c.testRefused(req, p, nil)
+	}
+	res, err := c.Chain.TestLogin(ctx, req, c.TestLogin.Phone)
+	if err != nil {
+		return c.testRefused(req, loginProblem(err), err)
+	}
+	c.Metrics.Login(req.App.ID, metrics.Test, "")
+	c.Log.Info("login", zap.String("kind", metrics.Test), zap.String("appid", req.App.ID), zap.String("user", res.User.ID), zap.Bool("new", res.User.New),
+		zap.String("session", res.Session.ID), zap.String("phone", res.User.Phone.Masked()), zap.String("address", c.address()), zap.String("requestId", c.requestID()))
+	var events []event.Event
+	if res.User.New {
+		events = append(events, event.UserCreated(res.User, res.Session))
+	}
+	events = append(events, event.Revoked(res.User.ID, res.Surplus, session.ReasonMax)...)
+	c.Emit(append(events, event.Login(res.User, res.Session))...)
+	out := c.pair(res.Session, res.Token, res.RefreshToken)
+	out.UserInfo = account.UserInfo(res.User)
+	delete(out.UserInfo, "moved")
+	return c.answerPair(out)
+}
+
+// checkTestSecret returns the refusal of a request without the right secret, and of one
+// after the last day.
+func (c *call) checkTestSecret() *problem.Problem {
+	right := c.TestLogin != nil && c.TestLogin.Secret(c.testSecret)
+	network, known := c.client()
+	if !known {
+		network = netip.Prefix{} // all clients together
+	}
+	// As with the service key, a wrong secret is counted at the moment of the comparison.
+	check := (*ratelimit.Limiter[netip.Prefix]).Take
+	if right {
+		check = (*ratelimit.Limiter[netip.Prefix]).Check
+	}
+	if r := check(&c.State.wrongTests, wrongTestRate, network, c.now); r != nil {
+		return tooMany{"test_login", wrongTestRate, *r}.problem()
+	}
+	switch {
+	case !right:
+		return problem.New(problem.TestLoginInvalid)
+	case !c.now.Before(c.TestLogin.Until):
+		return problem.New(problem.TestLoginExpired)
+	}
+	return nil
+}
+
+// testRefused logs and counts a test login that was refused, and answers it.
+func (c *call) testRefused(req login.Request, p *problem.Problem, err error) error {
+	c.tried.done = true
+	c.Metrics.Login(req.App.ID, metrics.Test, p.Code)
+	c.Emit(event.Refused(req.App.ID, p.Code, metrics.Test))
+	fields := []zap.Field{zap.String("kind", metrics.Test), zap.String("appid", req.App.ID), zap.String("code", string(p.Code)),
+		zap.String("address", c.address()), zap.String("requestId", c.requestID())}
+	var e *login.Error
+	if errors.As(err, &e) && e.Cause != nil {
+		fields = append(append(fields, zap.NamedError("cause", e.Cause)), Remedy(e.Cause)...)
+	}
+	if ce := c.Log.Check(severity(p.Code), "login refused"); ce != nil {
+		ce.Write(fields...)
+	}
+	return c.refuse(p)
+}
