@@ -65,10 +65,16 @@ func (t *tx) send(last bool, statements ...statement) error {
 
 // opening returns the statements that begin a transaction.
 func (t *tx) opening() []statement {
+	list := []statement{say(t.db.dialect.begin)}
 	if t.how == light && t.db.dialect.light != "" {
-		return []statement{say(t.db.dialect.begin), say(t.db.dialect.light)}
+		list = append(list, say(t.db.dialect.light))
 	}
-	return []statement{say(t.db.dialect.begin)}
+	if t.guarded {
+		for _, query := range t.db.dialect.guard {
+			list = append(list, ask(func(row) error { return nil }, query))
+		}
+	}
+	return list
 }
 
 // one runs a statement on its own.
@@ -107,7 +113,7 @@ func (db *DB) changing(ctx context.Context, pool *sql.DB, how durability, change
 		return err
 	}
 	defer conn.Close()
-	t := &tx{ctx: ctx, db: db, q: conn, conn: conn, how: how}
+	t := &tx{ctx: ctx, db: db, q: conn, conn: conn, how: how, guarded: guarded(ctx)}
 	defer func() {
 		if t.begun && !t.done { // a panic gets here, too
 			undo(ctx, conn)

@@ -77,6 +77,19 @@ type dialect struct {
 	// such thing, or if the queue does this.
 	begin, light string
 
+	// guard are the statements at the beginning of each transaction that writes: they take a lock
+	// that closeAlone waits for, and fail if the store is closed, see moved.go. It is empty if the
+	// queue checks this.
+	guard []string
+
+	// guardFailed reports whether a guard failed because the store is closed.
+	guardFailed func(error) bool
+
+	// closeAlone waits until no other transaction that writes is under way, and keeps new ones
+	// waiting until the own one ends. waitForWrites does the same for single statements that were
+	// sent before. Both are empty if there is nothing to wait for.
+	closeAlone, waitForWrites string
+
 	// send runs statements on a connection in one turnaround, and stops at the first one that
 	// fails. It is nil if there is no network to wait for.
 	send func(ctx context.Context, db *DB, conn *sql.Conn, statements []statement) error

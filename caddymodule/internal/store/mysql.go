@@ -26,7 +26,7 @@ var mysql = &dialect{
 	replaced: []string{
 		// UTC: a local time occurs twice when the clocks are set back.
 		"{now}", "(TIMESTAMPDIFF(MICROSECOND, '1970-01-01 00:00:00', UTC_TIMESTAMP(3)) DIV 1000)",
-		"{lock}", "FOR UPDATE",
+		"{lock}", "FOR UPDATE", "{share}", "LOCK IN SHARE MODE",
 		"{id 32}", mysqlText(32), "{id 64}", mysqlText(64), "{id 128}", mysqlText(128), "{text 512}", mysqlText(512),
 		"{int}", "BIGINT", "{bytes 32}", "VARBINARY(32)", "{blob}", "BLOB",
 		"{serial}", "BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY",
@@ -41,6 +41,9 @@ var mysql = &dialect{
 	hasTable:    `SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name = ?`,
 	deleteLimit: true,
 	begin:       "START TRANSACTION", // the connection sets the isolation level, see mysql_conn.go
+	guard:       []string{`SELECT (SELECT 1 FROM {meta} WHERE name IN ('` + keyCheckName + `', '` + movedName + `') {share})`},
+	guardFailed: func(err error) bool { return mysqlNumber(err) == 1242 }, // a subquery has two rows
+	closeAlone:  `SELECT name FROM {meta} WHERE name = '` + keyCheckName + `' FOR UPDATE`,
 	send:        sendMySQL,
 	temporary:   mysqlTemporary,
 	conflict: func(err error) bool {

@@ -79,7 +79,8 @@ func (s *Store) CheckNames(ctx context.Context, n Names) error {
 //
 // RecordNames always writes, so its success shows that the database can be written.
 func (s *Store) RecordNames(ctx context.Context, n Names, find string) (changed bool, err error) {
-	err = s.rewrite(ctx, "recording the names", func(t *tx) error {
+	// A replica that starts while its store is moved goes on with tokens.
+	err = s.rewrite(evenIfMoved(ctx), "recording the names", func(t *tx) error {
 		changed = false
 		if err := n.compare(t); err != nil {
 			return err

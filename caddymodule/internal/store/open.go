@@ -22,6 +22,7 @@ type Store struct {
 	db         *DB
 	configured *Keys // nil if the key is generated and kept beside the file
 	migrate    bool  // create the tables and keep them up to date
+	fills      bool  // a move that fills the store, see moved.go
 
 	keys   atomic.Pointer[Keys] // the keys in use; nil until the store is open
 	failed atomic.Pointer[failure]
@@ -120,6 +121,11 @@ func (s *Store) open(ctx context.Context, p *pools) error {
 	}
 	if err := asking.readClock(); err != nil {
 		return err
+	}
+	if !s.fills {
+		if err := notFilled(asking); err != nil {
+			return err
+		}
 	}
 	s.keys.Store(keys)
 	s.db.agreed.Store(&agreement{s.configured, keys})

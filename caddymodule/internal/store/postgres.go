@@ -20,6 +20,9 @@ import (
 	"github.com/jackc/pgx/v5/stdlib"
 )
 
+// postgresOpenLock is the number of the advisory lock that writes share while the store is open.
+const postgresOpenLock = `hashtext('caddy-wx-auth open {meta}')`
+
 var postgres = &dialect{
 	name:    "postgres",
 	port:    "5432",
@@ -29,7 +32,7 @@ var postgres = &dialect{
 		// clock_timestamp is the current time, not the start of the transaction. In its own SELECT
 		// it is evaluated once, and comparisons with it can use an index.
 		"{now}", "(SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT))",
-		"{lock}", "FOR UPDATE",
+		"{lock}", "FOR UPDATE", "{share}", "",
 		"{id 32}", `VARCHAR(32) COLLATE "C"`, "{id 64}", `VARCHAR(64) COLLATE "C"`, "{id 128}", `VARCHAR(128) COLLATE "C"`,
 		"{text 512}", "VARCHAR(512)",
 		"{int}", "BIGINT", "{bytes 32}", "BYTEA", "{blob}", "BYTEA",
@@ -53,8 +56,15 @@ var postgres = &dialect{
 	hasTable: `SELECT COUNT(*) FROM pg_catalog.pg_class WHERE relname = ? AND relkind IN ('r', 'p') AND pg_catalog.pg_table_is_visible(oid)`,
 	begin:    `BEGIN ISOLATION LEVEL READ COMMITTED`,
 	light:    `SET LOCAL synchronous_commit TO OFF`,
-	send:     sendPostgres,
-	options:  &sql.TxOptions{Isolation: sql.LevelReadCommitted},
+	// The lock is taken before the question, which sees what was committed until then.
+	guard:       []string{`SELECT pg_advisory_xact_lock_shared(` + postgresOpenLock + `)`, `SELECT (SELECT 1 FROM {meta} WHERE name IN ('` + keyCheckName + `', '` + movedName + `') {share})`},
+	guardFailed: func(err error) bool { return postgresCode(err) == "21000" }, // a subquery has two rows
+	closeAlone:  `SELECT pg_advisory_xact_lock(` + postgresOpenLock + `)`,
+	// Single statements hold a lock of the table from before they look whether the store is open.
+	waitForWrites: `LOCK TABLE {sessions} IN SHARE MODE`,
+
+	send:    sendPostgres,
+	options: &sql.TxOptions{Isolation: sql.LevelReadCommitted},
 	// A plan made while a table was small scans the whole table until the statistics are updated,
 	// and many small queries in one look like work for parallel processes.
 	byIndex:   `SELECT set_config('enable_seqscan', 'off', true), set_config('max_parallel_workers_per_gather', '0', true)`,

@@ -17,6 +17,8 @@ type Replica struct {
 	Seen time.Duration
 	// Keys are the ids of its encryption keys, newest first. They are not secret.
 	Keys []string
+	// Closes is set if it writes nothing to a store that was moved. Earlier versions do.
+	Closes bool
 }
 
 // Has reports whether the replica has the key with this id.
@@ -29,6 +31,10 @@ const (
 
 	// ReplicaUp is how long a replica counts as running after an announcement.
 	ReplicaUp = 2 * time.Minute
+	// closesMark stands behind the keys of a replica that closes. Earlier versions take it for a
+	// key.
+	closesMark = "closes"
+
 	// replicaForgotten is the age at which an announcement is deleted.
 	replicaForgotten = time.Hour
 )
@@ -36,12 +42,12 @@ const (
 // Announce records that the replica with this name is running, and which encryption keys it has, by
 // the database's clock. Call it several times within ReplicaUp.
 func (s *Store) Announce(ctx context.Context, name string) error {
-	return s.change(ctx, "announcing a replica in", again, light, func(t *tx) error {
+	return s.change(evenIfMoved(ctx), "announcing a replica in", again, light, func(t *tx) error {
 		var now int64
 		if err := t.row(`SELECT {now}`).Scan(&now); err != nil {
 			return err
 		}
-		value := fmt.Sprintf("%d %s", now, strings.Join(s.keys.Load().IDs(), ","))
+		value := fmt.Sprintf("%d %s", now, strings.Join(append(s.keys.Load().IDs(), closesMark), ","))
 		_, err := t.exec(`INSERT INTO {meta} (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value`,
 			replicaPrefix+name, []byte(value))
 		return err
@@ -84,9 +90,10 @@ func (s *Store) announced(ctx context.Context) (list []announcement, err error) 
 			if err != nil {
 				return nil // the row is from another version
 			}
-			list = append(list, announcement{Replica{
-				Name: strings.TrimPrefix(name, replicaPrefix), Seen: time.Duration(now-seen) * time.Millisecond, Keys: strings.Split(keys, ","),
-			}, value})
+			one := Replica{Name: strings.TrimPrefix(name, replicaPrefix), Seen: time.Duration(now-seen) * time.Millisecond}
+			keys, one.Closes = strings.CutSuffix(keys, ","+closesMark)
+			one.Keys = strings.Split(keys, ",")
+			list = append(list, announcement{one, value})
 			return nil
 		}, `SELECT name, value, {now} FROM {meta} WHERE name LIKE ? ORDER BY name`, replicaPrefix+"%")
 	})

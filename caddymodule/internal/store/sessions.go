@@ -131,7 +131,7 @@ func (s *Store) Advance(ctx context.Context, id string, a session.Advance) (adva
 	n, err := s.execute(ctx, "advancing a session", once,
 		`UPDATE {sessions} SET counter = ?, advanced_at = ?, refreshed_at = ?, expires_at = ?,
 				tokens_until = ?, tokens_counter = ?, audience = CASE WHEN audience = '' THEN ? ELSE audience END
-			WHERE id = ? AND counter = ? AND ended_at = 0`,
+			WHERE id = ? AND counter = ? AND ended_at = 0`+openGuard,
 		is, s.db.millis(a.Now), s.db.millis(a.Now), s.db.millis(a.Expires), s.db.millis(a.TokensUntil), is, a.Audience, id, was)
 	return n == 1 && err == nil, err
 }
@@ -140,7 +140,7 @@ func (s *Store) Advance(ctx context.Context, id string, a session.Advance) (adva
 // time is unknown or not earlier.
 func (s *Store) Extend(ctx context.Context, id string, tokensUntil time.Time) error {
 	_, err := s.execute(ctx, "extending a session", again,
-		`UPDATE {sessions} SET tokens_until = ? WHERE id = ? AND tokens_until > 0 AND tokens_until < ?`,
+		`UPDATE {sessions} SET tokens_until = ? WHERE id = ? AND tokens_until > 0 AND tokens_until < ?`+openGuard,
 		s.db.millis(tokensUntil), id, s.db.millis(tokensUntil))
 	return err
 }

@@ -29,7 +29,8 @@ func (s *Store) Keep(ctx context.Context, step login.Key, value []byte, expires 
 		next = nil
 	}
 	r := new(accountReader)
-	err := s.rewrite(ctx, "keeping a step", func(t *tx) error {
+	// A closed store takes what WeChat has answered to logins under way: it is copied last.
+	err := s.rewrite(evenIfMoved(ctx), "keeping a step", func(t *tx) error {
 		if len(next) > 0 {
 			r = s.accountReader(next[0])
 			t.behind = s.db.transacted(r.questions())
@@ -116,7 +117,7 @@ func (s *Store) forgetLeases(ctx context.Context, found []login.Step, steps []lo
 	if len(kept) == 0 {
 		return nil
 	}
-	return s.change(ctx, "releasing a step", again, light, func(t *tx) error {
+	return s.change(evenIfMoved(ctx), "releasing a step", again, light, func(t *tx) error {
 		in, keys := anyStep(kept)
 		return t.send(true, say(`DELETE FROM {claimed_steps} WHERE step`+in, keys...))
 	})
@@ -160,7 +161,7 @@ func anyStep(steps []login.Key) (in string, args []any) {
 
 // Renew renews owner's leases. It does not take a lease again that has ended.
 func (s *Store) Renew(ctx context.Context, owner string, life time.Duration, steps ...login.Key) error {
-	return s.change(ctx, "renewing a lease", again, light, func(t *tx) error {
+	return s.change(evenIfMoved(ctx), "renewing a lease", again, light, func(t *tx) error {
 		in, keys := anyStep(steps)
 		return t.send(true, say(`UPDATE {claimed_steps} SET lease_until = {now} + ? WHERE owner = ? AND step`+in, append([]any{life.Milliseconds(), owner}, keys...)...))
 	})
@@ -169,7 +170,7 @@ func (s *Store) Renew(ctx context.Context, owner string, life time.Duration, ste
 // Release ends those of the leases that still belong to owner. The time at which their codes were
 // first seen is kept: a login that is tried again does not begin later.
 func (s *Store) Release(ctx context.Context, owner string, steps ...login.Key) error {
-	return s.change(ctx, "releasing a step", again, light, func(t *tx) error {
+	return s.change(evenIfMoved(ctx), "releasing a step", again, light, func(t *tx) error {
 		in, keys := anyStep(steps)
 		return t.send(true, say(`UPDATE {claimed_steps} SET owner = '', lease_until = {now} WHERE owner = ? AND step`+in, append([]any{owner}, keys...)...))
 	})

@@ -75,6 +75,7 @@ type DB struct {
 	pools   atomic.Pointer[pools]
 	ready   atomic.Bool // the schema has been verified
 	narrow  atomic.Bool // the database's encoding lacks some of Unicode
+	moved   atomic.Bool // the last write was refused because the store was moved
 	created atomic.Bool // this process has created the tables
 	agreed  atomic.Pointer[agreement]
 	file    atomic.Pointer[os.FileInfo] // SQLite's file, as it was opened

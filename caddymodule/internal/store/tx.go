@@ -30,6 +30,7 @@ type tx struct {
 	conn       *sql.Conn
 	how        durability
 	reads      bool        // each question is its own transaction
+	guarded    bool        // it begins by looking whether the store is closed
 	lags       bool        // questions need no transaction, see readLate
 	behind     []statement // statements to send after the COMMIT
 	begun      bool        // a statement was sent
@@ -126,6 +127,9 @@ func (s *Store) execute(ctx context.Context, doing string, may repeat, query str
 	}
 	if p.queue != nil {
 		err = p.queue.write(ctx, s.db, durable, func(t *tx) (err error) {
+			if err := checkOpen(t); err != nil {
+				return err
+			}
 			n, err = t.exec(query, args...)
 			return err
 		})
@@ -138,7 +142,7 @@ func (s *Store) execute(ctx context.Context, doing string, may repeat, query str
 			return err
 		})
 	}
-	return n, s.db.wrap(ctx, doing+" in", err)
+	return n, s.db.wrap(ctx, doing+" in", s.explainMoved(ctx, err))
 }
 
 // write runs change in one durable transaction: all of it happens, or nothing. change may be run
@@ -169,7 +173,7 @@ func (s *Store) change(ctx context.Context, doing string, may repeat, how durabi
 	ctx, traced := span.Start(ctx, doing)
 	defer func() {
 		traced.End(err != nil)
-		s.db.ended(doing, true, start, err)
+		s.db.ended(doing, s.db.proves(ctx), start, err)
 	}()
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
@@ -178,11 +182,20 @@ func (s *Store) change(ctx context.Context, doing string, may repeat, how durabi
 		return err
 	}
 	if p.queue != nil {
+		if guarded(ctx) {
+			unchecked := change
+			change = func(t *tx) error {
+				if err := checkOpen(t); err != nil {
+					return err
+				}
+				return unchecked(t)
+			}
+		}
 		err = p.queue.write(ctx, s.db, how, change)
 	} else {
 		err = s.db.tries(ctx, p.write, may, func() error { return s.db.changing(ctx, p.write, how, change) })
 	}
-	return s.db.wrap(ctx, doing+" in", err)
+	return s.db.wrap(ctx, doing+" in", s.explainMoved(ctx, err))
 }
 
 // repeat states whether a transaction may be run again if it may have happened already.

@@ -1,0 +1,332 @@
+package store
+
+import (
+	"context"
+	"crypto/rand"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
+)
+
+// Move moves everything from one store to another: users, numbers, bindings, sessions, their ends,
+// signing keys, tombstones, and what logins under way have learned. Whoever is logged in stays so.
+type Move struct {
+	From, To *Store
+	// Sessions is the maximum lifetime of sessions. The means to check refresh tokens that the
+	// former encryption key has made are kept for so long, if the new store has another key.
+	Sessions time.Duration
+	// Force begins though replicas are running that do not know that a store can be closed, or that
+	// use the new store.
+	Force bool
+	// Progress is called repeatedly with the number of rows copied, and of all.
+	Progress func(table string, done, all int64)
+}
+
+// MovedTable is a table that was moved.
+type MovedTable struct {
+	Name string
+	Rows int64
+}
+
+// Filler returns a store that a move fills. It creates the tables.
+func (db *DB) Filler(keys *Keys) *Store {
+	s := db.With(keys)
+	s.fills = true
+	return s
+}
+
+// movedTable is how a table is copied.
+type movedTable struct {
+	name string
+	// by is the column in whose order the rows are read. Several rows may have the same value.
+	by string
+	// left are columns that the new database fills itself.
+	left string
+}
+
+// movedTables are in the order in which they are copied. What logins under way still write comes
+// last.
+var movedTables = []movedTable{
+	{name: "users", by: "id"}, {name: "bindings", by: "user_id"}, {name: "former_openids", by: "user_id"}, {name: "barred_users", by: "user_id"},
+	{name: "sessions", by: "id"}, {name: "revocations", by: "seq", left: "seq"}, {name: "signing_keys", by: "id"},
+	{name: "access_tokens", by: "appid"}, {name: "claimed_steps", by: "step"}, {name: "kept_steps", by: "step"},
+}
+
+// filling is the state of a move, in meta of the new store. It changes in the transaction that
+// copies rows, so that a move that was interrupted goes on exactly where it was.
+type filling struct {
+	ID    string `json:"id"`    // of the closing
+	Table int    `json:"table"` // in movedTables
+	After []byte `json:"after"` // the value of the column `by` up to which rows are copied
+	Rows  int64  `json:"rows"`  // copied in all tables
+	// Filled is set once everything was copied and counted.
+	Filled bool `json:"filled"`
+}
+
+// moveBatch is how many rows are copied in a transaction.
+const moveBatch = 500
+
+// countTime bounds the counting of a table.
+const countTime = 10 * time.Minute
+
+// Run closes the old store and copies it. If it is interrupted, the next call goes on. It returns
+// what was counted in the new store.
+func (m Move) Run(ctx context.Context) ([]MovedTable, error) {
+	for _, s := range []*Store{m.From, m.To} {
+		if err := s.Open(ctx); err != nil {
+			return nil, err
+		}
+	}
+	state, err := m.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if state.Filled { // only the old store did not learn of it
+		copied, _, err := m.counts(ctx, m.To)
+		return copied, errors.Join(err, m.finish(ctx, state.ID))
+	}
+	counts, all, err := m.counts(ctx, m.From)
+	if err != nil {
+		return nil, err
+	}
+	for state.Table < len(movedTables) {
+		if m.Progress != nil {
+			m.Progress(movedTables[state.Table].name, state.Rows, all)
+		}
+		if state, err = m.copyBatch(ctx, state); err != nil {
+			return nil, err
+		}
+	}
+	if err := m.copyMeta(ctx); err != nil {
+		return nil, err
+	}
+	copied, _, err := m.counts(ctx, m.To)
+	if err != nil {
+		return nil, err
+	}
+	for i, c := range counts {
+		// Logins that were under way may have left more of these.
+		growing := c.Name == "kept_steps" || c.Name == "claimed_steps"
+		if copied[i].Rows != c.Rows && !(growing && copied[i].Rows >= c.Rows) {
+			return nil, fmt.Errorf("%s has %d rows in the old store and %d in the new one: empty the new one, and begin again", c.Name, c.Rows, copied[i].Rows)
+		}
+	}
+	return copied, m.finish(ctx, state.ID)
+}
+
+// begin closes the old store and marks the new one, or finds where an interrupted move was.
+func (m Move) begin(ctx context.Context) (state filling, err error) {
+	to := m.To.db.String()
+	old, err := m.From.MovedTo(ctx)
+	if err != nil {
+		return state, err
+	}
+	if other, err := m.To.MovedTo(ctx); err != nil || other != nil {
+		return state, errors.Join(err, errors.New("the new store is closed itself: it was moved away"))
+	}
+	one, err1 := m.From.Identity(ctx)
+	two, err2 := m.To.Identity(ctx)
+	switch {
+	case errors.Join(err1, err2) != nil:
+		return state, errors.Join(err1, err2)
+	case one == two:
+		return state, errors.New("both are the same database")
+	case old != nil && old.Done && old.To == to:
+		return state, fmt.Errorf("everything was moved to %s before: write it into the configuration, and reload", to)
+	case old != nil && old.To != to:
+		return state, fmt.Errorf("the store was closed to be moved to %s: go on with that one, or open it again with --undo", old.To)
+	}
+	if state, err = m.state(ctx); err != nil {
+		return state, err
+	}
+	if old != nil && state.ID == old.ID {
+		return state, nil // goes on
+	}
+	if err := m.check(ctx, state.ID != "" && !state.Filled); err != nil {
+		return state, err
+	}
+	if old == nil {
+		old = &Moved{To: to, ID: rand.Text()}
+		if err := m.From.closeFor(ctx, *old); err != nil {
+			return state, err
+		}
+	}
+	// What an earlier move has copied before the old store was opened again is of no use.
+	for _, table := range append([]movedTable{{name: "user_phones", by: "phone_hash"}}, movedTables...) {
+		if err := m.To.empty(ctx, "{"+table.name+"}", table.by, func(int) {}); err != nil {
+			return state, err
+		}
+	}
+	state = filling{ID: old.ID}
+	return state, m.To.rewrite(ctx, "preparing", func(t *tx) error { return writeFilling(t, state) })
+}
+
+func writeFilling(t *tx, state filling) error {
+	text, err := json.Marshal(state)
+	if err != nil {
+		return err
+	}
+	return writeMeta(t, fillingName, string(text))
+}
+
+// state returns the state of the move that fills the new store, or the zero value.
+func (m Move) state(ctx context.Context) (state filling, err error) {
+	err = m.To.read(ctx, "reading how far the move is, in", func(t *tx) (err error) {
+		state, err = readFilling(t)
+		return err
+	})
+	return state, err
+}
+
+func readFilling(t *tx) (state filling, err error) {
+	var text []byte
+	err = t.row(`SELECT value FROM {meta} WHERE name = ?`, fillingName).Scan(&text)
+	if errors.Is(err, sql.ErrNoRows) {
+		return state, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(text, &state)
+	}
+	return state, err
+}
+
+// check refuses to begin where a move would lose something. began is set if the new store holds
+// what an earlier move has copied.
+func (m Move) check(ctx context.Context, began bool) error {
+	if !began {
+		for _, table := range []string{"users", "bindings", "sessions"} {
+			var some int
+			err := m.To.read(ctx, "looking into", func(t *tx) error {
+				return t.row(`SELECT COUNT(*) FROM (SELECT 1 FROM {` + table + `} LIMIT 1) AS counted`).Scan(&some)
+			})
+			if err != nil {
+				return err
+			}
+			if some > 0 {
+				return fmt.Errorf("the new store %s is not empty (%s): name an empty database, or another table prefix", m.To.db, table)
+			}
+		}
+	}
+	if m.Force {
+		return nil
+	}
+	using, err := m.To.Replicas(ctx)
+	if err != nil {
+		return err
+	}
+	if len(using) > 0 {
+		return fmt.Errorf("%d replicas run with the new store already (%s, seen %s ago): stop them first, and wait two minutes, or use --force", len(using), using[0].Name, using[0].Seen.Round(time.Second))
+	}
+	running, err := m.From.Replicas(ctx)
+	for _, r := range running {
+		if !r.Closes {
+			return errors.Join(err, fmt.Errorf("the replica %s, seen %s ago, has an earlier version and would go on writing: upgrade all replicas first, or stop them and use --force", r.Name, r.Seen.Round(time.Second)))
+		}
+	}
+	return err
+}
+
+// counts counts the rows of each table.
+func (m Move) counts(ctx context.Context, s *Store) (list []MovedTable, all int64, err error) {
+	ctx, cancel := context.WithTimeout(ctx, countTime)
+	defer cancel()
+	for _, table := range movedTables {
+		c := MovedTable{Name: table.name}
+		if c.Rows, err = s.countRows(ctx, `SELECT COUNT(*) FROM {`+table.name+`}`); err != nil {
+			return nil, 0, err
+		}
+		list, all = append(list, c), all+c.Rows
+	}
+	numbers := MovedTable{Name: "phone numbers"}
+	numbers.Rows, err = s.countRows(ctx, `SELECT COUNT(DISTINCT user_id) FROM {user_phones}`)
+	return append(list, numbers), all, err
+}
+
+// countRows runs a query that may take longer than others.
+func (s *Store) countRows(ctx context.Context, query string) (n int64, err error) {
+	p, err := s.use(ctx)
+	if err != nil {
+		return 0, err
+	}
+	ask := func(t *tx) error { return t.row(query).Scan(&n) }
+	if p.queue != nil {
+		err = ask(&tx{ctx: ctx, db: s.db, q: p.read})
+	} else {
+		err = s.db.tries(ctx, p.read, again, func() error { return s.db.reading(ctx, p.read, false, ask) })
+	}
+	return n, s.db.wrap(ctx, "counting the rows of", err)
+}
+
+// copyMeta copies what meta holds about the ids and the keys.
+func (m Move) copyMeta(ctx context.Context) error {
+	from, to := m.From.keys.Load(), m.To.keys.Load()
+	rows := make(map[string][]byte)
+	err := m.From.read(ctx, "reading the names of", func(t *tx) error {
+		clear(rows)
+		return t.each(func(r row) error {
+			var name string
+			var value []byte
+			err := r.Scan(&name, &value)
+			rows[name] = value
+			return err
+		}, `SELECT name, value FROM {meta} WHERE name IN (?, ?) OR name LIKE ? OR name LIKE ? OR name LIKE ?`,
+			directoryName, findName, wechatPrefix+"%", distrustedPrefix+"%", retainedPrefix+"%")
+	})
+	if err != nil {
+		return err
+	}
+	for name, value := range rows {
+		if strings.HasPrefix(name, retainedPrefix) {
+			at := place{"meta", "value", name}
+			text, err := from.open(at, value)
+			if err != nil {
+				return err
+			}
+			rows[name] = to.seal(at, text)
+		}
+	}
+	until := m.From.db.opts.Now().Add(m.Sessions)
+	for i, id := range from.IDs() {
+		name := retainedPrefix + id
+		if !contains(to.IDs(), id) {
+			rows[name] = to.seal(place{"meta", "value", name}, from.keys[i].retained(until))
+		}
+	}
+	return m.To.rewrite(ctx, "naming the directory of", func(t *tx) error {
+		for name, value := range rows {
+			if err := writeMeta(t, name, string(value)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// finish opens the new store, and notes in the old one that everything is there.
+func (m Move) finish(ctx context.Context, id string) error {
+	err := m.To.rewrite(ctx, "opening", func(t *tx) error { return writeFilling(t, filling{ID: id, Filled: true}) })
+	if err != nil {
+		return err
+	}
+	return m.From.closeFor(ctx, Moved{To: m.To.db.String(), ID: id, Done: true})
+}
+
+func contains(list []string, s string) bool {
+	for _, one := range list {
+		if one == s {
+			return true
+		}
+	}
+	return false
+}
+
+// phoneOf parses the text of a sealed phone number.
+func phoneOf(text []byte) user.Phone {
+	country, national, _ := strings.Cut(string(text), " ")
+	return user.Phone{Country: country, National: national}
+}
