@@ -27,7 +27,7 @@ import (
 func init() {
 	caddycmd.RegisterCommand(caddycmd.Command{
 		Name:  "wx-auth",
-		Usage: "doctor|users|sessions|token|keys|rekey|import|schema",
+		Usage: "doctor|users|sessions|token|keys|rekey|import|move|schema",
 		Short: "Manages the users, sessions and keys of wx_auth, and its store",
 		Long: `Manages the users, sessions and keys of wx_auth, and its store. The commands read
 the configuration that Caddy is started with, and find the store and its encryption
@@ -40,7 +40,7 @@ systemd, for example:
   sudo -u caddy caddy wx-auth users find +8613800138000 \
     --config /etc/caddy/Caddyfile --envfile /etc/caddy/wx.env`,
 		CobraFunc: func(cmd *cobra.Command) {
-			cmd.AddCommand(doctorCommand(), usersCommand(), sessionsCommand(), tokenCommand(), keysCommand(), rekeyCommand(), importCommand(), schemaCommand())
+			cmd.AddCommand(doctorCommand(), usersCommand(), sessionsCommand(), tokenCommand(), keysCommand(), rekeyCommand(), importCommand(), moveCommand(), schemaCommand())
 		},
 	})
 }

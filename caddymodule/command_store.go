@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/cli"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/clock"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/store"
 )
 
@@ -229,4 +230,84 @@ while replicas run.`,
 		})
 	}
 	return cmd
+}
+
+func moveCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "move <store>",
+		Short: "Moves everything to another store, such as from SQLite to PostgreSQL",
+		Long: `Moves everything from the store of the configuration to another one: users, phone
+numbers, openids, sessions, signing keys, tombstones. Nobody has to log in again.
+
+  1. caddy wx-auth move '{env.NEW_STORE}' --encryption-key '{env.NEW_KEY}'
+  2. Write into the configuration: store {env.NEW_STORE}, encryption_key {env.NEW_KEY}
+  3. Reload every replica.
+
+It closes the old store first, or a logout that comes after its row was copied would
+be undone. From then on logins, refreshes and logouts are 503 store_unavailable, and
+clients send the same again; tokens go on. So do the steps one right after the other.
+Plan for a few minutes for a million users.
+
+If it is interrupted, run it again: it goes on where it was. At its end it counts the
+rows in both stores. The old store stays closed and names its successor. --undo opens
+it again; what has happened in the new one since is not in it.
+
+The address is written as in the configuration, and may hold placeholders. It must
+hold no password: name it, '{env.NEW_STORE}' or postgres://user:{env.PASSWORD}@host/db.
+The database must exist, and have none of the tables or empty ones. Without
+--encryption-key the new store gets the keys of the configuration.`,
+		Example: `  caddy wx-auth move '{env.NEW_STORE}' --encryption-key '{env.NEW_KEY}' --config /etc/caddy/Caddyfile --envfile /etc/caddy/wx.env
+  caddy wx-auth move sqlite:/var/lib/caddy/wx_auth.db
+  caddy wx-auth move --undo`,
+		Args: cobra.MaximumNArgs(1),
+	}
+	from := addConfigFlags(cmd).addJSON(cmd).addStore(cmd)
+	var keys []string
+	cmd.Flags().StringSliceVar(&keys, "encryption-key", nil, "placeholder of the new store's encryption key, such as '{env.NEW_KEY}'")
+	prefix := cmd.Flags().String("table-prefix", defaultTablePrefix, "what the name of each new table starts with")
+	undo := cmd.Flags().Bool("undo", false, "open the old store again")
+	force := cmd.Flags().Bool("force", false, "begin though replicas of an earlier version, or of the new store, seem to run")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if *undo == (len(args) == 1) {
+			return errors.New("name the new store, or write --undo")
+		}
+		return from.one(func(ctx context.Context, o *commandStore) error {
+			if *undo {
+				return o.UndoMove(ctx, from.output(cmd))
+			}
+			to, err := o.successor(args[0], *prefix, keys)
+			if err != nil {
+				return err
+			}
+			err = o.Move(ctx, from.output(cmd), to.db.Filler(to.set.EncryptionKeys), to.Name, *force)
+			return errors.Join(err, to.db.Close())
+		})
+	}
+	return cmd
+}
+
+// successor returns the store that an address and keys name, as a configuration would.
+func (o *commandStore) successor(address, prefix string, keys []string) (*commandStore, error) {
+	for _, written := range append([]string{passwordOf(address)}, keys...) {
+		if isLiteral(written) {
+			return nil, errors.New("a password or a key in an argument is in the list of processes and in your shell's history: name it, such as '{env.NEW_STORE}'")
+		}
+	}
+	h := Handler{Store: &Store{URL: address, TablePrefix: prefix}, EncryptionKeys: keys}
+	if len(keys) == 0 {
+		h.EncryptionKeys = o.handler.EncryptionKeys
+	}
+	to := new(commandStore)
+	if err := to.set.resolveStore(&h, atProvision); err != nil {
+		return nil, err
+	}
+	db, err := store.New(to.set.Store.URL, store.Options{Prefix: prefix, Clock: clock.New()})
+	if err != nil {
+		return nil, err
+	}
+	to.db, to.Name = db, db.String()
+	if prefix != defaultTablePrefix {
+		to.Name += ", tables " + prefix + "…"
+	}
+	return to, nil
 }
