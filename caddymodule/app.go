@@ -14,7 +14,6 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 
-	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/api"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/clock"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/metrics"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/store"
@@ -121,7 +120,8 @@ func (a *Background) Start() error {
 	for i, s := range a.sites {
 		s.Tried()
 		if users[i] != nil {
-			a.log.Error("the directory of users does not answer; logins and refreshes wait for it", zap.Error(users[i]))
+			a.log.Error("the directory of users does not answer; logins and refreshes wait for it", zap.Error(users[i]),
+				zap.String("remedy", adviceOf(users[i], "check that the service or database of `users` runs and can be reached; it is asked at the next login")))
 		}
 		if opened[i] != nil {
 			a.logAway(s, opened[i])
@@ -228,9 +228,18 @@ func (a *Background) keepOpening(ctx context.Context, s *site) {
 func (a *Background) keepRing(ctx context.Context, s *site) {
 	for ok := s.state.Wait(ctx); ok && clock.Sleep(ctx, ringEvery); {
 		if err := s.loadRing(ctx); err != nil && ctx.Err() == nil {
-			a.log.Error("reading the key ring", append(api.Remedy(err), zap.Error(err))...)
+			logRing(a.log, err)
 		}
 	}
+}
+
+// logRing logs why a key ring could not be read. An outage of the store has its own lines.
+func logRing(log *zap.Logger, err error) {
+	level := zap.ErrorLevel
+	if errors.Is(err, store.ErrUnavailable) {
+		level = zap.InfoLevel
+	}
+	log.Log(level, "reading the key ring", zap.Error(err), zap.String("remedy", adviceOf(err, "see the error; it is read again every minute, and the keys that are known go on")))
 }
 
 // trustsProxies reports whether a server has trusted proxies. When our handler is

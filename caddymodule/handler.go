@@ -9,6 +9,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/api"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/conn"
@@ -26,7 +27,8 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	s := h.site
 	if caddyhttp.GetVar(r.Context(), passedVar) != nil {
 		// The second one would remove what the first has set.
-		s.log.Error("a request reached a second wx_auth: put one on each way, and let paths differ by public, optional and the matcher")
+		s.log.Error("a request reached a second wx_auth: put one on each way, and let paths differ by public, optional and the matcher",
+			zap.String("requestId", requestID(r)), zap.String("remedy", "remove one of the two wx_auth from the way of this request"))
 		return s.api.Refuse(w, r, problem.New(problem.Misconfigured).WithStatus(http.StatusInternalServerError))
 	}
 	caddyhttp.SetVar(r.Context(), passedVar, true)
@@ -114,7 +116,7 @@ func (h *Handler) enter(r *http.Request) (in entry) {
 	in.r = r
 	defer func() {
 		if p := recover(); p != nil {
-			in.ours, in.Decision = false, gate.Decision{Refusal: h.site.api.Panicked("panic at the gate", p)}
+			in.ours, in.Decision = false, gate.Decision{Refusal: h.site.api.Panicked("panic at the gate", p, zap.String("requestId", requestID(r)), zap.String("address", clientIP(r)))}
 		}
 	}()
 	in.route, in.ours = h.site.api.Route(r) // before Prepare takes away what it looks at
@@ -215,14 +217,16 @@ func trustedProxy(r *http.Request) bool {
 	return trusted
 }
 
-// requestID returns the id that Caddy gives the request, which its logs can
-// show as {http.request.uuid}.
+// requestID returns the id that Caddy gives the request. The access log shows it, too.
 func requestID(r *http.Request) string {
 	repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	if !ok {
 		return ""
 	}
 	id, _ := repl.GetString("http.request.uuid")
+	if extra, ok := r.Context().Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields); ok {
+		extra.Set(zap.String("requestId", id))
+	}
 	return id
 }
 

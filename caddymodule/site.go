@@ -243,7 +243,7 @@ func (s *site) reloadRing() {
 		ctx, cancel := context.WithTimeout(context.Background(), openTimeout)
 		defer cancel()
 		if err := s.loadRing(ctx); err != nil {
-			s.log.Warn("reading the key ring", append(api.Remedy(err), zap.Error(err))...)
+			logRing(s.log, err)
 		}
 	}()
 }
@@ -257,7 +257,8 @@ func (s *site) emit(events ...event.Event) {
 	go func() {
 		defer func() {
 			if p := recover(); p != nil { // no server recovers it here
-				s.log.Error("panic in a handler of events", zap.String("kind", fmt.Sprintf("%T", p)), zap.Stack("stack"))
+				s.log.Error("panic in a handler of events", zap.String("kind", fmt.Sprintf("%T", p)), zap.Stack("stack"),
+					zap.String("remedy", "the module that handles events has a fault: the stack names it"))
 			}
 		}()
 		for _, e := range events {

@@ -174,7 +174,7 @@ func (s *soak) account() {
 			s.t.Errorf("phone code of %s: exchanged %v, its answer lost %v; it logged somebody in: %v; a client was told to renew it: %v",
 				p.User, exchanged, p.Lost, s.used[p.Code], told)
 			for _, id := range s.logins(p.Code) {
-				s.t.Logf("%q", s.c.Log.Lines(`"request":"`+id))
+				s.t.Logf("%q", s.c.Log.Lines(`"requestId":"`+id))
 			}
 		}
 	}
@@ -189,7 +189,7 @@ func (s *soak) account() {
 // when our timeout ended, or on a machine that stood still for a while.
 func (s *soak) lateAnswer(phoneCode string) bool {
 	return slices.ContainsFunc(s.logins(phoneCode), func(id string) bool {
-		return len(s.c.Log.Lines(`"request":"`+id, "wechat getuserphonenumber", "no answer in time (the code was sent and not answered)")) > 0
+		return len(s.c.Log.Lines(`"requestId":"`+id, "wechat getuserphonenumber", "no answer in time (the code was sent and not answered)")) > 0
 	})
 }
 

@@ -71,12 +71,12 @@ func (l *Log) tail() string {
 // Line returns the log line about the login that was answered with that request id.
 func (c *Caddy) Line(t testing.TB, requestID string) map[string]any {
 	t.Helper()
-	raw := c.Log.Wait(t, 5*time.Second, `"request":"`+requestID+`"`)
+	raw := c.Log.Wait(t, 5*time.Second, `"requestId":"`+requestID+`"`)
 	var line map[string]any
 	if err := json.Unmarshal([]byte(raw), &line); err != nil {
 		t.Fatalf("%v in %s", err, raw)
 	}
-	if n := len(c.Log.Lines(`"request":"` + requestID + `"`)); n != 1 {
+	if n := len(c.Log.Lines(`"requestId":"` + requestID + `"`)); n != 1 {
 		t.Errorf("%d lines of one login", n)
 	}
 	return line

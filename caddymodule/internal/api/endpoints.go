@@ -185,7 +185,7 @@ func (c *call) guarded(serve func(*call) error) (err error) {
 			if p == http.ErrAbortHandler {
 				panic(p) // http.ErrAbortHandler, with which net/http ends a connection
 			}
-			err = c.refuse(c.Panicked("panic in an endpoint", p))
+			err = c.refuse(c.Panicked("panic in an endpoint", p, c.about()...))
 		}
 	}()
 	return serve(c)
@@ -194,8 +194,8 @@ func (c *call) guarded(serve func(*call) error) (err error) {
 // Panicked counts and logs a panic, and returns the answer: a 500 without details. The
 // log contains the stack, but not the value of the panic, which may contain a client's
 // input.
-func (s *Server) Panicked(where string, p any) *problem.Problem {
+func (s *Server) Panicked(where string, p any, fields ...zap.Field) *problem.Problem {
 	s.Metrics.Panic()
-	s.Log.Error(where, zap.String("kind", fmt.Sprintf("%T", p)), zap.Stack("stack"))
+	s.Log.Error(where, append(fields, zap.String("kind", fmt.Sprintf("%T", p)), zap.String("remedy", remedyBug), zap.Stack("stack"))...)
 	return problem.New(problem.InternalError)
 }

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/outage"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/ratelimit"
 )
@@ -21,6 +22,9 @@ type State struct {
 	wrongTests ratelimit.Limiter[netip.Prefix]
 
 	health health
+
+	streaks   streaks
+	directory outage.Outage
 }
 
 // loginLimit applies login_rate to one login.

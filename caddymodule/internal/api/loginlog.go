@@ -91,7 +91,7 @@ func kindOf(req login.Request) string {
 // remedy.
 func (s *Server) logLogin(req login.Request, res login.Result, err error, a *attempt) {
 	kind := kindOf(req)
-	fields := []zap.Field{zap.String("kind", kind), zap.String("appid", req.App.ID), zap.String("request", a.request), zap.Object("steps", a)}
+	fields := []zap.Field{zap.String("kind", kind), zap.String("appid", req.App.ID), zap.String("address", req.Address), zap.String("requestId", a.request), zap.Object("steps", a)}
 	if a.trace != "" {
 		fields = append(fields, zap.String("traceID", a.trace)) // as Caddy's tracing calls it
 	}
@@ -113,6 +113,13 @@ func (s *Server) logLogin(req login.Request, res login.Result, err error, a *att
 			fields = append(fields, zap.Bool("replayed", true))
 		}
 		s.Log.Info("login", fields...)
+		s.worked()
+		if !res.Replayed {
+			s.State.streaks.worked(streakOf(wechat.CallSession))
+			if kind == metrics.Phone {
+				s.State.streaks.worked(streakOf(wechat.CallToken), streakOf(wechat.CallPhone))
+			}
+		}
 		s.emitLogin(res)
 		return
 	}
@@ -133,24 +140,49 @@ func (s *Server) logFailed(what string, err error, fields []zap.Field) {
 		if errors.As(err, &p) {
 			fields = append(fields, zap.String("stack", p.Stack))
 		}
-		s.Log.Error(what+" failed", fields...)
+		s.Log.Error(what+" failed", append(fields, zap.String("remedy", remedyBug))...)
 		return
 	}
 	level := severity(le.Code)
 	fields = append(fields, zap.String("code", string(le.Code)), zap.Strings("renew", le.Renew))
 	var we *wechat.Error
-	if errors.As(err, &we) {
+	var unasked *login.NotCalled
+	switch {
+	case errors.As(err, &unasked):
+		fields = append(fields, zap.NamedError("cause", unasked))
+		level = zapcore.InfoLevel // what keeps WeChat from being asked was logged before
+	case errors.As(err, &we):
 		fields = append(fields, wechatFields(we)...)
-		if we.Repeated {
+		switch {
+		case we.Repeated:
 			level = zapcore.InfoLevel // the cause was logged before, and one error is enough
+		case we.Kind.WeChat():
+			level = s.levelOf(level, streakOf(we.Call))
 		}
-	} else if le.Cause != nil {
-		fields = append(append(fields, zap.NamedError("cause", le.Cause)), Remedy(le.Cause)...)
+		if we.Advice == "" && level >= zapcore.WarnLevel {
+			fields = append(fields, zap.String("remedy", remedyFor(le.Code)))
+		}
+	default:
+		if le.Code == problem.DirectoryUnavailable {
+			s.directoryFailed(le.Cause)
+		}
+		if le.Code == problem.DirectoryUnavailable || le.Code == problem.StoreUnavailable {
+			level = s.levelOf(level, string(le.Code))
+		}
+		if le.Cause != nil {
+			fields = append(fields, zap.NamedError("cause", le.Cause))
+		}
+		if level >= zapcore.WarnLevel {
+			fields = append(fields, remedyOf(le.Cause, remedyFor(le.Code)))
+		}
 	}
 	if ce := s.Log.Check(level, what+" refused"); ce != nil {
 		ce.Write(fields...)
 	}
 }
+
+// streakOf names the streak of one of WeChat's calls.
+func streakOf(call wechat.Call) string { return "wechat " + string(call) }
 
 // emitLogin emits the events of a successful login. It ignores a replay of the same
 // codes.
@@ -227,13 +259,21 @@ func (s *Server) LogWeChat(e wechat.Event) {
 	fields := []zap.Field{zap.String("appid", e.AppID)}
 	level := zapcore.WarnLevel
 	var we *wechat.Error
-	if errors.As(e.Err, &we) {
+	switch {
+	case errors.As(e.Err, &we):
 		fields = append(fields, wechatFields(we)...)
 		if we.Kind.Operator() {
 			level = zapcore.ErrorLevel
 		}
-	} else {
-		fields = append(fields, zap.Error(e.Err))
+		if we.Kind.WeChat() {
+			level = s.levelOf(level, streakOf(we.Call))
+		}
+		if we.Advice == "" {
+			fields = append(fields, zap.String("remedy", remedyWeChat))
+		}
+	default:
+		level = s.levelOf(level, string(problem.StoreUnavailable))
+		fields = append(fields, zap.Error(e.Err), remedyOf(e.Err, remedyStore))
 	}
 	s.Log.Log(level, "fetching the access token", fields...)
 }

@@ -103,5 +103,6 @@ func (c *call) loggedOut(list []account.Presented, all bool, ended session.Ended
 		}
 	}
 	c.Log.Info("logout", zap.Strings("users", users), zap.Bool("all", all), zap.Int("ended", ended.Count),
-		zap.Strings("sessions", ended.IDs), zap.String("address", c.address()), zap.String("request", c.requestID()))
+		zap.Strings("sessions", ended.IDs), zap.String("address", c.address()), zap.String("requestId", c.requestID()))
+	c.State.streaks.worked(string(problem.StoreUnavailable))
 }

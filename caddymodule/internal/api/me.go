@@ -28,12 +28,8 @@ func (c *call) me() error {
 		p := problem.New(problem.SessionEnded)
 		p.Detail = "This user does not exist any more."
 		return c.refuse(p)
-	case errors.Is(err, user.ErrMisconfigured):
-		c.storeFailed("looking up a user", err)
-		return c.refuse(problem.New(problem.Misconfigured))
 	case err != nil:
-		c.storeFailed("looking up a user", err)
-		return c.refuse(problem.New(problem.DirectoryUnavailable))
+		return c.refuse(c.directoryOrStoreFailed("looking up a user", err))
 	case u.Disabled:
 		return c.refuse(problem.New(problem.UserDisabled))
 	}

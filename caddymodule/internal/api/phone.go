@@ -54,7 +54,7 @@ func (c *call) changePhone() error {
 
 // changeRequest reads the body. The app is the one of the caller's token.
 func (c *call) changeRequest(caller *token.Identity) (login.ChangeRequest, *problem.Problem) {
-	req := login.ChangeRequest{SessionID: caller.SessionID(), UserID: caller.Subject(), OpenID: caller.OpenID()}
+	req := login.ChangeRequest{Request: login.Request{Address: c.address()}, SessionID: caller.SessionID(), UserID: caller.Subject(), OpenID: caller.OpenID()}
 	if p := readJSON(c.w, c.r, map[string]any{"phoneCode": &req.PhoneCode}); p != nil {
 		return req, p
 	}
@@ -82,12 +82,13 @@ func (s *Server) OnPhoneChange(ctx context.Context, req login.ChangeRequest, res
 	s.settle(a, res, err)
 	fields := []zap.Field{
 		zap.String("user", req.UserID), zap.String("session", req.SessionID), zap.String("appid", req.App.ID),
-		zap.String("request", a.request), zap.Object("steps", a),
+		zap.String("address", req.Address), zap.String("requestId", a.request), zap.Object("steps", a),
 	}
 	if err != nil {
 		s.logFailed("change of number", err, fields)
 		return
 	}
+	s.worked()
 	fields = append(fields, zap.String("phone", res.User.Phone.Masked()))
 	if res.Replayed {
 		s.Log.Info("change of number", append(fields, zap.Bool("replayed", true))...)

@@ -7,9 +7,11 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/account"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/event"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/ratelimit"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
@@ -92,6 +94,7 @@ func (c *call) refresh() error {
 	if err != nil {
 		return c.refuse(c.refreshRefused(r.Session, err))
 	}
+	c.worked()
 	c.Metrics.Refresh("")
 	return c.answerPair(c.pair(r.Session, r.Token, r.RefreshToken))
 }
@@ -99,7 +102,8 @@ func (c *call) refresh() error {
 // reused reports, in the log and as an event, that a refresh token was probably stolen.
 func (c *call) reused(s session.Session) {
 	c.Log.Warn("a refresh token was shown again after two or more had followed it: it may have been stolen; the session was ended",
-		zap.String("session", s.ID), zap.String("user", s.UserID))
+		c.about(zap.String("session", s.ID), zap.String("user", s.UserID), zap.String("appid", s.AppID),
+			zap.String("remedy", "nothing, if it happens rarely: the user logs in again; if often, look for a client that keeps old refresh tokens"))...)
 	c.Emit(event.ReuseDetected(s))
 }
 
@@ -125,7 +129,7 @@ func (c *call) refreshRefused(s session.Session, err error) *problem.Problem {
 		if errors.Is(err, session.ErrLate) {
 			c.Log.Info("a refresh token was shown again after the grace; the session was ended",
 				zap.String("session", s.ID), zap.String("user", s.UserID), zap.String("appid", s.AppID),
-				zap.String("address", c.address()), zap.String("request", c.requestID()))
+				zap.String("address", c.address()), zap.String("requestId", c.requestID()))
 		}
 		p := problem.New(problem.SessionEnded)
 		p.Reason = string(c.Sessions.EndReason(s))
@@ -134,23 +138,41 @@ func (c *call) refreshRefused(s session.Session, err error) *problem.Problem {
 		c.reused(s)
 		return problem.New(problem.ReuseDetected)
 	case errors.Is(err, account.ErrDisabled):
+		c.Log.Info("a refresh of a disabled user; the sessions have ended", c.about(zap.String("session", s.ID), zap.String("user", s.UserID))...)
 		return problem.New(problem.UserDisabled)
 	case errors.Is(err, account.ErrMint), errors.Is(err, user.ErrMisconfigured):
-		c.Log.Error("refreshing: what the user directory says cannot be used", append(Remedy(err), zap.String("user", s.UserID), zap.Error(err))...)
+		c.Log.Error("refreshing: what the user directory says cannot be used",
+			c.about(zap.String("user", s.UserID), zap.Error(err), remedyOf(err, "see the error: what the directory answers for this user must be changed"))...)
 		return problem.New(problem.Misconfigured)
 	case errors.Is(err, account.ErrDirectory):
-		c.Log.Error("refreshing: the user directory does not answer", zap.Error(err))
-		return problem.New(problem.DirectoryUnavailable)
+		return c.directoryOrStoreFailed("refreshing", err)
 	}
-	c.Log.Error("refreshing", zap.Error(err))
-	return problem.New(problem.StoreUnavailable)
+	return c.storeFailed("refreshing", err)
+}
+
+// directoryOrStoreFailed logs that a directory has given no answer, and returns the
+// answer. The directory is the store, or asks the store first.
+func (c *call) directoryOrStoreFailed(doing string, err error) *problem.Problem {
+	if errors.Is(err, user.ErrMisconfigured) || login.OfStore(err) {
+		return c.storeFailed(doing, err)
+	}
+	if c.r.Context().Err() == nil || !errors.Is(err, context.Canceled) {
+		c.directoryFailed(err)
+		c.Log.Log(c.levelOf(zapcore.ErrorLevel, string(problem.DirectoryUnavailable)), doing+": the user directory does not answer",
+			c.about(zap.Error(err), remedyOf(err, remedyDirectory))...)
+	}
+	return problem.New(problem.DirectoryUnavailable)
 }
 
 // storeFailed logs a failure of the store and returns the answer. If the client has
 // hung up, that is not a failure of the store.
 func (c *call) storeFailed(doing string, err error) *problem.Problem {
 	if c.r.Context().Err() == nil || !errors.Is(err, context.Canceled) {
-		c.Log.Error(doing, append(Remedy(err), zap.Error(err))...)
+		level := zapcore.ErrorLevel
+		if !errors.Is(err, user.ErrMisconfigured) {
+			level = c.levelOf(level, string(problem.StoreUnavailable))
+		}
+		c.Log.Log(level, doing, c.about(zap.Error(err), remedyOf(err, remedyStore))...)
 	}
 	if errors.Is(err, user.ErrMisconfigured) {
 		return problem.New(problem.Misconfigured)

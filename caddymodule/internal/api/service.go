@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/account"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/ratelimit"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
@@ -43,7 +44,8 @@ func (c *call) checkServiceKey() *problem.Problem {
 		return nil
 	}
 	c.Log.Warn("a request without the service key for a service endpoint",
-		zap.String("address", c.address()), zap.String("request", c.requestID()))
+		zap.String("remedy", "give your backend the service_key; if the address is not your backend's, let /service/* through from your own network only"),
+		zap.String("address", c.address()), zap.String("requestId", c.requestID()))
 	return problem.New(problem.ServiceKeyInvalid)
 }
 
@@ -96,7 +98,7 @@ func (c *call) served(what, userID string, ended session.Ended, err error) error
 		return c.refuse(unavailable(err))
 	}
 	c.Log.Info("service: "+what, zap.String("user", userID), zap.Int("ended", ended.Count), zap.Strings("sessions", ended.IDs),
-		zap.String("address", c.address()), zap.String("request", c.requestID()))
+		zap.String("address", c.address()), zap.String("requestId", c.requestID()))
 	return c.answer(http.StatusNoContent, "", nil)
 }
 
@@ -175,7 +177,7 @@ func unavailable(err error) *problem.Problem {
 	switch {
 	case errors.Is(err, user.ErrMisconfigured):
 		return problem.New(problem.Misconfigured)
-	case errors.Is(err, account.ErrDirectory):
+	case errors.Is(err, account.ErrDirectory) && !login.OfStore(err):
 		return problem.New(problem.DirectoryUnavailable)
 	}
 	return problem.New(problem.StoreUnavailable)

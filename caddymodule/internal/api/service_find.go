@@ -53,7 +53,7 @@ func (c *call) ownerOf(phone, openid, appid string) (id string, err error) {
 
 // shown logs that the backend has read personal data.
 func (c *call) shown(what, userID string) {
-	c.Log.Info("service: "+what, zap.String("user", userID), zap.String("address", c.address()), zap.String("request", c.requestID()))
+	c.Log.Info("service: "+what, zap.String("user", userID), zap.String("address", c.address()), zap.String("requestId", c.requestID()))
 }
 
 // The size of a page of users.

@@ -70,10 +70,16 @@ func fromDirectory(err error) *Error {
 	case errors.Is(err, user.ErrMisconfigured):
 		return refuse(problem.Misconfigured, err)
 	}
+	if OfStore(err) {
+		return fromStore(err) // the directory is in the store, or asks it first
+	}
 	e := refuse(problem.DirectoryUnavailable, err)
 	e.RetryAfter = busyRetry
 	return e
 }
+
+// OfStore reports whether our store, and no external directory, is unavailable.
+func OfStore(err error) bool { return errors.As(err, new(interface{ OfStore() })) }
 
 // fromWeChat converts an error of WeChat, or of the connection to it.
 func fromWeChat(err error) *Error {

@@ -20,9 +20,18 @@ func (e permanent) Unwrap() error { return e.error }
 // failed.
 var answers = []error{session.ErrNotFound, user.ErrUnknown, user.ErrDisabled, user.ErrNewOpenID, user.ErrPhoneTaken, session.ErrEnded}
 
-// wrap adds to an error what was being done and to which database, and classifies it as temporary
-// or not. It returns answers unchanged.
+// wrap describes an error, and adds a remedy if the store is unavailable.
 func (db *DB) wrap(ctx context.Context, doing string, err error) error {
+	err = db.describe(ctx, doing, err)
+	if err != nil && errors.Is(err, ErrUnavailable) && !errors.As(err, new(interface{ Remedy() string })) {
+		return advised{err, db.remedyOf(err)}
+	}
+	return err
+}
+
+// describe adds to an error what was being done and to which database, and classifies it as
+// temporary or not. It returns answers unchanged.
+func (db *DB) describe(ctx context.Context, doing string, err error) error {
 	if err == nil {
 		return nil
 	}

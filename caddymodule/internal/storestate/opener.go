@@ -241,7 +241,7 @@ func (o *Opener[T]) logOpened(ctx context.Context) {
 	s := o.site
 	v, err := s.Store.Survey(ctx)
 	if err != nil {
-		s.Log.Warn("looking at the store", zap.Error(err))
+		s.Log.Info("store opened; counting its users failed", zap.String("store", s.State.DB.String()), zap.Error(err))
 		return
 	}
 	s.Log.Info("store opened", zap.String("store", s.State.DB.String()), zap.String("table_prefix", s.State.prefix), zap.Bool("created", v.Created),

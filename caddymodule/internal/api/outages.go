@@ -1,0 +1,104 @@
+package api
+
+import (
+	"cmp"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
+)
+
+// An outage of the store, of WeChat or of the directory has two lines: when it began, and
+// when it is over. The lines of the requests that fail meanwhile are not alarms, except
+// the first one.
+
+// streakEnds is how long nothing must fail for the next failure to be an alarm again,
+// if nothing has succeeded since.
+const streakEnds = time.Minute
+
+// streaks knows what has failed since it last worked. The zero value is ready to use.
+type streaks struct {
+	mu     sync.Mutex
+	failed map[string]time.Time // the last failure, by what failed
+}
+
+// failing records a failure, and reports whether it is the first one.
+func (s *streaks) failing(what string, now time.Time) (first bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	last, again := s.failed[what]
+	if s.failed == nil {
+		s.failed = make(map[string]time.Time)
+	}
+	s.failed[what] = now
+	return !again || now.Sub(last) > streakEnds
+}
+
+// worked ends the streaks of what has worked.
+func (s *streaks) worked(what ...string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, w := range what {
+		delete(s.failed, w)
+	}
+}
+
+// levelOf returns the level for a failure of something that has an outage: that of its
+// first one, or info.
+func (s *Server) levelOf(level zapcore.Level, what string) zapcore.Level {
+	if s.State.streaks.failing(what, time.Now()) {
+		return level
+	}
+	return zapcore.InfoLevel
+}
+
+// worked records that the store works, and the directory if it is an external one.
+func (s *Server) worked() {
+	s.State.streaks.worked(string(problem.StoreUnavailable), string(problem.DirectoryUnavailable))
+	if s.Elsewhere {
+		s.State.directory.Worked(func(after time.Duration) {
+			s.Log.Info("the directory of users: back again", zap.Duration("after", after))
+		})
+	}
+}
+
+// directoryFailed records that the directory does not answer.
+func (s *Server) directoryFailed(err error) {
+	s.State.directory.Failed(func(since time.Time) {
+		s.Log.Error("the directory of users: failing since "+since.UTC().Format(time.RFC3339), zap.Error(err), remedyOf(err, remedyDirectory))
+	})
+}
+
+// These are the remedies for causes that do not name their own.
+const (
+	remedyStore     = "check that the database runs and can be reached; tokens go on meanwhile, and all else when it is back"
+	remedyDirectory = "check that the service or database of `users` runs and can be reached; tokens go on meanwhile, and logins and refreshes when it is back"
+	remedyWeChat    = "WeChat, or the network between, is at fault; logins go on by themselves when it is back"
+	remedyBug       = "this is a fault of caddy-wx-auth: report it with this line at https://github.com/wx-auth/caddy-wx-auth/issues"
+	remedyBlocked   = "WeChat's risk control blocks this user; the mini program's console has its rules, and there is nothing to do here"
+)
+
+// remedyOf returns the log field with what the operator can do about an error.
+func remedyOf(err error, otherwise string) zap.Field {
+	for _, f := range Remedy(err) {
+		return f
+	}
+	return zap.String("remedy", otherwise)
+}
+
+// remedyFor returns the remedy for a code.
+func remedyFor(code problem.Code) string {
+	return cmp.Or(map[problem.Code]string{
+		problem.StoreUnavailable: remedyStore, problem.DirectoryUnavailable: remedyDirectory, problem.UserBlocked: remedyBlocked,
+		problem.WeChatUnavailable: remedyWeChat, problem.WeChatError: remedyWeChat, problem.WeChatTimeout: remedyWeChat,
+		problem.InternalError: remedyBug,
+	}[code], "see the cause")
+}
+
+// about returns log fields with who asked.
+func (c *call) about(fields ...zap.Field) []zap.Field {
+	return append(fields, zap.String("address", c.address()), zap.String("requestId", c.requestID()))
+}

@@ -1,0 +1,67 @@
+package store
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"io/fs"
+	"net"
+	"strings"
+	"syscall"
+)
+
+// advised is an error of a store that is unavailable, with what the operator can do.
+type advised struct {
+	error
+	remedy string
+}
+
+func (e advised) Unwrap() error { return e.error }
+
+// OfStore marks the error for [login.OfStore].
+func (advised) OfStore() {}
+
+// Remedy is for the log.
+func (e advised) Remedy() string { return e.remedy }
+
+// remedies lists texts in drivers' errors that have no type, in lower case.
+var remedies = []struct{ text, remedy string }{
+	{"disk is full", remedySpace}, {"no space left", remedySpace}, {"disk full", remedySpace}, {"could not extend file", remedySpace},
+	{"too many connections", remedyConnections}, {"too many clients", remedyConnections}, {"remaining connection slots", remedyConnections},
+	{"database is locked", "another process holds the SQLite file for a long time: look for one with `fuser`, such as a backup or a shell of sqlite3, and end it"},
+}
+
+const (
+	remedySpace       = "free space on the disk of the database"
+	remedyConnections = "raise max_connections of the database, or run fewer replicas: each uses up to 20 connections"
+	remedyFiles       = "raise the limit of open files for Caddy (LimitNOFILE= in its systemd unit, or ulimit -n)"
+	remedyReadOnly    = "let the user that runs Caddy write to the file and its directory, or connect to the server that takes writes (a replica or a server with read_only takes none)"
+)
+
+// remedyOf returns what the operator can do about a database that cannot be used.
+func (db *DB) remedyOf(err error) string {
+	var dns *net.DNSError
+	text := strings.ToLower(err.Error())
+	for _, r := range remedies {
+		if strings.Contains(text, r.text) {
+			return r.remedy
+		}
+	}
+	switch {
+	case errors.Is(err, ErrLost):
+		return "put the file back from a backup; to begin with an empty store on purpose, remove the key file and the log beside it, too"
+	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE), strings.Contains(text, "too many open files"):
+		return remedyFiles
+	case errors.Is(err, ErrReadOnly):
+		return remedyReadOnly
+	case errors.As(err, &dns):
+		return "check the host in `store`, and this machine's DNS"
+	case errors.As(err, new(x509.UnknownAuthorityError)), errors.As(err, new(x509.HostnameError)), errors.As(err, new(*tls.CertificateVerificationError)):
+		return "check the host in `store`, and the file of root certificates that it names"
+	case db.dialect.port == "" && errors.Is(err, fs.ErrPermission):
+		return remedyReadOnly
+	case db.dialect.port == "":
+		return "check that the disk of the SQLite file works and has space"
+	}
+	return "check that the database runs and can be reached from here; tokens go on meanwhile, and all else when it is back"
+}
