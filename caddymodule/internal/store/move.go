@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/clock"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
@@ -54,8 +55,10 @@ type movedTable struct {
 var movedTables = []movedTable{
 	{name: "users", by: "id"}, {name: "bindings", by: "user_id"}, {name: "former_openids", by: "user_id"}, {name: "barred_users", by: "user_id"},
 	{name: "sessions", by: "id"}, {name: "revocations", by: "seq", left: "seq"}, {name: "signing_keys", by: "id"},
-	{name: "access_tokens", by: "appid"}, {name: "claimed_steps", by: "step"}, {name: "kept_steps", by: "step"},
+	{name: "access_tokens", by: "appid"}, {name: claimedSteps, by: "step"}, {name: "kept_steps", by: "step"},
 }
+
+const claimedSteps = "claimed_steps"
 
 // filling is the state of a move, in meta of the new store. It changes in the transaction that
 // copies rows, so that a move that was interrupted goes on exactly where it was.
@@ -98,6 +101,11 @@ func (m Move) Run(ctx context.Context) ([]MovedTable, error) {
 		if m.Progress != nil {
 			m.Progress(movedTables[state.Table].name, state.Rows, all)
 		}
+		if movedTables[state.Table].name == claimedSteps && state.After == nil {
+			if err := m.awaitLogins(ctx); err != nil {
+				return nil, err
+			}
+		}
 		if state, err = m.copyBatch(ctx, state); err != nil {
 			return nil, err
 		}
@@ -110,13 +118,30 @@ func (m Move) Run(ctx context.Context) ([]MovedTable, error) {
 		return nil, err
 	}
 	for i, c := range counts {
-		// Logins that were under way may have left more of these.
-		growing := c.Name == "kept_steps" || c.Name == "claimed_steps"
-		if copied[i].Rows != c.Rows && !(growing && copied[i].Rows >= c.Rows) {
+		// Logins that were under way have changed the number of their steps since.
+		if steps := c.Name == claimedSteps || c.Name == "kept_steps"; copied[i].Rows != c.Rows && !steps {
 			return nil, fmt.Errorf("%s has %d rows in the old store and %d in the new one: empty the new one, and begin again", c.Name, c.Rows, copied[i].Rows)
 		}
 	}
 	return copied, m.finish(ctx, state.ID)
+}
+
+// loginTime bounds how long a login may be under way that began before the closing.
+const loginTime = time.Minute
+
+// awaitLogins waits for the logins that had asked WeChat when the store was closed, or a paid phone
+// code's result might come after the results were copied.
+func (m Move) awaitLogins(ctx context.Context) error {
+	for end := time.Now().Add(loginTime); time.Now().Before(end); {
+		n, err := m.From.countRows(ctx, `SELECT COUNT(*) FROM {claimed_steps} WHERE lease_until > {now} AND owner <> '' AND step <> ?`, housekeepingStep[:])
+		if err != nil || n == 0 {
+			return err
+		}
+		if !clock.Sleep(ctx, 50*time.Millisecond) {
+			return ctx.Err()
+		}
+	}
+	return nil
 }
 
 // begin closes the old store and marks the new one, or finds where an interrupted move was.
@@ -248,12 +273,12 @@ func (m Move) counts(ctx context.Context, s *Store) (list []MovedTable, all int6
 }
 
 // countRows runs a query that may take longer than others.
-func (s *Store) countRows(ctx context.Context, query string) (n int64, err error) {
+func (s *Store) countRows(ctx context.Context, query string, args ...any) (n int64, err error) {
 	p, err := s.use(ctx)
 	if err != nil {
 		return 0, err
 	}
-	ask := func(t *tx) error { return t.row(query).Scan(&n) }
+	ask := func(t *tx) error { return t.row(query, args...).Scan(&n) }
 	if p.queue != nil {
 		err = ask(&tx{ctx: ctx, db: s.db, q: p.read})
 	} else {

@@ -73,7 +73,7 @@ func populate(t *testing.T, s *Store, n int) []user.User {
 		t.Fatal(err)
 	}
 	execute(t, s, `INSERT INTO {former_openids} (user_id, appid, openid, unionid, left_at) VALUES ('u', 'wx1', 'o', '', 1), ('u', 'wx2', 'o', 'un', 2)`)
-	if _, err := s.Lease(t.Context(), "me", now, time.Minute, [32]byte{3}); err != nil {
+	if _, err := s.Lease(t.Context(), "me", now, time.Millisecond, [32]byte{3}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := s.RecordNames(t.Context(), Names{Directory: OwnUsers, WeChat: map[string]string{"wx1": "weixin.qq.com"}}, ""); err != nil {
@@ -357,4 +357,41 @@ func TestMoveReadsAllRowsOfAKey(t *testing.T) {
 	if err != nil || moved[1].Rows != 2*(moveBatch+3) {
 		t.Errorf("%+v %v", moved, err)
 	}
+}
+
+// A login has sent a paid phone code to WeChat when the store is closed. Its result comes into the
+// new store, where the client tries again with the same code.
+func TestMoveWaitsForLoginsUnderWay(t *testing.T) {
+	moves(t, func(t *testing.T, from, to database) {
+		old := started(t, from)
+		step := [32]byte{9}
+		if _, err := old.Lease(t.Context(), "replica", now, time.Minute, step); err != nil {
+			t.Fatal(err)
+		}
+		done := make(chan error, 1)
+		next := to(defaults).Filler(testKeys(t, 9))
+		go func() {
+			_, err := Move{From: old, To: next}.Run(t.Context())
+			done <- err
+		}()
+		for {
+			m, err := old.MovedTo(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if m != nil {
+				break
+			}
+			time.Sleep(time.Millisecond)
+		}
+		if err := old.Keep(t.Context(), step, []byte("paid for"), now.Add(time.Minute)); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		if value, ok, err := to(defaults).With(testKeys(t, 9)).Kept(t.Context(), step, now); err != nil || !ok || string(value) != "paid for" {
+			t.Errorf("%q %v %v", value, ok, err)
+		}
+	})
 }
