@@ -1,9 +1,11 @@
 package tests
 
 import (
+	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -124,5 +126,34 @@ func TestKeysAreListedForScripts(t *testing.T) {
 	err := rig.Operator{Caddy: g.Caddy, Caddyfile: rig.GatewaySite()}.JSON(t, &list, "keys", "list")
 	if err != nil || len(list.Stores) != 1 || list.Stores[0].Keys[0].Kid != kid(t, p.Token) || list.Stores[0].Keys[0].Use != "signs" {
 		t.Errorf("%v, %+v", err, list)
+	}
+}
+
+// Whatever an operator looks at, for people or for scripts, has no token, no secret and no phone
+// number: it is on a screen that others see, and in the output of a script.
+func TestCommandsWriteNoSecret(t *testing.T) {
+	t.Parallel()
+	g := rig.NewGateway(t)
+	o := rig.Operator{Caddy: g.Caddy, Caddyfile: rig.GatewaySite()}
+	hoarded := &hoard{w: g.WeChat}
+	p := hoarded.pair(g.MustLogin(t, "13800138000"))
+	key, err := os.ReadFile(g.Caddy.StoreFile() + ".key")
+	if err != nil {
+		t.Fatal(err)
+	}
+	hoarded.add("13800138000", strings.TrimSpace(string(key)), rig.Secret)
+	search := hoarded.search()
+	id := p.UserInfo.ID
+	for _, args := range [][]string{
+		{"users", "find", id}, {"users", "find", "13800138000"}, {"users", "list"}, {"users", "show", id}, {"users", "disable", id}, {"users", "enable", id},
+		{"sessions", "list", id}, {"sessions", "list", id, "--ended"}, {"keys", "list"}, {"token", "inspect"}, {"doctor"}, {"sessions", "end", "--user", id}, {"users", "erase", id},
+	} {
+		for _, form := range [][]string{nil, {"--json"}} {
+			out, err := o.Try(t, p.Token, append(args, form...)...)
+			if err != nil && !slices.Contains(args, "erase") { // the second time there is nobody
+				t.Errorf("%v: %v\n%s", args, err, out)
+			}
+			search.wantNone(t, fmt.Sprint(args, form), out)
+		}
 	}
 }

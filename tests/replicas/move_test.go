@@ -1,8 +1,11 @@
 package replicas
 
 import (
+	"fmt"
 	"net/http"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
@@ -114,4 +117,77 @@ func TestMoveThatCannotBeginClosesNothing(t *testing.T) {
 		t.Errorf("a store in use: %v\n%s", err, out)
 	}
 	g.WantSame(t, p, number)
+}
+
+// People log in, refresh and log out while the store is moved. Whatever was answered before the
+// store closed holds in the new one: nobody who logged out is logged in again, and no refresh is
+// forgotten.
+func TestAnsweredRequestsOutliveAMove(t *testing.T) {
+	t.Parallel()
+	for _, pair := range [][2]string{{"sqlite", "postgres"}, {"mysql", "sqlite"}, {"postgres", "sqlite"}} {
+		t.Run(pair[0]+" to "+pair[1], func(t *testing.T) {
+			t.Parallel()
+			g, o, moved := moving(t, pair[0], pair[1])
+			type person struct{ live, ended []rig.Pair }
+			people := make([]person, 6)
+			closed := func(a rig.Answer) bool {
+				if a.Status != http.StatusServiceUnavailable {
+					return false
+				}
+				a.WantProblem(t, http.StatusServiceUnavailable, "store_unavailable", nil)
+				return true
+			}
+			var all sync.WaitGroup
+			var busy atomic.Int64
+			for i := range people {
+				all.Go(func() {
+					for n := 0; !t.Failed(); n++ {
+						codes := g.WeChat.Tap(t, fmt.Sprintf("1380013800%d", i))
+						a := g.Login(codes.Code, codes.PhoneCode)
+						if closed(a) {
+							return
+						}
+						p := a.Pair(t)
+						switch (i + n) % 3 {
+						case 0:
+							if a := g.Logout(p.Token, "", false); closed(a) {
+								people[i].live = append(people[i].live, p)
+								return
+							} else if a.Want(t, http.StatusNoContent); true {
+								people[i].ended = append(people[i].ended, p)
+							}
+						case 1:
+							if a := g.Refresh(p.RefreshToken); !closed(a) {
+								p = a.Pair(t)
+							}
+							people[i].live = append(people[i].live, p)
+						default:
+							people[i].live = append(people[i].live, p)
+						}
+						busy.Add(1)
+					}
+				})
+			}
+			rig.Await(t, patience, "people are busy", func() bool { return busy.Load() > 30 || t.Failed() })
+			o.Run(t, "move", "{env.NEW_STORE}", "--encryption-key", "{env.NEW_KEY}")
+			all.Wait()
+			g.MustReload(t, moved)
+			live, ended := 0, 0
+			for _, one := range people {
+				for _, p := range one.live[max(0, len(one.live)-10):] { // a user has 20 sessions at most
+					live++
+					g.WantAlive(t, p)
+					g.Refresh(p.RefreshToken).Pair(t)
+				}
+				for _, p := range one.ended {
+					ended++
+					g.WantEnded(t, p)
+				}
+			}
+			if live < 6 || ended < 6 {
+				t.Errorf("only %d live and %d ended sessions", live, ended)
+			}
+			t.Logf("%d live and %d ended sessions were looked at", live, ended)
+		})
+	}
 }
