@@ -75,11 +75,11 @@ func TestForwardAuthRecipes(t *testing.T) {
 			})
 			t.Run("preflight", func(t *testing.T) {
 				preflight := []string{"Origin: https://page.example", "Access-Control-Request-Method: PUT"}
-				s := p.ask("OPTIONS", "/orders/1", append(preflight, "X-WX-USER-ID: forged", "Authorization: Bearer x", "X-HTTP-Method-Override: DELETE")...).Seen(t)
+				s := p.ask("OPTIONS", "/orders/1", append(preflight, "X-WX-USER-ID: forged", "X-WX-TEST: 1", "Authorization: Bearer x", "X-HTTP-Method-Override: DELETE")...).Seen(t)
 				if s.Method != "OPTIONS" || s.Header.Get("Access-Control-Request-Method") != "PUT" {
 					t.Errorf("the service saw %+v", s)
 				}
-				for _, name := range []string{"X-WX-USER-ID", "X-WX-PHONE", "Authorization", "X-HTTP-Method-Override"} {
+				for _, name := range []string{"X-WX-USER-ID", "X-WX-PHONE", "X-WX-TEST", "Authorization", "X-HTTP-Method-Override"} {
 					s.WantHeader(t, name, "")
 				}
 				before := p.app.Hits()

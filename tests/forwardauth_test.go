@@ -233,7 +233,7 @@ func TestForwardAuth(t *testing.T) {
 				}
 			})
 			t.Run("forged", func(t *testing.T) {
-				for _, header := range []string{"USER-ID", "PHONE", "OPENID", "APPID", "UNIONID"} {
+				for _, header := range []string{"USER-ID", "PHONE", "OPENID", "APPID", "UNIONID", "TEST"} {
 					for _, name := range []string{"X-WX-" + header, "x-wx-" + strings.ToLower(header), "X_WX_" + strings.ReplaceAll(header, "-", "_"),
 						"X.WX." + strings.ReplaceAll(header, "-", "."), "X-WX_" + header, "X-Wx." + header} {
 						for _, value := range []string{"forged", "", "forged, forged"} {

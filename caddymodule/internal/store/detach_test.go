@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"testing"
 
@@ -310,6 +311,42 @@ func TestDetachedUserOutlivesARekey(t *testing.T) {
 		}
 		if back, err := in(t, both, both.Users(true, settings), "alice/wx1", newNumber); err != nil || back.ID != u.ID {
 			t.Errorf("back as %+v, %v", back, err)
+		}
+	})
+}
+
+// Alice logs in to another app while WeChat's report of her withdrawal is carried out, on another
+// replica. Either her login is too late, or she keeps the number.
+func TestDetachBesideALogin(t *testing.T) {
+	onEach(t, func(t *testing.T, open database) {
+		a, b := started(t, open), started(t, open)
+		d := a.Users(true, settings)
+		for round := range 10 {
+			u, err := in(t, a, d, fmt.Sprintf("alice%d/wx1", round), fmt.Sprint("1380013810", round))
+			if err != nil {
+				t.Fatal(err)
+			}
+			one, two := bindingOf(fmt.Sprintf("alice%d/wx1", round), u.ID, now), bindingOf(fmt.Sprintf("alice%d/wx2", round), u.ID, now)
+			leave(t, a, one.AppID, one.OpenID, now)
+			l := settlement(two, user.Keep, newSession(u.ID, two.AppID, two.OpenID, now))
+			l.Phone = u.Phone
+			if err := b.Keep(t.Context(), l.Code, nil, l.Expires); err != nil {
+				t.Fatal(err)
+			}
+			var wg sync.WaitGroup
+			var done bool
+			var loggedIn error
+			wg.Go(func() {
+				if done, err = d.DetachLeft(context.Background(), u.ID, one.AppID, one.OpenID); err != nil {
+					t.Error(err)
+				}
+			})
+			wg.Go(func() { _, loggedIn = b.Commit(context.Background(), l) })
+			wg.Wait()
+			kept, err := d.Check(t.Context(), u.ID)
+			if err != nil || done == (loggedIn == nil) || done != kept.Phone.IsZero() || loggedIn != nil && !errors.Is(loggedIn, login.ErrChanged) {
+				t.Errorf("round %d: detached %v, the login %v, the user %+v, %v", round, done, loggedIn, kept, err)
+			}
 		}
 	})
 }
