@@ -157,3 +157,78 @@ func TestReferenceRepeatsTheDefaults(t *testing.T) {
 		}
 	}
 }
+
+// help returns the commands below a command, and its flags.
+func help(t testing.TB, c *rig.Caddy, words ...string) (below, flags []string) {
+	t.Helper()
+	out, err := c.Command(append(append([]string{"wx-auth"}, words...), "--help")...)
+	if err != nil {
+		t.Fatalf("%v: %s", words, out)
+	}
+	_, list, _ := strings.Cut(out, "Available Commands:\n")
+	list, _, _ = strings.Cut(list, "\n\n")
+	for _, line := range strings.Split(list, "\n") {
+		if name, _, ok := strings.Cut(strings.TrimSpace(line), " "); ok {
+			below = append(below, name)
+		}
+	}
+	for _, m := range regexp.MustCompile(`(?m)^ +(?:-\w, +)?--([a-z-]+)`).FindAllStringSubmatch(out[strings.Index(out, "\nFlags:"):], -1) {
+		if m[1] != "help" {
+			flags = append(flags, m[1])
+		}
+	}
+	return below, flags
+}
+
+// An operator finds each command on the page, with each of its flags, and none that does
+// not exist.
+func TestPageHasEachCommand(t *testing.T) {
+	t.Parallel()
+	c := rig.NewCaddy(t)
+	commands, flags := map[string]bool{}, map[string]bool{}
+	var walk func(words ...string)
+	walk = func(words ...string) {
+		below, its := help(t, c, words...)
+		for _, f := range its {
+			flags[f] = true
+		}
+		for _, name := range below {
+			walk(append(slices.Clone(words), name)...)
+		}
+		if len(below) == 0 {
+			commands[strings.Join(words, " ")] = true
+		}
+	}
+	walk()
+	if len(commands) < 10 || len(flags) < 10 {
+		t.Fatalf("%v %v", commands, flags)
+	}
+	for _, page := range inBothLanguages(t, "operations.md") {
+		text := "" // the title is the same in the section's link
+		for _, s := range sections(t, page) {
+			if strings.Contains(strings.Join(s.lines, "\n"), "`wx-auth doctor`") {
+				text = strings.Join(s.lines, "\n")
+			}
+		}
+		for name := range commands {
+			if !regexp.MustCompile("`wx-auth " + name + "[` ]").MatchString(text) {
+				t.Errorf("docs/%s lacks wx-auth %s", page, name)
+			}
+		}
+		for name := range flags {
+			if !regexp.MustCompile("`--" + name + "[` ]").MatchString(text) {
+				t.Errorf("docs/%s lacks --%s", page, name)
+			}
+		}
+		for _, m := range regexp.MustCompile("`wx-auth ([a-z ]+?) ?[`<[]").FindAllStringSubmatch(text, -1) {
+			if name := m[1]; !commands[name] && !commands[strings.Split(name, " ")[0]] {
+				t.Errorf("docs/%s has wx-auth %s, which does not exist", page, name)
+			}
+		}
+		for _, m := range regexp.MustCompile("`--([a-z-]+)").FindAllStringSubmatch(text, -1) {
+			if !flags[m[1]] {
+				t.Errorf("docs/%s has --%s, which does not exist", page, m[1])
+			}
+		}
+	}
+}

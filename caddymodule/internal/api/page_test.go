@@ -51,3 +51,29 @@ func TestPageHasEachEndpoint(t *testing.T) {
 		}
 	}
 }
+
+// The page explains each field of the line that a login leaves in the log.
+func TestPageHasEachFieldOfALogin(t *testing.T) {
+	source, err := os.ReadFile("loginlog.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	fields := regexp.MustCompile(`zap\.(?:String|Strings|Int|Bool|Object|NamedError)\("(\w+)"`).FindAllStringSubmatch(string(source), -1)
+	if len(fields) < 15 {
+		t.Fatalf("only %d fields", len(fields))
+	}
+	for _, page := range []string{"../../../docs/operations.md", "../../../docs/zh/operations.md"} {
+		text, err := os.ReadFile(page)
+		if os.IsNotExist(err) && strings.Contains(page, "/zh/") {
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range fields {
+			if !regexp.MustCompile("(?m)^\\|[^|]*`" + f[1] + "`[^|]*\\|").Match(text) {
+				t.Errorf("%s has no row for the field %s", page, f[1])
+			}
+		}
+	}
+}
