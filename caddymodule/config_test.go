@@ -254,7 +254,7 @@ func TestHandlerUnmarshalsCaddyfileTokens(t *testing.T) {
 func TestDefaultsOfTheReference(t *testing.T) {
 	for _, page := range []string{"../docs/caddyfile.md", "../docs/zh/caddyfile.md"} {
 		text, err := os.ReadFile(page)
-		if os.IsNotExist(err) && strings.Contains(page, "/zh/") {
+		if strings.Contains(page, "/zh/") && os.Getenv("WX_AUTH_TEST_ZH") == "" {
 			continue
 		}
 		if err != nil {

