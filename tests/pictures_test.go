@@ -16,7 +16,7 @@ var writePictures = flag.Bool("write-pictures", false, "write the pictures of do
 
 // These are the measures of a picture, in pixels.
 const (
-	laneWidth  = 210
+	pageWidth  = 840
 	headHeight = 84
 	lineHeight = 17
 )
@@ -86,18 +86,18 @@ text { fill: #e6edf3 } .page { fill: #0d1117 } .box { fill: #21262d; stroke: #8b
 // svg draws the picture.
 func (p picture) svg() []byte {
 	var b bytes.Buffer
-	width, height := laneWidth*len(p.actors), headHeight+20
+	lane, height := pageWidth/len(p.actors), headHeight+20
 	for _, s := range p.steps {
 		height += s.height()
 	}
-	middle := func(actor int) int { return laneWidth*actor + laneWidth/2 }
+	middle := func(actor int) int { return lane*actor + lane/2 }
 	text := func(class string, x, y int, s string) {
 		fmt.Fprintf(&b, "<text%s x=\"%d\" y=\"%d\">%s</text>\n", class, x, y, html.EscapeString(s))
 	}
 	fmt.Fprintf(&b, "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %d %d\" width=\"%d\" role=\"img\" aria-label=\"%s\">\n<style>\n%s</style>\n",
-		width, height, width, html.EscapeString(p.title), style)
-	fmt.Fprintf(&b, "<rect class=\"page\" width=\"%d\" height=\"%d\"/>\n", width, height)
-	text(` class="title"`, width/2, 24, p.title)
+		pageWidth, height, pageWidth, html.EscapeString(p.title), style)
+	fmt.Fprintf(&b, "<rect class=\"page\" width=\"%d\" height=\"%d\"/>\n", pageWidth, height)
+	text(` class="title"`, pageWidth/2, 24, p.title)
 	for i, name := range p.actors {
 		fmt.Fprintf(&b, "<line class=\"lane\" x1=\"%d\" y1=\"70\" x2=\"%d\" y2=\"%d\"/>\n", middle(i), middle(i), height-10)
 		fmt.Fprintf(&b, "<rect class=\"box\" x=\"%d\" y=\"40\" width=\"150\" height=\"30\" rx=\"5\"/>\n", middle(i)-75)
