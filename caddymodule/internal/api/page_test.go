@@ -14,9 +14,6 @@ func TestPageHasEachEndpoint(t *testing.T) {
 	s := new(Server)
 	for _, page := range []string{"../../../docs/http-api.md", "../../../docs/zh/http-api.md"} {
 		text, err := os.ReadFile(page)
-		if strings.Contains(page, "/zh/") && os.Getenv("WX_AUTH_TEST_ZH") == "" {
-			continue
-		}
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -64,9 +61,6 @@ func TestPageHasEachFieldOfALogin(t *testing.T) {
 	}
 	for _, page := range []string{"../../../docs/operations.md", "../../../docs/zh/operations.md"} {
 		text, err := os.ReadFile(page)
-		if strings.Contains(page, "/zh/") && os.Getenv("WX_AUTH_TEST_ZH") == "" {
-			continue
-		}
 		if err != nil {
 			t.Fatal(err)
 		}
