@@ -232,3 +232,55 @@ func TestPageHasEachCommand(t *testing.T) {
 		}
 	}
 }
+
+// literal matches the text of a log line that an operator should act on.
+var literal = regexp.MustCompile(`\.(?:Warn|Error)\((?:what\+)?"([^"]{8,})"`)
+
+// An operator looks up a line of the log that is a warning or an error. The page has each of
+// them, by words that are in the line.
+func TestPageHasEachWarning(t *testing.T) {
+	var source strings.Builder
+	var messages []string
+	err := filepath.WalkDir("../caddymodule", func(path string, d os.DirEntry, err error) error {
+		if err != nil || d.IsDir() || filepath.Ext(path) != ".go" || strings.HasSuffix(path, "_test.go") || strings.Contains(path, "wechattest") {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		source.Write(text)
+		if !strings.Contains(path, "command") && !strings.Contains(filepath.ToSlash(path), "/cli/") {
+			for _, m := range literal.FindAllStringSubmatch(string(text), -1) {
+				messages = append(messages, m[1])
+			}
+		}
+		return nil
+	})
+	if err != nil || len(messages) < 20 {
+		t.Fatalf("%d messages, %v", len(messages), err)
+	}
+	for _, page := range inBothLanguages(t, "troubleshooting.md") {
+		var words []string
+		for _, s := range sections(t, page) {
+			if !strings.Contains(strings.Join(s.lines, "\n"), "| `the store does not answer`") {
+				continue
+			}
+			for _, line := range s.lines {
+				if cell, _, ok := strings.Cut(strings.TrimPrefix(line, "| "), " | "); ok && strings.HasPrefix(cell, "`") {
+					words = append(words, strings.Split(strings.Trim(cell, "`"), "`, `")...)
+				}
+			}
+		}
+		for _, message := range messages {
+			if !slices.ContainsFunc(words, func(w string) bool { return strings.Contains(message, w) }) {
+				t.Errorf("docs/%s has no row for %q", page, message)
+			}
+		}
+		for _, w := range words {
+			if !strings.Contains(source.String(), w) {
+				t.Errorf("docs/%s has %q, which no line of the log has", page, w)
+			}
+		}
+	}
+}
