@@ -89,12 +89,14 @@ func (c *call) testRefused(req login.Request, p *problem.Problem, err error) err
 	c.Emit(event.Refused(req.App.ID, p.Code, metrics.Test))
 	fields := []zap.Field{zap.String("kind", metrics.Test), zap.String("appid", req.App.ID), zap.String("code", string(p.Code)),
 		zap.String("address", c.address()), zap.String("requestId", c.requestID())}
+	level := severity(p.Code)
 	var e *login.Error
 	if errors.As(err, &e) && e.Cause != nil {
-		fields = append(append(fields, zap.NamedError("cause", e.Cause)), Remedy(e.Cause)...)
+		fields = append(fields, zap.NamedError("cause", e.Cause), remedyOf(e.Cause, remedyFor(p.Code)))
+		if p.Code == problem.StoreUnavailable || p.Code == problem.DirectoryUnavailable {
+			level = c.levelOf(level, string(p.Code))
+		}
 	}
-	if ce := c.Log.Check(severity(p.Code), "login refused"); ce != nil {
-		ce.Write(fields...)
-	}
+	c.Log.Log(level, "login refused", fields...)
 	return c.refuse(p)
 }

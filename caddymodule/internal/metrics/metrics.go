@@ -127,6 +127,9 @@ func (m *Metrics) serveApp(app string) {
 			m.logins.WithLabelValues(app, kind, outcome(code))
 		}
 	}
+	for _, code := range testCodes {
+		m.logins.WithLabelValues(app, Test, outcome(code))
+	}
 }
 
 // Stores makes the series of a store, at zero.
@@ -199,8 +202,8 @@ func classOf(kind wechat.Kind) string {
 
 var calls = []wechat.Call{wechat.CallSession, wechat.CallToken, wechat.CallPhone}
 
-// loginCodes and refreshCodes are the outcomes whose series exist from the start. The
-// empty one is success.
+// loginCodes and refreshCodes are the outcomes whose series exist from the start; testCodes
+// are those of test logins only. The empty one is success.
 var (
 	loginCodes = []problem.Code{
 		"", problem.InvalidRequest, problem.BodyTooLarge, problem.UnsupportedMediaType, problem.TooEarly, problem.RateLimited,
@@ -208,6 +211,8 @@ var (
 		problem.UserBlocked, problem.NewOpenIDDenied, problem.WeChatUnavailable, problem.WeChatError, problem.WeChatTimeout,
 		problem.Misconfigured, problem.DirectoryUnavailable, problem.StoreUnavailable, problem.InternalError,
 	}
+	testCodes = []problem.Code{problem.TestLoginInvalid, problem.TestLoginExpired, problem.TestLoginTaken}
+
 	refreshCodes = []problem.Code{
 		"", problem.InvalidRequest, problem.BodyTooLarge, problem.UnsupportedMediaType, problem.TooEarly, problem.RateLimited,
 		problem.RefreshInvalid, problem.SessionEnded, problem.ReuseDetected, problem.UserDisabled,

@@ -1,0 +1,121 @@
+package tests
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat/wechattest"
+	"github.com/wx-auth/caddy-wx-auth/tests/rig"
+)
+
+const faultKey = "0123456789abcdef0123456789abcdef"
+
+// faulty is a gateway that is about to meet a fault.
+type faulty struct {
+	*rig.Gateway
+	db     *rig.Server
+	pair   rig.Pair
+	silent wechattest.Codes
+	phone  wechattest.Codes
+}
+
+// fault happens to a gateway on its own PostgreSQL.
+type fault struct {
+	name   string
+	begin  func(t *testing.T, f *faulty)
+	remedy string // a part of the remedy that the log must have
+}
+
+var faults = []fault{
+	{"the database is stopped", func(_ *testing.T, f *faulty) { f.db.Stop() }, "check that the database runs"},
+	{"the database is read-only", func(t *testing.T, f *faulty) {
+		f.db.Run(t, "ALTER SYSTEM SET default_transaction_read_only = on")
+		f.db.Run(t, "SELECT pg_reload_conf()")
+	}, "connect to the server that takes writes"},
+	{"WeChat is away", func(t *testing.T, f *faulty) {
+		if err := f.WeChat.Inject(wechattest.Fault{Kind: wechattest.Reset, Count: -1}); err != nil {
+			t.Fatal(err)
+		}
+	}, "check that this machine reaches the host"},
+}
+
+// Whatever is away, each refusal of each endpoint is counted once, has a line with its
+// request id, and the log says what to do.
+func TestFaultsAreCountedAndExplained(t *testing.T) {
+	t.Parallel()
+	for _, c := range faults {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			f := &faulty{db: rig.NewServer(t, "postgres")}
+			f.Gateway = rig.NewReplicas(t, f.db.Database, 1, "service_key "+faultKey)[0]
+			f.pair = f.MustLogin(t, "13800138000")
+			f.silent, f.phone = f.WeChat.Open(t, "13800138000"), f.WeChat.Tap(t, "13800138000")
+			key := "Authorization: Bearer " + faultKey
+			user := "/auth/wx/service/users/" + f.pair.UserInfo.ID
+			before := len(f.Caddy.Log.String())
+			c.begin(t, f)
+			refused := 0
+			for _, ask := range []struct {
+				what string
+				do   func() rig.Answer
+			}{
+				{"a phone login", func() rig.Answer { return f.Login(f.phone.Code, f.phone.PhoneCode) }},
+				{"a silent login", func() rig.Answer { return f.Silent(f.silent.Code) }},
+				{"a refresh", func() rig.Answer { return f.Refresh(f.pair.RefreshToken) }},
+				{"me", func() rig.Answer { return f.Me(f.pair.Token) }},
+				{"the sessions", func() rig.Answer { return f.Get("/auth/wx/sessions", f.pair.Token) }},
+				{"the end of a session", func() rig.Answer {
+					return f.Do(http.MethodDelete, "/auth/wx/sessions/x", nil, rig.Bearer(f.pair.Token)...)
+				}},
+				{"a change of number", func() rig.Answer {
+					return f.Do(http.MethodPost, "/auth/wx/phone", map[string]string{"phoneCode": f.phone.PhoneCode}, rig.Bearer(f.pair.Token)...)
+				}},
+				{"a user", func() rig.Answer { return f.Do(http.MethodGet, user, nil, key) }},
+				{"the users", func() rig.Answer { return f.Do(http.MethodGet, "/auth/wx/service/users", nil, key) }},
+				{"an export", func() rig.Answer { return f.Do(http.MethodGet, user+"/export", nil, key) }},
+				{"a revocation", func() rig.Answer {
+					return f.Do(http.MethodPost, "/auth/wx/service/revoke", map[string]string{"userId": "somebody"}, key)
+				}},
+				{"a disabling", func() rig.Answer { return f.Do(http.MethodPatch, user, map[string]bool{"disabled": true}, key) }},
+				{"an erasure", func() rig.Answer { return f.Do(http.MethodDelete, "/auth/wx/service/users/somebody", nil, key) }},
+				{"a logout", func() rig.Answer { return f.Logout(f.pair.Token, "", false) }},
+			} {
+				counts := func() float64 {
+					m := f.Caddy.Metrics(t)
+					return m.Sum("caddy_wx_auth_logins_total") - m.Sum("caddy_wx_auth_logins_total", `outcome="ok"`) +
+						m.Sum("caddy_wx_auth_refreshes_total") - m.Sum("caddy_wx_auth_refreshes_total", `outcome="ok"`) + m.Sum("caddy_wx_auth_requests_refused_total")
+				}
+				was := counts()
+				a := ask.do()
+				if a.Err != nil {
+					t.Errorf("%s: %v", ask.what, a.Err)
+					continue
+				}
+				if a.Status < 500 {
+					continue
+				}
+				refused++
+				id := a.Problem(t).RequestID
+				rig.Await(t, rig.CommandTime, ask.what+" is counted", func() bool { return counts() > was })
+				if n := counts() - was; n != 1 {
+					t.Errorf("%s was counted %v times", ask.what, n)
+				}
+				f.Caddy.Log.Wait(t, rig.CommandTime, `"logger":"http.handlers.wx_auth"`, `"requestId":"`+id+`"`)
+			}
+			if refused == 0 {
+				t.Error("nothing was refused")
+			}
+			log := f.Caddy.Log.String()[before:]
+			found := false
+			for _, line := range loud(log) {
+				_, remedy, _ := strings.Cut(line, `"remedy":"`)
+				found = found || strings.Contains(remedy, c.remedy)
+			}
+			if !found {
+				t.Errorf("no line says %q:\n%s", c.remedy, strings.Join(loud(log), ""))
+			}
+			wantRemedies(t, log)
+		})
+	}
+}
