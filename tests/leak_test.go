@@ -198,8 +198,26 @@ func TestNoSecretIsInAnyLog(t *testing.T) {
 	refused(client.Get("/api", third.Token)) // its session has ended
 	refused(client.Refresh(third.RefreshToken[:len(third.RefreshToken)-3] + "AAA"))
 	client.Do(http.MethodDelete, "/auth/wx/sessions/"+rig.SessionOf(t, silent.Token), nil, rig.Bearer(silent.Token)...).Want(t, 204)
+	// Somebody changes their number; the one before is not logged either.
+	change := func(number string) rig.Answer {
+		return client.ChangePhone(other.Token, w.NewNumber(t, rig.AppID, "+8613700137000", number))
+	}
+	var moved rig.Answer
+	rig.Await(t, time.Minute, "WeChat does not seem late", func() bool {
+		moved = change("13700137009")
+		return moved.Status != http.StatusGatewayTimeout
+	})
+	h.add(moved.Changed(t).Token)
+	rig.Await(t, time.Minute, "WeChat does not seem late", func() bool {
+		moved = change("13800138000") // has an owner
+		return moved.Status != http.StatusGatewayTimeout
+	})
+	moved.WantProblem(t, http.StatusConflict, "phone_taken", nil)
+	refused(moved)
+	refused(client.ChangePhone(other.Token, third.Token))
 	client.Logout(other.Token, other.RefreshToken, true).Want(t, 204)
 	refused(client.Get("/auth/wx/sessions", other.Token))
+	refused(change("13700137001"))
 
 	// Bad input contains secrets.
 	paid := w.Tap(t, "13500135000")
@@ -296,6 +314,7 @@ func TestNoSecretIsInAnyLog(t *testing.T) {
 	// secrets are the right ones.
 	for what, texts := range map[string][]string{
 		"a line of ours":                 {`"logger":"http.handlers.wx_auth"`, `"msg":"login"`, "+86138****8000"},
+		"a change of ours":               {`"logger":"http.handlers.wx_auth"`, `"msg":"change of number"`, "+86137****7009"},
 		"a refusal of ours":              {`"logger":"http.handlers.wx_auth"`, "login refused", `"errcode":40164`, `"ip":"203.0.113.77"`},
 		"a debug line of the proxy":      {`"level":"debug"`, "upstream roundtrip", `"X-Wx-Phone":"REDACTED"`},
 		"an access line":                 {`"logger":"http.log.access`, "handled request", "harmless-marker", `"Authorization":["REDACTED"]`},

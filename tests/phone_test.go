@@ -1,6 +1,7 @@
 package tests
 
 import (
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
@@ -143,6 +144,49 @@ func TestChangeThatIsRefused(t *testing.T) {
 	wantRefusal(t, g.ChangePhone(bob.Token, tap("bob", next)), http.StatusUnauthorized, "token_revoked", nil)
 	g.Logout(alice.Token, "", false).Want(t, http.StatusNoContent)
 	wantRefusal(t, g.ChangePhone(alice.Token, tap("alice", next)), http.StatusUnauthorized, "token_revoked", nil)
+}
+
+// Somebody tries phone codes with a token. Each that WeChat refuses counts, good ones and those of
+// other sessions do not.
+func TestChangesBeyondTheRate(t *testing.T) {
+	t.Parallel()
+	g := rig.NewGateway(t, "login_rate 2/h")
+	codes := g.WeChat.TapAs(t, rig.AppID, "alice", wechattest.Phone{Number: someNumber})
+	alice, bob := g.Login(codes.Code, codes.PhoneCode).Pair(t), g.MustLogin(t, anotherOne)
+	for i := range 4 {
+		g.ChangePhone(alice.Token, g.WeChat.NewNumber(t, rig.AppID, "alice", fmt.Sprint(13700137000+i))).Changed(t)
+	}
+	for i := range 2 {
+		g.ChangePhone(alice.Token, fmt.Sprint("bad", i)).WantProblem(t, http.StatusBadRequest, "phone_code_invalid", nil)
+	}
+	good := g.WeChat.NewNumber(t, rig.AppID, "alice", someNumber)
+	a := g.ChangePhone(alice.Token, good)
+	wantRefusal(t, a, http.StatusTooManyRequests, "rate_limited", nil)
+	if a.Header.Get("Retry-After") == "" || !strings.HasPrefix(a.Header.Get("RateLimit-Policy"), `"login"`) {
+		t.Errorf("%v", a.Header)
+	}
+	g.ChangePhone(bob.Token, "bad").WantProblem(t, http.StatusBadRequest, "phone_code_invalid", nil)
+	if n := g.WeChat.Count(wechattest.PhoneNumber).Total; n != 9 {
+		t.Errorf("getuserphonenumber was called %d times", n)
+	}
+}
+
+// Where the token is in a cookie, the new one replaces it, and a page of another site
+// cannot change the number.
+func TestChangeBehindACookie(t *testing.T) {
+	t.Parallel()
+	g := rig.NewGateway(t, "credential cookie")
+	codes := g.WeChat.TapAs(t, rig.AppID, "alice", wechattest.Phone{Number: someNumber})
+	alice := g.Login(codes.Code, codes.PhoneCode).Pair(t)
+	change := func(site string) rig.Answer {
+		return g.Do(http.MethodPost, "/auth/wx/phone", map[string]string{"phoneCode": g.WeChat.NewNumber(t, rig.AppID, "alice", anotherOne)},
+			"Cookie: __Host-wx-auth="+alice.Token, "Sec-Fetch-Site: "+site)
+	}
+	wantRefusal(t, change("cross-site"), http.StatusForbidden, "cookie_cross_site", nil)
+	a := change("same-origin")
+	if c := a.Changed(t); !strings.Contains(a.Header.Get("Set-Cookie"), "__Host-wx-auth="+c.Token+";") {
+		t.Errorf("%v", a.Header)
+	}
 }
 
 // Without the openid WeChat does not compare the code with the caller: whoever stole a
