@@ -2,7 +2,9 @@ package directories
 
 import (
 	"fmt"
+	"maps"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -24,21 +26,34 @@ func (b *book) owner(number string) string {
 	return b.numbers[number]
 }
 
+// has reports whether a user has a number.
+func (b *book) has(id string) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Contains(slices.Collect(maps.Values(b.numbers)), id)
+}
+
 // handle returns the answer to an event.
 func (b *book) handle(e event) (status int, text string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	id := e.UserID
+	id, has := e.UserID, ""
+	for number, owner := range b.numbers {
+		if owner == id {
+			has = number
+		}
+	}
 	switch {
+	case e.Type == "user.erase":
+		delete(b.numbers, has)
+		return http.StatusNoContent, ""
+	case e.Phone == "" && has == "", e.Type == "user.phone" && has == "":
+		return http.StatusNotFound, ""
 	case e.Type == "user.phone":
 		if owner := b.numbers[e.Phone]; owner != "" && owner != id {
 			return http.StatusConflict, ""
 		}
-		for number, owner := range b.numbers {
-			if owner == id {
-				delete(b.numbers, number)
-			}
-		}
+		delete(b.numbers, has)
 		b.numbers[e.Phone] = id
 		return http.StatusOK, `{"phone":"` + e.Phone + `"}`
 	case e.Phone != "":
@@ -167,13 +182,13 @@ func insist(send func() rig.Answer) rig.Answer {
 
 // Alice changes her number on one replica while, on the other, its next owner logs in with it, or
 // she changes to a second number. Nobody is let in as her, and the backend and the gateway end up
-// with the same number.
+// with the same number. Carol is erased meanwhile, and nothing is left of her.
 func TestBackendChangesBesideOtherThings(t *testing.T) {
 	t.Parallel()
 	rig.OnDatabases(t, func(t *testing.T, db *rig.Database) {
 		b := newBackend(t)
 		there := newBook(b)
-		replicas := rig.NewReplicas(t, db, 2, "users webhook "+b.url+" {\nsecret "+secret+"\n}")
+		replicas := rig.NewReplicas(t, db, 2, "users webhook "+b.url+" {\nsecret "+secret+"\n}", "service_key "+backendKey)
 		for round := range rig.Rounds(4, 50) {
 			who := func(name string) string { return fmt.Sprint(name, round) }
 			old, next, third := fmt.Sprintf("130%08d", round), fmt.Sprintf("131%08d", round), fmt.Sprintf("132%08d", round)
@@ -198,6 +213,20 @@ func TestBackendChangesBesideOtherThings(t *testing.T) {
 			a := <-moved
 			if same := bob.UserInfo.ID == alice.UserInfo.ID; same == (a.Status == http.StatusOK) {
 				t.Errorf("round %d: the change: %d %s; Bob is Alice: %v", round, a.Status, a.Body, same)
+			}
+
+			carol := loginAs(t, replicas[0], who("carol"), fmt.Sprintf("133%08d", round)).Pair(t)
+			code := replicas[1].WeChat.NewNumber(t, rig.AppID, who("carol"), fmt.Sprintf("134%08d", round))
+			erased := rig.InBackground(func() rig.Answer {
+				return replicas[0].Do(http.MethodDelete, "/auth/wx/service/users/"+carol.UserInfo.ID, nil, rig.Bearer(backendKey)...)
+			})
+			a = insist(func() rig.Answer { return replicas[1].ChangePhone(carol.Token, code) })
+			(<-erased).Want(t, http.StatusNoContent)
+			if a.Status != http.StatusOK {
+				a.WantProblem(t, http.StatusUnauthorized, "token_revoked", nil)
+			}
+			if n := db.Count(t, `SELECT COUNT(*) FROM wx_auth_bindings WHERE user_id = '`+carol.UserInfo.ID+`'`); n != 0 || there.has(carol.UserInfo.ID) {
+				t.Errorf("round %d: after a change (%d) and an erasure: %d bindings, and the backend has %v", round, a.Status, n, there.has(carol.UserInfo.ID))
 			}
 		}
 	})
