@@ -24,6 +24,7 @@ var schema4 = []string{
 	`ALTER TABLE wx_auth_sessions DROP COLUMN end_reason`,
 	`ALTER TABLE wx_auth_sessions DROP COLUMN tokens_until`,
 	`ALTER TABLE wx_auth_sessions DROP COLUMN tokens_counter`,
+	`ALTER TABLE wx_auth_sessions DROP COLUMN test`,
 }
 
 // An operator upgrades. The first replica migrates the tables and records the names of
