@@ -58,7 +58,8 @@ var allowedImports = map[string][]string{
 		"caddymodule/internal/session", "caddymodule/internal/store", "caddymodule/internal/storestate", "caddymodule/internal/token"},
 	double:               {}, // written from WeChat's documentation, independently of our client
 	"cmd/build":          {},
-	"cmd/caddy":          {plugin, double},
+	"cmd/caddy":          {plugin, double, "client"},
+	"client":             {},
 	"cmd/wx-sim":         {double},
 	"examples/directory": {},
 	"tests/directories":  {"tests/rig", double},

@@ -29,7 +29,8 @@ func init() {
 		Short: "Shows a WeChat phone login against a simulator",
 		Long: `Starts a simulator of WeChat's API, a small sample API and Caddy with the
 shipped Caddyfile.example, each on a free port of 127.0.0.1. Then it logs in
-once, showing each step and its time, and stays up for you to try, until Ctrl-C.
+once, showing each step and its time, and stays up for you to try, until Ctrl-C:
+in a browser, on a page whose address it prints, or with curl.
 
 Nothing outside a temporary directory is written, and WeChat is not called.`,
 		CobraFunc: func(cmd *cobra.Command) {
@@ -58,6 +59,7 @@ type demo struct {
 	api     *sampleAPI
 	gateway string // base URL of Caddy
 	wechat  string // base URL of the simulator
+	stage   *stage
 }
 
 func runDemo(ctx context.Context, out io.Writer, config string, once bool) error {
@@ -70,6 +72,8 @@ func runDemo(ctx context.Context, out io.Writer, config string, once bool) error
 		out: out, api: new(sampleAPI),
 		sim: wechattest.New(wechattest.Options{Apps: []wechattest.App{{ID: demoAppID, Secret: demoSecret}}}),
 	}
+	d.stage = newStage(d)
+	d.api.watch = d.stage.watchAPI
 	upstream, stopAPI, err := serve(d.api)
 	if err != nil {
 		return err
@@ -110,6 +114,12 @@ func runDemo(ctx context.Context, out io.Writer, config string, once bool) error
 	if once {
 		return nil
 	}
+	d.stage.restart()
+	stopPage, err := d.stage.serve()
+	if err != nil {
+		return err
+	}
+	defer stopPage()
 	d.hints()
 	<-ctx.Done()
 	return nil
@@ -213,11 +223,14 @@ func (d *demo) say(format string, args ...any) { fmt.Fprintf(d.out, format+"\n",
 // logged prints each call that reaches the simulator, and its duration.
 func (d *demo) logged(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		start := time.Now()
-		next.ServeHTTP(w, r)
-		if !strings.HasPrefix(r.URL.Path, "/_control/") {
-			d.say("   WeChat is asked: %-4s %-34s %8s", r.Method, r.URL.Path, since(start))
+		if strings.HasPrefix(r.URL.Path, "/_control/") {
+			next.ServeHTTP(w, r)
+			return
 		}
+		start, seen := time.Now(), &resultWriter{ResponseWriter: w}
+		next.ServeHTTP(seen, r)
+		d.say("   WeChat is asked: %-4s %-34s %8s", r.Method, r.URL.Path, since(start))
+		d.stage.watchWeChat(r, seen, start)
 	})
 }
 

@@ -168,6 +168,8 @@ func (d *demo) call(ctx context.Context, method, path, token string, body map[st
 // hints prints commands to try while the demo stays up.
 func (d *demo) hints() {
 	d.say(`
+In a browser:  http://%[4]s
+
 Try it yourself (Ctrl-C ends):
 
    # a fresh pair of codes, as the phone button gives them; each works once
@@ -182,7 +184,7 @@ Try it yourself (Ctrl-C ends):
 
    # the public keys, for backends that verify tokens themselves
    curl -s %[1]s/auth/wx/jwks.json
-`, d.gateway, d.wechat, demoAppID)
+`, d.gateway, d.wechat, demoAppID, d.stage.address)
 }
 
 func (s session) userID() string {
