@@ -20,8 +20,8 @@ var pageFiles embed.FS
 // pagePolicy keeps the page from every request to anywhere else.
 const pagePolicy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
-// stage is what stands behind the demo's page: the person with the phone, what is broken,
-// and the journal of what happens.
+// stage serves the demo's page. It plays the person with the phone, breaks things, and
+// keeps the journal of what happens.
 type stage struct {
 	*demo
 	journal *journal

@@ -21,7 +21,7 @@ type hop struct {
 	body              []byte
 }
 
-// answer is what the gateway answered.
+// answer is an answer of the gateway to a hop.
 type answer struct {
 	of     int64
 	status int

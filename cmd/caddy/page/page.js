@@ -123,7 +123,7 @@ function render() {
   renderSwitches()
   renderStory()
   facts.render()
-  phone.render()
+  phone.speak()
   byId('language').textContent = isChinese() ? 'English' : '中文'
   byId('language').lang = isChinese() ? 'en' : 'zh-CN'
   byId('theme').textContent = t('theme' + theme)

@@ -59,6 +59,18 @@ let goods = []
 async function showGoods() {
   const { data } = await auth.request({ url: '/public/goods', login: false }).catch(() => ({}))
   if (Array.isArray(data)) goods = data
+  speak()
+}
+
+// speak shows the shop in the language in use.
+export function speak() {
+  byId('goods').replaceChildren(...goods.map(g => {
+    const button = make('button', 'order', t('order'))
+    button.dataset.id = g.id
+    button.setAttribute('aria-label', t('order') + ' ' + say([g.zh, g.en]))
+    button.onclick = () => order(button, g.id)
+    return make('li', 'item ' + g.id, make('span', 'tile', g.zh[g.zh.length - 1]), make('p', '', make('strong', '', say([g.zh, g.en])), make('small', '', '¥' + g.price)), button)
+  }))
   render()
 }
 
@@ -69,13 +81,6 @@ export function render() {
   byId('who-more').textContent = user ? t('member') : t('guestMore')
   byId('account').classList.toggle('in', Boolean(user))
   byId('logout').hidden = !user
-  byId('goods').replaceChildren(...goods.map(g => {
-    const button = make('button', 'order', t('order'))
-    button.dataset.id = g.id
-    button.setAttribute('aria-label', t('order') + ' ' + say([g.zh, g.en]))
-    button.onclick = () => order(button, g.id)
-    return make('li', 'item ' + g.id, make('span', 'tile', g.zh[g.zh.length - 1]), make('p', '', make('strong', '', say([g.zh, g.en])), make('small', '', '¥' + g.price)), button)
-  }))
   byId('problem').textContent = problem ? textOf(problem) : ''
 }
 
@@ -91,17 +96,29 @@ function toast(text, bad) {
   fading = setTimeout(() => e.classList.remove('shown'), 4000)
 }
 
+// ordered sends an order. Within a second after the login page was closed, the client does
+// not open it again by itself.
+async function ordered(id) {
+  const send = () => auth.request({ url: '/orders', method: 'POST', data: { goods: id } })
+  try { return await send() } catch (e) {
+    if (left || !['login', 'phone'].includes(auth.buttonFor(e))) throw e
+    await logIn(e)
+    if (!loggedIn()) throw e
+    return send()
+  }
+}
+
 async function order(button, id) {
-  button.disabled = true
-  button.textContent = '…'
+  if (button.getAttribute('aria-busy')) return
+  button.setAttribute('aria-busy', 'true')
   try {
-    const r = await auth.request({ url: '/orders', method: 'POST', data: { goods: id } })
+    const r = await ordered(id)
     toast(r.statusCode === 200 ? t('ordered') : String(r.statusCode), r.statusCode !== 200)
   } catch (e) {
     if (!left) toast(textOf(e), true)
     left = false
   }
-  render()
+  button.removeAttribute('aria-busy')
 }
 
 byId('logout').onclick = async () => {
@@ -143,17 +160,15 @@ function refuseWith(e) {
 }
 
 async function attempt(button, by) {
-  const before = button.textContent
-  button.disabled = true
-  button.textContent = t('busy')
+  if (button.getAttribute('aria-busy')) return
+  button.setAttribute('aria-busy', 'true')
   try {
     await auth.login(by)
     leave()
   } catch (e) {
     refuseWith(e)
   }
-  button.disabled = false
-  button.textContent = before
+  button.removeAttribute('aria-busy')
 }
 
 byId('login-plain').onclick = e => attempt(e.target)
@@ -181,6 +196,7 @@ byId('login-phone').onclick = () => {
   byId('sheet').show()
   byId('numbers').querySelector('input:checked').focus()
 }
+byId('refuse').onclick = () => byId('sheet').close('')
 byId('sheet').onkeydown = e => { if (e.key === 'Escape') byId('sheet').close('') }
 byId('sheet').onclose = () => {
   const button = byId('login-phone')

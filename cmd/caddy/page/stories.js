@@ -6,7 +6,7 @@ const answered = (who, path, code) => e => e.kind === 'answer' && e.who === who 
   (typeof code === 'number' ? e.status === code : code ? e.outcome === code : true)
 const reached = who => (e, at) => e.kind === 'api' && e.path !== '/public/goods' && at.whoOf(e.of) === who
 const asked = path => e => e.kind === 'wechat' && e.path === path && e.outcome === 'ok'
-const button = (name, on) => e => e.kind === 'switch' && e.name === name && e.on === on
+const button = (name, on) => e => e.kind === 'switch' && e.name === name && Boolean(e.on) === on
 
 const order = { do: true, zh: '在手机上下单', en: 'Order something on the phone' }
 const ordered = { when: e => e.kind === 'request' && e.who === 'phone' && e.path === '/orders' }

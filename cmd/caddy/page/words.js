@@ -21,7 +21,6 @@ const words = {
   loginPhone: ['手机号快捷登录', 'Log in with your number'],
   loginPlain: ['登录', 'Log in'],
   loginRetry: ['再试一次', 'Try again'],
-  busy: ['请稍候…', 'One moment …'],
   back: ['先逛逛', 'Not now'],
   sheetTitle: ['申请获取并验证你的手机号', 'Wants to get and verify your phone number'],
   numbers: ['手机号', 'Phone numbers'],
