@@ -13,6 +13,11 @@ func TestDemoPage(t *testing.T) {
 	runInBrowser(t, "demo.test.js")
 }
 
+// A developer makes codes at the simulator's control page, and breaks WeChat there.
+func TestSimulatorPage(t *testing.T) {
+	runInBrowser(t, "wx-sim.test.js")
+}
+
 // runInBrowser runs a file of tests/browser.
 func runInBrowser(t *testing.T, file string) {
 	t.Helper()
