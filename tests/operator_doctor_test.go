@@ -66,7 +66,7 @@ func TestDoctorFindsFaults(t *testing.T) {
 		{"unknown line", doctorSite(good, sim, "wechat_realm", strict), nil, "", []finding{
 			{Check: "configuration", Text: "wechat_realm"}}},
 		{"WeChat away", doctorSite(good, "http://127.0.0.1:9\nrealm {$WX_REALM}", "", strict), nil, "", []finding{
-			{Check: "wechat", Subject: rig.AppID, Text: "127.0.0.1:9", Remedy: "firewall"}}},
+			{Check: "wechat", Subject: rig.AppID, Text: "127.0.0.1:9", Remedy: "reaches the host"}}},
 		{"clock", doctorSite(good, "http://"+slow+"\nrealm {$WX_REALM}", "", strict), nil, "", []finding{
 			{Check: "clock", Subject: "WeChat's", Text: "differs from ours by ", Remedy: "NTP"}}},
 		{"another WeChat", doctorSite(good, "http://"+slow, "", strict), nil, "", []finding{
