@@ -350,3 +350,21 @@ func TestDetachBesideALogin(t *testing.T) {
 		}
 	})
 }
+
+// A detached user moves to another database without a number, and gets the next one there.
+func TestDetachedUserMoves(t *testing.T) {
+	moves(t, func(t *testing.T, from, to database) {
+		old := started(t, from)
+		u := detached(t, old, old.Users(true, settings))
+		if _, err := (Move{From: old, To: to(defaults).Filler(testKeys(t, 9)), Sessions: halfAYear}).Run(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		s := to(defaults).With(testKeys(t, 9))
+		if n := count(t, s, `SELECT COUNT(*) FROM {user_phones}`); n != 0 {
+			t.Errorf("%d entries of numbers", n)
+		}
+		if back, err := in(t, s, s.Users(true, settings), "alice/wx1", newNumber); err != nil || back.ID != u.ID {
+			t.Errorf("back as %+v, %v", back, err)
+		}
+	})
+}
