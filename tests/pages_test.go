@@ -150,7 +150,7 @@ func TestLinksOfDocumentsResolve(t *testing.T) {
 
 // inEnglish are the pages of docs without a Chinese twin: they are for people, and
 // programs, that read and write the code.
-var inEnglish = []string{"docs/architecture.md", "docs/agents.md"}
+var inEnglish = []string{"docs/architecture.md"}
 
 // twin returns the path of a document's Chinese twin; empty: it needs none.
 func twin(name string) string {
