@@ -25,6 +25,9 @@ func (o *Store) Move(ctx context.Context, out Output, to *store.Store, name stri
 	case errors.Is(err, context.Canceled):
 		return fmt.Errorf("interrupted: the old store stays closed; run it again, it goes on from there, or open the old store again with --undo")
 	case err != nil:
+		if m, readErr := o.MovedTo(ctx); readErr == nil && m != nil && !m.Done {
+			err = fmt.Errorf("%w\nThe old store is closed: run it again, or open it with --undo", err)
+		}
 		return err
 	case out.JSON:
 		rows := make(map[string]int64)
