@@ -231,6 +231,7 @@ func TestChangedParameterIsWarnedOf(t *testing.T) {
 		t.Errorf("the same parameter: %s", lines)
 	}
 	g.MustReload(t, site("staff"))
+	g.Caddy.Log.Wait(t, 10*time.Second, changed) // the log reaches us later than the reload's end
 	if lines := g.Caddy.Log.Lines(changed, "`realm people`"); len(lines) != 1 {
 		t.Errorf("%d warnings of another parameter", len(lines))
 	}
