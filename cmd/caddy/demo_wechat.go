@@ -13,7 +13,10 @@ func (s *stage) watchWeChat(r *http.Request, seen *resultWriter, start time.Time
 	s.journal.add(event{Kind: "wechat", Of: s.login.Load(), Method: r.Method, Path: r.URL.Path, Outcome: seen.outcome(), Millis: millis(start)})
 }
 
-// resultWriter keeps the status and the body of an answer of the simulator.
+// keptResult bounds how much of an answer is kept: a fault can make it endless.
+const keptResult = 4 << 10
+
+// resultWriter keeps the status and the beginning of an answer of the simulator.
 type resultWriter struct {
 	http.ResponseWriter
 	status int
@@ -32,7 +35,7 @@ func (w *resultWriter) Write(p []byte) (int, error) {
 	if w.status == 0 {
 		w.status = http.StatusOK
 	}
-	w.body.Write(p)
+	w.body.Write(p[:min(len(p), keptResult-w.body.Len())])
 	return w.ResponseWriter.Write(p)
 }
 

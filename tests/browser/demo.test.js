@@ -42,6 +42,10 @@ for (const w of [zh, en]) {
       await page.$eval(`#sheet input[value="${number}"]`, e => e.click())
       await click(w.allow, '#sheet')
     }
+    const flip = async name => {
+      await click(name, '#switches')
+      await holds('the switch has done its work', () => !document.querySelector('#switches [aria-busy]'))
+    }
     const user = () => page.$eval('#user code', e => e.innerText)
 
     await holds('a button for the language', () => document.querySelector('#language').innerText)
@@ -64,7 +68,7 @@ for (const w of [zh, en]) {
     await sees('sub\n' + await user(), '#token')
     const first = await user()
 
-    await click(w.away, '#switches')
+    await flip(w.away)
     await order()
     await sees(w.ordered, '#toast')
     await click(w.logout, '#account')
@@ -72,13 +76,13 @@ for (const w of [zh, en]) {
     await click(w.login, '#view-login')
     await sees(w.awayText, '#problem')
     await sees('502', '#log .to-wechat')
-    await click(w.away, '#switches')
+    await flip(w.away)
     await click(w.retry, '#view-login')
     await ended(w.awayEnd)
     await sees(w.known, '#user')
     await sees(w.member, '#account')
 
-    await click(w.lost, '#switches')
+    await flip(w.lost)
     await holds('the switch is on', () => document.querySelector('#switch-lost[aria-pressed=true]'))
     await click(w.logout, '#account')
     await order()
@@ -88,7 +92,7 @@ for (const w of [zh, en]) {
     await holds('the switch is off again', () => document.querySelector('#switch-lost[aria-pressed=false]'))
     await sees(w.member, '#account')
 
-    await click(w.steal, '#switches')
+    await flip(w.steal)
     await sees(w.thief, '#log')
     await holds('the order is next', () => document.querySelector('#steps .now.todo'))
     await order()
@@ -97,7 +101,7 @@ for (const w of [zh, en]) {
     await sees('401 token_revoked', '#log .by-thief')
     await sees('401 session_ended', '#log .by-thief')
 
-    await click(w.elsewhere, '#switches')
+    await flip(w.elsewhere)
     await holds('the order is next', () => document.querySelector('#steps .now.todo'))
     await order()
     await ended(w.elsewhereEnd)
@@ -106,7 +110,7 @@ for (const w of [zh, en]) {
     await sees(w.ordered, '#toast')
     assert.equal(await user(), first)
 
-    await click(w.recycle, '#switches')
+    await flip(w.recycle)
     await sees(w.owner, '#log')
     await holds('the order is next', () => document.querySelector('#steps .now.todo'))
     await order()

@@ -58,7 +58,8 @@ export function age(appid) {
 let goods = []
 async function showGoods() {
   const { data } = await auth.request({ url: '/public/goods', login: false }).catch(() => ({}))
-  if (Array.isArray(data)) goods = data
+  // Another Caddyfile may keep the list from guests.
+  goods = Array.isArray(data) ? data : [{ id: 'tea', zh: '一杯茶', en: 'A cup of tea', price: 20 }]
   speak()
 }
 
@@ -199,6 +200,7 @@ byId('login-phone').onclick = () => {
 byId('refuse').onclick = () => byId('sheet').close('')
 byId('sheet').onkeydown = e => { if (e.key === 'Escape') byId('sheet').close('') }
 byId('sheet').onclose = () => {
+  if (byId('sheet').open) return // the event comes late, and the sheet is open again
   const button = byId('login-phone')
   button.focus()
   if (byId('sheet').returnValue === 'allow') attempt(button, { detail: {} })
