@@ -36,6 +36,17 @@ func TestEveryCodeHasItsEntry(t *testing.T) {
 			}
 		}
 	}
+	for _, doc := range []string{"../../../docs/troubleshooting.md", "../../../docs/zh/troubleshooting.md"} {
+		text, err := os.ReadFile(doc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, d := range declared {
+			if !regexp.MustCompile("(?m)^\\| [^|]*`" + d[1] + "`[^|]* \\|").Match(text) {
+				t.Errorf("%s has no row for %s", doc, d[1])
+			}
+		}
+	}
 	for _, d := range declared {
 		if p := New(Code(d[1])); string(p.Code) != d[1] || p.Title == "" || p.Title != http.StatusText(p.Status) || p.Detail == "" {
 			t.Errorf("%s: %+v", d[1], p)
