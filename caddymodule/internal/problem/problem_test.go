@@ -20,7 +20,7 @@ func TestEveryCodeHasItsEntry(t *testing.T) {
 	if len(declared) != len(codes) {
 		t.Errorf("%d codes, %d entries", len(declared), len(codes))
 	}
-	for _, doc := range []string{"../../../docs/http-api.md", "../../../docs/zh/http-api.md", "../../../docs/agents.md"} {
+	for _, doc := range []string{"../../../docs/http-api.md", "../../../docs/zh/http-api.md", "../../../docs/agents.md", "../../../docs/zh/agents.md"} {
 		text, err := os.ReadFile(doc)
 		if err != nil {
 			t.Fatal(err)
