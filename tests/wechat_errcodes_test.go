@@ -17,7 +17,7 @@ type errcodeCase struct {
 	code    string
 	renew   []string // nil: the member must be absent
 	retry   int      // Retry-After in seconds; 0: any value if the status requires one
-	remedy  string   // part of the log's remedy; "": there is nothing the operator can do
+	remedy  string   // part of the log's remedy; "": the client's fault, so the line has none
 	// pauses means that WeChat is not asked again for a while, because asking would
 	// change nothing or make it worse.
 	pauses bool
@@ -51,10 +51,10 @@ func commonRows(credentials bool, operator bool) []errcodeCase {
 		misconfigured("console", operator, 48001, 48004, 50002, 50004, 50007),
 		misconfigured("own appid", operator, 61024),
 		[]errcodeCase{
-			{errcode: -1, status: 503, code: "wechat_unavailable", renew: nothing},
+			{errcode: -1, status: 503, code: "wechat_unavailable", renew: nothing, remedy: "by themselves"},
 			{errcode: 45009, status: 503, code: "wechat_unavailable", renew: nothing, retry: 600, remedy: "quota", pauses: true},
-			{errcode: 45011, status: 503, code: "wechat_unavailable", renew: nothing, retry: 60, pauses: operator},
-			{errcode: 99999, status: 502, code: "wechat_error", renew: nothing},
+			{errcode: 45011, status: 503, code: "wechat_unavailable", renew: nothing, retry: 60, remedy: "by themselves", pauses: operator},
+			{errcode: 99999, status: 502, code: "wechat_error", renew: nothing, remedy: "by themselves"},
 		})
 	for i := range rows {
 		switch rows[i].errcode {
@@ -73,7 +73,7 @@ var errcodeTables = map[wechattest.Call][]errcodeCase{
 		errcodeCase{errcode: 40013, status: 503, code: "misconfigured", renew: loginCode, remedy: "appid"},
 		errcodeCase{errcode: 40029, status: 400, code: "login_code_invalid", renew: loginCode},
 		errcodeCase{errcode: 40163, status: 400, code: "login_code_invalid", renew: loginCode},
-		errcodeCase{errcode: 40226, status: 403, code: "user_blocked"},
+		errcodeCase{errcode: 40226, status: 403, code: "user_blocked", remedy: "risk control"},
 		errcodeCase{errcode: 87007, status: 400, code: "login_code_invalid", renew: loginCode},
 		errcodeCase{errcode: 87008, status: 400, code: "login_code_invalid", renew: loginCode},
 		errcodeCase{errcode: 87009, status: 400, code: "login_code_invalid", renew: loginCode},
@@ -90,7 +90,7 @@ var errcodeTables = map[wechattest.Call][]errcodeCase{
 		errcodeCase{errcode: 40013, status: 503, code: "misconfigured", renew: phoneCode, remedy: "appid"},
 		errcodeCase{errcode: 40029, status: 400, code: "phone_code_invalid", renew: phoneCode},
 		errcodeCase{errcode: 40163, status: 400, code: "phone_code_invalid", renew: phoneCode},
-		errcodeCase{errcode: 40226, status: 403, code: "user_blocked"},
+		errcodeCase{errcode: 40226, status: 403, code: "user_blocked", remedy: "risk control"},
 	),
 }
 
