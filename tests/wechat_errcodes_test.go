@@ -134,9 +134,12 @@ func tryErrcode(t *testing.T, m mini, call wechattest.Call, row errcodeCase) {
 	if !slices.Equal(stringsOf(line["renew"]), row.renew) {
 		t.Errorf("renew in the log: %v, want %v", line["renew"], row.renew)
 	}
-	remedy, _ := line["remedy"].(string)
-	if !strings.Contains(remedy, row.remedy) || (remedy == "") != (row.remedy == "") {
-		t.Errorf("remedy %q, want %q in it", remedy, row.remedy)
+	advice := row.remedy
+	if call == wechattest.StableToken && row.pauses && row.errcode == 45011 {
+		advice = "" // WeChat's own fault is in the line of the fetch only
+	}
+	if remedy, _ := line["remedy"].(string); !strings.Contains(remedy, advice) || (remedy == "") != (advice == "") {
+		t.Errorf("remedy %q, want %q in it", remedy, advice)
 	}
 	about := row.errcode == 40164 || row.errcode == 61004 || row.errcode/100 == 895
 	if (line["ip"] == ip) != about {
