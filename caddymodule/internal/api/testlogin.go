@@ -86,7 +86,11 @@ func (c *call) checkTestSecret() *problem.Problem {
 func (c *call) testRefused(req login.Request, p *problem.Problem, err error) error {
 	c.tried.done = true
 	c.Metrics.Login(req.App.ID, metrics.Test, p.Code)
-	c.Emit(event.Refused(req.App.ID, p.Code, metrics.Test))
+	if p.Code != problem.RateLimited {
+		// As with other logins beyond a rate: anyone could otherwise call the handlers of
+		// events as often as they like.
+		c.Emit(event.Refused(req.App.ID, p.Code, metrics.Test))
+	}
 	fields := []zap.Field{zap.String("kind", metrics.Test), zap.String("appid", req.App.ID), zap.String("code", string(p.Code)),
 		zap.String("address", c.address()), zap.String("requestId", c.requestID())}
 	level := severity(p.Code)
