@@ -23,7 +23,10 @@ func (c *Chain) TestLogin(ctx context.Context, r Request, phone user.Phone) (res
 		}
 	}
 	var e *Error
-	if err != nil && !errors.As(err, &e) {
+	switch {
+	case errors.Is(err, ErrChanging):
+		return Result{}, fromDirectory(err)
+	case err != nil && !errors.As(err, &e):
 		return Result{}, fromStore(err)
 	}
 	return res, err
