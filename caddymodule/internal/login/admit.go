@@ -20,7 +20,7 @@ type admitted struct {
 // the unionid; the directory gets the bound user and the number.
 func (c *Chain) admit(ctx context.Context, l underway) (admitted, error) {
 	appid := l.r.App.ID
-	account := l.r.account(l.who)
+	account := c.account(l.r, l.who)
 	account.Phone = l.phone
 	known, err := c.Store.Known(ctx, account)
 	if err != nil {

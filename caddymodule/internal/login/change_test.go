@@ -59,6 +59,8 @@ func (b *book) Check(_ context.Context, id string) (user.User, error) {
 	return user.User{}, user.ErrUnknown
 }
 
+func (b *book) Erase(context.Context, string) error { return nil }
+
 func (b *book) ChangePhone(_ context.Context, id string, to user.Phone) error {
 	b.mu.Lock()
 	changing := b.changing
@@ -291,5 +293,32 @@ func TestChangeIsClosed(t *testing.T) {
 	closed(alice)
 	if h.wechat.phones != phones {
 		t.Error("a code was exchanged")
+	}
+}
+
+// The users of the store have moved to an external directory, with their ids, and their rows
+// are still in the store. Alice changes her number there. From then on the new number is hers,
+// and a login with the former one that asked before is not let in as her.
+func TestChangeAfterUsersHaveMovedElsewhere(t *testing.T) {
+	h := newHouse(t)
+	alice := h.login(t, "wxA", h.code("alice"), h.phoneCode("alice", number))
+	dir := &book{numbers: map[string]string{number: alice.User.ID}}
+	h.Directory, h.Chain.Elsewhere = h.store.Elsewhere(user.Checked(dir), h.Sessions.Settings), true
+	dir.answered = func() {
+		if _, err := h.change(alice, h.phoneCode("alice", otherNumber)); err != nil {
+			t.Error(err)
+		}
+	}
+	if bob := h.login(t, "wxA", h.code("bob"), h.phoneCode("bob", number)); bob.User.ID == alice.User.ID {
+		t.Error("Bob is logged in as Alice")
+	}
+	if again := h.login(t, "wxA", h.code("alice"), h.phoneCode("alice", otherNumber)); again.User.ID != alice.User.ID {
+		t.Errorf("Alice is %s, and was %s", again.User.ID, alice.User.ID)
+	}
+	if err := h.Directory.(*store.Elsewhere).Erase(t.Context(), alice.User.ID); err != nil {
+		t.Fatal(err)
+	}
+	if id, err := h.store.FindPhone(t.Context(), user.Phone{Country: "86", National: number}); !errors.Is(err, user.ErrUnknown) {
+		t.Errorf("the number of %q is still here: %v", id, err)
 	}
 }

@@ -19,6 +19,9 @@ type Commit struct {
 	Known Known
 	// Phone is the number that WeChat returned; zero at a silent login.
 	Phone user.Phone
+	// Elsewhere means that an external directory has returned the user. It knows whose
+	// number that is, and not a row that is left from before the users moved there.
+	Elsewhere bool
 	// Begun is the time at which the first of the login's codes was first seen, by the
 	// database's clock. Zero means unknown.
 	Begun time.Time
@@ -51,10 +54,13 @@ type Account struct {
 	UnionID string
 	// Phone is the number that WeChat returned; zero at a silent login.
 	Phone user.Phone
+	// Elsewhere means that an external directory will be asked for the user. The store
+	// may still have users, who have moved there.
+	Elsewhere bool
 }
 
-func (r Request) account(who caller) Account {
-	return Account{AppID: r.App.ID, OpenID: who.OpenID, UnionID: who.UnionID}
+func (c *Chain) account(r Request, who caller) Account {
+	return Account{AppID: r.App.ID, OpenID: who.OpenID, UnionID: who.UnionID, Elsewhere: c.Elsewhere}
 }
 
 // Known holds what the store knows about a WeChat account that logs in.

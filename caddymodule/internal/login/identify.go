@@ -59,7 +59,7 @@ func (c *Chain) identify(ctx context.Context, s *steps, r Request, both Key) (wh
 func (c *Chain) caller(ctx context.Context, s *steps, r Request) (caller, error) {
 	var next func(caller) Account
 	if r.PhoneCode == "" {
-		next = func(who caller) Account { return r.account(who) }
+		next = func(who caller) Account { return c.account(r, who) }
 	}
 	return do(ctx, s, s.code, next, func(ctx context.Context, seen time.Time) (caller, error) {
 		who, err := c.askCaller(ctx, r)

@@ -32,7 +32,7 @@ func (c *Chain) phone(ctx context.Context, s *steps, r Request, who caller) (num
 		return user.Phone{}, who.Seen, nil
 	}
 	next := func(n numbered) Account {
-		a := r.account(who)
+		a := c.account(r, who)
 		a.Phone = n.Phone
 		return a
 	}

@@ -154,6 +154,12 @@ func (e *Elsewhere) erase(t *tx, id string) (ended []string, err error) {
 	if err := bury(t, id); err != nil {
 		return nil, err
 	}
+	// A row and a number may be left from before the users moved there.
+	for _, query := range []string{`DELETE FROM {users} WHERE id = ?`, `DELETE FROM {user_phones} WHERE user_id = ?`} {
+		if _, err := t.exec(query, id); err != nil {
+			return nil, err
+		}
+	}
 	now := e.store.db.opts.Now()
 	return eraseTraces(t, id, session.Ending{Reason: session.ReasonRevoked, Now: now, Until: e.sessions.Until(now)})
 }
