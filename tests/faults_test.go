@@ -1,7 +1,13 @@
 package tests
 
 import (
+	"fmt"
 	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -14,26 +20,66 @@ const faultKey = "0123456789abcdef0123456789abcdef"
 // faulty is a gateway that is about to meet a fault.
 type faulty struct {
 	*rig.Gateway
-	db     *rig.Server
+	db     *rig.Server // nil: it has a file on disk
+	disk   string
 	pair   rig.Pair
 	silent wechattest.Codes
 	phone  wechattest.Codes
 }
 
-// fault happens to a gateway on its own PostgreSQL.
+// fault happens to a gateway that start has started.
 type fault struct {
 	name   string
+	start  func(t *testing.T) *faulty
 	begin  func(t *testing.T, f *faulty)
 	remedy string // a part of the remedy that the log must have
 }
 
+// onPostgres starts a gateway on its own PostgreSQL.
+func onPostgres(t *testing.T) *faulty {
+	f := &faulty{db: rig.NewServer(t, "postgres")}
+	f.Gateway = rig.NewReplicas(t, f.db.Database, 1, "service_key "+faultKey)[0]
+	return f
+}
+
+// onSmallDisk starts a gateway whose file is on a disk of a few megabytes.
+func onSmallDisk(t *testing.T) *faulty {
+	f := &faulty{disk: t.TempDir()}
+	if out, err := exec.Command("mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", f.disk).CombinedOutput(); err != nil {
+		leaveOutDeploy(t, "a full disk", "mount: %v %s", err, out)
+	}
+	t.Cleanup(func() { _ = exec.Command("umount", "--lazy", f.disk).Run() })
+	f.Gateway = rig.NewGateway(t, "store sqlite:"+filepath.Join(f.disk, "wx.db"), "service_key "+faultKey)
+	return f
+}
+
+// fillDisk leaves no byte, and logs in until SQLite has used up what it had reserved.
+func fillDisk(t *testing.T, f *faulty) {
+	file, err := os.Create(filepath.Join(f.disk, "other"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	for err == nil {
+		_, err = file.Write(make([]byte, 512))
+	}
+	for i := range 5000 {
+		codes := f.WeChat.Tap(t, fmt.Sprintf("139%08d", i))
+		if a := f.Login(codes.Code, codes.PhoneCode); a.Status == http.StatusServiceUnavailable {
+			return
+		}
+	}
+	t.Fatal("logins go on without end")
+}
+
 var faults = []fault{
-	{"the database is stopped", func(_ *testing.T, f *faulty) { f.db.Stop() }, "check that the database runs"},
-	{"the database is read-only", func(t *testing.T, f *faulty) {
+	{"the disk is full", onSmallDisk, fillDisk, "free space on the disk"},
+	{"the database is stopped", onPostgres, func(_ *testing.T, f *faulty) { f.db.Stop() }, "check that the database runs"},
+	{"the database is read-only", onPostgres, func(t *testing.T, f *faulty) {
 		f.db.Run(t, "ALTER SYSTEM SET default_transaction_read_only = on")
 		f.db.Run(t, "SELECT pg_reload_conf()")
 	}, "connect to the server that takes writes"},
-	{"WeChat is away", func(t *testing.T, f *faulty) {
+	{"WeChat is away", onPostgres, func(t *testing.T, f *faulty) {
 		if err := f.WeChat.Inject(wechattest.Fault{Kind: wechattest.Reset, Count: -1}); err != nil {
 			t.Fatal(err)
 		}
@@ -47,8 +93,7 @@ func TestFaultsAreCountedAndExplained(t *testing.T) {
 	for _, c := range faults {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			f := &faulty{db: rig.NewServer(t, "postgres")}
-			f.Gateway = rig.NewReplicas(t, f.db.Database, 1, "service_key "+faultKey)[0]
+			f := c.start(t)
 			f.pair = f.MustLogin(t, "13800138000")
 			f.silent, f.phone = f.WeChat.Open(t, "13800138000"), f.WeChat.Tap(t, "13800138000")
 			key := "Authorization: Bearer " + faultKey
@@ -117,5 +162,30 @@ func TestFaultsAreCountedAndExplained(t *testing.T) {
 			}
 			wantRemedies(t, log)
 		})
+	}
+}
+
+// A process without a free descriptor refuses logins and says why. The codes are good for
+// when there is one again.
+func TestNoDescriptorIsLeft(t *testing.T) {
+	t.Parallel()
+	r := rig.NewGateway(t)
+	limit := func(soft string) {
+		if out, err := exec.Command("prlimit", "--pid", strconv.Itoa(r.Caddy.PID()), "--nofile="+soft+":").CombinedOutput(); err != nil {
+			leaveOutDeploy(t, "a process without descriptors", "prlimit: %v %s", err, out)
+		}
+	}
+	r.Get("/", "").WantProblem(t, http.StatusUnauthorized, "token_missing", nil) // this connection stays open
+	codes := r.WeChat.Tap(t, "13800138000")
+	limit("3")
+	a := r.Login(codes.Code, codes.PhoneCode)
+	if a.Status != http.StatusServiceUnavailable || !slices.Equal(a.Problem(t).Renew, []string{}) {
+		t.Fatalf("%d %s", a.Status, a.Body)
+	}
+	r.Caddy.Log.Wait(t, rig.CommandTime, "raise the limit of open files")
+	limit("1024")
+	rig.Await(t, rig.CommandTime, "the same codes log in", func() bool { return r.Login(codes.Code, codes.PhoneCode).Status == http.StatusOK })
+	if n := r.WeChat.PhoneOK(); n != 1 {
+		t.Errorf("the phone code was exchanged %d times", n)
 	}
 }
