@@ -210,7 +210,12 @@ func TestTwoNumbersAtOnceElsewhere(t *testing.T) {
 		for i, h := range []*house{a, b} {
 			code := h.phoneCode("alice", numbers[i])
 			all.Go(func() {
-				if _, err := h.change(alice, code); err != nil {
+				_, err := h.change(alice, code)
+				var e *login.Error
+				for errors.As(err, &e) && e.Code == problem.DirectoryUnavailable && t.Context().Err() == nil {
+					_, err = h.change(alice, code) // the other one took long, on a slow machine
+				}
+				if err != nil {
 					t.Error(err)
 				}
 			})
