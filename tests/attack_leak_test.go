@@ -195,7 +195,7 @@ func TestAttackSecretsInWhatCaddyShows(t *testing.T) {
 			if err != nil {
 				t.Fatal(err, adapted)
 			}
-			line := f.Log.Wait(t, 5*time.Second, `"logger":"http.log.trace","msg":"wx_auth"`) // from the handler itself
+			line := f.Log.Wait(t, 20*time.Second, `"logger":"http.log.trace","msg":"wx_auth"`) // from the handler itself
 			f.Stop()
 			body := strings.Split(pemText, "\n")
 			secrets := []string{rig.Secret, encryption, hs256, body[1], body[2], pair.Token, pair.RefreshToken, strings.Split(pair.Token, ".")[2], fmt.Sprintf("%x", private), fmt.Sprintf("%x", sealing),

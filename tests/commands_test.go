@@ -308,7 +308,7 @@ func TestPrintedSchemaServesWithMigrateOff(t *testing.T) {
 	if err := c.TryStart(site); err == nil {
 		t.Fatal("it started without tables")
 	}
-	c.Log.Wait(t, 5*time.Second, "migrate off")
+	c.Log.Wait(t, 20*time.Second, "migrate off")
 	text, err := c.Command("wx-auth", "schema", "sqlite", "--table-prefix", "own_")
 	if err != nil {
 		t.Fatal(err, text)
@@ -332,7 +332,7 @@ func TestSQLiteInAClusterLogsAWarning(t *testing.T) {
 	t.Parallel()
 	w := rig.NewWeChat(t)
 	c := rig.StartCaddy(t, rig.GatewaySite(), append(w.Environ("127.0.0.1:1"), "KUBERNETES_SERVICE_HOST=10.0.0.1")...)
-	c.Log.Wait(t, 5*time.Second, "looks like a Kubernetes cluster", "remedy")
+	c.Log.Wait(t, 20*time.Second, "looks like a Kubernetes cluster", "remedy")
 	alone := rig.StartCaddy(t, rig.GatewaySite(), w.Environ("127.0.0.1:1")...)
 	if lines := alone.Log.Lines("Kubernetes"); len(lines) > 0 {
 		t.Errorf("without a cluster: %s", lines[0])

@@ -376,12 +376,12 @@ func TestPagesLogFilterHidesTokens(t *testing.T) {
 				g.ask("GET", "/x?access_token="+token+"#f", upgradeLines...)
 			}
 			send()
-			g.Log.Wait(t, 5*time.Second, "handled request", `"status":200`)
+			g.Log.Wait(t, 20*time.Second, "handled request", `"status":200`)
 			g.Setenv("UPSTREAM", "127.0.0.1:1") // failures are logged by another logger
 			g.reload(t, caddyfile)
 			send()
-			g.Log.Wait(t, 5*time.Second, "http.log.error", `"status":502`)
-			g.Log.Wait(t, 5*time.Second, "handled request", `"status":502`)
+			g.Log.Wait(t, 20*time.Second, "http.log.error", `"status":502`)
+			g.Log.Wait(t, 20*time.Second, "handled request", `"status":502`)
 			g.Stop()
 			shown := len(g.Log.Lines(secret)) + len(g.Log.Lines(strings.Split(token, ".")[1]))
 			if (shown > 0) != (name == "unfiltered") {

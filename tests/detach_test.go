@@ -57,8 +57,8 @@ func TestWithdrawnNumberKeepsTheAccount(t *testing.T) {
 			g.WantAlive(t, back)
 			g.silentAt(t, appid, "alice").Pair(t)
 			findPhone(g.Gateway, anotherOne).Want(t, http.StatusOK)
-			g.Caddy.Log.Wait(t, 5*time.Second, `"a user has left"`, alice.UserInfo.ID, `"detached":true`, `"erased":false`)
-			g.Caddy.Log.Wait(t, 5*time.Second, `"name":"wx_auth_phone_changed"`, alice.UserInfo.ID)
+			g.Caddy.Log.Wait(t, 20*time.Second, `"a user has left"`, alice.UserInfo.ID, `"detached":true`, `"erased":false`)
+			g.Caddy.Log.Wait(t, 20*time.Second, `"name":"wx_auth_phone_changed"`, alice.UserInfo.ID)
 		})
 	}
 }
@@ -120,6 +120,6 @@ func TestBackendTakesANumber(t *testing.T) {
 	for _, body := range []string{`{}`, `{"phone":"+8613900139000"}`, `{"phone":""}`, `{"phone":null,"disabled":true}`, `{"phone":[]}`} {
 		serve(g, http.MethodPatch, path, body).WantProblem(t, http.StatusBadRequest, "invalid_request", nil)
 	}
-	g.Caddy.Log.Wait(t, 5*time.Second, `"service: take phone"`, alice.UserInfo.ID)
-	g.Caddy.Log.Wait(t, 5*time.Second, `"name":"wx_auth_phone_changed"`, alice.UserInfo.ID)
+	g.Caddy.Log.Wait(t, 20*time.Second, `"service: take phone"`, alice.UserInfo.ID)
+	g.Caddy.Log.Wait(t, 20*time.Second, `"name":"wx_auth_phone_changed"`, alice.UserInfo.ID)
 }

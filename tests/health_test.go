@@ -121,7 +121,7 @@ func TestReadOnlyStoreIsNotReady(t *testing.T) {
 	wantHealth(t, r.Client, 200, 503, 503)
 	codes := r.WeChat.Tap(t, "13800138000")
 	r.Login(codes.Code, codes.PhoneCode).WantProblem(t, http.StatusServiceUnavailable, "store_unavailable", []string{})
-	r.Caddy.Log.Wait(t, 5*time.Second, `"level":"error"`, "the store cannot be written", path, `"remedy":"let the user that runs Caddy write`)
+	r.Caddy.Log.Wait(t, 20*time.Second, `"level":"error"`, "the store cannot be written", path, `"remedy":"let the user that runs Caddy write`)
 	if err := os.Chown(path, int(owner.Uid), int(owner.Gid)); err != nil {
 		t.Fatal(err)
 	}

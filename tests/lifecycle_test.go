@@ -401,7 +401,7 @@ func TestEncryptionKey(t *testing.T) {
 	if err := r.Caddy.TryStart(with("wrong", "{env.WRONG}")); err == nil {
 		t.Fatal("it started with a wrong key")
 	}
-	r.Caddy.Log.Wait(t, 5*time.Second, "sealed with another key than the encryption_key holds")
+	r.Caddy.Log.Wait(t, 20*time.Second, "sealed with another key than the encryption_key holds")
 	r.Caddy.Start(with("third", "{env.NEWER} {env.KEY}"))
 	r.WantSame(t, p, "13800138000")
 	r.WantSame(t, late, "13900139000")

@@ -55,7 +55,7 @@ func TestLostStoreIsNotMadeAgain(t *testing.T) {
 			if err := r.Caddy.TryStart(rig.GatewaySite(c.options)); err == nil {
 				t.Fatal("it started with an empty store")
 			}
-			r.Caddy.Log.Wait(t, 5*time.Second, "the database is lost", c.says, "on purpose")
+			r.Caddy.Log.Wait(t, 20*time.Second, "the database is lost", c.says, "on purpose")
 			if info, err := os.Stat(path); err == nil && info.Size() > 0 {
 				t.Errorf("a database was made: %d bytes", info.Size())
 			}
@@ -78,7 +78,7 @@ func TestLostStoreIsNotMadeAgain(t *testing.T) {
 func TestStoreOpenedIsLogged(t *testing.T) {
 	t.Parallel()
 	r := rig.NewGateway(t)
-	r.Caddy.Log.Wait(t, 5*time.Second, `"msg":"store opened"`, storeFile(r.Caddy), `"created":true`, `"users":0`, `"openids":0`, `"directory":"store"`, `"schema":`)
+	r.Caddy.Log.Wait(t, 20*time.Second, `"msg":"store opened"`, storeFile(r.Caddy), `"created":true`, `"users":0`, `"openids":0`, `"directory":"store"`, `"schema":`)
 	r.MustLogin(t, "13800138000")
 	r.MustReload(t, rig.GatewaySiteWith("header X-Config new"))
 	if n := len(r.Caddy.Log.Lines(`"msg":"store opened"`)); n != 1 {
@@ -86,7 +86,7 @@ func TestStoreOpenedIsLogged(t *testing.T) {
 	}
 	r.Caddy.Stop()
 	r.Caddy.Restart()
-	r.Caddy.Log.Wait(t, 5*time.Second, `"msg":"store opened"`, `"created":false`, `"users":1`, `"openids":1`)
+	r.Caddy.Log.Wait(t, 20*time.Second, `"msg":"store opened"`, `"created":false`, `"users":1`, `"openids":1`)
 }
 
 // A store's path may be a symbolic link; the store is the file that it points to.

@@ -55,13 +55,13 @@ func TestUserChangesTheNumber(t *testing.T) {
 		t.Errorf("with the old number: %+v", bob.UserInfo)
 	}
 
-	line := g.Caddy.Log.Wait(t, 5*time.Second, `"msg":"change of number"`, rig.SessionOf(t, c.Token))
+	line := g.Caddy.Log.Wait(t, 20*time.Second, `"msg":"change of number"`, rig.SessionOf(t, c.Token))
 	for _, want := range []string{`"phone":"+86139****9000"`, `"user":"` + alice.UserInfo.ID + `"`, `"getuserphonenumber":`} {
 		if !strings.Contains(line, want) {
 			t.Errorf("%s is missing in %s", want, line)
 		}
 	}
-	g.Caddy.Log.Wait(t, 5*time.Second, `"name":"wx_auth_phone_changed"`, `+86139****9000`, rig.SessionOf(t, c.Token))
+	g.Caddy.Log.Wait(t, 20*time.Second, `"name":"wx_auth_phone_changed"`, `+86139****9000`, rig.SessionOf(t, c.Token))
 	for _, line := range append(g.Caddy.Log.Lines(`"logger":"http.handlers.wx_auth"`), g.Caddy.Log.Lines(`"logger":"events"`)...) {
 		if strings.Contains(line, someNumber) || strings.Contains(line, anotherOne) || strings.Contains(line, tap) {
 			t.Errorf("a number or a code is in the log: %s", line)

@@ -137,7 +137,7 @@ func TestUnixSocketHasItsRemedy(t *testing.T) {
 			continue
 		}
 		second.Want(t, 400)
-		if line := c.Log.Wait(t, 5*time.Second, "are off", "Unix socket"); !strings.Contains(line, "trusted_proxies_unix") || strings.Contains(line, "private_ranges") {
+		if line := c.Log.Wait(t, 20*time.Second, "are off", "Unix socket"); !strings.Contains(line, "trusted_proxies_unix") || strings.Contains(line, "private_ranges") {
 			t.Error(line)
 		}
 	}

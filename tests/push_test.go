@@ -131,9 +131,9 @@ func TestPushOfALeavingUserErasesThem(t *testing.T) {
 			if back := g.loginAt(t, rig.AppID, someNumber); back.UserInfo.ID == p.UserInfo.ID || !back.UserInfo.IsNew {
 				t.Errorf("they come back as %+v", *back.UserInfo)
 			}
-			g.Caddy.Log.Wait(t, 5*time.Second, `"a user has left"`, push.Event, p.UserInfo.ID, rig.SessionOf(t, p.Token), `"erased":true`)
-			g.Caddy.Log.Wait(t, 5*time.Second, `"name":"wx_auth_revoked"`, p.UserInfo.ID, rig.SessionOf(t, p.Token))
-			g.Caddy.Log.Wait(t, 5*time.Second, `"name":"wx_auth_user_erased"`, p.UserInfo.ID)
+			g.Caddy.Log.Wait(t, 20*time.Second, `"a user has left"`, push.Event, p.UserInfo.ID, rig.SessionOf(t, p.Token), `"erased":true`)
+			g.Caddy.Log.Wait(t, 20*time.Second, `"name":"wx_auth_revoked"`, p.UserInfo.ID, rig.SessionOf(t, p.Token))
+			g.Caddy.Log.Wait(t, 20*time.Second, `"name":"wx_auth_user_erased"`, p.UserInfo.ID)
 			for _, line := range append(g.Caddy.Log.Lines(`"logger":"http.handlers.wx_auth"`), g.Caddy.Log.Lines(`"logger":"events"`)...) {
 				for _, secret := range g.WeChat.Secrets() {
 					if strings.Contains(line, secret) {
@@ -283,7 +283,7 @@ func TestPushRefusesForgeries(t *testing.T) {
 	a.WantProblem(t, http.StatusRequestEntityTooLarge, "body_too_large", nil)
 	g.WantAlive(t, p)
 	for _, reason := range []string{"secure mode", "with this token", "too far from ours", "this EncodingAESKey", "another app's"} {
-		g.Caddy.Log.Wait(t, 5*time.Second, `"message push refused"`, reason, rig.AppID)
+		g.Caddy.Log.Wait(t, 20*time.Second, `"message push refused"`, reason, rig.AppID)
 	}
 	wantSuccess(t, g.push(t, wechattest.Push{User: someNumber, Event: "user_authorization_cancellation"}))
 	g.WantEnded(t, p)

@@ -74,13 +74,13 @@ func TestSuspendedOpenIDIsShownAndReturns(t *testing.T) {
 	if n := suspended(alice.UserInfo.ID); n != 1 {
 		t.Errorf("%d suspended after Bob's login", n)
 	}
-	g.Caddy.Log.Wait(t, 5*time.Second, `"name":"wx_auth_phone_rebound"`, rig.SessionOf(t, bob.Token))
+	g.Caddy.Log.Wait(t, 20*time.Second, `"name":"wx_auth_phone_rebound"`, rig.SessionOf(t, bob.Token))
 	back := login("alice", otherApp)
 	g.WantAlive(t, bob)
 	if n := suspended(alice.UserInfo.ID); n != 0 {
 		t.Errorf("%d suspended after she is back", n)
 	}
-	g.Caddy.Log.Wait(t, 5*time.Second, `"name":"wx_auth_phone_rebound"`, rig.SessionOf(t, back.Token))
+	g.Caddy.Log.Wait(t, 20*time.Second, `"name":"wx_auth_phone_rebound"`, rig.SessionOf(t, back.Token))
 }
 
 // In WeChat's pushes in JSON, a name may begin with a blank.

@@ -45,8 +45,8 @@ func TestLoginReplacesItsOwnSession(t *testing.T) {
 	codes := g.WeChat.Tap(t, someNumber)
 	three := login(codes, two.RefreshToken).Pair(t)
 	wantReplaced(two)
-	g.Caddy.Log.Wait(t, 5*time.Second, `"msg":"login"`, `"replaced":"`+rig.SessionOf(t, two.Token)+`"`)
-	g.Caddy.Log.Wait(t, 5*time.Second, `"name":"wx_auth_revoked"`, rig.SessionOf(t, two.Token), `"reason":"replaced"`)
+	g.Caddy.Log.Wait(t, 20*time.Second, `"msg":"login"`, `"replaced":"`+rig.SessionOf(t, two.Token)+`"`)
+	g.Caddy.Log.Wait(t, 20*time.Second, `"name":"wx_auth_revoked"`, rig.SessionOf(t, two.Token), `"reason":"replaced"`)
 
 	// The same codes are sent again with the refresh token of another session. This
 	// login is a replay, so it ends nothing.
@@ -116,7 +116,7 @@ func TestMostSessionsOfAUser(t *testing.T) {
 	if list := g.Sessions(t, pairs[3].Token); len(list) != 3 {
 		t.Errorf("%d devices", len(list))
 	}
-	g.Caddy.Log.Wait(t, 5*time.Second, `"name":"wx_auth_revoked"`, rig.SessionOf(t, pairs[1].Token), `"reason":"max"`)
+	g.Caddy.Log.Wait(t, 20*time.Second, `"name":"wx_auth_revoked"`, rig.SessionOf(t, pairs[1].Token), `"reason":"max"`)
 
 	// A session that is replaced makes room for the login that replaces it.
 	codes := g.WeChat.Open(t, someNumber)

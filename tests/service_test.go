@@ -198,9 +198,9 @@ func TestServiceRevokes(t *testing.T) {
 	if again := g.MustLogin(t, someNumber); again.UserInfo.ID != one.UserInfo.ID {
 		t.Error("after their sessions ended, somebody is another user")
 	}
-	g.Caddy.Log.Wait(t, 5*time.Second, `"service: revoke"`, one.UserInfo.ID, rig.SessionOf(t, three.Token), `"address":"127.0.0.1"`)
-	g.Caddy.Log.Wait(t, 5*time.Second, `"name":"wx_auth_revoked"`, one.UserInfo.ID, rig.SessionOf(t, one.Token))
-	g.Caddy.Log.Wait(t, 5*time.Second, `"name":"wx_auth_revoked"`, one.UserInfo.ID, rig.SessionOf(t, two.Token))
+	g.Caddy.Log.Wait(t, 20*time.Second, `"service: revoke"`, one.UserInfo.ID, rig.SessionOf(t, three.Token), `"address":"127.0.0.1"`)
+	g.Caddy.Log.Wait(t, 20*time.Second, `"name":"wx_auth_revoked"`, one.UserInfo.ID, rig.SessionOf(t, one.Token))
+	g.Caddy.Log.Wait(t, 20*time.Second, `"name":"wx_auth_revoked"`, one.UserInfo.ID, rig.SessionOf(t, two.Token))
 
 	revoke(map[string]string{"sessionId": noSuchUserID}).WantProblem(t, http.StatusNotFound, "not_found", nil)
 	revoke(map[string]string{"userId": noSuchUserID}).Want(t, http.StatusNoContent)
@@ -247,8 +247,8 @@ func TestServiceDisables(t *testing.T) {
 		serve(g, http.MethodPatch, userPath+p.UserInfo.ID, body).WantProblem(t, http.StatusBadRequest, "invalid_request", nil)
 	}
 	for _, what := range []string{"disable", "enable"} {
-		g.Caddy.Log.Wait(t, 5*time.Second, `"service: `+what+`"`, p.UserInfo.ID)
-		g.Caddy.Log.Wait(t, 5*time.Second, `"name":"wx_auth_user_`+what+`d"`, p.UserInfo.ID)
+		g.Caddy.Log.Wait(t, 20*time.Second, `"service: `+what+`"`, p.UserInfo.ID)
+		g.Caddy.Log.Wait(t, 20*time.Second, `"name":"wx_auth_user_`+what+`d"`, p.UserInfo.ID)
 	}
 }
 
@@ -283,8 +283,8 @@ func TestServiceErases(t *testing.T) {
 	erase().Want(t, http.StatusNoContent) // again, for a user who no longer exists
 	g.WantAlive(t, again)
 	g.WantAlive(t, other)
-	g.Caddy.Log.Wait(t, 5*time.Second, `"service: erase"`, p.UserInfo.ID, rig.SessionOf(t, p.Token))
-	g.Caddy.Log.Wait(t, 5*time.Second, `"name":"wx_auth_user_erased"`, p.UserInfo.ID)
+	g.Caddy.Log.Wait(t, 20*time.Second, `"service: erase"`, p.UserInfo.ID, rig.SessionOf(t, p.Token))
+	g.Caddy.Log.Wait(t, 20*time.Second, `"name":"wx_auth_user_erased"`, p.UserInfo.ID)
 	for _, line := range g.Caddy.Log.Lines("service: ") {
 		if strings.Contains(line, someNumber) {
 			t.Errorf("a phone number in %s", line)
@@ -387,7 +387,7 @@ func TestServiceStaysOutOfTheAccessLog(t *testing.T) {
 	serve(g, http.MethodGet, userPath+p.UserInfo.ID+"/export", nil).Want(t, http.StatusOK)
 	serve(g, http.MethodGet, strings.TrimSuffix(userPath, "/")+"?limit=5", nil).Want(t, http.StatusOK)
 	for _, what := range []string{"service: find", "service: export", "service: list"} {
-		g.Caddy.Log.Wait(t, 5*time.Second, what)
+		g.Caddy.Log.Wait(t, 20*time.Second, what)
 	}
 	if lines := g.Caddy.Log.Lines("/auth/wx/service"); len(lines) > 0 {
 		t.Errorf("%q", lines)

@@ -57,7 +57,7 @@ func TestRefresh(t *testing.T) {
 	wantRefusal(t, r.Refresh(first.RefreshToken), http.StatusUnauthorized, "reuse_detected", nil)
 	r.WantEnded(t, third)
 	r.WantEnded(t, first)
-	r.Caddy.Log.Wait(t, 5*time.Second, "stolen", rig.SessionOf(t, first.Token))
+	r.Caddy.Log.Wait(t, 20*time.Second, "stolen", rig.SessionOf(t, first.Token))
 
 	for _, bad := range []string{"x", third.RefreshToken + "A", strings.ToUpper(third.RefreshToken), third.Token, first.RefreshToken[:80]} {
 		wantRefusal(t, r.Refresh(bad), http.StatusUnauthorized, "refresh_invalid", nil)
@@ -368,7 +368,7 @@ func TestVerify(t *testing.T) {
 	refused(r.Get("/auth/wx/verify", p.Token), "token_revoked")
 
 	r.Get("/open", "").Want(t, http.StatusOK)
-	r.Caddy.Log.Wait(t, 5*time.Second, "http.log.access", `"uri":"/open"`) // the log works and is complete up to here
+	r.Caddy.Log.Wait(t, 20*time.Second, "http.log.access", `"uri":"/open"`) // the log works and is complete up to here
 	if lines := r.Caddy.Log.Lines("http.log.access", "/auth/wx/verify"); len(lines) > 0 {
 		t.Errorf("in the access log: %s", lines[0])
 	}

@@ -93,8 +93,8 @@ func TestReviewerLogsInWithoutWeChat(t *testing.T) {
 		t.Errorf("%v", normal.Header)
 	}
 	testLogin(g, testSecret).WantProblem(t, http.StatusForbidden, "test_login_taken", nil)
-	g.Caddy.Log.Wait(t, 5*time.Second, `"msg":"login"`, `"kind":"test"`, owner.UserInfo.ID, `"phone":"+86130****0000"`)
-	g.Caddy.Log.Wait(t, 5*time.Second, `"msg":"login refused"`, `"kind":"test"`, `"code":"test_login_taken"`)
+	g.Caddy.Log.Wait(t, 20*time.Second, `"msg":"login"`, `"kind":"test"`, owner.UserInfo.ID, `"phone":"+86130****0000"`)
+	g.Caddy.Log.Wait(t, 20*time.Second, `"msg":"login refused"`, `"kind":"test"`, `"code":"test_login_taken"`)
 	metrics, err := g.Caddy.Admin("/metrics")
 	for outcome, n := range map[string]int{"ok": 2, "test_login_taken": 1} {
 		if line := fmt.Sprintf(`caddy_wx_auth_logins_total{app=%q,kind="test",outcome=%q} %d`, rig.AppID, outcome, n); err != nil || !strings.Contains(metrics, line) {
@@ -141,7 +141,7 @@ func TestWrongTestSecretsAreLimited(t *testing.T) {
 			}
 			codes := g.WeChat.Tap(t, anotherOne)
 			loginFrom(g.Client, "203.0.113.66", codes.Code, codes.PhoneCode).Pair(t)
-			g.Caddy.Log.Wait(t, 5*time.Second, `"msg":"login refused"`, `"kind":"test"`, `"code":"test_login_invalid"`)
+			g.Caddy.Log.Wait(t, 20*time.Second, `"msg":"login refused"`, `"kind":"test"`, `"code":"test_login_invalid"`)
 			for _, line := range g.Caddy.Log.Lines("http.handlers.wx_auth") {
 				if strings.Contains(line, "a wrong secret") {
 					t.Errorf("the log has the secret: %s", line)
@@ -191,7 +191,7 @@ func TestTestSessionsEndWithTheLine(t *testing.T) {
 	g.Refresh(p.RefreshToken).WantProblem(t, http.StatusUnauthorized, "session_ended", nil)
 	testLogin(g, testSecret).WantProblem(t, http.StatusForbidden, "test_login_expired", nil)
 	testLogin(g, "not the secret at all").WantProblem(t, http.StatusUnauthorized, "test_login_invalid", nil)
-	g.Caddy.Log.Wait(t, 5*time.Second, `"level":"warn"`, "the date of test_login is over", `"until":"2020-02-29"`, "remedy")
+	g.Caddy.Log.Wait(t, 20*time.Second, `"level":"warn"`, "the date of test_login is over", `"until":"2020-02-29"`, "remedy")
 }
 
 // An import binds a WeChat account to the test login's user. The test session ends at its next

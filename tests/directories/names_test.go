@@ -70,7 +70,7 @@ func TestCustomerIsNoMemberOfStaff(t *testing.T) {
 				t.Fatal("it started")
 			}
 			for _, says := range c.says {
-				g.Caddy.Log.Wait(t, 5*time.Second, `"level":"error"`, "two sites share the store", strings.ReplaceAll(says, `"`, `\"`))
+				g.Caddy.Log.Wait(t, 20*time.Second, `"level":"error"`, "two sites share the store", strings.ReplaceAll(says, `"`, `\"`))
 			}
 		})
 	}
@@ -146,7 +146,7 @@ func TestStoreTakesAnAppidFromOneWeChat(t *testing.T) {
 	if err == nil {
 		t.Fatal("two WeChats for one appid in one store")
 	}
-	two.Caddy.Log.Wait(t, 5*time.Second, "two WeChats", "`realm ", "table_prefix")
+	two.Caddy.Log.Wait(t, 20*time.Second, "two WeChats", "`realm ", "table_prefix")
 }
 
 // Two find queries on one database give the same ids to different people.
@@ -211,7 +211,7 @@ func TestOneStoreInTwoSpellings(t *testing.T) {
 		if err := g.Caddy.TryStart(twoSites(site("WX_AUTH_STORE", "shop", ""), site("WX_AUTH_AGAIN", "staff", ""))); err == nil {
 			t.Fatal("it started")
 		}
-		g.Caddy.Log.Wait(t, 5*time.Second, `"level":"error"`, "two sites share the store", "`realm ")
+		g.Caddy.Log.Wait(t, 20*time.Second, `"level":"error"`, "two sites share the store", "`realm ")
 		g.Caddy.Start(twoSites(site("WX_AUTH_STORE", "shop", "realm people\n"), site("WX_AUTH_AGAIN", "staff", "realm people\n")))
 	})
 }
@@ -296,7 +296,7 @@ func TestOtherDirectoryAfterAnOutage(t *testing.T) {
 	second.Refresh(p.RefreshToken).WantProblem(t, http.StatusServiceUnavailable, "misconfigured", nil)
 	second.Get("/auth/wx/health/ready", "").Want(t, http.StatusServiceUnavailable)
 	second.Get("/auth/wx/health/live", "").Want(t, http.StatusOK)
-	second.Caddy.Log.Wait(t, 5*time.Second, "cannot be used", `"remedy":"if the ids are the same people's, write `)
+	second.Caddy.Log.Wait(t, 20*time.Second, "cannot be used", `"remedy":"if the ids are the same people's, write `)
 	rig.Await(t, 60*time.Second, "the first is back", func() bool { return first.Get("/auth/wx/health", "").Status == http.StatusOK })
 	first.Refresh(p.RefreshToken).Pair(t)
 }

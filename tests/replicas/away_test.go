@@ -90,7 +90,7 @@ func TestReadOnlyServerIsNotReady(t *testing.T) {
 			}
 			codes := r.WeChat.Tap(t, number)
 			r.Login(codes.Code, codes.PhoneCode).WantProblem(t, http.StatusServiceUnavailable, "store_unavailable", []string{})
-			r.Caddy.Log.Wait(t, 5*time.Second, "the store cannot be written", `"remedy":"let the user`, "read_only")
+			r.Caddy.Log.Wait(t, 20*time.Second, "the store cannot be written", `"remedy":"let the user`, "read_only")
 			for _, s := range c.off {
 				server.Run(t, s)
 			}

@@ -140,7 +140,7 @@ func TestCounterTableHoldsOnBothReplicas(t *testing.T) {
 			next := b.Refresh(a.Refresh(p.RefreshToken).Pair(t).RefreshToken).Pair(t)
 			b.Refresh(p.RefreshToken).WantProblem(t, http.StatusUnauthorized, "reuse_detected", nil)
 			wantEndedEverywhere(t, []*rig.Gateway{b, a}, next)
-			b.Caddy.Log.Wait(t, 5*time.Second, "stolen", rig.SessionOf(t, p.Token))
+			b.Caddy.Log.Wait(t, 20*time.Second, "stolen", rig.SessionOf(t, p.Token))
 		})
 		t.Run("ahead", func(t *testing.T) {
 			p := a.MustLogin(t, number)

@@ -71,7 +71,7 @@ func (l *Log) tail() string {
 // Line returns the log line about the login that was answered with that request id.
 func (c *Caddy) Line(t testing.TB, requestID string) map[string]any {
 	t.Helper()
-	raw := c.Log.Wait(t, 5*time.Second, `"requestId":"`+requestID+`"`)
+	raw := c.Log.Wait(t, 20*time.Second, `"requestId":"`+requestID+`"`)
 	var line map[string]any
 	if err := json.Unmarshal([]byte(raw), &line); err != nil {
 		t.Fatalf("%v in %s", err, raw)
