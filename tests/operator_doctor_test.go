@@ -65,6 +65,8 @@ func TestDoctorFindsFaults(t *testing.T) {
 			[]finding{{Check: "wechat", Subject: rig.AppID, Text: "14.22.81.196", Remedy: "IP whitelist"}}},
 		{"unknown line", doctorSite(good, sim, "wechat_realm", strict), nil, "", []finding{
 			{Check: "configuration", Text: "wechat_realm"}}},
+		{"variable not set", doctorSite(good, sim, "", strict) + "\n{$WX_AUTH_NOWHERE:set://WX_AUTH_NOWHERE} {\n}\n", nil, "", []finding{
+			{Check: "configuration", Text: "set://", Remedy: "--envfile"}}},
 		{"WeChat away", doctorSite(good, "http://127.0.0.1:9\nrealm {$WX_REALM}", "", strict), nil, "", []finding{
 			{Check: "wechat", Subject: rig.AppID, Text: "127.0.0.1:9", Remedy: "reaches the host"}}},
 		{"clock", doctorSite(good, "http://"+slow+"\nrealm {$WX_REALM}", "", strict), nil, "", []finding{

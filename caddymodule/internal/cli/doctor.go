@@ -92,10 +92,17 @@ func (d *Doctor) failed(check, subject string, err error, remedy string) {
 	d.Add(Finding{check, subject, Wrong, text, remedy})
 }
 
+// unset is the default of variables that Caddyfile.example needs. No URL begins with it.
+const unset = "set://"
+
 // Configuration notes whether a directive can be used.
 func (d *Doctor) Configuration(subject string, err error) {
 	if err != nil {
-		d.failed("configuration", subject, err, "fix the line; `caddy validate` checks the rest of the configuration")
+		remedy := "fix the line; `caddy validate` checks the rest of the configuration"
+		if strings.Contains(err.Error(), unset) {
+			remedy = "set the variable that is named behind it, as for Caddy itself: use --envfile, or its environment"
+		}
+		d.failed("configuration", subject, err, remedy)
 		return
 	}
 	d.Add(Finding{Check: "configuration", Subject: subject, State: Fine, Text: "it can be used"})
