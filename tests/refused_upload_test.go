@@ -162,7 +162,7 @@ func TestRefusedUploads(t *testing.T) {
 		{"POST", "/auth/wx/none", refusal{404, "not_found"}, nil},
 		{"POST", "/auth/wx/service/revoke", refusal{401, "service_key_invalid"}, []string{json, bad}},
 		{"POST", "/store/up", refusal{503, "store_unavailable"}, []string{"Authorization: Bearer " + good}},
-		{"POST", "/store/auth/wx", refusal{503, "store_unavailable"}, []string{json}},
+		{"POST", "/store/auth/wx", refusal{413, "body_too_large"}, []string{json}},
 		{"POST", "/limited/up", tokenInvalid, []string{bad}}, // if it has a length, request_body refuses it itself
 		{"POST", "/twice/up", refusal{500, "misconfigured"}, nil},
 	}
