@@ -94,7 +94,14 @@ func (s *Store) open(ctx context.Context, p *pools) error {
 		return err
 	}
 	if version == 0 && hadKey {
-		return s.db.lost("is empty")
+		blank, err := s.db.blank(asking)
+		if err != nil {
+			return err
+		}
+		if blank {
+			return s.db.lost("is empty")
+		}
+		// The key is that of a store with another prefix in the same file.
 	}
 	if err := s.db.acceptable(version, s.migrate); err != nil {
 		return err

@@ -111,6 +111,13 @@ func (db *DB) hasKeyFile() bool {
 	return err == nil
 }
 
+// blank reports whether an SQLite file has no tables at all, of whatever prefix.
+func (db *DB) blank(t *tx) (bool, error) {
+	var tables int
+	err := t.row(`SELECT COUNT(*) FROM sqlite_schema WHERE type = 'table'`).Scan(&tables)
+	return tables == 0, err
+}
+
 // lost refuses an empty database if files beside it show that it had users. In a new database they
 // would all get other ids and lose their accounts.
 func (db *DB) lost(how string) error {

@@ -224,6 +224,29 @@ func TestKeyFileWithoutDatabaseIsRefused(t *testing.T) {
 	}
 }
 
+// A site with a table_prefix of its own joins a file that is in use. The key beside it is no sign
+// of a loss.
+func TestSecondPrefixInOneFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "wx.db")
+	if err := openAt(t, path, nil).Open(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	opts := defaults
+	opts.Prefix = "crew_"
+	for range 2 {
+		db, err := New("sqlite:"+path, opts)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := db.With(nil).Open(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if err := db.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // The process is killed before SQLite has ever moved its log into the file. Nearly all data is in
 // the log then, but the file is not empty, and nothing is lost.
 func TestKilledBeforeTheFirstCheckpoint(t *testing.T) {
