@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/span"
 )
 
 // Operation is one operation of a store that has ended, for metrics and logs.
@@ -92,6 +93,18 @@ func Operations() (names []string) {
 
 // Observe has seen called after each operation. It must be called before the first one.
 func (db *DB) Observe(seen func(Operation)) { db.observer = seen }
+
+// begin bounds, traces and measures an operation, until end is called. write is as of [Operation].
+func (db *DB) begin(ctx context.Context, doing string) (_ context.Context, end func(write bool, err error)) {
+	start := time.Now()
+	ctx, traced := span.Start(ctx, doing)
+	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
+	return ctx, func(write bool, err error) {
+		cancel()
+		traced.End(err != nil)
+		db.ended(doing, write, start, err)
+	}
+}
 
 // ended reports an operation that began at start.
 func (db *DB) ended(doing string, write bool, start time.Time, err error) {

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/clock"
-	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/span"
 )
 
 // tx runs statements, within a transaction or without. Its methods take SQL as [dialect] describes
@@ -91,14 +90,8 @@ func (s *Store) readLate(ctx context.Context, doing string, ask func(*tx) error)
 }
 
 func (s *Store) reading(ctx context.Context, doing string, lags bool, ask func(*tx) error) (err error) {
-	start := time.Now()
-	ctx, traced := span.Start(ctx, doing)
-	defer func() {
-		traced.End(err != nil)
-		s.db.ended(doing, false, start, err)
-	}()
-	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
-	defer cancel()
+	ctx, end := s.db.begin(ctx, doing)
+	defer func() { end(false, err) }()
 	p, err := s.use(ctx)
 	if err != nil {
 		return err
@@ -113,14 +106,8 @@ func (s *Store) reading(ctx context.Context, doing string, lags bool, ask func(*
 
 // execute runs one statement as a durable transaction.
 func (s *Store) execute(ctx context.Context, doing string, may repeat, query string, args ...any) (n int64, err error) {
-	start := time.Now()
-	ctx, traced := span.Start(ctx, doing)
-	defer func() {
-		traced.End(err != nil)
-		s.db.ended(doing, true, start, err)
-	}()
-	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
-	defer cancel()
+	ctx, end := s.db.begin(ctx, doing)
+	defer func() { end(true, err) }()
 	p, err := s.use(ctx)
 	if err != nil {
 		return 0, err
@@ -169,14 +156,8 @@ const (
 )
 
 func (s *Store) change(ctx context.Context, doing string, may repeat, how durability, change func(*tx) error) (err error) {
-	start := time.Now()
-	ctx, traced := span.Start(ctx, doing)
-	defer func() {
-		traced.End(err != nil)
-		s.db.ended(doing, s.db.proves(ctx), start, err)
-	}()
-	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
-	defer cancel()
+	ctx, end := s.db.begin(ctx, doing)
+	defer func() { end(s.db.proves(ctx), err) }()
 	p, err := s.use(ctx)
 	if err != nil {
 		return err
