@@ -7,11 +7,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/clock"
-	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
 // Move moves everything from one store to another: users, numbers, bindings, sessions, their ends,
@@ -318,7 +318,7 @@ func (m Move) copyMeta(ctx context.Context) error {
 	until := m.From.db.opts.Now().Add(m.Sessions)
 	for i, id := range from.IDs() {
 		name := retainedPrefix + id
-		if !contains(to.IDs(), id) {
+		if !slices.Contains(to.IDs(), id) {
 			rows[name] = to.seal(place{"meta", "value", name}, from.keys[i].retained(until))
 		}
 	}
@@ -339,19 +339,4 @@ func (m Move) finish(ctx context.Context, id string) error {
 		return err
 	}
 	return m.From.closeFor(ctx, Moved{To: m.To.db.String(), ID: id, Done: true})
-}
-
-func contains(list []string, s string) bool {
-	for _, one := range list {
-		if one == s {
-			return true
-		}
-	}
-	return false
-}
-
-// phoneOf parses the text of a sealed phone number.
-func phoneOf(text []byte) user.Phone {
-	country, national, _ := strings.Cut(string(text), " ")
-	return user.Phone{Country: country, National: national}
 }

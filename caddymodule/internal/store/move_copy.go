@@ -219,11 +219,11 @@ func (m Move) numbers(ctx context.Context, names []string, rows []cells) ([]stat
 		if !owns[string(row.text(id))] {
 			continue
 		}
-		text, err := keys.open(phonePlace(string(row.text(id))), *row[phone].(*[]byte))
+		number, err := m.To.openPhone(phonePlace(string(row.text(id))), *row[phone].(*[]byte))
 		if err != nil {
 			return nil, err
 		}
-		for i, hash := range keys.phoneHashes(phoneOf(text).E164()) {
+		for i, hash := range keys.phoneHashes(number.E164()) {
 			keyID := keys.keys[i].id[:]
 			entries = append(entries, cells{&hash, &keyID, row[id]})
 		}
