@@ -8,17 +8,17 @@ import (
 	"sync/atomic"
 )
 
-// Counter is a sum over one cell for each core. The nil Counter ignores what it counts.
+// Counter adds up one cell for each core. A nil Counter counts nothing.
 type Counter struct {
-	// own holds the cell of each core: a sync.Pool keeps what was put back by the core
-	// that did so. After a garbage collection a core may get another one's cell. Then
-	// two of them share it for a while, which is slower but as correct.
+	// own finds the cell of the current core: a sync.Pool returns to a core what that core has put
+	// in. After a garbage collection, a core may get another core's cell. The two then share a cell
+	// for a while, which is slower but still correct.
 	own   sync.Pool
 	cells []cell
 	next  atomic.Uint32
 }
 
-// cell has its own cache lines.
+// cell is padded, so that no two cells share a cache line.
 type cell struct {
 	n atomic.Uint64
 	_ [120]byte

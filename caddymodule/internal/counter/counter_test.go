@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// Several goroutines count while garbage is collected, which takes the cells from the
-// cores. Nothing is lost.
+// Several goroutines count while the garbage collector takes the cells from the cores. No count is
+// lost.
 func TestCounterCountsAll(t *testing.T) {
 	c := New()
 	const each, goroutines = 10_000, 8
@@ -27,11 +27,11 @@ func TestCounterCountsAll(t *testing.T) {
 	}
 }
 
-// A part that nobody counts has no counter.
+// A nil counter can be used. It counts nothing.
 func TestNoCounter(t *testing.T) {
 	var c *Counter
 	if c.Inc(); c.Sum() != 0 {
-		t.Error("it counted")
+		t.Error("a nil counter has counted")
 	}
 }
 
