@@ -8,11 +8,10 @@ import (
 )
 
 const (
-	// quiet is how long nothing must fail, after something has worked, for an outage to
-	// be over.
+	// An outage is over when, after a success, nothing has failed for the time quiet.
 	quiet = time.Second
-	// Something that fails again within relapse after an outage must then be quiet for
-	// twice as long, up to longestQuiet. So one that fails now and then has few lines.
+	// A failure within relapse after an outage doubles the quiet time of the next outage, up to
+	// longestQuiet. So something that fails now and then writes few log lines.
 	relapse      = time.Minute
 	longestQuiet = time.Minute
 )
@@ -20,12 +19,12 @@ const (
 // Outage watches one thing. It is safe for concurrent use, and the zero value is ready.
 type Outage struct {
 	mu     sync.Mutex
-	since  time.Time // of the outage; zero: there is none
+	since  time.Time // the start of the outage; zero: there is none
 	failed time.Time // the last failure
 	ended  time.Time // the end of the last outage
 	quiet  time.Duration
-	timer  *time.Timer // it will call over; nil: nothing has worked since the last failure
-	timers int         // how many timers there were
+	timer  *time.Timer // calls over after the quiet time; nil: nothing has worked since the last failure
+	timers int         // the number of timers so far, by which over recognises the current one
 }
 
 // Failed reports a failure. It calls began if that is the first one.
@@ -50,8 +49,8 @@ func (o *Outage) Failed(began func(since time.Time)) {
 	began(now)
 }
 
-// Worked reports that it works. It calls ended when the outage is over, if there is one,
-// with the time between its first and its last failure.
+// Worked reports a success. If that ends an outage, ended is called after the quiet time, with the
+// time between the outage's first and last failure.
 func (o *Outage) Worked(ended func(after time.Duration)) {
 	o.mu.Lock()
 	defer o.mu.Unlock()

@@ -43,8 +43,8 @@ func TestOutageIsTwoEvents(t *testing.T) {
 	})
 }
 
-// Every second call fails for ten minutes. That is one outage while the calls are many,
-// and few of them if they are rare.
+// For ten minutes, every second call fails. Frequent calls make one outage, and rare calls make
+// only a few.
 func TestFlappingHasFewEvents(t *testing.T) {
 	for _, every := range []time.Duration{100 * time.Millisecond, 3 * time.Second} {
 		synctest.Test(t, func(t *testing.T) {
@@ -62,8 +62,8 @@ func TestFlappingHasFewEvents(t *testing.T) {
 	}
 }
 
-// A failure that comes before the quiet time is over goes on with the outage.
-func TestFailureGoesOnWithTheOutage(t *testing.T) {
+// A failure during the quiet time continues the outage.
+func TestFailureContinuesTheOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var o watched
 		o.fails()
