@@ -1,5 +1,5 @@
-// Package clock judges this process's wall clock. It compares it with the database's
-// clock, which all replicas share, and with the monotonic clock, which never jumps. It
+// Package clock decides whether this process's wall clock can be trusted. It compares it with the
+// database's clock, which all replicas share, and with the monotonic clock, which never jumps. It
 // reads no wall clock itself and does no I/O.
 package clock
 
@@ -28,14 +28,14 @@ const (
 	renewAfter = 10 * time.Minute
 )
 
-// State holds what is known about the wall clock.
+// State describes the wall clock.
 type State struct {
 	// Off means that the wall clock must not be trusted.
 	Off bool
-	// Jumped means that it disagrees with the monotonic clock. If it is off without
+	// Jumped means that the wall clock disagrees with the monotonic clock. If Off is set without
 	// Jumped, it disagrees with the database's clock.
 	Jumped bool
-	// Ahead is by how much it is ahead, or behind if negative.
+	// Ahead is how far the wall clock is ahead. It is negative if the clock is behind.
 	Ahead time.Duration
 	// Generation changes whenever another field does.
 	Generation uint64
@@ -58,10 +58,10 @@ type Clock struct {
 	apart     bool          // the two differ too much
 	ahead     time.Duration // how far ours is ahead of the database's
 	agreedAt  time.Duration // monotonic time at which they last agreed
-	confirmed time.Time     // our time then, if it was trusted
+	confirmed time.Time     // our time at that moment, if our clock was trusted
 
 	skew  atomic.Int64 // add this to the wall clock to get the steady clock
-	shift atomic.Int64
+	shift atomic.Int64 // what Shift returns
 	state atomic.Pointer[State]
 }
 
@@ -81,7 +81,7 @@ func newClock(elapsed func() time.Duration) *Clock {
 	return c
 }
 
-// State returns what is known now.
+// State returns the current state.
 func (c *Clock) State() State {
 	if c == nil {
 		return State{}
@@ -181,8 +181,8 @@ func (c *Clock) Compare(asked time.Time, took time.Duration, database time.Time)
 	moved := c.apart && abs(ahead-c.ahead) > Bound
 	c.ahead = ahead
 	if c.apart {
-		// Keep the shift constant while the clocks run side by side, so that a time
-		// that is written and read back stays the same.
+		// Keep the shift constant while both clocks run at the same rate, so that a time is read
+		// back from the database exactly as it was written.
 		if abs(c.offset-time.Duration(c.shift.Load())) > time.Second {
 			c.shift.Store(int64(c.offset))
 		}

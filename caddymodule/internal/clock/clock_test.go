@@ -28,8 +28,8 @@ func newBench() *bench {
 
 func (b *bench) wall() time.Time { return start.Add(b.real + b.wrong) }
 
-// runs lets time pass as Feed.Run does: a tick each 250 ms and a poll each second.
-// Short times pass in steps of a second, long times in steps of a minute.
+// runs lets time pass as Feed.Run does: a tick each 250 ms and a poll each second. Times of up to
+// ten minutes pass in steps of a second, longer ones in steps of 20 seconds.
 func (b *bench) runs(d time.Duration) {
 	step := time.Second
 	if d > 10*time.Minute {
@@ -43,9 +43,8 @@ func (b *bench) runs(d time.Duration) {
 	}
 }
 
-// Clocks jump and drift in many ways. After each event: is the clock reported as off,
-// and is it trusted afterwards? In none of them may revocations be swept by a time that
-// has not really come.
+// Clocks jump and drift in many ways. After each event the clock must be reported as off or as
+// trusted. Revocations must never be swept by a time that has not really come.
 func TestClockJumpsAndDrifts(t *testing.T) {
 	type event struct {
 		name  string
@@ -201,7 +200,7 @@ func TestNoClockTrustsTheWallClock(t *testing.T) {
 	c.Tick(start)
 	c.Compare(start, 0, start.Add(day))
 	if to, ok := c.Confirmed(start); !ok || !to.Equal(start) || c.State().Off || c.Shift() != 0 || !c.Steady(start).Equal(start) || !c.Database(start).Equal(start) {
-		t.Error("it does not")
+		t.Error("a nil clock does not trust the wall clock")
 	}
 }
 
