@@ -1,5 +1,5 @@
-// Package network knows which addresses and host names belong to a private network. It
-// does no I/O and knows nothing of what connects to them.
+// Package network decides which addresses and host names belong to a private network. It does no
+// I/O and knows nothing of what connects to them.
 package network
 
 import (

@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// The limits by address, and the store's rule for plain text, both need to know whether
-// a stranger could have this address.
+// The limits by client address, and the store's rule about plain text, both depend on whether a
+// stranger could have an address.
 func TestPrivate(t *testing.T) {
 	for text, want := range map[string]bool{
 		"":            true, // a Unix socket
