@@ -15,17 +15,17 @@ import (
 
 const scope = "github.com/wx-auth/caddy-wx-auth"
 
-// Span is a span that has begun. Its zero value, and that of a request that is not traced, records
+// Span is a span that has begun. The zero Span, which a request without tracing has, records
 // nothing.
 type Span struct{ otel trace.Span }
 
-// Start begins a span below the one in ctx. Without one, it returns ctx unchanged and a span that
-// records nothing.
+// Start begins a span below the one in ctx. If ctx has none, Start returns it unchanged, with a
+// span that records nothing.
 func Start(ctx context.Context, name string) (context.Context, Span) {
 	return start(ctx, name, trace.SpanKindInternal)
 }
 
-// StartCall is like Start, for a request to the host of another system.
+// StartCall is like Start, for a request to another system's host.
 func StartCall(ctx context.Context, name, host string) (context.Context, Span) {
 	ctx, s := start(ctx, name, trace.SpanKindClient)
 	s.Set("server.address", host)
@@ -55,7 +55,7 @@ func (s Span) SetInt(name string, value int) {
 	}
 }
 
-// End ends the span. It is an error if failed is set.
+// End ends the span. If failed is set, the span is marked as an error.
 func (s Span) End(failed bool) {
 	if s.otel == nil {
 		return
