@@ -31,8 +31,8 @@ func UserCreated(u user.User, s session.Session) Event {
 	return Event{"wx_auth_user_created", loginData(u, s)}
 }
 
-// PhoneRebound returns the event for a phone number that was used with another WeChat
-// account, with the sessions that ended because of that.
+// PhoneRebound returns the event for a login that has bound a phone number to another WeChat
+// account. It contains the sessions that ended because of that.
 func PhoneRebound(u user.User, s session.Session, ended session.Ended) Event {
 	data := loginData(u, s)
 	data["ended"] = ended.IDs
@@ -57,8 +57,8 @@ func Refused(appid string, code problem.Code, kind string) Event {
 	return Event{"wx_auth_refused", map[string]any{"appid": appid, "code": string(code), "kind": kind}}
 }
 
-// Revoked returns the events for sessions of a user that ended, or none if none did. If
-// there are very many, only the first are named.
+// Revoked returns the event for a user's ended sessions, or nil if no session ended. If very many
+// ended, the event names only the first ones.
 func Revoked(userID string, ended session.Ended, reason session.Reason) []Event {
 	if ended.Count == 0 {
 		return nil
@@ -83,12 +83,12 @@ func UserEnabled(id string) Event {
 	return Event{"wx_auth_user_enabled", map[string]any{"user": id}}
 }
 
-// PhoneTaken returns the event for a user who has no number any more.
+// PhoneTaken returns the event for a user whose number was taken away.
 func PhoneTaken(id string) Event {
 	return Event{"wx_auth_phone_changed", map[string]any{"user": id}}
 }
 
-// UserErased returns the event for an erased user, with the sessions that ended.
+// UserErased returns the event for an erased user. It contains the sessions that ended.
 func UserErased(id string, ended session.Ended) Event {
 	return Event{"wx_auth_user_erased", map[string]any{"user": id, "sessions": ended.IDs, "count": ended.Count}}
 }

@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// An operator subscribes to the events by the page's table. It has each of them, and no
-// other.
+// Operators choose events from the table in docs/operations.md. The table must list every event,
+// and no other.
 func TestPageHasEachEvent(t *testing.T) {
 	source, err := os.ReadFile("event.go")
 	if err != nil {
