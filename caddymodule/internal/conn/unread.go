@@ -1,7 +1,7 @@
-// Package conn does what net/http does not do for the body of a request: it discards one
-// that a refusal leaves unread, and remembers of one that is passed on whether the client
-// broke it. And it ends connections that were taken over. It knows nothing of tokens, sites
-// or Caddy's packages.
+// Package conn does three things that net/http does not do. It discards a request body that a
+// refusal leaves unread. It records whether the client broke off a body that is being passed on. It
+// ends connections that were taken over, such as WebSockets. It knows nothing of tokens, sites or
+// Caddy's packages.
 package conn
 
 import (
@@ -32,12 +32,11 @@ func StillSending(r *http.Request) bool {
 	return r.ProtoMajor == 1 && r.ContentLength != 0 && r.Body != nil && r.Body != http.NoBody
 }
 
-// DiscardUnread is called after the refusal of an upload that is still under way. Many
-// clients read nothing before they have sent everything, and closing a connection with
-// unread data resets it, so the client would lose the refusal. Therefore the answer is
-// flushed, and what arrives is read and discarded, within bounds. Then the connection
-// is closed, as the answer announces: what follows an unread body must not be taken for
-// the next request.
+// DiscardUnread is called after the refusal of an upload that is still under way. Many clients read
+// nothing before they have sent everything. Closing a connection with unread data resets it, so the
+// client would lose the refusal. Therefore DiscardUnread flushes the answer, and reads and discards
+// what arrives, within bounds. If the body did not end within them, it closes the connection, as
+// the answer announces: the rest of the body must not be taken for the next request.
 func DiscardUnread(w http.ResponseWriter, r *http.Request, exiting func() bool) {
 	rc := http.NewResponseController(w)
 	_ = rc.Flush() // if a directive such as intercept holds the answer, it is sent after the body
@@ -87,10 +86,9 @@ func discard(rc *http.ResponseController, r *http.Request, exiting func() bool) 
 	return false
 }
 
-// CloseInSteps makes net/http close the connection as after a body that was too large:
-// it sends a FIN, and waits half a second before it closes the socket. So even a client
-// that reads while it sends gets the answer. Only [http.MaxBytesReader] can ask for
-// that.
+// CloseInSteps makes net/http close the connection as it does after a body that was too large:
+// net/http sends a FIN, and waits half a second before it closes the socket. So even a client that
+// reads while it sends gets the answer. Only [http.MaxBytesReader] can ask net/http for that.
 func CloseInSteps(w http.ResponseWriter) {
 	body := io.NopCloser(strings.NewReader("x"))
 	_, _ = http.MaxBytesReader(Innermost(w), body, 0).Read(make([]byte, 1))

@@ -11,9 +11,9 @@ import (
 	"time"
 )
 
-// Keeper decides how long a connection lasts that is no longer HTTP requests.
+// Keeper decides how long a connection may last that no longer carries HTTP requests.
 type Keeper interface {
-	// Watch is called when the connection begins. The keeper ends it by End, until it is
+	// Watch is called when the connection begins. The keeper may call End until the connection is
 	// released.
 	Watch(interface{ End(why error) }) Watched
 	// Answer may change the header of the answer, just before it is sent.
@@ -23,23 +23,23 @@ type Keeper interface {
 // Watched is a connection that a [Keeper] watches.
 type Watched interface{ Release() }
 
-// Upgrades reports whether a request may turn its connection into something other than
-// HTTP requests: a WebSocket, over HTTP/1.1 or by extended CONNECT.
+// Upgrades reports whether a request may turn its connection into one without HTTP requests: a
+// WebSocket, over HTTP/1.1 or by extended CONNECT.
 func Upgrades(r *http.Request) bool {
 	return r.Method == http.MethodConnect || len(r.Header["Upgrade"]) > 0
 }
 
-// ServeUpgrade serves such a request. If its connection is taken over, the keeper watches
-// it. A request that only asks for an upgrade, as Java's client does in every one
-// (Upgrade: h2c), is served to its end: what counts is the takeover.
+// ServeUpgrade serves such a request. The keeper watches the connection only from the moment when
+// it is taken over. A request that asks for an upgrade and gets none is served to its end. Java's
+// client asks in every request (Upgrade: h2c).
 func ServeUpgrade(w http.ResponseWriter, r *http.Request, keeper Keeper, serve func(http.ResponseWriter, *http.Request) error) error {
 	ctx, cancel := context.WithCancelCause(r.Context())
 	u := &upgrade{writer: writer{w}, keeper: keeper, cancel: cancel}
 	defer u.done()
 	if r.Method == http.MethodConnect {
-		// Over HTTP/2 and HTTP/3 nothing takes the connection over: the stream is the
-		// connection. The server's own writer ends it, since the writers around it are
-		// for one goroutine.
+		// Over HTTP/2 and HTTP/3 no connection is taken over: the stream serves as the connection.
+		// The server's own writer ends it, because only one goroutine may use the writers around
+		// that one.
 		u.begin(stream{Innermost(w)})
 	}
 	return serve(u, r.WithContext(ctx))
@@ -72,8 +72,8 @@ func (u *upgrade) begin(connection io.Closer) {
 	u.watched = u.keeper.Watch(u)
 }
 
-// End closes the connection itself: a proxy that waits for a client that neither reads
-// nor sends would not notice that the context has ended.
+// End ends the context and closes the connection. A proxy that waits for a client that neither
+// reads nor sends would not notice the end of the context.
 func (u *upgrade) End(why error) {
 	u.cancel(why)
 	go func() { // closing may take its time
@@ -102,7 +102,7 @@ func (u *upgrade) WriteHeader(status int) {
 	u.ResponseWriter.WriteHeader(status)
 }
 
-// Hijack implements [http.Hijacker], by which a proxy takes an HTTP/1.1 connection over.
+// Hijack implements [http.Hijacker]. A proxy takes an HTTP/1.1 connection over with it.
 func (u *upgrade) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	conn, rw, err := http.NewResponseController(u.ResponseWriter).Hijack()
 	if err == nil && u.watched == nil {
@@ -111,7 +111,7 @@ func (u *upgrade) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	return conn, rw, err
 }
 
-// writer passes on what Caddy's handlers ask a ResponseWriter for beyond its interface.
+// writer passes on the optional methods of a ResponseWriter that Caddy's handlers use.
 type writer struct{ http.ResponseWriter }
 
 // ReadFrom implements [io.ReaderFrom], by which proxies copy.

@@ -9,13 +9,13 @@ import (
 	"sync/atomic"
 )
 
-// Upload is the body of a request that is passed on. It remembers that it could not be
-// read to its end, which is the client's fault and not the upstream's. A proxy reads it
-// in its own goroutine, which may outlast the request.
+// Upload is the body of a request that is passed on. It records whether reading it failed before
+// its end, which is the client's fault and not the upstream's. A proxy reads the body in its own
+// goroutine, which may outlast the request.
 type Upload struct {
 	io.ReadCloser
 	left   atomic.Int64          // bytes to come; negative if their number is not known
-	failed atomic.Pointer[error] // why it could not be read to its end
+	failed atomic.Pointer[error] // the error of the read that failed
 }
 
 // NewUpload returns the body of a request as an Upload; nil if there is none.
@@ -32,7 +32,7 @@ func (u *Upload) Read(p []byte) (int, error) {
 	n, err := u.ReadCloser.Read(p)
 	if u.left.Load() >= 0 {
 		if u.left.Add(-int64(n)) > 0 && err == io.EOF {
-			err = io.ErrUnexpectedEOF // HTTP/3's server does not say so
+			err = io.ErrUnexpectedEOF // HTTP/3's server returns a plain io.EOF then
 		}
 	}
 	if err != nil && err != io.EOF && !errors.Is(err, http.ErrBodyReadAfterClose) {
@@ -42,7 +42,7 @@ func (u *Upload) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Failed returns why the body could not be read to its end; nil as long as it could.
+// Failed returns the error of the read that failed, or nil if none has.
 func (u *Upload) Failed() error {
 	if err := u.failed.Load(); err != nil {
 		return *err
@@ -50,7 +50,7 @@ func (u *Upload) Failed() error {
 	return nil
 }
 
-// Status returns the answer to a client whose body failed.
+// Status returns the HTTP status for a client whose body failed.
 func (u *Upload) Status() int {
 	if timeout, ok := errors.AsType[net.Error](u.Failed()); ok && timeout.Timeout() {
 		return http.StatusRequestTimeout
@@ -58,9 +58,9 @@ func (u *Upload) Status() int {
 	return http.StatusBadRequest
 }
 
-// givenUp is the error of a body that could not be read to its end. Caddy's proxy
-// takes it for a client that hung up: it counts nothing against the upstream
-// (fail_duration), and tries no other one.
+// givenUp is the error of a body that could not be read to its end. Caddy's proxy takes it for a
+// client that hung up. So the proxy counts no failure of the upstream (fail_duration), and tries no
+// other upstream.
 type givenUp struct{ error }
 
 func (g givenUp) Unwrap() error { return g.error }
@@ -70,8 +70,8 @@ func (givenUp) Is(target error) bool { return target == context.Canceled }
 // StatusClosed is the status that Caddy's proxy writes when a client hung up.
 const StatusClosed = 499
 
-// UploadAnswer is the ResponseWriter for an upload. It drops the 499 of a proxy that
-// takes the client for gone, as the client may well be there.
+// UploadAnswer is the ResponseWriter for an upload. It drops the 499 of a proxy that believes the
+// client to be gone, because the client may still wait for an answer.
 type UploadAnswer struct {
 	writer
 	body     *Upload
