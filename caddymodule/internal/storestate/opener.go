@@ -20,7 +20,8 @@ type Site[T any] struct {
 	State *State
 	Store *store.Store // with the site's keys
 	Names store.Names
-	// Find is a hash of how users are found in an external directory. It may be empty.
+	// Find is a hash of the settings by which users are found in an external directory. It may be
+	// empty.
 	Find string
 	// Identified receives the identity of the open store. It refuses a store that
 	// another site uses under another address for other users.
@@ -33,7 +34,7 @@ type Site[T any] struct {
 	Assemble func(*store.Keys) (*T, error)
 	// Explain adds the remedy to an error.
 	Explain func(error) error
-	// FindChanged is called if Find differs from that of the last load.
+	// FindChanged is called if Find differs from the value recorded at the last load.
 	FindChanged func()
 	Log         *zap.Logger
 }
@@ -49,8 +50,8 @@ type Opener[T any] struct {
 	tried    chan struct{}         // closed when the first attempt has ended
 	away     atomic.Bool           // the store did not answer when a request needed it
 	open     atomic.Pointer[T]     // nil: no token is accepted
-	recorded atomic.Bool           // the recorded names are this site's: logins are accepted
-	fault    atomic.Pointer[error] // only the operator can fix it
+	recorded atomic.Bool           // the store has recorded this site's names: logins are accepted
+	fault    atomic.Pointer[error] // an error that only the operator can fix
 }
 
 // NewOpener returns an opener that has done nothing yet.
@@ -71,10 +72,10 @@ func (o *Opener[T]) Recorded() bool { return o.recorded.Load() }
 // Misconfigured reports whether only the operator can fix what keeps the store closed.
 func (o *Opener[T]) Misconfigured() bool { return o.fault.Load() != nil }
 
-// Ready returns the result of Assemble. Caddy starts its apps in no fixed order, so a
-// request may arrive before the store is open, and waits for it here. Ready returns nil
-// if that takes too long or fails. After that no request waits any more, not even one
-// to a public path.
+// Ready returns the result of Assemble. Caddy starts its apps in no fixed order, so a request may
+// arrive before the store is open, and waits for it here. Ready returns nil if that takes too long
+// or fails. After a timeout no later request waits, because each of them, even one to a public
+// path, would take as long.
 func (o *Opener[T]) Ready(ctx context.Context) *T {
 	if t := o.open.Load(); t != nil || o.away.Load() {
 		return t
@@ -90,10 +91,9 @@ func (o *Opener[T]) Ready(ctx context.Context) *T {
 	return o.open.Load()
 }
 
-// Resume goes on with what an earlier configuration with the same store and keys has
-// opened, so that its tokens stay valid while the database is down. It does not access
-// the database. It returns an error for a directory or a WeChat that is not the
-// store's.
+// Resume continues with what an earlier configuration with the same store and keys has opened, so
+// that tokens stay valid while the database is down. It does not access the database. It returns an
+// error if the directory or an app's WeChat host is not the one that the store has recorded.
 func (o *Opener[T]) Resume(ctx context.Context) error {
 	s := o.site
 	known, err := s.State.names.fit(s.Names)
@@ -160,15 +160,15 @@ func (o *Opener[T]) Prepare(ctx context.Context, limit time.Duration) error {
 	})
 }
 
-// loadRevoked reads which sessions have ended. All of them must be known before the
-// first token is accepted.
+// loadRevoked reads the revocations. All ended sessions must be known before the first token is
+// accepted.
 func (o *Opener[T]) loadRevoked(ctx context.Context) error {
 	feed := o.site.State.Feed
 	if feed.Loaded() {
 		return nil
 	}
 	err := feed.Poll(ctx, o.site.Store, time.Now())
-	if err != nil && ctx.Err() != nil { // also while it waited for another poll
+	if err != nil && ctx.Err() != nil { // perhaps while it waited for another poll
 		err = fmt.Errorf("%w: %w", store.ErrUnavailable, err)
 	}
 	return err
@@ -235,8 +235,8 @@ func (o *Opener[T]) Tried() {
 	}
 }
 
-// logOpened logs which store was opened, because a mistyped path, or another HOME,
-// leads to an empty one.
+// logOpened logs which store was opened, because a mistyped path, or another HOME, opens an empty
+// store.
 func (o *Opener[T]) logOpened(ctx context.Context) {
 	s := o.site
 	v, err := s.Store.Survey(ctx)

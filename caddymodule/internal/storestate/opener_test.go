@@ -36,8 +36,8 @@ func newSite(s *State, directory string) *Opener[opened] {
 	})
 }
 
-// A request arrives while the store is being opened. It waits for the end of the first
-// attempt, and no longer.
+// A request arrives while the store is being opened. It waits until the first attempt has ended,
+// and no longer.
 func TestReadyWaitsForTheFirstAttempt(t *testing.T) {
 	o := newSite(newState(t, filepath.Join(t.TempDir(), "wx.db")), "store")
 	ready := make(chan *opened)
@@ -61,8 +61,8 @@ func TestReadyEndsWithTheRequest(t *testing.T) {
 	}
 }
 
-// A reload goes on with the open store. It refuses the users of another directory
-// without asking the database.
+// A reload continues with the open store. It refuses the users of another directory without asking
+// the database.
 func TestResume(t *testing.T) {
 	s := newState(t, filepath.Join(t.TempDir(), "wx.db"))
 	if err := newSite(s, "store").Open(t.Context(), time.Minute); err != nil {
@@ -92,7 +92,7 @@ func TestOpenRefusesAnotherDirectory(t *testing.T) {
 		t.Fatal(err)
 	}
 	if o.IsOpen() || o.Recorded() || !o.Misconfigured() {
-		t.Error("it is open, or waits for something that passes")
+		t.Error("the site is open, or not reported as misconfigured")
 	}
 }
 

@@ -16,8 +16,8 @@ const (
 	// staleAfter is the age at which the revocation feed is logged as stale.
 	staleAfter = 10 * time.Second
 
-	// purgeEvery is the interval between searches for expired rows; purgeBatch is how
-	// many are deleted in one transaction.
+	// purgeEvery is the interval between searches for expired rows. purgeBatch is the number of
+	// rows that one transaction deletes.
 	purgeFirst = 5 * time.Second // after the start
 	purgeEvery = time.Minute
 	purgeBatch = 500
@@ -65,8 +65,8 @@ func (s *State) Announce(ctx context.Context, st *store.Store, log *zap.Logger) 
 	}
 }
 
-// reporter logs when the feed becomes stale and when it is fresh again, and does the
-// same for the clock.
+// reporter returns a function to call after each read of the feed. It logs when the feed becomes
+// stale and when it is fresh again, and the same for the clock.
 func (s *State) reporter(log *zap.Logger) func(error) {
 	stale, reportClock := false, s.clockReporter(log)
 	return func(err error) {
@@ -85,8 +85,8 @@ func (s *State) reporter(log *zap.Logger) func(error) {
 	}
 }
 
-// clockReporter logs when this process's clock becomes wrong and when it is right
-// again. In between, the replica deletes nothing and forgets no revocation.
+// clockReporter returns a function that logs when this process's clock becomes wrong and when it is
+// right again. In between, the replica deletes nothing and forgets no revocation.
 func (s *State) clockReporter(log *zap.Logger) func() {
 	off := false
 	return func() {
@@ -134,7 +134,7 @@ func (s *State) housekeep(ctx context.Context, st *store.Store, log *zap.Logger)
 			var err error
 			n, ours, err = st.Housekeep(ctx, s.replica, purgeBatch)
 			if err != nil && ctx.Err() == nil {
-				// An outage of the store has its own lines.
+				// An outage of the store is logged elsewhere.
 				level := zap.WarnLevel
 				if errors.Is(err, store.ErrUnavailable) {
 					level = zap.DebugLevel
@@ -149,7 +149,7 @@ func (s *State) housekeep(ctx context.Context, st *store.Store, log *zap.Logger)
 	}
 }
 
-// count counts the live sessions, if this replica does the housekeeping.
+// count counts the live sessions, if this replica has the housekeeping role.
 func (s *State) count(ctx context.Context, st *store.Store, log *zap.Logger, ours bool) {
 	if !ours {
 		s.live.Store(-1)

@@ -22,7 +22,7 @@ type State struct {
 	Revoked *session.Revoked
 	Feed    *session.Feed
 
-	live    atomic.Int64 // sessions, as last counted; negative: not by this replica
+	live    atomic.Int64 // the number of live sessions at the last count; negative: this replica has not counted
 	started time.Time
 
 	replica string // name of this process among the replicas
@@ -49,8 +49,8 @@ func New(address, prefix string) (*State, error) {
 	return s, nil
 }
 
-// FeedAge returns the time since the revocations of other replicas were last read or,
-// before they were, since the store was first used.
+// FeedAge returns the time since the revocations of other replicas were last read. Before the first
+// read, it returns the time since the store was first used.
 func (s *State) FeedAge(now time.Time) time.Duration {
 	if !s.Feed.Loaded() {
 		return max(now.Sub(s.started), s.Feed.Age(now))
@@ -85,7 +85,7 @@ func (s *State) Close() error {
 // wrong.
 func (s *State) Now() time.Time { return time.Now().Add(s.Clock.Shift()) }
 
-// opened records that the store is open, and reports whether it is for the first time.
+// opened records that the store is open, and reports whether that is the first time.
 func (s *State) opened() (first bool) {
 	s.once.Do(func() {
 		first = true
@@ -94,9 +94,9 @@ func (s *State) opened() (first bool) {
 	return first
 }
 
-// knownNames are the names that this process has recorded in a store or found there.
-// They do not change while the store is open, so a reload can be compared with them
-// even while the database is down.
+// knownNames are the names that this process has recorded in a store, or has found there. They do
+// not change while the store is open, so a reload can be compared with them even while the database
+// is down.
 type knownNames struct {
 	mu    sync.Mutex
 	names store.Names
