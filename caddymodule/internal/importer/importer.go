@@ -6,7 +6,6 @@ import (
 	"bufio"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
@@ -15,9 +14,13 @@ import (
 // Row is one line of the file: an openid and its user.
 type Row struct {
 	AppID, OpenID string
-	UnionID       string     // empty: unknown
-	Phone         user.Phone // zero: unknown; UserID must name a user in the store then
-	UserID        string     // empty: the id of the phone number's owner, or a new one; required if the users are in an external directory
+	// UnionID is empty if it is unknown.
+	UnionID string
+	// Phone is zero if it is unknown. Then UserID must be the id of a user in the store.
+	Phone user.Phone
+	// UserID may be empty if the users are not in an external directory. Then the row belongs to
+	// the owner of the phone number, or to a new user.
+	UserID string
 }
 
 // Outcome is the result of importing a row.
@@ -41,8 +44,8 @@ var (
 	ErrOtherOpenID  = errors.New("the user has another openid of this app in the store")
 )
 
-// Store accepts the rows. A batch is written completely or not at all. An error that is
-// not a row's applies to the whole batch.
+// Store accepts the rows. A batch is written completely or not at all. Import returns an error if
+// the batch was not written; the refusal of a single row is in its Outcome.
 type Store interface {
 	Import(ctx context.Context, rows []Row, rule user.NewOpenID) ([]Outcome, error)
 }
@@ -61,7 +64,7 @@ type Import struct {
 	Progress func(Totals)
 }
 
-// Totals count lines, without the header and empty lines.
+// Totals count lines. The header and empty lines are not counted.
 type Totals struct {
 	Line     int   // the last processed line
 	Bytes    int64 // read from the file
@@ -71,9 +74,9 @@ type Totals struct {
 	Refused  int
 }
 
-// batch bounds the number of rows in one transaction, so that logins wait only briefly
+// batchSize bounds the number of rows in one transaction, so that logins wait only briefly
 // for an import.
-const batch = 500
+const batchSize = 500
 
 // maxLine bounds the length of a line, in bytes.
 const maxLine = 4 << 10
@@ -85,59 +88,32 @@ func (i Import) Run(ctx context.Context, file io.Reader) (Totals, error) {
 	lines := &lineReader{in: bufio.NewReaderSize(file, maxLine)}
 	parse := newParser(i.Apps)
 	for {
-		var rows []Row
-		var numbers []int
-		var bad []refusal
-		last, end := sum.Line, false
-		for len(rows) < batch {
-			text, err := lines.next()
-			if err == io.EOF {
-				end = true
-				break
-			}
-			if err != nil && !errors.Is(err, errLongLine) {
-				return sum, fmt.Errorf("line %d: %w", lines.number, err)
-			}
-			last = lines.number
-			var row Row
-			if err == nil {
-				var empty bool
-				row, empty, err = parse.line(text, lines.number == 1)
-				if errors.Is(err, errHeader) {
-					return sum, err
-				}
-				if empty {
-					continue
-				}
-			}
-			if err != nil {
-				bad = append(bad, refusal{last, row.Phone, err})
-				continue
-			}
-			rows, numbers = append(rows, row), append(numbers, last)
+		b, err := readBatch(lines, parse)
+		if err != nil {
+			return sum, err
 		}
 		if err := ctx.Err(); err != nil {
 			return sum, err
 		}
-		if len(rows) > 0 {
-			outcomes, err := i.Store.Import(ctx, rows, i.Rule)
+		if len(b.rows) > 0 {
+			outcomes, err := i.Store.Import(ctx, b.rows, i.Rule)
 			if err != nil {
 				return sum, err
 			}
 			for n, o := range outcomes {
 				if o.Refused != nil {
-					bad = append(bad, refusal{numbers[n], rows[n].Phone, o.Refused})
+					b.refused = append(b.refused, refusal{b.numbers[n], b.rows[n].Phone, o.Refused})
 				}
 				sum.count(o)
 			}
 		}
-		sum.Refused += len(bad)
-		sum.Line, sum.Bytes = last, lines.bytes
-		i.report(bad)
+		sum.Refused += len(b.refused)
+		sum.Line, sum.Bytes = lines.number, lines.bytes
+		i.report(b.refused)
 		if i.Progress != nil {
 			i.Progress(sum)
 		}
-		if end {
+		if b.last {
 			return sum, nil
 		}
 	}

@@ -109,7 +109,7 @@ func TestBadLinesAreRefusedAndOthersTaken(t *testing.T) {
 		"7  neither a phone number nor a user id",
 		"8  4 columns instead of 5",
 		"9  the quotes do not match",
-		"10 +86138****8008 the user id is none",
+		"10 +86138****8008 the user id is invalid",
 		"11 +86138****8009 " + ErrPhoneTaken.Error(),
 		"12  the line is longer",
 		"13 +86138****8010 the unionid",
@@ -139,16 +139,16 @@ func TestUnknownHeaderEndsTheImport(t *testing.T) {
 // totals name the last imported line, and the import can simply be repeated.
 func TestBrokenImportReportsHowFarItCame(t *testing.T) {
 	var file strings.Builder
-	for i := range 2 * batch {
+	for i := range 2 * batchSize {
 		fmt.Fprintf(&file, "wx1,o%d,,138%08d,\n", i, i)
 	}
 	s := &taking{fail: errors.New("away")}
 	sum, _, err := run(t, s, file.String())
-	if !errors.Is(err, s.fail) || sum.Line != batch || sum.NewUsers != batch || sum.Bytes == 0 {
+	if !errors.Is(err, s.fail) || sum.Line != batchSize || sum.NewUsers != batchSize || sum.Bytes == 0 {
 		t.Errorf("%+v, %v", sum, err)
 	}
 	s.fail = nil
-	if sum, _, err := run(t, s, file.String()); err != nil || sum.Line != 2*batch || sum.Bytes != int64(file.Len()) {
+	if sum, _, err := run(t, s, file.String()); err != nil || sum.Line != 2*batchSize || sum.Bytes != int64(file.Len()) {
 		t.Errorf("%+v, %v", sum, err)
 	}
 }

@@ -20,7 +20,7 @@ type refusal struct {
 	reason error
 }
 
-// report passes the refusals of a batch on, in the order of the lines.
+// report calls Refused for each refusal of a batch, in the order of the lines.
 func (i Import) report(bad []refusal) {
 	slices.SortStableFunc(bad, func(a, b refusal) int { return cmp.Compare(a.line, b.line) })
 	if i.Refused == nil {
@@ -29,6 +29,42 @@ func (i Import) report(bad []refusal) {
 	for _, r := range bad {
 		i.Refused(r.line, r.phone, r.reason)
 	}
+}
+
+// lineBatch holds the lines that are imported in one transaction.
+type lineBatch struct {
+	rows    []Row
+	numbers []int // the line number of each row
+	refused []refusal
+	last    bool // the file has ended
+}
+
+// readBatch reads lines until it has batchSize rows, or the file ends.
+func readBatch(lines *lineReader, parse *parser) (b lineBatch, err error) {
+	for len(b.rows) < batchSize {
+		text, err := lines.next()
+		switch {
+		case err == io.EOF:
+			b.last = true
+			return b, nil
+		case errors.Is(err, errLongLine):
+			b.refused = append(b.refused, refusal{line: lines.number, reason: err})
+			continue
+		case err != nil:
+			return b, fmt.Errorf("line %d: %w", lines.number, err)
+		}
+		row, empty, err := parse.line(text, lines.number == 1)
+		switch {
+		case errors.Is(err, errHeader):
+			return b, err
+		case empty:
+		case err != nil:
+			b.refused = append(b.refused, refusal{lines.number, row.Phone, err})
+		default:
+			b.rows, b.numbers = append(b.rows, row), append(b.numbers, lines.number)
+		}
+	}
+	return b, nil
 }
 
 var errLongLine = fmt.Errorf("the line is longer than %d bytes", maxLine)
@@ -62,14 +98,14 @@ func (l *lineReader) next() (string, error) {
 	return strings.TrimRight(line, "\r\n"), nil
 }
 
-// columns are the columns of a file without a header, in their order. A header may name
-// them in any order and omit optional ones.
+// columns lists the columns of a file without a header, in their order. A header may name them in
+// any order and omit optional ones.
 var columns = []string{"appid", "openid", "unionid", "phone", "user id"}
 
 const form = "appid, openid, unionid, phone, user id"
 
-// errHeader is the error for a first line with other column names: the following lines
-// have no meaning then.
+// errHeader is the error for a first line with unknown or missing column names. The lines after it
+// cannot be interpreted.
 var errHeader = errors.New("the first line must name these columns, in any order: " + form)
 
 type parser struct {
@@ -86,8 +122,8 @@ func newParser(apps []string) *parser {
 	return p
 }
 
-// line parses a line. empty reports that there is nothing in it to import. For a
-// refused line it returns the phone number, if that could be parsed.
+// line parses a line. It reports empty if the line contains nothing to import. For a refused line
+// it returns the phone number, if that could be parsed.
 func (p *parser) line(text string, first bool) (row Row, empty bool, err error) {
 	if first {
 		text = strings.TrimPrefix(text, "\ufeff") // Excel writes a byte-order mark
@@ -127,11 +163,11 @@ func (p *parser) line(text string, first bool) (row Row, empty bool, err error) 
 	case !slices.Contains(p.apps, row.AppID):
 		err = errors.New("the appid is none of those that the configuration serves")
 	case !user.ValidID(row.OpenID):
-		err = errors.New("the openid is missing, or is none: 1 to 128 visible ASCII characters")
+		err = errors.New("the openid is missing or invalid: an openid has 1 to 128 visible ASCII characters")
 	case row.UnionID != "" && !user.ValidID(row.UnionID):
-		err = errors.New("the unionid is none: up to 128 visible ASCII characters")
+		err = errors.New("the unionid is invalid: a unionid has 1 to 128 visible ASCII characters")
 	case row.UserID != "" && !user.ValidID(row.UserID):
-		err = errors.New("the user id is none: 1 to 128 visible ASCII characters")
+		err = errors.New("the user id is invalid: a user id has 1 to 128 visible ASCII characters")
 	case row.UserID == "" && row.Phone.IsZero():
 		err = errors.New("neither a phone number nor a user id")
 	}
