@@ -31,15 +31,15 @@ const (
 )
 
 // Background opens the stores of a configuration's directives, and keeps the revocation feeds
-// and the key rings fresh. It has neither settings nor syntax; the directives find it by
-// name.
+// and the key rings fresh. It has neither settings nor syntax: each directive gets it from
+// Caddy by its app name.
 type Background struct {
 	log     *zap.Logger
 	metrics *metrics.Metrics
 	mu      sync.Mutex
 	sites   []*site
 	rings   map[ringKey]*token.RingSettings
-	warned  map[*caddyhttp.Server]bool // about their trusted proxies
+	warned  map[*caddyhttp.Server]bool // servers whose trusted proxies have been warned about
 	cancel  context.CancelFunc
 	loops   sync.WaitGroup
 }
@@ -56,10 +56,10 @@ func (a *Background) Provision(ctx caddy.Context) error {
 	return a.metrics.Register(ctx.GetMetricsRegistry())
 }
 
-// add registers a directive with the app, while the configuration is provisioned. Sites
-// that share a key ring share its settings: a retired key verifies for as long as the
-// longest-lived token of any of them. Sites that share a store must agree on its keys, and
-// on whose ids it holds.
+// add registers a directive with the app, while the configuration is provisioned. Sites that
+// share a key ring share its settings: a retired key verifies for as long as the longest-lived
+// token of any of them. Sites that share a store must agree on its encryption keys and on its
+// names (the directory and the WeChat whose ids it holds).
 func (a *Background) add(s *site) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -91,15 +91,16 @@ func (a *Background) add(s *site) error {
 	return nil
 }
 
-// Start opens the stores. An error that only the operator can fix fails the configuration,
-// and the former one stays; a store that does not answer, or takes no write, is tried again
-// until it does. The stores' names are recorded if nothing else is refused.
+// Start opens the stores. An error that only the operator can fix fails the configuration, and
+// the former one stays. A store that does not answer, or takes no write, is tried again until
+// it does. The names of the stores are recorded only if nothing has failed the configuration.
 func (a *Background) Start() error {
 	ctx, cancel := context.WithCancel(context.Background())
 	a.cancel = cancel
 	a.warnOfCluster()
 	a.warnOfSharing()
-	// All at once: stores that do not answer must not delay a reload one after the other.
+	// Stores open concurrently: several that do not answer must not add up their timeouts and
+	// delay a reload.
 	opened, users := make([]error, len(a.sites)), make([]error, len(a.sites))
 	a.sideBySide(func(i int, s *site) { opened[i] = s.Prepare(ctx, openTimeout) },
 		func(i int, s *site) { users[i] = s.openUsers(ctx, openTimeout) })
@@ -130,7 +131,8 @@ func (a *Background) Start() error {
 		if !states[s.state] {
 			states[s.state] = true
 			if opened[i] == nil {
-				// Before the reload is reported done: the operator's next step may be rekey.
+				// The keys are announced before the reload is reported as done: the operator's
+				// next command may be rekey, which checks that every replica has them.
 				s.state.Announce(ctx, s.store, a.log)
 			}
 			a.loops.Go(func() { s.state.Run(ctx, s.store, a.log) })
@@ -143,7 +145,7 @@ func (a *Background) Start() error {
 	return nil
 }
 
-// sideBySide calls each function for each site, all at once, and waits for them.
+// sideBySide calls each function for each site, all concurrently, and waits for them.
 func (a *Background) sideBySide(do ...func(int, *site)) {
 	var all sync.WaitGroup
 	for i, s := range a.sites {
@@ -179,8 +181,8 @@ func (a *Background) logAway(s *site, err error) {
 	a.log.Error(message, zap.Error(err), zap.String("remedy", adviceOf(err, "check that the database runs and can be reached; it is tried again every second")))
 }
 
-// warnOfCluster warns of SQLite if there may be several replicas: each would have its own
-// users and keys.
+// warnOfCluster warns of SQLite in a place that looks like a Kubernetes cluster: with several
+// replicas, each would have users and keys of its own.
 func (a *Background) warnOfCluster() {
 	if os.Getenv("KUBERNETES_SERVICE_HOST") == "" {
 		return
@@ -205,7 +207,7 @@ func (a *Background) Stop() error {
 	return nil
 }
 
-// keepOpening opens a site whose store was away when the configuration was loaded.
+// keepOpening opens a site whose store did not answer when the configuration was loaded.
 func (a *Background) keepOpening(ctx context.Context, s *site) {
 	logged := ""
 	for clock.Sleep(ctx, retryEvery) {
@@ -214,8 +216,8 @@ func (a *Background) keepOpening(ctx context.Context, s *site) {
 			a.log.Info("the store answers", zap.String("store", s.state.DB.String()))
 			return
 		}
-		// It may answer by now, and be unusable: a wrong key or schema, another directory's
-		// users.
+		// The store may answer by now and still be unusable: its key or schema may be wrong,
+		// or its users may belong to another directory.
 		if !errors.Is(err, store.ErrUnavailable) && ctx.Err() == nil && err.Error() != logged {
 			logged = err.Error()
 			a.log.Error("the store cannot be used; logins and tokens wait until that is fixed", zap.Error(err),
@@ -242,16 +244,17 @@ func logRing(log *zap.Logger, err error) {
 	log.Log(level, "reading the key ring", zap.Error(err), zap.String("remedy", adviceOf(err, "see the error; it is read again every minute, and the keys that are known go on")))
 }
 
-// trustsProxies reports whether a server has trusted proxies. When our handler is
-// provisioned, Caddy has loaded them into an unexported field and dropped the raw
-// configuration. A test with the built binary fails if a later Caddy renames the field.
+// trustsProxies reports whether a server has trusted proxies. When our handler is provisioned,
+// Caddy has loaded them into an unexported field and dropped the raw configuration, so the
+// field is read by reflection. A test with the built binary fails if a later Caddy renames it.
 func trustsProxies(s *caddyhttp.Server) bool {
 	f := reflect.ValueOf(s).Elem().FieldByName("trustedProxies")
 	return s.TrustedProxiesRaw != nil || f.IsValid() && f.Kind() == reflect.Interface && !f.IsNil()
 }
 
-// warnNotStrict warns of a server that trusts proxies and takes the first address in
-// X-Forwarded-For for the client's: the client may have written it.
+// warnNotStrict warns of a server that trusts proxies without trusted_proxies_strict. Caddy
+// then takes the first address in X-Forwarded-For for the client's, and a client can write
+// that address itself.
 func (a *Background) warnNotStrict(s *caddyhttp.Server) {
 	if s == nil || s.TrustedProxiesStrict > 0 || !s.TrustedProxiesUnix && !trustsProxies(s) {
 		return

@@ -83,8 +83,8 @@ func parseCaddyfile(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error)
 	if err := oneOnEachRoute(h); err != nil {
 		return nil, err
 	}
-	// The matcher says what to protect. The route has none, as endpoints are served and
-	// identity headers removed on every request.
+	// The matcher says what to protect. The route itself gets no matcher, because endpoints
+	// are served and identity headers removed on every request.
 	matcher, err := h.ExtractMatcherSet()
 	if err != nil {
 		return nil, h.WrapErr(err)
@@ -185,7 +185,7 @@ func (h *Handler) addCredential(args []string) error {
 	return nil
 }
 
-// appSyntax may be repeated: its block belongs to the last app.
+// appSyntax is the subdirective app. It may be repeated: a block belongs to the app before it.
 func (h *Handler) appSyntax() subdirective {
 	last := func() *App { return &h.Apps[len(h.Apps)-1] }
 	return subdirective{
@@ -268,14 +268,15 @@ func (h *Handler) wechatSyntax() subdirective {
 	)
 }
 
-// These keys record where a wx_auth was seen while a Caddyfile is adapted.
+// Adapting a Caddyfile records under these keys where a wx_auth was seen.
 const (
-	seenKey   = "wx_auth.seen"   // in the block state: in this block or around it
-	nestedKey = "wx_auth.nested" // in the state: in a block inside the site
+	seenKey   = "wx_auth.seen"   // in the block state: a wx_auth in this block or in one around it
+	nestedKey = "wx_auth.nested" // in the state: a wx_auth in a block inside the site
 )
 
-// oneOnEachRoute refuses a second wx_auth that requests would reach after the first. A
-// second one on another route, or in hand-written JSON, is found when a request reaches it.
+// oneOnEachRoute refuses a second wx_auth that requests would reach after the first. It does
+// not see a second one on another route or in hand-written JSON: ServeHTTP refuses the request
+// that reaches it.
 func oneOnEachRoute(h httpcaddyfile.Helper) error {
 	site := siteOf(h)
 	if site == 0 {
@@ -293,9 +294,9 @@ func oneOnEachRoute(h httpcaddyfile.Helper) error {
 	return nil
 }
 
-// siteOf identifies the site of a Caddyfile; zero if it cannot. Caddy shares the state of a
-// site's outermost block with all other sites, each of which may have its own wx_auth, and
-// has no public name for the site.
+// siteOf returns the address of a Caddyfile site's state, which identifies the site, or zero
+// if it cannot be read. Caddy shares the state of a site's outermost block with all other
+// sites, each of which may have its own wx_auth, and has no public name for the site.
 func siteOf(h httpcaddyfile.Helper) uintptr {
 	block := reflect.ValueOf(h).FieldByName("parentBlock")
 	if !block.IsValid() {

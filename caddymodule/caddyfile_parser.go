@@ -11,8 +11,9 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 )
 
-// parser reads one directive by the table of its subdirectives. It knows the syntax only;
-// the settings say which values are allowed, and marks has the lines of those.
+// parser reads one directive by the table of its subdirectives. It knows only the syntax; the
+// settings check the values. marks records the line of each value, for the errors of the
+// settings.
 type parser struct {
 	marks map[place]*caddyfile.Dispenser
 	start *caddyfile.Dispenser
@@ -30,8 +31,8 @@ func (p *parser) begin(d *caddyfile.Dispenser) error {
 	return nil
 }
 
-// locate adds to the error of a setting its line in the Caddyfile, or that of the directive
-// if the setting is not there.
+// locate adds a line of the Caddyfile to the error of a setting: the setting's own line, or
+// the directive's if the setting is not written there.
 func (p *parser) locate(err error) error {
 	var se *settingError
 	if !errors.As(err, &se) {
@@ -48,16 +49,16 @@ type subdirective struct {
 	name string
 	// usage names the arguments, for the error of a wrong line.
 	usage string
-	// least and most bound the number of arguments; most < 0: any number.
+	// least and most bound the number of arguments. A negative most means any number.
 	least, most int
-	// count is set if the subdirective may be repeated. It returns the number of values so
-	// far.
+	// count is set if the subdirective may be repeated. It returns how many values it has
+	// stored so far.
 	count func() int
 	// set stores the arguments.
 	set func(args []string) error
 	// block lists the subdirectives that may stand in braces after the arguments.
 	block []subdirective
-	// parse is set for what has its own syntax. It reads the whole segment.
+	// parse is set for a subdirective with a syntax of its own. It reads the whole segment.
 	parse func(d *caddyfile.Dispenser) error
 }
 
@@ -76,8 +77,8 @@ func (s subdirective) repeated(count func() int) subdirective {
 	return s
 }
 
-// block is a subdirective whose settings are in its block. If it is there, into is set to
-// value, which the subdirectives fill.
+// block returns a subdirective whose settings are in its block. If the Caddyfile has it, *into
+// becomes value, which the subdirectives fill.
 func block[T any](name string, into **T, value *T, in ...subdirective) subdirective {
 	return subdirective{name: name, usage: "{ … }, with its settings in the block", block: in, set: func([]string) error {
 		*into = value
@@ -85,8 +86,9 @@ func block[T any](name string, into **T, value *T, in ...subdirective) subdirect
 	}}
 }
 
-// segment reads the arguments and the block of s, whose name is d's current token. name is
-// the whole name, with that of the block around it, and which is the index of that block.
+// segment reads the arguments and the block of s, whose name is d's current token. name is the
+// full name, with the names of the blocks around it, and which is the index of the innermost
+// of these blocks.
 func (p *parser) segment(d *caddyfile.Dispenser, name string, which int, s subdirective) error {
 	if s.parse != nil {
 		return s.parse(d)
@@ -112,8 +114,8 @@ func (p *parser) segment(d *caddyfile.Dispenser, name string, which int, s subdi
 	return p.block(d, name, which, s.block)
 }
 
-// block reads the subdirectives in the braces that follow d. which is its index among the
-// blocks of this name.
+// block reads the subdirectives in the braces that follow d. which is the block's index among
+// the blocks of this name.
 func (p *parser) block(d *caddyfile.Dispenser, within string, which int, known []subdirective) error {
 	prefix := ""
 	if within != "wx_auth" {
@@ -202,7 +204,7 @@ func onOff(into **bool) func([]string) error {
 	}
 }
 
-// duration stores a time over zero.
+// duration stores a duration greater than zero.
 func duration(into *caddy.Duration) func([]string) error {
 	return func(args []string) error {
 		d, err := parseDuration(args[0])
@@ -223,7 +225,7 @@ func sessions(into **int) func([]string) error {
 	}
 }
 
-// durationOrZero stores a time that may be zero.
+// durationOrZero stores a duration that may be zero.
 func durationOrZero(into **caddy.Duration) func([]string) error {
 	return func(args []string) error {
 		var d time.Duration
@@ -253,7 +255,7 @@ func parseDuration(text string) (time.Duration, error) {
 	return d, nil
 }
 
-// rate stores a number in a time: 30/m.
+// rate stores a number per unit of time, such as 30/m.
 func rate(into **Rate) func([]string) error {
 	return func(args []string) error {
 		if err := noPlaceholder(args[0]); err != nil {
@@ -270,7 +272,7 @@ func rate(into **Rate) func([]string) error {
 	}
 }
 
-// silentLogin stores off or a time.
+// silentLogin stores "off" or a maximum age.
 func silentLogin(into **SilentLogin) func([]string) error {
 	return func(args []string) error {
 		if args[0] == "off" {
@@ -286,7 +288,7 @@ func silentLogin(into **SilentLogin) func([]string) error {
 	}
 }
 
-// testLogin stores a test login, whose arguments have "until" among them.
+// testLogin stores a test login. Its third argument must be the word "until".
 func testLogin(into **TestLogin) func([]string) error {
 	return func(args []string) error {
 		if args[2] != "until" {

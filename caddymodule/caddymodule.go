@@ -32,8 +32,9 @@ func init() {
 	caddy.RegisterModule((*WebhookUsers)(nil))
 	caddy.RegisterModule((*SQLUsers)(nil))
 	httpcaddyfile.RegisterDirective("wx_auth", parseCaddyfile)
-	// What forward_auth copies into the request may be what a matcher looks at;
-	// all that changes or answers the request comes later.
+	// A matcher of wx_auth may look at what forward_auth copies into the request, so
+	// forward_auth comes first. Every directive that changes or answers the request comes
+	// later.
 	httpcaddyfile.RegisterDirectiveOrder("wx_auth", httpcaddyfile.After, "forward_auth")
 }
 
@@ -45,8 +46,9 @@ func (*Handler) CaddyModule() caddy.ModuleInfo {
 	}
 }
 
-// Provision checks the configuration and acquires what it shares with others. It only reads:
-// validating a configuration beside a running instance creates, locks and migrates nothing.
+// Provision checks the configuration and acquires what this site shares with others. It only
+// reads: validating a configuration beside a running instance creates, locks and migrates
+// nothing.
 func (h *Handler) Provision(ctx caddy.Context) error {
 	set, err := h.settings()
 	if err != nil {
@@ -90,7 +92,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 			"name your proxy by trusted_proxies in servers { } of the global options"))
 	}
 	background.warnNotStrict(server)
-	if server != nil { // not in tests
+	if server != nil { // nil in unit tests
 		server.RegisterConnContext(api.NoteAliases())
 	}
 	if err := background.add(h.site); err != nil {
@@ -99,8 +101,8 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	return h.site.Resume(ctx)
 }
 
-// Cleanup releases what Provision acquired. A reload does not wait for the requests under
-// way: those that arrive here later still find the site.
+// Cleanup releases what Provision acquired. A reload does not wait for requests in progress: a
+// request that gets here after Cleanup still finds the site.
 func (h *Handler) Cleanup() error {
 	if h.site == nil {
 		return nil

@@ -45,7 +45,7 @@ systemd, for example:
 	})
 }
 
-// configFlags name the configuration that a command works on, and the form of its output.
+// configFlags are the flags that name a command's configuration and the form of its output.
 type configFlags struct {
 	file, adapter   string
 	envfiles        []string
@@ -82,12 +82,13 @@ func (c *configFlags) output(cmd *cobra.Command) cli.Output {
 	return cli.Output{Writer: cmd.OutOrStdout(), JSON: c.json, FullPhone: c.fullPhone}
 }
 
-// commandStore is a store of the configuration, as the commands see it.
+// commandStore is a store of the configuration, as the commands use it.
 type commandStore struct {
 	cli.Store
 	key storeKey
 	set settings // of the first directive with this store
-	// directory and names say whose ids the configuration has.
+	// directory and names say which users and which WeChat the ids in this configuration
+	// belong to.
 	directory directoryName
 	names     store.Names
 	db        *store.DB
@@ -96,7 +97,8 @@ type commandStore struct {
 	users     func()   // closes the external directory
 }
 
-// handlers returns the directives of the configuration, and the file that it is in.
+// handlers returns the directives of the configuration, the file it was read from, and its
+// JSON.
 func (c *configFlags) handlers() (found []*Handler, file string, config []byte, err error) {
 	for _, path := range c.envfiles {
 		if err := cli.LoadEnvFile(path); err != nil {
@@ -172,7 +174,7 @@ func directives(config []byte) (found []*Handler, err error) {
 	return found, walk(node)
 }
 
-// addStore adds the store of a directive to the list, or the directive to its store. It
+// addStore adds the directive to the entry of its store, or adds an entry for the store. It
 // resolves only the settings that concern a store: a command needs no AppSecret.
 func addStore(list []*commandStore, h *Handler) ([]*commandStore, error) {
 	s := settings{Register: h.Register == nil || *h.Register}
@@ -181,7 +183,7 @@ func addStore(list []*commandStore, h *Handler) ([]*commandStore, error) {
 			return nil, err
 		}
 	}
-	_ = s.resolveTestLogin(h, atProvision) // a command needs no secret of it either
+	_ = s.resolveTestLogin(h, atProvision) // an error is ignored: a command does not need the test login's secret
 	again := *h                            // loading a module removes its settings
 	again.UsersRaw = slices.Clone(h.UsersRaw)
 	directory, err := directoryOf(h)
@@ -254,7 +256,7 @@ func (o *commandStore) addRing(own token.RingSettings) {
 }
 
 // open opens the store. A command creates no tables: run as the wrong user, or in the wrong
-// place, it must not report success on an empty database.
+// place, it would otherwise report success on an empty database.
 func (o *commandStore) open(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
@@ -264,7 +266,8 @@ func (o *commandStore) open(ctx context.Context) error {
 			"The path of an SQLite file depends on the user: run this as the user that runs Caddy", err)
 	}
 	if err == nil {
-		// Nothing is recorded: only a running configuration decides whose ids these are.
+		// A command records no names: only a running configuration decides whose ids the store
+		// holds.
 		err = o.CheckNames(ctx, o.names)
 	}
 	o.Directory = o.Store.Users(true, o.Sessions)

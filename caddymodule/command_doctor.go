@@ -52,7 +52,7 @@ Run it where Caddy runs, as its user and with its environment. No secret is writ
 	return cmd
 }
 
-// examine makes all checks. One that fails does not keep the others from being made.
+// examine makes all checks, also after one has failed.
 func (c *configFlags) examine(ctx context.Context, d *cli.Doctor) {
 	for _, path := range c.envfiles {
 		d.SecretFile("the environment", path)
@@ -82,7 +82,7 @@ func (c *configFlags) examine(ctx context.Context, d *cli.Doctor) {
 		}
 		stores = next
 		for _, app := range set.Apps {
-			// Sites with the same app, secret and hosts ask once.
+			// Sites with the same app, secret and hosts share one check.
 			key := fmt.Sprintf("%q", []string{app.ID, app.Secret, set.WeChat.AccessToken, set.WeChat.External, set.WeChat.nameOf(app.ID)})
 			if asked[key] {
 				continue
@@ -128,7 +128,7 @@ func (o *commandStore) examine(ctx context.Context, d *cli.Doctor) {
 	}
 }
 
-// checkUsers lets the external directory check whether it will work.
+// checkUsers runs the external directory's own check, Open.
 func (o *commandStore) checkUsers(ctx context.Context) error {
 	late := &lateUsers{o, nil}
 	if err := late.load(); err != nil {
@@ -146,8 +146,8 @@ func (o *commandStore) checkUsers(ctx context.Context) error {
 // secretNames are the members of a directive's JSON that hold secrets.
 var secretNames = []string{"secret", "secrets", "encryption_keys", "encoding_aes_key", "key", "service_key"}
 
-// examineSecrets reports the secrets that stand in the configuration itself, and checks the
-// files that hold the others. It returns the number of those that it found.
+// examineSecrets reports secrets that are written in the configuration itself, and checks the
+// files that hold the others. It returns the number of secrets found.
 func examineSecrets(d *cli.Doctor, h *Handler) (found int) {
 	var node any
 	text, err := json.Marshal(h)
@@ -194,9 +194,9 @@ func passwordOf(raw string) string {
 	return password
 }
 
-// isLiteral reports whether a value is written in the configuration. {$NAME} is replaced
-// while a Caddyfile is read, so a value that is in the environment, too, is not; nor is a
-// password in a URL there.
+// isLiteral reports whether a secret is written out in the configuration. Caddy replaces
+// {$NAME} while it reads a Caddyfile, so a value (or a URL's password) that equals an
+// environment variable is taken to come from there.
 func isLiteral(value string) bool {
 	if value == "" || placeholder.MatchString(value) {
 		return false
@@ -216,7 +216,7 @@ func examineProxies(d *cli.Doctor, config []byte) {
 			} `json:"http"`
 		} `json:"apps"`
 	}
-	_ = json.Unmarshal(config, &c) // it was read before
+	_ = json.Unmarshal(config, &c) // no error is possible: this JSON was parsed before
 	for _, name := range slices.Sorted(maps.Keys(c.Apps.HTTP.Servers)) {
 		var server struct {
 			Proxies *struct {

@@ -202,7 +202,7 @@ shows them, if the token was signed here.`,
 		if len(args) == 1 && args[0] != "-" {
 			file, err := os.Open(args[0])
 			if err != nil {
-				// The argument may be the token itself, which must not be in an error.
+				// The argument may be the token itself, so no part of it may be in the error.
 				return errors.New("there is no file of that name that can be read: the token is read from a file or from the standard input")
 			}
 			defer file.Close()
@@ -220,8 +220,8 @@ shows them, if the token was signed here.`,
 	return cmd
 }
 
-// lateUsers is an external directory that is loaded when it is first asked: most commands
-// need neither it nor its secrets.
+// lateUsers is an external directory that is loaded at its first call: most commands need
+// neither it nor its secrets.
 type lateUsers struct {
 	of *commandStore
 	user.Directory

@@ -30,16 +30,16 @@ type Handler struct {
 	// reaches the upstream. Default: /auth/wx
 	Endpoints string `json:"endpoints,omitempty"`
 
-	// Requests that need no token. They carry no identity either.
+	// Requests that need no token. They get no identity either.
 	Public []Rule `json:"public,omitempty"`
 
-	// Paths whose requests have the identity of their token if they carry one, and are
-	// anonymous otherwise. A path is exact, or ends in /* for all paths below it.
+	// Paths that need no token. A request with a token gets its identity; a request without
+	// one is anonymous. A path is exact, or ends in /* for all paths below it.
 	Optional []string `json:"optional,omitempty"`
 
-	// Conditions for callers of some paths. A path that one of them matches needs a token,
-	// whatever public, optional and the matcher say. If several match, all must hold. On a
-	// path that an upstream may read as another one, every condition must hold.
+	// Conditions for the callers of some paths. A path that one of them matches needs a token,
+	// whatever public, optional and the matcher say. If several match, all must hold. A path
+	// that an upstream may read as another one must meet every condition.
 	Require []Requirement `json:"require,omitempty"`
 
 	// The database of users, sessions and keys.
@@ -89,22 +89,23 @@ type Handler struct {
 	// server needs trusted_proxies.
 	PassHeaders []string `json:"pass_headers,omitempty"`
 
-	// Further places of a token, beside Authorization: a cookie, a query parameter, a
-	// WebSocket's sub-protocol. Default: none
+	// Further places of a token besides Authorization: a cookie, a query parameter, a
+	// WebSocket sub-protocol. Default: none
 	Credentials []Credential `json:"credentials,omitempty"`
 
 	// Whether the token stays in Authorization for the upstream. By default it is removed.
 	ForwardToken bool `json:"forward_token,omitempty"`
 
-	// How many logins of one client WeChat may refuse. It also limits the logins of a client
-	// that are under way, where each success within the last minute allows one more. A client
-	// is an address (IPv6: its /64), or the session of a login that carries its refresh token.
-	// Off if Caddy sees only private addresses. Default: 30 a minute
+	// How many of a client's logins WeChat may refuse before the client must wait. It also
+	// limits how many of a client's logins may be in progress at once; each success within the
+	// last minute allows one more. A client is an address (IPv6: its /64), or the session of a
+	// login that carries its refresh token. Off if Caddy sees only private addresses. Default:
+	// 30 a minute
 	LoginRate *Rate `json:"login_rate,omitempty"`
 
-	// The key by which your backend may end sessions, and disable and erase users
+	// The key with which your backend may end sessions, and disable and erase users
 	// (Authorization: Bearer …). At least 32 characters. Write it as a placeholder. Default:
-	// none, and no such endpoints
+	// none; without it, these endpoints do not exist
 	ServiceKey string `json:"service_key,omitempty"`
 
 	// How WeChat's servers are called.
@@ -122,8 +123,8 @@ type App struct {
 	// Its AppSecret. Write it as a placeholder: {env.WX_SECRET}
 	Secret string `json:"secret,omitempty"`
 
-	// Base URLs of WeChat's servers for this app: the first is used; the others, if it cannot
-	// be reached. Default: those of wechat
+	// Base URLs of WeChat's servers for this app. The first is used; the others are used if it
+	// cannot be reached. Default: those of wechat
 	API []string `json:"api,omitempty"`
 
 	// WeChat's message push to this app, in secure mode. Default: none
@@ -140,9 +141,10 @@ type Push struct {
 	EncodingAESKey string `json:"encoding_aes_key,omitempty"`
 
 	// What happens to a user who withdraws the phone number and has no other openid with a
-	// phone login. "detach" (default) takes the number and keeps the user, who gets a new
-	// number at the next phone login of the same WeChat account. "erase" erases the user, as
-	// does in any case the end of a WeChat account, and a directory that cannot take numbers.
+	// phone login. "detach" (default) removes the number and keeps the user, who gets a new
+	// number at the next phone login of the same WeChat account. "erase" erases the user. Two
+	// cases always erase: a WeChat account that is closed, and a directory that cannot remove
+	// numbers.
 	OnPhoneRevoked string `json:"on_phone_revoked,omitempty"`
 }
 
@@ -151,8 +153,7 @@ type Rule struct {
 	// The methods. Default: GET and HEAD
 	Methods []string `json:"methods,omitempty"`
 
-	// The paths: exact ones, or with /* at the end for all paths below. They match in the same
-	// case only.
+	// The paths: exact ones, or with /* at the end for all paths below. Case matters.
 	Paths []string `json:"paths,omitempty"`
 }
 
@@ -168,7 +169,7 @@ type Requirement struct {
 	// phone number.
 	Field string `json:"field,omitempty"`
 
-	// The values of which the caller must have one; for phone_within one value, the longest
+	// The values of which the caller must have one. phone_within takes one value, the maximum
 	// time, such as 15m. Appids may contain placeholders.
 	Values []string `json:"values,omitempty"`
 }
@@ -288,25 +289,25 @@ type Credential struct {
 	Name string `json:"name,omitempty"`
 }
 
-// Rate is a number in a time.
+// Rate is a number of events per time.
 type Rate struct {
-	// How many.
+	// The number of events.
 	Count int `json:"count,omitempty"`
 
-	// In what time.
+	// The time in which they may happen.
 	Per caddy.Duration `json:"per,omitempty"`
 }
 
 // WeChat sets how WeChat's servers are called.
 type WeChat struct {
-	// Base URLs: the first is used; the others, if it cannot be reached. Default:
+	// Base URLs. The first is used; the others are used if it cannot be reached. Default:
 	// https://api.weixin.qq.com
 	API []string `json:"api,omitempty"`
 
 	// The name of another WeChat, such as a simulator. A store accepts each appid from one
-	// WeChat only, and records its name. A proxy to WeChat itself is weixin.qq.com. May
-	// contain placeholders. Default: weixin.qq.com if all hosts are under it, else the host
-	// and port of the first URL
+	// WeChat only, and records the WeChat's name. The name of a proxy to WeChat itself is
+	// weixin.qq.com. May contain placeholders. Default: weixin.qq.com if all hosts are under
+	// it, else the host and port of the first URL
 	Realm string `json:"realm,omitempty"`
 
 	// The source of the access token: "stable" (default), "classic", which ends the former

@@ -18,17 +18,17 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/token"
 )
 
-// passedVar marks a request that a wx_auth has dealt with.
+// passedVar marks a request that has passed a wx_auth.
 const passedVar = "wx_auth.passed"
 
-// ServeHTTP is the way of a request: what a client must not say is removed;
-// our endpoints are served; all else goes on by the gate's rules.
+// ServeHTTP first removes the headers that a client must not set. Then it serves our
+// endpoints, and passes other requests on by the gate's rules.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	s := h.site
 	if caddyhttp.GetVar(r.Context(), passedVar) != nil {
-		// The second one would remove what the first has set.
-		s.log.Error("a request reached a second wx_auth: put one on each way, and let paths differ by public, optional and the matcher",
-			zap.String("requestId", requestID(r)), zap.String("remedy", "remove one of the two wx_auth from the way of this request"))
+		// A second wx_auth would remove the identity headers that the first has set.
+		s.log.Error("a request reached a second wx_auth: keep one on each route, and let paths differ by public, optional and the matcher",
+			zap.String("requestId", requestID(r)), zap.String("remedy", "remove one of the two wx_auth from the route of this request"))
 		return s.api.Refuse(w, r, problem.New(problem.Misconfigured).WithStatus(http.StatusInternalServerError))
 	}
 	caddyhttp.SetVar(r.Context(), passedVar, true)
@@ -49,14 +49,14 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		return forward(w, r, in.r, next)
 	}
 	if conn.Upgrades(in.r) {
-		// What asks for an upgrade may be an upload all the same.
+		// A request that asks for an upgrade may also be an upload, so both wrappers apply.
 		serve := func(w http.ResponseWriter, to *http.Request) error { return forward(w, r, to, next) }
 		return conn.ServeUpgrade(w, in.r, keeper{s, in.Caller}, serve)
 	}
 	return forward(w, r, in.r, next)
 }
 
-// keeper ends a connection with the caller's token and with its session.
+// keeper ends a connection together with the caller's token and session.
 type keeper struct {
 	site   *site
 	caller *token.Identity
@@ -67,13 +67,14 @@ func (k keeper) Watch(connection interface{ End(why error) }) conn.Watched {
 	return k.site.state.Revoked.Watch(k.caller.SessionID(), k.caller.Expires(), connection)
 }
 
-// Answer keeps the credential out of the header that says what was agreed on.
+// Answer removes the credential from the response header that names the WebSocket sub-protocol
+// agreed on.
 func (k keeper) Answer(h http.Header) { k.site.gate.DropEcho(h) }
 
-// forward passes a request on. A body that cannot be read to its end is the client's
-// fault, and the answer says so: Caddy's proxy would take it for a failure of the
-// upstream, answer 502, and might count it against the upstream (fail_duration).
-// Caddy's error routes, which may hold a proxy too, go on with the given request.
+// forward passes a request on. If its body cannot be read to the end, that is the client's
+// fault, and the response says so: Caddy's proxy would take it for a failure of the upstream,
+// answer 502, and might count it against the upstream (fail_duration). Caddy's error routes
+// continue with the given request, and may hold a proxy too.
 func forward(w http.ResponseWriter, given, r *http.Request, next caddyhttp.Handler) error {
 	body := conn.NewUpload(r)
 	if body == nil {
@@ -86,10 +87,10 @@ func forward(w http.ResponseWriter, given, r *http.Request, next caddyhttp.Handl
 	if cause == nil {
 		return err
 	}
-	given.Body, given.ContentLength = http.NoBody, 0 // the rest of it must not be read
+	given.Body, given.ContentLength = http.NoBody, 0 // the error routes must not read the rest of it
 	delete(given.Header, "Content-Length")
 	if answer.HeldBack() {
-		err = caddyhttp.Error(conn.StatusClosed, cause) // which keeps a status of its own, such as 413
+		err = caddyhttp.Error(conn.StatusClosed, cause) // an error that has a status, such as 413, keeps it
 	}
 	he, ok := errors.AsType[caddyhttp.HandlerError](err)
 	if !ok || he.StatusCode < conn.StatusClosed {
@@ -97,21 +98,21 @@ func forward(w http.ResponseWriter, given, r *http.Request, next caddyhttp.Handl
 	}
 	he.StatusCode = body.Status()
 	if r.ProtoMajor == 1 {
-		w.Header().Set("Connection", "close") // nothing says where the next request begins
+		w.Header().Set("Connection", "close") // the next request's first byte cannot be found
 		conn.CloseInSteps(w)
 	}
 	return he
 }
 
-// entry is a request after the gate has decided.
+// entry is a request together with the gate's decision about it.
 type entry struct {
-	r     *http.Request // to go on with
+	r     *http.Request // the request to continue with
 	ours  bool          // it is for one of our endpoints
 	route api.Route
 	gate.Decision
 }
 
-// enter decides on a request. Whatever panics here, it does not go on.
+// enter decides on a request. If anything here panics, the request is refused.
 func (h *Handler) enter(r *http.Request) (in entry) {
 	in.r = r
 	defer func() {
@@ -119,7 +120,7 @@ func (h *Handler) enter(r *http.Request) (in entry) {
 			in.ours, in.Decision = false, gate.Decision{Refusal: h.site.api.Panicked("panic at the gate", p, zap.String("requestId", requestID(r)), zap.String("address", clientIP(r)))}
 		}
 	}()
-	in.route, in.ours = h.site.api.Route(r) // before Prepare takes away what it looks at
+	in.route, in.ours = h.site.api.Route(r) // before Prepare removes headers that Route reads
 	trusted, _ := caddyhttp.GetVar(r.Context(), caddyhttp.TrustedProxyVarKey).(bool)
 	in.r = h.site.gate.Prepare(r, trusted)
 	if in.ours && (in.route.Verify || r.Method != http.MethodTrace) {
@@ -135,9 +136,9 @@ func (h *Handler) enter(r *http.Request) (in entry) {
 	return in
 }
 
-// hideQuery makes the request as it is now the original one, too: FastCGI and
-// rewrites pass that on, and it has the token that was taken from the query. Its
-// URL is changed in place, as Caddy gives error handlers the original one again.
+// hideQuery replaces Caddy's record of the original request by the request as it is now.
+// FastCGI and rewrites pass the original on, and its query still has the token. The URL is
+// changed in place, because Caddy gives error handlers the original request.
 func hideQuery(r *http.Request) *http.Request {
 	original, ok := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request)
 	if !ok || original.URL == nil {
@@ -146,12 +147,12 @@ func hideQuery(r *http.Request) *http.Request {
 	original.URL.RawQuery = r.URL.RawQuery
 	original.RequestURI = original.URL.RequestURI()
 	if repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
-		repl.Set("http.request.orig_uri", original.RequestURI) // it looks at the request that it was made with
+		repl.Set("http.request.orig_uri", original.RequestURI) // this placeholder reads the request that the replacer was made with
 	}
 	return r.WithContext(context.WithValue(r.Context(), caddyhttp.OriginalRequestCtxKey, original))
 }
 
-// protects asks the directive's matcher.
+// protects reports whether the directive's matcher matches the request.
 func (h *Handler) protects(r *http.Request) (bool, error) {
 	if len(h.matcher) == 0 {
 		return true, nil
@@ -159,8 +160,8 @@ func (h *Handler) protects(r *http.Request) (bool, error) {
 	return h.matcher.MatchWithError(r)
 }
 
-// placeholders are the fields of the caller's identity that the directives that
-// follow can use, by what stands behind {http.auth.user.
+// placeholders are the caller's fields that later directives can use, by the part of the name
+// after {http.auth.user.
 var placeholders = map[string]func(*token.Identity) string{
 	"http.auth.user.id":      (*token.Identity).Subject,
 	"http.auth.user.openid":  (*token.Identity).OpenID,
@@ -173,11 +174,11 @@ var placeholders = map[string]func(*token.Identity) string{
 // claimPlaceholder begins the names of the directory's claims.
 const claimPlaceholder = "http.auth.user.claims."
 
-// setPlaceholders makes the caller's identity known to the directives that
-// follow. The values are looked up when they are asked for, which most requests
-// never do; what another handler has set under these names before goes. Without an
-// identity they are empty rather than unset: Caddy leaves unknown placeholders in the
-// text verbatim, which an upstream would take for a user's id.
+// setPlaceholders makes the caller's identity known to later directives. Values are looked up
+// only when a directive asks for them, which is rare. Whatever another handler has set under
+// these names is removed. Without an identity the placeholders are empty rather than unset:
+// Caddy leaves unknown placeholders in the text verbatim, and an upstream would take that text
+// for a user's id.
 func setPlaceholders(r *http.Request, caller *token.Identity) {
 	repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	if !ok {
@@ -204,14 +205,14 @@ func ofNobody(key string) (any, bool) {
 	return "", ok || strings.HasPrefix(key, claimPlaceholder)
 }
 
-// clientIP is the client's address as Caddy resolves it: a header counts only from a
-// proxy that Caddy trusts.
+// clientIP returns the client's address as Caddy resolves it. Caddy takes it from a header
+// only if the peer is a trusted proxy.
 func clientIP(r *http.Request) string {
 	ip, _ := caddyhttp.GetVar(r.Context(), caddyhttp.ClientIPVarKey).(string)
 	return ip
 }
 
-// trustedProxy reports whether Caddy takes the peer for one of its trusted proxies.
+// trustedProxy reports whether the peer is one of Caddy's trusted proxies.
 func trustedProxy(r *http.Request) bool {
 	trusted, _ := caddyhttp.GetVar(r.Context(), caddyhttp.TrustedProxyVarKey).(bool)
 	return trusted

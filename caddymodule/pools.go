@@ -23,8 +23,8 @@ import (
 )
 
 // These pools hold what must exist once per process and survive reloads. Pooled objects hold
-// state, never settings: secrets, times and loggers come with each call from the
-// configuration in force.
+// state, never settings: callers pass secrets, durations and loggers from the current
+// configuration with each call.
 var (
 	storePool  = caddy.NewUsagePool() // storeKey  -> *storeState
 	ringPool   = caddy.NewUsagePool() // ringKey   -> pooled[*token.Ring]
@@ -32,7 +32,8 @@ var (
 	wechatPool = caddy.NewUsagePool() // string    -> *wechatState
 )
 
-// processMetrics live as long as the process. The registry of each configuration gets them.
+// processMetrics live as long as the process. They are registered with the registry of each
+// configuration.
 var processMetrics = metrics.New()
 
 // cacheEntries bounds the verified-token cache of one policy, to less than 30 MiB. A
@@ -50,11 +51,11 @@ type storeState struct {
 
 	outage  outage.Outage
 	unwrite atomic.Bool // a write has failed, and none has worked since
-	unread  []func()    // these remove its metrics
+	unread  []func()    // functions that remove the store's metrics
 }
 
-// Destruct closes the store when the last configuration, and the last login under way, has
-// released it.
+// Destruct closes the store. The pool calls it when the last configuration, and the last login
+// in progress, has released the store.
 func (s *storeState) Destruct() error {
 	for _, remove := range s.unread {
 		remove()
@@ -79,8 +80,8 @@ func acquireStore(k storeKey) (*storeState, error) {
 	return v.(*storeState), nil
 }
 
-// measure adds the store's metrics. Its outages are logged by Caddy's logger of the moment,
-// because the store outlives the configuration.
+// measure adds the store's metrics. Outages are logged by Caddy's current logger, because the
+// store outlives the configuration.
 func (s *storeState) measure(m *metrics.Metrics) {
 	label := s.DB.Label()
 	m.Stores(label, store.Operations())
@@ -108,8 +109,9 @@ func (s *storeState) measure(m *metrics.Metrics) {
 		}))
 }
 
-// note logs when the store begins to fail, and when it works again. A server or file that
-// became read-only still answers questions, so after a failed write only a write counts.
+// note logs when the store begins to fail, and when it works again. A server or file that has
+// become read-only still answers reads, so after a failed write only a successful write ends
+// the outage.
 func (s *storeState) note(o store.Operation) {
 	switch {
 	case o.Outcome() == "unavailable":
@@ -118,7 +120,7 @@ func (s *storeState) note(o store.Operation) {
 		}
 		s.outage.Failed(func(since time.Time) {
 			ourLog().Error("the store: failing since "+since.UTC().Format(time.RFC3339), zap.String("store", s.DB.String()), zap.Error(o.Err),
-				zap.String("remedy", adviceOf(withRemedy(o.Err, directoryName{}), "check that the database runs, can be reached and has space; tokens go on, and all else when it is back")))
+				zap.String("remedy", adviceOf(withRemedy(o.Err, directoryName{}), "check that the database runs, can be reached and has space; tokens keep working, and logins and refreshes will when it is back")))
 		})
 	case o.Err == nil && (o.Write || !s.unwrite.Load()):
 		s.unwrite.Store(false)
@@ -128,10 +130,10 @@ func (s *storeState) note(o store.Operation) {
 	}
 }
 
-// ourLog returns a logger for what outlives a configuration.
+// ourLog returns a logger for objects that outlive a configuration.
 func ourLog() *zap.Logger { return caddy.Log().Named("http.handlers.wx_auth") }
 
-// ringKey names a ring of generated keys.
+// ringKey identifies a ring of generated keys.
 type ringKey struct {
 	store storeKey
 	alg   token.Algorithm
@@ -147,11 +149,12 @@ func acquireRing(k ringKey) *token.Ring {
 	return acquire(ringPool, k, token.NewRing)
 }
 
-// test identifies the test login: with another one, other tokens are good.
+// acquireCache returns the verified-token cache of a policy, and its key in the pool. test
+// identifies the test login, because another test login accepts other tokens.
 func acquireCache(p token.Policy, store storeKey, keys, test string) (string, *token.Cache) {
 	k := fmt.Sprintf("%q", append([]string{store.url, store.prefix, keys, test, p.Issuer, p.Type, p.Leeway.String(),
 		strings.Join(p.Audience, "\x00")}, p.Apps...))
-	v, _, _ := cachePool.LoadOrNew(k, func() (caddy.Destructor, error) { // which cannot fail
+	v, _, _ := cachePool.LoadOrNew(k, func() (caddy.Destructor, error) { // the constructor returns no error
 		c := token.NewCache(cacheEntries)
 		c.Hits, c.Misses = processMetrics.Hits, processMetrics.Misses
 		return measuredCache{c, processMetrics.Read(metrics.CacheEntries, func(yield func(float64, ...string)) { yield(float64(c.Len())) })}, nil
@@ -172,7 +175,7 @@ func (c measuredCache) Destruct() error {
 }
 
 func acquire[T any](pool *caddy.UsagePool, k any, construct func() T) T {
-	v, _, _ := pool.LoadOrNew(k, func() (caddy.Destructor, error) { // which cannot fail
+	v, _, _ := pool.LoadOrNew(k, func() (caddy.Destructor, error) { // the constructor returns no error
 		return pooled[T]{construct()}, nil
 	})
 	return v.(pooled[T]).value
@@ -184,7 +187,7 @@ type wechatState struct {
 	transport *wechat.Transport
 	tokens    wechat.TokenSource
 
-	names   map[string]string // of WeChats by appid; "": of all other apps
+	names   map[string]string // names of WeChats by appid; "": for all other apps
 	unread  func()
 	mu      sync.Mutex
 	outages map[[2]string]*outage.Outage // by WeChat and call
@@ -258,7 +261,7 @@ func (s *wechatState) Destruct() error {
 
 func acquireWeChat(set wechatSettings, store storeKey) (string, *wechatState) {
 	k := fmt.Sprintf("%q %q", []string{set.AccessToken, set.External, store.url, store.prefix}, set.names()) // maps print sorted
-	v, _, _ := wechatPool.LoadOrNew(k, func() (caddy.Destructor, error) {                                    // which cannot fail
+	v, _, _ := wechatPool.LoadOrNew(k, func() (caddy.Destructor, error) {                                    // the constructor returns no error
 		s := &wechatState{transport: wechat.NewTransport(), tokens: set.tokens(), names: set.names(), outages: make(map[[2]string]*outage.Outage)}
 		s.unread = processMetrics.Read(metrics.AccessTokenAge, s.tokenAges)
 		return s, nil

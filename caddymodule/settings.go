@@ -18,17 +18,17 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
 )
 
-// settings are the meaning of a Handler's configuration: placeholders replaced, defaults
-// filled in, everything checked. What belongs to another package is in that package's own struct.
-// It holds secrets, so it stays out of exported fields.
+// settings are the resolved configuration of a Handler: placeholders replaced, defaults filled
+// in, everything checked. Settings that another package uses are in that package's own struct.
+// They hold secrets, so no exported field may hold them.
 type settings struct {
 	// Apps are in the order of the configuration; at least one.
 	Apps []wechat.App
-	// Pushes read WeChat's message push, by appid.
+	// Pushes are the receivers of WeChat's message push, by appid.
 	Pushes map[string]*wechat.PushReceiver
-	// EraseRevoked are the appids whose users are erased when they withdraw their number.
+	// EraseRevoked are the appids for which a user who withdraws the phone number is erased.
 	EraseRevoked []string
-	// Service is the service key; nil: none.
+	// Service is the service key, or nil without one.
 	Service *serviceKey
 	// Endpoints is the prefix, without a slash at its end.
 	Endpoints string
@@ -50,13 +50,12 @@ type settings struct {
 
 const day = 24 * time.Hour
 
-// settings resolves what a configuration means, with the environment and the files of this
-// machine. It does no other I/O. Its errors name the setting and the remedy, and hold no
-// secret.
+// settings resolves the configuration with the environment and the files of this machine. It
+// does no other I/O. Its errors name the setting and the remedy, and hold no secret.
 func (h *Handler) settings() (settings, error) { return resolve(h, atProvision) }
 
-// resolve does this with any lookup. A value that is not known is not checked, nor is what
-// depends on it.
+// resolve resolves the configuration with the given lookup. A value that look does not know
+// yet is not checked, nor is anything that depends on it.
 func resolve(h *Handler, look lookup) (settings, error) {
 	s := settings{Register: h.Register == nil || *h.Register}
 	s.Gate.ForwardToken = h.ForwardToken
@@ -78,18 +77,18 @@ type settingError struct {
 	err   error
 }
 
-// place locates a setting: a subdirective's name, with its block's in front, and
-// its index among those that may be repeated.
+// place locates a setting: the subdirective's name, preceded by the name of its block, and its
+// index among subdirectives that may be repeated.
 type place struct {
 	name  string
 	index int
 }
 
-// Error is the setting's name and what to write instead.
+// Error returns the setting's name and what to write instead.
 func (e *settingError) Error() string {
 	text := e.err.Error()
 	if strings.HasPrefix(text, e.place.name) {
-		return text // the package that checked it has named it
+		return text // the package that made this error has named the setting already
 	}
 	return e.place.name + ": " + text
 }
@@ -106,14 +105,15 @@ func missetAt(name string, index int, err error) error {
 	return &settingError{place{name, index}, err}
 }
 
-// placeholder matches what could be one.
+// placeholder matches everything that looks like a placeholder.
 var placeholder = regexp.MustCompile(`\{[^{}\s]*\}`)
 
 // lookup replaces the placeholders of a value. known is false if the value depends on the
-// machine that will serve, and is not looked up now.
+// machine that will serve, and is therefore not looked up now.
 type lookup func(raw string, of syntax) (value string, known bool, err error)
 
-// checked replaces the placeholders of a value and applies the checks, if it is known.
+// checked replaces the placeholders of a value and, if the result is known, applies the
+// checks.
 func (look lookup) checked(raw string, checks ...func(string) error) (string, error) {
 	value, known, err := look(raw, syntax{})
 	if err != nil || !known {
@@ -127,17 +127,17 @@ func (look lookup) checked(raw string, checks ...func(string) error) (string, er
 	return value, nil
 }
 
-// syntax says what braces mean in a value that may contain placeholders.
+// syntax decides how braces are read in a value that may contain placeholders.
 type syntax struct {
-	// lax: braces other than those of the two placeholders belong to the value, as in a
-	// JWK.
+	// lax allows other braces than those of the two placeholders, as in a JWK. They belong to
+	// the value.
 	lax bool
-	// own is a name in braces that means something to the user of the value.
+	// own is a name in braces that the setting itself uses, such as {appid}.
 	own string
 }
 
-// inCaddyfile is the lookup for adapting: a Caddyfile may be adapted on another machine
-// than the one that serves, so values with placeholders are not known.
+// inCaddyfile is the lookup for adapting. A Caddyfile may be adapted on another machine than
+// the one that serves, so values with placeholders are not known.
 func inCaddyfile(raw string, of syntax) (string, bool, error) {
 	found, err := of.placeholders(raw)
 	return raw, len(found) == 0, err
@@ -153,7 +153,8 @@ func atProvision(raw string, of syntax) (string, bool, error) {
 	last, repl := 0, caddy.NewReplacer()
 	for _, at := range found {
 		key := raw[at[0]+1 : at[1]-1]
-		// One at a time: every byte between them stays as it is written.
+		// Placeholders are replaced one at a time, so that every byte between them stays as
+		// written.
 		value, err := repl.ReplaceOrErr("{"+key+"}", true, true)
 		if err != nil || strings.TrimSpace(value) == "" {
 			return "", false, emptyPlaceholder(key)
@@ -173,8 +174,8 @@ func emptyPlaceholder(key string) error {
 	return fmt.Errorf("{%s} is empty: the file must exist, hold the value, and be readable by the user that runs Caddy", key)
 }
 
-// placeholders returns those of a value. It refuses what looks like a placeholder and is
-// none: it would be used as the value itself.
+// placeholders returns the positions of a value's placeholders. It refuses text that looks
+// like a placeholder and is none, because that text would become the value.
 func (s syntax) placeholders(raw string) ([][]int, error) {
 	var found [][]int
 	for _, at := range placeholder.FindAllStringIndex(raw, -1) {
@@ -200,8 +201,8 @@ func (s syntax) placeholders(raw string) ([][]int, error) {
 	return found, nil
 }
 
-// noPlaceholder refuses a placeholder where the value must be known when the configuration
-// is read.
+// noPlaceholder refuses a placeholder in a setting whose value must be known when the
+// configuration is read.
 func noPlaceholder(value string) error {
 	if p := placeholder.FindString(value); p != "" {
 		remedy := "write the value itself"
@@ -213,8 +214,8 @@ func noPlaceholder(value string) error {
 	return nil
 }
 
-// resolveUsers refuses settings that cannot stand beside an external directory. The
-// directory's own settings are its module's.
+// resolveUsers refuses settings that contradict an external directory. The directory's module
+// resolves its own settings.
 func (s *settings) resolveUsers(h *Handler, _ lookup) error {
 	const remedy = "it is about users in the store; with `users` your directory decides: a webhook answers 404, a table has no create"
 	switch {

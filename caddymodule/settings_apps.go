@@ -9,8 +9,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
 )
 
-// appidForm is the form of WeChat's appids. Simulators use other words, which are accepted;
-// a secret of this form was mixed up with the appid.
+// appidForm is the form of WeChat's appids. Simulators use other words, which are accepted. A
+// secret of this form is refused: appid and secret were exchanged.
 var (
 	appidForm = regexp.MustCompile(`^wx[0-9a-f]{16}$`)
 	wordForm  = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
@@ -27,7 +27,8 @@ func (s *settings) resolveApps(h *Handler, look lookup) error {
 		if a.ID == "" || a.Secret == "" {
 			return missetAt("app", i, errors.New("both the appid and its secret are needed: app <appid> <secret>"))
 		}
-		// Two that are written alike are one app, whatever the placeholder holds.
+		// Two appids with the same text are one app, whatever a placeholder in them stands
+		// for.
 		if _, repeated := first[a.ID]; repeated {
 			return missetAt("app", i, fmt.Errorf("the appid %s is given twice: keep one of them", a.ID))
 		}
@@ -62,8 +63,7 @@ func (s *settings) resolveApps(h *Handler, look lookup) error {
 	return nil
 }
 
-// resolveHosts resolves which WeChat each app belongs to, and no more: a command needs no
-// AppSecret.
+// resolveHosts resolves only which WeChat each app belongs to: a command needs no AppSecret.
 func (s *settings) resolveHosts(h *Handler, look lookup) error {
 	if h.WeChat != nil {
 		if err := s.WeChat.resolveHosts(*h.WeChat, look); err != nil {
@@ -126,8 +126,8 @@ func (s *settings) resolveAppAPIs(i int, a App, id string, look lookup) error {
 	return nil
 }
 
-// goodToken and goodKey replace values that are not known yet, so that the other one is
-// checked.
+// goodToken and goodKey stand in for the one of the two values that is not known yet, so that
+// the other can be checked.
 const (
 	goodToken = "token"
 	goodKey   = "abcdefghijklmnopqrstuvwxyz0123456789ABCDEFG"

@@ -16,8 +16,8 @@ import (
 
 const defaultEndpoints = "/auth/wx"
 
-// prefixForm allows only characters that no client escapes, as the prefix is compared with
-// the path as it was sent.
+// prefixForm allows only characters that no client escapes, because the prefix is compared
+// with the path as the client sent it.
 var prefixForm = regexp.MustCompile(`^(/[A-Za-z0-9._~-]+)+$`)
 
 // resolvePaths resolves endpoints, public and optional.
@@ -54,7 +54,7 @@ func (s *settings) resolvePaths(h *Handler, _ lookup) error {
 	return nil
 }
 
-// resolveRequire resolves who may call some paths.
+// resolveRequire resolves the conditions for the callers of some paths.
 func (s *settings) resolveRequire(h *Handler, look lookup) error {
 	for i, r := range h.Require {
 		required, err := s.requirement(r, look)
@@ -111,7 +111,7 @@ func checkPrefix(prefix string) error {
 	return nil
 }
 
-// pathsOnly refuses placeholders, and a path that would be read as a method.
+// pathsOnly refuses placeholders in paths, and a path that would be read as a method.
 func pathsOnly(r Rule) error {
 	if err := noPlaceholder(strings.Join(r.Methods, " ")); err != nil {
 		return err
@@ -154,7 +154,7 @@ func (s *settings) resolveIdentity(h *Handler, _ lookup) error {
 	return misset("pass_header", err)
 }
 
-// resolveCredentials resolves where a token may stand beside Authorization.
+// resolveCredentials resolves the places of a token other than Authorization.
 func (s *settings) resolveCredentials(h *Handler, _ lookup) error {
 	for i, c := range h.Credentials {
 		err := noPlaceholder(c.Source + " " + c.Name)

@@ -19,7 +19,7 @@ import (
 )
 
 type storeSettings struct {
-	// URL is the one spelling of a database: the path of a file is absolute.
+	// URL is the database's URL in one canonical spelling: the path of a file is absolute.
 	URL         string
 	TablePrefix string
 	Migrate     bool
@@ -57,7 +57,7 @@ func (s *settings) resolveStore(h *Handler, look lookup) error {
 		if s.Store.URL, err = store.Canonical(url); err != nil {
 			return misset("store", err)
 		}
-		// Only parses: nothing is opened.
+		// New only parses: it opens nothing.
 		if _, err := store.New(s.Store.URL, store.Options{Prefix: s.Store.TablePrefix}); err != nil {
 			return misset("store", err)
 		}
@@ -87,13 +87,13 @@ func (s *settings) resolveKeys(h *Handler, look lookup) error {
 	if len(keys) == 0 {
 		return nil
 	}
-	// While a Caddyfile is adapted, the keys that it holds as text are checked at least.
+	// While a Caddyfile is adapted, only the keys that are written as text can be checked.
 	var err error
 	s.EncryptionKeys, err = store.ParseKeys(keys[0], keys[1:]...)
 	return misset("encryption_key", err)
 }
 
-// resolveLogin resolves who may log in, and how often a client may try.
+// resolveLogin resolves which users may log in, and how often a client may try.
 func (s *settings) resolveLogin(h *Handler, _ lookup) error {
 	if err := s.resolveCountries(h); err != nil {
 		return misset("countries", err)
@@ -152,8 +152,8 @@ func checkRate(r ratelimit.Rate) error {
 }
 
 const (
-	// leastServiceKey is the length of what `openssl rand -hex 16` prints. Hardly any random
-	// key of that length has fewer different characters than leastCharacters.
+	// leastServiceKey is the length of what `openssl rand -hex 16` prints. A random key of
+	// that length almost never has fewer different characters than leastCharacters.
 	leastServiceKey = 32
 	leastCharacters = 8
 	mostServiceKey  = 512
@@ -185,8 +185,8 @@ func (s *settings) resolveService(h *Handler, look lookup) error {
 	return nil
 }
 
-// checkServiceKey refuses a key that could be guessed, cannot be in a header, or is known
-// to others. Its errors hold no part of the key.
+// checkServiceKey refuses a key that could be guessed, that no header can carry, or that
+// others know. Its errors hold no part of the key.
 func (s *settings) checkServiceKey(key string) error {
 	characters := make(map[byte]bool)
 	for i := range len(key) {
@@ -206,18 +206,18 @@ func (s *settings) checkServiceKey(key string) error {
 	return nil
 }
 
-// testLoginSettings are the meaning of test_login.
+// testLoginSettings are the resolved settings of test_login.
 type testLoginSettings struct {
-	Secret serviceKey // its hash
+	Secret serviceKey // the hash of the secret
 	Phone  user.Phone
 	// Until is the end of the last day.
 	Until time.Time
 }
 
-// whose identifies the secret and the number: with another one, sessions end.
+// whose identifies the secret and the number: test sessions end when either changes.
 func (t *testLoginSettings) whose() []byte { return append(t.Secret[:], t.Phone.E164()...) }
 
-// name differs for any two test logins, and is empty for none.
+// name differs for any two test logins, and is empty without one.
 func (t *testLoginSettings) name() string {
 	if t == nil {
 		return ""
@@ -225,7 +225,7 @@ func (t *testLoginSettings) name() string {
 	return fmt.Sprintf("%x", sha256.Sum256(append(t.whose(), t.Until.String()...)))
 }
 
-// warnExpired warns of a test login that is over: the line can go.
+// warnExpired warns of a test login whose last day is over: the line can be removed.
 func (t *testLoginSettings) warnExpired(log *zap.Logger, now time.Time) {
 	if t != nil && !now.Before(t.Until) {
 		log.Warn("the date of test_login is over: it logs nobody in",

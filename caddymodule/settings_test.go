@@ -203,7 +203,7 @@ func TestSettingsRefuseAtProvision(t *testing.T) {
 		"encryption key":       {Handler{Apps: oneApp(), EncryptionKeys: []string{"{env.WXT_KEY}"}}, "encryption_key: the encryption key: use 32 bytes in base64"},
 		"no encryption key":    {Handler{Apps: oneApp(), Store: &Store{URL: "{env.WXT_PG}"}}, "store: postgres needs encryption_key"},
 		"api over http":        {Handler{Apps: oneApp(), WeChat: &WeChat{API: []string{"{env.WXT_HTTP}"}}}, "wechat api: over http the AppSecret would travel in clear"},
-		"negative lifetime":    {Handler{Apps: oneApp(), Token: &Token{Lifetime: d(-time.Hour)}}, "token lifetime: -1h is less than nothing"},
+		"negative lifetime":    {Handler{Apps: oneApp(), Token: &Token{Lifetime: d(-time.Hour)}}, "token lifetime: -1h is negative"},
 		"endless rotate":       {Handler{Apps: oneApp(), Token: &Token{Rotate: d(200 * 365 * day)}}, "token rotate: 73000d is more than a hundred years"},
 		"negative idle":        {Handler{Apps: oneApp(), Session: &Session{Idle: d(-1)}}, "session idle: "},
 		"negative grace":       {Handler{Apps: oneApp(), Session: &Session{Grace: d(-1)}}, "session grace: "},

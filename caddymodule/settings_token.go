@@ -23,34 +23,35 @@ const (
 	defaultGrace           = time.Minute
 	defaultMax             = 20
 
-	// leastRotate leaves time for the ten minutes in which a new key is published but does
-	// not sign.
+	// leastRotate leaves time for the ten minutes in which a new key is published before it
+	// signs.
 	leastRotate = time.Hour
-	// mostTime is the longest time that can be meant: a hundred years.
+	// mostTime is the longest duration that is accepted: a hundred years. A longer one is a
+	// mistake.
 	mostTime = 100 * 365 * day
-	// mostSessions bounds the live sessions of a user in an app; a user's list shows no
-	// more.
+	// mostSessions bounds the live sessions of a user in an app, and thereby the length of the
+	// user's list of sessions.
 	mostSessions = 1000
 	// mostAudiences is how many audiences a token can carry.
 	mostAudiences = 32
 )
 
-// tokenSettings are the meaning of the block token.
+// tokenSettings are the resolved settings of the block token.
 type tokenSettings struct {
 	token.Policy
 	Algorithm token.Algorithm
-	// Static is the configured key; nil: keys are generated and rotated.
+	// Static is the configured key, or nil if keys are generated and rotated.
 	Static           *token.KeySet
 	Rotate, Lifetime time.Duration
 	Claims           []string
 }
 
-// ring returns what one site asks of its ring of generated keys.
+// ring returns the settings that this site needs of its ring of generated keys.
 func (t tokenSettings) ring() token.RingSettings {
 	return token.RingSettings{Algorithm: t.Algorithm, Rotate: t.Rotate, Lifetime: t.Lifetime, Leeway: t.Leeway}
 }
 
-// shareRing merges another site's settings into those of the key ring they share.
+// shareRing merges another site's settings into the settings of the key ring that they share.
 func shareRing(all *token.RingSettings, own token.RingSettings) {
 	all.Rotate = min(all.Rotate, own.Rotate)
 	all.Lifetime, all.Leeway = max(all.Lifetime, own.Lifetime), max(all.Leeway, own.Leeway)
@@ -186,7 +187,8 @@ func (t *tokenSettings) resolveKey(set Token, look lookup) error {
 	return misset("token key", err)
 }
 
-// resolveSession resolves the block session, whose times must fit those of the tokens.
+// resolveSession resolves the block session and checks its durations against those of the
+// tokens.
 func (s *settings) resolveSession(h *Handler, _ lookup) error {
 	if err := s.resolveSessionTimes(h); err != nil {
 		return err
@@ -224,8 +226,8 @@ func (s *settings) resolveSessionTimes(h *Handler) error {
 	case t.Grace > t.Idle:
 		return misset("session grace", fmt.Errorf("%s is more than the session's idle time of %s: use a minute or so, such as 60s", written(t.Grace), written(t.Idle)))
 	}
-	// A client that refreshes when its token expires must not be too late. Idle is never
-	// over lifetime.
+	// A client that refreshes only when its token has expired must still find its session
+	// open. Idle is never more than lifetime, so comparing with idle is enough.
 	if s.Token.Lifetime > t.Idle {
 		if h.Token == nil || h.Token.Lifetime == 0 {
 			s.Token.Lifetime = max(time.Second, t.Idle.Truncate(time.Second))
@@ -240,14 +242,14 @@ func (s *settings) resolveSessionTimes(h *Handler) error {
 	return nil
 }
 
-// span returns a duration, or its default.
+// span returns the duration that is set, or its default.
 func span(set caddy.Duration, otherwise time.Duration) (time.Duration, error) {
 	d := time.Duration(set)
 	switch {
 	case d == 0:
 		return otherwise, nil
 	case d < 0:
-		return 0, fmt.Errorf("%s is less than nothing: use a time such as %s", written(d), written(otherwise))
+		return 0, fmt.Errorf("%s is negative: use a time such as %s", written(d), written(otherwise))
 	case d > mostTime:
 		return 0, fmt.Errorf("%s is more than a hundred years: use a time such as %s", written(d), written(otherwise))
 	}

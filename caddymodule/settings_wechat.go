@@ -15,14 +15,16 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
 )
 
-// wechatSettings are the meaning of the block wechat, and of the hosts of single apps.
+// wechatSettings are the resolved settings of the block wechat, and the hosts of single apps.
 type wechatSettings struct {
 	APIs []string
-	// Realm names a WeChat that is not WeChat's own; empty: its first host does.
+	// Realm names a WeChat other than the real one. If it is empty, the first host is the
+	// name.
 	Realm string
-	// AppAPIs are those of the apps that have their own, by appid.
+	// AppAPIs are the base URLs of apps that have their own, by appid.
 	AppAPIs map[string][]string
-	// AccessToken is the source of access tokens. External is the URL of accessExternal.
+	// AccessToken is the source of access tokens. External is the token service's URL, for the
+	// source accessExternal.
 	AccessToken, External string
 	SendOpenID            bool
 	Timeout               time.Duration
@@ -53,8 +55,8 @@ const (
 
 const (
 	leastTimeout = 100 * time.Millisecond
-	// mostTimeout is the longest that a person with a phone in their hand waits, and leaves
-	// a login time for its second tries.
+	// mostTimeout is about the longest that a person waits at a phone. It leaves a login time
+	// for its retries.
 	mostTimeout = 30 * time.Second
 )
 
@@ -174,10 +176,10 @@ func parseURL(raw string) (*url.URL, error) {
 	return u, nil
 }
 
-// nameOf returns the name of the WeChat that an app belongs to: [wechat.Own] if all of
-// its hosts belong to WeChat, in any number and order, else the configured realm, else the
-// host and port of the first one. Two WeChats may know the same appid, and give the same
-// openid to two people.
+// nameOf returns the name of the WeChat that an app belongs to. The name is [wechat.Own] if
+// all of the app's hosts belong to WeChat, in any number and order; else the configured realm;
+// else the host and port of the first URL. The name is needed because two WeChats may use the
+// same appid, and give the same openid to two people.
 func (w wechatSettings) nameOf(appid string) string {
 	apis := w.AppAPIs[appid]
 	if len(apis) == 0 {
@@ -192,8 +194,8 @@ func (w wechatSettings) nameOf(appid string) string {
 	return hostPort(apis[0])
 }
 
-// names returns those of the apps that have their own hosts, and of all others, for the key
-// of what is shared.
+// names returns the WeChat names of the apps that have their own hosts, and under "" the name
+// for all others. They are part of the key under which connections are shared.
 func (w wechatSettings) names() map[string]string {
 	names := map[string]string{"": w.nameOf("")}
 	for appid := range w.AppAPIs {
@@ -214,8 +216,8 @@ func ownHost(api string) bool {
 // webPorts are the default ports of URLs.
 var webPorts = map[string]string{"http": "80", "https": "443"}
 
-// hostPort returns a URL's host in lower case and its port, also where that is the
-// scheme's own.
+// hostPort returns a URL's host in lower case and its port, even if that is the scheme's
+// default.
 func hostPort(api string) string {
 	u, err := url.Parse(api)
 	if err != nil {

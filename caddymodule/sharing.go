@@ -22,37 +22,38 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
 )
 
-// UsersNamer is a directory of users that names itself. Two directories with one name know
-// the same people by the same ids, whatever their modules; a store belongs to one name.
-// Without a name, the module's id is the name, and all directories of one store need the
-// same settings.
+// UsersNamer is a directory of users that has a name. Two directories with the same name know
+// the same people by the same ids, whatever their modules. A store belongs to one name. A
+// directory without a name is named by its module's id, and all directories of one store then
+// need the same settings.
 type UsersNamer interface {
 	Realm() string
 }
 
-// namedDirectory is implemented by our modules: their name is known before they are
+// namedDirectory is implemented by our own modules, whose name is known before they are
 // provisioned.
 type namedDirectory interface {
 	directory(lookup) (directoryName, error)
 }
 
-// directoryName says whose ids a site's users have.
+// directoryName identifies the directory that a site's user ids come from.
 type directoryName struct {
 	name string
-	// written: the configuration sets the name.
+	// written is set if the configuration sets the name.
 	written bool
-	// detail holds whatever else decides whose ids these are, if no name is written: two sites
-	// of one store must agree on it.
+	// detail holds whatever else the ids depend on, if no name is written. Two sites of one
+	// store must agree on it.
 	detail string
-	// external: the users are not in the store's own table.
+	// external is set if the users are not in the store's own table.
 	external bool
-	// find is a hash of how users are found there: the query, and the user and the parameters
-	// of the URL. It is empty if a name is written, or if nothing is known of that.
+	// find is a hash of how the directory finds users: its query, and the user and the
+	// parameters of its URL. It is empty if a name is written, or if the module does not say
+	// how it finds users.
 	find string
 }
 
-// nameOfDirectory returns the name of an external directory, whose settings are raw; or of
-// the store's own users, if users is nil.
+// nameOfDirectory returns the name of an external directory whose settings are raw. If users
+// is nil, it returns the name for the store's own users.
 func nameOfDirectory(users user.Directory, raw json.RawMessage, look lookup) (d directoryName, err error) {
 	defer func() { d.external = users != nil }()
 	switch m := users.(type) {
@@ -70,12 +71,12 @@ func nameOfDirectory(users user.Directory, raw json.RawMessage, look lookup) (d 
 		id = string(m.CaddyModule().ID)
 	}
 	var settings bytes.Buffer
-	_ = json.Compact(&settings, raw) // Caddy has read it
+	_ = json.Compact(&settings, raw) // no error is possible: Caddy has parsed it
 	return directoryName{name: id, detail: settings.String()}, nil
 }
 
-// directoryOf is nameOfDirectory for a command, which loads no configuration. Our modules
-// name themselves without their secrets; another module is provisioned, as that only reads.
+// directoryOf returns the same for a command, which loads no configuration. Our modules know
+// their names without their secrets. Another module is provisioned, which only reads.
 func directoryOf(h *Handler) (directoryName, error) {
 	if h.UsersRaw == nil {
 		return nameOfDirectory(nil, nil, atProvision)
@@ -127,8 +128,8 @@ func nameByURL(module, raw, realm string, look lookup) (d directoryName, err err
 	return d, nil
 }
 
-// placeOf returns a URL's scheme, hosts and path, without user, password, query and
-// fragment: one spelling for one database or backend.
+// placeOf returns a URL's scheme, hosts and path, without user, password, query and fragment.
+// Different URLs of one database or backend so become equal.
 func placeOf(address string) string {
 	scheme, rest, _ := strings.Cut(address, "://")
 	scheme = strings.ToLower(scheme)
@@ -148,8 +149,8 @@ func placeOf(address string) string {
 	return scheme + "://" + strings.Join(hosts, ",") + "/" + path
 }
 
-// detailOf returns a hash of the user and the parameters of a URL, which may lead to other
-// users (search_path, ?tenant=…). It is a hash because there may be a key among them.
+// detailOf returns a hash of a URL's user and parameters, which may select other users
+// (search_path, ?tenant=…). They are hashed because one of them may be a key.
 func detailOf(address string) string {
 	rest, query, _ := strings.Cut(address, "?")
 	_, rest, _ = strings.Cut(rest, "://")
@@ -166,7 +167,7 @@ func detailOf(address string) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// storeNames returns the names that a site's store must have.
+// storeNames returns the names that must be recorded in a site's store.
 func (s settings) storeNames(d directoryName) store.Names {
 	n := store.Names{Directory: d.name, WeChat: make(map[string]string)}
 	for _, a := range s.Apps {
@@ -175,7 +176,7 @@ func (s settings) storeNames(d directoryName) store.Names {
 	return n
 }
 
-// warnFindChanged logs that users are found in another way than at the last load.
+// warnFindChanged warns that the directory finds users in another way than at the last load.
 func (d directoryName) warnFindChanged(log *zap.Logger) {
 	what := "the find query of `users sql` has changed since the last load, or the user or the parameters of its URL"
 	if strings.HasPrefix(d.name, "webhook:") {
@@ -186,7 +187,7 @@ func (d directoryName) warnFindChanged(log *zap.Logger) {
 			"else give this site a store of its own"))
 }
 
-// sameStore refuses two directives that contradict each other about one store.
+// sameStore refuses two directives with the same store and contradictory settings for it.
 func sameStore(a, b settings) error {
 	const remedy = "write the same in both, best in a snippet that both import"
 	switch {
@@ -198,8 +199,8 @@ func sameStore(a, b settings) error {
 	return nil
 }
 
-// warnOfSharing logs one line for each store that several sites share, perhaps by mistake:
-// its users can log in at all of them, and a session of one is valid at the others.
+// warnOfSharing logs one line for each store that several sites may share by mistake: its
+// users can log in at all of these sites, and a session of one is valid at the others.
 func (a *Background) warnOfSharing() {
 	var done []*storeState
 	for _, s := range a.sites {
@@ -244,13 +245,13 @@ func sharedByChance(sites []*site) (why []string) {
 	return why
 }
 
-// ownStore is the alternative in every remedy.
+// ownStore is the remedy that is always possible.
 const ownStore = "give one of them a store of its own (store sqlite:/another/path, or table_prefix another_ in the block of store)"
 
 // sameNames refuses two sites of one configuration whose ids mean different people.
 func sameNames(what string, a, b directoryName, an, bn store.Names) error {
 	if a.name != b.name {
-		return misset("users", fmt.Errorf("two sites share %s and have two directories of users, %q and %q, in which one id means two people: "+
+		return misset("users", fmt.Errorf("two sites share %s and have two directories of users, %q and %q, in which one id may mean two people: "+
 			"%s; or, if both know the same people by the same ids, write one name in both, such as `realm people` in the block of users (`realm %s` for the store's own ids)",
 			what, a.name, b.name, ownStore, store.OwnUsers))
 	}
@@ -268,8 +269,8 @@ func sameNames(what string, a, b directoryName, an, bn store.Names) error {
 	return nil
 }
 
-// identified compares a site whose store is open with the sites whose store has another
-// address: two addresses may lead to one store.
+// identified compares a site whose store has just been opened with sites whose store has
+// another address: two addresses may lead to the same database.
 func (a *Background) identified(s *site, identity string) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -294,11 +295,11 @@ type remedied struct {
 func (e remedied) Error() string { return e.error.Error() + ": " + e.remedy }
 func (e remedied) Unwrap() error { return e.error }
 
-// Remedy is for the log.
+// Remedy returns the remedy for the log.
 func (e remedied) Remedy() string { return e.remedy }
 
-// withRemedy adds what the operator can do if a store belongs to another directory or
-// WeChat, or cannot be written.
+// withRemedy adds a remedy to the error of a store that belongs to another directory or
+// WeChat, or that cannot be written.
 func withRemedy(err error, d directoryName) error {
 	var names *store.NameError
 	const own = "give this site a store of its own: store sqlite:/another/path, or table_prefix another_ in the block of store"
@@ -321,7 +322,8 @@ func withRemedy(err error, d directoryName) error {
 	return err
 }
 
-// adviceOf returns the remedy of an error; otherwise, or a general one, if it has none.
+// adviceOf returns the remedy of an error. For an error without one, it returns otherwise, or
+// a general remedy if that is empty.
 func adviceOf(err error, otherwise string) string {
 	var r interface{ Remedy() string }
 	if errors.As(err, &r) {

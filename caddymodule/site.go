@@ -23,8 +23,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
-// site is one directive at work: its settings, and what it shares with other sites by the
-// pools.
+// site is a running directive: its settings, and its references to the pooled state that it
+// shares with other sites.
 type site struct {
 	set    settings
 	log    *zap.Logger
@@ -37,10 +37,10 @@ type site struct {
 	state    *storeState
 	*storestate.Opener[api.Opened]
 	store     *store.Store
-	users     user.Directory // as it was loaded; nil: the store's own
+	users     user.Directory // the external directory, or nil for the store's own users
 	directory account.Directory
 	ringKey   ringKey
-	ring      *token.Ring // nil where the key is configured
+	ring      *token.Ring // nil if the signing key is configured
 	cacheKey  string
 	cache     *token.Cache
 	wechatKey string
@@ -48,15 +48,15 @@ type site struct {
 	gate      *gate.Gate
 	tokens    token.Tokens
 
-	ringSet       *token.RingSettings // of all sites that share the ring; not changed after provisioning
+	ringSet       *token.RingSettings // merged settings of all sites with this ring; constant after provisioning
 	directoryName directoryName
 	names         store.Names
-	noStoreLine   bool   // the store is the default one, as no line names any
-	identity      string // of the open store; guarded by the app
+	noStoreLine   bool   // the configuration has no line store, so this is the default store
+	identity      string // the identity of the open database; guarded by the app
 }
 
-// newSite acquires what a directive needs. users is an external directory, or nil. It does no
-// I/O.
+// newSite acquires what a directive needs. users is an external directory, or nil. newSite
+// does no I/O.
 func newSite(ctx caddy.Context, app *Background, set settings, users user.Directory, name directoryName) (*site, error) {
 	s := &site{
 		set: set, log: ctx.Logger(), ctx: ctx, app: app, users: users, directoryName: name, names: set.storeNames(name),
@@ -105,7 +105,7 @@ func newSite(ctx caddy.Context, app *Background, set settings, users user.Direct
 	return s, nil
 }
 
-// host gives the endpoints Caddy's knowledge of a request and of the process.
+// host is how the endpoints ask Caddy about a request and the process.
 var host = api.Host{ClientIP: clientIP, TrustedProxy: trustedProxy, RequestID: requestID, Exiting: caddy.Exiting}
 
 func (s *site) apiSettings() api.Settings {
@@ -125,8 +125,8 @@ func (s *site) apiSettings() api.Settings {
 	return set
 }
 
-// keysName names the keys that sign here. Sites that differ only in their keys would
-// otherwise empty each other's cache of verified tokens all the time.
+// keysName identifies the signing keys of this site, as a part of the key of its token cache.
+// Without it, sites that differ only in their keys would keep emptying each other's cache.
 func (s *site) keysName() string {
 	if s.ring == nil {
 		return fmt.Sprintf("%p", s.set.Token.Static)
@@ -145,8 +145,7 @@ func (s *site) close() error {
 	return errors.Join(err, err2)
 }
 
-// Hold keeps the store and the connections open for work that outlives the
-// configuration.
+// Hold keeps the store and the connections open for a login that outlives the configuration.
 func (s *site) Hold() (release func()) {
 	if _, err := acquireStore(s.storeKey); err != nil {
 		return func() {}
@@ -171,13 +170,13 @@ func (s *site) loadRing(ctx context.Context) error {
 	before := s.ring.Keys()
 	err := s.ring.Load(ctx, s.store, *s.ringSet, now)
 	if before.LostBy(s.ring.Keys(), now) {
-		// Connections that were opened under tokens of a compromised key end too.
+		// Connections that were opened with tokens of a compromised key must end too.
 		s.state.Revoked.EndWatched()
 	}
 	return err
 }
 
-// assemble makes what needs the store's keys.
+// assemble creates the objects that need the store's encryption keys.
 func (s *site) assemble(keys *store.Keys) (*api.Opened, error) {
 	refresh, err := session.NewKeys(keys.RefreshMAC()...)
 	if err != nil {
@@ -208,7 +207,7 @@ func (s *site) assemble(keys *store.Keys) (*api.Opened, error) {
 	o.Accounts = account.Accounts{Directory: s.directory, Store: s.store, Sessions: o.Sessions, Mint: o.Minter.Mint, Emit: s.emit}
 	client := s.set.WeChat.client()
 	client.Tokens, client.Shared, client.Transport = s.wechat.tokens, sharedTokens{s.store}, s.wechat.transport
-	// A phone number that WeChat dates far from this time is refused.
+	// The client refuses a phone number whose date from WeChat is far from this time.
 	client.Log, client.Now, client.Observer = s.api.LogWeChat, s.state.Now, s.wechat
 	o.Chain = login.Chain{
 		WeChat:    client,
@@ -224,7 +223,7 @@ func (s *site) assemble(keys *store.Keys) (*api.Opened, error) {
 	return o, nil
 }
 
-// verifier returns the verifier in force, for [token.Tokens].
+// verifier returns the current verifier, as [token.Tokens] asks for it.
 func (s *site) verifier() (*token.Verifier, error) {
 	if o := s.Opened(); o != nil {
 		return o.Verifier, nil
@@ -248,15 +247,15 @@ func (s *site) reloadRing() {
 	}()
 }
 
-// emit hands events to Caddy's events app, if there are handlers for events, in this
-// order. The answer is settled by then: a handler can neither change nor delay it.
+// emit hands events to Caddy's events app, in this order, if any module handles events. The
+// client's answer is final by then: a handler can neither change nor delay it.
 func (s *site) emit(events ...event.Event) {
 	if s.events == nil || len(events) == 0 {
 		return
 	}
 	go func() {
 		defer func() {
-			if p := recover(); p != nil { // no server recovers it here
+			if p := recover(); p != nil { // no server recovers panics in this goroutine
 				s.log.Error("panic in a handler of events", zap.String("kind", fmt.Sprintf("%T", p)), zap.Stack("stack"),
 					zap.String("remedy", "the module that handles events has a fault: the stack names it"))
 			}

@@ -15,21 +15,21 @@ import (
 )
 
 // usersNamespace is the namespace of guest modules that are directories of users. Such a
-// module implements user.Directory, and caddyfile.Unmarshaler to be usable as
-// `users <name> …`. Its answers are checked, see user.Checked. It may also implement
-// [UsersOpener], [UsersHolder] and [UsersNamer].
+// module implements user.Directory, and also caddyfile.Unmarshaler if it is to be used as
+// `users <name> …`. [user.Checked] checks its answers. It may also implement [UsersOpener],
+// [UsersHolder] and [UsersNamer].
 const usersNamespace = "wx_auth.users"
 
-// UsersOpener is a directory of users that checks at start whether it will work. An error
-// that is user.ErrMisconfigured fails the configuration, and the former one stays; any other
-// error is logged.
+// UsersOpener is a directory of users that checks at start whether it will work. An error that
+// wraps user.ErrMisconfigured fails the configuration, and the former one stays. Any other
+// error is only logged.
 type UsersOpener interface {
 	Open(ctx context.Context) error
 }
 
-// UsersHolder is a directory of users whose Cleanup closes what a login under way still
-// needs. Hold keeps it open until release is called: a login outlives the configuration that
-// it began with.
+// UsersHolder is a directory of users whose Cleanup closes something that a login in progress
+// still needs: a login outlives the configuration in which it began. Hold keeps the directory
+// open until release is called.
 type UsersHolder interface {
 	Hold() (release func())
 }
@@ -59,7 +59,7 @@ func knownUsers() (names []string) {
 	return names
 }
 
-// loadUsers loads the external directory; nil if users live in the store.
+// loadUsers loads the external directory. It returns nil if the users are in the store.
 func (h *Handler) loadUsers(ctx caddy.Context) (user.Directory, error) {
 	if h.UsersRaw == nil {
 		return nil, nil
@@ -75,8 +75,8 @@ func (h *Handler) loadUsers(ctx caddy.Context) (user.Directory, error) {
 	return d, nil
 }
 
-// moduleUnmarshal reads one of our guest modules: s is its line and block, and resolve checks
-// its settings.
+// moduleUnmarshal reads the Caddyfile line and block of one of our guest modules, by the
+// syntax s. resolve checks the settings.
 func moduleUnmarshal(d *caddyfile.Dispenser, s subdirective, resolve func(lookup) error) error {
 	p := newParser()
 	if err := p.begin(d); err != nil {
@@ -88,7 +88,7 @@ func moduleUnmarshal(d *caddyfile.Dispenser, s subdirective, resolve func(lookup
 	return p.locate(resolve(inCaddyfile))
 }
 
-// openUsers lets an external directory check whether it will work.
+// openUsers runs the external directory's own check, if it has one.
 func (s *site) openUsers(ctx context.Context, limit time.Duration) error {
 	o, ok := s.users.(UsersOpener)
 	if !ok {

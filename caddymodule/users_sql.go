@@ -123,7 +123,7 @@ func (u *SQLUsers) Hold() (release func()) {
 	return func() { _, _ = foreignPool.Delete(u.address) }
 }
 
-// resolve returns what the settings mean, as far as look knows them.
+// resolve returns the resolved settings, as far as look knows their values.
 func (u *SQLUsers) resolve(look lookup) (address string, q sqldir.Queries, err error) {
 	if u.URL == "" {
 		return "", q, misset("users sql", errors.New("the database's URL is missing: write users sql <url>"))
@@ -140,7 +140,7 @@ func (u *SQLUsers) resolve(look lookup) (address string, q sqldir.Queries, err e
 		return "", q, misset("users sql", err)
 	}
 	for _, set := range [][2]string{{"find", u.FindQuery}, {"create", u.CreateQuery}, {"check", u.CheckQuery}, {"erase", u.EraseQuery}, {"phone", u.PhoneQuery}} {
-		// Other braces are SQL's: '{}' is an empty JSON object or array.
+		// Other braces belong to the SQL: '{}' is an empty JSON object or array.
 		for _, p := range placeholder.FindAllString(set[1], -1) {
 			if strings.HasPrefix(p, "{env.") || strings.HasPrefix(p, "{file.") {
 				return "", q, misset("users sql "+set[0], noPlaceholder(p))
@@ -148,7 +148,7 @@ func (u *SQLUsers) resolve(look lookup) (address string, q sqldir.Queries, err e
 		}
 	}
 	q, err = u.queries(mysql)
-	if err != nil && !known { // the machine that serves knows the kind of database
+	if err != nil && !known { // only the machine that serves knows the kind of database
 		if other, e := u.queries(true); e == nil {
 			return address, other, nil
 		}
@@ -177,8 +177,8 @@ func (u *SQLUsers) ChangePhone(ctx context.Context, id string, to user.Phone) er
 	return user.ChangePhone(ctx, u.userDirectory, id, to)
 }
 
-// directory implements [namedDirectory]. The query is a part of it: in another table, or
-// with another condition, the same ids may belong to other people.
+// directory implements [namedDirectory]. The find query is part of the name: with another
+// table or condition, the same ids may belong to other people.
 func (u *SQLUsers) directory(look lookup) (directoryName, error) {
 	d, err := nameByURL("sql", u.URL, u.Realm, look)
 	if err != nil || d.written {
@@ -190,7 +190,7 @@ func (u *SQLUsers) directory(look lookup) (directoryName, error) {
 	return d, nil
 }
 
-// foreignPool holds the databases of users' tables, by address: foreignDB.
+// foreignPool holds the databases of users' tables: foreignDB by address.
 var foreignPool = caddy.NewUsagePool()
 
 type foreignDB struct{ *store.Foreign }

@@ -34,8 +34,8 @@ type WebhookUsers struct {
 	userDirectory
 }
 
-// userDirectory is embedded in a module that is a directory. Its name is not exported, which
-// keeps it out of the configuration that Caddy shows.
+// userDirectory embeds a directory in a module. The name is not exported, so that the embedded
+// field stays out of the configuration that Caddy shows.
 type userDirectory = user.Directory
 
 // CaddyModule returns the Caddy module information.
@@ -96,7 +96,7 @@ func (w *WebhookUsers) ChangePhone(ctx context.Context, id string, to user.Phone
 	return user.ChangePhone(ctx, w.userDirectory, id, to)
 }
 
-// resolve returns what the settings mean, as far as look knows them.
+// resolve returns the resolved settings, as far as look knows their values.
 func (w *WebhookUsers) resolve(look lookup) (*webhook.Directory, error) {
 	d := new(webhook.Directory)
 	if w.URL == "" {
@@ -146,21 +146,21 @@ func checkWebhook(raw string) error {
 	return nil
 }
 
-// webhookPool holds the connections to all backends: *webhookConnections.
+// webhookPool holds the connections to all backends, as one *webhookConnections.
 var webhookPool = caddy.NewUsagePool()
 
 const webhookKey = "webhook"
 
 type webhookConnections struct{ *http.Transport }
 
-// Destruct closes the connections that are kept open.
+// Destruct closes idle connections.
 func (c webhookConnections) Destruct() error {
 	c.CloseIdleConnections()
 	return nil
 }
 
 func acquireWebhooks() http.RoundTripper {
-	v, _, _ := webhookPool.LoadOrNew(webhookKey, func() (caddy.Destructor, error) { // which cannot fail
+	v, _, _ := webhookPool.LoadOrNew(webhookKey, func() (caddy.Destructor, error) { // the constructor returns no error
 		return webhookConnections{webhook.NewTransport()}, nil
 	})
 	return v.(webhookConnections).Transport
