@@ -8,18 +8,17 @@ import (
 	"sync"
 )
 
-// A proxy that asks /verify forwards the client's own headers to its service. If the
-// service folds names, as CGI, PHP and WSGI do, X_WX_USER_ID becomes X-WX-USER-ID, and
-// only the answer of /verify can prevent that. But Caddy drops all names with "_" or
-// "." before any handler runs (for the same reason), so they are noted before Caddy
-// does that.
+// A proxy that asks /verify forwards the client's own headers to its service. If the service
+// folds names, as CGI, PHP and WSGI do, X_WX_USER_ID becomes X-WX-USER-ID there. Only the
+// answer of /verify can prevent that. But Caddy drops all names with "_" or "." before any
+// handler runs (for the same reason), so this file notes them before Caddy drops them.
 
-// aliasKey is the key of the request's context under which aliasNoter stores the odd
-// names of a request, a []string.
+// aliasKey is the key of the request's context under which aliasNoter stores the names that
+// Caddy will drop, a []string.
 type aliasKey struct{}
 
-// NoteAliases returns a function for a server's ConnContext. With it, odd header names
-// are noted in all requests to an endpoint of forward auth.
+// NoteAliases returns a function for a server's ConnContext. With it, the server notes the
+// names that Caddy drops in all requests to an endpoint of forward auth.
 func NoteAliases() func(context.Context, net.Conn) context.Context {
 	// Each connection runs this before its first request, so nothing reads the handler
 	// while it is replaced.

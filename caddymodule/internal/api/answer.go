@@ -72,10 +72,10 @@ func answer(w http.ResponseWriter, r *http.Request, status int, contentType stri
 	h.Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(status)
 	if conn.Held(w) {
-		h.Del("Content-Length") // it is for our body, which handle_errors may replace
+		h.Del("Content-Length") // it counted our body, which handle_errors may replace
 	}
 	if r.Method != http.MethodHead {
-		_, _ = w.Write(body) // if the client has gone, nothing is lost
+		_, _ = w.Write(body) // an error means that the client has gone
 	}
 	return nil
 }

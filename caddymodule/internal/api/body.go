@@ -37,8 +37,8 @@ func readJSON(w http.ResponseWriter, r *http.Request, fields map[string]any) *pr
 	return decode(body, fields)
 }
 
-// readOptionalJSON is readJSON for a body that may be absent. Over HTTP/3, and with
-// chunks, only reading shows whether there is one.
+// readOptionalJSON is readJSON for a body that may be absent. Over HTTP/3 and with chunked
+// encoding, only reading shows whether there is one.
 func readOptionalJSON(w http.ResponseWriter, r *http.Request, fields map[string]any) *problem.Problem {
 	if r.ContentLength > 0 || isJSON(r.Header) && r.ContentLength != 0 {
 		return readJSON(w, r, fields)
@@ -149,11 +149,11 @@ func decodeObject(body []byte, fields map[string]any) error {
 	return nil
 }
 
-// optional is a string that may be empty or null, as a value stored by the client is
-// before its first login.
+// optional is a string that may be empty or null, such as a refresh token that the client has
+// not stored yet at its first login.
 type optional string
 
-// null is set by a member whose only value is null.
+// null is true if the body has the member. The member's only allowed value is null.
 type null bool
 
 func setField(field any, name string, raw json.RawMessage) error {

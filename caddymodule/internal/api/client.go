@@ -10,9 +10,9 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/ratelimit"
 )
 
-// client returns the network by which limits count the request, or false if it is
-// unknown. If a load balancer that Caddy does not trust forwards requests, all clients
-// have its address, and a limit by address would lock all of them out.
+// client returns the network that identifies the client to the limits, or false if it is
+// unknown. Behind a load balancer that Caddy does not trust, all clients have the load
+// balancer's address, and a limit by address would lock all of them out.
 func (c *call) client() (netip.Prefix, bool) {
 	addr, _ := netip.ParseAddr(c.address())
 	if addr = addr.Unmap(); network.Private(addr) {
@@ -48,8 +48,8 @@ func (s *Server) warnPrivate(r *http.Request) {
 		zap.String("remedy", remedyProxies))
 }
 
-// warnForwarded logs, once for each configuration, that a proxy seems not to be
-// trusted.
+// warnForwarded logs, once for each configuration, that a proxy in front of Caddy seems not to
+// be among its trusted proxies.
 func (s *Server) warnForwarded() {
 	if s.warnedForwarded.CompareAndSwap(false, true) {
 		s.Log.Warn("a request with X-Forwarded-For came from a public address that is not one of Caddy's trusted proxies: if that is your load balancer or CDN, all its clients count as one in login_rate",

@@ -9,14 +9,14 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
 )
 
-// Every refusal of an endpoint is counted once: of a login or a refresh by its outcome,
-// of all others by its code.
+// Every refusal of an endpoint is counted once: for a login or a refresh by its outcome, for
+// all other endpoints by its code.
 
-// attempted describes a login that has not reached the chain. The chain reports
-// the others to OnDone.
+// attempted describes a login that was refused before it reached the chain. For all other
+// logins the chain calls OnDone.
 type attempted struct {
 	app, kind string
-	done      bool // OnDone has counted and logged it, or will
+	done      bool // OnDone has counted and logged it, or will do so
 }
 
 // count counts a refusal.

@@ -18,9 +18,9 @@ type endpoint struct {
 	serve   func(*call) error
 	closed  bool // works without the store
 	tokens  bool // needs only the keys
-	prompt  bool // does not wait for the store
+	prompt  bool // does not wait for a store that is not open
 	service bool // for the backend, with the service key
-	// counts counts a refusal; nil: by its code.
+	// counts counts a refusal. Nil means that it is counted by its code.
 	counts func(*call, problem.Code)
 	// configured reports whether the endpoint exists for the id at the end of the path.
 	// Nil means that it exists for all.
@@ -60,13 +60,13 @@ var (
 	look = []string{http.MethodGet, http.MethodHead}
 )
 
-// Route says where below the prefix a request goes.
+// Route says which path below the prefix a request is for.
 type Route struct {
 	rest string // the path after the prefix, as it was sent
 	// Verify means that a proxy asks about a request for another service.
 	Verify bool
-	// Quiet means that the access log must not have the request: its path or its answer
-	// is about a person. Our own lines say what was done.
+	// Quiet keeps the request out of the access log, because its path or its answer is about a
+	// person. Our own log lines say what was done.
 	Quiet bool
 	// aliased means that some backends would take a header of the request for one of
 	// our identity headers. It is set only if Verify is.
@@ -103,7 +103,8 @@ func (s *Server) find(to Route) (e endpoint, id string, ok bool) {
 		return endpoints["/verify"], "", true
 	}
 	if to.rest == usersPath {
-		// A backend that has lost the id must not get everybody.
+		// Without the id, this path would list all users: a backend that has lost an id must
+		// not get everybody.
 		return endpoint{}, "", false
 	}
 	path := strings.TrimSuffix(to.rest, "/")
@@ -183,7 +184,7 @@ func (c *call) guarded(serve func(*call) error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			if p == http.ErrAbortHandler {
-				panic(p) // http.ErrAbortHandler, with which net/http ends a connection
+				panic(p) // http.ErrAbortHandler makes net/http end the connection
 			}
 			err = c.refuse(c.Panicked("panic in an endpoint", p, c.about()...))
 		}

@@ -91,7 +91,7 @@ func (h *health) check(ctx context.Context, probe func(context.Context) error) e
 		h.mu.Lock()
 		defer h.mu.Unlock()
 		return h.err
-	case <-late.C: // a check that hangs is not started again
+	case <-late.C: // a check that hangs is not started a second time
 		return errHealthLate
 	case <-ctx.Done():
 		return context.Cause(ctx)

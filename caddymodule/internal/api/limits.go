@@ -16,7 +16,7 @@ import (
 type State struct {
 	logins    ratelimit.Limiter[string]       // logins that WeChat refused, by client or session
 	refreshes ratelimit.Limiter[string]       // refreshes that advanced, by session
-	asks      ratelimit.Limiter[string]       // questions to an external directory, by purpose and session
+	asks      ratelimit.Limiter[string]       // calls to an external directory, by purpose and session
 	wrongKeys ratelimit.Limiter[netip.Prefix] // wrong service keys, by client
 	// wrongTests counts wrong secrets of the test login, by client.
 	wrongTests ratelimit.Limiter[netip.Prefix]
@@ -30,7 +30,7 @@ type State struct {
 // loginLimit applies login_rate to one login.
 type loginLimit struct {
 	server *Server
-	key    string // by which the login is counted; empty: the limit is off
+	key    string // the key by which the login is counted; empty: the limit is off
 }
 
 // limit returns the limit for a login from a network, if that is known. A login with
@@ -47,8 +47,8 @@ func (c *call) limit(network netip.Prefix, known bool, refreshToken string) *log
 	return l
 }
 
-// limitOf returns the limit for a session. A change of number is counted by it, together
-// with the session's logins.
+// limitOf returns the limit for a session. It counts changes of number together with the
+// session's logins.
 func (c *call) limitOf(sessionID string) *loginLimit {
 	l := &loginLimit{server: c.Server}
 	if c.LoginRate.Count > 0 {
@@ -86,13 +86,12 @@ func (l *loginLimit) settle(refused, succeeded bool) {
 	}
 }
 
-// directoryRate limits how often one session may cause a question to an external
-// directory, separately for /me and for refreshes. The directory may be somebody's
-// backend, and nothing else limits requests with a good token, or repeats of a refresh
-// token within its grace.
+// directoryRate limits how often one session may cause a call to an external directory,
+// separately for /me and for refreshes. The directory may be somebody's backend, and nothing
+// else limits requests with a good token, or repeats of a refresh token within its grace.
 var directoryRate = ratelimit.Rate{Count: 30, Per: time.Minute}
 
-// mayAsk returns a tooMany if a session may not cause a question to the directory now.
+// mayAsk returns a tooMany if the session must not cause a call to the directory now.
 func (c *call) mayAsk(purpose, sessionID string) error {
 	if !c.Elsewhere {
 		return nil

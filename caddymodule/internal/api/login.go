@@ -66,7 +66,7 @@ func loginProblem(err error) *problem.Problem {
 	case errors.As(err, new(*login.Panic)):
 		return problem.New(problem.InternalError)
 	default:
-		e = &login.Error{Code: problem.WeChatTimeout} // the client has gone, so nobody reads the answer
+		e = &login.Error{Code: problem.WeChatTimeout} // the client has gone, so nobody reads this answer
 	}
 	p := problem.New(e.Code)
 	p.RetryAfter = e.RetryAfter
@@ -107,8 +107,8 @@ func (c *call) loginRequest() (login.Request, *problem.Problem) {
 // maxCode bounds a one-time code. WeChat's codes have 32 to 64 characters.
 const maxCode = 256
 
-// isCode reports whether s may be one of WeChat's codes. Anything else could make a
-// request that WeChat's edge servers refuse, or consider an attack.
+// isCode reports whether s may be one of WeChat's codes. WeChat's edge servers might refuse a
+// request with any other text, or take it for an attack.
 func isCode(s string) bool {
 	return s != "" && len(s) <= maxCode && !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' })
 }
@@ -137,10 +137,10 @@ func (s *Server) app(appid string, r *http.Request) (App, *problem.Problem) {
 	return App{}, problem.New(problem.Misconfigured)
 }
 
-// tooEarly reports whether the request came as TLS early data, which can be recorded
-// and sent again. A proxy in front of us that received it so adds a header. Any value
-// of it, and any number of them, means the same (RFC 8470, section 5.1), because a
-// proxy may have added its own to the client's.
+// tooEarly reports whether the request came as TLS early data, which an attacker can record
+// and send again. A proxy that received it as early data adds a header. Any value of the
+// header, and any number of them, means the same (RFC 8470, section 5.1), because a proxy may
+// have added its own to the client's.
 func tooEarly(r *http.Request) bool {
 	return r.TLS != nil && !r.TLS.HandshakeComplete || len(r.Header["Early-Data"]) > 0
 }

@@ -17,8 +17,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
 )
 
-// attempt holds what is known about a login besides its codes: the client, and how long
-// each step took. It outlives the request.
+// attempt holds what is known about a login besides its codes: the client, and how long each
+// step took. It outlives the request.
 type attempt struct {
 	request string // its id
 	trace   string // the id of its trace, if it is traced
@@ -93,7 +93,7 @@ func (s *Server) logLogin(req login.Request, res login.Result, err error, a *att
 	kind := kindOf(req)
 	fields := []zap.Field{zap.String("kind", kind), zap.String("appid", req.App.ID), zap.String("address", req.Address), zap.String("requestId", a.request), zap.Object("steps", a)}
 	if a.trace != "" {
-		fields = append(fields, zap.String("traceID", a.trace)) // as Caddy's tracing calls it
+		fields = append(fields, zap.String("traceID", a.trace)) // Caddy's tracing uses the same name
 	}
 	if err == nil {
 		fields = append(fields, zap.String("user", res.User.ID), zap.Bool("new", res.User.New), zap.String("session", res.Session.ID))
@@ -150,7 +150,7 @@ func (s *Server) logFailed(what string, err error, fields []zap.Field) {
 	switch {
 	case errors.As(err, &unasked):
 		fields = append(fields, zap.NamedError("cause", unasked))
-		level = zapcore.InfoLevel // what keeps WeChat from being asked was logged before
+		level = zapcore.InfoLevel // the reason why WeChat is not called was logged before
 	case errors.As(err, &we):
 		fields = append(fields, wechatFields(we)...)
 		switch {
@@ -212,8 +212,8 @@ func endedOf(ids []string) (ended session.Ended) {
 	return ended
 }
 
-// Remedy returns log fields with what the operator can do about an error, if it says
-// so.
+// Remedy returns log fields with what the operator can do about an error, or none if the error
+// has no remedy.
 func Remedy(err error) []zap.Field {
 	var r interface{ Remedy() string }
 	if errors.As(err, &r) {

@@ -28,7 +28,7 @@ func (c *call) logout() error {
 	list, p := c.presented(ctx, refreshToken, all)
 	if p != nil {
 		if p.Status == http.StatusUnauthorized && p.Code != problem.TokenMissing {
-			c.setCookie("", 0) // clear the cookie; a request without it may come from another site
+			c.setCookie("", 0) // unless no cookie was sent: such a request may come from another site
 		}
 		return c.refuse(p)
 	}

@@ -15,11 +15,12 @@ import (
 // when it is over. The lines of the requests that fail meanwhile are not alarms, except
 // the first one.
 
-// streakEnds is how long nothing must fail for the next failure to be an alarm again,
-// if nothing has succeeded since.
+// streakEnds ends a streak after a time without failures, even if nothing has succeeded. The
+// next failure is an alarm again.
 const streakEnds = time.Minute
 
-// streaks knows what has failed since it last worked. The zero value is ready to use.
+// streaks records what keeps failing, from its first failure until it works again. The zero
+// value is ready to use.
 type streaks struct {
 	mu     sync.Mutex
 	failed map[string]time.Time // the last failure, by what failed
@@ -46,8 +47,8 @@ func (s *streaks) worked(what ...string) {
 	}
 }
 
-// levelOf returns the level for a failure of something that has an outage: that of its
-// first one, or info.
+// levelOf returns the level at which to log a failure during an outage: the given level for
+// the first failure, info for the others.
 func (s *Server) levelOf(level zapcore.Level, what string) zapcore.Level {
 	if s.State.streaks.failing(what, time.Now()) {
 		return level
@@ -74,8 +75,8 @@ func (s *Server) directoryFailed(err error) {
 
 // These are the remedies for causes that do not name their own.
 const (
-	remedyStore     = "check that the database runs and can be reached; tokens go on meanwhile, and all else when it is back"
-	remedyDirectory = "check that the service or database of `users` runs and can be reached; tokens go on meanwhile, and logins and refreshes when it is back"
+	remedyStore     = "check that the database runs and can be reached; tokens keep working meanwhile, and logins and refreshes will when it is back"
+	remedyDirectory = "check that the service or database of `users` runs and can be reached; tokens keep working meanwhile, and logins and refreshes will when it is back"
 	remedyWeChat    = "WeChat, or the network between, is at fault; logins go on by themselves when it is back"
 	remedyBug       = "this is a fault of caddy-wx-auth: report it with this line at https://github.com/wx-auth/caddy-wx-auth/issues"
 	remedyBlocked   = "WeChat's risk control blocks this user; the mini program's console has its rules, and there is nothing to do here"
@@ -98,7 +99,7 @@ func remedyFor(code problem.Code) string {
 	}[code], "see the cause")
 }
 
-// about returns log fields with who asked.
+// about returns log fields that identify the client and its request.
 func (c *call) about(fields ...zap.Field) []zap.Field {
 	return append(fields, zap.String("address", c.address()), zap.String("requestId", c.requestID()))
 }

@@ -19,8 +19,9 @@ const pushTimeout = 4500 * time.Millisecond
 // takesPushes reports whether messages of that app are accepted.
 func (s *Server) takesPushes(appid string) bool { return s.Apps[appid].Push != nil }
 
-// push accepts what WeChat pushes to an app: the handshake when an operator enters the
-// address, and then messages. Only messages about a user who has left have an effect.
+// push accepts what WeChat pushes to an app: first the handshake, when an operator enters the
+// address in WeChat's console, and then messages. Only messages about a user who has left have
+// an effect.
 func (c *call) push() error {
 	receiver := c.Apps[c.id].Push
 	query := c.r.URL.Query()
@@ -62,7 +63,7 @@ func (c *call) pushRefused(err error) error {
 	return c.refuse(problem.New(problem.PushRefused))
 }
 
-// say answers with a text. For a handshake, the text comes from the client.
+// say answers with a text. In a handshake, the client chooses the text.
 func (c *call) say(text string) error {
 	h := c.w.Header()
 	h.Set("Cache-Control", "no-store")
@@ -73,8 +74,9 @@ func (c *call) say(text string) error {
 	return nil
 }
 
-// leaves carries out the message that a user has left, and answers in time. If it takes
-// longer, the work goes on, and when WeChat repeats the message it finds it done.
+// leaves carries out the message that a user has left, and answers in time. If the work takes
+// longer, it continues in the background; WeChat then repeats the message, and the work is
+// found done.
 func (c *call) leaves(m wechat.PushMessage) *problem.Problem {
 	ctx, release := c.seenThrough()
 	failed := make(chan *problem.Problem, 1)

@@ -99,7 +99,7 @@ func (c *call) refresh() error {
 	return c.answerPair(c.pair(r.Session, r.Token, r.RefreshToken))
 }
 
-// reused reports, in the log and as an event, that a refresh token was probably stolen.
+// reused writes a log line and an event, because a refresh token was probably stolen.
 func (c *call) reused(s session.Session) {
 	c.Log.Warn("a refresh token was shown again after two or more had followed it: it may have been stolen; the session was ended",
 		c.about(zap.String("session", s.ID), zap.String("user", s.UserID), zap.String("appid", s.AppID),
@@ -150,8 +150,9 @@ func (c *call) refreshRefused(s session.Session, err error) *problem.Problem {
 	return c.storeFailed("refreshing", err)
 }
 
-// directoryOrStoreFailed logs that a directory has given no answer, and returns the
-// answer. The directory is the store, or asks the store first.
+// directoryOrStoreFailed logs that the directory did not answer, and returns the problem for
+// the client. The error may also come from the store: the directory may be in the store, or
+// ask the store first.
 func (c *call) directoryOrStoreFailed(doing string, err error) *problem.Problem {
 	if errors.Is(err, user.ErrMisconfigured) || login.OfStore(err) {
 		return c.storeFailed(doing, err)

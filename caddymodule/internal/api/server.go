@@ -33,8 +33,8 @@ type Server struct {
 	Directory account.Directory
 	Log       *zap.Logger
 	Metrics   *metrics.Metrics
-	// Emit publishes events, in this order. The answer is settled by then: a handler of
-	// events can neither change nor delay it.
+	// Emit publishes events, in this order. The answer is final by then: an event handler can
+	// neither change nor delay it.
 	Emit func(...event.Event)
 
 	warnedPrivate, warnedForwarded, warnedUnrequired atomic.Bool
@@ -45,12 +45,12 @@ type Settings struct {
 	Prefix     string                  // path of the endpoints, without a slash at its end
 	Apps       map[string]App          // by appid; at least one
 	ServiceKey func(shown string) bool // reports whether a string is the service key; nil: none is set
-	TestLogin  *TestLogin              // nil: there is none
-	Cookie     string                  // name of the cookie with the token; empty: none
+	TestLogin  *TestLogin              // nil: none is configured
+	Cookie     string                  // name of the cookie that holds the token; empty: none
 	LoginRate  ratelimit.Rate          // of refused logins per client; zero: unlimited
-	// Elsewhere means that users live in a directory outside of the store. It may be
-	// somebody's backend, so each session may have it asked only so often; our own is the
-	// store, which a refresh asks anyway.
+	// Elsewhere means that users are in a directory outside of the store. That may be
+	// somebody's backend, so calls to it are limited for each session. Calls to our own
+	// directory are not, because a refresh asks the store anyway.
 	Elsewhere bool
 }
 

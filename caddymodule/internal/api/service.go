@@ -102,8 +102,8 @@ func (c *call) served(what, userID string, ended session.Ended, err error) error
 	return c.answer(http.StatusNoContent, "", nil)
 }
 
-// userID returns the user's id in the path. Characters of it that cannot be in a segment
-// of a path are percent-encoded.
+// userID returns the user's id in the path. In the path, characters that a segment cannot
+// contain are percent-encoded.
 func (c *call) userID() (id string, ok bool) {
 	id, err := url.PathUnescape(c.id)
 	return id, err == nil && user.ValidID(id)

@@ -12,8 +12,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
-// findUser shows the user who has a phone number or an openid. Neither is in the path: it
-// would be in the logs of every proxy in between.
+// findUser shows the user who has a phone number or an openid. Both are in the body: in the
+// path they would be in the logs of every proxy on the way.
 func (c *call) findUser() error {
 	var phone, openid, appid string
 	p := readJSON(c.w, c.r, map[string]any{"phone": &phone, "openid": &openid, "appid": &appid})
@@ -80,7 +80,7 @@ func (c *call) listUsers() error {
 	}
 	list := []map[string]any{}
 	for _, u := range users {
-		one := map[string]any{"id": u.ID} // of users who live elsewhere nothing else is known
+		one := map[string]any{"id": u.ID} // for users in an external directory, only the id is known
 		if !c.Elsewhere {
 			one = account.Record(u)
 		}

@@ -29,7 +29,7 @@ func (c *call) listSessions() error {
 	return c.answer(http.StatusOK, "application/json", map[string]any{"sessions": devices})
 }
 
-// endSession ends one of the caller's sessions. For another user's the answer is 404.
+// endSession ends one of the caller's sessions. It answers 404 for a session of another user.
 func (c *call) endSession() error {
 	caller, p := c.caller()
 	if p != nil {

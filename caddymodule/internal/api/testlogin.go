@@ -24,13 +24,13 @@ type TestLogin struct {
 	Until  time.Time               // the end of the last day
 }
 
-// wrongTestRate limits how many wrong secrets a client may send, or all together where
-// clients cannot be told apart. Beyond it every secret is refused, even the right one. No
-// other login counts there.
+// wrongTestRate limits how many wrong secrets a client may send. Where clients cannot be told
+// apart, it limits all of them together. Beyond it every secret is refused, even the right
+// one. Other logins do not count.
 var wrongTestRate = ratelimit.Rate{Count: 10, Per: time.Minute}
 
-// testLogin logs the user of the site's test login in. A site without one answers as it
-// does to a wrong secret.
+// testLogin logs in the user of the site's test login. A site without a test login answers as
+// it does to a wrong secret.
 func (c *call) testLogin(req login.Request) error {
 	ctx, done := c.seenThrough()
 	defer done()
@@ -57,8 +57,7 @@ func (c *call) testLogin(req login.Request) error {
 	return c.answerPair(out)
 }
 
-// checkTestSecret returns the refusal of a request without the right secret, and of one
-// after the last day.
+// checkTestSecret returns the refusal of a request with a wrong secret, or after the last day.
 func (c *call) checkTestSecret() *problem.Problem {
 	right := c.TestLogin != nil && c.TestLogin.Secret(c.testSecret)
 	network, known := c.client()
@@ -87,8 +86,8 @@ func (c *call) testRefused(req login.Request, p *problem.Problem, err error) err
 	c.tried.done = true
 	c.Metrics.Login(req.App.ID, metrics.Test, p.Code)
 	if p.Code != problem.RateLimited {
-		// As with other logins beyond a rate: anyone could otherwise call the handlers of
-		// events as often as they like.
+		// Beyond the rate no event is emitted, as with other logins: anyone could otherwise
+		// trigger event handlers as often as they like.
 		c.Emit(event.Refused(req.App.ID, p.Code, metrics.Test))
 	}
 	fields := []zap.Field{zap.String("kind", metrics.Test), zap.String("appid", req.App.ID), zap.String("code", string(p.Code)),

@@ -44,11 +44,11 @@ func (c *call) verify() error {
 	return c.answer(http.StatusNoContent, "", nil)
 }
 
-// warnUnrequired logs, once for each configuration, that a proxy asks about requests
-// whose paths are not compared with the site's requirements.
+// warnUnrequired logs, once for each configuration, that a proxy asks about requests whose
+// paths are never compared with the site's requirements.
 func (s *Server) warnUnrequired() {
 	if s.Gate.Requires() && s.warnedUnrequired.CompareAndSwap(false, true) {
 		s.Log.Warn("/verify was asked at a site with require: it decides on the token alone, so no require holds for that request",
-			zap.String("remedy", "compare what the identity headers say in the proxy or the service that asks, or put wx_auth in front of that service"))
+			zap.String("remedy", "check the identity headers in the proxy or the service that asks, or put wx_auth in front of that service"))
 	}
 }
