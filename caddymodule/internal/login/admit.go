@@ -28,8 +28,8 @@ func (c *Chain) admit(ctx context.Context, l underway) (admitted, error) {
 	}
 	bound := known.Binding
 	if known.Taken {
-		// The other openid replaced this account, and somebody else may hold its number
-		// by now.
+		// Another openid has replaced this account, and somebody else may hold its number by
+		// now.
 		bound = user.Binding{}
 	}
 	now := c.now()
@@ -38,7 +38,7 @@ func (c *Chain) admit(ctx context.Context, l underway) (admitted, error) {
 	case silent && bound.UserID != "" && (bound.State != user.Active || now.Sub(bound.PhoneAt) > c.Silent):
 		return admitted{}, refuse(problem.PhoneRequired, nil)
 	case bound.State == user.Suspended:
-		// Only the phone number proves whose account that is by now.
+		// Only the phone number can prove who owns that account now.
 		bound = user.Binding{}
 	}
 	detached := known.Detached
@@ -68,7 +68,7 @@ func (c *Chain) admit(ctx context.Context, l underway) (admitted, error) {
 	if silent {
 		b.AuthAt = time.Time{}
 		if bound.AppID == appid && bound.OpenID == l.who.OpenID && bound.UserID == u.ID {
-			b.AuthAt = bound.AuthAt // carried on
+			b.AuthAt = bound.AuthAt // unchanged by this login
 		}
 	}
 	if silent && u.ID == bound.UserID {

@@ -37,7 +37,7 @@ type breaker struct {
 	failures int            // counted failures in a row
 	by       map[string]int // failures by client
 	failed   time.Time      // time of the last failure
-	last     error          // its error
+	last     error          // the error of the last failure
 	pause    time.Duration
 	closed   time.Time // no call is made before this time
 
@@ -67,11 +67,11 @@ func (b *breaker) enter(who string, now time.Time) (probe bool, e *Error) {
 	case b.probing:
 		return false, unavailable(refused, firstPause)
 	case again && now.Sub(b.newcomer) < b.pause:
-		// Otherwise a client that always comes first, with a request that fails, would keep the
-		// breaker open for all.
+		// Without this rule, a client that always comes first, with a request that fails,
+		// would keep the breaker open for all.
 		return false, unavailable(refused, b.pause)
 	case again:
-		b.probers = nil // a new round begins, in which the other clients go first again
+		b.probers = nil // a new round begins: after this probe, the other clients go first again
 	}
 	b.probing = true
 	return true, nil
@@ -149,7 +149,7 @@ func (b *breaker) classify(err error, who string) classification {
 	switch {
 	case err == nil:
 		return answered
-	case !errors.As(err, &we): // an error of the store that holds the shared access tokens
+	case !errors.As(err, &we): // an error of the store with the shared access tokens
 		return nothing
 	case we.Call != b.call && b.call == wechat.CallToken:
 		return answered // the call that needs the token was made, so there was a token

@@ -85,8 +85,8 @@ func (c *Chain) ChangePhone(ctx context.Context, r ChangeRequest) (Result, error
 }
 
 func (c *Chain) change(ctx context.Context, r ChangeRequest) (Result, error) {
-	// A session without an openid is a test login. Where the openid is not sent, a stolen
-	// token could be given the thief's number.
+	// A session without an openid is a test login. Where the openid is not sent to WeChat,
+	// anyone with a stolen token could give the user the thief's number.
 	if c.PhonesFixed || r.OpenID == "" || c.Elsewhere && !user.ChangesPhones(c.Directory) {
 		return Result{}, refuse(problem.PhoneChangeClosed, nil)
 	}
@@ -113,7 +113,7 @@ func (c *Chain) change(ctx context.Context, r ChangeRequest) (Result, error) {
 		return Result{}, err
 	}
 	if c.Elsewhere {
-		// What the directory says of the user may depend on the number.
+		// The directory's answer about the user may depend on the number.
 		if u, err = c.checkUser(ctx, s.UserID); err != nil {
 			return Result{}, err
 		}
@@ -145,7 +145,8 @@ func (c *Chain) changer(ctx context.Context, r ChangeRequest) (session.Session, 
 	return s, u, err
 }
 
-// checkUser returns a user who may still use the service. The sessions of any other end.
+// checkUser returns a user who may still use the service. It ends the sessions of a user who
+// may not.
 func (c *Chain) checkUser(ctx context.Context, id string) (user.User, error) {
 	u, err := c.Directory.Check(ctx, id)
 	gone := errors.Is(err, user.ErrUnknown)
@@ -187,7 +188,7 @@ func (c *Chain) changeHere(ctx context.Context, p PhoneChange) (done PhoneChange
 	return done, notChanged(err)
 }
 
-// changeElsewhere moves the number of a user who lives elsewhere. The changes of one user
+// changeElsewhere moves the number of a user in an external directory. The changes of one user
 // take turns, on all replicas.
 func (c *Chain) changeElsewhere(ctx context.Context, p PhoneChange) (done PhoneChanged, err error) {
 	turn := &steps{c: c, code: keyOf("changing", p.Session.UserID)}
@@ -198,7 +199,7 @@ func (c *Chain) changeElsewhere(ctx context.Context, p PhoneChange) (done PhoneC
 		}
 		return done, err
 	}
-	// The time begins before the mark, so that it is over before the mark is.
+	// This deadline is set before the mark, so that it passes before the mark expires.
 	until := time.Now().Add(directoryTime)
 	done, err = c.Store.BeginPhoneChange(ctx, p, markLife)
 	if err != nil || done.Replayed {
@@ -211,7 +212,8 @@ func (c *Chain) changeElsewhere(ctx context.Context, p PhoneChange) (done PhoneC
 	})
 	switch {
 	case errors.Is(err, user.ErrPhoneTaken), errors.Is(err, user.ErrPhoneFixed), errors.Is(err, user.ErrUnknown):
-		// Nothing has changed, so the mark can go. If this fails, it ends by itself.
+		// Nothing has changed, so the mark can be released. If that fails, the mark expires by
+		// itself.
 		_ = c.Store.Release(ctx, p.Owner, ChangeMark(p.Session.UserID))
 		if errors.Is(err, user.ErrUnknown) {
 			if _, err := c.checkUser(ctx, p.Session.UserID); err != nil {

@@ -19,8 +19,9 @@ type Commit struct {
 	Known Known
 	// Phone is the number that WeChat returned; zero at a silent login.
 	Phone user.Phone
-	// Elsewhere means that an external directory has returned the user. It knows whose
-	// number that is, and not a row that is left from before the users moved there.
+	// Elsewhere means that an external directory has returned the user. The directory decides
+	// whose number that is. A row of the store's own users, left from before the users moved
+	// there, does not count.
 	Elsewhere bool
 	// Begun is the time at which the first of the login's codes was first seen, by the
 	// database's clock. Zero means unknown.
@@ -33,13 +34,13 @@ type Commit struct {
 	// user, app and openid and that Replaceable returns true for it. Empty: none.
 	Replaces    string
 	Replaceable func(session.Session) bool
-	// Value is kept under Login, the key of both codes, until Expires, so that the same
-	// codes find their session.
+	// Value is kept under Login, the key of both codes, until Expires: a repeated request with
+	// the same codes finds its session by it.
 	Login   Key
 	Value   []byte
 	Expires time.Time
-	// Code is the login code's step, whose result becomes Spent: the login code has
-	// opened its session, and from now on only both codes together find it.
+	// Code is the key of the login code's step, whose result becomes Spent: the login code has
+	// opened its session, and from now on only both codes together find that session.
 	Code  Key
 	Spent []byte
 }
@@ -54,8 +55,8 @@ type Account struct {
 	UnionID string
 	// Phone is the number that WeChat returned; zero at a silent login.
 	Phone user.Phone
-	// Elsewhere means that an external directory will be asked for the user. The store
-	// may still have users, who have moved there.
+	// Elsewhere means that an external directory will be asked for the user. The store may
+	// still have rows of its own users, from before they moved there.
 	Elsewhere bool
 }
 
@@ -69,15 +70,15 @@ type Known struct {
 	// another app: an active one if there is any, and of several the one with the
 	// latest phone login. If it has no UserID, the account is unknown.
 	user.Binding
-	// Taken means that Binding is the unionid's, and that its user already has another
-	// openid in this app. Binding then counts for nothing.
+	// Taken means that Binding belongs to the unionid, and that its user already has another
+	// openid in this app. Binding is then ignored.
 	Taken bool
-	// Detached is the user whose number this WeChat account has withdrawn, if any: one
-	// of the openid, or else one of its unionid.
+	// Detached is the user whose number this WeChat account has withdrawn, if any. It is found
+	// by the openid, or else by the unionid.
 	Detached string
-	// Asked is the time at which this was read, by the database's clock. The directory
-	// is asked after it. Zero if the store has users of its own, as their numbers change
-	// in the store's own transactions.
+	// Asked is the time at which this was read, by the database's clock. The directory is
+	// asked after that. It is zero if the store has its own users, whose numbers change only
+	// in the store's transactions.
 	Asked time.Time
 }
 
@@ -91,9 +92,9 @@ type Committed struct {
 	// there may be others, which must still be ended.
 	Surplus []string
 	More    bool
-	// Rebound means that another account than before logged in with the user's number:
-	// other accounts lost their bindings or had them suspended, or a suspended one
-	// became active again.
+	// Rebound means that another account than before logged in with the user's number. Other
+	// accounts lost their bindings or had them suspended, or a suspended binding became active
+	// again.
 	Rebound bool
 }
 
@@ -102,8 +103,8 @@ var (
 	// ErrChanged means that the facts on which the login was decided have changed
 	// since.
 	ErrChanged = errors.New("what the login was decided on has changed")
-	// ErrChanging means that the user's number is being changed in an external
-	// directory, so that its answer may be old.
+	// ErrChanging means that the user's number is being changed in an external directory, so
+	// the directory's answer may be outdated.
 	ErrChanging = errors.New("the user's number is being changed")
 	// ErrOvertaken means that another account has replaced this openid since the login
 	// began. Only fresh codes can prove who has the number.
@@ -117,8 +118,8 @@ var (
 	ErrChangedSince = errors.New("the phone code has changed the number before, and the user has another one by now")
 )
 
-// Opened is the error for codes that have already opened a session, with what was kept
-// about it.
+// Opened is the error for codes that have already opened a session. It carries what was kept
+// about that session.
 type Opened struct{ Value []byte }
 
 func (o *Opened) Error() string { return "these codes have opened a session" }

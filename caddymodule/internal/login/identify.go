@@ -12,8 +12,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
 )
 
-// caller is the result of the first step: either the WeChat account that sent the login
-// code, or the fact that the code has already opened a session.
+// caller is the result of the first step: the WeChat account that sent the login code, or the
+// mark that the code has already opened a session.
 type caller struct {
 	OpenID  string `json:"openid,omitempty"`
 	UnionID string `json:"unionid,omitempty"`
@@ -22,11 +22,11 @@ type caller struct {
 	Spent bool      `json:"spent,omitempty"`
 }
 
-// spent replaces the caller once the login code has opened a session.
+// spent is the caller of a login code that has opened a session.
 var spent = []byte(`{"spent":true}`)
 
-// replayed names the session that a pair of codes has already opened, and the rest of
-// that answer, so that a repeated answer after a lost one is equal.
+// replayed is kept for a pair of codes that has opened a session. It names the session and
+// holds the rest of that answer, so that a repeated answer equals the lost one.
 type replayed struct {
 	SessionID string `json:"sid"`
 	New       bool   `json:"new,omitempty"`

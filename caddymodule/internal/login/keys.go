@@ -11,9 +11,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
 )
 
-// Key names a step or a login: a hash of the codes that made it. The parts are
-// hashed with their lengths, so that no two different lists share a key,
-// however they are cut.
+// Key names a step or a login: a hash of its codes. Each part is hashed with its length, so
+// that two different lists of parts never have the same key.
 type Key = [sha256.Size]byte
 
 func keyOf(kind string, parts ...string) Key {

@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// pending are results that the store could not take; see steps.go. They are kept over
-// reloads. The zero value is ready to use.
+// pending holds results that the store could not take; see steps.go. It is kept over reloads.
+// The zero value is ready to use.
 type pending struct {
 	mu         sync.Mutex
 	byStep     map[Key]*pendingResult
@@ -18,8 +18,8 @@ type pendingResult struct {
 	value   []byte
 	expires time.Time
 
-	// mu is held while the store is asked to take the result, so that it does not get
-	// the result twice. By the second time, a login may have replaced it.
+	// mu is held while the store is asked to take the result, so that the store does not get
+	// the result twice. A login may have replaced it before the second time.
 	mu    sync.Mutex
 	taken bool
 }
@@ -88,8 +88,8 @@ func (c *Chain) deliverLater(k Key, value []byte, now, expires time.Time) {
 	}()
 }
 
-// deliver gives the store the pending results as soon as it is back, because the client
-// may come to another replica next.
+// deliver gives the pending results to the store as soon as the store is back, because the
+// client may reach another replica next.
 func (c *Chain) deliver() {
 	for {
 		time.Sleep(pendingPoll)

@@ -11,8 +11,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
 )
 
-// numbered is the result of the phone step: the number, and the openid with which the
-// code was exchanged. It can be used with that openid only.
+// numbered is the result of the phone step: the number, and the openid with which the code was
+// exchanged. Only that openid may use it.
 type numbered struct {
 	OpenID string     `json:"openid"`
 	Phone  user.Phone `json:"phone"`
@@ -113,7 +113,7 @@ func earlier(a, b time.Time) time.Time {
 func (c *Chain) askPhone(ctx context.Context, r Request, openid string) (user.Phone, error) {
 	var number wechat.PhoneNumber
 	err := c.observed(ctx, "getuserphonenumber", func(ctx context.Context) error {
-		made := false // also if there was no access token
+		made := false // stays false if there was no access token
 		return c.State.upstreams.tokenOf(c.Route, r).do("", c.now, func() (bool, error) {
 			err := c.State.upstreams.call(c.Route, r.WeChat, wechat.CallPhone).do(ctx, r.App.ID, openid, c.now, func() (err error) {
 				made = true

@@ -56,10 +56,10 @@ func (qs *quotas) leave(appid, who string, now time.Time, err error) {
 	}
 }
 
-// met records that WeChat refused a call because a quota is exhausted. A limit per minute may be
-// the client's own: WeChat counts some calls by user, and does not say which. It counts as the
-// app's limit if several clients reach it and no call in between is free of it. Otherwise one user
-// in a loop would lock out all others.
+// met records that WeChat refused a call because a quota is exhausted. A limit per minute may
+// be the client's own: WeChat counts some calls by user, and does not say which. It counts as
+// the app's limit only if several clients reach it and no call in between gets past it.
+// Otherwise one user in a loop would lock out all others.
 func (q *quota) met(who string, err *wechat.Error, now time.Time) {
 	if err.PerMinute() && err.Call != wechat.CallToken {
 		if who == "" {

@@ -22,8 +22,8 @@ func newUpstream(call wechat.Call) *upstream {
 	return &upstream{turns: make(concurrency, maxCalls), breaker: breaker{call: call}}
 }
 
-// upstreams are the calls by the WeChat to which they go: if one of them is down, as
-// staging's may be, logins at another go on. The zero value is ready to use.
+// upstreams are the calls, by the WeChat that they go to. If one WeChat is down, such as a
+// simulator for staging, logins with another still work. The zero value is ready to use.
 type upstreams struct {
 	mu     sync.Mutex
 	calls  map[upstreamKey]*upstream
@@ -70,7 +70,8 @@ func (us *upstreams) token(route, appid string) *breaker {
 	return b
 }
 
-// tokenOf is token for a request, whose WeChat the metrics name.
+// tokenOf returns the breaker of a request's access-token call. The request names the WeChat
+// for the metrics.
 func (us *upstreams) tokenOf(route string, r Request) *breaker {
 	b := us.token(route, r.App.ID)
 	us.mu.Lock()
@@ -82,8 +83,8 @@ func (us *upstreams) tokenOf(route string, r Request) *breaker {
 	return b
 }
 
-// EachBreaker calls yield with the state of each circuit breaker. There may be several
-// of one call: each route has its own.
+// EachBreaker calls yield with the state of each circuit breaker. One call may have several
+// breakers, one for each route.
 func (s *State) EachBreaker(yield func(wechat string, call wechat.Call, open bool)) {
 	us := &s.upstreams
 	us.mu.Lock()
