@@ -219,10 +219,10 @@ func (g *Gate) access(r *http.Request, at place, canonical, credential bool, pro
 	return protected
 }
 
-// isPreflight reports whether a request is a CORS preflight (Fetch standard), with
-// which a browser asks for the permissions of a page of another origin. Browsers send
-// no credential with a preflight, so requiring one would refuse every page; a request
-// that has a credential is no preflight.
+// isPreflight reports whether a request is a CORS preflight (Fetch standard), by which a
+// browser asks whether a page of another origin may send a request. Browsers send no
+// credential with a preflight, so requiring one would refuse every such page. A request that
+// has a credential is no preflight.
 func isPreflight(r *http.Request) bool {
 	return r.Method == http.MethodOptions && r.Header.Get("Origin") != "" &&
 		r.Header.Get("Access-Control-Request-Method") != ""

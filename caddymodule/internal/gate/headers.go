@@ -5,22 +5,23 @@ import (
 	"strings"
 )
 
-// Prepare removes from a request everything by which a client could claim an identity,
-// and returns the request to go on with. It must run first, on every request, whatever
-// its path and method.
+// Prepare removes from a request everything by which a client could claim an identity, and
+// returns the request to continue with. It must run first, on every request, whatever its path
+// and method.
 //
-// trusted says that a trusted proxy sent the request; it may then have the headers of
+// trusted means that a trusted proxy sent the request; it may then have the headers of
 // [Settings].Pass.
 //
-// Headers are changed in place, because error handlers see the same map. The returned
-// request is r itself, or a shallow copy if trailers may follow.
+// Headers are changed in place, because error handlers see the same map. The returned request
+// is r itself, or a shallow copy if trailers may follow.
 func (g *Gate) Prepare(r *http.Request, trusted bool) *http.Request {
 	h := r.Header
 	for name := range h {
 		if trusted && g.passes(name) {
 			continue
 		}
-		// A path that is compared with requirements must be the one that the upstream serves.
+		// Overrides must go before the path is compared with requirements: the upstream must
+		// serve that same path.
 		if g.claimsIdentity(name) || len(g.requirements) > 0 && isOverride(name) {
 			delete(h, name)
 		}
@@ -57,8 +58,8 @@ func (g *Gate) claimsIdentity(name string) bool {
 	return false
 }
 
-// Alias reports whether name is another spelling of an identity header that foldEqual
-// treats as the same, such as X_WX_USER_ID.
+// Alias reports whether name is another spelling of an identity header, such as X_WX_USER_ID,
+// that foldEqual treats as the same name.
 func (g *Gate) Alias(name string) bool {
 	for i := range g.headers {
 		own := g.headers[i].folded
@@ -70,9 +71,9 @@ func (g *Gate) Alias(name string) bool {
 }
 
 // Unset lists the names of the identity headers that h does not set, for
-// X-Envoy-Auth-Headers-To-Remove: a client's own must not reach the service. We never
-// set the spelling with "_", so it is always listed. Envoy by default does not send us
-// the client's headers, so which of them exist is unknown here.
+// X-Envoy-Auth-Headers-To-Remove: a header that the client sent must not reach the service. We
+// never set the spelling with "_", so that spelling is always listed. By default Envoy does
+// not send us the client's headers, so we cannot know which of them exist.
 func (g *Gate) Unset(h http.Header) string {
 	var names []string
 	list := func(name, key string) {
@@ -90,7 +91,7 @@ func (g *Gate) Unset(h http.Header) string {
 	return strings.Join(names, ",")
 }
 
-// ownPrefix is how the names begin that WeChat Cloud Hosting and this gateway set.
+// ownPrefix begins the names of the headers that WeChat Cloud Hosting and this gateway set.
 const ownPrefix = "x-wx-"
 
 // foldEqual compares two names of equal length; own is in lower case and uses "-". CGI,

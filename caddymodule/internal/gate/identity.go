@@ -88,11 +88,11 @@ func checkName(name string) error {
 	return nil
 }
 
-// reservedNames and reservedPrefixes are headers that cannot be identity headers,
-// because an identity header is removed from every request. They frame or route a
-// message, or proxies delete or set them ("close" and "upgrade" are the options that
-// Connection may still name), or clients, upstreams and this gate need them for their
-// standard purpose.
+// reservedNames and reservedPrefixes are headers that cannot be identity headers, because an
+// identity header is removed from every request. Some of them frame or route a message. Some
+// are deleted or set by proxies ("close" and "upgrade" are the options that Connection may
+// still name). The others are needed by clients, upstreams or this gate for their standard
+// purpose.
 var (
 	reservedNames = []string{
 		"accept", "age", "allow", "alt-svc", "authorization", "cache-control", "close", "connection", "cookie",
@@ -181,7 +181,7 @@ func checkPassed(names []string, headers []identityHeader) ([]string, error) {
 		case !strings.HasPrefix(lower, ownPrefix):
 			return nil, fmt.Errorf("pass_header %s: only headers that begin with X-WX- are removed, so this one passes anyway; leave it out", name)
 		case slices.ContainsFunc(headers, ours), isDefault(lower), slices.Contains(ourNames, lower):
-			return nil, fmt.Errorf("pass_header %s: this gateway says by it who is calling, so nobody else may; leave it out", name)
+			return nil, fmt.Errorf("pass_header %s: this gateway names the caller in it, so no proxy may send it; leave it out", name)
 		case slices.Contains(passed, lower):
 			return nil, fmt.Errorf("pass_header %s: the header is named twice; keep one of the two", name)
 		}

@@ -8,16 +8,16 @@ import (
 )
 
 var (
-	// ErrUnavailable is the error of [Tokens].Verify while it cannot decide:
-	// the keys or the revocations have not been loaded yet.
+	// ErrUnavailable is the error of [Tokens].Verify while it cannot decide, because the keys
+	// or the revocations have not been loaded yet.
 	ErrUnavailable = errors.New("tokens cannot be verified yet")
-	// ErrMisconfigured is the error of [Tokens].Verify while only the operator can
-	// change that it cannot decide.
+	// ErrMisconfigured is the error of [Tokens].Verify while it cannot decide for a reason
+	// that only the operator can fix.
 	ErrMisconfigured = errors.New("tokens cannot be verified: the gateway is misconfigured")
 )
 
-// retryAfter is the delay that a 503 asks of a client: about the duration of one
-// attempt to reach the store.
+// retryAfter is the delay that a 503 asks for: about the duration of one attempt to reach the
+// store.
 const retryAfter = 2 * time.Second
 
 // allowed is the Allow header, which a 405 must have (RFC 9110, section 15.5.6). The

@@ -22,9 +22,9 @@ import (
 // values in a field. It takes precedence over public and optional rules and over the
 // matcher.
 type Requirement struct {
-	// Paths are exact paths, or "/prefix/*" for a path and everything below it. Each
-	// matches with and without a slash at the end, and in any case: an upstream that
-	// ignores case must not serve "/Admin" to a caller that may not have "/admin".
+	// Paths are exact paths, or "/prefix/*" for a path and everything below it. Each matches
+	// with and without a slash at the end, and in any case: an upstream that ignores case
+	// would serve "/Admin" to a caller that must not have "/admin".
 	Paths []string
 	// Field is "claims.<name>", "appid" or "phone_within".
 	Field string
@@ -99,7 +99,7 @@ func compilePattern(path string) pattern {
 	return pattern{fold(strings.TrimSuffix(base, "/")), prefix}
 }
 
-// match compares with a path that is folded or in ASCII.
+// match compares p with a path that is in ASCII or was folded.
 func (p *pattern) match(path string) bool {
 	n := len(p.base)
 	if len(path) < n || !equalLower(path[:n], p.base) {
@@ -133,11 +133,11 @@ func equalLower(s, lower string) bool {
 	return true
 }
 
-// fold returns the form in which a path is compared: compatibility variants become the
-// characters that they stand for (NFKC: "ａ" is "a"), case is folded in full ("ß" is
-// "ss"), and so are the dotted and the dotless i, which Java's equalsIgnoreCase takes
-// for "i". Characters that are not displayed are left out. Upstreams compare names in
-// each of these ways.
+// fold returns the form in which paths are compared. Upstreams may treat two different names
+// as the same in each of these ways, so fold makes them equal: compatibility variants become
+// the characters that they stand for (NFKC: "ａ" is "a"); case is folded in full ("ß" is "ss");
+// the dotted and the dotless i become "i", as in Java's equalsIgnoreCase; characters that are
+// not displayed are left out.
 func fold(path string) string {
 	if isASCII(path) {
 		return strings.ToLower(path)
@@ -199,9 +199,9 @@ type place struct {
 	canonical bool
 }
 
-// placeOf returns the place of a request. canonical says whether [Canonical] holds for
-// its path. A path is not canonical either if it stops being so when it is folded: a
-// "／" beyond ASCII is a "/" to an upstream that normalizes to NFKC.
+// placeOf returns the place of a request. canonical says whether [Canonical] holds for its
+// path. A path that stops being canonical when it is folded does not count as canonical: a "／"
+// beyond ASCII is a "/" to an upstream that normalizes to NFKC.
 func placeOf(r *http.Request, canonical bool) place {
 	p := place{r.URL.Path, canonical}
 	if canonical && !isASCII(p.path) {
@@ -223,9 +223,8 @@ func (r *requirement) applies(at place) bool {
 	return !at.canonical || slices.ContainsFunc(r.patterns, func(p pattern) bool { return p.match(at.path) })
 }
 
-// check returns the refusal of a caller that does not meet every requirement of a place,
-// or nil. A caller for whom a login with the phone number is enough gets a code that
-// says so.
+// check returns the refusal of a caller that does not meet every requirement of a place, or
+// nil. If a login with the phone number would be enough, the refusal's code says so.
 func (rs requirements) check(at place, caller *token.Identity, now time.Time) *problem.Problem {
 	var refusal *problem.Problem
 	for i := range rs {

@@ -123,8 +123,8 @@ func checkPattern(pattern string) error {
 			return fmt.Errorf("paths are compared decoded; write %q", decoded)
 		}
 	}
-	return errors.New("no request with such a path goes on without a token: it has an empty or a dots-only segment, " +
-		"or one of ; % \\ ? # or a control character, which upstreams read in different ways; name another path")
+	return errors.New("a request with such a path always needs a token: it has an empty or a dots-only segment, " +
+		"or one of ; % \\ ? # or a control character, which upstreams may read differently; name another path")
 }
 
 // isMethod reports whether s has the form of the methods in a rule. Methods are

@@ -297,9 +297,9 @@ func (g *Gate) drop(r *http.Request, from source) {
 	}
 }
 
-// DropEcho removes from an answer sub-protocols that are none: "bearer", which was
-// never offered to the upstream, and the token. Clients take the sub-protocol in an
-// answer for the one that is spoken.
+// DropEcho removes from an answer two sub-protocols that are none: the word "bearer" and the
+// token, neither of which the upstream was offered. A client takes the sub-protocol in an
+// answer for the one to speak.
 func (g *Gate) DropEcho(answer http.Header) {
 	if !g.sources.WebSocketProtocol {
 		return
@@ -323,11 +323,11 @@ func (g *Gate) DropEcho(answer http.Header) {
 }
 
 // mayBeForged reports whether a page of another site could have made the browser send a
-// request with our cookie. SameSite=Lax leaves gaps: navigations by GET, old browsers,
-// and in some browsers the first two minutes of a cookie. So does a WebSocket, which a
-// page of another origin may open without asking. Such a request, and every request
-// that may change something, must come from this site according to the browser: by
-// Sec-Fetch-Site, or by our own Origin from browsers without it.
+// request with our cookie. SameSite=Lax leaves gaps: navigations by GET, old browsers, in some
+// browsers the first two minutes of a cookie, and WebSockets, which a page of another origin
+// may open without asking. Such a request, and every request that may change something, must
+// come from this site. The browser says so in Sec-Fetch-Site; a browser without it sends our
+// own Origin.
 func mayBeForged(r *http.Request) bool {
 	switch r.Method {
 	case http.MethodGet, http.MethodHead, http.MethodOptions:
