@@ -30,10 +30,10 @@ const (
 type Feed struct {
 	// Revoked is the set that the feed fills.
 	Revoked *Revoked
-	// Clock judges the wall clock that callers of Poll and Run pass in. While that
-	// clock is off, nothing is dropped from the set. When it jumps, and when it is
-	// right again, the whole set of unexpired revocations is read again. Optional: nil
-	// trusts the wall clock. It must not be changed after the first Poll.
+	// Clock checks the wall clock that callers of Poll and Run pass in. While the wall clock
+	// is off, nothing is dropped from the set. When it jumps, and when it is right again, the
+	// whole set of unexpired revocations is read again. Optional: nil trusts the wall clock.
+	// It must not be changed after the first Poll.
 	Clock *clock.Clock
 
 	polling chan struct{} // a lock that can be waited for with a context
@@ -44,7 +44,7 @@ type Feed struct {
 	lookedBack time.Time
 
 	mu     sync.Mutex
-	since  time.Time // commits up to here are known; at first: the time of the first attempt
+	since  time.Time // the time up to which commits are known; at first: the time of the first attempt
 	loaded atomic.Bool
 }
 

@@ -53,7 +53,7 @@ func (ss Sessions) Refresh(ctx context.Context, refreshToken string, now time.Ti
 				return Session{}, "", err
 			}
 			if !ended && stale == ErrLate {
-				continue // read it again: it has ended meanwhile, and the reason is in the store
+				continue // read it again: it has ended meanwhile, and the store knows why
 			}
 			s.EndedAt, s.EndReason = now, reason
 			return s, "", stale
@@ -110,9 +110,9 @@ func (ss Sessions) stale(presented presentedToken, s Session, now time.Time) (Re
 	case presented.counter+1 < s.Counter:
 		return ReasonRevoked, ErrReuse
 	}
-	// By the clock of the replica that advanced it, the advance may lie in our future.
-	// The difference is bounded, or a clock that was set back would extend the grace by
-	// as much.
+	// The replica that advanced the counter may have a clock ahead of ours, so AdvancedAt may
+	// be in our future. The difference is bounded too: otherwise a clock that was set back
+	// would extend the grace by as much.
 	if since := now.Sub(s.AdvancedAt); since > ss.Settings.Grace || since < -ss.Settings.Grace {
 		return ReasonExpired, ErrLate
 	}

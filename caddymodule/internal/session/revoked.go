@@ -50,7 +50,7 @@ func (r *Revoked) Add(sessionID string, until time.Time) {
 	id := key(sessionID)
 	secs := uint32(min(max(until.Unix()+1, 0), math.MaxUint32))
 	known := r.shard(id).add(id, secs)
-	if !known { // otherwise the first Add ended them, and Watch has let no new ones in since
+	if !known { // if it was known, the first Add ended them, and Watch has let none in since
 		r.watched.end(id, ErrEnded)
 	}
 }

@@ -95,11 +95,11 @@ const (
 	ReasonExpired Reason = "expired"
 )
 
-// Ending describes how sessions end.
+// Ending describes how and why sessions end.
 type Ending struct {
 	Reason Reason
-	// Now is the time of the end. Until is how long their access tokens must be
-	// refused.
+	// Now is the time of the end. Until is the time until which the sessions' access tokens
+	// must be refused.
 	Now, Until time.Time
 	// Forget removes what the sessions hold about the person.
 	Forget bool
@@ -116,7 +116,7 @@ type Advance struct {
 	// Now is the time of the refresh, and Expires the session's new expiry. TokensUntil
 	// covers the access token that comes with the refresh; see [Session].
 	Now, Expires, TokensUntil time.Time
-	// Audience is set in a session that has none.
+	// Audience is set in a session that has no audience yet.
 	Audience string
 }
 
@@ -212,8 +212,8 @@ func (set Settings) tokensUntilAfter(advanced time.Time) time.Time {
 	return set.tokensUntil(advanced.Add(min(set.Grace, set.TokenLife)))
 }
 
-// Until returns when the revocation of a session that ends now may be forgotten. It
-// allows for clocks that differ and for tokens minted under other settings.
+// Until returns the time at which the revocation of a session that ends now may be forgotten.
+// It allows for clocks that differ and for tokens minted under other settings.
 func (set Settings) Until(now time.Time) time.Time {
 	return now.Add(max(set.TokenLife, leastRevoked) + clockSkew)
 }
@@ -240,7 +240,7 @@ type Sessions struct {
 	Issuer   string
 	Audience []string
 	Apps     []string
-	// Test is the site's test login. Its zero value accepts no session of one.
+	// Test is the site's test login. Its zero value accepts no test session.
 	Test TestLogin
 	// Revoked gets every session that is ended here, at once. The other replicas learn
 	// of it from the feed.

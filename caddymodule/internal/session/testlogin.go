@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// TestLogin is the test login of a site: which of its sessions are good, and how long. The
-// zero value accepts none.
+// TestLogin describes the site's test login: which of its sessions are good, and until when.
+// The zero value accepts none.
 type TestLogin struct {
 	// Marks are the marks of good sessions: one for each key, newest first. New sessions
 	// get the first one.
@@ -19,8 +19,8 @@ type TestLogin struct {
 // markSize is the length of a mark before it is encoded, in bytes.
 const markSize = 16
 
-// Marks returns the marks of a test login. whose identifies its secret and its user, and
-// cannot be found out from a mark without the keys.
+// Marks returns the marks of a test login, one for each key. whose identifies its secret and
+// its user; a mark does not reveal it without the keys.
 func (k Keys) Marks(whose []byte) (marks []string) {
 	for _, key := range k.keys {
 		marks = append(marks, hex.EncodeToString(key.mac(append([]byte("wx-auth test login "), whose...))[:markSize]))
@@ -36,7 +36,7 @@ func (ss Sessions) NewTest(s Session, now time.Time) Session {
 	return s
 }
 
-// accepts reports whether a session is none of a test login, or of this one.
+// accepts reports whether a session belongs to this test login, or is no test session.
 func (t TestLogin) accepts(s Session) bool {
 	return s.Test == "" || slices.Contains(t.Marks, s.Test)
 }
