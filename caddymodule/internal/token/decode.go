@@ -5,9 +5,9 @@ import (
 	"strings"
 )
 
-// The names of the claims that have a meaning here. Other names are tolerated, because
-// the directory's claims can be put in plain. Other spellings of these names are
-// refused: "Sub" beside "sub" is an attack on a reader that ignores case.
+// The names of the claims that have a meaning here. Other names are tolerated, because the
+// directory's claims may be in plain. Other spellings of these names are refused: "Sub" beside
+// "sub" is an attack on a reader that ignores case.
 var claimNames = [...]string{"iss", "sub", "aud", "exp", "iat", "nbf", "jti",
 	"client_id", "sid", "openid", "unionid", "wx", "auth_time"}
 

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// Inspection holds the statements of a token, whoever wrote it. Nothing of it is verified.
+// Inspection holds what a token says, whoever wrote it. Nothing of it is verified.
 type Inspection struct {
 	// Header holds the members of the header, Claims those of the payload. The sealed claim
 	// is not among them.
@@ -47,7 +47,7 @@ func (v *Verifier) Explain(ks *KeySet, raw string, now time.Time) string {
 	case err == nil:
 		return ""
 	case errors.Is(err, ErrRevoked):
-		return "it is of a test login, and this site has none, or one with another secret or number"
+		return "it belongs to a test login that this site does not have: the site has none, or one with another secret or number"
 	case errors.Is(err, ErrExpired):
 		expired, _ := v.VerifyExpired(ks, raw, now)
 		return "it expired at " + expired.Expires().Format(time.RFC3339)
@@ -76,11 +76,11 @@ func (ks *KeySet) explainHeader(raw string) string {
 	switch dot := strings.IndexByte(raw, '.'); {
 	case ks.NamesUnknownKey(raw):
 		in, _ := Inspect(raw)
-		return fmt.Sprintf("the key %v is none of those that verify here: it is over or was dropped, or another gateway's", in.Header["kid"])
+		return fmt.Sprintf("the key %v is none of those that verify here: it was retired or dropped, or it is another gateway's", in.Header["kid"])
 	case dot > 0 && dot < maxHeader && ks.header(raw[:dot]) != nil:
 		return "the signature has the wrong length: the token was cut"
 	}
-	return "the header is not written like one of this gateway"
+	return "the header is not one that this gateway writes"
 }
 
 func (v *Verifier) explainClaims(b *scratch, now time.Time) string {
@@ -92,9 +92,9 @@ func (v *Verifier) explainClaims(b *scratch, now time.Time) string {
 	case r.issuedAt > latest || r.notBefore > latest:
 		return "it is issued in the future: the clocks of two machines differ"
 	case index(p.Apps, r.text[claimAppID]) < 0:
-		return fmt.Sprintf("its app %q is none of this site", r.text[claimAppID])
+		return fmt.Sprintf("its app %q is not one of this site's apps", r.text[claimAppID])
 	case !slices.ContainsFunc(r.audience, func(a []byte) bool { return index(p.Audience, a) >= 0 }):
-		return fmt.Sprintf("its audience %q is none of this site", r.audience)
+		return fmt.Sprintf("its audience %q is not one of this site's audiences", r.audience)
 	}
 	return "the sealed claims do not open: they were sealed with an encryption key that is not configured, or changed"
 }
@@ -114,5 +114,5 @@ func StoredKeys(ctx context.Context, st KeyStore, set RingSettings, now time.Tim
 	return r.Keys(), nil
 }
 
-// Claims returns the claims of the directory, and plain ones.
+// Claims returns the directory's claims and plain ones.
 func (i *Identity) Claims() map[string]any { return i.claims }

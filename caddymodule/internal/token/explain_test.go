@@ -31,20 +31,20 @@ func TestRefusedTokensAreExplained(t *testing.T) {
 		t.Fatal(err)
 	}
 	for want, token := range map[string]string{
-		"":                             raw,
-		"it expired at ":               changed(func(c *Claims) { c.Expires = t0.Add(-time.Hour); c.IssuedAt = t0.Add(-2 * time.Hour) }),
-		"its issuer is \"other\"":      changed(func(c *Claims) { c.Issuer = "other" }),
-		"its audience [\"other\"]":     changed(func(c *Claims) { c.Audience = []string{"other"} }),
-		"its app \"wxother\"":          changed(func(c *Claims) { c.AppID = "wxother" }),
-		"issued in the future":         changed(func(c *Claims) { c.IssuedAt = t0.Add(time.Hour); c.Expires = t0.Add(2 * time.Hour) }),
-		"sealed claims do not open":    resealed,
-		"its typ is \"JWT\"":           jwt,
-		"the signature is not that":    raw[:len(raw)-8] + "AAAAAAAA",
-		"the wrong length":             raw[:len(raw)-4],
-		"is none of those that verify": mustMint(t, testKeys()[EdDSA], testClaims()),
-		"the header is not written":    "e30" + raw[strings.IndexByte(raw, '.'):],
-		"a claim is missing":           sign(t, ks, goodHeader(ks), "{}"),
-		"more than 8192":               raw + strings.Repeat("A", MaxSize),
+		"":                                 raw,
+		"it expired at ":                   changed(func(c *Claims) { c.Expires = t0.Add(-time.Hour); c.IssuedAt = t0.Add(-2 * time.Hour) }),
+		"its issuer is \"other\"":          changed(func(c *Claims) { c.Issuer = "other" }),
+		"its audience [\"other\"]":         changed(func(c *Claims) { c.Audience = []string{"other"} }),
+		"its app \"wxother\"":              changed(func(c *Claims) { c.AppID = "wxother" }),
+		"issued in the future":             changed(func(c *Claims) { c.IssuedAt = t0.Add(time.Hour); c.Expires = t0.Add(2 * time.Hour) }),
+		"sealed claims do not open":        resealed,
+		"its typ is \"JWT\"":               jwt,
+		"the signature is not that":        raw[:len(raw)-8] + "AAAAAAAA",
+		"the wrong length":                 raw[:len(raw)-4],
+		"is none of those that verify":     mustMint(t, testKeys()[EdDSA], testClaims()),
+		"not one that this gateway writes": "e30" + raw[strings.IndexByte(raw, '.'):],
+		"a claim is missing":               sign(t, ks, goodHeader(ks), "{}"),
+		"more than 8192":                   raw + strings.Repeat("A", MaxSize),
 	} {
 		got := NewVerifier(testPolicy(), testSeal(t), nil).Explain(ks, token, t0)
 		if want == "" && got != "" || !strings.Contains(got, want) || strings.Contains(got, raw[dot+1:dot+20]) {

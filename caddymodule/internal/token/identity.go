@@ -12,7 +12,7 @@ import (
 type Identity struct {
 	text    string             // the fields, one after the other
 	ends    [textFields]uint16 // the end of each field in text
-	test    bool               // of a test login
+	test    bool               // the token belongs to a test login
 	appID   *string            // shared by all tokens of an app
 	expires int64              // seconds since 1970
 	auth    int64              // seconds since 1970; 0: unknown
@@ -59,7 +59,7 @@ func (i *Identity) AuthTime() time.Time {
 	return time.Unix(i.auth, 0).UTC()
 }
 
-// Test reports whether the token is of a test login.
+// Test reports whether the token belongs to a test login.
 func (i *Identity) Test() bool { return i.test }
 
 // Claim returns one of the directory's claims, or a plain claim if the directory sent
@@ -70,7 +70,7 @@ func (i *Identity) Claim(name string) any { return i.claims[name] }
 
 func (i *Identity) field(f int) string { return i.text[i.ends[f-1]:i.ends[f]] }
 
-// Identity returns the identity that a token minted from c has.
+// Identity returns the identity of a token minted from c.
 func (c *Claims) Identity() Identity {
 	i := Identity{appID: &c.AppID, expires: c.Expires.Unix(), claims: merge(c.Extra, c.Plain), test: c.Test != ""}
 	if !c.AuthTime.IsZero() {

@@ -11,9 +11,9 @@ import (
 	"github.com/lestrrat-go/jwx/v2/jwk"
 )
 
-// KeySet holds the keys in force: the keys that sign, each from its time on, and all
-// keys that verify. It never changes once it is made, and is safe for concurrent use. A
-// nil *KeySet holds no key.
+// KeySet holds the current keys: the keys that sign, each from its own time on, and all keys
+// that verify. It never changes once it is made, and is safe for concurrent use. A nil *KeySet
+// holds no key.
 type KeySet struct {
 	members []member // in the order in which they are tried for signing
 	headers []header

@@ -17,8 +17,8 @@ type StoredKey struct {
 	Private    []byte    // the private key as a JWK, JSON
 	Generation int64     // 1, 2, … for each algorithm; (Algorithm, Generation) is unique
 	CreatedAt  time.Time // when it was stored and published
-	SignsFrom  time.Time // no token is signed with it before
-	RetiredAt  time.Time // no token is signed with it from then on; zero: until the next generation signs
+	SignsFrom  time.Time // the key signs no token before this time
+	RetiredAt  time.Time // the key signs no token from this time on; zero: until the next generation signs
 }
 
 // KeyStore stores the keys of a ring.
@@ -46,7 +46,7 @@ const (
 	// time every replica loads it (they do so each minute) and every verifier fetches
 	// the JWKS again (max-age=300).
 	publishAhead = 10 * time.Minute
-	// clockSkew is the largest difference expected between the clocks of two replicas.
+	// clockSkew is the largest expected difference between the clocks of two replicas.
 	clockSkew = time.Minute
 	// removeAfter is how long a key stays in the store after it has stopped verifying.
 	removeAfter = 10 * time.Minute
@@ -246,14 +246,14 @@ func (t timeline) retired(i int) time.Time {
 	return at
 }
 
-// arrange returns the keys that verify, preferred signers first, and the ids of those
-// that the store need not keep.
+// arrange returns the keys that verify, preferred signers first, and the ids of the keys that
+// the store need not keep.
 //
-// A key is retired once the next generation signs. It verifies until the last token
-// that it can have signed has expired. The newest key of another algorithm has no
-// successor: either the algorithm was changed, or another site with the same store
-// still uses it. Such a key verifies for as long as our own rotation would have let it
-// sign. It is never removed, because the other site's ring would lose it.
+// A key is retired once the next generation signs. It verifies until the last token that it
+// can have signed has expired. The newest key of another algorithm has no next generation:
+// either the algorithm was changed, or another site with the same store still uses it. Such a
+// key verifies for as long as our own rotation would have let it sign. It is never removed,
+// because the other site's ring would lose it.
 func (t timeline) arrange(set RingSettings, now time.Time) (verifying []StoredKey, removable []string) {
 	verifies := set.Lifetime + set.Leeway + clockSkew
 	var others, stale []StoredKey

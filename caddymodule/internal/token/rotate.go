@@ -18,7 +18,7 @@ type KeyInfo struct {
 	Retired    time.Time // when it stops signing, see RetiredAt and the next generation; zero: not known yet
 }
 
-// Use says how a key is used.
+// Use says what a key is used for.
 type Use string
 
 const (

@@ -5,11 +5,10 @@ import (
 	"sync"
 )
 
-// verificationSlots bounds how many signatures this process checks at once: half as
-// many as there are processors. Only its signature distinguishes a forged token from a
-// good one, so a flood of forged tokens would otherwise take all processors. The other
-// half stays free for the tokens that the cache knows. Waiting requests are served in
-// the order of arrival.
+// verificationSlots bounds how many signatures this process checks at once, to half the number
+// of processors. Only the signature distinguishes a forged token from a good one, so a flood
+// of forged tokens would otherwise take all processors. The other half stays free for tokens
+// that the cache knows. Waiting requests are served in the order of arrival.
 var verificationSlots = sync.OnceValue(func() chan struct{} {
 	return make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2))
 })

@@ -33,8 +33,8 @@ func parseKey(material string, alg Algorithm) (*key, error) {
 	case trimmed == "":
 		return nil, errors.New("the key is empty")
 	case strings.HasPrefix(trimmed, "-----BEGIN"):
-		// PEM is refused for HS256, too: the oldest forgery of all signs tokens with
-		// the text of a public key as the HMAC secret.
+		// PEM is refused for HS256 too: the oldest attack on JWTs signs a token with the text
+		// of a public key as the HMAC secret.
 		if alg == HS256 {
 			return nil, errors.New("HS256 needs a secret, not a key in PEM: use the output of: openssl rand -base64 48")
 		}
@@ -45,7 +45,7 @@ func parseKey(material string, alg Algorithm) (*key, error) {
 			return parseJWK([]byte(trimmed), object, alg)
 		}
 		if alg != HS256 {
-			return nil, errors.New("the key begins like a JWK and is none: it must be one JSON object, without duplicate members or trailing data")
+			return nil, errors.New("the key begins like a JWK but is not one: it must be one JSON object, without duplicate members or trailing data")
 		}
 	}
 	if alg != HS256 {

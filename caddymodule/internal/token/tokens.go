@@ -5,14 +5,14 @@ import (
 	"time"
 )
 
-// Tokens decides on the tokens that clients present to a site: by the keys in force, the
-// [Verifier], and whether the session has ended.
+// Tokens decides on the tokens that clients present to a site. It uses the current keys and
+// the [Verifier], and checks whether the session has ended.
 type Tokens struct {
 	// Static is the key set of a configured key; nil: the keys are those of Ring.
 	Static *KeySet
 	Ring   *Ring
-	// Verifier returns the verifier in force. While there is none, it returns the error
-	// that Verify is to return for a token that may be ours.
+	// Verifier returns the current verifier. While there is none, it returns the error that
+	// Verify is to return for a token that may be ours.
 	Verifier func() (*Verifier, error)
 	// Ended reports whether a session has ended.
 	Ended func(sessionID string) bool
@@ -22,11 +22,11 @@ type Tokens struct {
 	reloadedAt atomic.Int64 // when ReloadRing was last called
 }
 
-// reloadEvery is how often tokens that name an unknown key make the ring reload before
-// its time.
+// reloadEvery is the least time between two reloads of the ring that are caused by tokens with
+// an unknown key.
 const reloadEvery = 10 * time.Second
 
-// Keys returns the key set in force; nil before the first load.
+// Keys returns the current key set; nil before the first load.
 func (t *Tokens) Keys() *KeySet {
 	if t.Static != nil {
 		return t.Static
@@ -44,8 +44,8 @@ func (t *Tokens) Ours(raw string) bool {
 	return new(KeySet).NamesUnknownKey(raw)
 }
 
-// Verify checks signature and claims, and then whether the session has ended. A token
-// that is certainly not ours is invalid even while no verifier is in force.
+// Verify checks signature and claims, and then whether the session has ended. A token that is
+// certainly not ours is invalid even while there is no verifier.
 func (t *Tokens) Verify(raw string, now time.Time) (*Identity, error) {
 	v, err := t.Verifier()
 	if err != nil {
@@ -68,8 +68,8 @@ func (t *Tokens) Verify(raw string, now time.Time) (*Identity, error) {
 	return id, nil
 }
 
-// reloadSoon has the ring reloaded, as another replica may have made a key that is not
-// known here. Clients choose the name of the key, so this is limited.
+// reloadSoon starts a reload of the ring, because another replica may have made a key that is
+// not known here. Clients choose the key that a token names, so such reloads are limited.
 func (t *Tokens) reloadSoon(now time.Time) {
 	last := t.reloadedAt.Load()
 	if now.UnixNano()-last >= int64(reloadEvery) && t.reloadedAt.CompareAndSwap(last, now.UnixNano()) {

@@ -19,15 +19,15 @@ type Policy struct {
 	Apps     []string      // client_id must be one of them
 	Leeway   time.Duration // how far clocks may differ; not negative
 	Type     string        // typ must equal it; empty: TypeAccessToken
-	Test     TestLogin     // tokens of a test login must be of this one
+	Test     TestLogin     // tokens of a test login must belong to this one
 }
 
-// TestLogin is the test login of a directive: which of its tokens are good, and how long.
-// The zero value accepts none.
+// TestLogin describes the test login of a directive: which of its tokens are good, and until
+// when. The zero value accepts none.
 type TestLogin struct {
 	// Marks are the marks of good tokens. A mark belongs to one secret and phone number.
 	Marks []string
-	// Until is the time at which they end, however long they would be valid.
+	// Until is the time at which its tokens stop being good, whatever their exp.
 	Until time.Time
 }
 
@@ -226,7 +226,7 @@ func (v *Verifier) checkClaims(b *scratch, now time.Time) (Identity, error) {
 			return Identity{}, ErrInvalid
 		}
 		if secret.test != nil && index(p.Test.Marks, secret.test) < 0 {
-			return Identity{}, ErrRevoked // the line is gone, or has another secret
+			return Identity{}, ErrRevoked // the test login was removed, or has another secret or number
 		}
 	}
 	id := Identity{appID: &p.Apps[app], expires: r.expires, auth: r.authTime, claims: merge(secret.extra, r.plain), test: secret.test != nil}
