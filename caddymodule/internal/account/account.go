@@ -34,16 +34,15 @@ type Directory interface {
 	// returns [user.ErrUnknown] if the user does not exist. It ends no session, but
 	// none can be opened after it.
 	SetDisabled(ctx context.Context, id string, disabled bool) error
-	// EraseLeft is Erase for a user who has left. It does nothing if one of the user's
-	// openids has logged in with a phone number meanwhile. ended are the sessions that
-	// ended.
+	// EraseLeft is Erase for a user who has left. It does nothing if one of the user's openids
+	// has logged in with a phone number meanwhile. ended lists the sessions that it ended.
 	EraseLeft(ctx context.Context, id string) (erased bool, ended []string, err error)
-	// DetachLeft takes the number from a user who has withdrawn it by this openid, and
-	// keeps the user. Like EraseLeft, it does nothing if an openid has logged in with a
-	// phone number meanwhile. It returns [user.ErrPhoneFixed] if the directory cannot
-	// take numbers, and [user.ErrUnknown] if it has no such user.
+	// DetachLeft removes the number of a user who has withdrawn it by this openid, and keeps
+	// the user. Like EraseLeft, it does nothing if an openid has logged in with a phone number
+	// meanwhile. It returns [user.ErrPhoneFixed] if the directory cannot remove numbers, and
+	// [user.ErrUnknown] if it has no such user.
 	DetachLeft(ctx context.Context, id, appid, openid string) (detached bool, err error)
-	// TakePhone takes the number from a user. The errors are those of DetachLeft.
+	// TakePhone removes a user's number. Its errors are those of DetachLeft.
 	TakePhone(ctx context.Context, id string) error
 }
 
@@ -59,7 +58,7 @@ type Store interface {
 	EndOpenID(ctx context.Context, appid, openid string, e session.Ending, each func(ids []string)) error
 	// HasOpenID reports whether a WeChat account is bound to a user, in whatever state.
 	HasOpenID(ctx context.Context, userID string) (bool, error)
-	// Keep stores for a time that a step was done, and Kept reports whether it was.
+	// Keep records for a time that a step was done. Kept reports whether it was.
 	Keep(ctx context.Context, step login.Key, value []byte, expires time.Time, of ...login.Account) error
 	Kept(ctx context.Context, step login.Key, now time.Time) (value []byte, ok bool, err error)
 }
@@ -131,9 +130,9 @@ func (a Accounts) Erase(ctx context.Context, userID string, now time.Time) (sess
 	return ended, nil
 }
 
-// TakePhone takes the number from a user, so that its owner can become another user. The
-// sessions end, because their tokens contain the number. The errors include
-// [user.ErrUnknown] and [user.ErrPhoneFixed].
+// TakePhone removes a user's number, so that its owner can become another user. The user's
+// sessions end, because their tokens contain the number. The errors include [user.ErrUnknown]
+// and [user.ErrPhoneFixed].
 func (a Accounts) TakePhone(ctx context.Context, userID string, now time.Time) (session.Ended, error) {
 	if err := a.Directory.TakePhone(ctx, userID); err != nil {
 		return session.Ended{}, errors.Join(ErrDirectory, err)

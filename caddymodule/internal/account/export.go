@@ -11,12 +11,12 @@ import (
 type Export struct {
 	// User is the record, if users live in the store; nil otherwise.
 	User *user.User
-	// Disabled reports that a user who lives elsewhere is disabled here.
+	// Disabled reports that a user in an external directory is disabled here.
 	Disabled bool
 	// ErasedAt is the time of the erasure whose tombstone is still there, or zero.
 	ErasedAt time.Time
-	// Bindings are the user's openids in each state, Former the marks of openids that
-	// left, Sessions the newest sessions, ended ones too.
+	// Bindings are the user's openids in each state. Former are the marks of openids that
+	// left. Sessions are the newest sessions, including ended ones.
 	Bindings []user.Binding
 	Former   []FormerOpenID
 	Sessions []session.Session

@@ -14,7 +14,7 @@ import (
 )
 
 const (
-	// messageKept is how long a handled message is remembered: longer than its
+	// messageKept is how long a handled message is remembered. It is longer than the message's
 	// signature is valid, by any clock.
 	messageKept = 4 * wechat.PushAge
 	// leaveSkew is how far WeChat's clock may be ahead of the clock that dated a login.
@@ -26,8 +26,8 @@ const (
 type Leaver struct {
 	// UserID is the user that the openid was bound to; empty if none.
 	UserID string
-	// Last means that no other openid of the user, in any app, has a phone login left.
-	// The user must then be erased or detached, see Directory.
+	// Last means that no other openid of the user, in any app, has a phone login left. The
+	// user must then be erased or detached, see Directory.
 	Last bool
 	// Returned means that the openid logged in with a phone number after its user had
 	// left. Then nothing is done.
@@ -44,12 +44,13 @@ type Left struct {
 	Detached, Erased, Returned bool
 }
 
-// Leave ends the sessions of the openid that has left. If it was the user's last one,
-// the user is erased; but one who has only withdrawn the phone number is detached, unless
-// eraseRevoked is set or the directory cannot take numbers. It returns nil for a message
-// that was handled before, on any replica: WeChat repeats a message that was not answered
-// in time, and a repetition cannot be distinguished from a message that somebody has
-// recorded and sends again.
+// Leave ends the sessions of the openid that has left. If it was the user's last one, the user
+// is erased. A user who has only withdrawn the phone number is detached instead, unless
+// eraseRevoked is set or the directory cannot remove numbers.
+//
+// Leave returns nil for a message that was handled before, on any replica. WeChat repeats a
+// message that was not answered in time, and a repetition cannot be distinguished from a
+// message that somebody has recorded and sends again.
 func (a Accounts) Leave(ctx context.Context, appid string, m wechat.PushMessage, eraseRevoked bool, now time.Time) (*Left, error) {
 	step := sha256.Sum256(fmt.Appendf(nil, "push %q", []string{appid, m.Event, m.RevokeInfo, m.OpenID, m.CreatedAt.UTC().String()}))
 	if _, dealtWith, err := a.Store.Kept(ctx, step, now); err != nil || dealtWith {

@@ -41,10 +41,10 @@ func (a Accounts) IsOpen(ctx context.Context, id, userID string, now time.Time) 
 	return err == nil && s.UserID == userID && !a.Sessions.Over(s, now), err
 }
 
-// LogOut ends the session that a client presents, or all sessions of its user. But only
-// what is current ends others: a thief whose session the owner has ended must not be able
-// to end the owner's. A write that failed is an error, so that no answer reports a logout
-// that did not happen.
+// LogOut ends the session that a client presents, or all sessions of its user. Only a current
+// token or refresh token may end other sessions: a thief whose session the owner has ended
+// must not be able to end the owner's. A write that failed is an error, so that no answer
+// reports a logout that did not happen.
 func (a Accounts) LogOut(ctx context.Context, p Presented, all bool, now time.Time) (session.Ended, error) {
 	reason := session.ReasonLogout
 	if all && p.Reused {

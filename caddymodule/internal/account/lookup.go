@@ -25,13 +25,13 @@ type Reader interface {
 	UserBindings(ctx context.Context, userID string) ([]user.Binding, error)
 	// Binding returns the user of an openid.
 	Binding(ctx context.Context, appid, openid string) (user.Binding, bool, error)
-	// FindPhone returns the id of the store's own user with a number; user.ErrUnknown.
+	// FindPhone returns the id of the store's own user who has a number, or user.ErrUnknown.
 	FindPhone(ctx context.Context, p user.Phone) (id string, err error)
-	// ListUsers returns the store's own users after an id, in the order of the ids.
-	// ListBound returns the ids of users who live elsewhere and have an openid here.
+	// ListUsers returns the store's own users after an id, in the order of the ids. ListBound
+	// returns the ids of users in an external directory who have an openid here.
 	ListUsers(ctx context.Context, after string, limit int) ([]user.User, error)
 	ListBound(ctx context.Context, after string, limit int) (ids []string, err error)
-	// Export returns everything that is kept about a user; user.ErrUnknown if nothing is.
+	// Export returns everything that is kept about a user, or user.ErrUnknown if nothing is.
 	Export(ctx context.Context, userID string) (Export, error)
 }
 
@@ -76,9 +76,9 @@ func (l Lookup) Show(ctx context.Context, id string, now time.Time) (s Shown, er
 	return s, nil
 }
 
-// List returns a page of the users in the order of their ids: those after an id, and at
-// most limit of them. next is the id to continue after, or empty at the end. Of users who
-// live elsewhere only the ids are known.
+// List returns a page of users in the order of their ids: at most limit users after an id.
+// next is the id to continue after, or empty at the end. For users in an external directory
+// only the ids are known.
 func (l Lookup) List(ctx context.Context, after string, limit int) (users []user.User, next string, err error) {
 	if l.Elsewhere {
 		ids, err := l.Store.ListBound(ctx, after, limit+1)

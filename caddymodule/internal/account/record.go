@@ -7,8 +7,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
-// UserInfo returns a user as answers contain it. Our members win over those from the
-// directory.
+// UserInfo returns a user as answers contain it. Our members take precedence over the
+// directory's.
 func UserInfo(u user.User) map[string]any {
 	info := make(map[string]any, len(u.Info)+5)
 	for k, v := range u.Info {
@@ -38,7 +38,7 @@ func Record(u user.User) map[string]any {
 	return info
 }
 
-// openid is one of a user's aliases.
+// openid is one of a user's openids.
 type openid struct {
 	AppID   string `json:"appid"`
 	OpenID  string `json:"openid"`

@@ -16,9 +16,9 @@ type Refreshed struct {
 	RefreshToken string
 }
 
-// Refresh returns the next pair for a refresh token. mayAsk limits how often a session
-// may cause a question to the directory. After an error, the returned session is that
-// of the refresh token, as far as it is known.
+// Refresh returns the next pair for a refresh token. mayAsk limits how often a session may
+// cause a call to the directory. After an error, the returned session is the refresh token's,
+// as far as it is known.
 func (a Accounts) Refresh(ctx context.Context, refreshToken string, now time.Time, mayAsk func(sessionID string) error) (r Refreshed, err error) {
 	var u user.User
 	r.Session, r.RefreshToken, err = a.Sessions.Refresh(ctx, refreshToken, now, func(ctx context.Context, s session.Session) error {
