@@ -10,8 +10,8 @@ import (
 const (
 	// maxKeys bounds the memory of a Limiter: about 8 MiB when full.
 	maxKeys = 1 << 16
-	// busyWait is the Wait when only attempts that are still under way stand in the
-	// way. They end soon, whatever their outcome.
+	// busyWait is the Wait if only attempts that have not ended are in the way. They end soon,
+	// whatever their outcome.
 	busyWait = time.Second
 )
 
@@ -33,8 +33,8 @@ type Limiter[K comparable] struct {
 
 // state holds what a Limiter remembers about a key.
 type state struct {
-	// clear is the time at which the debt is paid. Each attempt that counts adds its
-	// share of the rate. It is never more than one period ahead.
+	// clear is the time at which the debt is paid. Each attempt that counts moves it by the
+	// attempt's share of the period. It is never more than one period ahead.
 	clear time.Time
 	// reserved is the number of attempts under way.
 	reserved int

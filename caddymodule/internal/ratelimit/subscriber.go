@@ -2,8 +2,8 @@ package ratelimit
 
 import "net/netip"
 
-// translated is the prefix under which NAT64 maps IPv4 clients (RFC 6052). Each has one
-// address, and all are in one /64.
+// translated is the prefix under which NAT64 represents IPv4 clients (RFC 6052). Each client
+// has one address, and all of them are in one /64.
 var translated = netip.MustParsePrefix("64:ff9b::/96")
 
 // Subscriber returns the network that one client may own: its IPv4 address, or the /64
