@@ -63,7 +63,7 @@ const (
 	NotFound          Code = "not_found"
 	MethodNotAllowed  Code = "method_not_allowed"
 	ServiceKeyInvalid Code = "service_key_invalid"
-	NotHere           Code = "not_here" // the users' own directory knows it
+	NotHere           Code = "not_here" // only the external directory knows it
 	PushRefused       Code = "push_refused"
 	InternalError     Code = "internal_error"
 )
@@ -84,13 +84,13 @@ var codes = map[Code]entry{
 	InvalidRequest:       {status: http.StatusBadRequest, detail: "The request body is not what this endpoint takes."},
 	BodyTooLarge:         {status: http.StatusRequestEntityTooLarge, detail: "The body is larger than 4 KiB."},
 	UnsupportedMediaType: {status: http.StatusUnsupportedMediaType, detail: "Send the body as application/json."},
-	TooEarly:             {status: http.StatusTooEarly, detail: "Not in early data: send it again when the TLS handshake is complete."},
+	TooEarly:             {status: http.StatusTooEarly, detail: "This request must not be sent as TLS early data: send it again when the TLS handshake is complete."},
 	RateLimited:          {status: http.StatusTooManyRequests, detail: "Too many tries. Wait as long as Retry-After says."},
 
 	LoginCodeInvalid:   {status: http.StatusBadRequest, detail: "The login code is invalid, expired or used. Call wx.login again and send the new code."},
 	PhoneCodeInvalid:   {status: http.StatusBadRequest, detail: "The phone code is invalid, expired, used, or belongs to another user. Renew what renew names and try again."},
 	PhoneRequired:      {status: http.StatusForbidden, detail: "This WeChat user is not known yet, or the last phone login is too long ago. Show the phone button and send phoneCode too."},
-	RegistrationClosed: {status: http.StatusForbidden, detail: "This phone number belongs to no user, and new users are not taken, or none with numbers of its country."},
+	RegistrationClosed: {status: http.StatusForbidden, detail: "This phone number belongs to no user, and this gateway registers no new users, or none with numbers of that country."},
 	UserDisabled:       {status: http.StatusForbidden, detail: "This user is disabled."},
 	UserBlocked:        {status: http.StatusForbidden, detail: "WeChat's risk control blocks this user."},
 	NewOpenIDDenied:    {status: http.StatusForbidden, detail: "This phone number already belongs to another WeChat user of this mini program."},
@@ -139,9 +139,9 @@ var codes = map[Code]entry{
 
 	NotFound:          {status: http.StatusNotFound, detail: "There is no such endpoint."},
 	MethodNotAllowed:  {status: http.StatusMethodNotAllowed, detail: "This endpoint does not take this method."},
-	NotHere:           {status: http.StatusConflict, detail: "Users live in a directory elsewhere, which alone knows their phone numbers: ask it."},
+	NotHere:           {status: http.StatusConflict, detail: "Users are in an external directory, and only that directory knows their phone numbers: ask it."},
 	ServiceKeyInvalid: {status: http.StatusUnauthorized, detail: "This is not the service key."},
-	PushRefused:       {status: http.StatusForbidden, detail: "This is not a message of WeChat's for this mini program. The gateway's operator finds the reason in the log."},
+	PushRefused:       {status: http.StatusForbidden, detail: "This is not one of WeChat's messages for this mini program. The gateway's operator finds the reason in the log."},
 	InternalError:     {status: http.StatusInternalServerError, detail: "Something went wrong in the gateway."},
 }
 
