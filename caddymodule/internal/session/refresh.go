@@ -110,7 +110,7 @@ func (ss Sessions) stale(presented presentedToken, s Session, now time.Time) (Re
 	case presented.counter+1 < s.Counter:
 		return ReasonRevoked, ErrReuse
 	}
-	// The replica that advanced the counter may have a clock ahead of ours, so AdvancedAt may
+	// The replica that advanced the counter may have a clock that is ahead, so AdvancedAt may
 	// be in our future. The difference is bounded too: otherwise a clock that was set back
 	// would extend the grace by as much.
 	if since := now.Sub(s.AdvancedAt); since > ss.Settings.Grace || since < -ss.Settings.Grace {
