@@ -17,7 +17,7 @@ const (
 
 const useStable = ", could get access_token by getStableAccessToken, more details at https://mmbizurl.cn/s/JtxxFh33r"
 
-// messages are WeChat's error texts, without what follows them (a hint, the rid).
+// messages are the beginnings of WeChat's error texts. A hint and the rid follow them.
 var messages = map[int]string{
 	-1:    "system error",
 	40001: "invalid credential, access_token is invalid or not latest" + useStable,
@@ -53,7 +53,7 @@ var messages = map[int]string{
 	89507: "this ip was refused by the administrator, retry after 1 hour",
 }
 
-// errcode is written as a number, or as a string if the app is set so.
+// errcode is written as a number, or as a string if the app's settings say so.
 type errcode struct {
 	value    int
 	asString bool
@@ -72,8 +72,7 @@ type failure struct {
 	Errmsg  string  `json:"errmsg"`
 }
 
-// fail returns a business error as the answer. app may be nil while it is unknown who
-// calls.
+// fail returns a business error as the answer. app may be nil if the calling app is unknown.
 func (s *Simulator) fail(req *request, app *appState, code int) reply {
 	msg, ok := messages[code]
 	if !ok {

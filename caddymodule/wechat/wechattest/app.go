@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// App is a mini program as WeChat's console knows it, with settings that change how
-// WeChat answers its calls.
+// App is a mini program as WeChat's console shows it, with settings that change how WeChat
+// answers its calls.
 type App struct {
 	ID     string `json:"appid"`
 	Secret string `json:"secret"`
@@ -73,7 +73,7 @@ type App struct {
 	MinuteQuota map[Call]int `json:"minute_quota"`
 }
 
-// appState is an app with what WeChat remembers about it.
+// appState is an app together with its codes, tokens and used quotas.
 type appState struct {
 	App
 	stable     tokenPair
@@ -149,8 +149,8 @@ func (s *Simulator) app(appid string) (*appState, error) {
 	return app, nil
 }
 
-// sees returns the address from which WeChat sees the app's calls come, given the
-// connection's address.
+// sees returns the address from which WeChat sees the app's calls come, if the connection has
+// the given address.
 func (a *App) sees(remote netip.Addr) string {
 	if a.CallerIP != "" {
 		return a.CallerIP

@@ -121,8 +121,8 @@ func (s *Simulator) classic(req *request) reply {
 	return s.token(req, s.classicToken(app))
 }
 
-// central does not simulate WeChat but a company's own service, which has the
-// credentials and hands out its access token.
+// central simulates not WeChat but a company's own service, which has the credentials and
+// hands out its access token.
 func (s *Simulator) central(req *request) reply {
 	q, code := req.params("appid", "format")
 	if code != 0 {
@@ -182,7 +182,7 @@ func (s *Simulator) phoneNumber(req *request) reply {
 func (a *App) phoneInfo(p *PhoneCode) phoneInfo {
 	info := phoneInfo{
 		PhoneNumber: p.Phone.Number, PurePhoneNumber: p.Phone.Number, CountryCode: p.Phone.Country,
-		// This is the time of the tap, not of this call.
+		// WeChat's watermark has the time of the tap, not of this call.
 		Watermark: watermark{p.Minted.Unix() + int64(a.WatermarkShift), a.ID},
 	}
 	if p.Phone.Country != "86" {

@@ -19,8 +19,8 @@ type Phone struct {
 	Number  string `json:"number"`  // the number within its country, digits only
 }
 
-// Codes are the codes that a mini program sends to its server after a tap on the phone
-// button, and the user whom they stand for.
+// Codes are the codes that a mini program sends to its server after a tap on the phone button,
+// with the ids of the user that they stand for.
 type Codes struct {
 	Code      string `json:"code"`                // from wx.login
 	PhoneCode string `json:"phoneCode,omitempty"` // from the phone button
@@ -146,7 +146,7 @@ func complete(phone Phone, user string) (Phone, string, error) {
 // MockCode is the login code of wx.login in DevTools without an AppID.
 const MockCode = "the code is a mock one"
 
-// AcceptMockCode makes [MockCode] stand for that user, in each app and any number of
+// AcceptMockCode makes [MockCode] stand for the given user, in each app and any number of
 // times. By default a Simulator refuses it, as WeChat does.
 func (s *Simulator) AcceptMockCode(user string) {
 	s.mu.Lock()

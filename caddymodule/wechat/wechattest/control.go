@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// controlMux is the control API, which the package's documentation describes.
+// controlMux returns the control API, which the package's documentation describes.
 func (s *Simulator) controlMux() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /_control/apps", posted(s.controlApp))
@@ -43,8 +43,8 @@ func (s *Simulator) controlMux() http.Handler {
 	return mux
 }
 
-// posted makes a handler from a function that gets a JSON body and returns the answer;
-// nil is answered with 204.
+// posted makes a handler of a function that gets a JSON body and returns the answer. The
+// handler answers nil with 204.
 func posted(do func(body []byte) (any, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxRequest))
@@ -179,8 +179,8 @@ func writeControl(w http.ResponseWriter, status int, answer any) {
 	json.NewEncoder(w).Encode(answer)
 }
 
-// decodeStrictly decodes one JSON value and refuses members that the target does not
-// have: a misspelled one would silently test nothing.
+// decodeStrictly decodes one JSON value and refuses members that the target does not have: a
+// test with a misspelled member would test nothing.
 func decodeStrictly(data []byte, into any) error {
 	d := json.NewDecoder(bytes.NewReader(data))
 	d.DisallowUnknownFields()

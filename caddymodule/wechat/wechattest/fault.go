@@ -33,33 +33,34 @@ var kinds = []Kind{Delay, Reset, Close, Status, HTML, Empty, Truncated, Cut, Dir
 // Fault makes calls fail. Faults are used up in the order in which they were injected,
 // and a call meets at most one of them.
 type Fault struct {
-	// Call is the call that it strikes; empty: any.
+	// Call is the call that the fault strikes; empty: any.
 	Call Call `json:"call"`
-	// Code, if not empty, limits it to calls whose one-time code begins so: the codes
-	// of one client among others.
+	// Code, if not empty, limits the fault to calls whose one-time code begins with it: to one
+	// client's codes among others.
 	Code string `json:"code"`
 	// Kind is the kind of failure.
 	Kind Kind `json:"kind"`
-	// Count is the number of calls that it strikes: 0 means one, below 0 all of them.
+	// Count is the number of calls that the fault strikes: 0 means one, a negative number
+	// means all of them.
 	Count int `json:"count"`
-	// Skip is the number of calls that it lets pass first.
+	// Skip is the number of calls that pass before the fault strikes.
 	Skip int `json:"skip"`
 	// Late carries the call out before the fault strikes: codes are consumed and tokens
-	// rotated, but the client does not learn of it. Without it nothing was done. Dirty
-	// is always late, because it needs the good answer.
+	// rotated, but the client does not learn of it. Without Late the call is not carried out.
+	// Dirty is always late, because it needs the good answer.
 	Late bool `json:"late"`
 	// Delay is how long the client waits before the fault strikes. The wait ends when
 	// the client hangs up; a call that is not late is then never carried out.
 	Delay time.Duration `json:"-"`
-	// Hold, if not nil, makes the client wait in the same way until it is closed.
+	// Hold, if not nil, makes the client wait in the same way until the channel is closed.
 	Hold <-chan struct{} `json:"-"`
 	// Status is the HTTP status of Status and Redirect.
 	Status int `json:"status"`
-	// Location is the target of Redirect, by default a path of this simulator whose
-	// visitors are counted as [Redirected].
+	// Location is the target of Redirect. The default is a path of this simulator, and calls
+	// to it are counted as [Redirected].
 	Location string `json:"location"`
-	// Errcode and Errmsg are the answer of Errcode. By default Errmsg is WeChat's text
-	// with a rid; a given text is sent unchanged.
+	// Errcode and Errmsg are the answer of the kind Errcode. By default Errmsg is WeChat's
+	// text with a rid; a given text is sent unchanged.
 	Errcode int    `json:"errcode"`
 	Errmsg  string `json:"errmsg"`
 }
@@ -92,8 +93,8 @@ func (f Fault) MarshalJSON() ([]byte, error) {
 	}{plain(f), f.Delay.String()})
 }
 
-// Inject makes future calls fail. It returns an error that names a call or a kind if
-// that does not exist.
+// Inject makes future calls fail. It returns an error that names the call or the kind if there
+// is none of that name.
 func (s *Simulator) Inject(f Fault) error {
 	known := f.Call == "" || f.Call == Elsewhere
 	for _, e := range endpoints {

@@ -60,7 +60,8 @@ func (s *Simulator) lost(answer reply) {
 	}
 }
 
-// wait reports whether the client is still connected afterwards.
+// wait waits for the fault's delay and hold. It reports whether the client is still connected
+// afterwards.
 func (f *Fault) wait(client context.Context) bool {
 	if f.Delay > 0 {
 		timer := time.NewTimer(f.Delay)

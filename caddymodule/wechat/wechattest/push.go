@@ -37,9 +37,9 @@ type Push struct {
 	PluginID string `json:"plugin_id"`
 	// XML writes the message as XML instead of JSON.
 	XML bool `json:"xml"`
-	// Forge makes the message a forgery of that kind, unless it is empty.
+	// Forge, if not empty, makes the message a forgery of that kind.
 	Forge Forgery `json:"forge"`
-	// Text replaces the event; it is sent unchanged.
+	// Text, if not empty, is sent unchanged instead of the event.
 	Text string `json:"text"`
 }
 
@@ -59,8 +59,8 @@ const (
 	ForgeAhead     Forgery = "ahead"     // from an hour ahead
 )
 
-// Delivery is a message that can be sent any number of times, unchanged each time. An
-// attacker who has recorded it does that, and so does WeChat when it gets no answer.
+// Delivery is a message that can be sent any number of times, unchanged each time. An attacker
+// who has recorded a message can do that. WeChat does it too when it gets no answer.
 type Delivery struct {
 	Query       url.Values
 	ContentType string

@@ -23,8 +23,8 @@ type usage struct {
 	calls  int
 }
 
-// spend counts one call against the app's quotas. It returns 0, or the errcode of the
-// quota that is used up.
+// spend counts one call against the app's quotas. It returns 0, or the errcode of a quota that
+// is used up.
 func (a *appState) spend(call Call, now time.Time) int {
 	day, minute := a.usage(quota{call, 24 * time.Hour}, now), a.usage(quota{call, time.Minute}, now)
 	if limit, ok := limitOf(call, a.DailyQuota, publishedDaily); ok && day.calls >= limit {

@@ -28,7 +28,7 @@ var endpoints = map[string]endpoint{
 	"/redirected":                      {Redirected, "", (*Simulator).redirected},
 }
 
-// request is an HTTP request as the calls see it.
+// request is an HTTP request in the form in which the calls use it.
 type request struct {
 	call   Call
 	method string // the method that the call requires; "" means any
@@ -54,7 +54,8 @@ func (s *Simulator) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		writeEdge(w, http.StatusRequestURITooLong)
 		return
 	}
-	// WeChat's edge server requires a length, and otherwise answers 412 without a body.
+	// WeChat's edge server requires a Content-Length, and otherwise answers 412 without a
+	// body.
 	if r.ContentLength < 0 {
 		s.ended(end.call, "412")
 		w.Header().Set("Content-Length", "0")

@@ -81,7 +81,7 @@ func New(opts Options) *Simulator {
 	return s
 }
 
-// Now returns the simulator's time: that of its clock plus all that [Simulator.Advance]
+// Now returns the simulator's time: its clock's time plus everything that [Simulator.Advance]
 // has added.
 func (s *Simulator) Now() time.Time {
 	s.mu.Lock()

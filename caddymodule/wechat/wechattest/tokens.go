@@ -23,8 +23,8 @@ type accessToken struct {
 	appid  string
 	ends   time.Time
 	killed bool
-	// superseded means that a newer classic token ended this one early. It is then
-	// answered with "not latest", not as expired.
+	// superseded means that a newer classic token ended this one early. The simulator then
+	// answers "not latest" rather than expired.
 	superseded bool
 }
 
@@ -58,8 +58,8 @@ func (a *appState) tokenLife() time.Duration {
 }
 
 func (s *Simulator) newToken(app *appState) *accessToken {
-	// The value has the length that WeChat reserves for it, which reveals a buffer that
-	// is too short.
+	// The value has the longest length that WeChat reserves for tokens, which reveals a buffer
+	// that is too short.
 	value := "80_" + base64.RawURLEncoding.EncodeToString(randomBytes(384))[:509]
 	t := &accessToken{value: value, appid: app.ID, ends: s.now().Add(app.tokenLife())}
 	s.tokens[value] = t
@@ -94,8 +94,8 @@ func (s *Simulator) forcedToken(app *appState) (*accessToken, int) {
 	return app.stable.current, 0
 }
 
-// classicToken makes a new classic token. The previous one works for five more minutes
-// at most, and the one before that no longer.
+// classicToken makes a new classic token. The previous one works for at most five more
+// minutes, and the one before that stops working at once.
 func (s *Simulator) classicToken(app *appState) *accessToken {
 	if t := app.classic.current; t != nil {
 		if end := s.now().Add(classicOverlap); end.Before(t.ends) {
