@@ -10,9 +10,10 @@ import (
 )
 
 const (
-	// WeChat's tokens last for two hours. An answer that claims more is not believed.
+	// maxTokenLife is the lifetime of WeChat's tokens. If an answer claims more, this is used.
 	maxTokenLife = 2 * time.Hour
-	// A token that comes without a lifetime is fetched again at this interval.
+	// bareTokenLife is the interval at which a token is fetched again that came without a
+	// lifetime.
 	bareTokenLife = time.Minute
 )
 

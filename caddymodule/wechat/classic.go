@@ -11,9 +11,9 @@ import (
 )
 
 const (
-	// A replica that dies while it holds the lease delays the others for this long.
+	// leaseLife is how long the other replicas wait for one that died while it held the lease.
 	leaseLife = 15 * time.Second
-	// A fetch ends before its lease does.
+	// leaseFetch bounds a fetch, so that it ends before its lease does.
 	leaseFetch = leaseLife - 2*time.Second
 	leasePoll  = 200 * time.Millisecond
 )
@@ -30,7 +30,7 @@ type SharedTokens interface {
 	LoadToken(ctx context.Context, appid string) (t AccessToken, ok bool, err error)
 	// StoreToken stores the token with its two times, and replaces the previous one.
 	StoreToken(ctx context.Context, appid string, t AccessToken) error
-	// LeaseToken gives owner the lease to fetch the app's token, until the time until.
+	// LeaseToken gives owner the lease to fetch the app's token, valid until the time until.
 	// It returns false if another owner's lease is still valid at now.
 	LeaseToken(ctx context.Context, appid, owner string, now, until time.Time) (bool, error)
 	// ReleaseToken releases owner's lease. It leaves another owner's lease alone.
@@ -60,10 +60,9 @@ func (s *ClassicToken) Token(ctx context.Context, app App, f Fetcher) (string, e
 	})
 }
 
-// halfAhead is the remaining lifetime below which a replica no longer uses its own
-// copy, but looks at the shared token first. Another replica may have refreshed the
-// token at the time that ahead gives, and the old token then works for only five more
-// minutes.
+// halfAhead is the remaining lifetime below which a replica no longer trusts its own copy, but
+// looks at the shared token first. Another replica may have refreshed the token as soon as
+// ahead allowed it; the old token works for only five more minutes after that.
 func halfAhead(t AccessToken) time.Duration { return t.ahead() / 2 }
 
 // shareToken returns the shared token if it is fresh, and otherwise fetches the next

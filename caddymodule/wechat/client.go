@@ -54,8 +54,8 @@ type Client struct {
 	jitter func() time.Duration // the wait before a retry after -1
 }
 
-// Event is a failure in the background: an access token could not be fetched before it
-// was needed, refreshed before its end, or shared.
+// Event is a failure in the background: fetching an access token before it was needed,
+// refreshing it before its end, or sharing it has failed.
 type Event struct {
 	AppID string
 	Err   error
@@ -217,10 +217,10 @@ type phoneOrigin struct {
 	AppID     string      `json:"appid"`
 }
 
-// WarmToken makes sure that an access token is available. A login runs it beside
-// Code2Session, so that the phone code need not wait. It returns the same errors as
-// PhoneNumber, which callers may ignore: an error that pauses the calls goes to Log,
-// because all other callers get it marked as repeated.
+// WarmToken makes sure that an access token is available. A login runs it beside Code2Session,
+// so that the phone code need not wait. It returns the same errors as PhoneNumber, which its
+// caller may ignore. But an error that pauses the calls also goes to Log, because all other
+// callers get it marked as repeated.
 func (c *Client) WarmToken(ctx context.Context, app App) error {
 	c.init()
 	_, err := c.token(ctx, app)

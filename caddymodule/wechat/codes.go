@@ -12,15 +12,17 @@ const (
 	busy        = -1
 	minuteQuota = 45011
 
-	// An operator can reset a daily quota by hand, so try again now and then.
+	// The operator can reset a daily quota by hand, so the call is tried again every ten
+	// minutes.
 	dailyQuotaPause  = 10 * time.Minute
 	minuteQuotaPause = time.Minute
-	// WeChat freezes a secret after too many calls with a wrong one.
+	// WeChat freezes a secret after too many calls with a wrong one, so such calls pause for a
+	// while.
 	operatorPause = 45 * time.Second
 	busyRetry     = 5 * time.Second
 )
 
-// decision says what an errcode means for one call: a row of the error table.
+// decision is a row of the error table: what an errcode means for one call.
 type decision struct {
 	kind   Kind
 	reason string
@@ -37,7 +39,7 @@ func classify(call Call, code int) decision {
 	operator := func(reason, advice string) decision {
 		return decision{kind: KindOperator, reason: reason, advice: advice, retry: operatorPause, pause: token}
 	}
-	// Only a wrong secret or our own address causes these, so no mini program can
+	// Only a wrong secret or our own address causes these errcodes, so no mini program can
 	// provoke them.
 	credentials := func(reason, advice string) decision {
 		v := operator(reason, advice)

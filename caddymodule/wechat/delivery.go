@@ -53,7 +53,7 @@ func (d *delivery) send(ctx context.Context, o outgoing) (answer, *Error) {
 		hosts = []string{d.host}
 	}
 	if d.code == "" && len(hosts) == 1 {
-		// Asking for a token uses nothing up, so one failure is forgiven.
+		// A token call uses up no code, so its only host is tried twice.
 		hosts = append(hosts, hosts[0])
 	}
 	stale := 0
@@ -117,8 +117,8 @@ func (d *delivery) send(ctx context.Context, o outgoing) (answer, *Error) {
 	}
 }
 
-// observe reports the last request. A good answer is reported when it has been read,
-// since it may turn out to be nonsense.
+// observe reports the last request. A good answer is reported only after it has been read,
+// because its content may turn out to be unusable.
 func (d *delivery) observe(e *Error) {
 	if d.client.Observer != nil {
 		d.client.Observer.Called(d.appid, d.call, e, d.took)
@@ -142,7 +142,7 @@ func (d *delivery) refused(a answer) *Error {
 	e := businessError(d.call, a.code, a.errmsg)
 	e.Host = a.host
 	if d.lost != nil && calledUsed(d.call, a.code) {
-		// We used the code ourselves: the first attempt did arrive.
+		// Our own first attempt used the code: it did arrive.
 		first := *d.lost
 		first.Unanswered, first.Renew = true, []Renew{d.code}
 		first.Code, first.RID = e.Code, e.RID

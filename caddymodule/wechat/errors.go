@@ -112,9 +112,9 @@ type Error struct {
 	unconnected bool
 }
 
-// Unprovoked reports that nothing a mini program sends can have caused the failure:
-// there was no connection, or the call was the one for the access token. A circuit
-// breaker may count such a failure whichever client met it.
+// Unprovoked reports that nothing that a mini program sends can have caused the failure:
+// either there was no connection, or the call was the access-token call. A circuit breaker may
+// count such a failure whichever client met it.
 func (e *Error) Unprovoked() bool { return e.unconnected || e.Call == CallToken }
 
 // Error describes the failure for a log.
@@ -143,8 +143,7 @@ func (e *Error) Error() string {
 	return b.String()
 }
 
-// PerMinute reports whether the quota that is used up is that of a minute, rather than
-// of a day.
+// PerMinute reports whether the used-up quota is the quota of a minute, rather than of a day.
 func (e *Error) PerMinute() bool { return e.Code == minuteQuota }
 
 // GoString returns the same as Error: %#v would otherwise print IP.

@@ -25,7 +25,7 @@ func (f *failure) edgeRefused() bool {
 	return f.err.Status >= 400 && f.err.Status < 500 && f.err.Status != http.StatusRequestTimeout
 }
 
-// These say what the operator can do about a failed connection.
+// These texts say what the operator can do about a failed connection.
 const (
 	adviceNetwork = "check that this machine reaches the host (curl -v https://host/); if it does, WeChat or the network between is at fault, and logins go on by themselves when it is back"
 	adviceProxy   = "check HTTPS_PROXY and NO_PROXY in Caddy's environment, and that the proxy lets connections to the host through"
@@ -73,7 +73,7 @@ func (f *failure) explain(caller, asked context.Context, err error) {
 	case errors.As(err, &certificate), errors.As(err, &unknown), errors.As(err, &name):
 		f.err.reason, f.err.Advice = "the host's certificate is not trusted", adviceCertificate
 	case errors.As(err, &record), errors.As(err, &alert):
-		f.err.reason, f.err.Advice = "the host speaks no TLS that we can", adviceCertificate
+		f.err.reason, f.err.Advice = "the host speaks no TLS version that we support", adviceCertificate
 	case errors.Is(err, syscall.ECONNREFUSED):
 		f.err.reason = "connection refused"
 	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):

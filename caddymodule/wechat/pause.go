@@ -36,12 +36,12 @@ func (t *Transport) paused(key pauseKey, app App, now time.Time) *Error {
 	return e
 }
 
-// pause stops the call for a while if repeating it would not change the error, or would
-// make it worse.
+// pause stops the call for a while if repeating it would give the same error or make matters
+// worse.
 func (t *Transport) pause(key pauseKey, app App, e *Error, now time.Time) {
 	stop := classify(key.call, e.Code).pause && e.Code != 0
 	if e.Code == 0 {
-		// An external source refuses our request.
+		// Here an external source has refused our request.
 		stop = key.call == CallToken && e.Kind == KindOperator
 	}
 	if !stop || e.RetryAfter <= 0 {

@@ -32,7 +32,7 @@ var (
 	// ErrPushKey means that it cannot be decrypted.
 	ErrPushKey = errors.New("it is not encrypted with this EncodingAESKey: the key in WeChat's console must be the same")
 	// ErrPushApp means that it is meant for another app.
-	ErrPushApp = errors.New("it is another app's")
+	ErrPushApp = errors.New("it is for another app")
 )
 
 const (
@@ -70,8 +70,8 @@ func NewPushReceiver(appid, token, encodingAESKey string) (*PushReceiver, error)
 	if !pushKeyForm.MatchString(encodingAESKey) {
 		return nil, errors.New("the EncodingAESKey has 43 letters and digits, as in WeChat's console")
 	}
-	// The decoding is not strict: WeChat's keys are any 43 characters, and two bits of
-	// the last one have no meaning.
+	// The decoding is not strict: WeChat's keys are any 43 characters, and two bits of the
+	// last character have no meaning.
 	key, err := base64.StdEncoding.DecodeString(encodingAESKey + "=")
 	if err != nil {
 		return nil, errors.New("the EncodingAESKey is not base64")

@@ -125,8 +125,8 @@ func jsonMembers(body []byte) (map[string]string, bool) {
 // maxXMLDepth bounds the nesting of elements. WeChat's messages stay far below it.
 const maxXMLDepth = 16
 
-// xmlMembers refuses a document type. Entities are declared there, which can expand a
-// small document to a huge one. (This parser expands none in any case.)
+// xmlMembers refuses a document type, because it can declare entities that expand a small
+// document to a huge one. (This parser expands none in any case.)
 func xmlMembers(body []byte) (map[string]string, bool) {
 	d := xml.NewDecoder(bytes.NewReader(body))
 	all := make(map[string]string)

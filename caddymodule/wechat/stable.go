@@ -36,10 +36,10 @@ func stableRequest(app App) (TokenRequest, error) {
 	return TokenRequest{Method: http.MethodPost, Path: "/cgi-bin/stable_token", Body: body}, nil
 }
 
-// Probe asks once for an access token with cgi-bin/stable_token, which changes nothing for
-// other callers, and forgets it. So it checks that WeChat can be reached and accepts the
-// secret and our address. date is WeChat's time, or zero if the answer had none; it may
-// come with an error. Errors are *Error.
+// Probe fetches an access token once with cgi-bin/stable_token, which changes nothing for
+// other callers, and does not keep it. It thereby checks that WeChat can be reached, and that
+// WeChat accepts the secret and our address. date is WeChat's time, or zero if the answer had
+// none; it may come with an error. Errors are *Error.
 func (c *Client) Probe(ctx context.Context, app App) (date time.Time, err error) {
 	c.init()
 	r, err := stableRequest(app)

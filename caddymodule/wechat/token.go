@@ -17,8 +17,8 @@ const (
 	fetchBound   = 30 * time.Second // for one fetch, with all its attempts and delays
 	aheadMost    = 10 * time.Minute
 	aheadBackoff = 10 * time.Second // after a failed refresh ahead of the end
-	// A refused token that a new fetch returned again is not dropped a second time
-	// within this period.
+	// confirmedFor is the period in which a refused token is not dropped a second time, after
+	// a new fetch has returned that same token again.
 	confirmedFor = 30 * time.Second
 )
 
@@ -125,7 +125,7 @@ type flight struct {
 }
 
 // obtain gets a token from the source. refused is a token that must not be taken from a
-// storage which others write to.
+// storage that others write to.
 type obtain func(ctx context.Context, refused string) (AccessToken, error)
 
 func (t *tokens) slot(appid string) *slot {
@@ -142,8 +142,8 @@ func (t *tokens) slot(appid string) *slot {
 	return s
 }
 
-// token implements TokenSource.Token. late returns how long before its end a token is
-// no longer returned.
+// token implements TokenSource.Token. late returns how long before its end a token is no
+// longer returned.
 func (t *tokens) token(ctx context.Context, app App, f Fetcher, late func(AccessToken) time.Duration, get obtain) (string, error) {
 	s, secret := t.slot(app.ID), app.fingerprint()
 	for {
@@ -186,8 +186,8 @@ func (t *tokens) token(ctx context.Context, app App, f Fetcher, late func(Access
 	}
 }
 
-// start begins a fetch; the caller holds s.mu. The fetch does not end with the login that
-// happened to be first, but belongs to its trace.
+// start begins a fetch; the caller holds s.mu. The fetch goes on if the login that started it
+// ends, but it belongs to that login's trace.
 func (s *slot) start(ctx context.Context, app App, f Fetcher, get obtain, background bool) *flight {
 	fl := &flight{done: make(chan struct{}), secret: app.fingerprint()}
 	s.flight = fl

@@ -18,7 +18,7 @@ import (
 
 const (
 	maxBody = 64 << 10
-	// A host that could not be reached is tried last for this long.
+	// hostRest is how long a host that could not be reached is tried last.
 	hostRest = 30 * time.Second
 )
 
@@ -43,7 +43,7 @@ type Transport struct {
 func NewTransport() *Transport {
 	dialer := &net.Dialer{KeepAlive: 30 * time.Second}
 	protocols := new(http.Protocols)
-	// HTTP/2 has rules of its own for sending a request again.
+	// HTTP/2 has its own rules for sending a request again, so only HTTP/1.1 is used.
 	protocols.SetHTTP1(true)
 	return &Transport{
 		http: &http.Transport{
@@ -139,7 +139,7 @@ func (t *Transport) exchange(ctx context.Context, timeout time.Duration, base st
 		return answer{}, f
 	}
 	r.Header.Set("User-Agent", "caddy-wx-auth")
-	if u.User != nil { // net/http does this in Client only
+	if u.User != nil { // in net/http, only a Client does this
 		password, _ := u.User.Password()
 		r.SetBasicAuth(u.User.Username(), password)
 	}
@@ -246,10 +246,10 @@ func (s *sending) gotConn(info httptrace.GotConnInfo) {
 	}
 }
 
-// sent reports whether a byte of the request may have been sent. If the context ended
-// the request, net/http may still be writing, so any connection counts. (Over TLS the
-// closing alert counts as a byte. Taking an unsent code for a sent one is the harmless
-// mistake.)
+// sent reports whether a byte of the request may have been sent. If the context ended the
+// request, net/http may still be writing, so any connection counts. (Over TLS the closing
+// alert counts as a byte. The error is on the safe side: an unsent code is then taken for a
+// sent one.)
 func (s *sending) sent(brokenOff bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
