@@ -1,5 +1,5 @@
-// Package client holds the source of the npm package of this directory, so that the demo
-// serves to its page what mini programs import.
+// Package client holds the source of this directory's npm package. With it, the demo serves to
+// its page the same modules that mini programs import.
 package client
 
 import "embed"

@@ -12,16 +12,16 @@ import (
 	"strings"
 )
 
-// builder has those members of xcaddy's Builder that xcaddy's command line supports.
-// Names and meaning are xcaddy's.
+// builder has the members of xcaddy's Builder that xcaddy's command line supports, with
+// xcaddy's names and meanings.
 type builder struct {
 	CaddyVersion string        `json:"caddy_version"`
 	Plugins      []dependency  `json:"plugins"`
 	Replacements []replacement `json:"replacements"`
 }
 
-// dependency is a plugin: the import path of its package and the version of its module.
-// An empty version is the newest.
+// dependency is a plugin: the import path of its package and the version of its module. An
+// empty version means the newest.
 type dependency struct {
 	PackagePath string `json:"module_path"`
 	Version     string `json:"version"`
@@ -33,8 +33,8 @@ type replacement struct {
 	New string `json:"new"`
 }
 
-// readBuilder reads xcaddy.json. A member that would have no effect is an error, so
-// that it is not set in vain.
+// readBuilder reads xcaddy.json. A member that would have no effect is an error, so that
+// nobody relies on it.
 func readBuilder(path string) (builder, error) {
 	raw, err := os.ReadFile(path)
 	if err != nil {
@@ -61,7 +61,7 @@ func parseBuilder(raw []byte) (builder, error) {
 		return builder{}, errors.New("more than one JSON value")
 	}
 	if b.CaddyVersion == "" {
-		return builder{}, errors.New("caddy_version is missing: without it xcaddy takes whatever Caddy is newest")
+		return builder{}, errors.New("caddy_version is missing: without it xcaddy takes the newest Caddy")
 	}
 	if len(b.Plugins) == 0 {
 		return builder{}, errors.New("plugins is empty: the result would be a plain Caddy")
@@ -79,20 +79,22 @@ func parseBuilder(raw []byte) (builder, error) {
 	return b, nil
 }
 
-// treeVersion is the version of the working tree in the build.
+// treeVersion is the version that the working tree has in the build.
 const treeVersion = "v0.0.0"
 
-// arguments returns b as xcaddy's command line. A plugin in the tree's module is built
-// from the tree, unless it has a version.
+// arguments returns b as xcaddy's command line. A plugin in the tree's module is built from
+// the tree, unless it has a version.
 //
 // A replacement applies to a module, while a plugin is a package in a module. `--with
-// package=directory` would therefore replace a module with the package's name, which
-// does not exist. The plain `--with package --replace module=directory` makes `go get`
-// query the module proxy for versions of the module, and of a module with the package's
-// name, although the source is here; the build fails if the proxy answers with anything
-// but "not found". Therefore the module gets a version and is replaced at that version,
-// and each longer path that could be a module is replaced by empty, a module without
-// packages.
+// package=directory` would therefore replace a module with the package's name, which does not
+// exist.
+//
+// The plain `--with package --replace module=directory` fails without a module proxy. It makes
+// `go get` ask the proxy for versions of the module, and of a module with the package's name,
+// although the source is here; the build fails unless the proxy answers "not found".
+//
+// Therefore the module gets a version and is replaced at that version. Each longer path that
+// could be a module is replaced by empty, a module without packages.
 func (b builder) arguments(tree module, empty, output string) []string {
 	args := []string{"build", b.CaddyVersion, "--output", output}
 	var replaced []string

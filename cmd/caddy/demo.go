@@ -125,8 +125,8 @@ func runDemo(ctx context.Context, out io.Writer, config string, once bool) error
 	return nil
 }
 
-// startCaddy runs the Caddyfile in this process, without an admin endpoint. It leaves
-// alone the configuration that another Caddy on this machine has saved.
+// startCaddy runs the Caddyfile in this process, without an admin endpoint. It does not change
+// the configuration that another Caddy on this machine has saved.
 func startCaddy(path string, env map[string]string) error {
 	for k, v := range env {
 		if err := os.Setenv(k, v); err != nil {
@@ -147,8 +147,8 @@ func startCaddy(path string, env map[string]string) error {
 	return caddy.Load(adapted, true)
 }
 
-// isolated changes a configuration so that it is reachable only from this machine, has
-// no admin endpoint, is not saved, and logs only errors.
+// isolated changes a configuration: it is reachable only from this machine, has no admin
+// endpoint, is not saved, and logs only errors.
 func isolated(config []byte) ([]byte, error) {
 	var c map[string]any
 	if err := json.Unmarshal(config, &c); err != nil {

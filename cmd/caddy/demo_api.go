@@ -7,9 +7,9 @@ import (
 	"sync/atomic"
 )
 
-// sampleAPI is an API like those behind the gateway: for authentication it only reads
-// headers. It answers with the identity that it received, and at one public path with the
-// goods of a shop.
+// sampleAPI is an API like those behind the gateway: for authentication it only reads headers.
+// It answers with the identity in those headers; one public path answers with the goods of a
+// shop.
 type sampleAPI struct {
 	hits  atomic.Int64
 	watch func(r *http.Request, seen map[string]string)

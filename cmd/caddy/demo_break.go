@@ -77,8 +77,9 @@ func bearer(token string) http.Header {
 	return h
 }
 
-// steal gives the phone's refresh token to a thief, who refreshes twice and calls the API.
-// From then on the phone's own refresh token is two behind, which shows the theft.
+// steal simulates a theft of the phone's refresh token. The thief refreshes twice and calls
+// the API. From then on the phone's own refresh token is two behind, by which the gateway
+// detects the theft.
 func (s *stage) steal(ctx context.Context) error {
 	s.mu.Lock()
 	got := session{RefreshToken: s.refresh}
@@ -96,7 +97,7 @@ func (s *stage) steal(ctx context.Context) error {
 	return err
 }
 
-// thiefReturns tries what the thief has after the gateway has seen the theft.
+// thiefReturns tries the thief's tokens after the gateway has detected the theft.
 func (s *stage) thiefReturns() {
 	s.mu.Lock()
 	stolen := s.stolen
@@ -112,7 +113,7 @@ func (s *stage) thiefReturns() {
 	}
 }
 
-// recycle lets somebody else, with another WeChat account, log in with the number.
+// recycle logs somebody else in with the number, from another WeChat account.
 func (s *stage) recycle(ctx context.Context, number string) error {
 	s.mu.Lock()
 	owner := "owner-after-" + s.user()
@@ -125,7 +126,8 @@ func (s *stage) recycle(ctx context.Context, number string) error {
 	return err
 }
 
-// logoutElsewhere logs the same WeChat account in on another device, and out everywhere.
+// logoutElsewhere logs the same WeChat account in on another device, and logs out everywhere
+// from there.
 func (s *stage) logoutElsewhere(ctx context.Context) error {
 	s.mu.Lock()
 	user := s.user()

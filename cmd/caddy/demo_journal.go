@@ -10,11 +10,11 @@ import (
 	"time"
 )
 
-// keptEvents is the number of events that a page receives that is opened later.
+// keptEvents bounds how many past events a page receives when it is opened.
 const keptEvents = 300
 
-// event is something that the demo's page shows. It holds no code and no token: the page
-// takes apart the token that its own phone received.
+// event is an entry of the journal that the demo's page shows. It holds no code and no token:
+// the page decodes the token that its own phone received.
 type event struct {
 	N    int       `json:"n"`
 	At   time.Time `json:"at"`
@@ -51,13 +51,13 @@ func (j *journal) add(e event) {
 	e.N, e.At = j.last, time.Now()
 	j.events = append(j.events, e)
 	if len(j.events) > keptEvents {
-		j.events = slices.Delete(j.events, 1, 2) // the first says whose phone it is
+		j.events = slices.Delete(j.events, 1, 2) // the first event names the phone's owner
 	}
 	close(j.more)
 	j.more = make(chan struct{})
 }
 
-// restart drops all events but a first one.
+// restart replaces all events by a first one.
 func (j *journal) restart(e event) {
 	j.mu.Lock()
 	j.events = nil

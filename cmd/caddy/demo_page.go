@@ -17,24 +17,24 @@ import (
 //go:embed page
 var pageFiles embed.FS
 
-// pagePolicy keeps the page from every request to anywhere else.
+// pagePolicy lets the page send requests only to its own origin.
 const pagePolicy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
-// stage serves the demo's page. It plays the person with the phone, breaks things, and
-// keeps the journal of what happens.
+// stage serves the demo's page. It acts for the person with the phone, breaks things, and
+// keeps the journal of events.
 type stage struct {
 	*demo
 	journal *journal
-	address string // of the page, host and port
+	address string // host and port of the page
 
 	requests atomic.Int64 // the number of the latest request
-	login    atomic.Int64 // the number of the latest request that makes the gateway ask WeChat
+	login    atomic.Int64 // the number of the latest request that makes the gateway call WeChat
 
 	mu      sync.Mutex
 	persons int
 	lost    bool // the next answer to a login of the phone is lost
 	refresh string
-	stolen  *session // what the thief has
+	stolen  *session // the thief's session
 }
 
 func newStage(d *demo) *stage {
@@ -44,8 +44,7 @@ func newStage(d *demo) *stage {
 // user is the name of the person with the phone at the simulator.
 func (s *stage) user() string { return fmt.Sprintf("visitor-%d", s.persons) }
 
-// restart repairs everything and gives the phone to somebody whom the gateway does not
-// know.
+// restart repairs everything and gives the phone to a new person, unknown to the gateway.
 func (s *stage) restart() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -82,8 +81,8 @@ func (s *stage) serve() (stop func(), err error) {
 	return stop, err
 }
 
-// guarded lets no other page use the demo: not from another origin, and not by a name
-// that somebody made to point to this machine.
+// guarded keeps other pages from using the demo: those of another origin, and those under a
+// name that somebody has pointed to this machine (DNS rebinding).
 func (s *stage) guarded(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if origin := r.Header.Get("Origin"); r.Host != s.address || origin != "" && origin != "http://"+s.address {

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// demoRequest is the header by which the sample API recognizes a request of the page.
+// demoRequest is the header in which the sample API finds the number of the page's request.
 const demoRequest = "X-Demo-Request"
 
 // hop is a request to the gateway.
@@ -105,8 +105,8 @@ func (s *stage) proxy(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write(a.body)
 }
 
-// loseAnswer ends the phone's connection within the answer. Without a first part of it,
-// the browser would send the request again by itself.
+// loseAnswer ends the phone's connection in the middle of the answer. If nothing of the answer
+// were sent, the browser would repeat the request by itself.
 func loseAnswer(w http.ResponseWriter, a answer) {
 	w.Header().Set("Content-Length", strconv.Itoa(len(a.body)))
 	w.WriteHeader(a.status)
@@ -114,8 +114,8 @@ func loseAnswer(w http.ResponseWriter, a answer) {
 	panic(http.ErrAbortHandler)
 }
 
-// received remembers the refresh token that the phone gets. It reports whether the answer
-// is to be lost, which happens to logins.
+// received stores the refresh token that the phone gets. It reports whether the answer is to
+// be lost, which only happens to logins.
 func (s *stage) received(h hop, a answer) (lost bool) {
 	if a.status != http.StatusOK || h.method != http.MethodPost || !strings.HasPrefix(h.path, "/auth/wx") {
 		return false
@@ -133,7 +133,7 @@ func (s *stage) received(h hop, a answer) (lost bool) {
 	return lost
 }
 
-// watchAPI writes into the journal what reaches the sample API.
+// watchAPI writes requests that reach the sample API into the journal.
 func (s *stage) watchAPI(r *http.Request, seen map[string]string) {
 	of, err := strconv.ParseInt(r.Header.Get(demoRequest), 10, 64)
 	if err != nil {
@@ -142,7 +142,8 @@ func (s *stage) watchAPI(r *http.Request, seen map[string]string) {
 	s.journal.add(event{Kind: "api", Of: of, Method: r.Method, Path: r.URL.Path, Headers: seen})
 }
 
-// shortened is a JSON body with the codes and tokens cut, or nil.
+// shortened returns a JSON body with its codes and tokens cut short, or nil if body is not
+// JSON.
 func shortened(body []byte) any {
 	var members map[string]any
 	if json.Unmarshal(body, &members) != nil || len(members) == 0 {

@@ -13,7 +13,7 @@ func (s *stage) watchWeChat(r *http.Request, seen *resultWriter, start time.Time
 	s.journal.add(event{Kind: "wechat", Of: s.login.Load(), Method: r.Method, Path: r.URL.Path, Outcome: seen.outcome(), Millis: millis(start)})
 }
 
-// keptResult bounds how much of an answer is kept: a fault can make it endless.
+// keptResult bounds how much of an answer is kept, because a fault can make it endless.
 const keptResult = 4 << 10
 
 // resultWriter keeps the status and the beginning of an answer of the simulator.
@@ -23,7 +23,7 @@ type resultWriter struct {
 	body   bytes.Buffer
 }
 
-// Unwrap lets the simulator take over the connection, by which it loses an answer.
+// Unwrap lets the simulator take over the connection, which it does to lose an answer.
 func (w *resultWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 func (w *resultWriter) WriteHeader(status int) {
@@ -39,7 +39,7 @@ func (w *resultWriter) Write(p []byte) (int, error) {
 	return w.ResponseWriter.Write(p)
 }
 
-// outcome is ok, an errcode, an HTTP status, or nothing if there was no answer.
+// outcome returns "ok", an errcode or an HTTP status, or "" if there was no answer.
 func (w *resultWriter) outcome() string {
 	switch {
 	case w.status == 0:

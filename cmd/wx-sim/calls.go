@@ -11,7 +11,7 @@ import (
 
 const (
 	keptCalls = 200
-	// answerRead bounds how much of an answer is read to find its errcode.
+	// answerRead bounds how much of an answer is searched for its errcode.
 	answerRead = 16 << 10
 )
 
@@ -64,7 +64,7 @@ func (c *calls) watched(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
 		seen := &answerWriter{ResponseWriter: w}
-		// This is deferred because a lost answer ends in a panic.
+		// This is deferred because the simulator loses an answer by a panic.
 		defer func() {
 			c.add(call{At: start, Method: r.Method, Path: r.URL.Path, AppID: r.URL.Query().Get("appid"), Outcome: seen.outcome(), Millis: time.Since(start).Milliseconds()})
 		}()

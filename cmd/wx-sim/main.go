@@ -1,6 +1,5 @@
-// Command wx-sim is a WeChat for development: it runs the simulator of package
-// wechattest as a program, with a control page for people and a control API for
-// scripts. See README.md.
+// Command wx-sim simulates WeChat for development: it runs the simulator of package wechattest
+// as a program, with a control page for people and a control API for scripts. See README.md.
 package main
 
 import (

@@ -65,9 +65,9 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// admit lets pages of this machine, and of the origins in the flags, use the control
-// API: an H5 page in development fetches its codes there. Any other page that a
-// developer visits must not be able to.
+// admit lets only two kinds of pages use the control API: pages on this machine, and pages of
+// the origins in the flags. An H5 page in development fetches its codes there. Any other page
+// that a developer visits must not.
 func (s *server) admit(w http.ResponseWriter, r *http.Request) bool {
 	origin := r.Header.Get("Origin")
 	if origin == "" || origin == "http://"+r.Host {
@@ -115,7 +115,7 @@ func (s *server) load() error {
 	return s.sim.Load(f)
 }
 
-// save writes the whole state file or leaves the old one. Only its owner may read it,
+// save writes the whole state file, or leaves the old one. Only the file's owner may read it,
 // because it contains secrets.
 func (s *server) save() error {
 	if s.set.state == "" {

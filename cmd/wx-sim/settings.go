@@ -12,8 +12,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat/wechattest"
 )
 
-// This mini program exists without a flag. It is the same as in wx-demo and in the
-// client's development mode.
+// defaultAppID and defaultSecret belong to the mini program that exists without any flag.
+// wx-demo and the client's development mode have the same one.
 const (
 	defaultAppID  = "wx0123456789abcdef"
 	defaultSecret = "0123456789abcdef0123456789abcdef"
@@ -57,7 +57,7 @@ func parse(args []string, out io.Writer) (*settings, error) {
 	flags.Usage = func() { fmt.Fprint(out, usage); flags.PrintDefaults() }
 	flags.StringVar(&set.listen, "listen", "127.0.0.1:8300", "`address` to listen on")
 	flags.StringVar(&set.state, "state", "", "`file` that keeps codes, tokens, quotas and settings over a restart (default: nothing is kept)")
-	flags.StringVar(&set.mock, "mock", "devtools", "the `user` whom DevTools' literal code \""+wechattest.MockCode+"\" stands for; empty: it is refused, as by WeChat")
+	flags.StringVar(&set.mock, "mock", "devtools", "the `user` that DevTools' literal code \""+wechattest.MockCode+"\" stands for; empty: it is refused, as by WeChat")
 	config := flags.String("config", "", `JSON `+"`file`"+`: {"apps": [{"appid", "secret", …}], "phones": [{"user", "phone", "country"}]}`)
 	flags.Func("app", "a mini program, `appid:secret[:account]`, again for each; those with the same Open Platform account share unionids (default "+defaultAppID+":"+defaultSecret+")", func(v string) error {
 		parts := strings.Split(v, ":")
@@ -99,7 +99,7 @@ func parse(args []string, out io.Writer) (*settings, error) {
 	return set, nil
 }
 
-// read adds the contents of the file to what the flags say.
+// read adds the contents of the file to the settings of the flags.
 func (set *settings) read(file string) error {
 	text, err := os.ReadFile(file)
 	if err != nil {
