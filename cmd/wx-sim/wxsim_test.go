@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -135,11 +136,18 @@ func TestCallsAreWatched(t *testing.T) {
 	}
 	session(t, base, defaultAppID, defaultSecret, codes.Code)
 	session(t, base, defaultAppID, defaultSecret, codes.Code)
-	for _, f := range []wechattest.Fault{{Kind: wechattest.Status, Status: 502}, {Kind: wechattest.Reset}, {Kind: wechattest.HTML}} {
+	for i, f := range []wechattest.Fault{{Kind: wechattest.Status, Status: 502}, {Kind: wechattest.Reset}, {Kind: wechattest.HTML}} {
 		if err := s.sim.Inject(f); err != nil {
 			t.Fatal(err)
 		}
 		ask(t, http.MethodPost, base+"/cgi-bin/stable_token", "{}")
+		// A call is recorded when its handler ends, which may be after the client has seen the end
+		// of the connection.
+		for shown := fmt.Sprintf(`"n":%d,`, 3+i); ; time.Sleep(time.Millisecond) {
+			if _, text, _ := ask(t, http.MethodGet, base+"/_control/calls?after=0", ""); strings.Contains(text, shown) {
+				break
+			}
+		}
 	}
 	ask(t, http.MethodGet, base+"//sns/jscode2session", "")
 	status, text, _ := ask(t, http.MethodGet, base+"/_control/calls?after=0", "")
