@@ -101,7 +101,7 @@ func TestArchitectureNamesFilesThatExist(t *testing.T) {
 // packages; a bare name may be in any of them.
 func existsSomewhere(name string) bool {
 	for _, pattern := range []string{"../", "../" + plugin + "/", "../" + plugin + "/internal/", "../" + plugin + "/user/", "../tests/",
-		"../" + plugin + "/*/", "../" + plugin + "/internal/*/", "../" + plugin + "/user/*/"} {
+		"../tests/*/", "../" + plugin + "/*/", "../" + plugin + "/internal/*/", "../" + plugin + "/user/*/"} {
 		if strings.Contains(name, "/") && strings.HasSuffix(pattern, "*/") {
 			continue
 		}

@@ -63,7 +63,11 @@ var allowedImports = map[string][]string{
 	"cmd/wx-sim":         {double},
 	"examples/directory": {},
 	"tests/directories":  {"tests/rig", double},
-	"tests":              {"tests/rig", double},
+	"tests":              {"tests/rig"},
+	"tests/examples":     {"tests/rig", double},
+	"tests/logins":       {"tests/rig", double},
+	"tests/operation":    {"tests/rig", double},
+	"tests/requests":     {"tests/rig", double},
 	"tests/rig":          {double},
 	"tests/replicas":     {"tests/rig", double},
 	"tests/bench":        {"tests/rig", double},
@@ -72,7 +76,7 @@ var allowedImports = map[string][]string{
 }
 
 var (
-	mayImportCaddy = []string{plugin, "cmd/caddy", "examples/directory", "tests", "tests/directories", "tests/rig", "tests/replicas", "tests/bench"}
+	mayImportCaddy = []string{plugin, "cmd/caddy", "examples/directory", "tests", "tests/rig", "tests/bench", "tests/directories", "tests/examples", "tests/logins", "tests/operation", "tests/replicas", "tests/requests"}
 	mayImportJWX   = []string{"caddymodule/internal/token"}
 )
 

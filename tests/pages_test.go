@@ -14,9 +14,6 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// inBothLanguages returns a page of docs and its Chinese twin.
-func inBothLanguages(_ testing.TB, page string) []string { return []string{page, "zh/" + page} }
-
 // document is a Markdown file, taken apart.
 type document struct {
 	path     string // from the top of the repository, with slashes

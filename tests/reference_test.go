@@ -83,7 +83,7 @@ func TestReferenceHasEachSubdirective(t *testing.T) {
 		"wechat":  known(t, c, "wechat {", "}"),
 	}
 	inBlocks["app"] = append(inBlocks["app"], known(t, c, "app a b {\npush t k {", "}\n}")...)
-	for _, page := range inBothLanguages(t, "caddyfile.md") {
+	for _, page := range rig.InBothLanguages("caddyfile.md") {
 		overview := rig.ReadmeBlock(t, "../docs/"+page, "wx_auth [<matcher>]")
 		var titles []string
 		for _, s := range sections(t, page) {
@@ -125,7 +125,7 @@ func TestReferenceHasEachSubdirective(t *testing.T) {
 
 // A default in a section is the one of the block that is compared with the code.
 func TestReferenceRepeatsTheDefaults(t *testing.T) {
-	for _, page := range inBothLanguages(t, "caddyfile.md") {
+	for _, page := range rig.InBothLanguages("caddyfile.md") {
 		block := rig.ReadmeBlock(t, "../docs/"+page, "\tendpoints /auth/wx\n")
 		within, checked := "", 0
 		for _, line := range strings.Split(block, "\n") {
@@ -203,7 +203,7 @@ func TestPageHasEachCommand(t *testing.T) {
 	if len(commands) < 10 || len(flags) < 10 {
 		t.Fatalf("%v %v", commands, flags)
 	}
-	for _, page := range inBothLanguages(t, "operations.md") {
+	for _, page := range rig.InBothLanguages("operations.md") {
 		text := "" // the title is the same in the section's link
 		for _, s := range sections(t, page) {
 			if strings.Contains(strings.Join(s.lines, "\n"), "`wx-auth doctor`") {
@@ -260,7 +260,7 @@ func TestPageHasEachWarning(t *testing.T) {
 	if err != nil || len(messages) < 20 {
 		t.Fatalf("%d messages, %v", len(messages), err)
 	}
-	for _, page := range inBothLanguages(t, "troubleshooting.md") {
+	for _, page := range rig.InBothLanguages("troubleshooting.md") {
 		var words []string
 		for _, s := range sections(t, page) {
 			if !strings.Contains(strings.Join(s.lines, "\n"), "| `the store does not answer`") {

@@ -11,7 +11,7 @@ import { fetchMP } from '../src/fetch.js'
 export const programs = { caddy: process.env.WX_AUTH_TEST_CADDY, sim: process.env.WX_AUTH_TEST_SIM }
 export const leftOut = programs.caddy && programs.sim
   ? false
-  : 'LEFT OUT: set WX_AUTH_TEST_CADDY and WX_AUTH_TEST_SIM to the built cmd/caddy and cmd/wx-sim, or run: go test -run Client ./tests'
+  : 'LEFT OUT: set WX_AUTH_TEST_CADDY and WX_AUTH_TEST_SIM to the built cmd/caddy and cmd/wx-sim, or run: go test -run Client ./tests/examples'
 
 const appid = 'wx0123456789abcdef'
 const secret = '0123456789abcdef0123456789abcdef'

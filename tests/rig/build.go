@@ -22,6 +22,12 @@ const buildTime = 8 * time.Minute
 // scratch is the directory for all files of one test run.
 var scratch string
 
+// root returns the top of the repository.
+func root() string {
+	_, here, _, _ := runtime.Caller(0)
+	return filepath.Join(filepath.Dir(here), "..", "..")
+}
+
 // Main runs a package's tests for its TestMain, and removes what they left. With -short
 // and without -run, only the tests named in smoke run, because all tests of the built
 // binary take minutes. Those are the tests that a change breaks most often.

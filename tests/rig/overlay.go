@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 )
@@ -19,15 +18,13 @@ type Change struct{ File, Old, New string }
 // module. If an Old does not occur in its file, the test ends.
 func BuildWith(t testing.TB, name string, changes []Change) string {
 	t.Helper()
-	_, here, _, _ := runtime.Caller(0)
-	root := filepath.Join(filepath.Dir(here), "..", "..")
 	dir, err := os.MkdirTemp(scratch, name+"-")
 	if err != nil {
 		t.Fatal(err)
 	}
 	texts := make(map[string]string)
 	for _, c := range changes {
-		path := filepath.Join(root, c.File)
+		path := filepath.Join(root(), c.File)
 		text, read := texts[path]
 		if !read && c.Old != "" {
 			raw, err := os.ReadFile(path)

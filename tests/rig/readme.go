@@ -2,6 +2,7 @@ package rig
 
 import (
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -27,6 +28,12 @@ func ReadmeBlock(t testing.TB, file, text string) string {
 	return found[0]
 }
 
+// PageBlock is ReadmeBlock for a page in docs.
+func PageBlock(t testing.TB, page, text string) string {
+	t.Helper()
+	return ReadmeBlock(t, filepath.Join(root(), "docs", page), text)
+}
+
 // Replaced replaces parts of a page's block by what a test needs; each of the old
 // texts must occur in it.
 func Replaced(t testing.TB, block string, oldnew ...string) string {
@@ -38,3 +45,6 @@ func Replaced(t testing.TB, block string, oldnew ...string) string {
 	}
 	return strings.NewReplacer(oldnew...).Replace(block)
 }
+
+// InBothLanguages returns a page of docs and its Chinese twin.
+func InBothLanguages(page string) []string { return []string{page, "zh/" + page} }

@@ -1,6 +1,7 @@
 package rig
 
 import (
+	"sync"
 	"testing"
 	"time"
 )
@@ -32,4 +33,13 @@ func Within[T any](t testing.TB, d time.Duration, what string, c <-chan T) T {
 		t.Fatalf("not after %s: %s", d, what)
 		panic("unreachable")
 	}
+}
+
+// AtOnce calls do n times in parallel.
+func AtOnce(n int, do func(i int)) {
+	var all sync.WaitGroup
+	for i := range n {
+		all.Go(func() { do(i) })
+	}
+	all.Wait()
 }

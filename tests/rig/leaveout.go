@@ -1,0 +1,21 @@
+package rig
+
+import (
+	"fmt"
+	"os"
+	"testing"
+)
+
+// requireDeploy makes the tests of examples fail, rather than be skipped, if the machine
+// cannot run or check one of them. .ci/run sets it.
+const requireDeploy = "WX_AUTH_TEST_REQUIRE_DEPLOY"
+
+// LeaveOutDeploy leaves a test out, for that reason, or fails it.
+func LeaveOutDeploy(t testing.TB, what, reason string, args ...any) {
+	t.Helper()
+	reason = fmt.Sprintf(reason, args...)
+	if os.Getenv(requireDeploy) != "" {
+		t.Fatalf("%s is set, and %s cannot be tested: %s", requireDeploy, what, reason)
+	}
+	t.Skipf("LEFT OUT: %s: %s (%s=1 makes this a failure)", what, reason, requireDeploy)
+}
