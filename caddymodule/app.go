@@ -16,6 +16,7 @@ import (
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/clock"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/metrics"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/remedy"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/store"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/token"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
@@ -122,7 +123,7 @@ func (a *Background) Start() error {
 		s.Tried()
 		if users[i] != nil {
 			a.log.Error("the directory of users does not answer; logins and refreshes wait for it", zap.Error(users[i]),
-				zap.String("remedy", adviceOf(users[i], "check that the service or database of `users` runs and can be reached; it is asked at the next login")))
+				remedy.DirectoryAway.Of(users[i], "check that the service or database of `users` runs and can be reached; it is asked at the next login"))
 		}
 		if opened[i] != nil {
 			a.logAway(s, opened[i])
@@ -178,7 +179,7 @@ func (a *Background) logAway(s *site, err error) {
 	case errors.Is(err, store.ErrReadOnly):
 		message = "the store cannot be written; logins and tokens wait until it can"
 	}
-	a.log.Error(message, zap.Error(err), zap.String("remedy", adviceOf(err, "check that the database runs and can be reached; it is tried again every second")))
+	a.log.Error(message, zap.Error(err), remedy.StoreAway.Of(err, "check that the database runs and can be reached; it is tried again every second"))
 }
 
 // warnOfCluster warns of SQLite in a place that looks like a Kubernetes cluster: with several
@@ -191,7 +192,7 @@ func (a *Background) warnOfCluster() {
 		if path, ok := strings.CutPrefix(s.set.Store.URL, "sqlite:"); ok {
 			a.log.Warn("this looks like a Kubernetes cluster, and users and keys are in an SQLite file of this pod alone",
 				zap.String("file", path),
-				zap.String("remedy", "with several replicas, or without a persistent volume, use: store postgres://… or store mysql://…; with one replica and a volume this is fine"))
+				remedy.StoreOfPod.Field("with several replicas, or without a persistent volume, use: store postgres://… or store mysql://…; with one replica and a volume this is fine"))
 			return
 		}
 	}
@@ -221,7 +222,7 @@ func (a *Background) keepOpening(ctx context.Context, s *site) {
 		if !errors.Is(err, store.ErrUnavailable) && ctx.Err() == nil && err.Error() != logged {
 			logged = err.Error()
 			a.log.Error("the store cannot be used; logins and tokens wait until that is fixed", zap.Error(err),
-				zap.String("remedy", adviceOf(err, "see the error")))
+				remedy.StoreUnusable.Of(err, "see the error"))
 		}
 	}
 }
@@ -241,7 +242,7 @@ func logRing(log *zap.Logger, err error) {
 	if errors.Is(err, store.ErrUnavailable) {
 		level = zap.InfoLevel
 	}
-	log.Log(level, "reading the key ring", zap.Error(err), zap.String("remedy", adviceOf(err, "see the error; it is read again every minute, and the keys that are known go on")))
+	log.Log(level, "reading the key ring", zap.Error(err), remedy.KeyMissing.Of(err, "see the error; it is read again every minute, and the keys that are known go on"))
 }
 
 // trustsProxies reports whether a server has trusted proxies. When our handler is provisioned,
@@ -270,7 +271,7 @@ func (a *Background) warnNotStrict(s *caddyhttp.Server) {
 	a.warned[s] = true
 	a.log.Warn("the server has trusted_proxies without trusted_proxies_strict: Caddy then takes the first address in X-Forwarded-For for the client's, which the client may have written; "+
 		"login_rate and the limit of wrong service keys can be passed by, and others be locked out",
-		zap.String("server", s.Name()), zap.String("remedy", "add trusted_proxies_strict in servers { } of the global options"))
+		zap.String("server", s.Name()), remedy.ClientUnknown.Field("add trusted_proxies_strict in servers { } of the global options"))
 }
 
 // Interface guards

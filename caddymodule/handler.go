@@ -15,6 +15,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/conn"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/gate"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/remedy"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/token"
 )
 
@@ -28,7 +29,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if caddyhttp.GetVar(r.Context(), passedVar) != nil {
 		// A second wx_auth would remove the identity headers that the first has set.
 		s.log.Error("a request reached a second wx_auth: keep one on each route, and let paths differ by public, optional and the matcher",
-			zap.String("requestId", requestID(r)), zap.String("remedy", "remove one of the two wx_auth from the route of this request"))
+			zap.String("requestId", requestID(r)), remedy.SecondDirective.Field("remove one of the two wx_auth from the route of this request"))
 		return s.api.Refuse(w, r, problem.New(problem.Misconfigured).WithStatus(http.StatusInternalServerError))
 	}
 	caddyhttp.SetVar(r.Context(), passedVar, true)

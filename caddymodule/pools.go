@@ -16,6 +16,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/metrics"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/outage"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/remedy"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/store"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/storestate"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/token"
@@ -120,7 +121,7 @@ func (s *storeState) note(o store.Operation) {
 		}
 		s.outage.Failed(func(since time.Time) {
 			ourLog().Error("the store: failing since "+since.UTC().Format(time.RFC3339), zap.String("store", s.DB.String()), zap.Error(o.Err),
-				zap.String("remedy", adviceOf(withRemedy(o.Err, directoryName{}), "check that the database runs, can be reached and has space; tokens keep working, and logins and refreshes will when it is back")))
+				remedy.StoreAway.Of(withRemedy(o.Err, directoryName{}), "check that the database runs, can be reached and has space; tokens keep working, and logins and refreshes will when it is back"))
 		})
 	case o.Err == nil && (o.Write || !s.unwrite.Load()):
 		s.unwrite.Store(false)
@@ -224,7 +225,7 @@ func (s *wechatState) Called(appid string, call wechat.Call, err *wechat.Error, 
 	case err.Kind.WeChat() && err.Unwrap() == nil:
 		o.Failed(func(since time.Time) {
 			ourLog().Warn("WeChat call "+string(call)+": failing since "+since.UTC().Format(time.RFC3339),
-				about(zap.String("appid", appid), zap.NamedError("cause", err), zap.String("remedy", cmp.Or(err.Advice, "WeChat is at fault; logins go on by themselves when it is back")))...)
+				about(zap.String("appid", appid), zap.NamedError("cause", err), api.WeChatRemedy(err, "WeChat is at fault; logins go on by themselves when it is back"))...)
 		})
 	}
 }

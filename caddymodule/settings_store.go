@@ -14,6 +14,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/ratelimit"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/remedy"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/store"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
@@ -229,7 +230,7 @@ func (t *testLoginSettings) name() string {
 func (t *testLoginSettings) warnExpired(log *zap.Logger, now time.Time) {
 	if t != nil && !now.Before(t.Until) {
 		log.Warn("the date of test_login is over: it logs nobody in",
-			zap.String("until", t.Until.AddDate(0, 0, -1).Format(time.DateOnly)), zap.String("remedy", "remove the line, or write a later date"))
+			zap.String("until", t.Until.AddDate(0, 0, -1).Format(time.DateOnly)), remedy.TestLoginOver.Field("remove the line, or write a later date"))
 	}
 }
 

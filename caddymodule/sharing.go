@@ -2,7 +2,6 @@ package caddymodule
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -17,6 +16,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
 
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/remedy"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/store"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
@@ -183,7 +183,7 @@ func (d directoryName) warnFindChanged(log *zap.Logger) {
 		what = "the user or the parameters of the URL of `users webhook` have changed since the last load"
 	}
 	log.Warn(what+"; if other people are found now, or the same ones with other ids, sessions and openids in the store belong to the wrong users",
-		zap.String("remedy", "if the ids are the same people's, write a name, such as `realm people`, in the block of users: then this is not compared; "+
+		remedy.DirectoryChanged.Field("if the ids are the same people's, write a name, such as `realm people`, in the block of users: then this is not compared; "+
 			"else give this site a store of its own"))
 }
 
@@ -217,7 +217,7 @@ func (a *Background) warnOfSharing() {
 		if why := sharedByChance(sharing); len(why) > 0 {
 			a.log.Warn("several sites share one store, and with it users, sessions and keys: "+strings.Join(why, "; "),
 				zap.String("store", s.state.DB.String()), zap.Int("sites", len(sharing)),
-				zap.String("remedy", "to mean it, write the same line `store`, and the same `register` and `countries`, in each of them, best in a snippet; "+
+				remedy.StoreShared.Field("to mean it, write the same line `store`, and the same `register` and `countries`, in each of them, best in a snippet; "+
 					"else give one a store of its own (store sqlite:/another/path, or table_prefix another_)"))
 		}
 	}
@@ -289,7 +289,8 @@ func (a *Background) identified(s *site, identity string) error {
 // remedied is an error with its remedy.
 type remedied struct {
 	error
-	remedy string
+	remedy  string
+	heading remedy.Heading
 }
 
 func (e remedied) Error() string { return e.error.Error() + ": " + e.remedy }
@@ -297,6 +298,9 @@ func (e remedied) Unwrap() error { return e.error }
 
 // Remedy returns the remedy for the log.
 func (e remedied) Remedy() string { return e.remedy }
+
+// Heading returns the heading for the log.
+func (e remedied) Heading() remedy.Heading { return e.heading }
 
 // withRemedy adds a remedy to the error of a store that belongs to another directory or
 // WeChat, or that cannot be written.
@@ -311,23 +315,13 @@ func withRemedy(err error, d directoryName) error {
 		if names.Configured == wechat.Own {
 			same = "if " + names.Recorded + " was a proxy to WeChat itself, run once in the database: DELETE FROM wx_auth_meta (or with your table_prefix) WHERE name = 'wechat:" + names.AppID + "'; else "
 		}
-		return remedied{err, same + own}
+		return remedied{err, same + own, remedy.StoreUnusable}
 	case errors.As(err, &names) && d.name == store.OwnUsers && !d.written:
-		return remedied{err, "write the line `users` of that directory again, with `realm " + names.Recorded + "` in its block; or " + own}
+		return remedied{err, "write the line `users` of that directory again, with `realm " + names.Recorded + "` in its block; or " + own, remedy.StoreUnusable}
 	case errors.As(err, &names):
-		return remedied{err, "if the ids are the same people's, write `realm " + names.Recorded + "` in the block of users; else " + own}
+		return remedied{err, "if the ids are the same people's, write `realm " + names.Recorded + "` in the block of users; else " + own, remedy.StoreUnusable}
 	case errors.Is(err, store.ErrReadOnly):
-		return remedied{err, "let the user that runs Caddy write to the file and its directory, or connect to the server that takes writes (a replica or a server with read_only takes none)"}
+		return remedied{err, "let the user that runs Caddy write to the file and its directory, or connect to the server that takes writes (a replica or a server with read_only takes none)", remedy.StoreReadOnly}
 	}
 	return err
-}
-
-// adviceOf returns the remedy of an error. For an error without one, it returns otherwise, or
-// a general remedy if that is empty.
-func adviceOf(err error, otherwise string) string {
-	var r interface{ Remedy() string }
-	if errors.As(err, &r) {
-		return r.Remedy()
-	}
-	return cmp.Or(otherwise, "see the error")
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/event"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/gate"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/remedy"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/store"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/storestate"
@@ -257,7 +258,7 @@ func (s *site) emit(events ...event.Event) {
 		defer func() {
 			if p := recover(); p != nil { // no server recovers panics in this goroutine
 				s.log.Error("panic in a handler of events", zap.String("kind", fmt.Sprintf("%T", p)), zap.Stack("stack"),
-					zap.String("remedy", "the module that handles events has a fault: the stack names it"))
+					remedy.Bug.Field("the module that handles events has a fault: the stack names it"))
 			}
 		}()
 		for _, e := range events {

@@ -65,6 +65,9 @@ var (
 	fence      = regexp.MustCompile("^( *)```(\\w*)")
 	anyLink    = regexp.MustCompile(`\]\(([^()\s]+(?:\([^()\s]*\)[^()\s]*)*)\)`)
 	inlineCode = regexp.MustCompile("`[^`]*`")
+
+	// A Chinese heading has the name of the English one, too, if log lines lead to it.
+	explicitAnchor = regexp.MustCompile(`(?m)^<a id="([^"]+)"></a>$`)
 )
 
 func readDocument(name, text string) *document {
@@ -98,6 +101,9 @@ func readDocument(name, text string) *document {
 		}
 		inTable = false
 		d.prose[i+1] = line
+		if m := explicitAnchor.FindStringSubmatch(line); m != nil {
+			d.anchors = append(d.anchors, m[1])
+		}
 		if hashes, title, ok := strings.Cut(line, " "); ok && hashes != "" && strings.Trim(hashes, "#") == "" {
 			d.headings = append(d.headings, hashes)
 			d.anchors = append(d.anchors, anchor(title))

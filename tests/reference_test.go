@@ -233,6 +233,24 @@ func TestPageHasEachCommand(t *testing.T) {
 	}
 }
 
+// pluginSource returns the plugin's Go files without tests, by path.
+func pluginSource(t testing.TB) map[string]string {
+	t.Helper()
+	files := make(map[string]string)
+	err := filepath.WalkDir("../caddymodule", func(file string, d os.DirEntry, err error) error {
+		if err != nil || d.IsDir() || filepath.Ext(file) != ".go" || strings.HasSuffix(file, "_test.go") || strings.Contains(file, "wechattest") {
+			return err
+		}
+		text, err := os.ReadFile(file)
+		files[filepath.ToSlash(file)] = string(text)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return files
+}
+
 // literal matches the text of a log line that an operator should act on.
 var literal = regexp.MustCompile(`\.(?:Warn|Error)\((?:what\+)?"([^"]{8,})"`)
 
@@ -241,24 +259,16 @@ var literal = regexp.MustCompile(`\.(?:Warn|Error)\((?:what\+)?"([^"]{8,})"`)
 func TestPageHasEachWarning(t *testing.T) {
 	var source strings.Builder
 	var messages []string
-	err := filepath.WalkDir("../caddymodule", func(path string, d os.DirEntry, err error) error {
-		if err != nil || d.IsDir() || filepath.Ext(path) != ".go" || strings.HasSuffix(path, "_test.go") || strings.Contains(path, "wechattest") {
-			return err
-		}
-		text, err := os.ReadFile(path)
-		if err != nil {
-			return err
-		}
-		source.Write(text)
-		if !strings.Contains(path, "command") && !strings.Contains(filepath.ToSlash(path), "/cli/") {
-			for _, m := range literal.FindAllStringSubmatch(string(text), -1) {
+	for file, text := range pluginSource(t) {
+		source.WriteString(text)
+		if !strings.Contains(file, "command") && !strings.Contains(file, "/cli/") {
+			for _, m := range literal.FindAllStringSubmatch(text, -1) {
 				messages = append(messages, m[1])
 			}
 		}
-		return nil
-	})
-	if err != nil || len(messages) < 20 {
-		t.Fatalf("%d messages, %v", len(messages), err)
+	}
+	if len(messages) < 20 {
+		t.Fatalf("%d messages", len(messages))
 	}
 	for _, page := range rig.InBothLanguages("troubleshooting.md") {
 		var words []string
@@ -280,6 +290,71 @@ func TestPageHasEachWarning(t *testing.T) {
 		for _, w := range words {
 			if !strings.Contains(source.String(), w) {
 				t.Errorf("docs/%s has %q, which no line of the log has", page, w)
+			}
+		}
+	}
+}
+
+// headingOf matches a name in the list of headings that log lines lead to.
+var headingOf = regexp.MustCompile(`(?m)^\t(\w+) +(?:Heading )?= "([a-z0-9_-]+)"$`)
+
+// An operator follows a log line's `see` to the page, in either language. Each remedy has one,
+// each heading is there, and the page has none that no line leads to.
+func TestRemediesLeadToThePage(t *testing.T) {
+	const list = "../caddymodule/internal/remedy/remedy.go"
+	text, err := os.ReadFile(list)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var source strings.Builder
+	for file, text := range pluginSource(t) {
+		if file == list {
+			continue
+		}
+		source.WriteString(text)
+		if strings.Contains(text, `"remedy"`) {
+			t.Errorf("%s logs a remedy that leads nowhere: use the package remedy", file)
+		}
+	}
+	var headings []string
+	for _, m := range headingOf.FindAllStringSubmatch(string(text), -1) {
+		headings = append(headings, m[2])
+		if !strings.Contains(source.String(), "remedy."+m[1]) {
+			t.Errorf("no line leads to %s", m[2])
+		}
+	}
+	if len(headings) < 10 {
+		t.Fatalf("only %d headings", len(headings))
+	}
+	all := documents(t)
+	for _, page := range rig.InBothLanguages("troubleshooting.md") {
+		for _, h := range headings {
+			if !slices.Contains(all["docs/"+page].anchors, h) {
+				t.Errorf("docs/%s has no heading #%s", page, h)
+			}
+		}
+		var index, below string // the table of the section, and the names of the headings below it
+		for _, s := range sections(t, page) {
+			text := strings.Join(s.lines, "\n")
+			if !strings.Contains(text, "| `the store does not answer`") {
+				continue
+			}
+			index, text, _ = strings.Cut(text, "\n### ")
+			for _, line := range strings.Split("### "+text, "\n") {
+				if title, ok := strings.CutPrefix(line, "### "); ok && !strings.HasPrefix(page, "zh/") {
+					below += anchor(title) + "\n"
+				}
+			}
+			for _, m := range explicitAnchor.FindAllStringSubmatch(strings.Join(s.lines, "\n"), -1) {
+				below += m[1] + "\n"
+			}
+		}
+		if want := strings.Join(headings[1:], "\n") + "\n"; below != want {
+			t.Errorf("docs/%s has these headings:\n%swant:\n%s", page, below, want)
+		}
+		for _, h := range headings {
+			if !strings.Contains(index, "](#"+h+")") {
+				t.Errorf("the table of docs/%s has no row that leads to #%s", page, h)
 			}
 		}
 	}

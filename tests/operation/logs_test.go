@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"os"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -24,9 +26,14 @@ func loud(log string) (lines []string) {
 	return lines
 }
 
-// wantRemedies fails the test if a warning or an error does not say what to do.
+// wantRemedies fails the test if a warning or an error does not say what to do, and where
+// to read more.
 func wantRemedies(t *testing.T, log string) {
 	t.Helper()
+	headings, err := os.ReadFile("../../caddymodule/internal/remedy/remedy.go")
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, line := range loud(log) {
 		var fields map[string]any
 		if err := json.Unmarshal([]byte(line), &fields); err != nil {
@@ -34,6 +41,11 @@ func wantRemedies(t *testing.T, log string) {
 		}
 		if remedy, _ := fields["remedy"].(string); len(remedy) < 10 {
 			t.Errorf("no remedy: %s", line)
+		}
+		see, _ := fields["see"].(string)
+		heading, ok := strings.CutPrefix(see, "docs/troubleshooting.md#")
+		if !ok || !strings.Contains(string(headings), strconv.Quote(heading)) {
+			t.Errorf("it leads nowhere: %s", line)
 		}
 	}
 }

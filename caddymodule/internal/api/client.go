@@ -4,10 +4,9 @@ import (
 	"net/http"
 	"net/netip"
 
-	"go.uber.org/zap"
-
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/network"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/ratelimit"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/remedy"
 )
 
 // client returns the network that identifies the client to the limits, or false if it is
@@ -41,11 +40,11 @@ func (s *Server) warnPrivate(r *http.Request) {
 	}
 	if _, err := netip.ParseAddrPort(r.RemoteAddr); err != nil {
 		s.Log.Warn("login_rate, and the limit of wrong service keys, are off: requests come over a Unix socket, and Caddy does not know their clients' addresses",
-			zap.String("remedy", remedyUnix))
+			remedy.ClientUnknown.Field(remedyUnix))
 		return
 	}
 	s.Log.Warn("login_rate, and the limit of wrong service keys, are off: to Caddy, clients have a loopback, private or link-local address, so all of them may look like one",
-		zap.String("remedy", remedyProxies))
+		remedy.ClientUnknown.Field(remedyProxies))
 }
 
 // warnForwarded logs, once for each configuration, that a proxy in front of Caddy seems not to
@@ -53,6 +52,6 @@ func (s *Server) warnPrivate(r *http.Request) {
 func (s *Server) warnForwarded() {
 	if s.warnedForwarded.CompareAndSwap(false, true) {
 		s.Log.Warn("a request with X-Forwarded-For came from a public address that is not one of Caddy's trusted proxies: if that is your load balancer or CDN, all its clients count as one in login_rate",
-			zap.String("remedy", "if it is your proxy, name its addresses in the global options: servers { trusted_proxies static <addresses>, and in the next line trusted_proxies_strict }; else a client made the header up, and there is nothing to do"))
+			remedy.ClientUnknown.Field("if it is your proxy, name its addresses in the global options: servers { trusted_proxies static <addresses>, and in the next line trusted_proxies_strict }; else a client made the header up, and there is nothing to do"))
 	}
 }

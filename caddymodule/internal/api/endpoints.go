@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/remedy"
 )
 
 // endpoint describes one path under the prefix.
@@ -197,6 +198,6 @@ func (c *call) guarded(serve func(*call) error) (err error) {
 // input.
 func (s *Server) Panicked(where string, p any, fields ...zap.Field) *problem.Problem {
 	s.Metrics.Panic()
-	s.Log.Error(where, append(fields, zap.String("kind", fmt.Sprintf("%T", p)), zap.String("remedy", remedyBug), zap.Stack("stack"))...)
+	s.Log.Error(where, append(fields, zap.String("kind", fmt.Sprintf("%T", p)), remedy.Bug.Field(remedyBug), zap.Stack("stack"))...)
 	return problem.New(problem.InternalError)
 }

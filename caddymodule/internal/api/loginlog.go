@@ -13,6 +13,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/metrics"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/remedy"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
 )
@@ -140,7 +141,7 @@ func (s *Server) logFailed(what string, err error, fields []zap.Field) {
 		if errors.As(err, &p) {
 			fields = append(fields, zap.String("stack", p.Stack))
 		}
-		s.Log.Error(what+" failed", append(fields, zap.String("remedy", remedyBug))...)
+		s.Log.Error(what+" failed", append(fields, remedy.Bug.Field(remedyBug))...)
 		return
 	}
 	level := severity(le.Code)
@@ -160,7 +161,7 @@ func (s *Server) logFailed(what string, err error, fields []zap.Field) {
 			level = s.levelOf(level, streakOf(we.Call))
 		}
 		if we.Advice == "" && level >= zapcore.WarnLevel {
-			fields = append(fields, zap.String("remedy", remedyFor(le.Code)))
+			fields = append(fields, WeChatRemedy(we, remedyWeChat))
 		}
 	default:
 		if le.Code == problem.DirectoryUnavailable {
@@ -173,7 +174,7 @@ func (s *Server) logFailed(what string, err error, fields []zap.Field) {
 			fields = append(fields, zap.NamedError("cause", le.Cause))
 		}
 		if level >= zapcore.WarnLevel {
-			fields = append(fields, remedyOf(le.Cause, remedyFor(le.Code)))
+			fields = append(fields, remedyFor(le.Code, le.Cause))
 		}
 	}
 	if ce := s.Log.Check(level, what+" refused"); ce != nil {
@@ -212,16 +213,6 @@ func endedOf(ids []string) (ended session.Ended) {
 	return ended
 }
 
-// Remedy returns log fields with what the operator can do about an error, or none if the error
-// has no remedy.
-func Remedy(err error) []zap.Field {
-	var r interface{ Remedy() string }
-	if errors.As(err, &r) {
-		return []zap.Field{zap.String("remedy", r.Remedy())}
-	}
-	return nil
-}
-
 func severity(code problem.Code) zapcore.Level {
 	switch code {
 	case problem.Misconfigured, problem.StoreUnavailable, problem.DirectoryUnavailable:
@@ -247,7 +238,7 @@ func wechatFields(e *wechat.Error) []zap.Field {
 		fields = append(fields, zap.String("ip", e.IP))
 	}
 	if e.Advice != "" {
-		fields = append(fields, zap.String("remedy", e.Advice))
+		fields = append(fields, WeChatRemedy(e, ""))
 	}
 	return fields
 }
@@ -269,11 +260,11 @@ func (s *Server) LogWeChat(e wechat.Event) {
 			level = s.levelOf(level, streakOf(we.Call))
 		}
 		if we.Advice == "" {
-			fields = append(fields, zap.String("remedy", remedyWeChat))
+			fields = append(fields, WeChatRemedy(we, remedyWeChat))
 		}
 	default:
 		level = s.levelOf(level, string(problem.StoreUnavailable))
-		fields = append(fields, zap.Error(e.Err), remedyOf(e.Err, remedyStore))
+		fields = append(fields, zap.Error(e.Err), remedy.StoreAway.Of(e.Err, remedyStore))
 	}
 	s.Log.Log(level, "fetching the access token", fields...)
 }

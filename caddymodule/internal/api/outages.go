@@ -9,6 +9,8 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/remedy"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
 )
 
 // An outage of the store, of WeChat or of the directory has two lines: when it began, and
@@ -69,7 +71,7 @@ func (s *Server) worked() {
 // directoryFailed records that the directory does not answer.
 func (s *Server) directoryFailed(err error) {
 	s.State.directory.Failed(func(since time.Time) {
-		s.Log.Error("the directory of users: failing since "+since.UTC().Format(time.RFC3339), zap.Error(err), remedyOf(err, remedyDirectory))
+		s.Log.Error("the directory of users: failing since "+since.UTC().Format(time.RFC3339), zap.Error(err), remedy.DirectoryAway.Of(err, remedyDirectory))
 	})
 }
 
@@ -82,21 +84,34 @@ const (
 	remedyBlocked   = "WeChat's risk control blocks this user; the mini program's console has its rules, and there is nothing to do here"
 )
 
-// remedyOf returns the log field with what the operator can do about an error.
-func remedyOf(err error, otherwise string) zap.Field {
-	for _, f := range Remedy(err) {
-		return f
+// remedyFor returns the log fields with what the operator can do about a refusal with
+// this code and cause.
+func remedyFor(code problem.Code, cause error) zap.Field {
+	switch code {
+	case problem.StoreUnavailable:
+		return remedy.StoreAway.Of(cause, remedyStore)
+	case problem.DirectoryUnavailable:
+		return remedy.DirectoryAway.Of(cause, remedyDirectory)
+	case problem.InternalError:
+		return remedy.Bug.Of(cause, remedyBug)
 	}
-	return zap.String("remedy", otherwise)
+	return remedy.DirectoryUnusable.Of(cause, "see the cause")
 }
 
-// remedyFor returns the remedy for a code.
-func remedyFor(code problem.Code) string {
-	return cmp.Or(map[problem.Code]string{
-		problem.StoreUnavailable: remedyStore, problem.DirectoryUnavailable: remedyDirectory, problem.UserBlocked: remedyBlocked,
-		problem.WeChatUnavailable: remedyWeChat, problem.WeChatError: remedyWeChat, problem.WeChatTimeout: remedyWeChat,
-		problem.InternalError: remedyBug,
-	}[code], "see the cause")
+// WeChatRemedy returns the log fields with what the operator can do about WeChat's
+// answer, or about none. otherwise is for an error without advice.
+func WeChatRemedy(e *wechat.Error, otherwise string) zap.Field {
+	h := remedy.WeChatAway
+	switch {
+	case e.Kind == wechat.KindBadAnswer:
+		h = remedy.WeChatNonsense
+	case e.Code != 0:
+		h = remedy.Errcode
+	}
+	if e.Kind == wechat.KindBlocked {
+		otherwise = remedyBlocked
+	}
+	return h.Field(cmp.Or(e.Advice, otherwise))
 }
 
 // about returns log fields that identify the client and its request.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/account"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/remedy"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
 )
 
@@ -58,7 +59,7 @@ func (c *call) push() error {
 // may learn what is wrong with a message.
 func (c *call) pushRefused(err error) error {
 	c.Log.Warn("message push refused", zap.String("appid", c.id), zap.Error(err),
-		zap.String("remedy", "compare the token, the EncodingAESKey and the secure mode in WeChat's console with `push`; if the address is not WeChat's, there is nothing to do"),
+		remedy.PushRefused.Field("compare the token, the EncodingAESKey and the secure mode in WeChat's console with `push`; if the address is not WeChat's, there is nothing to do"),
 		zap.String("address", c.address()), zap.String("requestId", c.requestID()))
 	return c.refuse(problem.New(problem.PushRefused))
 }
@@ -96,7 +97,7 @@ func (c *call) leaves(m wechat.PushMessage) *problem.Problem {
 		c.Log.Error("user data deletion did not complete: WeChat sends the message again a few times; after that "+
 			"use DELETE "+c.Prefix+"/service/users/{id}", zap.String("appid", c.id), zap.String("event", m.Event),
 			zap.String("openid", m.OpenID), zap.Error(err), zap.String("requestId", c.requestID()),
-			remedyOf(err, "see the error; when it is fixed, wait for WeChat's next try, or erase the user yourself"))
+			remedy.ErasureIncomplete.Of(err, "see the error; when it is fixed, wait for WeChat's next try, or erase the user yourself"))
 		failed <- unavailable(err)
 	}()
 	late := time.NewTimer(pushTimeout)

@@ -14,6 +14,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/ratelimit"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/remedy"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
@@ -103,7 +104,7 @@ func (c *call) refresh() error {
 func (c *call) reused(s session.Session) {
 	c.Log.Warn("a refresh token was shown again after two or more had followed it: it may have been stolen; the session was ended",
 		c.about(zap.String("session", s.ID), zap.String("user", s.UserID), zap.String("appid", s.AppID),
-			zap.String("remedy", "nothing, if it happens rarely: the user logs in again; if often, look for a client that keeps old refresh tokens"))...)
+			remedy.RefreshTokenReused.Field("nothing, if it happens rarely: the user logs in again; if often, look for a client that keeps old refresh tokens"))...)
 	c.Emit(event.ReuseDetected(s))
 }
 
@@ -142,7 +143,7 @@ func (c *call) refreshRefused(s session.Session, err error) *problem.Problem {
 		return problem.New(problem.UserDisabled)
 	case errors.Is(err, account.ErrMint), errors.Is(err, user.ErrMisconfigured):
 		c.Log.Error("refreshing: what the user directory says cannot be used",
-			c.about(zap.String("user", s.UserID), zap.Error(err), remedyOf(err, "see the error: what the directory answers for this user must be changed"))...)
+			c.about(zap.String("user", s.UserID), zap.Error(err), remedy.DirectoryUnusable.Of(err, "see the error: what the directory answers for this user must be changed"))...)
 		return problem.New(problem.Misconfigured)
 	case errors.Is(err, account.ErrDirectory):
 		return c.directoryOrStoreFailed("refreshing", err)
@@ -160,7 +161,7 @@ func (c *call) directoryOrStoreFailed(doing string, err error) *problem.Problem 
 	if c.r.Context().Err() == nil || !errors.Is(err, context.Canceled) {
 		c.directoryFailed(err)
 		c.Log.Log(c.levelOf(zapcore.ErrorLevel, string(problem.DirectoryUnavailable)), doing+": the user directory does not answer",
-			c.about(zap.Error(err), remedyOf(err, remedyDirectory))...)
+			c.about(zap.Error(err), remedy.DirectoryAway.Of(err, remedyDirectory))...)
 	}
 	return problem.New(problem.DirectoryUnavailable)
 }
@@ -173,7 +174,7 @@ func (c *call) storeFailed(doing string, err error) *problem.Problem {
 		if !errors.Is(err, user.ErrMisconfigured) {
 			level = c.levelOf(level, string(problem.StoreUnavailable))
 		}
-		c.Log.Log(level, doing, c.about(zap.Error(err), remedyOf(err, remedyStore))...)
+		c.Log.Log(level, doing, c.about(zap.Error(err), remedy.StoreAway.Of(err, remedyStore))...)
 	}
 	if errors.Is(err, user.ErrMisconfigured) {
 		return problem.New(problem.Misconfigured)

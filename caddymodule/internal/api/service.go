@@ -14,6 +14,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/ratelimit"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/remedy"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
@@ -44,7 +45,7 @@ func (c *call) checkServiceKey() *problem.Problem {
 		return nil
 	}
 	c.Log.Warn("a request without the service key for a service endpoint",
-		zap.String("remedy", "give your backend the service_key; if the address is not your backend's, let /service/* through from your own network only"),
+		remedy.ServiceKeyWrong.Field("give your backend the service_key; if the address is not your backend's, let /service/* through from your own network only"),
 		zap.String("address", c.address()), zap.String("requestId", c.requestID()))
 	return problem.New(problem.ServiceKeyInvalid)
 }

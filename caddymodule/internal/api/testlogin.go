@@ -95,7 +95,7 @@ func (c *call) testRefused(req login.Request, p *problem.Problem, err error) err
 	level := severity(p.Code)
 	var e *login.Error
 	if errors.As(err, &e) && e.Cause != nil {
-		fields = append(fields, zap.NamedError("cause", e.Cause), remedyOf(e.Cause, remedyFor(p.Code)))
+		fields = append(fields, zap.NamedError("cause", e.Cause), remedyFor(p.Code, e.Cause))
 		if p.Code == problem.StoreUnavailable || p.Code == problem.DirectoryUnavailable {
 			level = c.levelOf(level, string(p.Code))
 		}

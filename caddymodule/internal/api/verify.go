@@ -4,9 +4,8 @@ import (
 	"net/http"
 	"strings"
 
-	"go.uber.org/zap"
-
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/remedy"
 )
 
 // isVerify reports whether a path under our prefix is the endpoint of forward auth.
@@ -49,6 +48,6 @@ func (c *call) verify() error {
 func (s *Server) warnUnrequired() {
 	if s.Gate.Requires() && s.warnedUnrequired.CompareAndSwap(false, true) {
 		s.Log.Warn("/verify was asked at a site with require: it decides on the token alone, so no require holds for that request",
-			zap.String("remedy", "check the identity headers in the proxy or the service that asks, or put wx_auth in front of that service"))
+			remedy.RequireUnenforced.Field("check the identity headers in the proxy or the service that asks, or put wx_auth in front of that service"))
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/remedy"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
@@ -73,6 +74,9 @@ func (unreadable) Remedy() string {
 	return "`caddy wx-auth rekey`, or another replica, has sealed with an encryption key that this process does not have: " +
 		"give it that key, encryption_key <new> <old>, and reload"
 }
+
+// Heading returns the heading for the log.
+func (unreadable) Heading() remedy.Heading { return remedy.KeyMissing }
 
 // redacted removes the secrets of a server's address from the text of an error.
 func (db *DB) redacted(err error) error {

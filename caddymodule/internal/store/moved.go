@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/remedy"
 )
 
 // A store that was moved to another database is closed: it takes no write any more, or a logout
@@ -54,6 +56,9 @@ func (e movedError) Remedy() string {
 	}
 	return "wait for `caddy wx-auth move`, or run it again if it was interrupted, and then reload with the new store; `caddy wx-auth move --undo` opens this one again"
 }
+
+// Heading returns the heading for the log.
+func (movedError) Heading() remedy.Heading { return remedy.StoreMoved }
 
 // openGuard is a condition of single statements that write. A server refuses it with an error if
 // the store is closed: the subquery then has two rows.

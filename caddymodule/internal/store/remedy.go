@@ -8,6 +8,8 @@ import (
 	"net"
 	"strings"
 	"syscall"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/remedy"
 )
 
 // advised is an error of a store that is unavailable, with what the operator can do.
@@ -23,6 +25,17 @@ func (advised) OfStore() {}
 
 // Remedy is for the log.
 func (e advised) Remedy() string { return e.remedy }
+
+// Heading returns the heading for the log.
+func (e advised) Heading() remedy.Heading {
+	switch {
+	case e.remedy == remedyReadOnly:
+		return remedy.StoreReadOnly
+	case errors.Is(e.error, ErrLost):
+		return remedy.StoreLost
+	}
+	return remedy.StoreAway
+}
 
 // remedies lists texts in drivers' errors that have no type, in lower case.
 var remedies = []struct{ text, remedy string }{

@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/clock"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/remedy"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/store"
 )
 
@@ -77,7 +78,7 @@ func (s *State) reporter(log *zap.Logger) func(error) {
 			stale = true
 			log.Error("revocations from other replicas cannot be read; tokens keep working until they expire",
 				zap.Duration("age", age), zap.String("store", s.DB.String()), zap.Error(err),
-				zap.String("remedy", "see the error; a session that another replica ends stays good here until its token expires, so bring the database back soon"))
+				remedy.StoreAway.Of(err, "see the error; a session that another replica ends stays good here until its token expires, so bring the database back soon"))
 		case err == nil && stale:
 			stale = false
 			log.Info("revocations are read again")
@@ -103,14 +104,14 @@ func (s *State) clockReporter(log *zap.Logger) func() {
 }
 
 func clockFields(state clock.State) []zap.Field {
-	cause, remedy := "it differs from the database's clock",
+	cause, text := "it differs from the database's clock",
 		"synchronize the clocks of this machine and of the database's with NTP (chronyc tracking, timedatectl)"
 	if state.Jumped {
-		cause, remedy = "it has jumped",
+		cause, text = "it has jumped",
 			"synchronize the clock of this machine with NTP; a clock that stays where it is and agrees with the database's is trusted again after an hour"
 	}
 	return []zap.Field{
-		zap.String("cause", cause), zap.Duration("ahead", state.Ahead.Round(time.Second)), zap.String("remedy", remedy),
+		zap.String("cause", cause), zap.Duration("ahead", state.Ahead.Round(time.Second)), remedy.ClockWrong.Field(text),
 	}
 }
 
@@ -139,7 +140,7 @@ func (s *State) housekeep(ctx context.Context, st *store.Store, log *zap.Logger)
 				if errors.Is(err, store.ErrUnavailable) {
 					level = zap.DebugLevel
 				}
-				log.Log(level, "deleting expired rows", zap.Error(err), zap.String("remedy", "see the error; it is tried again every minute"))
+				log.Log(level, "deleting expired rows", zap.Error(err), remedy.StoreUnusable.Of(err, "see the error; it is tried again every minute"))
 			}
 			if err != nil || !ours || n < purgeBatch {
 				break
