@@ -58,7 +58,7 @@ func directive(store string, more ...string) string {
 
 const keyA, keyB = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=", "IAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
 
-// Two sites of one store with different keys would each write what the other cannot read.
+// If two sites of one store had different keys, each would write what the other cannot read.
 func TestDirectivesOfOneStoreMustAgreeOnIt(t *testing.T) {
 	path := "sqlite:" + filepath.Join(t.TempDir(), "wx.db")
 	for name, c := range map[string]struct{ one, other, says string }{
@@ -145,7 +145,7 @@ func TestCaddyShowsNoSecret(t *testing.T) {
 			t.Errorf("%s is shown, or its placeholder is gone: %s", name, after)
 		}
 	}
-	// What a careless log line would print of the apps.
+	// This is what a careless log line would print of the apps.
 	set, err := loaded.(*Handler).settings()
 	if err != nil {
 		t.Fatal(err)
@@ -157,11 +157,11 @@ func TestCaddyShowsNoSecret(t *testing.T) {
 
 var update = flag.Bool("update", false, "write what comes out into testdata/adapt")
 
-// separator is between a Caddyfile and what must become of it.
+// separator stands between a Caddyfile and the expected JSON or error.
 const separator = "----------\n"
 
-// TestAdapt holds each Caddyfile in testdata/adapt to the JSON, or the error,
-// that follows it. The name of a file with an error begins with "refused_".
+// TestAdapt compares each Caddyfile in testdata/adapt with the JSON, or the error, that
+// follows it in the file. The name of a file with an error begins with "refused_".
 func TestAdapt(t *testing.T) {
 	files, err := filepath.Glob("testdata/adapt/*.caddyfiletest")
 	if err != nil || len(files) == 0 {
@@ -211,8 +211,8 @@ func adapt(t *testing.T, input string) (out string, refused bool) {
 	return pretty.String() + "\n", false
 }
 
-// Files of the tests are as `caddy fmt` leaves them: examples that can be
-// copied.
+// Users copy the Caddyfiles of the tests as examples, so these are formatted as by `caddy
+// fmt`.
 func TestAdaptFilesAreFormatted(t *testing.T) {
 	files, _ := filepath.Glob("testdata/adapt/*.caddyfiletest")
 	for _, file := range files {
@@ -227,7 +227,8 @@ func TestAdaptFilesAreFormatted(t *testing.T) {
 	}
 }
 
-// A subdirective that is known is in the list that an unknown one gets.
+// The error for an unknown subdirective lists the known ones. The list must have every
+// subdirective.
 func TestUnknownSubdirectiveNamesTheKnownOnes(t *testing.T) {
 	got, _ := adapt(t, ":8080 {\n\twx_auth a b {\n\t\tfoo\n\t}\n}\n")
 	for _, s := range new(Handler).syntax() {

@@ -57,8 +57,8 @@ func TestPlaceholdersOfEarlierDirectives(t *testing.T) {
 	}
 }
 
-// A directive behind us reads what the directory said of the caller, in the form of an
-// identity header. Without a caller, or without the claim, it reads nothing.
+// A directive behind us reads the claims that the directory sent about the caller, in the form
+// of an identity header. Without a caller, or without the claim, it reads an empty text.
 func TestPlaceholdersHaveTheClaims(t *testing.T) {
 	c := token.Claims{Subject: "u1", Extra: map[string]any{"roles": []any{"admin", "a,b"}, "name": "王"}}
 	known := c.Identity()
@@ -84,16 +84,16 @@ type failing struct{ err error }
 func (f failing) Read(p []byte) (int, error) { return copy(p, "a"), f.err }
 func (failing) Close() error                 { return nil }
 
-// A client that breaks its upload off, or is too slow, gets 400 or 408. A 502 would blame the
-// upstream.
+// A client breaks its upload off, or is too slow. It gets 400 or 408, because a 502 would
+// blame the upstream.
 func TestBrokenBodyIsTheClientsFault(t *testing.T) {
 	broken, slow := errors.New("malformed chunked encoding"), fmt.Errorf("read: %w", os.ErrDeadlineExceeded)
 	tooLarge := caddyhttp.Error(http.StatusRequestEntityTooLarge, broken)
 	for _, c := range []struct {
 		name   string
 		body   error
-		next   error // what the proxy makes of it
-		status int   // of the error that comes back; 0: none
+		next   error // the proxy's error
+		status int   // status of the error that comes back; 0: none
 	}{
 		{"broken", broken, caddyhttp.Error(502, broken), 400},
 		{"slow", slow, caddyhttp.Error(504, slow), 408},
@@ -122,7 +122,7 @@ func TestBrokenBodyIsTheClientsFault(t *testing.T) {
 			if closes := w.Header().Get("Connection") == "close"; closes != blamed {
 				t.Errorf("the connection closes: %v", closes)
 			}
-			// What an error route goes on with.
+			// An error route continues with this request.
 			emptied := given.Body == http.NoBody && given.ContentLength == 0 && given.Header["Content-Length"] == nil
 			if failed := c.body != io.EOF && c.body != http.ErrBodyReadAfterClose; emptied != failed || !failed && given.Body != r.Body {
 				t.Errorf("emptied: %v", emptied)
@@ -131,12 +131,12 @@ func TestBrokenBodyIsTheClientsFault(t *testing.T) {
 	}
 }
 
-// A proxy that sees a client gone answers 499 to nobody, and is content.
+// When a client has gone, the proxy answers 499 to nobody and reports no error.
 func TestAnswerToNobodyIsHeldBack(t *testing.T) {
 	for _, c := range []struct {
 		name   string
 		body   error
-		status int // of the error that comes back; 0: none
+		status int // status of the error that comes back; 0: none
 	}{
 		{"broken", errors.New("malformed chunked encoding"), 400},
 		{"slow", fmt.Errorf("read: %w", os.ErrDeadlineExceeded), 408},
@@ -166,7 +166,7 @@ func TestAnswerToNobodyIsHeldBack(t *testing.T) {
 	}
 }
 
-// A body that ends early must not reach the upstream as a whole one.
+// A body that ends early must not reach the upstream as a complete one.
 func TestShortBodyIsNoWholeOne(t *testing.T) {
 	for length, want := range map[int64]error{4: io.ErrUnexpectedEOF, 3: nil, -1: nil} {
 		r := httptest.NewRequest("POST", "/", io.NopCloser(strings.NewReader("abc")))
@@ -242,7 +242,7 @@ func newBenchHandler(b *testing.B, set Token) *Handler {
 	return h
 }
 
-// benchRequest makes what Caddy's server hands to a handler.
+// benchRequest returns a request as Caddy's server passes it to a handler.
 func benchRequest(path, token string) *http.Request {
 	r := httptest.NewRequest(http.MethodGet, path, nil)
 	r.Header.Set("User-Agent", "MicroMessenger")
@@ -256,9 +256,9 @@ func benchRequest(path, token string) *http.Request {
 	return r.WithContext(ctx)
 }
 
-// BenchmarkHandler measures what the directive adds to a request in a chain
-// where nothing else happens: the difference between "with" and "without", which
-// makes the request and passes it on.
+// BenchmarkHandler measures what the directive adds to a request, in a chain without other
+// handlers: the difference between "with" and "without". "without" only makes the request and
+// passes it on.
 func BenchmarkHandler(b *testing.B) {
 	h := newBenchHandler(b, Token{})
 	now := time.Now()

@@ -19,7 +19,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat/wechattest"
 )
 
-// serving is a configuration of one directive at work, without a listener.
+// serving is a running configuration with one directive, without a listener.
 type serving struct {
 	t      *testing.T
 	wechat *wechattest.Simulator
@@ -30,8 +30,8 @@ type serving struct {
 
 const servedApp, servedSecret = "wx0123456789abcdef", "5ec2e7"
 
-// provision loads the directive as Caddy does, up to and without the start.
-// Further lines of it are given as more.
+// provision loads the directive as Caddy does, but does not start it. more are further lines
+// of the directive.
 func provision(t *testing.T, more ...string) (*serving, caddy.Context) {
 	t.Helper()
 	sim := wechattest.New(wechattest.Options{Apps: []wechattest.App{{ID: servedApp, Secret: servedSecret}}})
@@ -91,7 +91,7 @@ var upstream = caddyhttp.HandlerFunc(func(w http.ResponseWriter, _ *http.Request
 func (s *serving) do(r *http.Request) *httptest.ResponseRecorder {
 	s.t.Helper()
 	w := httptest.NewRecorder()
-	w.Header().Set("Cache-Control", "public, max-age=3600") // what a header directive has set for the site
+	w.Header().Set("Cache-Control", "public, max-age=3600") // as a header directive sets it for the whole site
 	r.RemoteAddr = "203.0.113.7:1234"
 	if r.Body != nil && r.Header.Get("Content-Type") == "" && r.ContentLength > 0 {
 		r.Header.Set("Content-Type", "application/json")
@@ -123,7 +123,7 @@ func loginBody(c wechattest.Codes) string {
 	return string(raw)
 }
 
-// pair is the answer of a login.
+// pair is the answer to a login.
 type pair struct {
 	Token        string         `json:"token"`
 	RefreshToken string         `json:"refreshToken"`
@@ -148,8 +148,8 @@ func eventually(t *testing.T, what string, is func() bool) {
 	}
 }
 
-// A header directive may set Cache-Control for the whole site. A refusal may not be kept
-// all the same, or a cache would answer a user who has logged in meanwhile.
+// A header directive may set Cache-Control for the whole site. Caches must not keep a refusal
+// even then: they would give it to a user who has logged in meanwhile.
 func TestRefusalIsNotKept(t *testing.T) {
 	w := serve(t).do(httptest.NewRequest(http.MethodGet, "/api", nil))
 	if got := w.Header()["Cache-Control"]; w.Code != http.StatusUnauthorized || len(got) != 1 || got[0] != "no-store" {
@@ -186,7 +186,8 @@ func TestRequestThatArrivesAfterTheCleanup(t *testing.T) {
 	}
 }
 
-// Only one request waits for a store that is away; above all no public one does.
+// The store does not answer. Only one request waits for it, and a request to a public path
+// never does.
 func TestStoreThatIsAwayHoldsRequestsUpOnce(t *testing.T) {
 	s, _ := provision(t, "public /open")
 	t.Cleanup(func() { _ = s.h.Cleanup() })
@@ -199,7 +200,8 @@ func TestStoreThatIsAwayHoldsRequestsUpOnce(t *testing.T) {
 	if w.Code != http.StatusServiceUnavailable || w.Header().Get("Retry-After") == "" || !strings.Contains(w.Body.String(), `"renew":[]`) {
 		t.Errorf("login: %d %s", w.Code, w.Body)
 	}
-	// Another system's token is not ours, whatever else is missing.
+	// The token of another system is not ours, and is left alone even before our keys are
+	// loaded.
 	r := httptest.NewRequest(http.MethodGet, "/api", nil)
 	r.Header.Set("Authorization", "Bearer another.systems.token")
 	if w := s.do(r); w.Code != http.StatusUnauthorized {
@@ -214,8 +216,8 @@ func TestStoreThatIsAwayHoldsRequestsUpOnce(t *testing.T) {
 	s.login()
 }
 
-// Sites that share a ring of keys share its times; those that do not share keys
-// share no cache.
+// Sites that share a key ring share its lifetimes. Sites that do not share keys do not share a
+// cache either.
 func TestSitesThatShareKeys(t *testing.T) {
 	one, _ := provision(t, "token {\nlifetime 10m\nrotate 2h\n}")
 	t.Cleanup(func() { _ = one.h.Cleanup() })

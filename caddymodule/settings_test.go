@@ -29,7 +29,7 @@ import (
 
 func oneApp() []App { return []App{{ID: "wx0123456789abcdef", Secret: "s3cret"}} }
 
-// A configuration of an app alone is complete.
+// A configuration with only an app is complete.
 func TestSettingsDefaults(t *testing.T) {
 	t.Setenv("XDG_DATA_HOME", "/data")
 	got, err := (&Handler{Apps: oneApp()}).settings()
@@ -142,8 +142,8 @@ func TestSettingsFromWholeDirective(t *testing.T) {
 	}
 }
 
-// Defaults give way to what is written, so that short times can be written one
-// at a time.
+// A short lifetime is set alone. The defaults of the other times shrink to fit it, so that a
+// user need not set them all.
 func TestSettingsDefaultsFitTheTimesGiven(t *testing.T) {
 	set, err := (&Handler{
 		Apps:    oneApp(),
@@ -179,7 +179,7 @@ func TestSettingsRefuseAtProvision(t *testing.T) {
 
 	for name, c := range map[string]struct {
 		h    Handler
-		want string // in the error
+		want string // a part of the error
 	}{
 		"missing variable":     {Handler{Apps: []App{{ID: "wx0123456789abcdef", Secret: "{env.WXT_MISSING}"}}}, "app: the secret: {env.WXT_MISSING} is empty: set the environment variable WXT_MISSING"},
 		"empty variable":       {Handler{Apps: []App{{ID: "{env.WXT_EMPTY}", Secret: "s"}}}, "app: the appid: {env.WXT_EMPTY} is empty: set the environment variable WXT_EMPTY"},
@@ -263,7 +263,7 @@ func TestTokenKeys(t *testing.T) {
 	t.Setenv("WXT_JWK", `{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo","d":"nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A"}`)
 	for name, c := range map[string]struct {
 		set  Token
-		want string // in the error; empty: none
+		want string // a part of the error; empty: none
 	}{
 		"PEM in a file":           {Token{Key: file("ec.pem", ec)}, ""},
 		"weak RSA":                {Token{Algorithm: "RS256", Key: file("rsa.pem", weak)}, "2048"},
@@ -284,7 +284,7 @@ func TestTokenKeys(t *testing.T) {
 	}
 }
 
-// A value that holds braces is not read a second time: a secret may contain them.
+// A value that contains braces is not expanded a second time: a secret may contain them.
 func TestPlaceholdersKeepEveryOtherByte(t *testing.T) {
 	t.Setenv("WXT_V", "{env.WXT_OTHER}")
 	for raw, want := range map[string]string{
@@ -300,8 +300,9 @@ func TestPlaceholdersKeepEveryOtherByte(t *testing.T) {
 	}
 }
 
-// A proxy's owner moves between WeChat's hosts, adds one for disaster recovery, or turns
-// their order round: it stays the same WeChat. A simulator on another port is another.
+// The operator of a proxy changes WeChat's host, adds a second one for disaster recovery, or
+// changes the order. It is still the same WeChat. A simulator on another port is another
+// WeChat.
 func TestNameOfAWeChat(t *testing.T) {
 	for _, c := range []struct {
 		directives, want string

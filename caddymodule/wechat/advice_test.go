@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// WeChat cannot be reached, each time for another reason. The error names the reason and
-// what the operator can do.
+// WeChat cannot be reached, each time for another reason. The error names the reason and what
+// the operator can do about it.
 func TestUnreachableHostsHaveAdvice(t *testing.T) {
 	untrusted := httptest.NewTLSServer(http.NotFoundHandler())
 	t.Cleanup(untrusted.Close)
@@ -81,7 +81,7 @@ func (s *seen) Called(appid string, call Call, err *Error, took time.Duration) {
 
 func (s *seen) Fetched(_ string, err *Error) { s.add("fetched", err) }
 
-// Every request that WeChat receives is reported once, also one that is tried again.
+// Every request that WeChat receives is reported once, even if it is tried again.
 func TestObserverSeesEachRequest(t *testing.T) {
 	answers := []string{`{"errcode":-1}`, `{"openid":"o"}`, `{"errcode":40029}`, `{"openid":""}`}
 	asked := 0

@@ -65,7 +65,7 @@ func (s *shelf) ReleaseToken(_ context.Context, appid, owner string) error {
 	return nil
 }
 
-// classic simulates cgi-bin/token: each fetch leaves the previous token five minutes.
+// classic simulates cgi-bin/token: each fetch leaves the previous token five more minutes.
 type classic struct {
 	mu     sync.Mutex
 	now    func() time.Time
@@ -189,8 +189,8 @@ func TestOldSharedTokenServesDuringFetch(t *testing.T) {
 	}
 }
 
-// TestSharedTokensOutOfReach takes the database away. Without it nothing is fetched,
-// because that could invalidate another replica's token.
+// TestSharedTokensOutOfReach makes the database unavailable. Nothing is fetched without it,
+// because a fetch could invalidate another replica's token.
 func TestSharedTokensOutOfReach(t *testing.T) {
 	gone := errors.New("database gone")
 	s := newShelf()

@@ -63,7 +63,7 @@ func TestErrcodesHaveTheirKindAndRenewal(t *testing.T) {
 		{[]int{45011}, all, KindQuota, nil, time.Minute, false, 1},
 		{[]int{48001, 48004, 50002, 50004, 50007, 61024}, all, KindOperator, nil, 45 * time.Second, true, 1},
 		{[]int{12345}, all, KindBadAnswer, nil, 0, false, 1},
-		// Codes at calls that do not document them.
+		// These errcodes come from calls that do not document them.
 		{[]int{40003, 40014, 42001}, s, KindBadAnswer, nil, 0, false, 1},
 		{[]int{40003, 40029, 40163, 40226, 87009}, k, KindBadAnswer, nil, 0, false, 1},
 	}
@@ -243,8 +243,8 @@ func TestAnswersInEveryShape(t *testing.T) {
 	}
 }
 
-// TestDoneButUselessRenewsTheSpentCode answers success without usable data. The code is
-// spent then, so the client must fetch a new one and the call is not repeated.
+// TestDoneButUselessRenewsTheSpentCode answers success without usable data. The code is spent
+// then, so the client must fetch a new one, and the call is not repeated.
 func TestDoneButUselessRenewsTheSpentCode(t *testing.T) {
 	a := newAPI(t)
 	c := newClient(t, newClock(), a.URL)

@@ -286,8 +286,8 @@ func TestFallbackHostOnlyBeforeTheCodeLeft(t *testing.T) {
 	})
 }
 
-// TestAppWithItsOwnAPIIsAskedAboutThere configures other API hosts for one app: its
-// calls go there, and those of other apps do not.
+// TestAppWithItsOwnAPIIsAskedAboutThere configures other API hosts for one app: that app's
+// calls go there, and those for other apps do not.
 func TestAppWithItsOwnAPIIsAskedAboutThere(t *testing.T) {
 	all, own := newAPI(t), newAPI(t)
 	c := newClient(t, newClock(), all.URL)
@@ -362,8 +362,8 @@ func TestConnectionsAreKept(t *testing.T) {
 	}
 }
 
-// TestCallersContextEndsTheCall has a client hang up during a call and between two
-// attempts. A code that was sent may be spent, which the error says.
+// TestCallersContextEndsTheCall has a client hang up during a call and between two attempts. A
+// code that was sent may be spent, and the error says so.
 func TestCallersContextEndsTheCall(t *testing.T) {
 	a := newAPI(t)
 	for _, call := range codedCalls {
@@ -396,7 +396,7 @@ func TestCallersContextEndsTheCall(t *testing.T) {
 	if e := failed(t, err); e.Kind != KindTimeout || !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("got %#v", e)
 	}
-	// Between two attempts.
+	// The client hangs up between two attempts.
 	ctx, cancel = context.WithCancel(context.Background())
 	a.on(sessionPath, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, fails(-1)) })
 	c := newClient(t, newClock(), a.URL)

@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// An operator looks an errcode up. The page has each one that is treated in its own way, and
-// with a remedy if there is one; it has none that is not known.
+// An operator looks up an errcode. The page has each errcode that is treated in its own way,
+// with a remedy if there is one. It has no errcode that the code does not know.
 func TestPageHasEachErrcode(t *testing.T) {
 	source, err := os.ReadFile("codes.go")
 	if err != nil {

@@ -17,13 +17,13 @@ import (
 
 var now = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
-// scene records what is done to one user, who has two sessions, in what order.
+// scene records, in order, what is done to one user, who has two sessions.
 type scene struct {
 	session.Store
 	Directory
 	done   []string
-	broken string // fails
-	fixed  bool   // the directory changes no numbers
+	broken string // the step that fails
+	fixed  bool   // the directory cannot change numbers
 	kept   map[login.Key]bool
 }
 
@@ -62,7 +62,7 @@ func (s *scene) DetachLeft(context.Context, string, string, string) (bool, error
 	return true, s.do("detach")
 }
 
-// messages is a store that carries out WeChat's messages.
+// messages is a store that carries out Leave.
 type messages struct {
 	Store
 	*scene
@@ -97,8 +97,8 @@ func newScene() (*scene, Accounts) {
 	}
 }
 
-// A login that is under way may open a session until the user is disabled. So the
-// sessions end afterwards, and none ends if the user could not be disabled.
+// A login in progress may open a session until the user is disabled. So the user is disabled
+// first, and the sessions end afterwards. If disabling fails, none ends.
 func TestDisableComesBeforeTheEnd(t *testing.T) {
 	s, a := newScene()
 	ended, err := a.Disable(t.Context(), "ann", now)
@@ -111,7 +111,7 @@ func TestDisableComesBeforeTheEnd(t *testing.T) {
 	if _, err := a.Disable(t.Context(), "ann", now); err == nil || len(s.done) > 0 {
 		t.Errorf("%v, %v", s.done, err)
 	}
-	// After an error some sessions may have ended. The event about the user waits for the
+	// After an error some sessions may have ended. The event about the user is emitted by the
 	// call that ends the rest.
 	s, a = newScene()
 	s.broken = "end all"
@@ -120,8 +120,8 @@ func TestDisableComesBeforeTheEnd(t *testing.T) {
 	}
 }
 
-// A thief whose session the owner has ended still has its tokens. They end that session
-// again, but not the owner's.
+// A thief still has the tokens of a session that its owner has ended. They can end that
+// session again, but not the owner's other sessions.
 func TestOnlyACurrentSessionEndsOthers(t *testing.T) {
 	for _, c := range []struct {
 		current, all bool
@@ -137,8 +137,8 @@ func TestOnlyACurrentSessionEndsOthers(t *testing.T) {
 	}
 }
 
-// WeChat repeats a message that was not answered in time, and anybody may have recorded
-// one. It is carried out once; one that failed is carried out again.
+// WeChat repeats a message that was not answered in time, and anybody may have recorded one.
+// Such a message is carried out once. If it failed, it is carried out again.
 func TestMessageIsCarriedOutOnce(t *testing.T) {
 	s, a := newScene()
 	m := wechat.PushMessage{Event: "user_authorization_cancellation", OpenID: "o1", CreatedAt: now}

@@ -19,9 +19,9 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat/wechattest"
 )
 
-// A header directive may set Cache-Control for the whole site. Caches must not keep
-// our answers all the same, or one user's data would be given to the next. And each 401
-// contains a challenge.
+// A header directive may set Cache-Control for the whole site. Caches must not keep our
+// answers even then, or they would give one user's data to the next. Each 401 also needs a
+// challenge.
 func TestAnswersAreNotKept(t *testing.T) {
 	s := serve(t, nil)
 	p := s.logIn(servedApp, "ann")
@@ -63,8 +63,8 @@ func TestPathsUnderThePrefix(t *testing.T) {
 	}
 }
 
-// A client that hangs up at once has been refused all the same. Otherwise it could guess
-// codes without a limit.
+// A client hangs up right after each bad login. The refusal still counts against its rate.
+// Otherwise it could guess codes without a limit.
 func TestHangingUpIsNoWayRoundTheRate(t *testing.T) {
 	s := serve(t, nil, func(set *Settings) { set.LoginRate = ratelimit.Rate{Count: 3, Per: time.Minute} })
 	body := func(i int) string { return fmt.Sprintf(`{"appid":%q,"code":"guess%d"}`, servedApp, i) }
@@ -129,12 +129,12 @@ func TestLogoutWithABodyOfUnknownLength(t *testing.T) {
 	}
 }
 
-// gone is a directory that knows nobody any more.
+// gone is a directory in which every user has been erased.
 type gone struct{ account.Directory }
 
 func (gone) Check(context.Context, string) (user.User, error) { return user.User{}, user.ErrUnknown }
 
-// A user who was erased may come back as another one. So the sessions end, and the client
+// A user who was erased may come back as another user. So the sessions end, and the client
 // logs in again. A disabled user only gets an error that says so.
 func TestRefreshOfAUserWhoIsGone(t *testing.T) {
 	s := serve(t, nil)
@@ -162,7 +162,7 @@ func TestRefreshOfAUserWhoIsGone(t *testing.T) {
 	}
 }
 
-// A client that hangs up is no failure of the store.
+// A client hangs up. The log must not report that as a failure of the store.
 func TestHangingUpIsNoErrorInTheLog(t *testing.T) {
 	s := serve(t, nil)
 	p := s.logIn(servedApp, "ann")
@@ -176,8 +176,9 @@ func TestHangingUpIsNoErrorInTheLog(t *testing.T) {
 	}
 }
 
-// A load balancer with a public address that is not trusted makes all clients one. One
-// line says so, of however many requests; what the header says counts for nothing.
+// A load balancer with a public address is not trusted, so all clients look like one. However
+// many requests come, the log says so in one line. What X-Forwarded-For says counts for
+// nothing.
 func TestPublicProxyIsNamedOnce(t *testing.T) {
 	s := serve(t, nil, func(set *Settings) { set.LoginRate = ratelimit.Rate{Count: 3, Per: time.Hour} })
 	ask := func(i int, forwarded string) int {

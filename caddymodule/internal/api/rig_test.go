@@ -37,8 +37,8 @@ const (
 	number     = "13800138000"
 )
 
-// served is a server over an SQLite store and a simulated WeChat with two mini programs,
-// of which one is pushed to. Its clients have one public address.
+// served is a server over an SQLite store and a simulated WeChat. There are two mini programs,
+// of which one receives pushes. All clients have one public address.
 type served struct {
 	*Server
 	t      *testing.T
@@ -48,15 +48,15 @@ type served struct {
 	opened *Opened
 }
 
-// Of an open store.
+// Ready implements [Opening] for a store that is open.
 func (s *served) Ready(context.Context) *Opened { return s.opened }
 func (s *served) IsOpen() bool                  { return s.opened != nil }
 func (s *served) Recorded() bool                { return s.opened != nil }
 func (s *served) Misconfigured() bool           { return false }
 func (s *served) Hold() func()                  { return func() {} }
 
-// serve opens a server. configure may change its settings; elsewhere is a directory that
-// lives elsewhere, or nil.
+// serve starts a server. configure may change its settings. elsewhere is an external
+// directory, or nil.
 func serve(t *testing.T, elsewhere user.Directory, configure ...func(*Settings)) *served {
 	t.Helper()
 	must := func(err error) {
@@ -151,7 +151,7 @@ func serve(t *testing.T, elsewhere user.Directory, configure ...func(*Settings))
 func (s *served) do(r *http.Request) *httptest.ResponseRecorder {
 	s.t.Helper()
 	w := httptest.NewRecorder()
-	w.Header().Set("Cache-Control", "public, max-age=3600") // what the site sets for all its answers
+	w.Header().Set("Cache-Control", "public, max-age=3600") // as a header directive sets it for the whole site
 	if r.Header.Get("Content-Type") == "" && r.ContentLength > 0 {
 		r.Header.Set("Content-Type", "application/json")
 	}
@@ -203,7 +203,7 @@ func (s *served) alive(p pair) bool {
 	return s.do(with(p.Token, httptest.NewRequest(http.MethodGet, "/auth/wx/verify", nil))).Code == http.StatusNoContent
 }
 
-// eventually waits for what another goroutine does after the answer.
+// eventually waits until another goroutine has done something after the answer.
 func eventually(t *testing.T, what string, is func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(5 * time.Second); !is(); time.Sleep(time.Millisecond) {

@@ -10,8 +10,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat/wechattest"
 )
 
-// A support desk finds a user by the number or an openid, and never puts either into a
-// path. Nobody else's record comes, and an unknown one is 404.
+// A support desk finds a user by the number or an openid, neither of which is ever in a path.
+// It gets nobody else's record, and 404 for an unknown user.
 func TestServiceFindsUsers(t *testing.T) {
 	s := serve(t, nil)
 	p := s.logIn(servedApp, "ann")
@@ -43,8 +43,7 @@ func TestServiceFindsUsers(t *testing.T) {
 	}
 }
 
-// A privacy officer goes through all users page by page. No page has one twice, and none
-// is left out.
+// A privacy officer goes through all users page by page. Each user is on exactly one page.
 func TestServiceListsUsersByPages(t *testing.T) {
 	s := serve(t, nil)
 	want := map[string]bool{}
@@ -92,8 +91,8 @@ func TestServiceListsUsersByPages(t *testing.T) {
 	}
 }
 
-// An export has everything that is kept about a user, ended sessions too. After an erasure
-// it has the tombstone, and nothing that says who it was.
+// An export has everything that is kept about a user, including ended sessions. After an
+// erasure it has the tombstone, and nothing that identifies the person.
 func TestServiceExportsAUser(t *testing.T) {
 	s := serve(t, nil)
 	p := s.logIn(servedApp, "ann")
@@ -119,8 +118,8 @@ func TestServiceExportsAUser(t *testing.T) {
 	}
 }
 
-// Users who live elsewhere are not found here by their number, which only their directory
-// knows for certain. List and export have what is kept here.
+// Users in an external directory cannot be found here by their number, because only their
+// directory knows the number for certain. List and export have what is kept here.
 func TestServiceFindsWhatIsHere(t *testing.T) {
 	s, _ := serveMembers(t)
 	s.logIn(servedApp, "ann")

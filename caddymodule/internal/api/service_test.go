@@ -14,7 +14,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat/wechattest"
 )
 
-// members is an external directory: the number is the id, and it returns no numbers.
+// members is an external directory whose users have their number as the id. It returns no
+// numbers.
 type members struct {
 	mu     sync.Mutex
 	known  map[string]bool
@@ -82,8 +83,8 @@ func (s *served) service(method, path, body string) *httptest.ResponseRecorder {
 	return s.do(with(serviceKey, httptest.NewRequest(method, "/auth/wx/service/"+path, strings.NewReader(body))))
 }
 
-// A user of an external directory is disabled here, so it works while the directory is
-// away, and holds when it is back.
+// A user of an external directory is disabled while the directory does not answer. It works,
+// because the user is disabled here, and it still holds when the directory is back.
 func TestDisableWhileTheDirectoryIsAway(t *testing.T) {
 	s, m := serveMembers(t)
 	p := s.logIn(pushedApp, "ann")
@@ -109,8 +110,8 @@ func TestDisableWhileTheDirectoryIsAway(t *testing.T) {
 	}
 }
 
-// An erasure that the directory did not hear of is not reported as done. The sessions
-// end at once all the same.
+// The directory did not get an erasure. The erasure must not be reported as done, but the
+// sessions end at once.
 func TestEraseWhileTheDirectoryIsAway(t *testing.T) {
 	s, m := serveMembers(t)
 	p := s.logIn(pushedApp, "ann")
@@ -131,8 +132,8 @@ func TestEraseWhileTheDirectoryIsAway(t *testing.T) {
 	}
 }
 
-// WeChat repeats its message until the directory has heard of it. A user with another
-// openid stays.
+// WeChat repeats its message until the directory has carried out the erasure. A user with
+// another openid stays.
 func TestPushWhileTheDirectoryIsAway(t *testing.T) {
 	s, m := serveMembers(t)
 	s.logIn(servedApp, "ann")
@@ -149,7 +150,7 @@ func TestPushWhileTheDirectoryIsAway(t *testing.T) {
 	if code := push(wechattest.Push{User: "ann", Event: "user_authorization_cancellation"}); code != http.StatusOK || s.alive(p) || !m.knows(number) {
 		t.Fatalf("of two apps: %d, alive %v, known %v", code, s.alive(p), m.knows(number))
 	}
-	// Now as the only openid.
+	// The user logs in again with this openid alone.
 	if w := s.service(http.MethodDelete, "users/"+number, ""); w.Code != http.StatusNoContent {
 		t.Fatal(w.Code)
 	}

@@ -151,8 +151,8 @@ func TestWhichRequestsGoOn(t *testing.T) {
 	}
 }
 
-// TestForwardedTokensAreGoodOnes has the upstream receive tokens. An invalid or revoked
-// one must not reach it, as it may check nothing but the signature.
+// TestForwardedTokensAreGoodOnes configures the gate to pass tokens on to the upstream. An
+// invalid or revoked token must not reach the upstream, which may check only the signature.
 func TestForwardedTokensAreGoodOnes(t *testing.T) {
 	credentials := []string{"Bearer ours.good", "Bearer ours.bad", "Bearer ours.revoked", "Bearer\tours.good", "Bearer theirs.good"}
 	withToken := outcome{identity: true, keeps: true}
@@ -229,8 +229,8 @@ func TestPathsThatAreNotCanonicalNeedAToken(t *testing.T) {
 	}
 }
 
-// TestAMatcherThatFailsProtects has a matcher that returns an error, and none: the
-// request needs a token.
+// TestAMatcherThatFailsProtects uses a matcher that returns an error, and no matcher: in both
+// cases the request needs a token.
 func TestAMatcherThatFailsProtects(t *testing.T) {
 	g := tableGate(t, false, &stubTokens{})
 	for name, matcher := range map[string]func(*http.Request) (bool, error){
@@ -242,8 +242,8 @@ func TestAMatcherThatFailsProtects(t *testing.T) {
 	}
 }
 
-// TestRulesAreForTheirMethods sends other methods to public paths: a page that
-// everybody may read is not one that everybody may change.
+// TestRulesAreForTheirMethods sends other methods to public paths: everybody may read such a
+// page, but not everybody may change it.
 func TestRulesAreForTheirMethods(t *testing.T) {
 	for _, c := range []struct {
 		line string

@@ -16,7 +16,7 @@ func TestClientIdentityHeadersAreRemoved(t *testing.T) {
 	g := newGate(t, Settings{Headers: []Header{{"X-User-ID", "id"}, {"Remote-User", "openid"}, {"X-WX-Phone", "phone"}}}, nil)
 	for _, name := range []string{
 		"X-WX-USER-ID", "x-wx-user-id", "X_WX_USER_ID", "X.WX.USER.ID", "x-wx_user.id", "X_wx-User-Id", "X-Wx-Anything", "x_wx_", "X-WX-",
-		"X!WX!USER!ID", "X~wx|phone", // one to servers that make "_" of whatever is no letter
+		"X!WX!USER!ID", "X~wx|phone", // one name to servers that turn everything but letters into "_"
 		"X-User-ID", "x-user-id", "X_User_ID", "X.USER.ID", "x-user_id", "X'User'Id",
 		"Remote-User", "REMOTE_USER", "remote.user",
 	} {
@@ -178,8 +178,8 @@ func TestTrustedProxySendsNamedHeaders(t *testing.T) {
 	}
 }
 
-// A backend for WeChat Cloud Hosting trusts the headers where X-WX-SOURCE is set: so it
-// is set with an identity, and nobody else can set it.
+// A backend for WeChat Cloud Hosting trusts the identity headers if X-WX-SOURCE is set. So the
+// gate sets it with an identity, and nobody else can set it.
 func TestSourceIsAConstant(t *testing.T) {
 	g := newGate(t, Settings{Headers: append(DefaultHeaders(), Header{"X-WX-SOURCE", "source"})}, nil)
 	h := http.Header{"X-Wx-Source": {"wx_client"}}

@@ -104,8 +104,8 @@ func TestClaimsAsHeaders(t *testing.T) {
 	}
 }
 
-// TestSealedClaimsComeBeforePlainOnes has a claim both in plain and in the seal: the
-// header has the sealed value.
+// TestSealedClaimsComeBeforePlainOnes uses a claim both in plain and in the seal: the header
+// has the sealed value.
 func TestSealedClaimsComeBeforePlainOnes(t *testing.T) {
 	g := newGate(t, Settings{Headers: []Header{{"X-Name", "claims.name"}, {"X-Plan", "claims.plan"}, {"X-Session", "session"}}}, nil)
 	h := http.Header{}

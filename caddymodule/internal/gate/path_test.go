@@ -108,8 +108,8 @@ func TestOnlyOrdinaryTargetsAreCanonical(t *testing.T) {
 func TestPathIsWhatTheProxySends(t *testing.T) {
 	for _, u := range []*url.URL{
 		{Path: "/a/../b", RawPath: "/a"},        // RawPath out of step: Path counts
-		{Path: "/a/b", RawPath: "/a%2Fb"},       // in step: RawPath is sent
-		{Path: "/admin", Opaque: "/public"},     // Opaque would be sent
+		{Path: "/a/b", RawPath: "/a%2Fb"},       // RawPath does not match Path, so Path counts
+		{Path: "/admin", Opaque: "/public"},     // they match, so RawPath is sent
 		{Path: "/a", Scheme: "file"},            //
 		{Path: "/a;b", RawPath: "/a;b"},         //
 		{Path: "/%2e%2e/a", RawPath: "/../a%%"}, //

@@ -13,7 +13,7 @@ import (
 	"testing"
 )
 
-// arrived are the headers and trailers of a request at the upstream.
+// arrived holds a request's headers and trailers as the upstream received them.
 type arrived struct {
 	header, trailer http.Header
 }

@@ -13,7 +13,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/token"
 )
 
-// parse reads a requirement as a Caddyfile has it.
+// parse reads a requirement written as in a Caddyfile.
 func parse(line string) (Requirement, error) {
 	args := strings.Fields(line)
 	n := 0
@@ -36,7 +36,7 @@ func require(t testing.TB, args string) Requirement {
 	return r
 }
 
-// holder verifies every token as that of one caller.
+// holder accepts every token as one caller's.
 func holder(c token.Claims) cached {
 	id := c.Identity()
 	return cached{&id}
@@ -108,8 +108,8 @@ func TestRequireSaysWhatIsMissing(t *testing.T) {
 	}
 }
 
-// A required path needs a token whatever the matcher and the open rules around it say,
-// in every spelling that some upstream takes for it. A preflight needs none.
+// A required path needs a token, whatever the matcher and the rules around it say, in every
+// spelling that some upstream reads as that path. A preflight needs none.
 func TestRequireIsAheadOfOpenRules(t *testing.T) {
 	g := newGate(t, Settings{
 		Public: []Rule{{Path: "/docs/*"}}, Optional: []Rule{{Path: "/*"}},
@@ -149,7 +149,8 @@ func code(r *problem.Problem) problem.Code {
 	return r.Code
 }
 
-// A requirement that cannot mean what it says is refused, with the correct form.
+// A requirement that could never mean what it says is refused. The error shows the correct
+// form.
 func TestRequireIsCheckedAtLoad(t *testing.T) {
 	for args, want := range map[string]string{
 		"": "names no path", "claims.role admin": "names no path", "/a": "names no field", "/a claims.role": "a value is missing",
@@ -182,8 +183,8 @@ func TestRequireIsCheckedAtLoad(t *testing.T) {
 	}
 }
 
-// FuzzRequire looks for a path that no requirement applies to, and that some upstream
-// serves as a required one: without regard to case, or after Unicode normalization.
+// FuzzRequire looks for a path that no requirement applies to, although some upstream serves
+// it as a required one: without regard to case, or after Unicode normalization.
 func FuzzRequire(f *testing.F) {
 	required, err := compileRequirements([]Requirement{require(f, "/admin/* /pay /caf\u00e9/* claims.role admin")}, nil, nil)
 	if err != nil {

@@ -78,8 +78,8 @@ func TestMistakenRulesAreRefusedWithTheRemedy(t *testing.T) {
 	}
 }
 
-// TestSettingsAreCheckedFromAnySource has the mistakes in a JSON configuration, which
-// no Caddyfile parser has checked.
+// TestSettingsAreCheckedFromAnySource puts the mistakes into a JSON configuration, which no
+// Caddyfile parser has checked.
 func TestSettingsAreCheckedFromAnySource(t *testing.T) {
 	for _, c := range []struct {
 		name, want string
@@ -127,7 +127,7 @@ func TestTheMoreSpecificRuleCounts(t *testing.T) {
 		{"GET", "/docs/me/", public},
 		{"GET", "/docs/mine/x", optional},
 		{"GET", "/docs/mine/open/x", public},
-		{"PUT", "/docs/mine/open/x", optional}, // the longest that is for PUT
+		{"PUT", "/docs/mine/open/x", optional}, // the longest rule for PUT
 		{"POST", "/hooks/x", public},
 		{"GET", "/hooks/x", unmatched},
 		{"GET", "/a b", public},

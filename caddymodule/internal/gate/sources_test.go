@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// FuzzSources checks that every credential that is found is also removed: afterwards no
-// source presents one, and the rest of the request is a subsequence of what came.
+// FuzzSources checks that every credential that the gate finds is also removed: afterwards no
+// source presents one, and the rest of the request is a subsequence of the original.
 func FuzzSources(f *testing.F) {
 	f.Add("a=1&access_token=ours.good&b=%zz", "a=1; __Host-wx-auth=ours.good; b", "chat, bearer, ours.good")
 	f.Add("%61ccess_token=a+b&access_token", " __Host-wx-auth = x ;;__Host-wx-auth", "bearer,bearer,bearer")

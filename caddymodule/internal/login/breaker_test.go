@@ -33,7 +33,7 @@ func (tr *trial) made(who string, result error) bool {
 	return tr.calls > before
 }
 
-// open lets that many clients meet failures until the breaker is open.
+// open makes calls of that many clients fail until the breaker is open.
 func (tr *trial) open(clients int, err error) {
 	tr.t.Helper()
 	for i := range tripAfter {
@@ -44,7 +44,7 @@ func (tr *trial) open(clients int, err error) {
 	}
 }
 
-// reset is a failure that a client's input may have caused; down is one that no input
+// reset is a failure that a client's input may have caused. down is a failure that no input
 // can cause.
 var (
 	reset = &wechat.Error{Call: wechat.CallSession, Kind: wechat.KindUnreachable}
@@ -76,8 +76,8 @@ func TestBreakerOpensAndProbes(t *testing.T) {
 	}
 }
 
-// Nothing that one client sends, or that WeChat answers, opens a breaker: not in any
-// number, and not from an address that cannot be told apart from others.
+// One client sends bad requests without end, and WeChat refuses them. Neither opens a breaker,
+// whether clients can be told apart or not.
 func TestOneClientOpensNoBreaker(t *testing.T) {
 	for name, err := range map[string]*wechat.Error{
 		"reset":              reset,
@@ -130,8 +130,8 @@ func TestAnswersOfManyOpenNoBreaker(t *testing.T) {
 	}
 }
 
-// A failure that no input can cause counts whoever meets it. Otherwise a WeChat that is
-// down would be called for ever behind an untrusted proxy.
+// A failure that no input can cause counts whichever client meets it. Otherwise a WeChat that
+// is down would be called for ever behind an untrusted proxy.
 func TestWhatNoInputCausesCountsForAll(t *testing.T) {
 	for _, who := range []string{"", "ann"} {
 		tr := newTrial(t)
@@ -157,9 +157,9 @@ func TestOldFailuresAreForgotten(t *testing.T) {
 	}
 }
 
-// An attacker is always the first to come when the pause is over, with something that
-// fails. The attacker probes once, and then it is the others' turn for as long as there
-// are any.
+// An attacker is always the first to come when the pause is over, with a request that fails.
+// The attacker probes once. After that the others have their turn, for as long as there are
+// any.
 func TestProbeIsNotTheAttackersAgain(t *testing.T) {
 	tr := newTrial(t)
 	tr.open(3, reset)
@@ -204,8 +204,8 @@ func TestProbesOfTwoAttackers(t *testing.T) {
 	t.Error("ann never probes")
 }
 
-// If no other client comes, the one who has probed may probe again. Otherwise a single
-// user would be locked out for ever.
+// No other client comes, so the one that has probed may probe again. Otherwise a single user
+// would be locked out for ever.
 func TestOnlyClientProbesAgain(t *testing.T) {
 	tr := newTrial(t)
 	tr.open(3, reset)
@@ -221,8 +221,8 @@ func TestOnlyClientProbesAgain(t *testing.T) {
 	}
 }
 
-// In a long outage everybody has probed without success. Whoever comes first then, the
-// others have their turn after that.
+// In a long outage every client has probed without success. One of them comes first and probes
+// again; the others have their turn after that.
 func TestProbesGoInRounds(t *testing.T) {
 	tr := newTrial(t)
 	tr.open(3, reset)
@@ -236,7 +236,7 @@ func TestProbesGoInRounds(t *testing.T) {
 	if !tr.made("eve", reset) {
 		t.Fatal("eve may not begin a new round")
 	}
-	tr.made("ann", nil) // comes during the pause
+	tr.made("ann", nil) // she comes during the pause
 	tr.now = tr.now.Add(longestPause - time.Millisecond)
 	tr.made("ann", nil)
 	tr.now = tr.now.Add(time.Millisecond)

@@ -25,7 +25,7 @@ type book struct {
 	changes int
 	fail    error
 	lost    bool // the answer to a change is lost, but the change is made
-	// These are called without the lock, before a login is answered to the caller and
+	// These are called without the lock: answered before a login gets its answer, changing
 	// before a change is made.
 	answered, changing func()
 }
@@ -97,7 +97,7 @@ func (b *book) owner(number string) string {
 	return b.numbers[number]
 }
 
-// elsewhere returns a house without users of its own, and the directory that has them.
+// elsewhere returns a house whose users are in an external directory, and that directory.
 func elsewhere(t *testing.T) (*house, *book) {
 	t.Helper()
 	h := newBareHouse(t)
@@ -121,7 +121,7 @@ func wantChange(t *testing.T, err error, want problem.Code, renew ...string) {
 	}
 }
 
-// Bob owns Alice's former number. His login asks the directory just before she changes her
+// Bob has Alice's former number now. His login asks the directory just before she changes her
 // number there, and ends just after it. He must not be let in as Alice.
 func TestLoginBesideAChangeElsewhere(t *testing.T) {
 	a, dir := elsewhere(t)
@@ -177,8 +177,8 @@ func TestLoginWaitsForAChangeElsewhere(t *testing.T) {
 	}
 }
 
-// Nobody knows whether the directory has taken the test user's number. A test login fails for
-// the directory, and not for the store, which is well.
+// The directory may or may not have changed the test user's number. A test login fails because
+// of the directory, and not because of the store, which works.
 func TestTestLoginBesideAChangeElsewhere(t *testing.T) {
 	h, dir := elsewhere(t)
 	h.Sessions.Test = session.TestLogin{Marks: []string{"mark"}, Until: h.Now().Add(time.Hour)}
@@ -213,7 +213,7 @@ func TestTwoNumbersAtOnceElsewhere(t *testing.T) {
 				_, err := h.change(alice, code)
 				var e *login.Error
 				for errors.As(err, &e) && e.Code == problem.DirectoryUnavailable && t.Context().Err() == nil {
-					_, err = h.change(alice, code) // the other one took long, on a slow machine
+					_, err = h.change(alice, code) // the other change took long, on a slow machine
 				}
 				if err != nil {
 					t.Error(err)
@@ -244,7 +244,7 @@ func TestAnswersOfADirectoryToAChange(t *testing.T) {
 		{errors.New("away"), problem.DirectoryUnavailable},
 		{fmt.Errorf("%w: an answer that makes no sense", user.ErrMisconfigured), problem.Misconfigured},
 		{user.ErrPhoneFixed, problem.PhoneChangeClosed},
-		{user.ErrUnknown, problem.PhoneChangeClosed}, // it knows the user, though
+		{user.ErrUnknown, problem.PhoneChangeClosed}, // although it knows the user
 		{user.ErrPhoneTaken, problem.PhoneTaken},
 	} {
 		dir.fail = c.fail
@@ -266,7 +266,7 @@ func TestAnswersOfADirectoryToAChange(t *testing.T) {
 	}
 	_, err = h.change(alice, h.phoneCode("alice", otherNumber))
 	wantChange(t, err, problem.PhoneTaken)
-	h.login(t, "wxA", h.code("alice"), h.phoneCode("alice", next)) // nothing stays marked
+	h.login(t, "wxA", h.code("alice"), h.phoneCode("alice", next)) // no mark is left
 	// Bob is erased in the directory while he waits for WeChat.
 	delete(dir.numbers, otherNumber)
 	_, err = h.change(bob, h.phoneCode("bob", "13500135000"))
@@ -276,8 +276,8 @@ func TestAnswersOfADirectoryToAChange(t *testing.T) {
 	}
 }
 
-// These users cannot change their number: WeChat does not compare the openids, the session
-// has none, or the directory does not change numbers. No code is spent on them.
+// Some users cannot change their number: WeChat does not compare the openids, the session has
+// no openid, or the directory does not change numbers. No code is spent on them.
 func TestChangeIsClosed(t *testing.T) {
 	h := newHouse(t)
 	alice := h.login(t, "wxA", h.code("alice"), h.phoneCode("alice", number))

@@ -54,8 +54,8 @@ func TestOnDoneOnceForAllThatJoin(t *testing.T) {
 	}
 }
 
-// A client that sends a wrong code and hangs up has still been refused: it counts
-// against the rate, and an operator's mistake reaches the log.
+// A client sends a wrong code and hangs up. The refusal still counts against the rate, and an
+// operator's mistake is still logged.
 func TestOnDoneForClientThatHangsUp(t *testing.T) {
 	h := newHouse(t)
 	done := h.record()
@@ -92,7 +92,8 @@ func TestPanicInALoginEndsThatLoginOnly(t *testing.T) {
 	}
 }
 
-// A login in flight keeps what it uses open until its end, even if its client has gone.
+// A login in progress keeps the objects that it uses open until its end, even if its client
+// has gone.
 func TestLoginHoldsWhatItUsesFromItsStart(t *testing.T) {
 	h := newHouse(t)
 	var held, most atomic.Int64
@@ -134,8 +135,8 @@ func TestEndedSessionIsNotReplayed(t *testing.T) {
 	h.refused(t, "wxA", code, phoneCode, problem.LoginCodeInvalid, "code")
 }
 
-// A login code that has opened its session is of no use to somebody who presents it
-// without its phone code, not even while its owner repeats the login.
+// Somebody presents a login code that has opened its session, without its phone code. It is of
+// no use to them, not even while its owner repeats the login.
 func TestReplayTellsNobodyElseWhoseCodeItWas(t *testing.T) {
 	h := newHouse(t)
 	code, phoneCode := h.code("ann"), h.phoneCode("ann", number)

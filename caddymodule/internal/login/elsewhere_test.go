@@ -146,8 +146,8 @@ func TestOversizedClaimsOpenNoSession(t *testing.T) {
 	}
 }
 
-// Which claims a directory may not set is decided in a package that does not know the
-// token.
+// A package that does not know the token decides which claims a directory must not set. The
+// two lists must agree.
 func TestClaimsOfTheTokenAreReserved(t *testing.T) {
 	for _, name := range []string{"iss", "sub", "aud", "exp", "nbf", "iat", "jti", "client_id", "sid", "openid", "unionid", "wx", "SUB", "roles", "phone"} {
 		if token.Reserved(name) && !user.ReservedClaim(name) {

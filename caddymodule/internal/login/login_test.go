@@ -21,8 +21,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
 )
 
-// fakeWeChat answers codes of the form "person/phone" and counts the calls. As with
-// WeChat, a code works once.
+// fakeWeChat exchanges codes of the form "person/phone" and counts the calls. As at WeChat, a
+// code works once.
 type fakeWeChat struct {
 	mu       sync.Mutex
 	used     map[string]bool
@@ -152,7 +152,7 @@ func newBareHouse(t *testing.T) *house {
 
 func (h *house) pass(d time.Duration) { h.clock.Add(int64(d)) }
 
-// code makes a fresh login code of a person; phoneCode makes one for their number.
+// code makes a fresh login code of a person, and phoneCode a fresh phone code.
 func (h *house) code(person string) string { return fmt.Sprintf("%s/%d", person, h.n.Add(1)) }
 func (h *house) phoneCode(person, number string) string {
 	return fmt.Sprintf("%s/%s/%d", person, number, h.n.Add(1))
@@ -248,8 +248,8 @@ func TestEndedSessionIsNotRevivedByItsCodes(t *testing.T) {
 	h.refused(t, "wxA", code, phoneCode, problem.LoginCodeInvalid, "code")
 }
 
-// The answer was lost. The client comes back with a new login code and the same phone
-// code, which costs money.
+// The answer was lost. The client comes back with a new login code and the same phone code,
+// which is paid for.
 func TestLostAnswerIsFoundWithANewLoginCode(t *testing.T) {
 	h := newHouse(t)
 	phoneCode := h.phoneCode("ann", number)
@@ -262,8 +262,8 @@ func TestLostAnswerIsFoundWithANewLoginCode(t *testing.T) {
 	h.refused(t, "wxA", h.code("ann"), phoneCode, problem.PhoneCodeInvalid, "phoneCode")
 }
 
-// A thief presents a stolen phone code with a login code of their own, before and after
-// its owner.
+// A thief presents a stolen phone code with a login code of their own, before and after the
+// owner does.
 func TestSomebodyElsesPhoneCodeIsRefused(t *testing.T) {
 	h := newHouse(t)
 	phoneCode := h.phoneCode("ann", number)
@@ -477,8 +477,8 @@ func TestHundredFirstLoginsMakeOneUser(t *testing.T) {
 	}
 }
 
-// Each kind of failure of WeChat becomes the right code for the client, with the codes
-// to renew.
+// Each kind of WeChat's failures becomes the right code for the client, with the codes to
+// renew.
 func TestWeChatsFailuresReachTheClient(t *testing.T) {
 	for _, tc := range []struct {
 		err   *wechat.Error

@@ -36,8 +36,8 @@ func TestQuotaPausesItsAppOnly(t *testing.T) {
 	}
 }
 
-// The limit of a minute may be one user's own. However often one user meets it, nobody
-// else waits; but all do once it proves to be the app's.
+// A limit per minute may be one user's own. However often one user meets it, nobody else
+// waits. Once several users have met it, it counts as the app's, and all wait.
 func TestMinuteLimitPausesIfSeveralMeetIt(t *testing.T) {
 	now := time.Unix(1_700_000_000, 0)
 	v := newUpstream(wechat.CallSession)
@@ -61,7 +61,7 @@ func TestMinuteLimitPausesIfSeveralMeetIt(t *testing.T) {
 	for _, who := range []string{"ann", "bob", "cid"} {
 		try(who, used)
 	}
-	try("dan", &wechat.Error{Call: wechat.CallSession, Kind: wechat.KindLoginCode}) // not about the limit
+	try("dan", &wechat.Error{Call: wechat.CallSession, Kind: wechat.KindLoginCode}) // not an answer about the limit
 	for _, who := range []string{"ann", "bob", "cid", "dan"} {
 		try(who, used)
 	}

@@ -12,8 +12,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
 )
 
-// Alice logs in with a second number. The account belonged to another user before, and
-// the answer says so, also when it is repeated.
+// Alice's WeChat account belonged to another user before she logged in with a second number.
+// The answer says so, also when it is repeated.
 func TestMovedIsSaidInEveryAnswer(t *testing.T) {
 	for _, union := range []bool{false, true} {
 		h := newHouse(t)
@@ -37,9 +37,9 @@ func TestMovedIsSaidInEveryAnswer(t *testing.T) {
 	}
 }
 
-// A login code is sent alone, with one phone code and with another, at the same time,
-// on two replicas and at two sites. It opens one session, and the losers' phone codes
-// still work with a new login code.
+// A login code is sent alone and with two phone codes, all at the same time, on two replicas
+// and at two sites. It opens one session. The phone codes of the logins that lost still work
+// with a new login code.
 func TestOneLoginCodeOpensOneSession(t *testing.T) {
 	a := newHouse(t)
 	b := a.replica()
@@ -178,7 +178,7 @@ func (h *house) underWayRefused(t *testing.T, code, phoneCode string) (resume fu
 	return sync.OnceFunc(func() { close(gate) }), ended
 }
 
-// eraser is the store's own directory, but it erases each user whom it has found, once.
+// eraser is the store's own directory, but it erases each user that it has found, once.
 type eraser struct {
 	user.Directory
 	done bool
@@ -207,8 +207,8 @@ func TestErasedIDOfOurOwnNeverComesAgain(t *testing.T) {
 	}
 }
 
-// An external directory must not learn of a suspended binding: only the number proves
-// whose account that is by now.
+// An external directory must not learn of a suspended binding, because only the number proves
+// who owns that account now.
 func TestDirectorySeesNoSuspendedBinding(t *testing.T) {
 	h := newHouse(t)
 	m := withMembers(h)

@@ -17,7 +17,7 @@ func (h *house) replica() *house {
 	c := *h.Chain
 	c.State = new(login.State)
 	other := &house{Chain: &c, wechat: h.wechat, store: h.store}
-	other.n.Store(1000 + h.n.Load()) // so that its codes differ
+	other.n.Store(1000 + h.n.Load()) // so that the two make different codes
 	return other
 }
 
@@ -58,8 +58,8 @@ func TestLoginIsJoinedOnAnotherReplica(t *testing.T) {
 	all.Wait()
 	first := <-done
 	for _, j := range joined {
-		// The user is new according to the replica that created it, whichever came
-		// first in the end.
+		// The answer says that the user is new if this replica created it, whichever login
+		// came first in the end.
 		if isNew := first.User.New && (j.User.New || first.Replayed); j.Session.ID != first.Session.ID || j.RefreshToken != first.RefreshToken || !isNew || j.Replayed == first.Replayed {
 			t.Fatalf("joined %+v, first %+v", j, first)
 		}
@@ -98,7 +98,7 @@ func TestStolenPhoneCodeOnAnotherReplica(t *testing.T) {
 			switch when {
 			case "before":
 				steal()
-				phones = 2 // WeChat refuses the thief's
+				phones = 2 // WeChat refuses the thief's request
 				a.login(t, "wxA", a.code("ann"), phoneCode)
 			case "during":
 				resume, done := a.underWay(t, a.code("ann"), phoneCode)
@@ -114,8 +114,8 @@ func TestStolenPhoneCodeOnAnotherReplica(t *testing.T) {
 	}
 }
 
-// The other replica is alive but slow. Nobody else may spend the code: the client is
-// asked to try again.
+// The other replica is alive but slow. Nobody else may spend the code, so the client is asked
+// to try again.
 func TestSlowReplicaKeepsItsLease(t *testing.T) {
 	if testing.Short() {
 		t.Skip("-short: it takes seconds")
@@ -160,8 +160,8 @@ func TestDeadReplicaHoldsAStepForItsLeaseOnly(t *testing.T) {
 	resume, done := a.underWay(t, code, phoneCode)
 	late := &lateWeChat{fakeWeChat: a.wechat, before: func() { resume(); <-done }}
 	b.Chain.WeChat = late
-	// One wait is enough, because it is longer than the lease. If the first replica was
-	// not dead after all, its result is found when WeChat calls the code used.
+	// One wait is enough, because it is longer than the lease. If the first replica was not
+	// dead after all, its result is found once WeChat says that the code is used.
 	b.login(t, "wxA", code, phoneCode)
 	a.wantCalls(t, 1, 2)
 }

@@ -14,9 +14,9 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
 )
 
-// Staging's WeChat is down. It shares its store with production, whose logins must go
-// on, as must the other calls of the same WeChat and the apps that get their access
-// token elsewhere.
+// Staging's WeChat is down, and staging shares its store with production. Production's logins
+// must go on. So must the other calls of that WeChat, and apps that get their access token
+// elsewhere.
 func TestDeadWeChatStopsNoOther(t *testing.T) {
 	var us upstreams
 	now := func() time.Time { return time.Unix(1_700_000_000, 0) }
@@ -51,8 +51,8 @@ func TestDeadWeChatStopsNoOther(t *testing.T) {
 	}
 }
 
-// A household has as many /64 networks as it likes. Where several clients are required,
-// they count as one.
+// A household has as many /64 networks as it likes. Where a rule needs several clients, they
+// count as one.
 func TestNetworksOfOneSiteAreOneClient(t *testing.T) {
 	a, b := Request{Client: netip.MustParsePrefix("2001:db8:1:2::/64")}, Request{Client: netip.MustParsePrefix("2001:db8:1:ffff::/64")}
 	if a.client() != b.client() {

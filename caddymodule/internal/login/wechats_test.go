@@ -7,8 +7,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
 )
 
-// Staging's simulator hands out a code that WeChat itself gave to somebody else. The
-// answer of one must not log in a user of the other.
+// Staging's simulator gives out a code that WeChat itself gave to somebody else. The result of
+// one must not log in a user of the other.
 func TestSameCodeOfAnotherWeChat(t *testing.T) {
 	h := newHouse(t)
 	code, phoneCode := h.code("ann"), h.phoneCode("ann", number)
@@ -18,7 +18,7 @@ func TestSameCodeOfAnotherWeChat(t *testing.T) {
 	if h.wechat.sessions == before {
 		t.Errorf("the other WeChat was not asked; the login ended with %v", err)
 	}
-	// An older replica writes no name of a WeChat, so its keys are those of WeChat
+	// An older replica does not write the name of a WeChat, so its keys equal those for WeChat
 	// itself.
 	if _, err := h.Login(t.Context(), login.Request{App: wechat.App{ID: "wxA"}, WeChat: wechat.Own, Code: code, PhoneCode: phoneCode}); err != nil {
 		t.Errorf("WeChat itself, by its name: %v", err)

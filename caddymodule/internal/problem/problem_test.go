@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// A code without an entry in the catalogue would be answered as internal_error, and one
-// that the page of the HTTP API lacks is of no use to a client's developer.
+// A code without an entry in the catalogue would be answered as internal_error. A code that is
+// not on the page of the HTTP API is of no use to a client's developer.
 func TestEveryCodeHasItsEntry(t *testing.T) {
 	source, err := os.ReadFile("codes.go")
 	if err != nil {

@@ -64,7 +64,7 @@ func TestBurstPassesNoMoreThanTheRate(t *testing.T) {
 	if n := passed.Load(); n != 30 {
 		t.Errorf("%d passed, want 30", n)
 	}
-	for range 100 { // refusals of other keys change nothing
+	for range 100 { // refusals for other keys change nothing
 		l.Fail(rate, "ann", start)
 	}
 	if r := l.Reserve(rate, "ann", start); r == nil || r.Wait > rate.Per || r.Reset > rate.Per {
@@ -130,7 +130,7 @@ func TestReservationIsGivenBack(t *testing.T) {
 		t.Errorf("one is under way: %+v", r)
 	}
 	l.Release("ann")
-	l.Release("ann") // one time too many
+	l.Release("ann") // once more than Reserve was called
 	if r := l.Reserve(rate, "ann", start); r != nil {
 		t.Errorf("it was given back: %+v", r)
 	}

@@ -50,10 +50,9 @@ func (c *clocked) ticks() {
 	}
 }
 
-// A clock jumps ahead and back, or back and ahead, together with the database's clock
-// or alone. A revoked token must not become valid at any moment of this, whether its
-// session ended before or during the jump. Afterwards, revocations that no token needs
-// are dropped again.
+// A clock jumps ahead and back, or back and ahead, together with the database's clock or
+// alone. A revoked token must never become valid meanwhile, whether its session ended before
+// or during the jump. Afterwards, revocations that no token needs are dropped again.
 func TestJumpBringsNoRevokedTokenBack(t *testing.T) {
 	const day = 24 * time.Hour
 	for _, tt := range []struct {
@@ -68,7 +67,7 @@ func TestJumpBringsNoRevokedTokenBack(t *testing.T) {
 			name := tt.name
 			if begins {
 				if tt.wrong == tt.database {
-					continue // no jump can be seen
+					continue // the jump cannot be noticed
 				}
 				name += ", from the start"
 			}

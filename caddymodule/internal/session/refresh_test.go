@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// The table of the counter: what a lost response, a stolen token and a store that lost
-// a write lead to.
+// The counter in a refresh token decides what happens after a lost response, a stolen token,
+// or a write that the store has lost.
 func TestCounterTable(t *testing.T) {
 	const now, grace = 90 * time.Minute, time.Minute
 	tests := []struct {
@@ -153,8 +153,8 @@ func (o *overtaken) Advance(ctx context.Context, id string, a Advance) (bool, er
 	return o.memory.Advance(ctx, id, a)
 }
 
-// A refresh loses the update of the counter to another. It must decide again by the new
-// counter: repeat the answer, end the session, or go on.
+// A refresh loses the update of the counter to another refresh. It must decide again by the
+// new counter: repeat the answer, end the session, or continue.
 func TestOvertakenRefreshStartsAgain(t *testing.T) {
 	now := start.Add(time.Hour)
 	tests := []struct {
@@ -266,8 +266,8 @@ func TestRefusedRefreshChangesNothing(t *testing.T) {
 	}
 }
 
-// The directory may be somebody's backend, so it is not asked when the rate limit
-// refuses.
+// The directory may be somebody's backend, so a refresh that the rate limit refuses does not
+// ask it.
 func TestRateIsAskedBeforeTheDirectory(t *testing.T) {
 	s := opened()
 	s.Counter = 5

@@ -49,8 +49,8 @@ func TestRefreshTokenKeysRotate(t *testing.T) {
 	}
 }
 
-// The rate limit counts a login by the session whose refresh token it carries. If a
-// client could make such tokens up, it would be counted under as many sessions as it
+// The rate limit counts a login by the session of the refresh token that it carries. If a
+// client could make up such tokens, it could spread its logins over as many sessions as it
 // likes.
 func TestSessionOfARefreshToken(t *testing.T) {
 	k, s := testKeys(t), opened()

@@ -89,7 +89,7 @@ func TestRevocationOutlivesEveryToken(t *testing.T) {
 	}
 }
 
-// Every request asks the set, so a lookup must not allocate.
+// Every request looks into the set, so a lookup must not allocate.
 func TestContainsAllocatesNothing(t *testing.T) {
 	r := NewRevoked()
 	in, out := number(1), number(2)

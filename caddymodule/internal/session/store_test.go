@@ -12,7 +12,7 @@ import (
 
 var start = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
-// settings has the defaults of the directive.
+// settings are the defaults of the directive.
 var settings = Settings{
 	Idle: 30 * 24 * time.Hour, Lifetime: 180 * 24 * time.Hour,
 	Grace: time.Minute, TokenLife: time.Hour + 10*time.Second,
@@ -184,7 +184,7 @@ func testKeys(t testing.TB, secrets ...[]byte) Keys {
 	return ks
 }
 
-// opened returns a session as a login at start leaves it.
+// opened returns a session as a login at the time start leaves it.
 func opened() Session {
 	return New(Session{UserID: "u1", Issuer: "wx-auth", AppID: "wxapp", OpenID: "o1"}, settings, start)
 }
@@ -205,5 +205,5 @@ func at(k Keys, s Session, counter uint64) string {
 	return k.RefreshToken(s)
 }
 
-// Together has nothing to read along.
+// Together returns ctx: this store reads nothing together.
 func (m *memory) Together(ctx context.Context) context.Context { return ctx }

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// A test session ends with the last day, however long sessions last, and when the configuration
-// loses the line or has another secret. It survives a new encryption key.
+// A test session ends with the last day, whatever the lifetime of sessions, and when the
+// configuration loses the line or has another secret. It survives a new encryption key.
 func TestSessionOfATestLogin(t *testing.T) {
 	day := 24 * time.Hour
 	line := TestLogin{Marks: []string{"newer", "mark"}, Until: start.Add(2 * day)}
@@ -42,7 +42,8 @@ func TestSessionOfATestLogin(t *testing.T) {
 	}
 }
 
-// Each key makes another mark of the same secret, so that nobody finds the secret out from a mark.
+// With each key the same secret has another mark, so that nobody can find out the secret from
+// a mark.
 func TestMarksDependOnTheKeys(t *testing.T) {
 	one, _ := NewKeys([]byte("0123456789abcdef0123456789abcdef"))
 	both, _ := NewKeys([]byte("fedcba9876543210fedcba9876543210"), []byte("0123456789abcdef0123456789abcdef"))

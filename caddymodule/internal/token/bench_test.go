@@ -17,9 +17,8 @@ import (
 	"time"
 )
 
-// paired measures ours, and reports the median of its ratio to bare. Both are measured
-// alternately, a few milliseconds each, so that other load on the machine affects both
-// alike.
+// paired measures ours, and reports the median of its time relative to bare. It runs both
+// alternately, a few milliseconds each, so that other load on the machine affects both alike.
 func paired(b *testing.B, bare, ours func()) {
 	chunk := func(f func(), n int) time.Duration {
 		start := time.Now()

@@ -300,7 +300,7 @@ func TestTokensInUseStay(t *testing.T) {
 	for i, raw := range hot {
 		claims[i], _ = v.Verify(ks, raw, t0)
 	}
-	for i, raw := range raws[20:] { // each seen once, beside those that are in use
+	for i, raw := range raws[20:] { // each is seen once, beside the tokens in use
 		v.Verify(ks, raw, t0)
 		v.Verify(ks, hot[i%len(hot)], t0)
 	}
@@ -337,7 +337,7 @@ func TestExpiredEntriesMakeRoomFirst(t *testing.T) {
 // new policy; a reload that changes nothing keeps the cache.
 func TestOtherKeysOrPolicyFindNothing(t *testing.T) {
 	a := testKeys()[HS256]
-	b, err := newKeySet(a.members) // as a load that changed something
+	b, err := newKeySet(a.members) // as after a load that has changed something
 	if err != nil {
 		t.Fatal(err)
 	}

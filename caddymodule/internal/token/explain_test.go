@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// A support desk asks why a token is refused. Each fault has its own answer, and a token
-// without a fault has none. No answer has a part of the token's signature.
+// A support desk asks why a token is refused. Each fault has its own answer, and the answer
+// for a token without a fault is empty. No answer contains any of the token's signature.
 func TestRefusedTokensAreExplained(t *testing.T) {
 	ks := testKeys()[ES256]
 	raw := mustMint(t, ks, testClaims())
@@ -53,8 +53,8 @@ func TestRefusedTokensAreExplained(t *testing.T) {
 	}
 }
 
-// A token is shown as it says of itself, without what is sealed. What is no token is not
-// shown at all.
+// The command shows what a token says of itself, except what is sealed. It shows nothing of a
+// text that is no token.
 func TestInspectionShowsNothingSealed(t *testing.T) {
 	in, err := Inspect(mustMint(t, testKeys()[ES256], testClaims()))
 	if err != nil || !in.Sealed || in.Claims["wx"] != nil || in.Claims["sub"] != testClaims().Subject || in.Header["alg"] != "ES256" {

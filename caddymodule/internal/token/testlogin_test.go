@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// A reviewer's token is good until the end of the last day, and only while the configuration has
-// the line with the same secret. What the cache holds follows a changed line at once.
+// A reviewer's token is good until the end of the last day, and only while the configuration
+// has the line with the same secret. Cached tokens follow a changed line at once.
 func TestTokenOfATestLogin(t *testing.T) {
 	ks, seal, cache := testKeys()[ES256], testSeal(t), NewCache(64)
 	c := testClaims()

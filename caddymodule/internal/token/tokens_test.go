@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// Anybody can send tokens with made-up key ids. They make the ring reload, since a
-// replica may have a new key, but at most once in ten seconds.
+// Anybody can send tokens with made-up key ids. Such a token reloads the ring, because a
+// replica may have made a new key, but at most once in ten seconds.
 func TestUnknownKeyReloadsTheRingAtTimes(t *testing.T) {
 	ours, theirs := testKeys()[ES256], testKeys()[EdDSA]
 	ring := NewRing()
@@ -36,8 +36,8 @@ func TestUnknownKeyReloadsTheRingAtTimes(t *testing.T) {
 	}
 }
 
-// A token whose session has ended is good by signature and age; only the list of ended
-// sessions stops it.
+// A token of an ended session is good by signature and age. Only the list of ended sessions
+// stops it.
 func TestTokenOfAnEndedSession(t *testing.T) {
 	ks, verifier := testKeys()[ES256], NewVerifier(testPolicy(), testSeal(t), NewCache(8))
 	ended := ""
@@ -52,8 +52,8 @@ func TestTokenOfAnEndedSession(t *testing.T) {
 	}
 }
 
-// Before the store is open nothing is verified. What cannot be ours is refused even then:
-// a client with another system's token is not asked to try again.
+// Before the store is open, nothing is verified. A token that cannot be ours is refused even
+// then, so that a client with another system's token is not asked to try again.
 func TestTokensBeforeTheStoreIsOpen(t *testing.T) {
 	closed := errors.New("not open")
 	tokens := &Tokens{Ring: NewRing(), Verifier: func() (*Verifier, error) { return nil, closed }}

@@ -32,8 +32,8 @@ func readJSON(t *testing.T, path string, to any) {
 	}
 }
 
-// loadVector loads a vector's key as a configuration would, for the one of our
-// algorithms that uses such keys.
+// loadVector loads a vector's key as a configuration would, for the one of our algorithms that
+// fits the key.
 func loadVector(jwk json.RawMessage) (*key, error) {
 	var k struct{ Kty, Crv string }
 	json.Unmarshal(jwk, &k)

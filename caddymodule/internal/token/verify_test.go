@@ -68,8 +68,8 @@ func TestMintedTokenSaysWhatItWasGiven(t *testing.T) {
 	}
 }
 
-// TestPersonalDataIsNotReadableInAToken decodes a token as everybody can who holds it:
-// neither the phone number nor the directory's claims are readable.
+// TestPersonalDataIsNotReadableInAToken decodes a token as everybody who holds it can: neither
+// the phone number nor the directory's claims are readable.
 func TestPersonalDataIsNotReadableInAToken(t *testing.T) {
 	c := testClaims()
 	c.Extra = map[string]any{"role": "chieftain"}
@@ -127,9 +127,8 @@ func TestTimesAreCheckedWithLeeway(t *testing.T) {
 	}
 }
 
-// TestSealIsBoundToIssuerUserAndSession opens a seal with other issuers, users and
-// sessions, among them such that concatenate to the same text, and with each byte
-// changed.
+// TestSealIsBoundToIssuerUserAndSession opens a seal with other issuers, users and sessions.
+// Some of these concatenate to the same text. It also opens the seal with each byte changed.
 func TestSealIsBoundToIssuerUserAndSession(t *testing.T) {
 	seal := testSeal(t)
 	sealed, err := seal.Seal(appendAAD(nil, "iss", "sub", "sid"), []byte("x"))
@@ -241,9 +240,8 @@ func TestMintedTokensDiffer(t *testing.T) {
 	}
 }
 
-// TestOursLooksAtTheHeaderOnly checks that a token is recognized as ours by its header
-// alone, whatever follows, so that a gateway before another API can pass foreign tokens
-// on and refuse forged ones.
+// TestOursLooksAtTheHeaderOnly checks that a token is recognized as ours by its header alone.
+// A gateway in front of another API can so pass that API's tokens on and refuse forged ones.
 func TestOursLooksAtTheHeaderOnly(t *testing.T) {
 	ks := testKeys()[ES256]
 	raw := mustMint(t, ks, testClaims())

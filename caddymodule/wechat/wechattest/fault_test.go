@@ -17,8 +17,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat/wechattest"
 )
 
-// Whether a code was used up when the connection broke is what a client cannot know.
-// Each fault can be injected on either side of that moment.
+// When the connection breaks, a client cannot know whether its code was used up. Each fault
+// can be injected on either side of that moment.
 func TestFaultBeforeOrAfterTheCodeIsUsed(t *testing.T) {
 	kinds := []wechattest.Kind{
 		wechattest.Reset, wechattest.Close, wechattest.Status, wechattest.HTML, wechattest.Empty, wechattest.Truncated,
@@ -258,7 +258,7 @@ func TestFaultsThatDoNotExistAreRefused(t *testing.T) {
 	}
 }
 
-// until waits for something that another goroutine is about to do.
+// until waits until another goroutine has done something.
 func until(t *testing.T, done func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(10 * time.Second); !done(); {
