@@ -97,16 +97,16 @@ func (b *book) owner(number string) string {
 	return b.numbers[number]
 }
 
-// elsewhere returns a house whose users are in an external directory, and that directory.
-func elsewhere(t *testing.T) (*house, *book) {
+// elsewhere returns a chain whose users are in an external directory, and that directory.
+func elsewhere(t *testing.T) (*testChain, *book) {
 	t.Helper()
-	h := newBareHouse(t)
+	h := newBareChain(t)
 	b := &book{numbers: make(map[string]string)}
 	h.Directory, h.Chain.Elsewhere = h.store.Elsewhere(user.Checked(b), h.Sessions.Settings), true
 	return h, b
 }
 
-func (h *house) change(of login.Result, phoneCode string) (login.Result, error) {
+func (h *testChain) change(of login.Result, phoneCode string) (login.Result, error) {
 	return h.ChangePhone(context.Background(), login.ChangeRequest{
 		Request:   login.Request{App: wechat.App{ID: of.Session.AppID}, PhoneCode: phoneCode},
 		SessionID: of.Session.ID, UserID: of.User.ID, OpenID: of.Session.OpenID,
@@ -207,7 +207,7 @@ func TestTwoNumbersAtOnceElsewhere(t *testing.T) {
 	for round := range 5 {
 		numbers := []string{fmt.Sprint(13600136000 + round), fmt.Sprint(13500135000 + round)}
 		var all sync.WaitGroup
-		for i, h := range []*house{a, b} {
+		for i, h := range []*testChain{a, b} {
 			code := h.phoneCode("alice", numbers[i])
 			all.Go(func() {
 				_, err := h.change(alice, code)
@@ -279,7 +279,7 @@ func TestAnswersOfADirectoryToAChange(t *testing.T) {
 // Some users cannot change their number: WeChat does not compare the openids, the session has
 // no openid, or the directory does not change numbers. No code is spent on them.
 func TestChangeIsClosed(t *testing.T) {
-	h := newHouse(t)
+	h := newTestChain(t)
 	alice := h.login(t, "wxA", h.code("alice"), h.phoneCode("alice", number))
 	phones := h.wechat.phones
 	closed := func(of login.Result) {
@@ -305,7 +305,7 @@ func TestChangeIsClosed(t *testing.T) {
 // are still in the store. Alice changes her number there. From then on the new number is hers,
 // and a login with the former one that asked before is not let in as her.
 func TestChangeAfterUsersHaveMovedElsewhere(t *testing.T) {
-	h := newHouse(t)
+	h := newTestChain(t)
 	alice := h.login(t, "wxA", h.code("alice"), h.phoneCode("alice", number))
 	dir := &book{numbers: map[string]string{number: alice.User.ID}}
 	h.Directory, h.Chain.Elsewhere = h.store.Elsewhere(user.Checked(dir), h.Sessions.Settings), true

@@ -22,7 +22,7 @@ type ended struct {
 	err  error
 }
 
-func (h *house) record() <-chan ended {
+func (h *testChain) record() <-chan ended {
 	done := make(chan ended, 200)
 	h.OnDone = func(ctx context.Context, _ login.Request, res login.Result, err error) {
 		done <- ended{ctx.Value(ctxKey{}), res, err}
@@ -32,7 +32,7 @@ func (h *house) record() <-chan ended {
 
 // Many requests join one login. It must be logged, counted and published once.
 func TestOnDoneOnceForAllThatJoin(t *testing.T) {
-	h := newHouse(t)
+	h := newTestChain(t)
 	done := h.record()
 	h.wechat.gate = make(chan struct{})
 	code, phoneCode := h.code("ann"), h.phoneCode("ann", number)
@@ -57,7 +57,7 @@ func TestOnDoneOnceForAllThatJoin(t *testing.T) {
 // A client sends a wrong code and hangs up. The refusal still counts against the rate, and an
 // operator's mistake is still logged.
 func TestOnDoneForClientThatHangsUp(t *testing.T) {
-	h := newHouse(t)
+	h := newTestChain(t)
 	done := h.record()
 	h.wechat.gate = make(chan struct{})
 	h.wechat.fail = &wechat.Error{Call: wechat.CallPhone, Kind: wechat.KindPhoneCode, Renew: []wechat.Renew{wechat.RenewPhoneCode}}
@@ -79,7 +79,7 @@ func TestOnDoneForClientThatHangsUp(t *testing.T) {
 
 // A login that panics must end neither the process nor other logins.
 func TestPanicInALoginEndsThatLoginOnly(t *testing.T) {
-	h := newHouse(t)
+	h := newTestChain(t)
 	done := h.record()
 	h.Mint = nil
 	_, err := h.Login(t.Context(), login.Request{App: wechat.App{ID: "wxA"}, Code: h.code("ann"), PhoneCode: h.phoneCode("ann", number)})
@@ -95,7 +95,7 @@ func TestPanicInALoginEndsThatLoginOnly(t *testing.T) {
 // A login in progress keeps the objects that it uses open until its end, even if its client
 // has gone.
 func TestLoginHoldsWhatItUsesFromItsStart(t *testing.T) {
-	h := newHouse(t)
+	h := newTestChain(t)
 	var held, most atomic.Int64
 	h.Hold = func() func() {
 		most.Store(max(most.Load(), held.Add(1)))
@@ -121,7 +121,7 @@ func TestLoginHoldsWhatItUsesFromItsStart(t *testing.T) {
 
 // The codes of a session that has ended or expired must not open it again.
 func TestEndedSessionIsNotReplayed(t *testing.T) {
-	h := newHouse(t)
+	h := newTestChain(t)
 	h.Sessions.Settings.Idle = 30 * time.Second
 	code, phoneCode := h.code("ann"), h.phoneCode("ann", number)
 	h.login(t, "wxA", code, phoneCode)
@@ -138,7 +138,7 @@ func TestEndedSessionIsNotReplayed(t *testing.T) {
 // Somebody presents a login code that has opened its session, without its phone code. It is of
 // no use to them, not even while its owner repeats the login.
 func TestReplayTellsNobodyElseWhoseCodeItWas(t *testing.T) {
-	h := newHouse(t)
+	h := newTestChain(t)
 	code, phoneCode := h.code("ann"), h.phoneCode("ann", number)
 	h.login(t, "wxA", code, phoneCode)
 	var wg sync.WaitGroup
@@ -163,7 +163,7 @@ func TestRefusalsByWeChatAreCounted(t *testing.T) {
 		{&wechat.Error{Kind: wechat.KindTimeout, Unanswered: true, Renew: []wechat.Renew{wechat.RenewPhoneCode}}, false},
 		{&wechat.Error{Kind: wechat.KindBusy}, false},
 	} {
-		h := newHouse(t)
+		h := newTestChain(t)
 		h.wechat.fail = tc.err
 		_, err := h.Login(t.Context(), login.Request{App: wechat.App{ID: "wxA"}, Code: h.code("ann"), PhoneCode: h.phoneCode("ann", number)})
 		var le *login.Error
@@ -176,7 +176,7 @@ func TestRefusalsByWeChatAreCounted(t *testing.T) {
 // A code that was lost on the way may turn out to be used only at the next login. That
 // is not the client's fault either.
 func TestLostCodeIsNotTheClientsFault(t *testing.T) {
-	h := newHouse(t)
+	h := newTestChain(t)
 	code, phoneCode := h.code("ann"), h.phoneCode("ann", number)
 	used := &wechat.Error{Call: wechat.CallPhone, Kind: wechat.KindPhoneCode, Code: 40029, Renew: []wechat.Renew{wechat.RenewPhoneCode}}
 	for i, tc := range []struct {
@@ -201,7 +201,7 @@ func TestLostCodeIsNotTheClientsFault(t *testing.T) {
 // the thief learns that the two codes belong to different users.
 func TestPhoneCodeOfTwoAtOnce(t *testing.T) {
 	for range 20 {
-		h := newHouse(t)
+		h := newTestChain(t)
 		phoneCode := h.phoneCode("ann", number)
 		anns, eves := h.code("ann"), h.code("eve")
 		var wg sync.WaitGroup

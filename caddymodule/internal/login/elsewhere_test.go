@@ -32,7 +32,7 @@ func (m *members) Login(_ context.Context, l user.Login) (user.User, error) {
 
 func (m *members) last() user.Login { return m.asked[len(m.asked)-1] }
 
-func withMembers(h *house) *members {
+func withMembers(h *testChain) *members {
 	m := &members{id: func(l user.Login) string {
 		if l.Silent() {
 			return l.UserID
@@ -46,7 +46,7 @@ func withMembers(h *house) *members {
 // The external directory returns no numbers. A silent login then has the number of the
 // last phone login.
 func TestNumberIsKeptForASilentDirectory(t *testing.T) {
-	h := newHouse(t)
+	h := newTestChain(t)
 	m := withMembers(h)
 	var minted user.User
 	h.Mint = func(_ session.Session, u user.User, _ time.Time) (string, error) {
@@ -86,7 +86,7 @@ func TestNumberIsKeptForASilentDirectory(t *testing.T) {
 // A backend may create a user before its answer is lost. All attempts of one login must
 // have the same id, so that it creates one user.
 func TestLoginHasOneIDForTheDirectory(t *testing.T) {
-	h := newHouse(t)
+	h := newTestChain(t)
 	m := withMembers(h)
 	h.wechat.union = true // otherwise a login in another app suspends the first openid
 	m.fail = errors.New("down")
@@ -129,7 +129,7 @@ func TestLoginHasOneIDForTheDirectory(t *testing.T) {
 // The directory returns claims that do not fit into a token. No session may be left
 // behind.
 func TestOversizedClaimsOpenNoSession(t *testing.T) {
-	h := newHouse(t)
+	h := newTestChain(t)
 	withMembers(h)
 	good := h.Mint
 	h.Mint = func(session.Session, user.User, time.Time) (string, error) { return "", errors.New("too long") }

@@ -3,6 +3,7 @@ package login_test
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"testing"
 
@@ -16,7 +17,7 @@ import (
 // The answer says so, also when it is repeated.
 func TestMovedIsSaidInEveryAnswer(t *testing.T) {
 	for _, union := range []bool{false, true} {
-		h := newHouse(t)
+		h := newTestChain(t)
 		h.wechat.union = union
 		app := "wxA"
 		if union {
@@ -41,7 +42,7 @@ func TestMovedIsSaidInEveryAnswer(t *testing.T) {
 // and at two sites. It opens one session. The phone codes of the logins that lost still work
 // with a new login code.
 func TestOneLoginCodeOpensOneSession(t *testing.T) {
-	a := newHouse(t)
+	a := newTestChain(t)
 	b := a.replica()
 	b.Sessions.Issuer = "another site"
 	a.login(t, "wxA", a.code("alice"), a.phoneCode("alice", number))
@@ -51,7 +52,7 @@ func TestOneLoginCodeOpensOneSession(t *testing.T) {
 		opened := make([]error, 2*len(phoneCodes))
 		var wg sync.WaitGroup
 		for i := range opened {
-			h := []*house{a, b}[i%2]
+			h := []*testChain{a, b}[i%2]
 			wg.Go(func() {
 				_, opened[i] = h.Login(context.Background(), login.Request{App: wechat.App{ID: "wxA"}, Code: code, PhoneCode: phoneCodes[i/2]})
 			})
@@ -107,7 +108,7 @@ func (m *slowMembers) Erase(context.Context, string) error { return nil }
 // login does not succeed for that id, and the client learns which codes to fetch. With
 // these, the login creates a new user.
 func TestErasureWinsAgainstALoginUnderWay(t *testing.T) {
-	h := newHouse(t)
+	h := newTestChain(t)
 	m := &slowMembers{members: withMembers(h)}
 	there := h.store.Elsewhere(m, h.Sessions.Settings)
 	h.Directory = there
@@ -163,7 +164,7 @@ func TestErasureWinsAgainstALoginUnderWay(t *testing.T) {
 	h.login(t, "wxA", h.code("alice"), h.phoneCode("alice", number))
 }
 
-func (h *house) underWayRefused(t *testing.T, code, phoneCode string) (resume func(), done <-chan *login.Error) {
+func (h *testChain) underWayRefused(t *testing.T, code, phoneCode string) (resume func(), done <-chan *login.Error) {
 	t.Helper()
 	h.wechat.entered, h.wechat.gate = make(chan struct{}, 100), make(chan struct{})
 	ended := make(chan *login.Error, 1)
@@ -195,7 +196,7 @@ func (e *eraser) Login(ctx context.Context, l user.Login) (user.User, error) {
 
 // The store's own directory never reuses an id, so the login creates a new user.
 func TestErasedIDOfOurOwnNeverComesAgain(t *testing.T) {
-	h := newHouse(t)
+	h := newTestChain(t)
 	first := h.login(t, "wxA", h.code("alice"), h.phoneCode("alice", number))
 	h.Directory = &eraser{Directory: h.Directory}
 	res := h.login(t, "wxA", h.code("alice"), h.phoneCode("alice", number))
@@ -210,7 +211,7 @@ func TestErasedIDOfOurOwnNeverComesAgain(t *testing.T) {
 // An external directory must not learn of a suspended binding, because only the number proves
 // who owns that account now.
 func TestDirectorySeesNoSuspendedBinding(t *testing.T) {
-	h := newHouse(t)
+	h := newTestChain(t)
 	m := withMembers(h)
 	h.login(t, "wxB", h.code("alice"), h.phoneCode("alice", number))
 	bob := h.login(t, "wxA", h.code("bob"), h.phoneCode("bob", number))
@@ -225,5 +226,68 @@ func TestDirectorySeesNoSuspendedBinding(t *testing.T) {
 	h.login(t, "wxB", h.code("alice"), h.phoneCode("alice", otherNumber))
 	if l := m.last(); l.UserID != "" || l.Rebound {
 		t.Errorf("it is asked %+v", l)
+	}
+}
+
+// A recycled number: Ann gives her number back, and Bob gets it. Bob's login takes the
+// account over, and Ann is logged out in every app.
+func TestRecycledNumberReplace(t *testing.T) {
+	h := newTestChain(t)
+	h.wechat.union = true
+	ann := h.login(t, "wxA", h.code("ann"), h.phoneCode("ann", number))
+	annB := h.login(t, "wxB", h.code("ann"), "")
+	bob := h.login(t, "wxA", h.code("bob"), h.phoneCode("bob", number))
+	if bob.User.ID != ann.User.ID {
+		t.Errorf("the number's user is another one: %s", bob.User.ID)
+	}
+	if !slices.Contains(bob.Ended, ann.Session.ID) || !h.Sessions.Revoked.Contains(ann.Session.ID) {
+		t.Error("Ann's session in the same app goes on")
+	}
+	if !slices.Contains(bob.Ended, annB.Session.ID) {
+		t.Error("Ann's session in the other app goes on")
+	}
+	for _, app := range []string{"wxA", "wxB"} {
+		h.refused(t, app, h.code("ann"), "", problem.PhoneRequired)
+	}
+	h.login(t, "wxA", h.code("bob"), "")
+}
+
+// The same story under `keep`: both openids may use the account.
+func TestRecycledNumberKeep(t *testing.T) {
+	h := newTestChain(t)
+	h.NewOpenID = user.Keep
+	ann := h.login(t, "wxA", h.code("ann"), h.phoneCode("ann", number))
+	bob := h.login(t, "wxA", h.code("bob"), h.phoneCode("bob", number))
+	if bob.User.ID != ann.User.ID || len(bob.Ended) != 0 {
+		t.Errorf("bob is %s, ended %v", bob.User.ID, bob.Ended)
+	}
+	if res := h.login(t, "wxA", h.code("ann"), ""); res.User.ID != ann.User.ID {
+		t.Error("Ann's openid lost its binding")
+	}
+}
+
+// The same story under `deny`: the other openid is refused.
+func TestRecycledNumberDeny(t *testing.T) {
+	h := newTestChain(t)
+	h.NewOpenID = user.Deny
+	ann := h.login(t, "wxA", h.code("ann"), h.phoneCode("ann", number))
+	h.refused(t, "wxA", h.code("bob"), h.phoneCode("bob", number), problem.NewOpenIDDenied)
+	if h.Sessions.Revoked.Contains(ann.Session.ID) {
+		t.Error("Ann's session ended")
+	}
+	h.login(t, "wxA", h.code("ann"), h.phoneCode("ann", number))
+}
+
+// Ann gets a new number. If her user's number were changed, a number that belongs to
+// somebody else could take her account over. So she becomes a new user.
+func TestNewNumberOfAnOpenIDIsANewUser(t *testing.T) {
+	h := newTestChain(t)
+	ann := h.login(t, "wxA", h.code("ann"), h.phoneCode("ann", number))
+	moved := h.login(t, "wxA", h.code("ann"), h.phoneCode("ann", otherNumber))
+	if moved.User.ID == ann.User.ID || !moved.User.New {
+		t.Errorf("the new number is %s, new %v", moved.User.ID, moved.User.New)
+	}
+	if silent := h.login(t, "wxA", h.code("ann"), ""); silent.User.ID != moved.User.ID {
+		t.Error("the openid still belongs to the former user")
 	}
 }

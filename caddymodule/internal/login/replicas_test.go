@@ -13,17 +13,17 @@ import (
 )
 
 // replica returns another process that uses the same store.
-func (h *house) replica() *house {
+func (h *testChain) replica() *testChain {
 	c := *h.Chain
 	c.State = new(login.State)
-	other := &house{Chain: &c, wechat: h.wechat, store: h.store}
+	other := &testChain{Chain: &c, wechat: h.wechat, store: h.store}
 	other.n.Store(1000 + h.n.Load()) // so that the two make different codes
 	return other
 }
 
 // underWay starts a login and returns once it has reached the phone exchange. The login
 // goes on when resume is called, and done receives its result.
-func (h *house) underWay(t *testing.T, code, phoneCode string) (resume func(), done <-chan login.Result) {
+func (h *testChain) underWay(t *testing.T, code, phoneCode string) (resume func(), done <-chan login.Result) {
 	t.Helper()
 	h.wechat.entered, h.wechat.gate = make(chan struct{}, 100), make(chan struct{})
 	ended := make(chan login.Result, 1)
@@ -33,7 +33,7 @@ func (h *house) underWay(t *testing.T, code, phoneCode string) (resume func(), d
 	return sync.OnceFunc(func() { close(gate) }), ended
 }
 
-func (h *house) wantCalls(t *testing.T, sessions, phones int) {
+func (h *testChain) wantCalls(t *testing.T, sessions, phones int) {
 	t.Helper()
 	h.wechat.mu.Lock()
 	defer h.wechat.mu.Unlock()
@@ -45,7 +45,7 @@ func (h *house) wantCalls(t *testing.T, sessions, phones int) {
 // The client repeats its login at another replica while the first one still waits for
 // WeChat.
 func TestLoginIsJoinedOnAnotherReplica(t *testing.T) {
-	a := newHouse(t)
+	a := newTestChain(t)
 	b := a.replica()
 	code, phoneCode := a.code("ann"), a.phoneCode("ann", number)
 	resume, done := a.underWay(t, code, phoneCode)
@@ -70,7 +70,7 @@ func TestLoginIsJoinedOnAnotherReplica(t *testing.T) {
 // The client comes to another replica with a new login code and the phone code that is
 // being exchanged.
 func TestPhoneCodeIsJoinedOnAnotherReplica(t *testing.T) {
-	a := newHouse(t)
+	a := newTestChain(t)
 	b := a.replica()
 	phoneCode := a.phoneCode("ann", number)
 	resume, done := a.underWay(t, a.code("ann"), phoneCode)
@@ -88,7 +88,7 @@ func TestPhoneCodeIsJoinedOnAnotherReplica(t *testing.T) {
 func TestStolenPhoneCodeOnAnotherReplica(t *testing.T) {
 	for _, when := range []string{"before", "during", "after"} {
 		t.Run(when, func(t *testing.T) {
-			a := newHouse(t)
+			a := newTestChain(t)
 			b := a.replica()
 			phoneCode := a.phoneCode("ann", number)
 			steal := func() {
@@ -121,7 +121,7 @@ func TestSlowReplicaKeepsItsLease(t *testing.T) {
 		t.Skip("-short: it takes seconds")
 	}
 	t.Parallel()
-	a := newHouse(t)
+	a := newTestChain(t)
 	b := a.replica()
 	code, phoneCode := a.code("ann"), a.phoneCode("ann", number)
 	resume, done := a.underWay(t, code, phoneCode)
@@ -153,7 +153,7 @@ func TestDeadReplicaHoldsAStepForItsLeaseOnly(t *testing.T) {
 		t.Skip("-short: it takes seconds")
 	}
 	t.Parallel()
-	a := newHouse(t)
+	a := newTestChain(t)
 	b := a.replica()
 	a.Chain.Store = deadStore{a.store}
 	code, phoneCode := a.code("ann"), a.phoneCode("ann", number)
@@ -180,7 +180,7 @@ func (l *lateWeChat) PhoneNumber(ctx context.Context, app wechat.App, code, open
 // A result that the store could not take is delivered when the store is back, even if
 // the client does not come to the same replica again.
 func TestPendingResultReachesOtherReplicas(t *testing.T) {
-	a := newHouse(t)
+	a := newTestChain(t)
 	b := a.replica()
 	a.wechat.entered, a.wechat.gate = make(chan struct{}, 1), make(chan struct{})
 	code, phoneCode := a.code("ann"), a.phoneCode("ann", number)
@@ -202,7 +202,7 @@ func TestPendingResultReachesOtherReplicas(t *testing.T) {
 // The first login creates the user and then fails. The answer that finally succeeds
 // must still say that the user is new.
 func TestUserIsNewUntilAnAnswerArrives(t *testing.T) {
-	h := newHouse(t)
+	h := newTestChain(t)
 	code, phoneCode := h.code("ann"), h.phoneCode("ann", number)
 	h.store.committing.Store(false)
 	h.refused(t, "wxA", code, phoneCode, problem.StoreUnavailable) // the user was created, but no session

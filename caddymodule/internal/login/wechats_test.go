@@ -10,7 +10,7 @@ import (
 // Staging's simulator gives out a code that WeChat itself gave to somebody else. The result of
 // one must not log in a user of the other.
 func TestSameCodeOfAnotherWeChat(t *testing.T) {
-	h := newHouse(t)
+	h := newTestChain(t)
 	code, phoneCode := h.code("ann"), h.phoneCode("ann", number)
 	h.login(t, "wxA", code, phoneCode)
 	before := h.wechat.sessions
