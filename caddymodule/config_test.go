@@ -145,7 +145,7 @@ func TestCaddyShowsNoSecret(t *testing.T) {
 			t.Errorf("%s is shown, or its placeholder is gone: %s", name, after)
 		}
 	}
-	// This is what a careless log line would print of the apps.
+	// A careless log line would print the apps like this.
 	set, err := loaded.(*Handler).settings()
 	if err != nil {
 		t.Fatal(err)

@@ -100,7 +100,8 @@ func (f *faultyStore) Commit(ctx context.Context, c login.Commit) (login.Committ
 	return f.Store.Commit(ctx, c)
 }
 
-// testChain is a login chain over an SQLite store and a fake WeChat, with a clock that the test moves.
+// testChain is a login chain over an SQLite store and a fake WeChat, with a clock that the test
+// moves.
 type testChain struct {
 	*login.Chain
 	wechat *fakeWeChat
