@@ -29,8 +29,8 @@ func architectureSection(t *testing.T, heading string) []string {
 // firstCell matches the code in the first cell of a table's row.
 var firstCell = regexp.MustCompile("^\\| `([^`]+)` \\|")
 
-// The page lists every package once, each above all that it imports. A reader who draws
-// the structure by it draws the one that is there.
+// A reader draws the structure by this page, so the page lists every package once, each above
+// all packages that it imports.
 func TestArchitectureListsPackages(t *testing.T) {
 	var listed []string
 	for _, line := range architectureSection(t, "Packages") {
@@ -97,8 +97,8 @@ func TestArchitectureNamesFilesThatExist(t *testing.T) {
 	}
 }
 
-// existsSomewhere reports whether a file is at the top, in the plugin or in one of the
-// packages; a bare name may be in any of them.
+// existsSomewhere reports whether a file is at the top, in the plugin, or in one of the
+// packages. A name without a folder may be in any of them.
 func existsSomewhere(name string) bool {
 	for _, pattern := range []string{"../", "../" + plugin + "/", "../" + plugin + "/internal/", "../" + plugin + "/user/", "../tests/",
 		"../tests/*/", "../" + plugin + "/*/", "../" + plugin + "/internal/*/", "../" + plugin + "/user/*/"} {

@@ -19,8 +19,8 @@ var checkers = map[string][]string{
 	"php":    {"php", "-l"},
 }
 
-// parses reports why a code block is not a program of its language. Words that stand for
-// what a reader writes, such as <id>, are replaced.
+// parses reports why a code block is not a program of its language. Placeholders for what a
+// reader fills in, such as <id>, are replaced first.
 func parses(language, text string) error {
 	switch language {
 	case "go":
@@ -66,8 +66,8 @@ type parseError struct{ text string }
 
 func (e *parseError) Error() string { return e.text }
 
-// A reader copies a block of a page. It is at least a program of its language; those that
-// other tests run do more.
+// A reader copies a block of a page. The block must at least be a program of its language;
+// other tests also run some of the blocks.
 func TestBlocksOfDocumentsParse(t *testing.T) {
 	t.Parallel()
 	tried := make(map[string]bool)

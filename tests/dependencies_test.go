@@ -92,9 +92,9 @@ func dependencyTable(t *testing.T) map[string]string {
 	return reasons
 }
 
-// A dependency is code of strangers in the path of every login. Somebody may add one in
-// passing, without anybody asking why. So each needs a reason in docs/architecture.md, and
-// the table must not list any that are gone.
+// A dependency is other people's code in the path of every login, and one may be added without
+// anybody asking why. So each needs a reason in docs/architecture.md, and the table must not
+// list dependencies that are gone.
 func TestEveryDependencyHasAReason(t *testing.T) {
 	reasons := dependencyTable(t)
 	var direct []string

@@ -147,9 +147,9 @@ func TestNoPackageImportsUpwards(t *testing.T) {
 	}
 }
 
-// Caddy's types must not spread beyond the module, nor those of jwx, which is no longer
-// maintained, beyond the tokens, nor those of OpenTelemetry beyond the spans: each may have
-// to be replaced one day.
+// Some libraries may have to be replaced one day, so their types must not spread: Caddy's not
+// beyond the module, jwx's (which is no longer maintained) not beyond the tokens, and
+// OpenTelemetry's not beyond the spans.
 func TestLibrariesStayInTheirPackages(t *testing.T) {
 	for _, p := range listPackages(t) {
 		for _, path := range slices.Concat(p.Imports, p.TestImports, p.XTestImports) {
@@ -180,7 +180,8 @@ func TestSimulatorIsNotInAUsersBuild(t *testing.T) {
 	}
 }
 
-// A mark for work that is left to do is forgotten as soon as it is committed.
+// Marks for work that is left to do are forgotten as soon as they are committed, so there must
+// be none.
 func TestNothingIsLeftToDo(t *testing.T) {
 	mark := regexp.MustCompile(`\b(TO` + `DO|FIX` + `ME)\b`)
 	read := 0

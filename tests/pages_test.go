@@ -127,7 +127,8 @@ func anchor(title string) string {
 	return name.String()
 }
 
-// A reader follows each link of the documents and finds the page, and the place on it.
+// A reader follows the links of the documents. Each leads to a page that exists, and to a
+// place on it that exists.
 func TestLinksOfDocumentsResolve(t *testing.T) {
 	all := documents(t)
 	for name, d := range all {
@@ -151,8 +152,8 @@ func TestLinksOfDocumentsResolve(t *testing.T) {
 	}
 }
 
-// inEnglish are the pages of docs without a Chinese twin: they are for people, and
-// programs, that read and write the code.
+// inEnglish are the pages of docs without a Chinese twin. They are for people, and programs,
+// that read and write the code.
 var inEnglish = []string{"docs/architecture.md"}
 
 // twin returns the path of a document's Chinese twin; empty: it needs none.
@@ -171,8 +172,8 @@ func twin(name string) string {
 	return ""
 }
 
-// A Chinese page says what the English one says: it has the same headings, and each table
-// has the same rows.
+// A Chinese page says what the English page says: it has the same headings, and each table has
+// the same number of rows.
 func TestChinesePagesAreComplete(t *testing.T) {
 	all, pairs := documents(t), 0
 	for name, en := range all {
@@ -208,8 +209,8 @@ func columns(line string) (n int) {
 	return n
 }
 
-// Pages are read in terminals and in diffs, too. Chinese lines may end after a sentence
-// only, as a line break is shown as a space.
+// Pages are also read in terminals and in diffs. Chinese lines may end only after a sentence,
+// because a line break is shown as a space.
 func TestDocumentsHaveShortLines(t *testing.T) {
 	for name, d := range documents(t) {
 		readme := name == "README.md" || name == "README.zh-CN.md"
@@ -228,7 +229,7 @@ func TestDocumentsHaveShortLines(t *testing.T) {
 	}
 }
 
-// The README is what everybody reads first. It stays short; the pages have the rest.
+// Everybody reads the README first, so it stays short. The pages have the rest.
 func TestReadmeIsShort(t *testing.T) {
 	for _, readme := range []string{"README.md", "README.zh-CN.md"} {
 		text, err := os.ReadFile("../" + readme)
@@ -241,7 +242,8 @@ func TestReadmeIsShort(t *testing.T) {
 	}
 }
 
-// A Caddyfile of a page is copied as it is: it is formatted, and Caddy takes it.
+// Readers copy the Caddyfiles of the pages as they are, so these must be formatted, and Caddy
+// must accept them.
 func TestCaddyfilesOfDocumentsAdapt(t *testing.T) {
 	t.Parallel()
 	c, tried := rig.NewCaddy(t), make(map[string]bool) // most Chinese pages have the same blocks

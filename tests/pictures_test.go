@@ -14,7 +14,7 @@ import (
 
 var writePictures = flag.Bool("write-pictures", false, "write the pictures of docs/pictures from their texts")
 
-// These are the measures of a picture, in pixels.
+// These are the dimensions of a picture, in pixels.
 const (
 	pageWidth  = 840
 	headHeight = 84
@@ -23,7 +23,7 @@ const (
 
 // step is an arrow from one actor to another, or a note at an actor.
 type step struct {
-	from, to int // the same: a note
+	from, to int // equal for a note
 	answer   bool
 	lines    []string
 }

@@ -17,7 +17,7 @@ type section struct {
 	lines []string
 }
 
-// sections takes a page of docs apart.
+// sections splits a page of docs into its sections.
 func sections(t testing.TB, page string) (all []section) {
 	t.Helper()
 	text, err := os.ReadFile("../docs/" + page)
@@ -51,7 +51,8 @@ func sectionOf(t testing.TB, page, title string) section {
 	return section{}
 }
 
-// known asks Caddy which subdirectives a block knows: it lists them if there is another one.
+// known returns the subdirectives that a block knows: Caddy lists them when it meets an
+// unknown one.
 func known(t testing.TB, c *rig.Caddy, before, after string) []string {
 	t.Helper()
 	file := filepath.Join(c.Home, "Caddyfile.known")
@@ -68,8 +69,8 @@ func known(t testing.TB, c *rig.Caddy, before, after string) []string {
 
 var inCell = regexp.MustCompile("^\\| `([^`]+)`")
 
-// The reference has a section for each subdirective, and a row for each in its block. It
-// has none that Caddy does not know.
+// The reference has a section for each subdirective, and a row for each subdirective in its
+// block. It has none that Caddy does not know.
 func TestReferenceHasEachSubdirective(t *testing.T) {
 	t.Parallel()
 	c := rig.NewCaddy(t)
@@ -123,7 +124,8 @@ func TestReferenceHasEachSubdirective(t *testing.T) {
 	}
 }
 
-// A default in a section is the one of the block that is compared with the code.
+// A section repeats a default. It must equal the default in the block that is compared with
+// the code.
 func TestReferenceRepeatsTheDefaults(t *testing.T) {
 	for _, page := range rig.InBothLanguages("caddyfile.md") {
 		block := rig.ReadmeBlock(t, "../docs/"+page, "\tendpoints /auth/wx\n")
@@ -158,7 +160,7 @@ func TestReferenceRepeatsTheDefaults(t *testing.T) {
 	}
 }
 
-// help returns the commands below a command, and its flags.
+// help returns the subcommands of a command, and its flags.
 func help(t testing.TB, c *rig.Caddy, words ...string) (below, flags []string) {
 	t.Helper()
 	out, err := c.Command(append(append([]string{"wx-auth"}, words...), "--help")...)
@@ -180,8 +182,8 @@ func help(t testing.TB, c *rig.Caddy, words ...string) (below, flags []string) {
 	return below, flags
 }
 
-// An operator finds each command on the page, with each of its flags, and none that does
-// not exist.
+// An operator finds each command on the page, with each of its flags. The page has no command
+// that does not exist.
 func TestPageHasEachCommand(t *testing.T) {
 	t.Parallel()
 	c := rig.NewCaddy(t)
@@ -204,7 +206,7 @@ func TestPageHasEachCommand(t *testing.T) {
 		t.Fatalf("%v %v", commands, flags)
 	}
 	for _, page := range rig.InBothLanguages("operations.md") {
-		text := "" // the title is the same in the section's link
+		text := "" // the link to the section has the same title
 		for _, s := range sections(t, page) {
 			if strings.Contains(strings.Join(s.lines, "\n"), "`wx-auth doctor`") {
 				text = strings.Join(s.lines, "\n")
@@ -254,8 +256,8 @@ func pluginSource(t testing.TB) map[string]string {
 // literal matches the text of a log line that an operator should act on.
 var literal = regexp.MustCompile(`\.(?:Warn|Error)\((?:what\+)?"([^"]{8,})"`)
 
-// An operator looks up a line of the log that is a warning or an error. The page has each of
-// them, by words that are in the line.
+// An operator looks up a warning or an error of the log. The page has each of them, by words
+// of the log line.
 func TestPageHasEachWarning(t *testing.T) {
 	var source strings.Builder
 	var messages []string

@@ -23,12 +23,12 @@ func TestClientOfMiniPrograms(t *testing.T) {
 	runNodeTests(t, filepath.Join(rig.NodeCopy(t, home, "../../client"), "test", "*.test.js"))
 }
 
-// The plain shop's pages, in miniprogram-simulate.
+// The pages of the plain shop run in miniprogram-simulate.
 func TestExampleMiniProgram(t *testing.T) {
 	runExample(t, "miniprogram")
 }
 
-// The uni-app shop, built by its own tool chain, which takes minutes, and run in Chromium.
+// The uni-app shop is built by its own tool chain, which takes minutes, and runs in Chromium.
 func TestExampleUniApp(t *testing.T) {
 	if !rig.Long && os.Getenv("WX_AUTH_TEST_REQUIRE_NODE") == "" {
 		t.Skip("LEFT OUT: the builds of examples/uni-app, which take minutes (WX_AUTH_TEST_LONG=1 runs them)")

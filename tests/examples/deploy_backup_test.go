@@ -71,9 +71,9 @@ var stores = map[string]func(t *testing.T) store{
 }
 
 // An operator restores last night's backup with the commands of docs/backup.md. Users keep
-// their ids, and tokens from before and after the backup stay good. The page says what a
-// restore takes back: sessions that ended after the backup are alive again, and users
-// from after it are unknown.
+// their ids, and tokens from before and after the backup stay good. As the page warns,
+// sessions that ended after the backup are open again, and users that registered after it are
+// unknown.
 func TestBackupIsRestoredByThePage(t *testing.T) {
 	t.Parallel()
 	blocks := shellBlocks(t, "../../docs/backup.md")
@@ -107,7 +107,7 @@ func TestBackupIsRestoredByThePage(t *testing.T) {
 			g.Logout(ends.Token, "", false).Want(t, http.StatusNoContent)
 			late := g.MustLogin(t, "13800138003")
 			g.Caddy.Stop()
-			if kind == "sqlite" { // on a new machine there is no directory for it either
+			if kind == "sqlite" { // a new machine has no directory for it either
 				if err := os.RemoveAll(filepath.Dir(g.Caddy.StoreFile())); err != nil {
 					t.Fatal(err)
 				}

@@ -29,8 +29,8 @@ type image struct {
 	healthcheck []string
 }
 
-// readDockerfile reads the instructions that the example uses. Another one, or another
-// form of one, ends the test.
+// readDockerfile reads the instructions that the example uses. The test ends at another
+// instruction, or at another form of one.
 func readDockerfile(t *testing.T, path string) (m image) {
 	t.Helper()
 	text, err := os.ReadFile(path)
@@ -83,8 +83,8 @@ func readDockerfile(t *testing.T, path string) (m image) {
 	return m
 }
 
-// root lays out the root directory of the image. built maps files of the first stage to
-// files here; changed replaces texts in files of the repository.
+// root lays out the image's root directory. built maps files of the first stage to files here;
+// changed replaces texts in files of the repository.
 func (m image) root(t *testing.T, built map[string]string, changed ...string) string {
 	t.Helper()
 	root := deployDir(t)
@@ -115,7 +115,7 @@ func (m image) root(t *testing.T, built map[string]string, changed ...string) st
 			put(to, text, 0o755)
 		case strings.HasPrefix(from, "/"):
 			t.Fatalf("the Dockerfile copies %s, and this test does not know from where", from)
-		default: // of the repository
+		default: // a file of the repository
 			text, err := os.ReadFile(filepath.Join("..", "..", from))
 			if err != nil {
 				t.Fatalf("the Dockerfile copies %s: %v", from, err)
@@ -128,14 +128,14 @@ func (m image) root(t *testing.T, built map[string]string, changed ...string) st
 			t.Fatal(err)
 		}
 	}
-	// A container runtime mounts these two.
+	// A container runtime mounts these two files.
 	put("/etc/hosts", []byte("127.0.0.1 localhost\n"), 0o644)
 	put("/etc/resolv.conf", nil, 0o644)
 	return root
 }
 
-// contained is the command line that runs a program as the image's user in a read-only
-// root, where only the volume can be written, which is the directory data.
+// contained returns the command line that runs a program as the image's user in a read-only
+// root. Only the volume can be written, which is the directory data.
 func (m image) contained(root, data string, args ...string) []string {
 	script := `root=$1 data=$2; shift 2
 mount --bind "$root" "$root"
@@ -145,7 +145,7 @@ exec setpriv --no-new-privs chroot --userspec=` + m.user + ` --groups= "$root" "
 	return append([]string{"unshare", "--mount", "--propagation", "private", "sh", "-euc", script, "sh", root, data}, args...)
 }
 
-// wantContained fails the test unless the process has the user and no right, in a
+// wantContained fails the test unless the process has the image's user, no capability, and a
 // read-only root.
 func wantContained(t *testing.T, pid int) {
 	t.Helper()
@@ -167,8 +167,8 @@ func wantContained(t *testing.T, pid int) {
 	}
 }
 
-// static returns the image's programs, built as the Dockerfile does but for xcaddy, which
-// a step of .ci/run runs. They must need no library.
+// static returns the image's programs, built as the Dockerfile builds them except for xcaddy,
+// which a step of .ci/run runs. The programs must need no library.
 func (m image) static(t *testing.T) map[string]string {
 	t.Helper()
 	built := map[string]string{
@@ -193,9 +193,9 @@ func (m image) static(t *testing.T) map[string]string {
 	return built
 }
 
-// A team deploys examples/docker. The image has no shell, no library and no user that may
-// do anything: the gateway, the sample API and the health check have to run in a root
-// that is empty but for the files of the Dockerfile, and cannot be written.
+// A team deploys examples/docker. The image has no shell, no library and no privileged user.
+// The gateway, the sample API and the health check must run in a root that has only the files
+// of the Dockerfile and cannot be written.
 func TestImageRunsInAnEmptyRoot(t *testing.T) {
 	t.Parallel()
 	m := readDockerfile(t, "../../examples/docker/Dockerfile")
@@ -229,7 +229,7 @@ func TestImageRunsInAnEmptyRoot(t *testing.T) {
 		return data
 	}
 	start := func(command []string, env ...string) *deployed {
-		// Containers have an admin endpoint each, as each has a network of its own.
+		// Each container has its own network, and therefore its own admin endpoint.
 		env = append(append(env, m.env...), "CADDY_ADMIN="+rig.FreeAddress(t))
 		line := m.contained(root, volume(), append(slices.Clone(m.entrypoint), command...)...)
 		return startDeployed(t, "/", append(env, "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin"), line[0], line[1:]...)

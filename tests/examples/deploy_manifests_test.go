@@ -9,8 +9,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// A misspelt field in the files for compose and Kubernetes is noticed when somebody needs
-// what it says. A module of its own reads them with the platforms' types.
+// A misspelt field in the files for compose and Kubernetes has no effect, and nobody notices
+// until the effect is needed. A module of its own reads the files with the platforms' types.
 func TestManifestsAreValid(t *testing.T) {
 	t.Parallel()
 	dir := "../manifests"

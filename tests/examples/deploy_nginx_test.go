@@ -10,7 +10,7 @@ import (
 )
 
 // The tests of forward auth run nginx with the configuration of docs/forward-auth.md. The
-// example is the same text as a file, and must not fall behind it.
+// example has the same text in a file, and the two must stay equal.
 func TestNginxExampleIsThePages(t *testing.T) {
 	if example, block := readExample(t, "nginx/auth_request.conf"), rig.PageBlock(t, "forward-auth.md", "auth_request /_wx_auth"); !strings.HasSuffix(example, block) {
 		t.Error("examples/nginx/auth_request.conf is not the block of docs/forward-auth.md")
@@ -20,9 +20,9 @@ func TestNginxExampleIsThePages(t *testing.T) {
 	}
 }
 
-// A team keeps nginx in front. Logins, refusals and uploads go through it, a client cannot
-// choose the address that limits count by, and no header of a client reaches the API as an
-// identity.
+// A team keeps nginx in front. Logins, refusals and uploads pass through it. A client can
+// neither choose the address by which limits count it, nor send a header that the API takes
+// for an identity.
 func TestNginxInFront(t *testing.T) {
 	t.Parallel()
 	g := &rig.Gateway{WeChat: rig.NewWeChat(t), Upstream: rig.NewUpstream(t)}

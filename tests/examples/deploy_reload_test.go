@@ -13,15 +13,15 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// deployed is a Caddy that was started as an operator starts it, with a command line and an
-// environment of its own.
+// deployed is a Caddy that was started as an operator starts it, with its own command line and
+// environment.
 type deployed struct {
 	dir string   // its working directory
 	env []string // its environment
 	log rig.Log
 
 	cmd    *exec.Cmd
-	exited chan error // has the end of the process
+	exited chan error // receives the result of the process
 }
 
 // startDeployed runs a command until the end of the test.
@@ -51,7 +51,7 @@ func startDeployed(t *testing.T, dir string, env []string, name string, args ...
 	return d
 }
 
-// end sends a signal and waits for the end, which must be clean.
+// end sends a signal and waits until the process has ended, which must be without an error.
 func (d *deployed) end(t *testing.T, signal os.Signal) {
 	t.Helper()
 	if err := d.cmd.Process.Signal(signal); err != nil {
@@ -78,8 +78,8 @@ func deployDir(t *testing.T) string {
 	return dir
 }
 
-// shell runs a command line in the directory of d, with an environment of its own, and
-// returns its output and exit code.
+// shell runs a command line in d's directory, with its own environment, and returns its output
+// and exit code.
 func (d *deployed) shell(t *testing.T, line string, env ...string) (string, int) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), rig.CommandTime)
@@ -138,7 +138,7 @@ func TestReloadFromAnotherShellMovesNothing(t *testing.T) {
 	p := wantServing(t, g)
 	for name, c := range map[string]struct {
 		line string
-		env  []string // variables that this shell has
+		env  []string // the variables of this shell
 		code int
 		says string
 	}{
@@ -158,7 +158,7 @@ func TestReloadFromAnotherShellMovesNothing(t *testing.T) {
 		if code != c.code || !strings.Contains(out, c.says) {
 			t.Errorf("a shell with %s: exit code %d, want %d and %q\n%s", name, code, c.code, c.says, out)
 		}
-		g.HTTP.CloseIdleConnections() // those that a reload has closed
+		g.HTTP.CloseIdleConnections() // drop connections that a reload has closed
 		before := g.Upstream.Hits()
 		g.Get("/orders", p.Token).Seen(t).WantHeader(t, "X-WX-USER-ID", p.UserInfo.ID)
 		if g.Upstream.Hits() != before+1 {

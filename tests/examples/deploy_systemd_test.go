@@ -30,8 +30,8 @@ func readExample(t *testing.T, name string) string {
 	return string(text)
 }
 
-// systemd ignores a setting that it does not know, with a line in the journal that nobody
-// reads: the unit's hardening would not be there.
+// systemd ignores a setting that it does not know, and only writes a line to the journal,
+// which nobody reads. The unit's hardening would be missing.
 func TestUnitIsValid(t *testing.T) {
 	t.Parallel()
 	analyze, err := exec.LookPath("systemd-analyze")
@@ -52,15 +52,15 @@ func TestUnitIsValid(t *testing.T) {
 	if out, err := exec.Command(analyze, "verify", "--man=no", path).CombinedOutput(); err != nil || len(out) > 0 {
 		t.Errorf("%v\n%s", err, out)
 	}
-	// 0 is the best, 10 the worst.
+	// systemd's score goes from 0, the best, to 10, the worst.
 	if out, err := exec.Command(analyze, "security", "--offline=true", "--threshold=20", path).CombinedOutput(); err != nil {
 		t.Errorf("%v\n%s", err, out)
 	}
 }
 
 // An operator runs `systemctl reload`. systemd gives both commands of the unit the same
-// environment, so the reload must succeed and leave the site in its place; and no command
-// may print the environment, which has the secrets.
+// environment, so the reload must succeed and leave the site where it is. Neither command may
+// print the environment, which holds the secrets.
 func TestUnitReloadsItsOwnSite(t *testing.T) {
 	t.Parallel()
 	dir := deployDir(t)

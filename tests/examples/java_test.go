@@ -15,8 +15,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// aroundJava has what the receiver of docs/users.md takes from Spring and Jackson, with the
-// same names, and a program that calls it as Spring would.
+// aroundJava has the parts of Spring and Jackson that the receiver of docs/users.md uses, with
+// the same names, and a program that calls the receiver as Spring would.
 const aroundJava = `import static java.nio.charset.StandardCharsets.UTF_8;
 import java.security.MessageDigest;
 import java.time.Instant;

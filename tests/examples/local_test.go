@@ -19,7 +19,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// localTime bounds what examples/local compiles and installs.
+// localTime bounds the time that examples/local takes to compile and install.
 const localTime = 10 * time.Minute
 
 var localAddress = regexp.MustCompile(`http://(?:localhost|127\.0\.0\.1):\d+`)
@@ -37,7 +37,7 @@ func TestLocalShopByItsREADME(t *testing.T) {
 	readme := filepath.Join(dir, "examples", "local", "README.md")
 	port := func() string { _, p, _ := net.SplitHostPort(rig.FreeAddress(t)); return p }
 	gateway := port()
-	// Where CI is set, vite prints colours in its address.
+	// If CI is set, vite prints colours in its address.
 	env := append(os.Environ(), "NO_COLOR=1", "PORT="+gateway, "WX_SIM_PORT="+port(), "API_PORT="+port())
 
 	up := startShell(t, dir, env, rig.ReadmeBlock(t, readme, "examples/local/up\n"))
@@ -58,7 +58,7 @@ func TestLocalShopByItsREADME(t *testing.T) {
 	}
 }
 
-// startShell runs commands until the test's end, with all that they start.
+// startShell runs commands, and everything that they start, until the end of the test.
 func startShell(t *testing.T, dir string, env []string, commands string) *rig.Log {
 	t.Helper()
 	log := new(rig.Log)

@@ -85,8 +85,8 @@ type watch struct {
 	base string
 }
 
-// shortened makes the rules quick: windows of ten seconds, and no patience. Thresholds
-// that are ages become seconds, too.
+// shortened makes the rules react quickly: windows of ten seconds, and no waiting time.
+// Thresholds that are ages become seconds too.
 func shortened(rules string) string {
 	rules = regexp.MustCompile(`\[\d+[mh]\]`).ReplaceAllString(rules, "[10s]")
 	rules = regexp.MustCompile(`for: \d+m`).ReplaceAllString(rules, "for: 1s")
@@ -228,7 +228,7 @@ func newMonitored(t *testing.T) *monitored {
 	return m
 }
 
-// login logs another user in each time, from an address of their own.
+// login logs in another user each time, each from an address of their own.
 func (m *monitored) login() rig.Answer {
 	n := m.users.Add(1)
 	codes := m.WeChat.Tap(m.t, fmt.Sprintf("137%08d", n%50))

@@ -9,9 +9,9 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// A reader copies the lines that start Caddy from a page, and fills in values. A user can
-// log in, and doctor finds nothing wrong. Two variables come from the environment: the
-// simulator's address, and a place for the admin endpoint, which other tests need as well.
+// A reader copies the lines that start Caddy from a page, and fills in values. A user can log
+// in, and doctor finds nothing wrong. Two variables come from the environment: the simulator's
+// address, and an address for the admin endpoint, whose usual port other tests need too.
 func TestStartIsCopiedFromThePage(t *testing.T) {
 	t.Parallel()
 	for _, page := range []string{"../../README.md", "../../README.zh-CN.md", "../../docs/deploy.md", "../../docs/zh/deploy.md"} {
@@ -28,8 +28,8 @@ func TestStartIsCopiedFromThePage(t *testing.T) {
 	}
 }
 
-// wantStartOf starts Caddy by a block of shell, in a directory with what a clone and a build
-// leave there.
+// wantStartOf starts Caddy by a shell block, in a directory with the files that a clone and a
+// build leave there.
 func wantStartOf(t *testing.T, block string) {
 	t.Helper()
 	g := &rig.Gateway{WeChat: rig.NewWeChat(t), Upstream: rig.NewUpstream(t)}
@@ -38,7 +38,7 @@ func wantStartOf(t *testing.T, block string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"Caddyfile.example", "Caddyfile"} { // one block copies it, one comes after that
+	for _, name := range []string{"Caddyfile.example", "Caddyfile"} { // one block copies it, another block expects the copy
 		if err := os.WriteFile(filepath.Join(dir, name), example, 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -51,7 +51,7 @@ func wantStartOf(t *testing.T, block string) {
 	block = strings.Replace(block, "go run ./cmd/build -o caddy\n", "", 1) // other tests build
 	first, command, _ := strings.Cut(strings.TrimSuffix(block, "\n"), "./caddy run")
 	lines := strings.Split(first, "\n")
-	lines[len(lines)-1] = "exec env " + lines[len(lines)-1] // the test ends the shell, so Caddy takes its place
+	lines[len(lines)-1] = "exec env " + lines[len(lines)-1] // Caddy replaces the shell, so that the test ends Caddy
 	block = strings.Join(lines, "\n") + "./caddy run" + command
 
 	d := startDeployed(t, dir, []string{

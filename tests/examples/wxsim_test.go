@@ -19,8 +19,8 @@ import (
 // sdkTime bounds one login of an SDK, its compilation included.
 const sdkTime = 5 * time.Minute
 
-// The simulator serves every WeChat stack, not only ours: SDKs that other teams wrote log
-// in at cmd/wx-sim with nothing changed but the host.
+// The simulator works with every WeChat client, not only with ours: SDKs that other teams
+// wrote log in at cmd/wx-sim with nothing changed but the host.
 func TestSimulatorServesOtherSDKs(t *testing.T) {
 	base := rig.StartSimulator(t, "-app", rig.AppID+":"+rig.Secret)
 	for name, command := range map[string]func(t *testing.T) *exec.Cmd{
@@ -65,7 +65,7 @@ func goDownload(dir string) ([]byte, error) {
 	return cmd.CombinedOutput()
 }
 
-// mintAt plays a tap on the phone button at a simulator in another process.
+// mintAt simulates a tap on the phone button at a simulator in another process.
 func mintAt(t *testing.T, base string) (codes wechattest.Codes) {
 	t.Helper()
 	body := `{"appid": "` + rig.AppID + `", "phone": "13800138000"}`

@@ -58,7 +58,7 @@ func oddPhone(code func(i int) string) func(*flood, int) rig.Answer {
 	}
 }
 
-// raw sends the beginning of a login and, after a while or never, the rest.
+// raw sends the beginning of a login. The rest follows after a while, or never.
 func raw(hold bool) func(*flood, int) rig.Answer {
 	return func(f *flood, i int) rig.Answer {
 		conn, err := net.Dial("tcp", f.r.Caddy.Addr)

@@ -31,8 +31,8 @@ func loginFrom(c *rig.Client, address, code, phoneCode string) rig.Answer {
 	return c.Do(http.MethodPost, "/auth/wx", body, from(address))
 }
 
-// A code that cannot be WeChat's is refused before WeChat is asked, and counts against
-// nobody. A code of the right shape goes to WeChat unchanged.
+// A code that cannot be WeChat's is refused before WeChat is asked, and counts against no
+// client. A code of the right shape goes to WeChat unchanged.
 func TestShapeOfCodes(t *testing.T) {
 	t.Parallel()
 	r := rig.NewGatewayWith(t, crowdSite("login_rate 3/m"))
@@ -101,9 +101,8 @@ func TestEdgeRefusalIsTheRequestsFault(t *testing.T) {
 	}
 }
 
-// An attacker sends 1,200 bad logins in a moment. WeChat sees no more of them than the
-// rate allows, and a neighbour behind the same address, who has good codes, waits for
-// seconds only.
+// An attacker sends 1,200 bad logins in a moment. WeChat gets no more of them than the rate
+// allows. A neighbour behind the same address, who has good codes, waits only for seconds.
 func TestBurstOfBadLogins(t *testing.T) {
 	t.Parallel()
 	const rate, burst = 30, 1200

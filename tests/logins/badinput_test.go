@@ -13,7 +13,7 @@ import (
 
 const jsonType = "application/json"
 
-// startGateway runs that site. Whatever does not arrive through 127.0.0.1:1 was not let
+// startGateway runs that site. A request that does not arrive through 127.0.0.1:1 was not let
 // in.
 func startGateway(t testing.TB, w *rig.WeChat, options ...string) *rig.Caddy {
 	t.Helper()
@@ -251,7 +251,7 @@ func TestBadLoginsAreRefusedWithoutWeChat(t *testing.T) {
 	}
 }
 
-// A site has several mini programs, and a login that names none of them is refused.
+// A site has several mini programs. A login that names none of them is refused.
 func TestSeveralAppsNeedAnAppID(t *testing.T) {
 	t.Parallel()
 	w := rig.NewWeChat(t)
@@ -287,7 +287,7 @@ func TestBadRefreshesAndLogoutsEndNothing(t *testing.T) {
 		})
 		// The token is good, so it is the body that is refused.
 		if s, ok := bad.body.(string); ok && (s == "" || s == "{}" || strings.Contains(bad.name, "another case")) {
-			continue // beside the token, no refresh token is needed
+			continue // the token is enough, so no refresh token is needed
 		}
 		t.Run("logout "+bad.name, func(t *testing.T) {
 			bad.headers = append([]string{"Authorization: Bearer " + pair.Token}, bad.headers...)

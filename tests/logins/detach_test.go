@@ -27,8 +27,8 @@ func findPhone(g *rig.Gateway, number string) rig.Answer {
 	return serve(g, http.MethodPost, "/auth/wx/service/users/find", map[string]string{"phone": "+86" + number})
 }
 
-// Alice withdraws her number. Her account stays without it, and nobody else gets in. Her next
-// phone login brings her back, in this app or in another one of the same company.
+// Alice withdraws her number. Her account stays, without a number, and nobody else gets in.
+// Her next phone login brings her back, in this app or in another app of the same company.
 func TestWithdrawnNumberKeepsTheAccount(t *testing.T) {
 	t.Parallel()
 	for name, appid := range map[string]string{"by her openid": rig.AppID, "by her unionid": otherApp} {
@@ -63,7 +63,7 @@ func TestWithdrawnNumberKeepsTheAccount(t *testing.T) {
 	}
 }
 
-// A ban must not be lifted by withdrawing the number and coming back with another one. A user whose
+// Withdrawing the number and coming back with another one must not lift a ban. A user whose
 // WeChat account is cancelled after the withdrawal is erased.
 func TestDetachedUserStaysBannedOrGone(t *testing.T) {
 	t.Parallel()
@@ -80,8 +80,8 @@ func TestDetachedUserStaysBannedOrGone(t *testing.T) {
 	}
 }
 
-// A shop whose lawyers ask for it erases users who withdraw their number. The setting belongs to
-// one app.
+// A shop's lawyers want users to be erased when they withdraw their number. The setting
+// applies to one app only.
 func TestWithdrawnNumberErasesIfSet(t *testing.T) {
 	t.Parallel()
 	g := newPushedWith(t, "{\non_phone_revoked erase\n}")
@@ -92,8 +92,9 @@ func TestWithdrawnNumberErasesIfSet(t *testing.T) {
 	serve(g.Gateway, http.MethodGet, userPath+carol.UserInfo.ID, nil).Want(t, http.StatusOK)
 }
 
-// The backend takes the number from a dead account, so that its next owner begins a new one. The
-// WeChat account of the dead account gets in silently, without a number.
+// The backend takes the number from an unused account, so that the number's next owner begins
+// a new one. The WeChat account of the unused account can still log in silently, without a
+// number.
 func TestBackendTakesANumber(t *testing.T) {
 	t.Parallel()
 	g := rig.NewGateway(t, withKey)

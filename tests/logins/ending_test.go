@@ -31,8 +31,8 @@ func TestOnlyTheLiveEndAllSessions(t *testing.T) {
 	stranger := g.MustLogin(t, another)
 	for _, c := range []struct {
 		name string
-		// shown prepares the thief's copy of the pair, and returns the tokens that the
-		// thief presents.
+		// shown prepares the thief's copy of the pair. It returns the tokens that the thief
+		// presents.
 		shown func(*testing.T, rig.Pair) (token, refreshToken string)
 		ended string // the reason why the presented session has ended afterwards
 	}{
@@ -130,7 +130,7 @@ func TestOnlyTheLiveEndAllSessions(t *testing.T) {
 		next := g.Refresh(g.Refresh(theirs.RefreshToken).Pair(t).RefreshToken).Pair(t)
 		g.Logout(mine.Token, theirs.RefreshToken, true).Want(t, http.StatusNoContent)
 		g.WantEnded(t, mine)
-		g.WantEnded(t, next) // its refresh token was presented although two had followed it
+		g.WantEnded(t, next) // two newer refresh tokens exist, so presenting this one ended the session
 		g.WantAlive(t, more)
 		g.WantAlive(t, stranger)
 	})

@@ -130,7 +130,7 @@ func TestNoSecretIsInAnyLog(t *testing.T) {
 	refused(client.Get("/api", third.Token)) // its session has ended
 	refused(client.Refresh(third.RefreshToken[:len(third.RefreshToken)-3] + "AAA"))
 	client.Do(http.MethodDelete, "/auth/wx/sessions/"+rig.SessionOf(t, silent.Token), nil, rig.Bearer(silent.Token)...).Want(t, 204)
-	// Somebody changes their number; the one before is not logged either.
+	// Somebody changes their number. The old number must not be logged either.
 	change := func(number string) rig.Answer {
 		return client.ChangePhone(other.Token, w.NewNumber(t, rig.AppID, "+8613700137000", number))
 	}
@@ -141,7 +141,7 @@ func TestNoSecretIsInAnyLog(t *testing.T) {
 	})
 	h.Add(moved.Changed(t).Token)
 	rig.Await(t, time.Minute, "WeChat does not seem late", func() bool {
-		moved = change("13800138000") // has an owner
+		moved = change("13800138000") // this number has an owner
 		return moved.Status != http.StatusGatewayTimeout
 	})
 	moved.WantProblem(t, http.StatusConflict, "phone_taken", nil)
@@ -165,7 +165,7 @@ func TestNoSecretIsInAnyLog(t *testing.T) {
 	refused(login(rig.AppID, wechattest.Codes{Code: paid.PhoneCode, PhoneCode: paid.Code})) // swapped
 	refused(login(rig.AppID, wechattest.Codes{Code: w.Open(t, "13400134000").Code, PhoneCode: paid.PhoneCode}))
 
-	// WeChat fails in every way. Its errmsg may contain what it was sent.
+	// WeChat fails in every way. Its errmsg may repeat what the gateway sent.
 	for i, f := range faults {
 		appid := fmt.Sprintf("wx%016x", i)
 		codes, err := w.Mint(appid, "", wechattest.Phone{Number: "13800138000"})

@@ -356,8 +356,8 @@ func TestTwoAppsShareOneUser(t *testing.T) {
 	}
 	seenAs(two, second, codes)
 
-	// The appid in the body wins over the Referer. By the number it is the same user
-	// too.
+	// The appid in the body takes precedence over the Referer. The number also leads to the
+	// same user.
 	codes = wx.TapAs(t, second, "", phone)
 	three := post(codes, second, "Referer: https://servicewechat.com/"+rig.AppID+"/1/page-frame.html").Pair(t)
 	if three.UserInfo.ID != one.UserInfo.ID {
@@ -439,7 +439,7 @@ func TestHundredLoginsOfOneNewNumber(t *testing.T) {
 				t.Errorf("%s was called %d times", call, n)
 			}
 		}
-		// Of so many sessions the 20 newest stay open: session { max }.
+		// Only the newest 20 of these sessions stay open: session { max }.
 		const most = 20
 		p := r.MustLogin(t, "13900139000")
 		if got := len(r.Sessions(t, p.Token)); got != most {

@@ -12,7 +12,7 @@ import (
 )
 
 // Alice has a new SIM card. She keeps her account and her session, and everything that is
-// shown of her has the new number. The old one belongs to nobody.
+// shown about her has the new number. The old number belongs to nobody.
 func TestUserChangesTheNumber(t *testing.T) {
 	t.Parallel()
 	g := rig.NewGateway(t, withKey, "require /pay/* phone_within 15m")
@@ -69,8 +69,8 @@ func TestUserChangesTheNumber(t *testing.T) {
 	}
 }
 
-// The answer was lost, or the client did not wait for it. The same request again gets the
-// same answer, and the code, which is paid for, is exchanged once.
+// The answer was lost, or the client did not wait for it. The same request sent again gets the
+// same answer, and the paid code is exchanged only once.
 func TestChangeThatIsSentAgain(t *testing.T) {
 	t.Parallel()
 	g := rig.NewGateway(t)
@@ -95,7 +95,7 @@ func TestChangeThatIsSentAgain(t *testing.T) {
 	if n := len(g.Caddy.Log.Lines(`"name":"wx_auth_phone_changed"`)); n != 1 {
 		t.Errorf("%d events", n)
 	}
-	// A request that was delayed for long must not undo the next change.
+	// A request that arrives very late must not undo the next change.
 	g.ChangePhone(alice.Token, g.WeChat.NewNumber(t, rig.AppID, "alice", "13700137000")).Changed(t)
 	wantRefusal(t, g.ChangePhone(alice.Token, tap), http.StatusBadRequest, "phone_code_invalid", []string{"phoneCode"})
 	if me := g.Me(alice.Token).UserInfo(t); me.PhoneNumber != "+8613700137000" {
@@ -127,7 +127,7 @@ func TestChangeThatIsRefused(t *testing.T) {
 	wantRefusal(t, phone(`phoneCode=x`, "Content-Type: application/x-www-form-urlencoded"), http.StatusUnsupportedMediaType, "unsupported_media_type", nil)
 	wantRefusal(t, g.Get("/auth/wx/phone", alice.Token), http.StatusMethodNotAllowed, "method_not_allowed", nil)
 	wantRefusal(t, g.ChangePhone(alice.Token, "made up"[:4]), http.StatusBadRequest, "phone_code_invalid", []string{"phoneCode"})
-	// A thief who has a token but not her phone.
+	// A thief has a token, but not her phone.
 	wantRefusal(t, g.ChangePhone(alice.Token, tap("bob", next)), http.StatusBadRequest, "phone_code_invalid", []string{"phoneCode"})
 	taken := tap("alice", anotherOne)
 	for range 2 {
@@ -138,7 +138,7 @@ func TestChangeThatIsRefused(t *testing.T) {
 	}
 	g.ChangePhone(alice.Token, good).Changed(t)
 	g.ChangePhone(bob.Token, tap("bob", someNumber)).Changed(t) // her former number
-	g.ChangePhone(alice.Token, taken).Changed(t)                // which is free by now
+	g.ChangePhone(alice.Token, taken).Changed(t)                // which is free now
 
 	serve(g, http.MethodPatch, userPath+bob.UserInfo.ID, map[string]bool{"disabled": true}).Want(t, http.StatusNoContent)
 	wantRefusal(t, g.ChangePhone(bob.Token, tap("bob", next)), http.StatusUnauthorized, "token_revoked", nil)
@@ -146,8 +146,8 @@ func TestChangeThatIsRefused(t *testing.T) {
 	wantRefusal(t, g.ChangePhone(alice.Token, tap("alice", next)), http.StatusUnauthorized, "token_revoked", nil)
 }
 
-// Somebody tries phone codes with a token. Each that WeChat refuses counts, good ones and those of
-// other sessions do not.
+// Somebody tries phone codes with a token. Each code that WeChat refuses counts. Good codes,
+// and codes in other sessions, do not count.
 func TestChangesBeyondTheRate(t *testing.T) {
 	t.Parallel()
 	g := rig.NewGateway(t, "login_rate 2/h")
@@ -171,8 +171,8 @@ func TestChangesBeyondTheRate(t *testing.T) {
 	}
 }
 
-// Where the token is in a cookie, the new one replaces it, and a page of another site
-// cannot change the number.
+// If the token is in a cookie, the new token replaces it. A page of another site cannot change
+// the number.
 func TestChangeBehindACookie(t *testing.T) {
 	t.Parallel()
 	g := rig.NewGateway(t, "credential cookie")
@@ -189,7 +189,7 @@ func TestChangeBehindACookie(t *testing.T) {
 	}
 }
 
-// Without the openid WeChat does not compare the code with the caller: whoever stole a
+// Without the openid, WeChat does not compare the code with the caller: anybody who stole a
 // token could give the account their own number.
 func TestChangeNeedsTheOpenID(t *testing.T) {
 	t.Parallel()
@@ -199,8 +199,8 @@ func TestChangeNeedsTheOpenID(t *testing.T) {
 	rig.WantCalls(t, g.WeChat, 1, 1)
 }
 
-// WeChat fails after it has accepted the code, or before. The client knows from the answer
-// whether the same code is still good.
+// WeChat fails before or after it has accepted the code. The answer must say whether the same
+// code is still good.
 func TestChangeWhileWeChatFails(t *testing.T) {
 	t.Parallel()
 	g := rig.NewGateway(t)

@@ -56,7 +56,7 @@ func TestServerThatIsNotStrictIsNamed(t *testing.T) {
 	}
 }
 
-// With the documented settings, no header that a client sends changes for whom its
+// With the documented settings, no header that a client sends changes the address by which its
 // logins and wrong keys are counted.
 func TestForgedForwardedForChangesNobody(t *testing.T) {
 	t.Parallel()
@@ -110,8 +110,8 @@ func TestUnknownClientsAreNotLimited(t *testing.T) {
 	loginFrom(r.Client, "100.128.0.1", "0nonsense", "").Want(t, 429)
 }
 
-// Over a Unix socket trusted_proxies does not help. The log line names the setting that
-// does, and with it clients can be told apart.
+// Over a Unix socket, trusted_proxies has no effect. The log line names the setting that does.
+// With that setting, clients can be told apart.
 func TestUnixSocketHasItsRemedy(t *testing.T) {
 	t.Parallel()
 	w := rig.NewWeChat(t)

@@ -28,7 +28,7 @@ func newPushed(t *testing.T, options ...string) pushed {
 	return newPushedWith(t, "", options...)
 }
 
-// newPushedWith sets the block of the first app's push line.
+// newPushedWith starts a gateway whose first app has the given block in its push line.
 func newPushedWith(t *testing.T, block string, options ...string) pushed {
 	t.Helper()
 	g := &rig.Gateway{WeChat: rig.NewWeChat(t), Upstream: rig.NewUpstream(t)}
@@ -114,7 +114,7 @@ func TestPushHandshake(t *testing.T) {
 }
 
 // A user of one app cancels the WeChat account or, where that means the same, withdraws the
-// phone number. The user is erased, which the log and the events report without any secret.
+// phone number. The user is erased. The log and the events report it without any secret.
 func TestPushOfALeavingUserErasesThem(t *testing.T) {
 	t.Parallel()
 	for name, push := range leaving {
@@ -156,12 +156,12 @@ func TestPushForOneAppLeavesTheOtherAlone(t *testing.T) {
 	if u := show(t, g.Gateway, here.UserInfo.ID); len(u.OpenIDs) != 1 || u.OpenIDs[0].AppID != otherApp {
 		t.Errorf("%+v", u)
 	}
-	// Nor does the other app's unionid lead to a silent login.
+	// The other app's unionid does not lead to a silent login either.
 	g.silentAt(t, rig.AppID, someNumber).WantProblem(t, http.StatusForbidden, "phone_required", nil)
 	if silent := g.silentAt(t, otherApp, someNumber).Pair(t); silent.UserInfo.ID != here.UserInfo.ID {
 		t.Error("in the other app they are somebody else")
 	}
-	// A user who allows it again can log in again.
+	// A user who grants the authorization again can log in again.
 	back := g.loginAt(t, rig.AppID, someNumber)
 	if back.UserInfo.ID != here.UserInfo.ID || back.UserInfo.IsNew {
 		t.Errorf("back as %+v", *back.UserInfo)

@@ -11,9 +11,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// A mini program logs in again on the same device and presents its former refresh
-// token, so that one device has one session. Nobody else's session can be ended that
-// way.
+// A mini program logs in again on the same device and presents its former refresh token, so
+// that one device has one session. This must not end anybody else's session.
 func TestLoginReplacesItsOwnSession(t *testing.T) {
 	t.Parallel()
 	g := rig.NewGateway(t, withKey, "session {\ngrace 2s\n}")
@@ -53,7 +52,7 @@ func TestLoginReplacesItsOwnSession(t *testing.T) {
 	if again := login(codes, bystander.RefreshToken).Pair(t); rig.SessionOf(t, again.Token) != rig.SessionOf(t, three.Token) {
 		t.Error("the replay opened another session")
 	}
-	login(codes, three.RefreshToken).Pair(t) // of its own session
+	login(codes, three.RefreshToken).Pair(t) // the refresh token of its own session
 	g.WantAlive(t, three)
 	g.WantAlive(t, bystander)
 
@@ -74,7 +73,7 @@ func TestLoginReplacesItsOwnSession(t *testing.T) {
 	silent(third.RefreshToken[:len(third.RefreshToken)-4] + "AAAA")
 	silent(third.Token)
 	silent(strings.Repeat("x", 3000))
-	silent("") // as at the first login of a device
+	silent("") // a device has none at its first login
 	login(g.WeChat.Open(t, someNumber), nil).Pair(t)
 	g.WantAlive(t, third)
 

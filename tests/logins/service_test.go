@@ -344,7 +344,7 @@ func TestDisablingCatchesLoginsUnderWay(t *testing.T) {
 	}
 }
 
-// disableAndLogIn does both at the same time.
+// disableAndLogIn disables the user and logs in at the same time.
 func disableAndLogIn(t *testing.T, g *rig.Gateway, id string) {
 	t.Helper()
 	var logins []<-chan rig.Answer
@@ -377,8 +377,8 @@ func TestWeakServiceKeyIsRefusedAtLoad(t *testing.T) {
 	}
 }
 
-// The paths of service endpoints have users' ids, and their answers phone numbers: the
-// access log has neither, and our own lines have no number.
+// The paths of service endpoints contain users' ids, and their answers contain phone numbers.
+// So the access log must have neither, and our own log lines must have no number.
 func TestServiceStaysOutOfTheAccessLog(t *testing.T) {
 	t.Parallel()
 	g := rig.NewGateway(t, withKey)

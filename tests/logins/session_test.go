@@ -12,8 +12,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// The life of a refresh token: it works once, again within its grace, and a stolen copy
-// ends the session.
+// A refresh token works once, and again within its grace. A stolen copy ends the session.
 func TestRefresh(t *testing.T) {
 	t.Parallel()
 	r := rig.NewGateway(t)
@@ -330,8 +329,8 @@ func TestSessionsOfTheCaller(t *testing.T) {
 	wantRefusal(t, r.Get("/auth/wx/sessions", ""), http.StatusUnauthorized, "token_missing", nil)
 }
 
-// A proxy asks /verify: it answers with the identity or a 401, whatever the method and
-// whatever the client sends. It is not in the access log.
+// A proxy asks /verify. The answer has the identity, or is 401, whatever the method and the
+// other headers are. The request is not in the access log.
 func TestVerify(t *testing.T) {
 	t.Parallel()
 	r := rig.NewGatewayWith(t, rig.GatewaySiteWith("log", "public /auth/wx/verify /open"))

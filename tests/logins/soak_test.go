@@ -84,8 +84,8 @@ func (s *soak) disturb(random *rand.Rand) {
 	s.w.ClearFaults()
 }
 
-// logIn is the login of one user, from the tap to the session. It does what the
-// client's page does, but never gives up.
+// logIn is one user's login, from the tap to the session. It acts as the client's page does,
+// but never gives up.
 func (s *soak) logIn(random *rand.Rand, number string) {
 	codes, err := s.w.Mint(rig.AppID, "", wechattest.Phone{Number: number})
 	if err != nil {
@@ -185,8 +185,8 @@ func (s *soak) account() {
 	}
 }
 
-// lateAnswer reports whether an answer that WeChat gave in time arrived too late: just
-// when our timeout ended, or on a machine that stood still for a while.
+// lateAnswer reports whether an answer that WeChat gave in time reached the gateway too late:
+// at the very end of our timeout, or on a machine that was paused for a while.
 func (s *soak) lateAnswer(phoneCode string) bool {
 	return slices.ContainsFunc(s.logins(phoneCode), func(id string) bool {
 		return len(s.c.Log.Lines(`"requestId":"`+id, "wechat getuserphonenumber", "no answer in time (the code was sent and not answered)")) > 0

@@ -35,9 +35,9 @@ func testLogin(g *rig.Gateway, secret string, headers ...string) rig.Answer {
 	return g.Do(http.MethodPost, "/auth/wx", map[string]string{"testLogin": secret, "appid": rig.AppID}, headers...)
 }
 
-// A reviewer logs in without WeChat, and the API knows it. WeChat is asked nothing. A phone login
-// with the number ends the test sessions, and from then on the test login is closed: somebody's
-// account must not be open to those who have the secret.
+// A reviewer logs in without WeChat, which gets no call, and the API learns that it is a test
+// login. A phone login with the number ends the test sessions. From then on the test login is
+// closed: a person's account must not be open to those who have the secret.
 func TestReviewerLogsInWithoutWeChat(t *testing.T) {
 	t.Parallel()
 	g := newTested(t, testLine, "identity X-User id", "require /pay/* phone_within 15m")
@@ -108,8 +108,8 @@ func TestReviewerLogsInWithoutWeChat(t *testing.T) {
 	}
 }
 
-// Wrong secrets are refused, and of very many no more than ten a minute are compared. That
-// concerns neither other clients nor other logins.
+// Wrong secrets are refused, and at most ten a minute are compared. That affects neither other
+// clients nor other logins.
 func TestWrongTestSecretsAreLimited(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -151,8 +151,8 @@ func TestWrongTestSecretsAreLimited(t *testing.T) {
 	}
 }
 
-// A site without a test login answers as it does to a wrong secret. A body is either a test login
-// or a login with codes.
+// A site without a test login answers as it does to a wrong secret. A body with both a test
+// login and codes is refused.
 func TestSiteWithoutATestLogin(t *testing.T) {
 	t.Parallel()
 	g := rig.NewGateway(t)
@@ -162,8 +162,8 @@ func TestSiteWithoutATestLogin(t *testing.T) {
 	}
 }
 
-// The operator removes the line, or changes the secret or the number. The reviewer's token and
-// refresh token end with the reload. If the same line comes back, they go on.
+// The operator removes the line, or changes the secret or the number. The reload ends the
+// reviewer's token and refresh token. If the same line comes back, they work again.
 func TestTestSessionsEndWithTheLine(t *testing.T) {
 	t.Parallel()
 	g := newTested(t, testLine)

@@ -298,8 +298,8 @@ func TestKilledAfterTheExchange(t *testing.T) {
 				defer close(gone)
 				c.Client().Login(codes.Code, codes.PhoneCode)
 			}()
-			// Both steps are stored. Whether the session is stored too is a matter of
-			// timing, and must not matter.
+			// Both steps are stored. The session may be stored too, or not; the outcome must
+			// be the same.
 			for deadline := time.Now().Add(10 * time.Second); kept < before+2 && time.Now().Before(deadline); {
 				if err := db.QueryRow("SELECT COUNT(*) FROM wx_auth_kept_steps").Scan(&kept); err != nil {
 					t.Fatal(err)

@@ -99,7 +99,7 @@ func TestBusyWeChatIsAskedAgainTwice(t *testing.T) {
 				codes := m.tap(t)
 				m.inject(t, wechattest.Fault{Call: call, Kind: wechattest.Errcode, Errcode: -1, Count: n + 1})
 				a := m.login(codes)
-				if n < 2 || call == wechattest.StableToken { // the token is requested once more when the login needs it
+				if n < 2 || call == wechattest.StableToken { // the login requests the token once more when it needs it
 					a.Pair(t)
 				} else {
 					wantRefusal(t, a, 503, "wechat_unavailable", nothing)
@@ -256,7 +256,7 @@ func waitFor(ok func() bool) bool {
 // further fetch must be enough for all.
 func TestRevokedAccessTokenCostsOneFetch(t *testing.T) {
 	t.Parallel()
-	const logins, under = 200, 120 // under of them wait at WeChat, which gets 128 calls at most at once
+	const logins, under = 200, 120 // "under" of them wait at WeChat, which gets at most 128 calls at once
 	w := rig.NewWeChat(t)
 	c := startPatient(t, w)
 	client := c.Client()

@@ -260,7 +260,7 @@ func TestMinuteQuotaMetBySeveralClients(t *testing.T) {
 func TestPausedCallLeavesTheOtherAlone(t *testing.T) {
 	for name, tc := range map[string]struct {
 		fault wechattest.Fault
-		tries int // until the call is no longer made
+		tries int // until the gateway stops making the call
 	}{
 		"the day's quota is used up": {wechattest.Fault{Kind: wechattest.Errcode, Errcode: 45009, Count: -1}, 1},
 		"it fails all the time":      {wechattest.Fault{Kind: wechattest.Reset, Count: -1}, 10},

@@ -27,7 +27,7 @@ type faulty struct {
 	phone  wechattest.Codes
 }
 
-// fault happens to a gateway that start has started.
+// fault is something that happens to a gateway started by start.
 type fault struct {
 	name   string
 	start  func(t *testing.T) *faulty
@@ -53,7 +53,7 @@ func onSmallDisk(t *testing.T) *faulty {
 	return f
 }
 
-// fillDisk leaves no byte, and logs in until SQLite has used up what it had reserved.
+// fillDisk leaves no byte free, and logs in until SQLite has used up its reserve.
 func fillDisk(t *testing.T, f *faulty) {
 	file, err := os.Create(filepath.Join(f.disk, "other"))
 	if err != nil {
@@ -86,7 +86,7 @@ var faults = []fault{
 	}, "check that this machine reaches the host"},
 }
 
-// Whatever is away, each refusal of each endpoint is counted once, has a line with its
+// Whatever fails, each refusal of each endpoint is counted once and has a log line with its
 // request id, and the log says what to do.
 func TestFaultsAreCountedAndExplained(t *testing.T) {
 	t.Parallel()
@@ -165,8 +165,8 @@ func TestFaultsAreCountedAndExplained(t *testing.T) {
 	}
 }
 
-// A process without a free descriptor refuses logins and says why. The codes are good for
-// when there is one again.
+// A process without a free file descriptor refuses logins and says why. The same codes work
+// once a descriptor is free.
 func TestNoDescriptorIsLeft(t *testing.T) {
 	t.Parallel()
 	r := rig.NewGateway(t)

@@ -91,9 +91,9 @@ func TestHealthFromSIGTERMOn(t *testing.T) {
 	rig.Within(t, rig.StopTime, "caddy ends", r.Caddy.Ended())
 }
 
-// A store that cannot be written is not ready: the file is read-only, or root has
-// restored it. The log says what to do, and after that the site works without a
-// restart.
+// A store that cannot be written is not ready, for example after root has restored the file,
+// or while the file is read-only. The log says what to do. Once that is done, the site works
+// without a restart.
 func TestReadOnlyStoreIsNotReady(t *testing.T) {
 	t.Parallel()
 	if os.Getuid() != 0 {

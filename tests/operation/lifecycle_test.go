@@ -353,8 +353,8 @@ func union(a, b map[string]string) map[string]string {
 	return all
 }
 
-// An operator sets, changes and mistypes the encryption key. A wrong key must neither
-// start nor damage anything.
+// An operator sets, changes and mistypes the encryption key. With a wrong key the gateway must
+// not start, and nothing may be damaged.
 func TestEncryptionKey(t *testing.T) {
 	t.Parallel()
 	// The keys come from the environment, because Caddy logs what is written in the

@@ -50,8 +50,8 @@ func wantRemedies(t *testing.T, log string) {
 	}
 }
 
-// A thousand users log in while WeChat is down. The log has a line for each of them, but
-// no alarm for each: the outage is one line at its start and one at its end.
+// A thousand users log in while WeChat is down. Each login has a line in the log, but none is
+// an alarm: the outage has one alarm when it starts and one line when it ends.
 func TestWeChatOutageIsTwoLines(t *testing.T) {
 	t.Parallel()
 	for _, fault := range []wechattest.Fault{
@@ -109,8 +109,8 @@ func TestWeChatOutageIsTwoLines(t *testing.T) {
 	}
 }
 
-// The database is stopped while users log in, refresh and log out. That is two lines, and
-// one for each refused login.
+// The database is stopped while users log in, refresh and log out. The log has two lines for
+// the outage, and one line for each refused login.
 func TestStoreOutageIsTwoLines(t *testing.T) {
 	t.Parallel()
 	s := rig.NewServer(t, "postgres")
@@ -149,7 +149,7 @@ func TestStoreOutageIsTwoLines(t *testing.T) {
 	wantRemedies(t, log)
 }
 
-// A user calls the support desk with a request id. It leads to the line, which says who
+// A user calls the support desk with a request id. The id leads to a log line that says who
 // asked, from where, and how long each step took.
 func TestLinesAreFoundByRequestID(t *testing.T) {
 	t.Parallel()

@@ -15,9 +15,9 @@ import (
 // storeFile returns the path of the default SQLite file of a Caddy.
 func storeFile(c *rig.Caddy) string { return filepath.Join(c.DataDir(), "wx_auth", "wx_auth.db") }
 
-// The file of the database is missing after a restart, while the files beside it show
-// that it had users. If it were silently created again, each of them would become a new
-// user with another id.
+// After a restart the database file is missing, while the files beside it show that it had
+// users. If the file were silently created again, each of these users would become a new user
+// with another id.
 func TestLostStoreIsNotMadeAgain(t *testing.T) {
 	t.Parallel()
 	rename := func(path string) error { return os.Rename(path, path+".away") }
@@ -125,7 +125,7 @@ func TestSitesThatShareAStoreByChance(t *testing.T) {
 	meant := "store sqlite:{$HOME}/meant.db\n"
 	for _, c := range []struct {
 		one, two string
-		says     []string // empty: no line
+		says     []string // a part of the log line; empty: no line
 	}{
 		{"", "", []string{"no line `store`"}},
 		{meant, meant, nil},

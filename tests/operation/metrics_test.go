@@ -14,7 +14,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// metricsContract lists our metrics with their labels, in the order of the alphabet.
+// metricsContract lists our metrics with their labels, alphabetically.
 var metricsContract = map[string]string{
 	"logins_total":                            "app kind outcome",
 	"phone_codes_total":                       "app fate",
@@ -100,8 +100,8 @@ func TestMetricsAreTheContract(t *testing.T) {
 	}
 }
 
-// counted returns how much the series of a metric have counted since before. series is a
-// metric, perhaps with some of its labels.
+// counted returns how much the series of a metric have increased since before. series is a
+// metric, optionally with some of its labels.
 func counted(before, now rig.Metrics, series string) float64 {
 	name, labels, _ := strings.Cut(strings.TrimSuffix(series, "}"), "{")
 	var all []string
@@ -111,7 +111,7 @@ func counted(before, now rig.Metrics, series string) float64 {
 	return now.Sum("caddy_wx_auth_"+name, all...) - before.Sum("caddy_wx_auth_"+name, all...)
 }
 
-// Each answer is counted by its outcome, also one that no login began for.
+// Each answer is counted by its outcome, even the answer to a request that began no login.
 func TestEveryAnswerIsCounted(t *testing.T) {
 	t.Parallel()
 	r := rig.NewGateway(t, "service_key 0123456789abcdef0123456789abcdef")
@@ -121,7 +121,7 @@ func TestEveryAnswerIsCounted(t *testing.T) {
 		before := c.Metrics(t)
 		do()
 		now := before
-		rig.Await(t, 10*time.Second, what+" is counted", func() bool { // a login is counted beside its answer
+		rig.Await(t, 10*time.Second, what+" is counted", func() bool { // a login is counted in parallel with its answer
 			now = c.Metrics(t)
 			return !slices.ContainsFunc(slices.Collect(maps.Keys(want)), func(s string) bool { return counted(before, now, s) < want[s] })
 		})
@@ -206,7 +206,7 @@ func TestMetricsOutliveReloads(t *testing.T) {
 	r := rig.NewGateway(t)
 	site := func(i int) string { return rig.GatewaySite(fmt.Sprintf("login_rate %d/m", 1000+i%2)) }
 	pair := r.MustLogin(t, "13800138000")
-	r.MustReload(t, site(1)) // what a first reload opens stays open
+	r.MustReload(t, site(1)) // the first reload opens connections that stay open
 	before := r.Caddy.Usage(t)
 	const reloads = 50
 	for i := range reloads {

@@ -13,7 +13,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// strict are global options with trusted proxies as they should be.
+// strict is the recommended global option for trusted proxies.
 const strict = "servers {\ntrusted_proxies static private_ranges\ntrusted_proxies_strict\n}"
 
 // doctorSite is a site for the doctor, with more options of wx_auth and global ones.
@@ -24,8 +24,8 @@ func doctorSite(secret, api, options, global string) string {
 // finding is a line of the doctor for scripts.
 type finding struct{ Check, Subject, State, Text, Remedy string }
 
-// A deployment fails on the first day, and the operator asks why. Each of these faults has
-// its line with what to do, and the exit code is 1; without a fault it is 0.
+// A deployment fails on the first day, and the operator asks why. Each of these faults has its
+// own line that says what to do, and the exit code is 1. Without a fault it is 0.
 func TestDoctorFindsFaults(t *testing.T) {
 	t.Parallel()
 	g := rig.NewGateway(t)
@@ -54,7 +54,7 @@ func TestDoctorFindsFaults(t *testing.T) {
 		name, caddyfile string
 		fault           *wechattest.Fault
 		envfile         string
-		want            []finding // what is wrong; the texts and remedies contain these
+		want            []finding // the faults; the doctor's texts and remedies contain these
 	}{
 		{"nothing", doctorSite(good, sim, "", strict), nil, "", nil},
 		{"wrong secret", doctorSite("0123456789abcdef0123456789abcdef", sim, "", strict), nil, "", []finding{

@@ -13,7 +13,7 @@ import (
 )
 
 // A developer asks why a token is refused. The command shows what the token says, and the
-// fault. The sealed number is shown only on demand, and no part of the token ever.
+// fault. It shows the sealed number only on demand, and never any part of the token.
 func TestTokenIsInspected(t *testing.T) {
 	t.Parallel()
 	g := rig.NewGateway(t)
@@ -73,8 +73,8 @@ func TestTokenIsInspected(t *testing.T) {
 	}
 }
 
-// The commands take the environment from the file that the service has, as Caddy's own
-// commands do: the same lines mean the same.
+// The commands take the environment from the file that the service uses. They read the file as
+// Caddy's own commands do.
 func TestCommandsReadTheEnvironmentFile(t *testing.T) {
 	t.Parallel()
 	g := rig.NewGateway(t)
@@ -102,8 +102,8 @@ func TestCommandsReadTheEnvironmentFile(t *testing.T) {
 	}
 }
 
-// A client chooses its User-Agent. In the operator's terminal it is text, and controls
-// nothing.
+// A client chooses its User-Agent. In the operator's terminal it appears as text, without
+// control characters.
 func TestUserAgentControlsNoTerminal(t *testing.T) {
 	t.Parallel()
 	g := rig.NewGateway(t)
@@ -115,7 +115,7 @@ func TestUserAgentControlsNoTerminal(t *testing.T) {
 	}
 }
 
-// Scripts read the keys, too.
+// Scripts read the list of keys as JSON.
 func TestKeysAreListedForScripts(t *testing.T) {
 	t.Parallel()
 	g := rig.NewGateway(t)
@@ -129,8 +129,8 @@ func TestKeysAreListedForScripts(t *testing.T) {
 	}
 }
 
-// Whatever an operator looks at, for people or for scripts, has no token, no secret and no phone
-// number: it is on a screen that others see, and in the output of a script.
+// An operator's screen is seen by others, and a script's output is kept. So nothing that the
+// commands write, for people or for scripts, contains a token, a secret or a phone number.
 func TestCommandsWriteNoSecret(t *testing.T) {
 	t.Parallel()
 	g := rig.NewGateway(t)
@@ -150,7 +150,7 @@ func TestCommandsWriteNoSecret(t *testing.T) {
 	} {
 		for _, form := range [][]string{nil, {"--json"}} {
 			out, err := o.Try(t, p.Token, append(args, form...)...)
-			if err != nil && !slices.Contains(args, "erase") { // the second time there is nobody
+			if err != nil && !slices.Contains(args, "erase") { // the second time the user is already erased
 				t.Errorf("%v: %v\n%s", args, err, out)
 			}
 			search.WantNone(t, fmt.Sprint(args, form), out)

@@ -23,7 +23,7 @@ type collected struct {
 	addr string
 
 	mu    sync.Mutex
-	raw   []byte // all messages, in which a leaked text would stand as it is
+	raw   []byte // all messages, to be searched for leaked texts
 	spans []*trace.Span
 }
 
@@ -57,7 +57,7 @@ func newCollector(t testing.TB) *collected {
 	return c
 }
 
-// environ sends a Caddy's spans here, at once.
+// environ returns the variables with which a Caddy sends its spans here, without delay.
 func (c *collected) environ() []string {
 	return []string{
 		"OTEL_TRACES_EXPORTER=otlp", "OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf", "OTEL_BSP_SCHEDULE_DELAY=100",
@@ -65,8 +65,8 @@ func (c *collected) environ() []string {
 	}
 }
 
-// below returns the names of the spans in the trace of the span root, each with the name
-// of the span in which it lies.
+// below returns the spans in the trace of the span root: the name of each, with the name of
+// its parent.
 func (c *collected) below(root string) map[string]string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -98,7 +98,7 @@ func (c *collected) traceID(name string) string {
 	return ""
 }
 
-// Below Caddy's tracing, each step of a login has its span, and the log line names the
+// Below Caddy's tracing, each step of a login has its own span. The log line has the id of the
 // trace.
 func TestSpansOfALogin(t *testing.T) {
 	t.Parallel()
@@ -134,7 +134,7 @@ func TestSpansOfALogin(t *testing.T) {
 	h.Search().WantNone(t, "a span", string(c.raw))
 }
 
-// A call of WeChat that fails is an error in the trace, with its errcode.
+// A failed call to WeChat is an error in the trace, with its errcode.
 func TestSpansOfARefusedLogin(t *testing.T) {
 	t.Parallel()
 	c := newCollector(t)
@@ -161,7 +161,8 @@ func TestSpansOfARefusedLogin(t *testing.T) {
 	rig.Search{"not-a-co": {"not-a-code-of-wechat"}, "not-a-ph": {"not-a-phone-code"}}.WantNone(t, "a span", string(c.raw))
 }
 
-// The backend behind the webhook gets the trace, so that its spans lie in it too.
+// The backend behind the webhook receives the trace's id, so that its spans belong to the same
+// trace.
 func TestTraceReachesTheWebhook(t *testing.T) {
 	t.Parallel()
 	c := newCollector(t)

@@ -93,7 +93,7 @@ func TestAttackThroughRewrites(t *testing.T) {
 	everyHTTP(t, f, func(t *testing.T, f *fort) {
 		for target, want := range map[string]string{
 			"/v1/public/x": "/public/x", "/old/x?y": "/public/old/x?y", "/public/below/api/x": "/api/x", "/v1/free/x": "/free/x",
-			"/v1//public/x": "/public/x", // strip_prefix merges them, before anybody looks
+			"/v1//public/x": "/public/x", // strip_prefix merges the slashes before any handler looks
 		} {
 			if w := f.passes(t, message(f.Addr, "GET", target)); w.line != "GET "+want+" HTTP/1.1" {
 				t.Errorf("%s arrives as %q, want %s", target, w.line, want)
@@ -131,8 +131,8 @@ func TestAttackByNamesOfOtherPaths(t *testing.T) {
 	})
 }
 
-// To an upstream behind FastCGI every header is a variable, in whose name every sign
-// becomes "_".
+// An upstream behind FastCGI gets every header as a variable, in whose name every sign becomes
+// "_".
 func TestAttackFastCGI(t *testing.T) {
 	t.Parallel()
 	var mu sync.Mutex

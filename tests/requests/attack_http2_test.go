@@ -10,8 +10,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// Fields and pseudo-headers of HTTP/2 and HTTP/3 that would become another message when
-// they are translated to HTTP/1.
+// An attacker sends fields and pseudo-headers of HTTP/2 and HTTP/3 that would become another
+// message when they are translated to HTTP/1.
 func TestAttackFieldsOfLaterHTTP(t *testing.T) {
 	t.Parallel()
 	f := newFort3(t, fortSite(""))

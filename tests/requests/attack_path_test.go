@@ -184,8 +184,7 @@ func TestAttackPathsAroundTheMatcher(t *testing.T) {
 	})
 }
 
-// The matcher fails, which Caddy treats as "no match". The request must still need a
-// token.
+// The matcher fails, and Caddy treats that as "no match". The request must still need a token.
 func TestAttackMatcherThatFails(t *testing.T) {
 	t.Parallel()
 	for name, matcher := range map[string]string{
@@ -208,7 +207,8 @@ func TestAttackMatcherThatFails(t *testing.T) {
 	}
 }
 
-// Almost an endpoint is not served as one, and without a token it reaches nothing.
+// Paths that almost name an endpoint are not served as one, and without a token they reach
+// nothing.
 func TestAttackPathsAroundThePrefix(t *testing.T) {
 	t.Parallel()
 	f := newFort3(t, fortSite(""))

@@ -19,11 +19,11 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// The attacks are grouped as in SECURITY.md, with one file for each class. They are
-// written byte by byte, because net/http would not send them. What reaches the upstream
-// is read byte by byte too, because net/http would clean it up.
+// The attacks are grouped as in SECURITY.md, with one file for each class. The tests write
+// them byte by byte, because net/http would not send them. The tests also read byte by byte
+// what reaches the upstream, because net/http would clean it up.
 
-// field is one line of a header or trailer section, as it was written.
+// field is one line of a header or trailer section, as it was sent.
 type field struct{ name, value string }
 
 // wire is a request as it arrived at a wiretap.
@@ -100,7 +100,7 @@ func (e *wiretap) answer(conn net.Conn, r *bufio.Reader) bool {
 		return false
 	}
 	e.mu.Lock()
-	e.hits++ // whatever kind of request it turns out to be
+	e.hits++ // counted even if it turns out to be malformed
 	e.mu.Unlock()
 	w := readWire(r)
 	e.mu.Lock()
@@ -174,7 +174,7 @@ func readFields(r *bufio.Reader) (fields []field, err error) {
 	}
 }
 
-// take returns the requests since the last take.
+// take returns the requests that arrived since the last take.
 func (e *wiretap) take() []wire {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -258,10 +258,10 @@ func (f *fort) passes(t testing.TB, raw string) wire {
 	return got[0]
 }
 
-// talk is everything that came back on one connection.
+// talk holds everything that came back on one connection.
 type talk struct {
 	answers []rig.Answer
-	said    bool          // the last answer said that the connection would be closed
+	said    bool          // the last answer announced that the connection would be closed
 	closed  bool          // the gateway closed the connection after the last answer
 	first   time.Duration // until the header of the first answer
 	rest    string        // bytes that are not part of an answer

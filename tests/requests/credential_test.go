@@ -42,7 +42,8 @@ const (
 	longToken  = "token {\nleeway 0s\n}"
 )
 
-// Every cell of the table of credentials: kind of path by kind of credential.
+// The table of credentials has a cell for each kind of path and each kind of credential. Every
+// cell must hold.
 func TestEveryCellOfTheCredentialTable(t *testing.T) {
 	g := newGuard3(t, guardSite(shortToken))
 	ts := someTokens(t, g, guardSite(longToken))
@@ -337,7 +338,7 @@ func TestConflictingSourcesAreRefused(t *testing.T) {
 	})
 }
 
-// The log filter in docs/browsers.md must keep tokens in the query out of the access log.
+// The log filter in docs/browsers.md must keep tokens in a query out of the access log.
 func TestPagesLogFilterHidesTokens(t *testing.T) {
 	block := rig.Replaced(t, rig.PageBlock(t, "browsers.md", "format filter"),
 		"{\n\tlog {\n", "{\n\tdefault_bind 127.0.0.1\n\tdebug\n\tlog {\n",

@@ -64,8 +64,8 @@ func forwardAuth(t *testing.T, gateway, service string) (addr string) {
 	return c.Addr
 }
 
-// A server that answers 200 to everything, such as a Caddy without a site for that
-// host, must not be taken for a gateway that said yes.
+// A server that answers 200 to everything, such as a Caddy without a site for that host, must
+// not count as a gateway that lets the request pass.
 func TestForwardAuthTakesNoStrangersYes(t *testing.T) {
 	app := rig.NewUpstream(t)
 	stranger := rig.Serve(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))

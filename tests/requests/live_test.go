@@ -22,7 +22,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// soon is how quickly a connection must end.
+// soon is the time within which a connection must end.
 const soon = time.Second
 
 func (g *guard) open(t testing.TB, target string, lines ...string) *rig.Socket {

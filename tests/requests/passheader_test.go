@@ -7,8 +7,9 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// WeChat's own gateway says in X-WX-Risk-Rank how suspicious a caller is. It passes from
-// a trusted proxy only, and a site that trusts none is refused.
+// WeChat's own gateway sends X-WX-Risk-Rank, which says how suspicious a caller is. The header
+// passes only if it comes from a trusted proxy. A site that trusts no proxy is refused at
+// load.
 func TestHeadersOfATrustedProxyPass(t *testing.T) {
 	t.Parallel()
 	const line = "pass_header X-WX-Risk-Rank\nidentity X-WX-USER-ID id\nidentity X-WX-SOURCE source"

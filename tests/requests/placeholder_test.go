@@ -8,8 +8,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// Handlers behind the gate read the placeholders of the caller, and those that would
-// contain the token if it had not been removed.
+// Handlers behind the gate read the caller's placeholders. They also read the placeholders
+// that would contain the token if it had not been removed.
 func TestPlaceholdersShowTheCallerOnly(t *testing.T) {
 	t.Parallel()
 	var proxy strings.Builder

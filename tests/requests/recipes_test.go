@@ -9,8 +9,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// onThisMachine changes a Caddyfile of a page for a test: its site is at {$ADDR}, and its
-// upstream and its WeChat are those of the test.
+// onThisMachine changes a page's Caddyfile for a test: its site is at {$ADDR}, and its
+// upstream and WeChat are the test's.
 func onThisMachine(t testing.TB, block string, oldnew ...string) string {
 	t.Helper()
 	const app = "wx_auth {env.WX_APPID} {env.WX_SECRET}"
@@ -23,8 +23,8 @@ func onThisMachine(t testing.TB, block string, oldnew ...string) string {
 	return rig.Replaced(t, block, append(oldnew, "api.example.com {", "http://{$ADDR} {", "localhost:3000", "{$UPSTREAM}")...)
 }
 
-// Behind WeChat's own gateway the log has the client's address, limits count by it, and
-// WeChat's verdict reaches the API. Nobody but the gateway can say either.
+// Behind WeChat's own gateway, the log has the client's address, limits count by it, and
+// WeChat's risk rank reaches the API. Nobody but WeChat's gateway can set either.
 func TestWeChatsGatewayNamesTheClient(t *testing.T) {
 	t.Parallel()
 	for _, page := range rig.InBothLanguages("deploy.md") {
@@ -45,7 +45,7 @@ func TestWeChatsGatewayNamesTheClient(t *testing.T) {
 	}
 }
 
-// The configuration for nginx in front is the example's file, which the tests run.
+// The configuration for nginx in front is the example's file, which other tests run.
 func TestNginxInFrontIsTheExample(t *testing.T) {
 	example, err := os.ReadFile("../../examples/nginx/front.Caddyfile")
 	if err != nil {
@@ -56,9 +56,9 @@ func TestNginxInFrontIsTheExample(t *testing.T) {
 	}
 }
 
-// The page's limits per user need a plugin that is not in this build. What they take from
-// the gateway is there when its directive runs: a key for each user, and a header that only
-// requests with an identity have.
+// The page's limits per user need a plugin that is not in this build. This test checks what
+// those limits take from the gateway: a key for each user, and a header that only requests
+// with an identity have. Both must be there when the plugin's directive runs.
 func TestLimitsPerUserHaveTheirKey(t *testing.T) {
 	t.Parallel()
 	block := rig.PageBlock(t, "backends.md", "rate_limit {")

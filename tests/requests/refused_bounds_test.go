@@ -35,7 +35,7 @@ func openRefused(t testing.TB, addr string) net.Conn {
 	return conn
 }
 
-// closed waits for the end of the connection, whatever it is.
+// closed waits for the end of the connection, and returns its error.
 func closed(conn net.Conn) error {
 	_, err := io.Copy(io.Discard, conn)
 	if nerr, ok := err.(net.Error); ok && nerr.Timeout() {
@@ -66,7 +66,7 @@ func TestRefusedUploadsHoldLittle(t *testing.T) {
 	if took := time.Since(start); took > 30*time.Second {
 		t.Errorf("closed after %s", took)
 	}
-	// Of 300 clients that keep the minimum rate, 44 find no place.
+	// Of 300 clients that keep the minimum rate, 44 are beyond the bound.
 	piece := make([]byte, 64<<10)
 	ended := make(chan struct{}, 300)
 	stop := make(chan struct{})
@@ -112,11 +112,11 @@ func TestRefusedUploadsEndWithTheProcess(t *testing.T) {
 			}
 		}()
 	}
-	g.Stop() // this fails the test after rig.StopTime
+	g.Stop() // the test fails if this takes longer than rig.StopTime
 }
 
-// Whether nginx buffers the body or forwards it as it arrives, its client reads the
-// gateway's refusal and not a 502.
+// nginx may buffer the body, or forward it as it arrives. In both cases its client reads the
+// gateway's refusal, and not a 502.
 func TestRefusedUploadsBehindNginx(t *testing.T) {
 	t.Parallel()
 	for _, buffering := range []string{"on", "off"} {

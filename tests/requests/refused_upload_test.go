@@ -19,9 +19,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// These tests refuse uploads that are still under way. The client must be able to read
-// the reason: a mini program that only sees a reset connection does not refresh its
-// token.
+// These tests refuse uploads that are still in progress. The client must be able to read the
+// reason: a mini program that only gets a reset connection does not refresh its token.
 
 // uploadTries is how often each client tries each upload. Every attempt must read the
 // answer.
@@ -82,8 +81,8 @@ func withAgain(caddyfile string) string {
 	return strings.Replace(withHTTP3(caddyfile), "http://{$ADDR} {", again+"http://{$ADDR} {", 1)
 }
 
-// uploader sends a request with a body of that size. Like many clients, it reads
-// nothing before it has sent everything.
+// uploader sends a request with a body of that size. Like many clients, it reads nothing until
+// it has sent everything.
 type uploader struct {
 	addr    string
 	tls     bool
@@ -309,8 +308,7 @@ func uploadSizes() []int {
 	return []int{300 << 10, 300 << 10, 2 << 20, 2 << 20, 64 << 20}
 }
 
-// Clients differ in what they do with an answer that comes early, so real ones are
-// tried.
+// Clients treat an early answer in different ways, so real clients are tested.
 func TestRefusedUploadsOfRealClients(t *testing.T) {
 	if testing.Short() {
 		t.Skip("minutes: six clients upload 70 MB each, several times")

@@ -71,8 +71,8 @@ func TestRequireHasNoWayAround(t *testing.T) {
 	})
 }
 
-// The path that counts is the one that wx_auth sees. What handle_path and uri remove
-// before that does not hide a required path.
+// The path that counts is the one that wx_auth gets. A required path stays required whatever
+// handle_path and uri remove before.
 func TestRequireBehindRewrites(t *testing.T) {
 	t.Parallel()
 	f := newFort3(t, requireSite("uri strip_prefix /v1\n", ""))
@@ -87,8 +87,8 @@ func TestRequireBehindRewrites(t *testing.T) {
 	f.passes(t, message(f.Addr, "GET", "/v1/x", auth))
 }
 
-// A proxy that asks /verify for another service gets no answer about require. The log says
-// so once.
+// A proxy asks /verify about a request for another service. No requirement is applied to that
+// request, and the log says so once.
 func TestVerifyEnforcesNoRequire(t *testing.T) {
 	t.Parallel()
 	f := newFort(t, requireSite("", ""))

@@ -8,7 +8,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// These tests ask /auth/wx/verify as proxies do.
+// In these tests, proxies ask /auth/wx/verify.
 
 // Envoy appends the path that the client requested, and a proxy may use the client's
 // method. Only the token may count.
@@ -65,7 +65,7 @@ func TestVerifyRefusesAliases(t *testing.T) {
 					name = strings.ToLower(name)
 				}
 				if strings.HasPrefix(g.origin, "https") && strings.ContainsAny(name, "_.") {
-					continue // no proxy asks over HTTP/3, where only Caddy itself would see them
+					continue // no proxy asks over HTTP/3, and only Caddy itself would see the names there
 				}
 				g.wants(t, forbidden, "GET", target, good, name+": forged")
 				g.wants(t, forbidden, "POST", target, good, name+":")
@@ -92,7 +92,8 @@ func TestVerifyRefusesAliases(t *testing.T) {
 	})
 }
 
-// Envoy keeps a client's header unless the answer sets it, or lists it in this header.
+// Envoy keeps a client's header unless the answer sets it or lists it in
+// X-Envoy-Auth-Headers-To-Remove.
 func TestVerifyNamesWhatEnvoyIsToRemove(t *testing.T) {
 	t.Parallel()
 	g := newGuard(t, guardSite())
@@ -215,7 +216,7 @@ func TestForwardAuthAsRecorded(t *testing.T) {
 	}
 }
 
-// linesOf returns headers as the lines that were given.
+// linesOf returns headers as header lines.
 func linesOf(h http.Header) (lines []string) {
 	for name, values := range h {
 		for _, v := range values {
