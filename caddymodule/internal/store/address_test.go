@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -30,12 +31,11 @@ func TestOneDatabaseHasOneAddress(t *testing.T) {
 		}
 	}
 	if _, err := Canonical("sqlite:~/x.db"); err == nil {
-		t.Error("a home directory was taken")
+		t.Error("a path with ~ was accepted")
 	}
 }
 
-// The settings depend on whether a kind of database needs a key from the configuration, and on its
-// default port.
+// The configuration depends on which kinds need an encryption key, and on their default ports.
 func TestKinds(t *testing.T) {
 	if got := Kinds(); !slices.Equal(got, []string{"mysql", "postgres", "sqlite"}) {
 		t.Errorf("kinds %v", got)
@@ -49,8 +49,8 @@ func TestKinds(t *testing.T) {
 	}
 }
 
-// A server whose autocommit is off, by its configuration or an init_connect, would undo a
-// refresh that was answered: its one statement is sent without a BEGIN.
+// A refresh is one statement, sent without a BEGIN. If a server's configuration or init_connect
+// turns autocommit off, the server would undo the refresh after it was acknowledged.
 func TestMySQLSetsAutocommit(t *testing.T) {
 	db, err := New("mysql://root@127.0.0.1/test", Options{})
 	if err != nil {
@@ -58,5 +58,48 @@ func TestMySQLSetsAutocommit(t *testing.T) {
 	}
 	if got := db.server.(*mysqlAddress).config.Params["autocommit"]; got != "1" {
 		t.Errorf("autocommit = %q", got)
+	}
+}
+
+// A mistyped store address is refused. The error says what to write instead, and never contains the
+// password.
+func TestBadAddressIsRefusedWithTheRemedy(t *testing.T) {
+	for address, want := range map[string]string{
+		"":                                "sqlite:<path>",
+		"wx.db":                           "sqlite:<path>",
+		"sqlite:":                         "needs the path",
+		"sqlite:dir/":                     "needs the path",
+		"sqlite::memory:":                 "outlive",
+		"sqlite:wx.db?mode=ro":            "without parameters",
+		"redis://hunter2@x":               "unknown kind",
+		"postgres://u:hunter2@db.example": "name of a database",
+		"postgres://u:hunter2@db.example/wx?sslmode=perhaps":                            "sslmode",
+		"postgres://u:hunter2@a,b/wx?target_session_attrs=prefer-standby":               "may lag behind",
+		"postgres://u:hunter2@db.example:x/wx":                                          "cannot be read",
+		"postgres://u:hunter2/@db.example/wx":                                           "percent-encoded",
+		"postgres://u:12?hunter2@db.example/wx":                                         "percent-encoded",
+		"postgres://u:12/hunter2@db.example/wx":                                         "percent-encoded",
+		"postgres://u:#hunter2@db.example/wx":                                           "percent-encoded",
+		"postgres://u:%hunter2@db.example/wx":                                           "percent-encoded",
+		"postgres:u:hunter2@db.example/wx":                                              "cannot be read",
+		"postgres://u:hunter2@db.example/wx?default_query_exec_mode=x&password=hunter2": "default_query_exec_mode",
+		"mysql://u:hunter2@db.example":                                                  "name of a database",
+		"mysql://u:hunter2@a,b/wx":                                                      "primary",
+		"mysql://u:hunter2@db.example/wx?tls=perhaps":                                   "tls is true",
+		"mysql://u:hunter2@db.example/wx?tls_ca=/ca.pem":                                "tls=true",
+		"mysql://u:hunter2@db.example/wx?parseTime=true":                                "unknown parameter",
+		"mysql://u:12?hunter2=@db.example/wx":                                           "name of a database",
+	} {
+		_, err := New(address, Options{})
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("New(%q): %v; want %q", address, err, want)
+		} else if strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("the error contains the password: %v", err)
+		}
+	}
+	for _, prefix := range []string{"X", "a b", "a;", "1a", strings.Repeat("a", 40), "ü"} {
+		if _, err := New("sqlite:x.db", Options{Prefix: prefix}); err == nil {
+			t.Errorf("prefix %q was accepted", prefix)
+		}
 	}
 }

@@ -7,15 +7,15 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
-// A session holds the time at which its openid last logged in with a phone number. A silent login
-// or a login of the user's other openid does not change that time, an import does not set it, and
-// an openid that moves to another user does not take it along.
+// A session contains the time of its openid's last phone login. Neither a silent login nor a login
+// with the user's other openid changes that time. An import does not set it. An openid that moves
+// to another user does not take it along.
 func TestSessionHasItsPhoneLogin(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
 		now := time.Now().UTC().Truncate(time.Millisecond)
 		bind := func(openid, userID string, at time.Time) (id string) {
-			opened, _ := settle(t, s, user.Binding{AppID: "wx1", OpenID: openid, UserID: userID, PhoneAt: at, AuthAt: at}, user.Keep, at)
+			opened, _ := logIn(t, s, user.Binding{AppID: "wx1", OpenID: openid, UserID: userID, PhoneAt: at, AuthAt: at}, user.Keep, at)
 			return opened.ID
 		}
 		authAt := func(id string) time.Time {
@@ -32,7 +32,7 @@ func TestSessionHasItsPhoneLogin(t *testing.T) {
 		if got := authAt(first); !got.Equal(old) {
 			t.Errorf("after another openid's login: %v, want %v", got, old)
 		}
-		silent := settlement(user.Binding{AppID: "wx1", OpenID: "o1", UserID: "u1", PhoneAt: old, AuthAt: old}, user.Keep, newSession("u1", "wx1", "o1", now))
+		silent := loginCommit(user.Binding{AppID: "wx1", OpenID: "o1", UserID: "u1", PhoneAt: old, AuthAt: old}, user.Keep, newSession("u1", "wx1", "o1", now))
 		silent.Phone = user.Phone{}
 		if _, err := commit(t, s, silent); err != nil {
 			t.Fatal(err)
@@ -45,7 +45,7 @@ func TestSessionHasItsPhoneLogin(t *testing.T) {
 		}
 		bind("o1", "u2", now.Add(time.Second))
 		if got := authAt(first); !got.IsZero() {
-			t.Errorf("the openid is another user's now: %v", got)
+			t.Errorf("after the openid has moved to another user: %v", got)
 		}
 	})
 }

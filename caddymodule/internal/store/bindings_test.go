@@ -9,7 +9,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
-// A login looks up bindings by openid and unionid, the backend looks them up by user.
+// A login looks up bindings by openid and by unionid. The backend looks them up by user.
 func TestBindingsAreFoundByEachID(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
@@ -18,7 +18,7 @@ func TestBindingsAreFoundByEachID(t *testing.T) {
 		silent := user.Binding{AppID: "wx3", OpenID: "o3", UnionID: "un1", UserID: "u2"}
 		none := user.Binding{AppID: "wx4", OpenID: "o4", UserID: "u3"}
 		for i, b := range []user.Binding{first, second, silent, none} {
-			settle(t, s, b, user.Replace, now.Add(time.Duration(i)*time.Minute))
+			logIn(t, s, b, user.Replace, now.Add(time.Duration(i)*time.Minute))
 		}
 		for _, want := range []user.Binding{first, second, silent, none} {
 			if got, found, err := s.Binding(t.Context(), want.AppID, want.OpenID); !found || err != nil || got != want {
@@ -38,7 +38,7 @@ func TestBindingsAreFoundByEachID(t *testing.T) {
 			t.Error("O1 is taken for o1", err)
 		}
 
-		settle(t, s, user.Binding{AppID: "wx1", OpenID: "o8", UserID: "u2"}, user.Keep, now.Add(time.Hour))
+		logIn(t, s, user.Binding{AppID: "wx1", OpenID: "o8", UserID: "u2"}, user.Keep, now.Add(time.Hour))
 		if got, err := s.Known(t.Context(), login.Account{AppID: "wx1", OpenID: "o9", UnionID: "un1"}); err != nil || got.Binding != second || !got.Taken {
 			t.Errorf("the user has another openid in the app: %+v, %v", got, err)
 		}
@@ -49,8 +49,8 @@ func TestBindingsAreFoundByEachID(t *testing.T) {
 func TestSameOpenIDAgainForgetsNothing(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
-		settle(t, s, user.Binding{AppID: "wx1", OpenID: "o1", UnionID: "un1", UserID: "u1", PhoneAt: now}, user.Replace, now)
-		first, ended := settle(t, s, user.Binding{AppID: "wx1", OpenID: "o1", UserID: "u1", PhoneAt: now.Add(-time.Hour)}, user.Deny, now)
+		logIn(t, s, user.Binding{AppID: "wx1", OpenID: "o1", UnionID: "un1", UserID: "u1", PhoneAt: now}, user.Replace, now)
+		first, ended := logIn(t, s, user.Binding{AppID: "wx1", OpenID: "o1", UserID: "u1", PhoneAt: now.Add(-time.Hour)}, user.Deny, now)
 		got, _, err := s.Binding(t.Context(), "wx1", "o1")
 		if err != nil || got.UnionID != "un1" || !got.PhoneAt.Equal(now) || len(ended) != 0 {
 			t.Errorf("%+v, %v, ended %v", got, err, ended)
@@ -73,7 +73,7 @@ func TestBindingKeepsTheLastPhoneLogin(t *testing.T) {
 		}
 		p1, p2 := phone(t, "13800138000"), phone(t, "13900139000")
 		b := user.Binding{AppID: "wx1", OpenID: "o1", UserID: "u1", PhoneAt: now, Phone: p1}
-		settle(t, s, b, user.Replace, now)
+		logIn(t, s, b, user.Replace, now)
 		want(p1)
 		var raw []byte
 		err := s.read(t.Context(), "reading", func(tx *tx) error { return tx.row(`SELECT phone FROM {bindings}`).Scan(&raw) })
@@ -81,13 +81,13 @@ func TestBindingKeepsTheLastPhoneLogin(t *testing.T) {
 			t.Errorf("the number is not sealed: %q, %v", raw, err)
 		}
 		b.PhoneAt, b.Phone = now.Add(-time.Hour), p2
-		settle(t, s, b, user.Replace, now) // an older login that was slow
+		logIn(t, s, b, user.Replace, now) // a login that began earlier and ends later
 		want(p1)
 		b.PhoneAt = now.Add(time.Hour)
-		settle(t, s, b, user.Replace, now)
+		logIn(t, s, b, user.Replace, now)
 		want(p2)
 		b.UserID, b.Phone = "u2", user.Phone{}
-		settle(t, s, b, user.Replace, now)
+		logIn(t, s, b, user.Replace, now)
 		want(user.Phone{})
 	})
 }
@@ -96,9 +96,9 @@ func TestBindingKeepsTheLastPhoneLogin(t *testing.T) {
 func TestOpenIDOfAnotherUserMoves(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
-		settle(t, s, user.Binding{AppID: "wx1", OpenID: "o1", UnionID: "un1", UserID: "u1", PhoneAt: now}, user.Replace, now)
+		logIn(t, s, user.Binding{AppID: "wx1", OpenID: "o1", UnionID: "un1", UserID: "u1", PhoneAt: now}, user.Replace, now)
 		want := user.Binding{AppID: "wx1", OpenID: "o1", UserID: "u2", PhoneAt: now.Add(-time.Hour)}
-		settle(t, s, want, user.Deny, now)
+		logIn(t, s, want, user.Deny, now)
 		if got, _, err := s.Binding(t.Context(), "wx1", "o1"); err != nil || got != want {
 			t.Errorf("%+v, %v; want %+v", got, err, want)
 		}
@@ -111,22 +111,22 @@ func TestReplaceSparesTheSameAccount(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
 		// The same WeChat account, with an openid that WeChat changed.
-		settle(t, s, user.Binding{AppID: "wx1", OpenID: "old", UnionID: "un", UserID: "u"}, user.Replace, now)
-		settle(t, s, user.Binding{AppID: "wx2", OpenID: "o2", UnionID: "un", UserID: "u"}, user.Replace, now)
-		_, ended := settle(t, s, user.Binding{AppID: "wx1", OpenID: "new", UnionID: "un", UserID: "u"}, user.Replace, now)
+		logIn(t, s, user.Binding{AppID: "wx1", OpenID: "old", UnionID: "un", UserID: "u"}, user.Replace, now)
+		logIn(t, s, user.Binding{AppID: "wx2", OpenID: "o2", UnionID: "un", UserID: "u"}, user.Replace, now)
+		_, ended := logIn(t, s, user.Binding{AppID: "wx1", OpenID: "new", UnionID: "un", UserID: "u"}, user.Replace, now)
 		if len(ended) != 1 {
 			t.Errorf("ended %v", ended)
 		}
 		if _, bound, err := s.Binding(t.Context(), "wx2", "o2"); !bound || err != nil {
-			t.Error("the other app's binding went", err)
+			t.Error("the other app's binding was removed", err)
 		}
 	})
 }
 
 // A rule that this version does not know must not be treated as one that it knows.
-func TestSettleRefusesAnUnknownRule(t *testing.T) {
+func TestCommitRefusesAnUnknownRule(t *testing.T) {
 	s := started(t, newSQLite(t))
-	if _, err := commit(t, s, settlement(user.Binding{}, "", newSession("u", "a", "o", now))); err == nil {
-		t.Error("settled")
+	if _, err := commit(t, s, loginCommit(user.Binding{}, "", newSession("u", "a", "o", now))); err == nil {
+		t.Error("a login with an unknown rule was committed")
 	}
 }

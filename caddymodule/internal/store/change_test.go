@@ -22,7 +22,7 @@ func loggedIn(t *testing.T, s *Store, openid, number string) session.Session {
 	if err != nil {
 		t.Fatal(err)
 	}
-	opened, _ := settle(t, s, user.Binding{AppID: "wx1", OpenID: openid, UserID: u.ID, PhoneAt: now, AuthAt: now}, user.Keep, now)
+	opened, _ := logIn(t, s, user.Binding{AppID: "wx1", OpenID: openid, UserID: u.ID, PhoneAt: now, AuthAt: now}, user.Keep, now)
 	return opened
 }
 
@@ -42,8 +42,9 @@ func changed(t *testing.T, s *Store, c login.PhoneChange, want error) login.Phon
 	return done
 }
 
-// A user gets another number. The former one is in no table, and belongs to the next person who
-// logs in with it. The same phone code answers the same once more, but not after a further change.
+// A user changes the phone number. The former number is in no table any more, and belongs to the
+// next person who logs in with it. Repeating the change with the same phone code gives the same
+// answer, but not after a further change.
 func TestNumberMoves(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		// Another replica writes its numbers under two keys.
@@ -77,7 +78,7 @@ func TestNumberMoves(t *testing.T) {
 		changed(t, s, changeOf(t, alice, anotherNumber, 2), nil)
 		changed(t, s, first, login.ErrChangedSince)
 		changed(t, s, changeOf(t, alice, numberBefore, 3), user.ErrPhoneTaken)
-		changed(t, s, changeOf(t, alice, anotherNumber, 4), nil) // the number that she has
+		changed(t, s, changeOf(t, alice, anotherNumber, 4), nil) // the number that she has already
 		if u, err := d.Check(t.Context(), alice.UserID); err != nil || u.Phone.E164() != "+86"+anotherNumber {
 			t.Errorf("%s, %v", u.Phone.Masked(), err)
 		}
@@ -114,8 +115,8 @@ func TestNumberStaysIfSomethingEnded(t *testing.T) {
 	})
 }
 
-// Two users want one number at once, and two users want each other's. A number has one owner, and
-// an owner one number.
+// Two users want the same number at once, and two users want each other's numbers. Each number must
+// have one owner, and each user one number.
 func TestTwoWantOneNumber(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		replicas := []*Store{started(t, open), started(t, open)}
@@ -148,13 +149,13 @@ func TestTwoWantOneNumber(t *testing.T) {
 	})
 }
 
-// A login with a number that is just being changed comes to its end. It must not be let in as the
-// user who has left the number.
+// A login with a number is committed while its user changes to another number. The login must not
+// open a session of that user.
 func TestNumberMovesBesideALogin(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
 		alice := loggedIn(t, s, "alice", numberBefore)
-		bob := settlement(user.Binding{AppID: "wx1", OpenID: "bob", UserID: alice.UserID, PhoneAt: now, AuthAt: now}, user.Keep, newSession(alice.UserID, "wx1", "bob", now))
+		bob := loginCommit(user.Binding{AppID: "wx1", OpenID: "bob", UserID: alice.UserID, PhoneAt: now, AuthAt: now}, user.Keep, newSession(alice.UserID, "wx1", "bob", now))
 		if err := s.Keep(t.Context(), bob.Code, []byte("whose"), now.Add(time.Minute)); err != nil {
 			t.Fatal(err)
 		}
@@ -171,17 +172,17 @@ func TestNumberMovesBesideALogin(t *testing.T) {
 
 // A user of an external directory changes the number. The directory is not part of the transaction,
 // so a login that asked it before the change has ended must ask it again.
-func TestMarkOfAChangeElsewhere(t *testing.T) {
+func TestMarkOfAnExternalChange(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
 		b := user.Binding{AppID: "wx1", OpenID: "alice", UserID: "a", PhoneAt: now, AuthAt: now, Phone: phone(t, numberBefore)}
-		alice, _ := settle(t, open(defaults).With(testKeys(t, 1)), b, user.Keep, now)
+		alice, _ := logIn(t, open(defaults).With(testKeys(t, 1)), b, user.Keep, now)
 		execute(t, s, `DELETE FROM {users}`)
 		elsewhere := open(defaults).With(testKeys(t, 1)) // without users of its own
 		other := b
 		other.AppID, other.OpenID = "wx2", "alice2"
 		for _, one := range []user.Binding{other, {AppID: "wx3", OpenID: "alice3", UserID: "a", PhoneAt: now}} {
-			l := settlement(one, user.Keep, newSession("a", one.AppID, one.OpenID, now))
+			l := loginCommit(one, user.Keep, newSession("a", one.AppID, one.OpenID, now))
 			if err := elsewhere.Keep(t.Context(), l.Code, []byte("whose"), now.Add(time.Minute)); err != nil {
 				t.Fatal(err)
 			}
@@ -197,7 +198,7 @@ func TestMarkOfAChangeElsewhere(t *testing.T) {
 			}
 			return k
 		}
-		bob := settlement(user.Binding{AppID: "wx1", OpenID: "bob", UserID: "a", PhoneAt: now}, user.Keep, newSession("a", "wx1", "bob", now))
+		bob := loginCommit(user.Binding{AppID: "wx1", OpenID: "bob", UserID: "a", PhoneAt: now}, user.Keep, newSession("a", "wx1", "bob", now))
 		commits := func(k login.Known, want error) {
 			t.Helper()
 			bob.Known = k
@@ -231,7 +232,7 @@ func TestMarkOfAChangeElsewhere(t *testing.T) {
 				t.Errorf("%s: %v, %s, %v", appid, ok, b.Phone.Masked(), err)
 			}
 		}
-		// A change of which nobody knows whether it was made ends by itself.
+		// If it is unknown whether a change was made, its mark expires.
 		execute(t, s, `UPDATE {claimed_steps} SET lease_until = {now} - 1`)
 		bob.Session.ID, bob.Login, bob.Code = newID(now), login.Key{1, 1}, login.Key{1, 2}
 		time.Sleep(2 * time.Millisecond)
@@ -253,10 +254,10 @@ func (c *changer) ChangePhone(context.Context, string, user.Phone) error {
 	return c.err
 }
 
-// The backend has the number of a user taken in an external directory. A login that asked the
-// directory before is not let in as this user, and a change of number under way does not write the
+// The backend takes away a user's number in an external directory. A login that asked the directory
+// before opens no session of this user. A change of number that is under way does not write a
 // number back.
-func TestNumberIsTakenElsewhere(t *testing.T) {
+func TestExternalNumberIsTakenAway(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
 		for i, taken := range []error{nil, user.ErrPhoneFixed, user.ErrUnknown, errors.New("away")} {
@@ -264,7 +265,7 @@ func TestNumberIsTakenElsewhere(t *testing.T) {
 			answered := func(openid string) login.Commit {
 				t.Helper()
 				b := user.Binding{AppID: "wx1", OpenID: openid + id, UserID: id, PhoneAt: now, AuthAt: now, Phone: phone(t, numberBefore)}
-				l := settlement(b, user.Keep, newSession(id, b.AppID, b.OpenID, now))
+				l := loginCommit(b, user.Keep, newSession(id, b.AppID, b.OpenID, now))
 				if err := s.Keep(t.Context(), l.Code, []byte("whose"), now.Add(time.Minute)); err != nil {
 					t.Fatal(err)
 				}
@@ -295,7 +296,7 @@ func TestNumberIsTakenElsewhere(t *testing.T) {
 			changed(t, s, c, login.ErrChanging)
 			want := login.ErrChanged
 			if taken != nil && !errors.Is(taken, user.ErrUnknown) && !errors.Is(taken, user.ErrPhoneFixed) {
-				want = login.ErrChanging // nobody knows whether the number was taken
+				want = login.ErrChanging // it is unknown whether the number was taken away
 			}
 			if _, err := s.Commit(t.Context(), bob); !errors.Is(err, want) {
 				t.Errorf("%v: a login after it: %v, want %v", taken, err, want)

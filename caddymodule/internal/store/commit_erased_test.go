@@ -15,7 +15,7 @@ func TestTombstoneRefusesLoginsFromBefore(t *testing.T) {
 		s := started(t, open)
 		there := s.Elsewhere(&elsewhere{users: make(map[string]user.User)}, settings)
 		settled := func(begun time.Time) error {
-			l := settlement(user.Binding{AppID: "wx1", OpenID: "o1", UserID: "u", PhoneAt: now}, user.Replace, newSession("u", "wx1", "o1", now))
+			l := loginCommit(user.Binding{AppID: "wx1", OpenID: "o1", UserID: "u", PhoneAt: now}, user.Replace, newSession("u", "wx1", "o1", now))
 			l.Begun = begun
 			_, err := commit(t, s, l)
 			return err
@@ -30,7 +30,7 @@ func TestTombstoneRefusesLoginsFromBefore(t *testing.T) {
 			}
 		}
 		if again := seen(t, s, 1); !again.Equal(before) {
-			t.Errorf("a code that was seen at %v is seen first at %v", before, again)
+			t.Errorf("a code that was first seen at %v is reported as first seen at %v", before, again)
 		}
 		time.Sleep(2 * time.Millisecond)
 		after := seen(t, s, 2)
@@ -52,7 +52,8 @@ func TestTombstoneRefusesLoginsFromBefore(t *testing.T) {
 	})
 }
 
-// A mark names an openid that has left a user. It is personal data, so an erasure removes it.
+// A mark records an openid that was unbound from a user. It is personal data, so an erasure removes
+// it.
 func TestErasureTakesMarksAlong(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)

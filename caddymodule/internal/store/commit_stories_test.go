@@ -11,9 +11,9 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
-// A scene is one step of a story. Its field who names a WeChat account and an app: "alice/wx1"
-// is Alice's openid in wx1. After a "+" WeChat also sends her unionid. user owns the phone number
-// of the login.
+// A scene is one step of a story. The field who names a WeChat account and an app: "alice/wx1" is
+// Alice's openid in wx1. With a "+" in front, WeChat also sends her unionid. The field user is the
+// owner of the login's phone number.
 type scene struct {
 	who, user string
 	rule      user.NewOpenID
@@ -24,7 +24,7 @@ type scene struct {
 	rebound bool
 }
 
-// cast plays scenes, each an hour after the last one.
+// cast plays the scenes of a story, one each hour.
 type cast struct {
 	t    *testing.T
 	s    *Store
@@ -60,7 +60,7 @@ func (c *cast) play(i int, sc scene) {
 		}
 		return
 	}
-	l := settlement(b, sc.rule, newSession(sc.user, b.AppID, b.OpenID, c.at))
+	l := loginCommit(b, sc.rule, newSession(sc.user, b.AppID, b.OpenID, c.at))
 	l.Session.UnionID = b.UnionID
 	if sc.silent {
 		l.Phone = user.Phone{}
@@ -92,8 +92,7 @@ func (c *cast) silent(who string) string {
 	return known.UserID
 }
 
-// Each story is about number 1 of user a, which belongs to Alice first and to Bob later. User b has
-// number 2.
+// In each story, number 1 of user a belongs to Alice first and to Bob later. User b has number 2.
 var stories = map[string]struct {
 	scenes []scene
 	live   []string          // the live sessions, as account and user
@@ -276,8 +275,8 @@ var stories = map[string]struct {
 	},
 }
 
-// In each story a number passes from Alice to Bob in some way. Afterwards the live sessions and the
-// possible silent logins must be those of the rule.
+// In each story a number passes from Alice to Bob in some way. Afterwards exactly those sessions
+// are live, and exactly those silent logins work, that the rule allows.
 func TestStoriesOfRecycledNumbers(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
@@ -291,7 +290,7 @@ func TestStoriesOfRecycledNumbers(t *testing.T) {
 				for id, who := range c.open {
 					got, err := s.Session(t.Context(), id)
 					if err != nil || !got.EndedAt.IsZero() {
-						t.Errorf("%s has ended, and it was not reported: %v", who, err)
+						t.Errorf("the session of %s has ended, but was not reported as ended: %v", who, err)
 					}
 					live = append(live, who)
 				}
@@ -314,7 +313,8 @@ func TestStoriesOfRecycledNumbers(t *testing.T) {
 	})
 }
 
-// A session may be older than the unionid that its binding has learned since.
+// A session may have been opened before its binding got a unionid. It counts as the account of that
+// unionid all the same.
 func TestAccountIsKnownByItsBindingToo(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
@@ -333,19 +333,19 @@ func TestAccountIsKnownByItsBindingToo(t *testing.T) {
 }
 
 // Bob's login has replaced Alice's. A directory that remembers openids itself would let her in
-// silently, to the account that is Bob's now. She must need the phone button.
+// silently, to the account that is Bob's now. She must log in with the phone button.
 func TestReplacedOpenIDNeedsItsPhone(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
 		for _, who := range []string{"alice", "bob"} {
-			settle(t, s, user.Binding{AppID: "wx1", OpenID: who, UserID: "u", PhoneAt: now}, user.Replace, now)
+			logIn(t, s, user.Binding{AppID: "wx1", OpenID: who, UserID: "u", PhoneAt: now}, user.Replace, now)
 		}
-		l := settlement(user.Binding{AppID: "wx1", OpenID: "alice", UserID: "u"}, user.Replace, newSession("u", "wx1", "alice", now))
+		l := loginCommit(user.Binding{AppID: "wx1", OpenID: "alice", UserID: "u"}, user.Replace, newSession("u", "wx1", "alice", now))
 		l.Phone = user.Phone{}
 		if _, err := commit(t, s, l); !errors.Is(err, user.ErrUnknown) {
 			t.Errorf("silently: %v", err)
 		}
-		settle(t, s, user.Binding{AppID: "wx1", OpenID: "alice", UserID: "u", PhoneAt: now}, user.Replace, now)
+		logIn(t, s, user.Binding{AppID: "wx1", OpenID: "alice", UserID: "u", PhoneAt: now}, user.Replace, now)
 		l.Session, l.Code, l.Login = newSession("u", "wx1", "alice", now), [32]byte{7}, [32]byte{8}
 		if _, err := commit(t, s, l); err != nil {
 			t.Errorf("silently after a phone login: %v", err)

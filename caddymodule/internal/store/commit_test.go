@@ -12,7 +12,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
-// Bob's login takes the account over during Alice's phone login. Her login is outdated, and must
+// During Alice's phone login, Bob's login takes over the account. Her login is outdated, and must
 // not end his session.
 func TestLoginThatWasOvertakenIsRefused(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
@@ -21,7 +21,7 @@ func TestLoginThatWasOvertakenIsRefused(t *testing.T) {
 			id := fmt.Sprint("u", i)
 			c := newCast(t, s)
 			c.play(0, scene{who: who, user: id, rule: user.Replace})
-			hers := settlement(bindingOf(who, id, c.at), user.Replace, newSession(id, "wx", "o", c.at))
+			hers := loginCommit(bindingOf(who, id, c.at), user.Replace, newSession(id, "wx", "o", c.at))
 			hers.Session.AppID, hers.Session.OpenID = hers.Binding.AppID, hers.Binding.OpenID
 			hers.Begun = seen(t, s, byte(i))
 			c.play(1, scene{who: "bob/wx1", user: id, rule: user.Replace, rebound: true})
@@ -49,8 +49,8 @@ func seen(t *testing.T, s *Store, code byte) time.Time {
 	return st.Seen
 }
 
-// The former owner logs in silently while the new owner logs in with the phone. The silent login
-// must notice that the data it was decided on has changed, whichever part of it.
+// The former owner logs in silently while the new owner logs in with the phone. Whatever data the
+// decision for the silent login was based on, the login must notice if that data has changed.
 func TestSilentLoginBesideThatOfTheNewOwner(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
@@ -59,11 +59,11 @@ func TestSilentLoginBesideThatOfTheNewOwner(t *testing.T) {
 			c := newCast(t, s)
 			home := silent
 			if silent == "+alice/wx2" {
-				home = "+alice/wx3" // the account that her silent login is based on
+				home = "+alice/wx3" // the account that allows her silent login
 			}
 			c.play(0, scene{who: home, user: id, rule: user.Replace})
 			b := bindingOf(silent, id, c.at)
-			hers := settlement(b, user.Replace, newSession(id, b.AppID, b.OpenID, c.at))
+			hers := loginCommit(b, user.Replace, newSession(id, b.AppID, b.OpenID, c.at))
 			hers.Phone = user.Phone{}
 			known, err := s.Known(t.Context(), login.Account{AppID: b.AppID, OpenID: b.OpenID, UnionID: b.UnionID})
 			if err != nil || known.UserID != id {
@@ -94,13 +94,13 @@ func TestMoveBesideALoginUnderDeny(t *testing.T) {
 			var wg sync.WaitGroup
 			wg.Go(func() {
 				x := bindingOf(alice, two, now)
-				if _, err := commit(t, a, settlement(x, user.Deny, newSession(two, x.AppID, x.OpenID, now))); err != nil {
+				if _, err := commit(t, a, loginCommit(x, user.Deny, newSession(two, x.AppID, x.OpenID, now))); err != nil {
 					t.Errorf("Alice: %v", err)
 				}
 			})
 			wg.Go(func() {
 				x := bindingOf(bob, one, now)
-				if _, err := commit(t, b, settlement(x, user.Deny, newSession(one, x.AppID, x.OpenID, now))); !errors.Is(err, user.ErrNewOpenID) {
+				if _, err := commit(t, b, loginCommit(x, user.Deny, newSession(one, x.AppID, x.OpenID, now))); !errors.Is(err, user.ErrNewOpenID) {
 					t.Errorf("Bob: %v", err)
 				}
 			})
@@ -125,10 +125,10 @@ func TestOneLoginCodeOpensOneSession(t *testing.T) {
 				wg.Go(func() {
 					// Each login has another phone code, and so another user.
 					id := fmt.Sprintf("u%d-%d", round, i)
-					l := settlement(bindingOf("alice/wx1", id, now), user.Keep, newSession(id, "wx1", "alice@wx1", now))
+					l := loginCommit(bindingOf("alice/wx1", id, now), user.Keep, newSession(id, "wx1", "alice@wx1", now))
 					l.Code = code
 					var err error
-					for range 4 { // the chain does the same
+					for range 4 { // the login chain tries as often
 						if l.Known, err = replicas[i%2].Known(t.Context(), login.Account{AppID: "wx1", OpenID: "alice@wx1"}); err == nil {
 							_, err = replicas[i%2].Commit(context.Background(), l)
 						}
@@ -160,7 +160,7 @@ func TestNumberMustStillBeTheUsers(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		l := settlement(user.Binding{AppID: "wx1", OpenID: "o1", UserID: u.ID, PhoneAt: now}, user.Replace, newSession(u.ID, "wx1", "o1", now))
+		l := loginCommit(user.Binding{AppID: "wx1", OpenID: "o1", UserID: u.ID, PhoneAt: now}, user.Replace, newSession(u.ID, "wx1", "o1", now))
 		l.Phone = phone(t, "13900139000")
 		if err := s.Keep(t.Context(), l.Code, nil, now.Add(time.Minute)); err != nil {
 			t.Fatal(err)
@@ -175,9 +175,9 @@ func TestNumberMustStillBeTheUsers(t *testing.T) {
 	})
 }
 
-// A new user is written light, and the database crashes before the login ends: the user is
-// gone without a tombstone. Nobody may get a session of that user; the directory is asked
-// again.
+// A new user is written with a light write, and the database crashes before the login ends. The
+// user is gone, without a tombstone. Nobody may get a session of that user, and the directory must
+// be asked again.
 func TestLoginOfALostUserAsksAgain(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
@@ -186,7 +186,7 @@ func TestLoginOfALostUserAsksAgain(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		l := settlement(user.Binding{AppID: "wx1", OpenID: "o1", UserID: u.ID, PhoneAt: now}, user.Replace, newSession(u.ID, "wx1", "o1", now))
+		l := loginCommit(user.Binding{AppID: "wx1", OpenID: "o1", UserID: u.ID, PhoneAt: now}, user.Replace, newSession(u.ID, "wx1", "o1", now))
 		if err := s.Keep(ctx, l.Code, nil, now.Add(time.Minute)); err != nil {
 			t.Fatal(err)
 		}
@@ -201,8 +201,8 @@ func TestLoginOfALostUserAsksAgain(t *testing.T) {
 	})
 }
 
-// A statement fails, and the code that sent it overlooks that. PostgreSQL answers the COMMIT
-// with ROLLBACK, which is no success.
+// A statement fails, and the code that sent it overlooks that. PostgreSQL then answers the COMMIT
+// with ROLLBACK. That must not count as a success.
 func TestCommitThatRollsBackFails(t *testing.T) {
 	onServers(t, func(t *testing.T, kind, address string) {
 		if kind != "postgres" {
@@ -213,7 +213,7 @@ func TestCommitThatRollsBackFails(t *testing.T) {
 			_, _ = t.exec(`INSERT INTO {users} (id) VALUES (NULL)`)
 			return nil
 		}); err == nil {
-			t.Error("success")
+			t.Error("the commit counts as a success")
 		}
 	})
 }

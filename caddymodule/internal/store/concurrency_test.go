@@ -67,8 +67,8 @@ func TestReplicasWithTwoKeysDoNotMix(t *testing.T) {
 	})
 }
 
-// The database aborts one of two transactions in a deadlock. It is run again, so that the caller
-// does not notice.
+// In a deadlock, the database aborts one of the two transactions. The store runs it again, so that
+// the caller does not notice.
 func TestDeadlockIsRunAgain(t *testing.T) {
 	onServers(t, func(t *testing.T, kind, address string) {
 		open := handles(t, address)
@@ -120,7 +120,7 @@ func TestTwoLoginsAtOnceLeaveOneOpenID(t *testing.T) {
 				wg.Go(func() {
 					openid := fmt.Sprint("o", i, "-", round)
 					opened := newSession(who, "wx1", openid, now)
-					if _, err := commit(t, s, settlement(user.Binding{AppID: "wx1", OpenID: openid, UserID: who}, user.Replace, opened)); err != nil {
+					if _, err := commit(t, s, loginCommit(user.Binding{AppID: "wx1", OpenID: openid, UserID: who}, user.Replace, opened)); err != nil {
 						t.Error(err)
 					}
 				})

@@ -39,7 +39,7 @@ func (n numbered) Login(_ context.Context, l user.Login) (user.User, error) {
 	return user.User{}, user.ErrUnknown
 }
 
-// in logs a WeChat account in with a number, as the chain does, and returns the user.
+// in logs a WeChat account in with a number, as the login chain does, and returns the user.
 func in(t *testing.T, s *Store, d user.Directory, who, number string) (user.User, error) {
 	t.Helper()
 	b := bindingOf(who, "", now)
@@ -54,7 +54,7 @@ func in(t *testing.T, s *Store, d user.Directory, who, number string) (user.User
 		return u, err
 	}
 	b.UserID = u.ID
-	l := settlement(b, user.Replace, newSession(u.ID, b.AppID, b.OpenID, now))
+	l := loginCommit(b, user.Replace, newSession(u.ID, b.AppID, b.OpenID, now))
 	l.Session.UnionID = b.UnionID
 	if _, err := commit(t, s, l); err != nil {
 		t.Fatal(err)
@@ -81,8 +81,8 @@ func detached(t *testing.T, s *Store, d *Users) user.User {
 	return u
 }
 
-// Alice withdraws her number, which then is in no table and nobody's. Her next phone login keeps
-// her account, with this openid or with another of her unionid.
+// Alice withdraws her number. Then the number is in no table and has no owner. Her next phone
+// login, with this openid or with another one of her unionid, leads to her account again.
 func TestDetachedUserGetsTheNewNumber(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
@@ -120,9 +120,9 @@ func TestDetachedUserGetsTheNewNumber(t *testing.T) {
 	})
 }
 
-// A detached user's account is not given to others: a stranger becomes a new user, a disabled user
-// stays out, and an erased user does not come back. Alice enters Bob's account if she has his
-// number.
+// A detached user's account goes to nobody else. A stranger becomes a new user, a disabled user
+// stays out, and an erased user does not come back. If Alice logs in with a number that is Bob's,
+// she gets into Bob's account.
 func TestDetachedUserIsNobodyElses(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
@@ -157,8 +157,8 @@ func TestDetachedUserIsNobodyElses(t *testing.T) {
 	})
 }
 
-// The withdrawal is reported twice, and her second openid leaves later. Only the openid that
-// has detached her can bring her back.
+// WeChat reports the withdrawal twice, and her second openid leaves later. Only the openid that has
+// detached her can bring her back.
 func TestDetachingTwiceIsDetachingOnce(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
@@ -167,7 +167,7 @@ func TestDetachingTwiceIsDetachingOnce(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		settle(t, s, bindingOf("alice/wx2", u.ID, now), user.Keep, now)
+		logIn(t, s, bindingOf("alice/wx2", u.ID, now), user.Keep, now)
 		one, two := bindingOf("alice/wx1", "", now), bindingOf("alice/wx2", "", now)
 		leave(t, s, one.AppID, one.OpenID, now)
 		if done, err := d.DetachLeft(t.Context(), u.ID, one.AppID, one.OpenID); err != nil || done {
@@ -191,8 +191,8 @@ func TestDetachingTwiceIsDetachingOnce(t *testing.T) {
 	})
 }
 
-// Two of her devices log in at once with two new numbers. One of them gives her the number, and
-// the other one becomes another user.
+// Two of her devices log in at once, with two new numbers. One number becomes hers, and the other
+// login creates another user.
 func TestAttachTwiceAtOnce(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		replicas := []*Store{started(t, open), started(t, open)}
@@ -216,8 +216,8 @@ func TestAttachTwiceAtOnce(t *testing.T) {
 	})
 }
 
-// The backend takes the number from a dead account. A login that is under way with the number
-// opens no session of that account, and the number's next owner is a new user.
+// The backend takes the number away from an unused account. A login under way with the number opens
+// no session of that account. The next owner of the number becomes a new user.
 func TestTakePhoneFreesTheNumber(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
@@ -234,7 +234,7 @@ func TestTakePhoneFreesTheNumber(t *testing.T) {
 		if err := d.TakePhone(t.Context(), "nobody"); !errors.Is(err, user.ErrUnknown) {
 			t.Errorf("nobody: %v", err)
 		}
-		l := settlement(bindingOf("alice/wx1", u.ID, now), user.Replace, newSession(u.ID, "wx1", "alice@wx1", now))
+		l := loginCommit(bindingOf("alice/wx1", u.ID, now), user.Replace, newSession(u.ID, "wx1", "alice@wx1", now))
 		l.Phone = phone(t, alicesNumber)
 		if err := s.Keep(t.Context(), l.Code, nil, l.Expires); err != nil {
 			t.Fatal(err)
@@ -251,7 +251,7 @@ func TestTakePhoneFreesTheNumber(t *testing.T) {
 	})
 }
 
-// An external directory takes and gives the numbers. What it cannot do, it says, and nothing is
+// An external directory takes away and gives numbers. If it reports that it cannot, nothing is
 // changed here.
 func TestExternalUsersAreDetached(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
@@ -299,7 +299,8 @@ func TestExternalUsersAreDetached(t *testing.T) {
 	})
 }
 
-// After `rekey` nothing leads from a number to a detached user, who still gets the next one.
+// After `rekey`, no index entry leads to a detached user, and the user still gets the number of the
+// next phone login.
 func TestDetachedUserOutlivesARekey(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
@@ -315,8 +316,8 @@ func TestDetachedUserOutlivesARekey(t *testing.T) {
 	})
 }
 
-// Alice logs in to another app while WeChat's report of her withdrawal is carried out, on another
-// replica. Either her login is too late, or she keeps the number.
+// Alice logs in to another app while another replica handles WeChat's report of her withdrawal.
+// Either the login comes too late, or she keeps the number.
 func TestDetachBesideALogin(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		a, b := started(t, open), started(t, open)
@@ -328,7 +329,7 @@ func TestDetachBesideALogin(t *testing.T) {
 			}
 			one, two := bindingOf(fmt.Sprintf("alice%d/wx1", round), u.ID, now), bindingOf(fmt.Sprintf("alice%d/wx2", round), u.ID, now)
 			leave(t, a, one.AppID, one.OpenID, now)
-			l := settlement(two, user.Keep, newSession(u.ID, two.AppID, two.OpenID, now))
+			l := loginCommit(two, user.Keep, newSession(u.ID, two.AppID, two.OpenID, now))
 			l.Phone = u.Phone
 			if err := b.Keep(t.Context(), l.Code, nil, l.Expires); err != nil {
 				t.Fatal(err)
@@ -351,7 +352,7 @@ func TestDetachBesideALogin(t *testing.T) {
 	})
 }
 
-// A detached user moves to another database without a number, and gets the next one there.
+// A detached user moves to another database without a number, and gets a new number there.
 func TestDetachedUserMoves(t *testing.T) {
 	moves(t, func(t *testing.T, from, to database) {
 		old := started(t, from)

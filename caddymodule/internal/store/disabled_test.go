@@ -33,8 +33,8 @@ func (e *elsewhere) Erase(_ context.Context, id string) error {
 	return e.broken
 }
 
-// The backend disables a user of an external directory. The store remembers it,
-// because the directory may not.
+// The backend disables a user of an external directory. The store records that, because the
+// directory may not.
 func TestExternalUsersAreDisabledHere(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
@@ -66,12 +66,12 @@ func TestErasingReachesTheOtherDirectoryFirst(t *testing.T) {
 		s := started(t, open)
 		there := &elsewhere{users: map[string]user.User{"u": {ID: "u"}}, broken: errors.New("away")}
 		users := s.Elsewhere(there, settings)
-		opened, _ := settle(t, s, user.Binding{AppID: "wx1", OpenID: "o1", UnionID: "n1", UserID: "u"}, user.Keep, now)
+		opened, _ := logIn(t, s, user.Binding{AppID: "wx1", OpenID: "o1", UnionID: "n1", UserID: "u"}, user.Keep, now)
 		if err := users.SetDisabled(t.Context(), "u", true); err != nil {
 			t.Fatal(err)
 		}
 		if err := users.Erase(t.Context(), "u"); !errors.Is(err, there.broken) {
-			t.Fatalf("the directory is away: %v", err)
+			t.Fatalf("the directory is unavailable: %v", err)
 		}
 		if _, bound, _ := s.Binding(t.Context(), "wx1", "o1"); !bound {
 			t.Error("the binding is gone: nobody could repeat the erasure by the openid")
@@ -91,7 +91,7 @@ func TestErasingReachesTheOtherDirectoryFirst(t *testing.T) {
 		}
 		there.users["u"] = user.User{ID: "u"}
 		if u, err := users.Check(t.Context(), "u"); err != nil || !u.Disabled {
-			t.Errorf("the id was given again, and what disabled it is gone: %+v %v", u, err)
+			t.Errorf("the id was assigned again, and is no longer disabled: %+v %v", u, err)
 		}
 		if err := users.SetDisabled(t.Context(), "u", false); err != nil {
 			t.Fatal(err)
@@ -116,7 +116,7 @@ func TestDisabledMeanwhileOpensNoSession(t *testing.T) {
 			return u
 		}
 		settled := func(id string) error {
-			_, err := commit(t, s, settlement(user.Binding{AppID: "wx1", OpenID: "o-" + id, UserID: id}, user.Keep, newSession(id, "wx1", "o-"+id, now)))
+			_, err := commit(t, s, loginCommit(user.Binding{AppID: "wx1", OpenID: "o-" + id, UserID: id}, user.Keep, newSession(id, "wx1", "o-"+id, now)))
 			return err
 		}
 		disabled, erased, other := logIn("13800138000"), logIn("13800138001"), logIn("13800138002")

@@ -18,7 +18,7 @@ func TestSessionsKeepAudienceAndReason(t *testing.T) {
 		s := started(t, open)
 		opened := newSession("u1", "wx1", "o1", now)
 		opened.Counter, opened.TokensUntil = 1, now.Add(time.Hour)
-		if _, err := commit(t, s, settlement(user.Binding{AppID: "wx1", OpenID: "o1", UserID: "u1"}, user.Replace, opened)); err != nil {
+		if _, err := commit(t, s, loginCommit(user.Binding{AppID: "wx1", OpenID: "o1", UserID: "u1"}, user.Replace, opened)); err != nil {
 			t.Fatal(err)
 		}
 		want := opened
@@ -29,7 +29,8 @@ func TestSessionsKeepAudienceAndReason(t *testing.T) {
 			}
 		}
 		check()
-		// A session from before the column existed takes on the first audience, and keeps it.
+		// A session from before the column existed gets the audience of its first refresh, and
+		// keeps it.
 		later := now.Add(time.Minute)
 		for i, audience := range []string{"shop", "admin"} {
 			a := session.Advance{From: uint64(i + 1), To: uint64(i + 2), Now: later, Expires: later.Add(time.Hour), TokensUntil: later.Add(2 * time.Hour), Audience: audience}
@@ -62,8 +63,8 @@ func TestSessionsKeepAudienceAndReason(t *testing.T) {
 	})
 }
 
-// A session whose last token has expired needs no entry in the feed, which all replicas read. In
-// case of doubt it has one.
+// All replicas read the feed, so a session whose last token has expired gets no entry in it. A
+// session that may have a valid token gets one.
 func TestFeedHoldsSessionsWithTokensOnly(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		// The tests' clock differs from the database's clock. The later of the two counts.
@@ -109,7 +110,7 @@ func TestFeedHoldsSessionsWithTokensOnly(t *testing.T) {
 		last := wantFeed(0)
 
 		// A token is valid by the database's clock. A replica whose clock is a year ahead or behind
-		// must not take it for expired.
+		// must not treat it as expired.
 		clear(opened)
 		add("live", real.Add(time.Hour), "")
 		add("expired", real.Add(-time.Hour), "")
@@ -139,12 +140,12 @@ func TestManySessionsEndInBatches(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		other, _ := settle(t, s, user.Binding{AppID: "wx1", OpenID: "o2", UserID: "u2"}, user.Replace, now)
+		other, _ := logIn(t, s, user.Binding{AppID: "wx1", OpenID: "o2", UserID: "u2"}, user.Replace, now)
 		var batches []int
 		err := s.EndUser(t.Context(), "u1", ending(now, now.Add(time.Hour)), func(ids []string) {
 			batches = append(batches, len(ids))
 			// Another login comes between two transactions.
-			settle(t, s, user.Binding{AppID: "wx1", OpenID: "o2", UserID: "u2"}, user.Replace, now)
+			logIn(t, s, user.Binding{AppID: "wx1", OpenID: "o2", UserID: "u2"}, user.Replace, now)
 		})
 		if err != nil || fmt.Sprint(batches) != fmt.Sprint([]int{endBatch, endBatch, endBatch, 7}) {
 			t.Errorf("batches of %v, %v", batches, err)
@@ -177,7 +178,7 @@ func TestSessionThatAsksEndsLast(t *testing.T) {
 		e.Last = first // otherwise it would be in the first batch
 		ctx, broken := context.WithCancel(t.Context())
 		if err := s.EndUser(ctx, "u1", e, func([]string) { broken() }); err == nil {
-			t.Fatal("it went on")
+			t.Fatal("no error was returned")
 		}
 		if got, err := s.Session(t.Context(), first); err != nil || !got.EndedAt.IsZero() {
 			t.Errorf("%+v, %v", got, err)
@@ -195,7 +196,7 @@ func TestLoginEndsVeryManySessions(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
 		b := user.Binding{AppID: "wx1", OpenID: "former", UserID: "u", PhoneAt: now}
-		if _, err := commit(t, s, settlement(b, user.Replace, newSession("u", "wx1", "former", now))); err != nil {
+		if _, err := commit(t, s, loginCommit(b, user.Replace, newSession("u", "wx1", "former", now))); err != nil {
 			t.Fatal(err)
 		}
 		const many = 2*endBatch + 7
@@ -210,7 +211,7 @@ func TestLoginEndsVeryManySessions(t *testing.T) {
 			t.Fatal(err)
 		}
 		b.OpenID = "new"
-		done, err := commit(t, s, settlement(b, user.Replace, newSession("u", "wx1", "new", now)))
+		done, err := commit(t, s, loginCommit(b, user.Replace, newSession("u", "wx1", "new", now)))
 		if err != nil || len(done.Ended) != many+1 {
 			t.Errorf("%d ended, want %d: %v", len(done.Ended), many+1, err)
 		}
@@ -220,12 +221,12 @@ func TestLoginEndsVeryManySessions(t *testing.T) {
 	})
 }
 
-// The sessions that a login must end come back as fast as they end. A login that gives up
-// must not answer with a session that was never written.
+// New sessions appear as fast as a login ends them. A login that gives up must not answer with a
+// session that was never written.
 func TestLoginThatCannotEndSessionsFails(t *testing.T) {
 	s := started(t, newSQLite(t))
 	b := user.Binding{AppID: "wx1", OpenID: "former", UserID: "u", PhoneAt: now}
-	if _, err := commit(t, s, settlement(b, user.Replace, newSession("u", "wx1", "former", now))); err != nil {
+	if _, err := commit(t, s, loginCommit(b, user.Replace, newSession("u", "wx1", "former", now))); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.write(t.Context(), "filling", func(t *tx) error {
@@ -241,7 +242,7 @@ func TestLoginThatCannotEndSessionsFails(t *testing.T) {
 	}
 	b.OpenID = "new"
 	opened := newSession("u", "wx1", "new", now)
-	if _, err := commit(t, s, settlement(b, user.Replace, opened)); !errors.Is(err, ErrUnavailable) {
+	if _, err := commit(t, s, loginCommit(b, user.Replace, opened)); !errors.Is(err, ErrUnavailable) {
 		t.Errorf("%v", err)
 	}
 	if _, err := s.Session(t.Context(), opened.ID); !errors.Is(err, session.ErrNotFound) {

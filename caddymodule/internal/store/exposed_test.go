@@ -38,8 +38,8 @@ func TestExposedAddresses(t *testing.T) {
 	}
 }
 
-// An attacker on the way drops the first look-up of the database's name, and lets the driver's own
-// look-up through. The password must not be sent in plain text because of that.
+// An attacker on the path drops the first look-up of the database's name, but not the driver's own
+// look-up. The password must not be sent in plain text because of that.
 func TestFailedLookupSendsNoPlainText(t *testing.T) {
 	for _, kind := range []string{"postgres", "mysql"} {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -66,7 +66,7 @@ func TestFailedLookupSendsNoPlainText(t *testing.T) {
 		}
 		l.Close()
 		if len(connected) > 0 {
-			t.Errorf("%s: it connected all the same", kind)
+			t.Errorf("%s: the connection was not refused", kind)
 		}
 	}
 }
@@ -100,7 +100,7 @@ func TestNoPlainTextToAPublicAddress(t *testing.T) {
 		mode := map[string]string{"postgres": "sslmode=disable", "mysql": "tls=false"}[kind]
 		name, value, _ := strings.Cut(mode, "=")
 		if _, err := open(withParameter(u.String(), name, value), public); err != nil {
-			t.Errorf("plain text by order: %v", err)
+			t.Errorf("plain text that the address asks for: %v", err)
 		}
 		db, err := open(u.String(), public)
 		if err == nil { // this server has TLS
@@ -116,7 +116,7 @@ func TestNoPlainTextToAPublicAddress(t *testing.T) {
 	})
 }
 
-// An attacker on the way answers N to the question whether there is TLS.
+// An attacker on the path answers N (no TLS) to PostgreSQL's SSLRequest.
 func TestNoDowngradeOutside(t *testing.T) {
 	for name, want := range map[string]bool{"127.0.0.1": true, "203.0.113.9": false} {
 		l, err := net.Listen("tcp", "127.0.0.1:0")

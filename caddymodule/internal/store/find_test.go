@@ -10,8 +10,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
-// Users are found by number under any configured key. Lists contain each user once, in pages. An
-// export contains the user's openids in every state, and their marks.
+// Users are found by number under any configured key. Lists contain each user once, page by page.
+// An export contains the user's openids in every state, and the marks.
 func TestUsersAreFoundAndExported(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
@@ -23,7 +23,7 @@ func TestUsersAreFoundAndExported(t *testing.T) {
 				t.Fatal(err)
 			}
 			ids = append(ids, u.ID)
-			settle(t, s, user.Binding{AppID: "wx1", OpenID: fmt.Sprint("o", i), UserID: u.ID, PhoneAt: now, AuthAt: now}, user.Replace, now)
+			logIn(t, s, user.Binding{AppID: "wx1", OpenID: fmt.Sprint("o", i), UserID: u.ID, PhoneAt: now, AuthAt: now}, user.Replace, now)
 		}
 		if id, err := s.FindPhone(t.Context(), phone(t, "13800138003")); err != nil || id != ids[3] {
 			t.Errorf("found %s, %v; want %s", id, err, ids[3])
@@ -56,7 +56,7 @@ func TestUsersAreFoundAndExported(t *testing.T) {
 			t.Errorf("listed %q and %q, want %q", listed, bound, ids)
 		}
 		owner, _ := s.FindPhone(t.Context(), phone(t, "13800138000"))
-		settle(t, s, user.Binding{AppID: "wx1", OpenID: "new", UserID: owner, PhoneAt: now, AuthAt: now}, user.Replace, now)
+		logIn(t, s, user.Binding{AppID: "wx1", OpenID: "new", UserID: owner, PhoneAt: now, AuthAt: now}, user.Replace, now)
 		x, err := s.Export(t.Context(), owner)
 		if err != nil || x.User == nil || len(x.Bindings) != 1 || len(x.Former) != 1 || x.Former[0].OpenID != "o0" || len(x.Sessions) != 2 {
 			t.Errorf("export: %+v, %v", x, err)

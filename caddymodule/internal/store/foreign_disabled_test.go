@@ -7,8 +7,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
-// disabledValues lists expressions by whether they keep a user out or let them in. A value that
-// means neither yes nor no had some meaning to the system that wrote it, so it keeps the user out.
+// disabledValues lists expressions, and whether each disables a user. A value that means neither
+// yes nor no had some meaning to the system that wrote it, so it disables the user.
 var disabledValues = map[string]struct{ out, in []string }{
 	"postgres": {
 		out: []string{"TRUE", "1::int2", "-1::int4", "2::int8", "0.5::real", "'NaN'::real", "-0.001::numeric", "0.01::numeric", "'NaN'::numeric", "1::money", "'-0.01'::money",
@@ -33,7 +33,8 @@ var disabledValues = map[string]struct{ out, in []string }{
 	},
 }
 
-// An unknown status led to a 503, and the sessions of a user who was banned with it went on.
+// Once, an unknown status led to a 503, so a user who was banned with such a status kept their
+// sessions.
 func TestDisabledFailsClosed(t *testing.T) {
 	onServers(t, func(t *testing.T, kind, address string) {
 		f := foreign(t, address)
@@ -89,8 +90,8 @@ func cutType(s string) (typ, value string) {
 	return s, "NULL"
 }
 
-// Bytes, arrays and points are neither true nor false. The load refuses them, before anybody logs
-// in.
+// Bytes, arrays and points are neither true nor false. They are refused when the configuration is
+// loaded, before anybody logs in.
 func TestDisabledOfOddTypesIsRefusedAtLoad(t *testing.T) {
 	onServers(t, func(t *testing.T, kind, address string) {
 		f := foreign(t, address)

@@ -7,8 +7,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
-// Teams select more than columns. The server determines the type of an expression, even while the
-// configuration is loaded and every parameter is NULL.
+// Operators select expressions, not only columns. The server determines the type of an expression.
+// It must do so even when the configuration is loaded and every parameter is NULL.
 func TestUsualExpressionsAreRead(t *testing.T) {
 	onServers(t, func(t *testing.T, kind, address string) {
 		f := foreign(t, address)

@@ -9,8 +9,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user/sqldir"
 )
 
-// The query phone changes a user's number in the team's table. If a unique index holds the number
-// already, it belongs to another user. A query that would change several users is undone.
+// The query phone changes a user's number in the operator's table. If a unique index refuses the
+// number, it belongs to another user. A query that would change several users is undone.
 func TestNumberInOwnTableChanges(t *testing.T) {
 	onMembers(t, func(t *testing.T, f *Foreign) {
 		put(t, f, `INSERT INTO members (mobile) VALUES ('13800138000')`)

@@ -21,8 +21,8 @@ var pieces = map[string][]string{
 		`1 -- :id` + "\r" + `:id` + "\n", `"it""s :id"`, "(SELECT `a``:id` FROM (SELECT 1 AS `a``:id`) t)", `"$$"`, `1 /* a /+ :id */`},
 }
 
-// The servers report how many parameters each query has. If we counted one too many or too few, a
-// value would end up in the place of SQL.
+// The servers report how many parameters each query has. If our parser found one too many or too
+// few, values would end up in the wrong places.
 func TestQueriesAreReadAsTheServersDo(t *testing.T) {
 	onServers(t, func(t *testing.T, kind, address string) {
 		f := foreign(t, address)
@@ -57,7 +57,7 @@ func TestQueriesAreReadAsTheServersDo(t *testing.T) {
 				return f.Placeholder(n)
 			})
 			if n, err := parametersOf(conn, query); err != nil || n != used {
-				t.Errorf("%q has %d parameters to us, %d to the server: %v", text, used, n, err)
+				t.Errorf("%q has %d parameters by our count, and %d by the server's: %v", text, used, n, err)
 			}
 		}
 	})

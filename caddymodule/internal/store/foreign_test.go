@@ -13,7 +13,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user/sqldir"
 )
 
-// members is a typical table of a team: with its own column names, and phone numbers without a
+// members is a typical table of an operator, with its own column names, and phone numbers without a
 // country.
 var members = map[string]string{
 	"postgres": `CREATE TABLE members (
@@ -82,7 +82,8 @@ func directoryOf(t *testing.T, f *Foreign, find, create, check, erase string) *s
 	return &sqldir.Directory{DB: f, Queries: q}
 }
 
-// A team keeps its users in its own table: the queries find, create, check and erase them.
+// An operator keeps the users in a table of their own. The queries find, create, check and erase
+// them.
 func TestOwnTableIsADirectory(t *testing.T) {
 	onMembers(t, func(t *testing.T, f *Foreign) {
 		d := directoryOf(t, f, findMember, createMember, checkMember, eraseMember)
@@ -205,7 +206,8 @@ func TestFirstLoginsAtOnceMakeOneMember(t *testing.T) {
 	})
 }
 
-// A team that adds its users itself configures no query create. An unknown number stays unknown.
+// An operator who adds the users by other means configures no query create. Then an unknown number
+// does not become a user.
 func TestWithoutCreateNobodyRegisters(t *testing.T) {
 	onMembers(t, func(t *testing.T, f *Foreign) {
 		d := directoryOf(t, f, findMember, "", checkMember, "")
@@ -218,7 +220,8 @@ func TestWithoutCreateNobodyRegisters(t *testing.T) {
 	})
 }
 
-// A typing error in a query fails the load with the query's name, and not the first login.
+// A mistyped query makes the load of the configuration fail, with the query's name. It must not
+// fail only at the first login.
 func TestWrongQueryIsNamedAtStart(t *testing.T) {
 	onMembers(t, func(t *testing.T, f *Foreign) {
 		put(t, f, `INSERT INTO members (mobile) VALUES ('13800138000')`)
@@ -236,7 +239,7 @@ func TestWrongQueryIsNamedAtStart(t *testing.T) {
 				t.Errorf("%s: %v", name, err)
 			}
 		}
-		// An error that depends on the rows appears at the login.
+		// An error that depends on the rows can appear only at a login.
 		login := user.Login{OpenID: "o1", Phone: phone(t, "13900139000")}
 		for name, tc := range map[string]struct{ find, create, says string }{
 			"two rows":    {`SELECT 1 AS id FROM members WHERE :phone <> '' UNION ALL SELECT 2`, "", "more than one"},
@@ -253,7 +256,7 @@ func TestWrongQueryIsNamedAtStart(t *testing.T) {
 				}
 			}
 			if err == nil || strings.Contains(err.Error(), "139001") || strings.Contains(err.Error(), "138001") {
-				t.Errorf("%s: the error tells a number: %v", name, err)
+				t.Errorf("%s: the error contains a number: %v", name, err)
 			}
 		}
 		if rows := rowsOf(t, f); rows != 1 {
@@ -315,7 +318,8 @@ func TestWrongPasswordIsMisconfigured(t *testing.T) {
 	})
 }
 
-// Two programs that write to one SQLite file lock each other out.
+// External tables in SQLite are refused: two programs that write to one SQLite file lock each other
+// out.
 func TestNoOwnTableInSQLite(t *testing.T) {
 	if _, err := NewForeign("sqlite:/x.db"); err == nil || !strings.Contains(err.Error(), "postgres://") {
 		t.Error(err)

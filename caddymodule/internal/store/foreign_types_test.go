@@ -14,8 +14,8 @@ import (
 // refusedType marks a type that the load of the configuration refuses.
 const refusedType = "refused"
 
-// postgresForms lists the JSON form of PostgreSQL's types, each with an expression and its JSON.
-// TestEveryPostgresTypeIsDecided names types that are missing here.
+// postgresForms lists PostgreSQL's types, each with an expression of the type and the JSON that it
+// must become. TestEveryPostgresTypeIsDecided reports types that are missing here.
 var postgresForms = []struct{ typ, value, want string }{
 	{"bool", "TRUE", `true`},
 	{"int2", "-32768", `-32768`},
@@ -84,13 +84,13 @@ var postgresForms = []struct{ typ, value, want string }{
 	{"point", "'(1,2)'", refusedType},
 }
 
-// otherPostgresTypes are of no use in a table of users, and are refused.
+// otherPostgresTypes are types with no use in a table of users. They are refused.
 var otherPostgresTypes = strings.Fields(`aclitem box circle cid cstring datemultirange daterange gtsvector int2vector int8multirange int8range jsonpath line lseg
 	numrange nummultirange oidvector path pg_brin_bloom_summary pg_brin_minmax_multi_summary pg_dependencies pg_lsn pg_mcv_list pg_ndistinct pg_node_tree
 	pg_snapshot polygon refcursor regclass regcollation regconfig regdictionary regnamespace regoper regoperator regproc regprocedure regrole regtype tid
 	tsmultirange tsrange tstzmultirange tstzrange txid_snapshot xid xid8`)
 
-// ownTypes creates types that a team might have.
+// ownTypes creates types that an operator might have.
 const ownTypes = `CREATE TYPE mood AS ENUM ('sad', 'ok');
 	CREATE DOMAIN level AS integer CHECK (VALUE > 0); CREATE DOMAIN mobile AS text;
 	CREATE TYPE pair AS (a integer, b text); CREATE TYPE span AS RANGE (subtype = float8)`
@@ -147,8 +147,8 @@ func onKind(t *testing.T, kind string, test func(t *testing.T, f *Foreign)) {
 	})
 }
 
-// A column that the driver returned in a form of its own caused a 503 for everybody, or put bytes
-// into a header.
+// Once, some column types that the driver returns in its own form caused a 503 for everybody, or
+// put raw bytes into a header.
 func TestPostgresTypesHaveOneForm(t *testing.T) {
 	onKind(t, "postgres", func(t *testing.T, f *Foreign) {
 		for _, statement := range strings.Split(ownTypes, ";") {
@@ -169,7 +169,7 @@ func TestPostgresTypesHaveOneForm(t *testing.T) {
 	})
 }
 
-// A type that a new version of PostgreSQL adds must be decided here before a user meets it.
+// If a new version of PostgreSQL adds a type, this test fails until the type is listed here.
 func TestEveryPostgresTypeIsDecided(t *testing.T) {
 	onKind(t, "postgres", func(t *testing.T, f *Foreign) {
 		decided := make(map[string]bool)
@@ -196,8 +196,7 @@ func TestEveryPostgresTypeIsDecided(t *testing.T) {
 	})
 }
 
-// mysqlForms lists the JSON form of MariaDB's types, each with the type of a table column, a value
-// and its JSON.
+// mysqlForms lists MariaDB's types, each with a value and the JSON that it must become.
 var mysqlForms = []struct{ typ, value, want string }{
 	{"TINYINT", "-128", `-128`},
 	{"TINYINT UNSIGNED", "255", `255`},
@@ -272,7 +271,8 @@ func putIn(t *testing.T, f *Foreign, typ, value string) {
 	}
 }
 
-// FLOAT caused a 503, BIT(1) put the byte 1 into a header, and a zero date was no date.
+// Once, FLOAT caused a 503, BIT(1) put the byte 1 into a header, and a zero date was not treated as
+// missing.
 func TestMySQLTypesHaveOneForm(t *testing.T) {
 	onKind(t, "mysql", func(t *testing.T, f *Foreign) {
 		for _, c := range mysqlForms {
@@ -282,8 +282,8 @@ func TestMySQLTypesHaveOneForm(t *testing.T) {
 	})
 }
 
-// Teams compare with NOW() in their queries, so the connection keeps its time zone. The moment that
-// a TIMESTAMP stands for does not depend on it.
+// Configured queries may compare with NOW(), so the connection keeps its time zone. The absolute
+// time of a TIMESTAMP must not depend on it.
 func TestMomentsDoNotDependOnTheTimeZone(t *testing.T) {
 	onServers(t, func(t *testing.T, kind, address string) {
 		f := foreign(t, address)

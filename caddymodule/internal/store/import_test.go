@@ -98,10 +98,11 @@ func TestImportChangesNoKnownUser(t *testing.T) {
 			}
 			known = append(known, u)
 		}
-		settle(t, s, user.Binding{AppID: "wx1", OpenID: "o0", UnionID: "n0", UserID: known[0].ID, PhoneAt: now}, user.Replace, now)
-		settle(t, s, user.Binding{AppID: "wx1", OpenID: "o1", UserID: known[1].ID, PhoneAt: now}, user.Replace, now)
-		// The number has moved to another phone. The former openid must stay out.
-		settle(t, s, user.Binding{AppID: "wx1", OpenID: "o1new", UserID: known[1].ID, PhoneAt: now}, user.Replace, now)
+		logIn(t, s, user.Binding{AppID: "wx1", OpenID: "o0", UnionID: "n0", UserID: known[0].ID, PhoneAt: now}, user.Replace, now)
+		logIn(t, s, user.Binding{AppID: "wx1", OpenID: "o1", UserID: known[1].ID, PhoneAt: now}, user.Replace, now)
+		// The number has moved to another WeChat account. The file must not let the former openid
+		// in again.
+		logIn(t, s, user.Binding{AppID: "wx1", OpenID: "o1new", UserID: known[1].ID, PhoneAt: now}, user.Replace, now)
 		if err := users.Erase(t.Context(), known[2].ID); err != nil {
 			t.Fatal(err)
 		}
@@ -126,7 +127,7 @@ func TestImportChangesNoKnownUser(t *testing.T) {
 		if after := dump(t, s); after != before {
 			t.Errorf("written for refused rows:\n%s\nbefore:\n%s", after, before)
 		}
-		// If users may have several openids, the former one is let in.
+		// With the rule keep, users may have several openids, so the former one is imported.
 		if o := imported(t, s, user.Keep, importer.Row{AppID: "wx1", OpenID: "o1", Phone: known[1].Phone})[0]; o.Refused != nil || !o.Bound {
 			t.Errorf("keep: %+v", o)
 		}
@@ -161,7 +162,7 @@ func TestImportForAnExternalDirectory(t *testing.T) {
 			}
 		}
 		if n := count(t, s, `SELECT COUNT(*) FROM {users}`) + count(t, s, `SELECT COUNT(*) FROM {user_phones}`); n != 0 {
-			t.Errorf("%d users were made", n)
+			t.Errorf("%d users were created", n)
 		}
 		for _, want := range []user.Binding{
 			{AppID: "wx1", OpenID: "o1", UnionID: "n1", UserID: "member-7", PhoneAt: now},
@@ -193,7 +194,7 @@ func TestImportBesideLoginsMakesNobodyTwice(t *testing.T) {
 					return
 				}
 				b := user.Binding{AppID: "wx1", OpenID: fmt.Sprintf("own%d", i), UserID: u.ID, PhoneAt: now}
-				if _, err := commit(t, replica, settlement(b, user.Replace, newSession(u.ID, "wx1", b.OpenID, now))); err != nil {
+				if _, err := commit(t, replica, loginCommit(b, user.Replace, newSession(u.ID, "wx1", b.OpenID, now))); err != nil {
 					t.Error(err)
 				}
 			})
@@ -241,8 +242,8 @@ func TestImportOfManyRowsAtOnce(t *testing.T) {
 	})
 }
 
-// An old file still lists Alice's openids, but Bob has her number now. The import neither activates
-// her suspended openids nor adds an active one for her account.
+// An old file still lists Alice's openids, but Bob has her number now. The import must neither
+// activate her suspended openids nor add an active one for her account.
 func TestImportWakesNoSuspendedAccount(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
@@ -253,7 +254,7 @@ func TestImportWakesNoSuspendedAccount(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		settle(t, s, user.Binding{AppID: "wx1", OpenID: "bob1", UnionID: "bob", UserID: u.ID, PhoneAt: now}, user.Replace, now)
+		logIn(t, s, user.Binding{AppID: "wx1", OpenID: "bob1", UnionID: "bob", UserID: u.ID, PhoneAt: now}, user.Replace, now)
 		file = append(file, importer.Row{AppID: "wx3", OpenID: "alice3", UnionID: "alice", Phone: number})
 		for i, o := range imported(t, s, user.Replace, file...) {
 			if o.Refused != nil || o.Bound != (i == 1) {

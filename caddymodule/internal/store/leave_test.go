@@ -20,12 +20,12 @@ func leave(t *testing.T, s *Store, appid, openid string, before time.Time) accou
 	return left
 }
 
-// A user leaves one app. Their sessions there end, and those in other apps go on.
+// A user leaves one app. The sessions in this app end, and those in other apps stay.
 func TestLeavingEndsTheAppsSessionsOnly(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
 		bound := func(appid, openid, userID string) string {
-			opened, _ := settle(t, s, user.Binding{AppID: appid, OpenID: openid, UnionID: "n", UserID: userID, PhoneAt: now, Phone: phone(t, "13800138000")}, user.Keep, now)
+			opened, _ := logIn(t, s, user.Binding{AppID: appid, OpenID: openid, UnionID: "n", UserID: userID, PhoneAt: now, Phone: phone(t, "13800138000")}, user.Keep, now)
 			return opened.ID
 		}
 		here, there := bound("wx1", "o1", "u"), bound("wx2", "o2", "u")
@@ -67,7 +67,7 @@ func TestLeavingUserIsUnknownOrBack(t *testing.T) {
 		if left := leave(t, s, "wx1", "nobody", now); left.UserID != "" || left.Last || left.Returned || left.Ended != nil {
 			t.Errorf("nobody: %+v", left)
 		}
-		opened, _ := settle(t, s, user.Binding{AppID: "wx1", OpenID: "o1", UserID: "u", PhoneAt: now}, user.Keep, now)
+		opened, _ := logIn(t, s, user.Binding{AppID: "wx1", OpenID: "o1", UserID: "u", PhoneAt: now}, user.Keep, now)
 		if left := leave(t, s, "wx1", "o1", now.Add(-time.Second)); !left.Returned || left.Last || left.Ended != nil {
 			t.Errorf("back again: %+v", left)
 		}
@@ -82,21 +82,21 @@ func TestLeavingUserIsUnknownOrBack(t *testing.T) {
 func TestDenyKnowsAnOpenIDThatLeft(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
-		settle(t, s, user.Binding{AppID: "wx1", OpenID: "ann", UserID: "u", PhoneAt: now}, user.Deny, now)
+		logIn(t, s, user.Binding{AppID: "wx1", OpenID: "ann", UserID: "u", PhoneAt: now}, user.Deny, now)
 		leave(t, s, "wx1", "ann", now)
-		bob := settlement(user.Binding{AppID: "wx1", OpenID: "bob", UserID: "u", PhoneAt: now}, user.Deny, newSession("u", "wx1", "bob", now))
+		bob := loginCommit(user.Binding{AppID: "wx1", OpenID: "bob", UserID: "u", PhoneAt: now}, user.Deny, newSession("u", "wx1", "bob", now))
 		if _, err := commit(t, s, bob); !errors.Is(err, user.ErrNewOpenID) {
 			t.Errorf("Bob: %v", err)
 		}
-		settle(t, s, user.Binding{AppID: "wx1", OpenID: "ann", UserID: "u", PhoneAt: now}, user.Deny, now) // fails the test if the login is denied
+		logIn(t, s, user.Binding{AppID: "wx1", OpenID: "ann", UserID: "u", PhoneAt: now}, user.Deny, now) // fails the test if the login is denied
 		if b, _, err := s.Binding(t.Context(), "wx1", "ann"); err != nil || b.State != user.Active {
 			t.Errorf("Ann is back: %+v, %v", b, err)
 		}
 	})
 }
 
-// A user is about to be erased because their last openid has left. Before that they log in with
-// their phone, with this openid or with another.
+// A user's last openid has left, so the user is about to be erased. Before that, the user logs in
+// with a phone number, with this openid or another one. Then nothing is erased.
 func TestPhoneLoginBeforeErasureKeepsUser(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
@@ -108,14 +108,14 @@ func TestPhoneLoginBeforeErasureKeepsUser(t *testing.T) {
 				id := name + returns
 				there.users[id] = user.User{ID: id}
 				b := user.Binding{AppID: "wx1", OpenID: "same" + id, UserID: id, PhoneAt: now}
-				settle(t, s, b, user.Keep, now)
+				logIn(t, s, b, user.Keep, now)
 				if left := leave(t, s, "wx1", b.OpenID, now); !left.Last {
 					t.Fatalf("%s: %+v", id, left)
 				}
 				want := true
 				if returns != "" {
 					b.OpenID, want = returns+id, false
-					settle(t, s, b, user.Keep, now)
+					logIn(t, s, b, user.Keep, now)
 				}
 				erased, ended, err := erase(t.Context(), id)
 				if err != nil || erased != want || len(ended) != 0 {

@@ -11,8 +11,8 @@ import (
 )
 
 // MySQL commits each schema change immediately. A migration that was interrupted at any point is
-// continued.
-func TestMigrationBrokenOffIsTakenUp(t *testing.T) {
+// continued by the next start.
+func TestInterruptedMigrationContinues(t *testing.T) {
 	if without("mysql") {
 		return
 	}
@@ -38,9 +38,10 @@ func TestMigrationBrokenOffIsTakenUp(t *testing.T) {
 		if err := s.Open(t.Context()); err != nil {
 			t.Errorf("broken off after %d statements: %v", broken, err)
 		}
-		settle(t, s, user.Binding{AppID: "wx1", OpenID: "o1", UserID: "u1"}, user.Keep, now)
+		logIn(t, s, user.Binding{AppID: "wx1", OpenID: "o1", UserID: "u1"}, user.Keep, now)
 	}
-	// A table that exists but is not ours is not taken for ours.
+	// The database has another program's table with the name of one of our tables. The migration
+	// must not use it.
 	db := newMySQL(t)(defaults)
 	if err := db.opened(t.Context(), true, func(ctx context.Context, p *pools) error {
 		_, err := p.write.ExecContext(ctx, db.sql("CREATE TABLE {sessions} (x INT)"))
@@ -60,7 +61,7 @@ func flat(lists [][]string) (all []string) {
 	return all
 }
 
-// The tables must not take over the server's default character set or engine.
+// The tables must not get the server's default character set or engine.
 func TestMySQLTablesAreUTF8AndInnoDB(t *testing.T) {
 	if without("mysql") {
 		return
@@ -77,7 +78,7 @@ func TestMySQLTablesAreUTF8AndInnoDB(t *testing.T) {
 		t.Error(level, err)
 	}
 	long := newSession(strings.Repeat("u", 200), "wx1", "o1", now)
-	if _, err := commit(t, s, settlement(user.Binding{AppID: "wx1", OpenID: "o1", UserID: long.UserID}, user.Keep, long)); err == nil {
+	if _, err := commit(t, s, loginCommit(user.Binding{AppID: "wx1", OpenID: "o1", UserID: long.UserID}, user.Keep, long)); err == nil {
 		t.Error("a value that does not fit was cut")
 	}
 }

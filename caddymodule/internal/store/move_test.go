@@ -16,7 +16,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
-// moves calls test with an old and a new database of the kinds between which people move.
+// moves calls test with an old and a new database, for each pair of kinds between which operators
+// move.
 func moves(t *testing.T, test func(t *testing.T, from, to database)) {
 	t.Helper()
 	kinds := map[string]func(*testing.T) database{"sqlite": newSQLite, "postgres": newPostgres, "mysql": newMySQL}
@@ -28,7 +29,7 @@ func moves(t *testing.T, test func(t *testing.T, from, to database)) {
 	}
 }
 
-// contents returns the rows of a table as text, without what is sealed or counted up.
+// contents returns the rows of a table as text, without sealed values and serial numbers.
 func contents(t *testing.T, s *Store, table movedTable) (rows []string) {
 	t.Helper()
 	names := columnsOf(table.name)
@@ -54,7 +55,7 @@ func contents(t *testing.T, s *Store, table movedTable) (rows []string) {
 	return rows
 }
 
-// populate puts something into every table.
+// populate puts rows into every table.
 func populate(t *testing.T, s *Store, n int) []user.User {
 	t.Helper()
 	users := furnish(t, s, n)
@@ -82,8 +83,8 @@ func populate(t *testing.T, s *Store, n int) []user.User {
 	return users[:n-1]
 }
 
-// A site grows out of its file, or back. Everything is there afterwards, sealed with another
-// key, and the old store takes nothing more.
+// A site moves from a file to a server, or back. Afterwards everything is in the new store, sealed
+// with another key, and the old store accepts no more writes.
 func TestMoveTakesEverything(t *testing.T) {
 	moves(t, func(t *testing.T, from, to database) {
 		old := started(t, from)
@@ -113,7 +114,7 @@ func TestMoveTakesEverything(t *testing.T) {
 		if !slices.ContainsFunc(after.ClaimSeal(), func(k []byte) bool { return string(k) == string(before.ClaimSeal()[0]) }) {
 			t.Error("sealed claims from before do not open")
 		}
-		// The old store is closed, and says where to go.
+		// The old store is closed, and its error names the new store.
 		wantClosed(t, old, next.db.String())
 		if err := from(defaults).With(testKeys(t, 1)).Open(t.Context()); err != nil {
 			t.Errorf("a replica cannot start with it: %v", err)
@@ -180,15 +181,15 @@ func wantClosed(t *testing.T, s *Store, successor string) {
 	}
 }
 
-// The operator presses Ctrl-C, or the machine goes down. The next run goes on, whether or not
-// the last transaction's answer came, and nothing is there twice.
+// The operator presses Ctrl-C, or the machine goes down. The next run continues, even if the answer
+// to the last commit was lost, and no row is copied twice.
 func TestInterruptedMoveGoesOn(t *testing.T) {
 	moves(t, func(t *testing.T, from, to database) {
 		old := started(t, from)
 		users := populate(t, old, 5)
 		for round := 0; ; round++ {
 			if round == 100 {
-				t.Fatal("it does not come to its end")
+				t.Fatal("the move does not end")
 			}
 			ctx, cancel := context.WithCancel(t.Context())
 			steps := 0
@@ -205,7 +206,7 @@ func TestInterruptedMoveGoesOn(t *testing.T) {
 				t.Fatal(err)
 			}
 			if err := to(defaults).With(testKeys(t, 1)).Open(t.Context()); !errors.Is(err, ErrUnavailable) {
-				t.Fatalf("a replica uses what is half filled: %v", err)
+				t.Fatalf("a replica uses the half-filled store: %v", err)
 			}
 			wantClosed(t, old, "")
 		}
@@ -219,7 +220,8 @@ func TestInterruptedMoveGoesOn(t *testing.T) {
 	})
 }
 
-// A move that was undone, while the old store went on, begins again from nothing.
+// A move is undone, and the old store is used again. The next move copies everything from the
+// beginning.
 func TestUndoneMoveBeginsAgain(t *testing.T) {
 	moves(t, func(t *testing.T, from, to database) {
 		old := started(t, from)
@@ -250,8 +252,8 @@ func TestUndoneMoveBeginsAgain(t *testing.T) {
 	})
 }
 
-// Eight replicas write as fast as they can while the store is closed. Each write is either there
-// when closing returns, or is refused: a logout that was answered is never undone by the copy.
+// Eight replicas write as fast as they can while the store is closed. When closing returns, each
+// write is either complete or refused. So the copy never misses a logout that was acknowledged.
 func TestNoWriteIsLostBehindTheClosing(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
@@ -308,8 +310,8 @@ func TestNoWriteIsLostBehindTheClosing(t *testing.T) {
 	})
 }
 
-// A move must not begin where it would lose something: replicas of an earlier version go on
-// writing, and replicas that use the new store would mix its users with the old ones.
+// A move must not begin if it would lose data. Replicas of an earlier version would write to the
+// closed store, and replicas that already use the new store would mix its users with the old ones.
 func TestMoveRefusesToBegin(t *testing.T) {
 	from, to := newSQLite(t), newSQLite(t)
 	old := started(t, from)
@@ -325,7 +327,7 @@ func TestMoveRefusesToBegin(t *testing.T) {
 	if err := move.To.Announce(t.Context(), "two"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := move.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "run with the new store") {
+	if _, err := move.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "use the new store") {
 		t.Errorf("a replica of the new store: %v", err)
 	}
 	if _, err := (Move{From: old, To: from(defaults).Filler(testKeys(t, 1))}).Run(t.Context()); err == nil || !strings.Contains(err.Error(), "same database") {
@@ -344,7 +346,7 @@ func TestMoveRefusesToBegin(t *testing.T) {
 	}
 }
 
-// A user with more openids than a batch has rows, and many users: no row is left out between two
+// There are many users, and one has more openids than a batch has rows. No row is lost between two
 // batches.
 func TestMoveReadsAllRowsOfAKey(t *testing.T) {
 	from, to := newSQLite(t), newSQLite(t)
@@ -359,8 +361,8 @@ func TestMoveReadsAllRowsOfAKey(t *testing.T) {
 	}
 }
 
-// A login has sent a paid phone code to WeChat when the store is closed. Its result comes into the
-// new store, where the client tries again with the same code.
+// A login has sent a phone code to WeChat, which charges for it, when the store is closed. The
+// result reaches the new store, so the client can try again there with the same code.
 func TestMoveWaitsForLoginsUnderWay(t *testing.T) {
 	moves(t, func(t *testing.T, from, to database) {
 		old := started(t, from)
@@ -396,11 +398,10 @@ func TestMoveWaitsForLoginsUnderWay(t *testing.T) {
 	})
 }
 
-// A later version adds a table or a column. A move must not leave it behind, and must know its
-// type.
+// Somebody adds a table or a column to the schema. A move must copy it, and must know its type.
 func TestMoveKnowsEachColumn(t *testing.T) {
 	s := started(t, newSQLite(t))
-	others := []string{"meta", "user_phones", "user_locks"} // copied in part, made from the numbers, made at need
+	others := []string{"meta", "user_phones", "user_locks"} // these are copied in part, filled from the phone numbers, and created when needed
 	for _, table := range tableNames {
 		moved := slices.ContainsFunc(movedTables, func(m movedTable) bool { return m.name == table })
 		if moved == slices.Contains(others, table) {

@@ -8,8 +8,8 @@ import (
 	client "github.com/go-sql-driver/mysql"
 )
 
-// A connection that takes one statement at a time, as some proxies do, is refused when the
-// store is opened, with the remedy. It must not fail at the first login.
+// Some proxies accept only one statement at a time. Such a connection is refused with the remedy
+// when the store is opened. It must not fail only at the first login.
 func TestMySQLTakesStatementsTogether(t *testing.T) {
 	if without("mysql") {
 		return

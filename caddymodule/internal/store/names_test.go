@@ -17,8 +17,8 @@ func shop(appids ...string) Names {
 	return n
 }
 
-// Two directories assign the id 1 to two people, and two WeChats the same openid. A store stays
-// with the first directory and WeChat that a configuration ran with.
+// Two directories may assign the id 1 to two people, and two WeChats the same openid. So a store
+// accepts only the first directory and WeChat that a configuration has used with it.
 func TestStoreKeepsToItsNames(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
@@ -58,14 +58,14 @@ func TestStoreKeepsToItsNames(t *testing.T) {
 					t.Errorf("%s: %v, want %v", name, err, c.want)
 				}
 				if err != nil && errors.Is(err, ErrUnavailable) {
-					t.Errorf("%s: %v may pass by itself", name, err)
+					t.Errorf("%s: %v is not reported as permanent", name, err)
 				}
 			}
 		}
 		// A refused configuration has recorded nothing, not even its apps.
 		staging.WeChat["wxC"] = "127.0.0.1:9000"
 		if _, err := s.RecordNames(t.Context(), staging, ""); err == nil {
-			t.Error("another WeChat was taken")
+			t.Error("another WeChat was accepted")
 		}
 		if err := s.CheckNames(t.Context(), shop("wxC")); err != nil {
 			t.Error(err)
@@ -76,8 +76,7 @@ func TestStoreKeepsToItsNames(t *testing.T) {
 	})
 }
 
-// A store that has users of its own, from before names were recorded, refuses a webhook as
-// directory.
+// A store from before names were recorded has users of its own. It refuses a webhook as directory.
 func TestStoreWithUsersIsItsOwnDirectory(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)

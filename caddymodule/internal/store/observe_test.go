@@ -29,8 +29,8 @@ func TestLabelHasNoSecret(t *testing.T) {
 	}
 }
 
-// Each operation is reported once, with its name and how it ended. That a user is unknown
-// is an answer and no failure.
+// Each operation is reported once, with its name and outcome. "This user is unknown" is an answer
+// and not a failure.
 func TestOperationsAreReported(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
@@ -62,7 +62,7 @@ func TestOperationsAreReported(t *testing.T) {
 	})
 }
 
-// An on-call person reads the log and must learn what to do, not only what the driver said.
+// An on-call person who reads the log must learn what to do, and not only what the driver reported.
 func TestUnavailableHasARemedy(t *testing.T) {
 	db, err := New("postgres://wx@db/shop", Options{})
 	if err != nil {

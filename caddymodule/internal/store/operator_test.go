@@ -61,7 +61,7 @@ func TestOperatorErrorsHideThePassword(t *testing.T) {
 			if err == nil || errors.Is(err, ErrUnavailable) || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("%s: %v", name, err)
 			} else if strings.Contains(err.Error(), "hunter2") || strings.Contains(fmt.Sprintf("%+v %s", err, db), "hunter2") {
-				t.Errorf("%s tells the password: %v", name, err)
+				t.Errorf("%s: the error contains the password: %v", name, err)
 			}
 		}
 	})
@@ -106,7 +106,7 @@ func TestPostgresWrongPasswordIsPermanent(t *testing.T) {
 		t.Error(err)
 	}
 	if shown.Load() != "hunter2 $/x" {
-		t.Errorf("the server was shown %q", shown.Load())
+		t.Errorf("the server received %q", shown.Load())
 	}
 	if text := fmt.Sprintf("%v %+v %s", err, err, db); strings.Contains(text, "hunter2") {
 		t.Errorf("the error contains the password: %s", text)
@@ -121,7 +121,7 @@ func TestPostgresThatRefusesTLS(t *testing.T) {
 	}
 	for _, second := range []error{io.ErrUnexpectedEOF, &net.OpError{Op: "read", Err: syscall.ECONNRESET}, &pgconn.PgError{Code: "57P03"}} {
 		if err := errors.Join(refused, second); postgresRefused(err) || !postgresTemporary(err) {
-			t.Errorf("%v is taken for good", err)
+			t.Errorf("%v is treated as permanent", err)
 		}
 	}
 }
@@ -136,7 +136,7 @@ func TestServersNeedAnEncryptionKey(t *testing.T) {
 		}
 		var n int
 		if err := s.db.pools.Load().read.QueryRow(s.db.sql(s.db.dialect.hasTable), "wx_auth_meta").Scan(&n); err != nil || n != 0 {
-			t.Error("tables were made", n, err)
+			t.Error("tables were created", n, err)
 		}
 	})
 }

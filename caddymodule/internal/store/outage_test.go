@@ -13,7 +13,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
-// sever ends all connections to a database except the tests' own, like a restart of the server.
+// sever ends all connections to a database except the one that the tests use themselves, like a
+// restart of the server.
 func sever(t *testing.T, kind, address string) (severed int) {
 	t.Helper()
 	s := servers[kind]
@@ -61,7 +62,7 @@ func severable(kind, address string) string {
 func TestDroppedConnectionIsReplaced(t *testing.T) {
 	onServers(t, func(t *testing.T, kind, address string) {
 		s := started(t, handles(t, severable(kind, address)))
-		opened, _ := settle(t, s, user.Binding{AppID: "wx1", OpenID: "o1", UserID: "u1"}, user.Keep, now)
+		opened, _ := logIn(t, s, user.Binding{AppID: "wx1", OpenID: "o1", UserID: "u1"}, user.Keep, now)
 		for i := range 5 {
 			// Several connections are open, all of them idle.
 			var wg sync.WaitGroup
@@ -70,7 +71,7 @@ func TestDroppedConnectionIsReplaced(t *testing.T) {
 			}
 			wg.Wait()
 			if n := sever(t, kind, address); n == 0 {
-				t.Fatal("no connection was found to be severed")
+				t.Fatal("there was no connection to sever")
 			}
 			if _, err := s.Session(t.Context(), opened.ID); err != nil {
 				t.Errorf("reading: %v", err)
@@ -87,8 +88,8 @@ func TestDroppedConnectionIsReplaced(t *testing.T) {
 	})
 }
 
-// While connections are cut every few milliseconds, an acknowledged write is done, and a failed one
-// is reported as an error that may pass.
+// Connections are cut every few milliseconds. A write that was acknowledged must have been made,
+// and one that failed must report a temporary error.
 func TestCutWritesAreDoneOrReported(t *testing.T) {
 	onServers(t, func(t *testing.T, kind, address string) {
 		open := handles(t, severable(kind, address))
@@ -96,7 +97,7 @@ func TestCutWritesAreDoneOrReported(t *testing.T) {
 		const sessions = 8
 		var ids []string
 		for i := range sessions {
-			opened, _ := settle(t, s, user.Binding{AppID: "wx1", OpenID: fmt.Sprint("o", i), UserID: fmt.Sprint("u", i)}, user.Keep, now)
+			opened, _ := logIn(t, s, user.Binding{AppID: "wx1", OpenID: fmt.Sprint("o", i), UserID: fmt.Sprint("u", i)}, user.Keep, now)
 			ids = append(ids, opened.ID)
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)

@@ -15,8 +15,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
-// strictPooler forwards connections to the server. Like poolers that do not know the settings at
-// their start, it refuses them.
+// strictPooler forwards connections to the server. Like some poolers, it refuses a connection that
+// starts with settings that the pooler does not know.
 func strictPooler(t *testing.T, address string) (through string) {
 	t.Helper()
 	u, err := url.Parse(address)
@@ -67,8 +67,8 @@ func pass(conn net.Conn, target string) {
 	_, _ = io.Copy(conn, server)
 }
 
-// A pooler that accepts no settings can be used if the settings are right without it. If they are
-// wrong, the operator must read what to do.
+// A pooler that accepts no settings can be used if the role has the right settings by default. If
+// they are wrong, the error must name the remedy.
 func TestPoolerThatTakesNoSettings(t *testing.T) {
 	if without("postgres") {
 		return

@@ -121,7 +121,7 @@ func TestQueriesEndAtTheirDeadline(t *testing.T) {
 	onServers(t, func(t *testing.T, _, address string) {
 		open := handles(t, address)
 		s := started(t, open)
-		opened, _ := settle(t, s, user.Binding{AppID: "wx1", OpenID: "o1", UserID: "u1"}, user.Keep, now)
+		opened, _ := logIn(t, s, user.Binding{AppID: "wx1", OpenID: "o1", UserID: "u1"}, user.Keep, now)
 		holder := started(t, open).db
 		lock, err := holder.pools.Load().write.Begin()
 		if err != nil {
@@ -138,7 +138,8 @@ func TestQueriesEndAtTheirDeadline(t *testing.T) {
 			t.Errorf("%v, %v after %v", ok, err, time.Since(begun))
 		}
 		lock.Rollback()
-		// The server may still complete what we gave up: it is a transaction on its own.
+		// The server may still execute the statement on which we gave up, because it is a
+		// transaction of its own.
 		ok, err := s.Advance(t.Context(), opened.ID, advance(0, 1, now, now))
 		if after, e := s.Session(t.Context(), opened.ID); err != nil || e != nil || after.Counter != 1 {
 			t.Errorf("afterwards: %v, %v; %v, counter %d", ok, err, e, after.Counter)
@@ -201,8 +202,8 @@ func TestDatabaseClockIsUTC(t *testing.T) {
 	})
 }
 
-// Behind a pooler such as PgBouncer, prepared statements of one connection are unknown
-// on another.
+// Behind a pooler such as PgBouncer, a statement that was prepared on one server connection is
+// unknown on another. So none must be prepared there.
 func TestPostgresModeSuitsThePooler(t *testing.T) {
 	if without("postgres") {
 		return
@@ -213,7 +214,7 @@ func TestPostgresModeSuitsThePooler(t *testing.T) {
 			address = withParameter(strings.SplitN(address, "&default", 2)[0], "default_query_exec_mode", mode)
 		}
 		s := started(t, handles(t, address))
-		opened, _ := settle(t, s, user.Binding{AppID: "wx1", OpenID: "o1", UserID: "u1"}, user.Keep, now)
+		opened, _ := logIn(t, s, user.Binding{AppID: "wx1", OpenID: "o1", UserID: "u1"}, user.Keep, now)
 		if got, err := s.Session(t.Context(), opened.ID); err != nil || got != opened {
 			t.Errorf("%s: %v", mode, err)
 		}

@@ -106,11 +106,11 @@ func TestAbandonedWriteDoesNotHappen(t *testing.T) {
 	}
 	release()
 	if _, ok, err := s.Kept(t.Context(), [32]byte{1}, now); ok || err != nil {
-		t.Error("it happened", err)
+		t.Error("the write happened", err)
 	}
 }
 
-// A stop must not lose writes that have been accepted.
+// Closing the store must not lose writes that the queue has accepted.
 func TestCloseSeesWritesThrough(t *testing.T) {
 	open := newSQLite(t)
 	s := started(t, open)
@@ -183,7 +183,7 @@ func TestDurableWriteReturnsOnceOnDisk(t *testing.T) {
 	first := keep(1)
 	<-flushing
 	second, third := keep(2), keep(3)
-	// Others can see the write, and write themselves, before it is on disk.
+	// Other callers can see the write, and make writes of their own, before it is on disk.
 	waitFor(t, "the others", func() bool {
 		return count(t, s, `SELECT COUNT(*) FROM {kept_steps}`) == 3
 	})

@@ -17,7 +17,7 @@ import (
 
 const halfAYear = 180 * 24 * time.Hour
 
-// furnish stores something sealed in every table that has sealed values.
+// furnish stores a sealed value in every table that has sealed values.
 func furnish(t *testing.T, s *Store, users int) []user.User {
 	t.Helper()
 	made := make([]user.User, users)
@@ -36,7 +36,7 @@ func furnish(t *testing.T, s *Store, users int) []user.User {
 		t.Fatal(err)
 	}
 	for i, appid := range []string{"wx1", "wx1", "wx2"} {
-		settle(t, s, user.Binding{AppID: appid, OpenID: fmt.Sprintf("o%d", i), UserID: fmt.Sprintf("elsewhere%d", i),
+		logIn(t, s, user.Binding{AppID: appid, OpenID: fmt.Sprintf("o%d", i), UserID: fmt.Sprintf("elsewhere%d", i),
 			PhoneAt: now, Phone: phone(t, "13900139000")}, user.Keep, now)
 	}
 	_, err1 := s.AddKey(t.Context(), token.StoredKey{ID: "kid", Algorithm: token.ES256, Generation: 1, Private: []byte("private")})
@@ -48,7 +48,7 @@ func furnish(t *testing.T, s *Store, users int) []user.User {
 	return made
 }
 
-// wantFurnished checks that all of it can be read.
+// wantFurnished checks that everything that furnish has stored can be read.
 func wantFurnished(t *testing.T, s *Store, users []user.User) {
 	t.Helper()
 	for i, u := range users {
@@ -107,7 +107,7 @@ func TestAfterARekeyTheOldKeyIsNotNeeded(t *testing.T) {
 		if seen < 12 {
 			t.Errorf("progress ended at %d", seen)
 		}
-		// A replica that has both keys in the other order continues to work.
+		// A replica that has both keys in the other order keeps working.
 		wantFurnished(t, open(defaults).With(testKeys(t, 1, 2)), users)
 
 		if opens(t, open, testKeys(t, 1)) {
@@ -140,10 +140,11 @@ func TestAfterARekeyTheOldKeyIsNotNeeded(t *testing.T) {
 		}
 		late := open(Options{Now: func() time.Time { return now.Add(halfAYear + time.Second) }}).With(testKeys(t, 2))
 		if keys, err := late.Secrets(t.Context()); err != nil || len(keys.RefreshMAC()) != 1 {
-			t.Errorf("the old key is kept for ever: %v", err)
+			t.Errorf("the old key is retained forever: %v", err)
 		}
 
-		// Once the old key is removed from the configuration, nothing of it is left.
+		// Once the old key is removed from the configuration, a further `rekey` removes its index
+		// entries.
 		if n := count(t, alone, `SELECT COUNT(*) FROM {user_phones}`); n != 6 {
 			t.Errorf("%d entries for two keys", n)
 		}
@@ -156,7 +157,7 @@ func TestAfterARekeyTheOldKeyIsNotNeeded(t *testing.T) {
 }
 
 // An interrupted `rekey` is continued by the next one.
-func TestRekeyBrokenOffIsTakenUp(t *testing.T) {
+func TestInterruptedRekeyContinues(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		first := started(t, open)
 		users := furnish(t, first, rekeyBatch+20)
@@ -168,7 +169,7 @@ func TestRekeyBrokenOffIsTakenUp(t *testing.T) {
 			t.Fatalf("broken off after %d: %v", n, err)
 		}
 		if opens(t, open, testKeys(t, 2)) || !opens(t, open, testKeys(t, 1)) {
-			t.Error("half of it is sealed, and the new key alone is taken")
+			t.Error("only half of the values are sealed with the new key, but it is accepted alone")
 		}
 		wantFurnished(t, both, users)
 		if n := rekeyed(t, both, Rekey{Sessions: halfAYear}); n != 20+3+1+1+7+1 {
@@ -178,7 +179,7 @@ func TestRekeyBrokenOffIsTakenUp(t *testing.T) {
 	})
 }
 
-// After `rekey --compromised` nothing that the old key protected may be of use.
+// After `rekey --compromised`, nothing that the old key protected may be usable.
 func TestCompromisedRekeyKeepsNothing(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		first := started(t, open)
@@ -193,7 +194,8 @@ func TestCompromisedRekeyKeepsNothing(t *testing.T) {
 	})
 }
 
-// A value that no known key opens is reported, and the old key stays in use.
+// A value that no configured key can open is reported, and the database still belongs to the old
+// key.
 func TestRekeyReportsAValueOfAnUnknownKey(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		first := started(t, open)
@@ -205,7 +207,7 @@ func TestRekeyReportsAValueOfAnUnknownKey(t *testing.T) {
 			t.Errorf("a value of a third key: %v", err)
 		}
 		if !opens(t, open, testKeys(t, 1)) {
-			t.Error("the database is the new key's, though not all is sealed with it")
+			t.Error("the database belongs to the new key, although not all values are sealed with it")
 		}
 	})
 }

@@ -2,8 +2,9 @@ package store
 
 import "testing"
 
-// A replica that was away for an hour announces itself at the moment when another one deletes its
-// old announcement. The new one must stay, or rekey would not wait for its key.
+// A replica was away for an hour. It announces itself again just when another replica deletes its
+// old announcement. The new announcement must stay. Otherwise rekey would not notice that this
+// replica lacks the new key.
 func TestForgetSparesARenewedReplica(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)

@@ -82,7 +82,7 @@ func TestPrintedSchemaServesALimitedUser(t *testing.T) {
 		}
 		users := furnish(t, s, 2)
 		wantFurnished(t, s, users)
-		opened, _ := settle(t, s, user.Binding{AppID: "wx1", OpenID: "mine", UserID: users[0].ID, PhoneAt: now}, user.Replace, now)
+		opened, _ := logIn(t, s, user.Binding{AppID: "wx1", OpenID: "mine", UserID: users[0].ID, PhoneAt: now}, user.Replace, now)
 		if ended, err := s.End(t.Context(), opened.ID, ending(now, now.Add(time.Hour))); err != nil || !ended {
 			t.Errorf("ending: %v, %v", ended, err)
 		}
@@ -104,7 +104,7 @@ func TestPrintedSchemaServesALimitedUser(t *testing.T) {
 	})
 }
 
-// An administrator updates the tables of an older version by the printed SQL.
+// An administrator migrates the tables of an older version with the printed SQL.
 func TestPrintedUpdateOfAnOlderSchema(t *testing.T) {
 	// This must come before the parallel tests, which all read the list.
 	all := migrations
@@ -136,15 +136,16 @@ func TestPrintedUpdateOfAnOlderSchema(t *testing.T) {
 	})
 }
 
-// A transaction takes its number when it writes, and becomes visible when it commits, so numbers
-// become visible out of order. The replicas' clocks, a minute apart, must not matter.
+// A revocation gets its number when it is written, but becomes visible only when its transaction
+// commits. So numbers become visible out of order, and none may be missed. It must not matter that
+// the replicas' clocks differ by a minute.
 func TestRevocationThatCommitsLateIsRead(t *testing.T) {
 	onServers(t, func(t *testing.T, kind, address string) {
 		open := handles(t, address)
 		s := started(t, open)
 		real := time.Now()
-		late, _ := settle(t, s, user.Binding{AppID: "wx1", OpenID: "o1", UserID: "u1"}, user.Keep, real)
-		early, _ := settle(t, s, user.Binding{AppID: "wx1", OpenID: "o2", UserID: "u2"}, user.Keep, real)
+		late, _ := logIn(t, s, user.Binding{AppID: "wx1", OpenID: "o1", UserID: "u1"}, user.Keep, real)
+		early, _ := logIn(t, s, user.Binding{AppID: "wx1", OpenID: "o2", UserID: "u2"}, user.Keep, real)
 		feeds := make(map[time.Duration]*session.Feed)
 		poll := func() {
 			t.Helper()

@@ -115,20 +115,20 @@ func TestParseKeysTakesBase64Of32Bytes(t *testing.T) {
 	for _, bad := range []string{"", "c2hvcnQ=", good + "AAAA", strings.Repeat("A", 43) + "=", strings.Repeat("ab", 32), good[:20] + " " + good[20:], "hunter2hunter2hunter2hunter2hunt"} {
 		_, err := ParseKeys(bad)
 		if err == nil {
-			t.Errorf("%q was taken", bad)
+			t.Errorf("%q was accepted", bad)
 		} else if len(bad) > 8 && strings.Contains(err.Error(), bad) {
-			t.Errorf("the error tells the key: %v", err)
+			t.Errorf("the error contains the key: %v", err)
 		}
 		if _, err := ParseKeys(good, bad); err == nil || !strings.Contains(err.Error(), "old encryption key 1") {
 			t.Errorf("as an old key: %v", err)
 		}
 	}
 	if _, err := ParseKeys(good, testKey(1), good); err == nil {
-		t.Error("a key given twice was taken")
+		t.Error("a repeated key was accepted")
 	}
 }
 
-// If two purposes had the same key, a value of one could be used for the other. No key may be
+// If two purposes shared a key, a value made for one could be used for the other. No key may be
 // printed.
 func TestDerivedKeysDifferAndAreNotPrinted(t *testing.T) {
 	k := testKeys(t, 2, 1)

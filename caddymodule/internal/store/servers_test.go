@@ -18,8 +18,8 @@ import (
 type server struct {
 	variable string // the environment variable with its address
 	address  string
-	admin    *DB   // creates and drops what the tests need
-	missing  error // the reason why the server cannot be used
+	admin    *DB   // creates and drops databases and schemas for the tests
+	missing  error // why the server cannot be used
 }
 
 // servers are the servers that the tests have found, by the kind of database.
@@ -74,8 +74,8 @@ func (s *server) do(t *testing.T, format string, args ...any) {
 	}
 }
 
-// without reports whether tests leave a server out: it is missing, as TestServersLeftOut
-// logs, or -short asks for SQLite alone.
+// without reports whether the tests skip this kind of database. They do if its server is missing,
+// which TestServersLeftOut logs, or if -short asks for SQLite alone.
 func without(kind string) bool {
 	s := servers[kind]
 	return s != nil && (testing.Short() || s.missing != nil)
@@ -102,7 +102,8 @@ func newMySQL(t *testing.T) database {
 func mysqlDatabase(t *testing.T) (address string) {
 	t.Helper()
 	s, name := servers["mysql"], testName()
-	// The default differs from ours, as it may in production.
+	// The database's default character set differs from that of our tables, as it may in
+	// production.
 	s.do(t, "CREATE DATABASE %s DEFAULT CHARACTER SET latin1", name)
 	t.Cleanup(func() { s.do(t, "DROP DATABASE %s", name) })
 	u, err := url.Parse(s.address)

@@ -17,7 +17,7 @@ import (
 func TestSessionIsReadAsItWasOpened(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
-		want, _ := settle(t, s, user.Binding{AppID: "wx1", OpenID: "o1", UserID: "u1"}, user.Replace, now.Add(123*time.Millisecond))
+		want, _ := logIn(t, s, user.Binding{AppID: "wx1", OpenID: "o1", UserID: "u1"}, user.Replace, now.Add(123*time.Millisecond))
 		if got, err := s.Session(t.Context(), want.ID); err != nil || got != want {
 			t.Errorf("got  %+v, %v\nwant %+v", got, err, want)
 		}
@@ -40,7 +40,7 @@ func TestHostileUserAgentIsStoredHarmlessly(t *testing.T) {
 		s := started(t, open)
 		opened := newSession("u1", "wx1", "o1", now)
 		opened.UserAgent = "a\x00b\xff" + strings.Repeat("微", 1000)
-		if _, err := commit(t, s, settlement(user.Binding{AppID: "wx1", OpenID: "o1", UserID: "u1"}, user.Replace, opened)); err != nil {
+		if _, err := commit(t, s, loginCommit(user.Binding{AppID: "wx1", OpenID: "o1", UserID: "u1"}, user.Replace, opened)); err != nil {
 			t.Fatal(err)
 		}
 		got, err := s.Session(t.Context(), opened.ID)
@@ -55,7 +55,7 @@ func TestAdvanceIsWonByOne(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		a := started(t, open)
 		b := started(t, open)
-		opened, _ := settle(t, a, user.Binding{AppID: "wx1", OpenID: "o1", UserID: "u1"}, user.Replace, now)
+		opened, _ := logIn(t, a, user.Binding{AppID: "wx1", OpenID: "o1", UserID: "u1"}, user.Replace, now)
 		at, expires := now.Add(time.Hour), now.Add(31*24*time.Hour)
 		var won atomic.Int32
 		var wg sync.WaitGroup
@@ -79,7 +79,7 @@ func TestAdvanceIsWonByOne(t *testing.T) {
 		if won.Load() != 1 || err != nil || got.Counter != 1 || !got.AdvancedAt.Equal(at) || !got.RefreshedAt.Equal(at) || !got.ExpiresAt.Equal(expires) {
 			t.Errorf("won %d times: %+v, %v", won.Load(), got, err)
 		}
-		// The counter may start far ahead, after the database has lost a write.
+		// The counter may jump far ahead, after the database has lost a write.
 		if ok, err := a.Advance(t.Context(), opened.ID, advance(1, 9, at, expires)); !ok || err != nil {
 			t.Error(ok, err)
 		}
@@ -87,7 +87,7 @@ func TestAdvanceIsWonByOne(t *testing.T) {
 			t.Error(ok, err)
 		}
 		if _, err := a.Advance(t.Context(), opened.ID, advance(9, 1<<63, at, expires)); err == nil {
-			t.Error("a counter that no column holds was taken")
+			t.Error("a counter that is too large for the column was accepted")
 		}
 		if _, err := a.End(t.Context(), opened.ID, ending(at, at)); err != nil {
 			t.Fatal(err)
@@ -102,7 +102,7 @@ func TestAdvanceIsWonByOne(t *testing.T) {
 func TestEndWritesOneRevocation(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
-		opened, _ := settle(t, s, user.Binding{AppID: "wx1", OpenID: "o1", UserID: "u1"}, user.Replace, now)
+		opened, _ := logIn(t, s, user.Binding{AppID: "wx1", OpenID: "o1", UserID: "u1"}, user.Replace, now)
 		until := now.Add(time.Hour)
 		var won atomic.Int32
 		var wg sync.WaitGroup
@@ -135,10 +135,10 @@ func TestEndUserEndsNoOtherSessions(t *testing.T) {
 		s := started(t, open)
 		var want []string
 		for i, app := range []string{"wx1", "wx2", "wx3"} {
-			opened, _ := settle(t, s, user.Binding{AppID: app, OpenID: "o1", UserID: "u1"}, user.Keep, now.Add(time.Duration(i)*time.Second))
+			opened, _ := logIn(t, s, user.Binding{AppID: app, OpenID: "o1", UserID: "u1"}, user.Keep, now.Add(time.Duration(i)*time.Second))
 			want = append([]string{opened.ID}, want...)
 		}
-		other, _ := settle(t, s, user.Binding{AppID: "wx1", OpenID: "o2", UserID: "u2"}, user.Replace, now)
+		other, _ := logIn(t, s, user.Binding{AppID: "wx1", OpenID: "o2", UserID: "u2"}, user.Replace, now)
 
 		list, err := s.UserSessions(t.Context(), "u1", now)
 		var listed []string
@@ -176,7 +176,7 @@ func TestFeedReadsNewAndYoungRevocations(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
 		for range 4 {
-			opened, _ := settle(t, s, user.Binding{AppID: "wx1", OpenID: "o1", UserID: "u1"}, user.Replace, now)
+			opened, _ := logIn(t, s, user.Binding{AppID: "wx1", OpenID: "o1", UserID: "u1"}, user.Replace, now)
 			if _, err := s.End(t.Context(), opened.ID, ending(now, now)); err != nil {
 				t.Fatal(err)
 			}
@@ -185,7 +185,7 @@ func TestFeedReadsNewAndYoungRevocations(t *testing.T) {
 		if err != nil || len(all) != 4 || !slices.IsSortedFunc(all, func(a, b session.Revocation) int { return int(a.Seq - b.Seq) }) {
 			t.Fatalf("%+v, %v", all, err)
 		}
-		// The feed uses the database's own clock. Two of the rows become old by it.
+		// The feed uses the database's clock. By that clock, two of the rows are made old here.
 		execute(t, s, `UPDATE {revocations} SET recorded_at = recorded_at - 3600000 WHERE seq <= ?`, all[1].Seq)
 		for _, c := range []struct {
 			after  int64
@@ -206,7 +206,7 @@ func TestFeedNumbersOnlyGrow(t *testing.T) {
 		var last int64
 		for range 3 {
 			s := started(t, open)
-			opened, _ := settle(t, s, user.Binding{AppID: "wx1", OpenID: "o1", UserID: "u1"}, user.Replace, now)
+			opened, _ := logIn(t, s, user.Binding{AppID: "wx1", OpenID: "o1", UserID: "u1"}, user.Replace, now)
 			if _, err := s.End(t.Context(), opened.ID, ending(now, now)); err != nil {
 				t.Fatal(err)
 			}

@@ -15,7 +15,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
-// isPermanent reports whether err is of the kind and will not pass by itself.
+// isPermanent reports whether err is of this kind and is not temporary.
 func isPermanent(err, kind error) bool {
 	return errors.Is(err, kind) && !errors.Is(err, ErrUnavailable)
 }
@@ -63,7 +63,7 @@ func TestConstructorsTouchNoFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	if files, _ := os.ReadDir(dir); len(files) != 0 {
-		t.Errorf("made %v", files)
+		t.Errorf("%v was created", files)
 	}
 }
 
@@ -74,7 +74,7 @@ func TestOnlyTheOwnerReadsTheFiles(t *testing.T) {
 		path := filepath.Join(dir, name)
 		if strings.ContainsAny(name, "#") {
 			if _, err := New("sqlite:"+path, defaults); err == nil {
-				t.Error("a path that looks like parameters was taken")
+				t.Error("a path that looks like parameters was accepted")
 			}
 			path = strings.ReplaceAll(path, "#", "")
 		}
@@ -107,8 +107,8 @@ func TestOnlyTheOwnerReadsTheFiles(t *testing.T) {
 	}
 }
 
-// One connection writes, and all writes wait for it in the queue. A reader that wrote would bypass
-// that order.
+// Only one connection writes, and all writes wait for it in the queue. A connection for reading
+// that writes would bypass the queue.
 func TestReadersDoNotWrite(t *testing.T) {
 	s := started(t, newSQLite(t))
 	p := s.db.pools.Load()
@@ -160,7 +160,8 @@ func TestKeyIsGeneratedOnce(t *testing.T) {
 	}
 }
 
-// A backup lacks its key file. A new key could read none of the data, and would hide the mistake.
+// A restored backup lacks its key file. With a newly generated key none of the data could be read,
+// and the mistake would stay hidden.
 func TestMissingKeyFileIsNotReplaced(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "wx.db")
 	s := openAt(t, path, nil)
@@ -179,7 +180,7 @@ func TestMissingKeyFileIsNotReplaced(t *testing.T) {
 		t.Fatalf("missing key file: %v", err)
 	}
 	if _, err := os.Stat(path + ".key"); err == nil {
-		t.Fatal("a new key was made")
+		t.Fatal("a new key was generated")
 	}
 
 	for content, want := range map[string]error{testKey(9): ErrKey, "": nil, "not a key": nil} {
@@ -216,7 +217,7 @@ func TestKeyFileWithoutDatabaseIsRefused(t *testing.T) {
 		}
 	}
 	if _, err := os.Stat(path); err == nil {
-		t.Error("a database was made")
+		t.Error("a database was created")
 	}
 	os.Remove(path + ".key")
 	if err := openAt(t, path, nil).Open(t.Context()); err != nil {
@@ -224,8 +225,8 @@ func TestKeyFileWithoutDatabaseIsRefused(t *testing.T) {
 	}
 }
 
-// A site with a table_prefix of its own joins a file that is in use. The key beside it is no sign
-// of a loss.
+// A site with its own table_prefix joins a file that is already in use. The key file beside it does
+// not mean that a database was lost.
 func TestSecondPrefixInOneFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "wx.db")
 	if err := openAt(t, path, nil).Open(t.Context()); err != nil {
@@ -278,8 +279,8 @@ func TestKilledBeforeTheFirstCheckpoint(t *testing.T) {
 	}
 }
 
-// A restore put back an empty file beside a good log. SQLite would delete the log, the only copy of
-// the users, so the file is not opened, whatever the key.
+// A restore has put an empty file beside an intact log. SQLite would delete the log, which is the
+// only copy of the users. So the file is not opened, with any key.
 func TestEmptyFileKeepsItsLog(t *testing.T) {
 	for _, keys := range []*Keys{nil, testKeys(t, 7)} {
 		path := filepath.Join(t.TempDir(), "wx.db")
@@ -324,7 +325,7 @@ func TestKeyThatWasNotRecordedYetIsUsed(t *testing.T) {
 	}
 }
 
-// A path that can hold no database fails the configuration, and is not tried again.
+// A path at which no database can exist makes the configuration fail. The store does not try again.
 func TestUnusablePathIsPermanent(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "file")
@@ -336,7 +337,7 @@ func TestUnusablePathIsPermanent(t *testing.T) {
 		t.Fatal(err)
 	}
 	if os.Geteuid() == 0 {
-		// Root may write anywhere, but not into the kernel's tables.
+		// The tests may run as root, who may write anywhere but below /proc.
 		readOnly = "/proc/self"
 	}
 	for path, want := range map[string]string{
@@ -355,7 +356,7 @@ func TestUnusablePathIsPermanent(t *testing.T) {
 	}
 }
 
-// Another program locks the file for a while. Requests get an error that passes.
+// Another program locks the file for a while. Requests get a temporary error.
 func TestLockedDatabaseRecovers(t *testing.T) {
 	open := newSQLite(t)
 	s := started(t, open)
@@ -373,7 +374,7 @@ func TestLockedDatabaseRecovers(t *testing.T) {
 		t.Errorf("opening a locked database: %v", err)
 	}
 	if _, _, err := s.Binding(t.Context(), "a", "b"); err != nil {
-		t.Errorf("reading beside a writer: %v", err)
+		t.Errorf("reading while another program writes: %v", err)
 	}
 	done := make(chan error)
 	go func() { done <- s.Keep(t.Context(), [32]byte{1}, nil, now) }()
@@ -402,19 +403,19 @@ func TestLargeTablesAreReadByIndex(t *testing.T) {
 	_, err = people.Login(ctx, user.Login{AppID: "wx1", OpenID: "o1", Phone: phone(t, "13800138000")})
 	must(err)
 	b := user.Binding{AppID: "wx1", OpenID: "o1", UnionID: "n1", UserID: found.ID}
-	first, _ := settle(t, s, b, user.Replace, now)
+	first, _ := logIn(t, s, b, user.Replace, now)
 	b.OpenID = "o2"
-	opened, _ := settle(t, s, b, user.Replace, now)
+	opened, _ := logIn(t, s, b, user.Replace, now)
 	_, _, err = s.Binding(ctx, "wx1", "o2")
 	must(err)
 	_, err = s.Known(ctx, login.Account{AppID: "wx3", OpenID: "o3", UnionID: "n1"})
 	must(err)
-	silent := settlement(user.Binding{AppID: "wx3", OpenID: "o3", UnionID: "n1", UserID: found.ID}, user.Replace, newSession(found.ID, "wx3", "o3", now))
+	silent := loginCommit(user.Binding{AppID: "wx3", OpenID: "o3", UnionID: "n1", UserID: found.ID}, user.Replace, newSession(found.ID, "wx3", "o3", now))
 	silent.Phone = user.Phone{}
 	_, err = commit(t, s, silent)
 	must(err)
 	b.UserID = "another"
-	settle(t, s, b, user.Replace, now)
+	logIn(t, s, b, user.Replace, now)
 	_, err = s.Session(ctx, opened.ID)
 	must(err)
 	_, err = s.Advance(ctx, opened.ID, advance(opened.Counter, opened.Counter+1, now, now.Add(time.Hour)))
@@ -435,7 +436,7 @@ func TestLargeTablesAreReadByIndex(t *testing.T) {
 	must(s.SetDisabled(ctx, found.ID, true))
 	must(people.Erase(ctx, found.ID))
 
-	migration := make(map[string]bool) // a migration may take its time
+	migration := make(map[string]bool) // the statements of migrations, which may take long
 	for _, statement := range flat(migrations) {
 		migration[strings.TrimSpace(s.db.sql(statement))] = true
 	}
@@ -473,7 +474,7 @@ func TestLargeTablesAreReadByIndex(t *testing.T) {
 	}
 }
 
-// A thousand requests beside a closed database must not each try to open it.
+// While the database cannot be opened, a thousand requests must not each try to open it.
 func TestFailedOpenIsRemembered(t *testing.T) {
 	dir := t.TempDir()
 	clock := now

@@ -14,7 +14,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
-// The result of a step is kept for its time, and not longer.
+// The result of a step is kept until it expires, and not longer.
 func TestKeptStepIsThereUntilItExpires(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
@@ -32,13 +32,13 @@ func TestKeptStepIsThereUntilItExpires(t *testing.T) {
 			}
 		}
 		if _, ok, err := s.Kept(t.Context(), key, now.Add(5*time.Minute)); ok || err != nil {
-			t.Error("still there when over", err)
+			t.Error("a result is returned after it has expired", err)
 		}
 		if _, ok, err := s.Kept(t.Context(), [32]byte{1, 0, 254}, now); ok || err != nil {
 			t.Error("found under another key", err)
 		}
 		if err := s.Keep(t.Context(), key, make([]byte, maxKept+1), now); err == nil {
-			t.Error("an endless value was kept")
+			t.Error("a value that is too long was stored")
 		}
 	})
 }
@@ -95,13 +95,13 @@ func TestLeaseIsOneOwnersUntilItEnds(t *testing.T) {
 			}
 		}
 		if lease(t, a, key, "a", now, time.Hour).Leased {
-			t.Error("somebody else's lease was ended")
+			t.Error("another owner's lease was ended")
 		}
 		if err := b.Renew(t.Context(), "b", -time.Millisecond, key); err != nil {
 			t.Fatal(err)
 		}
 		if !lease(t, a, key, "a", now, time.Hour).Leased {
-			t.Error("one's own lease was not renewed")
+			t.Error("the owner's own lease was not renewed")
 		}
 		if err := a.Release(t.Context(), "a", key); err != nil {
 			t.Fatal(err)
@@ -115,8 +115,9 @@ func TestLeaseIsOneOwnersUntilItEnds(t *testing.T) {
 	})
 }
 
-// A login asks for both of its codes at once. Each code may be leased to any owner, and have a
-// result or not. Both count as seen from here on, by whatever clock the process has.
+// A login leases both of its codes at once. Each code may be leased already, to this or another
+// owner, and may have a result or not. The first lease records when a code was first seen, by the
+// database's clock.
 func TestLeaseOfBothCodesAtOnce(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		a, b := started(t, open), started(t, open)
@@ -151,8 +152,8 @@ func TestLeaseOfBothCodesAtOnce(t *testing.T) {
 	})
 }
 
-// Between the read of a result and the lease, another replica may have finished the step. It must
-// not be done a second time.
+// After this replica has looked for a result, and before it takes the lease, another replica may
+// finish the step. The step must not be done a second time.
 func TestLeaseFindsResultAndKeepEndsLease(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		a, b := started(t, open), started(t, open)
@@ -169,7 +170,7 @@ func TestLeaseFindsResultAndKeepEndsLease(t *testing.T) {
 			}
 		}
 		if n := count(t, a, `SELECT COUNT(*) FROM {claimed_steps}`); n != 0 {
-			t.Errorf("%d leases of what is done", n)
+			t.Errorf("%d leases of steps that are done", n)
 		}
 		if st := lease(t, b, key, "b", now.Add(time.Minute), time.Hour); st.Kept || !st.Leased {
 			t.Errorf("when the result has expired: %+v", st)
@@ -181,7 +182,7 @@ func TestLeaseFindsResultAndKeepEndsLease(t *testing.T) {
 func TestCommittedLoginIsKeptAndItsCodeSpent(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
-		ann := settlement(user.Binding{AppID: "wx1", OpenID: "ann", UserID: "u", PhoneAt: now}, user.Deny, newSession("u", "wx1", "ann", now))
+		ann := loginCommit(user.Binding{AppID: "wx1", OpenID: "ann", UserID: "u", PhoneAt: now}, user.Deny, newSession("u", "wx1", "ann", now))
 		if err := s.Keep(t.Context(), ann.Code, []byte("whose"), now.Add(time.Minute)); err != nil {
 			t.Fatal(err)
 		}
@@ -203,14 +204,14 @@ func TestCommittedLoginIsKeptAndItsCodeSpent(t *testing.T) {
 		late.Session = newSession("u", "wx1", "ann", now)
 		var opened *login.Opened
 		if _, err := s.Commit(t.Context(), late); !errors.As(err, &opened) || string(opened.Value) != ann.Session.ID {
-			t.Errorf("settled once more: %v", err)
+			t.Errorf("committed once more: %v", err)
 		}
 		if _, err := s.Session(t.Context(), late.Session.ID); !errors.Is(err, session.ErrNotFound) {
 			t.Errorf("and has a session: %v", err)
 		}
 
 		// A commit writes everything or nothing.
-		bob := settlement(user.Binding{AppID: "wx1", OpenID: "bob", UserID: "u", PhoneAt: now}, user.Deny, newSession("u", "wx1", "bob", now))
+		bob := loginCommit(user.Binding{AppID: "wx1", OpenID: "bob", UserID: "u", PhoneAt: now}, user.Deny, newSession("u", "wx1", "bob", now))
 		if err := s.Keep(t.Context(), bob.Code, []byte("whose"), now.Add(time.Minute)); err != nil {
 			t.Fatal(err)
 		}
@@ -228,7 +229,7 @@ func TestCommittedLoginIsKeptAndItsCodeSpent(t *testing.T) {
 		}
 		bob.Value = make([]byte, maxKept+1)
 		if _, err := s.Commit(t.Context(), bob); err == nil {
-			t.Error("an endless value was kept")
+			t.Error("a value that is too long was stored")
 		}
 	})
 }
@@ -267,7 +268,8 @@ func TestSigningKeysAreSealedAndAgreedOn(t *testing.T) {
 	})
 }
 
-// Two replicas that fetched classic tokens at once would invalidate each other's.
+// WeChat's classic tokens invalidate each other. So two replicas must not fetch one at the same
+// time.
 func TestSharedAccessTokenHasOneFetcher(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		a, b := started(t, open), started(t, open)

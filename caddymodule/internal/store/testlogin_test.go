@@ -19,8 +19,8 @@ func commitTest(t *testing.T, s *Store, u user.User) (login.Commit, error) {
 	return l, err
 }
 
-// A test login opens a session and nothing else. A phone login ends it, whatever the rule, and
-// from then on the user is closed to test logins, in each state of the binding.
+// A test login opens a session and does nothing else. A phone login ends that session, whatever the
+// rule. From then on, test logins of this user are refused, in every state of the binding.
 func TestPhoneLoginEndsTestSessions(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
@@ -42,7 +42,7 @@ func TestPhoneLoginEndsTestSessions(t *testing.T) {
 				t.Errorf("%s: %d bindings", rule, n)
 			}
 			b := bindingOf("alice"+string(rule)+"/wx2", u.ID, now)
-			done, err := commit(t, s, settlement(b, rule, newSession(u.ID, b.AppID, b.OpenID, now)))
+			done, err := commit(t, s, loginCommit(b, rule, newSession(u.ID, b.AppID, b.OpenID, now)))
 			if err != nil || len(done.Ended) != 2 || done.Rebound {
 				t.Errorf("%s: %+v, %v", rule, done, err)
 			}
@@ -94,8 +94,8 @@ func TestTestLoginIsCheckedAgain(t *testing.T) {
 	})
 }
 
-// A test login and a phone login of the same user at once: the test session never stays beside the
-// WeChat account.
+// A test login and a phone login of the same user run at once. The test session must never stay
+// once the WeChat account is bound.
 func TestTestLoginBesideAPhoneLogin(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		a, b := started(t, open), started(t, open)
@@ -112,7 +112,7 @@ func TestTestLoginBesideAPhoneLogin(t *testing.T) {
 			})
 			wg.Go(func() {
 				x := bindingOf("alice"+u.ID+"/wx1", u.ID, now)
-				if _, err := commit(t, b, settlement(x, user.Keep, newSession(u.ID, x.AppID, x.OpenID, now))); err != nil {
+				if _, err := commit(t, b, loginCommit(x, user.Keep, newSession(u.ID, x.AppID, x.OpenID, now))); err != nil {
 					t.Error(err)
 				}
 			})

@@ -73,7 +73,8 @@ func (c *counter) carry(client net.Conn, address string) {
 	both.Wait()
 }
 
-// tokenWeChat exchanges every code: "person" for an openid, "person/number" for a number.
+// tokenWeChat is a WeChat that accepts every code: it exchanges "person" for an openid, and
+// "person/number" for a phone number.
 type tokenWeChat struct{}
 
 func (tokenWeChat) Code2Session(_ context.Context, app wechat.App, code string) (wechat.Session, error) {

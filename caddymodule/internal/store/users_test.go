@@ -29,7 +29,7 @@ func TestFirstPhoneLoginMakesTheUser(t *testing.T) {
 		if again, err := users.Login(t.Context(), login); err != nil || fmt.Sprintf("%+v", again) != fmt.Sprintf("%+v", want) {
 			t.Errorf("again: %+v, %v", again, err)
 		}
-		// A bound openid does not give its user another number.
+		// A login with another number does not change the number of the openid's user.
 		login = user.Login{AppID: "wx1", OpenID: "o1", Phone: phone(t, "13800138001"), UserID: first.ID}
 		if other, err := users.Login(t.Context(), login); err != nil || !other.New || other.ID == first.ID {
 			t.Errorf("another number: %+v, %v", other, err)
@@ -151,8 +151,8 @@ func TestErasedUsersLeaveNothing(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		gone, _ := settle(t, s, user.Binding{AppID: "wx1", OpenID: "o1", UserID: u.ID}, user.Keep, now)
-		stays, _ := settle(t, s, user.Binding{AppID: "wx1", OpenID: "o2", UserID: other.ID}, user.Keep, now)
+		gone, _ := logIn(t, s, user.Binding{AppID: "wx1", OpenID: "o1", UserID: u.ID}, user.Keep, now)
+		stays, _ := logIn(t, s, user.Binding{AppID: "wx1", OpenID: "o2", UserID: other.ID}, user.Keep, now)
 
 		for range 2 { // the second time the user is unknown
 			if err := users.Erase(t.Context(), u.ID); err != nil {
@@ -182,8 +182,8 @@ func TestErasedUsersLeaveNothing(t *testing.T) {
 	})
 }
 
-// While a key is changed, replicas with the old key, with both keys and with the new key are at
-// work, in this order.
+// While the encryption key is changed, replicas have the old key first, then both keys, then the
+// new key. In each phase a number must belong to one user.
 func TestOneNumberIsOneUserWhileTheKeyChanges(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		before := started(t, open)
@@ -229,7 +229,7 @@ func TestPhoneNumbersAreNotInTheFile(t *testing.T) {
 		all = append(all, data...)
 	}
 	if !bytes.Contains(all, []byte(u.ID)) {
-		t.Fatal("looked at the wrong files")
+		t.Fatal("the database's own files were not found")
 	}
 	if bytes.Contains(all, []byte("13800138000")) || bytes.Contains(all, []byte("1380013")) {
 		t.Error("the phone number can be read in the file")
