@@ -13,8 +13,8 @@ import (
 
 func accessTokenPlace(appid string) place { return place{"access_tokens", "token", appid} }
 
-// LoadToken returns an app's stored access token with the times at which it was fetched and
-// expires. ok is false if there is none.
+// LoadToken returns an app's stored access token, when it was fetched, and when it expires. ok is
+// false if there is none.
 func (s *Store) LoadToken(ctx context.Context, appid string) (value string, fetched, expires time.Time, ok bool, err error) {
 	err = s.read(ctx, "reading an access token", func(t *tx) error {
 		var sealed []byte
@@ -36,7 +36,7 @@ func (s *Store) LoadToken(ctx context.Context, appid string) (value string, fetc
 	return value, fetched, expires, ok, err
 }
 
-// StoreToken stores an access token, sealed, in place of the previous one.
+// StoreToken seals an access token and stores it in place of the previous one.
 func (s *Store) StoreToken(ctx context.Context, appid, value string, fetched, expires time.Time) error {
 	return s.rewrite(ctx, "storing an access token", func(t *tx) error {
 		_, err := t.exec(`INSERT INTO {access_tokens} (appid, token, fetched_at, expires_at, owner, lease_until) VALUES (?, ?, ?, ?, '', 0)
@@ -62,7 +62,7 @@ func (s *Store) LeaseToken(ctx context.Context, appid, owner string, now, until 
 	return leased && err == nil, err
 }
 
-// ReleaseToken ends the lease if it is owner's.
+// ReleaseToken ends the lease if owner has it.
 func (s *Store) ReleaseToken(ctx context.Context, appid, owner string) error {
 	return s.rewrite(ctx, "releasing an access token", func(t *tx) error {
 		_, err := t.exec(`UPDATE {access_tokens} SET owner = '', lease_until = 0 WHERE appid = ? AND owner = ?`, appid, owner)

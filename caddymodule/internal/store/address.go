@@ -41,10 +41,10 @@ func dialectOf(address string) *dialect {
 	return dialects[scheme]
 }
 
-// Canonical returns an address in its only spelling: the path of an SQLite file is absolute, and
+// Canonical returns the one spelling of an address: the path of an SQLite file is absolute, and
 // PostgreSQL has its shorter scheme. Sites that use one database share its state under this
-// address. Two names of one server are not recognised as one: their sites work like two replicas.
-// Canonical may return an address that [New] refuses unchanged.
+// address. Two names of one server are not recognised as the same: their sites work like two
+// replicas. An address that [New] refuses may be returned unchanged.
 func Canonical(address string) (string, error) {
 	kind := KindOf(address)
 	if _, rest, _ := strings.Cut(address, ":"); kind.Port != "" {
@@ -59,7 +59,7 @@ func Canonical(address string) (string, error) {
 		return address, nil
 	}
 	if strings.HasPrefix(path, "~") {
-		return "", errors.New("~ means nothing here: write the whole path, sqlite:/var/lib/…")
+		return "", errors.New("~ is not expanded: write the whole path, sqlite:/var/lib/…")
 	}
 	abs, err := filepath.Abs(path)
 	return "sqlite:" + abs, err
@@ -69,7 +69,7 @@ func Canonical(address string) (string, error) {
 type serverAddress struct {
 	authority      string // user, password and hosts, as written
 	user, password string
-	hosts          string // one host, or several with commas between, with ports
+	hosts          string // one host, or several separated by commas, with ports
 	database       string
 	query          url.Values
 }
@@ -80,9 +80,9 @@ var (
 )
 
 // parseServer parses an address of the given form by hand. net/url repeats the whole address,
-// including the password, in its errors, and does not support lists of hosts. An unescaped
-// character in a password makes a part of it look like another part of the address, so no error
-// here repeats any part of the address.
+// including the password, in its errors, and does not support lists of hosts. If a password
+// contains an unescaped character, a piece of it can end up in another part of the address. So no
+// error here repeats any part of the address.
 func parseServer(db *DB, address, form string) (serverAddress, error) {
 	scheme, rest, _ := strings.Cut(address, ":")
 	fail := func(what string) (serverAddress, error) {

@@ -8,9 +8,9 @@ import (
 	"time"
 )
 
-// Over a network, a transaction costs turnarounds: the client sends, then waits for the answer. So
-// a transaction sends as many statements as possible at once, and BEGIN and COMMIT are sent along
-// with them:
+// Over a network, the cost of a transaction is its turnarounds: the client sends statements, then
+// waits for the answer. So a transaction sends as many statements as possible at once, and sends
+// BEGIN and COMMIT along with them:
 //
 //	read    each question is a turnaround: BEGIN, the question, COMMIT
 //	change  the first send carries the BEGIN, the last one the COMMIT
@@ -21,14 +21,14 @@ import (
 // row is one row of a result.
 type row interface{ Scan(into ...any) error }
 
-// statement is one of the statements that are sent together.
+// statement is an SQL statement with its parameters. Several are sent together.
 type statement struct {
 	query string
 	args  []any
 	scan  func(row) error // called for each row; nil for statements that return no rows
 }
 
-// say is a statement that returns no rows, ask one that does.
+// say makes a statement that returns no rows. ask makes a query.
 func say(query string, args ...any) statement { return statement{query: query, args: args} }
 
 func ask(scan func(row) error, query string, args ...any) statement {
@@ -97,7 +97,7 @@ func (t *tx) one(st statement) error {
 }
 
 // begin begins the transaction, unless a statement was sent already. A read that changes a setting
-// for its queries has to be one transaction.
+// for its queries becomes one transaction with them.
 func (t *tx) begin() error {
 	if t.conn == nil || t.begun {
 		return nil
@@ -124,8 +124,8 @@ func (db *DB) changing(ctx context.Context, pool *sql.DB, how durability, change
 		err = t.send(true)
 	}
 	if err != nil && t.committing && db.dialect.lost(err) && !errors.Is(err, driver.ErrBadConn) {
-		// The outcome is unknown even if the driver calls a retry safe ("conn closed"): in restarts
-		// under load, some commits with that error had succeeded.
+		// The outcome is unknown even if the driver says that a retry is safe ("conn closed"). When
+		// servers were restarted under load, some commits with that error had succeeded.
 		err = unknown{err}
 	}
 	return err
@@ -140,8 +140,8 @@ func undo(ctx context.Context, conn *sql.Conn) {
 	}
 }
 
-// reading runs queries, each in its own transaction: proxies that split reads from writes send
-// transactions to the primary, and the results must not come from a replica that lags.
+// reading runs queries, each in its own transaction. Proxies that split reads from writes send
+// transactions to the primary, so the results do not come from a database replica that lags.
 func (db *DB) reading(ctx context.Context, pool *sql.DB, lags bool, read func(*tx) error) error {
 	conn, err := pool.Conn(ctx)
 	if err != nil {
@@ -155,7 +155,7 @@ func (db *DB) reading(ctx context.Context, pool *sql.DB, lags bool, read func(*t
 	return err
 }
 
-// questions runs statements that only read, in one turnaround.
+// questions runs queries in one turnaround.
 func (t *tx) questions(statements ...statement) error {
 	if t.conn == nil || !t.reads {
 		return t.send(false, statements...)

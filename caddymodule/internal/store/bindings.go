@@ -36,8 +36,8 @@ func (s *Store) scanBinding(row row, around ...any) (b user.Binding, err error) 
 	return b, err
 }
 
-// bindingPhonePlace includes the user: an openid that moves to another user does not take the phone
-// number along.
+// bindingPhonePlace includes the user, so that an openid that moves to another user cannot take the
+// phone number along.
 func bindingPhonePlace(b user.Binding) place {
 	return place{"bindings", "phone", b.AppID + " " + b.OpenID + " " + b.UserID}
 }
@@ -63,9 +63,9 @@ func (s *Store) findBinding(t *tx, which string, args ...any) (user.Binding, boo
 // can commit at the same time.
 const userStripes = 256
 
-// lockUser makes other transactions that lock this user wait until this one ends. Users that share
-// the row wait, too. Without the lock two new openids of one user would not see each other, and
-// both would stay.
+// lockUser makes other transactions that lock this user wait until this one ends. Transactions of
+// other users that share the row wait, too. Without the lock, two logins with new openids of one
+// user would not see each other, and both openids would stay.
 func lockUser(t *tx, id string) error { return lockUsers(t, map[string]bool{id: true}) }
 
 func stripe(id string) uint32 {
@@ -75,7 +75,7 @@ func stripe(id string) uint32 {
 }
 
 // stripesOf returns the rows to lock for some users. They are sorted, so that two transactions that
-// lock several never wait for each other.
+// lock several rows never wait for each other.
 func stripesOf(users []string) []uint32 {
 	var stripes []uint32
 	for _, id := range users {
@@ -103,7 +103,7 @@ func lockUsers(t *tx, ids map[string]bool) error {
 // errNoLock reports that a row to lock does not exist.
 var errNoLock = errors.New("the rows to lock are missing")
 
-// makeLocks creates the rows to lock. A transaction that finds them takes less time.
+// makeLocks creates all rows of user_locks.
 func (s *Store) makeLocks(ctx context.Context) error {
 	var all []any
 	for n := range userStripes {

@@ -13,23 +13,24 @@ import (
 )
 
 // ChangePhone gives a user another number in one transaction: in their record and in the index of
-// numbers if the store has them, and in all their bindings. It checks all that the change was
-// decided on once more; [login.Store] lists the errors, with which nothing is written. If the
-// same phone code has made the change before, nothing is written either.
+// numbers if the store has them, and in all their bindings. It checks once more everything on which
+// the decision was based. [login.Store] lists the errors. With any of them nothing is written.
+// Nothing is written either if the same phone code has made the change before.
 //
-// It takes the same lock as a login. So a login under way is over by then, or finds that its number
-// is not this user's any more.
+// It takes the same lock as a login. A login under way has either ended by then, or finds that its
+// number is no longer this user's.
 func (s *Store) ChangePhone(ctx context.Context, p login.PhoneChange) (login.PhoneChanged, error) {
 	return s.changePhone(ctx, "changing a number", p, func(c *changing) error {
 		if p.Elsewhere && !c.marked {
-			return login.ErrChanging // the number was taken meanwhile
+			return login.ErrChanging // the number was taken away meanwhile
 		}
 		return c.move()
 	})
 }
 
-// BeginPhoneChange makes the same checks, and marks the user: for as long as life no login
-// trusts what the external directory answers. The directory may change the number after it.
+// BeginPhoneChange makes the same checks and marks the user. While the mark lasts (life), no login
+// trusts the external directory's answer about the user. The directory may be asked to change the
+// number once this has returned.
 func (s *Store) BeginPhoneChange(ctx context.Context, p login.PhoneChange, life time.Duration) (login.PhoneChanged, error) {
 	return s.changePhone(ctx, "beginning to change a number", p, func(c *changing) error {
 		return c.send(true, beginMark(p.Session.UserID, p.Owner, life))
@@ -45,7 +46,7 @@ func beginMark(userID, owner string, life time.Duration) statement {
 		ON CONFLICT (step) DO UPDATE SET owner = excluded.owner, lease_until = excluded.lease_until`, mark[:], owner, life.Milliseconds())
 }
 
-// endMark ends an owner's mark now.
+// endMark ends a mark now, if owner has set it.
 func endMark(userID, owner string) statement {
 	mark := login.ChangeMark(userID)
 	return say(`UPDATE {claimed_steps} SET owner = '', lease_until = {now} WHERE step = ? AND owner = ?`, mark[:], owner)
@@ -82,7 +83,7 @@ func (s *Store) changePhone(ctx context.Context, doing string, p login.PhoneChan
 	return done, err
 }
 
-// changing is the transaction that changes a number.
+// changing is a transaction that changes a user's number.
 type changing struct {
 	*tx
 	s *Store
@@ -91,13 +92,13 @@ type changing struct {
 	missing  int            // number of rows to lock that do not exist
 	replayed bool           // the phone code has changed the number before
 	live     bool           // the session has not ended
-	user     error          // the reason why the user may not change the number
+	user     error          // why the user may not change the number
 	found    bool           // the store has a row of the user
-	number   user.Phone     // in that row
+	number   user.Phone     // the number in that row
 	taken    bool           // the new number is another user's
-	bindings []user.Binding // the user's, in all apps
-	own      user.Binding   // the one of the session's openid
-	marked   bool           // by this change
+	bindings []user.Binding // all bindings of the user, in all apps
+	own      user.Binding   // the binding of the session's openid
+	marked   bool           // the mark of this change still stands
 }
 
 // questions returns the queries for everything that the change depends on. The lock comes first.
@@ -166,7 +167,7 @@ func (c *changing) questions() (list []statement) {
 		}, `SELECT 1 FROM {user_phones} WHERE phone_hash IN (?`+strings.Repeat(", ?", len(hashes)-1)+`) AND user_id <> ?`, append(args, userID)...))
 }
 
-// allowed checks what was read.
+// allowed returns the reason, from what was read, why the change must not be made.
 func (c *changing) allowed() error {
 	number := c.number
 	if c.p.Elsewhere {
@@ -205,7 +206,7 @@ func (c *changing) move() error {
 		withdrawn = withdrawn || b.State == user.Withdrawn
 		query := `UPDATE {bindings} SET phone = ? WHERE appid = ? AND openid = ?`
 		if !p.Elsewhere || b.State != user.Active {
-			query += ` AND phone IS NOT NULL` // those without a number need none
+			query += ` AND phone IS NOT NULL` // a binding without a number gets none
 		}
 		b.Phone = p.Phone
 		write(query, c.s.bindingPhone(b), b.AppID, b.OpenID)

@@ -4,7 +4,7 @@ import (
 	"time"
 )
 
-// The clock that decides about a row which several replicas read:
+// Several replicas read the same rows. These clocks decide about them:
 //
 //	leases of steps, age of feed rows,     the database's, in SQL: {now}
 //	what housekeeping deletes, which
@@ -18,8 +18,8 @@ import (
 //	                                       refuse a token from their future
 //	limits, caches, circuit breakers       the process's; none of these is shared
 //
-// The shift applies only beyond the bound. Replicas whose clocks are a little apart keep their
-// precise times, and the rules that compare these leave room for the difference.
+// The shift applies only beyond the bound. Replicas whose clocks differ less keep their precise
+// times, and rules that compare such times allow for the difference.
 
 // millis returns a time of this process's clock as SQL holds it. The zero time is 0.
 func (db *DB) millis(t time.Time) int64 {
@@ -37,8 +37,8 @@ func (db *DB) fromMillis(ms int64) time.Time {
 	return time.UnixMilli(ms).Add(-db.opts.Clock.Shift()).UTC()
 }
 
-// asking notes the time before the database is asked for its clock. It returns a function to call
-// with the answer, in milliseconds since 1970.
+// asking is called before the database is asked for its clock. It returns a function to call with
+// the answer, in milliseconds since 1970. That function compares the clocks.
 func (db *DB) asking() (answered func(databaseNow int64)) {
 	if db.opts.Clock == nil {
 		return func(int64) {}

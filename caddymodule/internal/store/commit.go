@@ -12,15 +12,15 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
-// Commit ends a login in one transaction: it binds the openid to its user, opens the session,
-// stores with which codes it was opened, and marks the login code as used. It checks all earlier
-// decisions of the login once more, since their basis may have changed. [login.Store] lists the
-// errors; with any of them nothing is written.
+// Commit ends a login in one transaction. It binds the openid to its user, opens the session,
+// stores which codes have opened it, and marks the login code as used. It repeats the checks that
+// the login has made before, because the data may have changed since. [login.Store] lists the
+// errors. With any of them nothing is written.
 //
-// A silent login ends no sessions, and moves or suspends no openids. A phone login ends no sessions
-// either if the openid is already bound to this user; a suspended binding becomes active. Any other
-// phone login may be that of the new owner of a recycled number, so the rule decides what happens
-// to the user's other accounts. An openid that was bound to another user moves to this one.
+// A silent login ends no sessions, and moves or suspends no openids. A phone login with an openid
+// that is already bound to this user ends no sessions either, and activates a suspended binding.
+// Any other phone login may come from the new owner of a recycled number, so the rule decides what
+// happens to the user's other accounts. An openid that was bound to another user moves to this one.
 func (s *Store) Commit(ctx context.Context, l login.Commit) (done login.Committed, err error) {
 	if !l.Rule.Valid() {
 		return login.Committed{}, fmt.Errorf("unknown rule %q for a new openid", l.Rule)
@@ -28,7 +28,7 @@ func (s *Store) Commit(ctx context.Context, l login.Commit) (done login.Committe
 	if len(l.Value) > maxKept {
 		return login.Committed{}, fmt.Errorf("committing a login: %d bytes are too many to keep", len(l.Value))
 	}
-	ours := s.beside(ctx).isOurs(l.Binding.UserID)
+	ours := s.readAhead(ctx).isOurs(l.Binding.UserID)
 	var early []string
 	for range maxEarly {
 		err = s.write(ctx, "committing a login", func(t *tx) (err error) {
@@ -44,8 +44,8 @@ func (s *Store) Commit(ctx context.Context, l login.Commit) (done login.Committe
 		case errors.Is(err, errNoLock):
 			failed = s.makeLocks(ctx)
 		case errors.As(err, &many):
-			// Nothing was written yet. The sessions that the login has to end are ended before
-			// it, in batches.
+			// Nothing was written yet. The sessions that the login has to end are now ended in
+			// batches, before the next try.
 			failed = s.endAll(ctx, many.ending, func(ids []string) { early = append(early, ids...) }, many.condition, many.args...)
 		default:
 			failed = err
@@ -57,8 +57,8 @@ func (s *Store) Commit(ctx context.Context, l login.Commit) (done login.Committe
 	return login.Committed{}, fmt.Errorf("%w: %w", ErrUnavailable, err) // nothing was written
 }
 
-// commit takes two turnarounds: the first locks and reads everything that the login depends on, the
-// second writes. The decisions between them are made in Go. If sessions of other accounts have to
+// commit takes two turnarounds. The first locks and reads everything that the login depends on. The
+// second writes. The decisions in between are made in Go. If sessions of other accounts have to
 // end, they are read in a further turnaround.
 func (s *Store) commit(t *tx, l login.Commit, ours bool) (login.Committed, error) {
 	c := &committing{tx: t, s: s, l: l, b: l.Binding, ours: ours}
@@ -66,7 +66,7 @@ func (s *Store) commit(t *tx, l login.Commit, ours bool) (login.Committed, error
 		return login.Committed{}, err
 	}
 	for _, step := range []func() error{
-		c.locked, c.replayed, c.admitted, c.unspent, c.endTests, c.decide, c.bind, c.endReplaced, c.endSurplus,
+		c.checkLocks, c.checkReplayed, c.checkUser, c.spendCode, c.endTests, c.decide, c.bind, c.endReplaced, c.endSurplus,
 	} {
 		if err := step(); err != nil {
 			return login.Committed{}, err
@@ -78,7 +78,7 @@ func (s *Store) commit(t *tx, l login.Commit, ours bool) (login.Committed, error
 	return c.done, nil
 }
 
-// committing is the transaction that ends a login.
+// committing is the transaction that commits a login.
 type committing struct {
 	*tx
 	s    *Store
@@ -88,15 +88,15 @@ type committing struct {
 
 	// The results of the questions.
 	missing   int             // number of rows to lock that do not exist
-	opened    []byte          // the stored session that these codes have opened; nil if there is none
+	opened    []byte          // the stored session that these codes have opened before; nil if there is none
 	codeLeft  bool            // the login code has not opened a session
-	user      error           // the reason why the user is not admitted
-	change    error           // the reason why the directory must be asked again
+	user      error           // why the user is not admitted
+	change    error           // why the directory must be asked again
 	userFound bool            // the store has a row of the user
 	own       boundOpenID     // the openid's binding, if its UserID is set
 	others    []boundOpenID   // the user's other bindings, in all apps
 	alike     []boundOpenID   // the unionid's bindings to other users, in all apps
-	former    boundOpenID     // the last openid that left the user in this app
+	former    boundOpenID     // the openid that was last unbound from the user in this app
 	sessions  liveSessions    // the user's live sessions
 	replaces  session.Session // the session of the refresh token, if its ID is set
 
@@ -125,10 +125,10 @@ func (c *committing) questions() (list []statement) {
 	return list
 }
 
-// askLocks makes other logins of the user wait, and also those of the user that the openid may move
-// away from. Every change of a user's bindings and marks takes this lock. Each row has its own
-// statement: for two rows in one, MySQL may scan the whole small table, and wait for the locks of
-// all its rows.
+// askLocks makes other logins of the user wait. If the openid may move away from another user, that
+// user's logins wait, too. Every change of a user's bindings and marks takes this lock. Each row is
+// locked by its own statement. If one statement locked two rows, MySQL might scan the whole small
+// table, and wait for the locks of all its rows.
 func (c *committing) askLocks() (list []statement) {
 	if c.db.dialect.oneWriter {
 		return nil
@@ -147,16 +147,17 @@ func (c *committing) askLocks() (list []statement) {
 	return list
 }
 
-// locked returns errNoLock if rows to lock are missing. That is so in a new database.
-func (c *committing) locked() error {
+// checkLocks returns errNoLock if rows to lock are missing, as in a new database.
+func (c *committing) checkLocks() error {
 	if c.missing > 0 {
 		return errNoLock
 	}
 	return nil
 }
 
-// askCode locks the stored login code. Of several logins with the same code (each with another
-// phone code, at another site or on another replica), one comes first.
+// askCode locks the stored login code. Several logins may use the same code: each with another
+// phone code, at another site or on another replica. The lock makes them commit one after the
+// other.
 func (c *committing) askCode() statement {
 	return ask(func(r row) error {
 		var spent int64
@@ -166,7 +167,7 @@ func (c *committing) askCode() statement {
 	}, `SELECT spent FROM {kept_steps} WHERE step = ? {lock}`, c.l.Code[:])
 }
 
-// askReplayed reads the session that these codes have opened, if any.
+// askReplayed reads the session that these codes have opened before, if any.
 func (c *committing) askReplayed() statement {
 	return ask(func(r row) error {
 		var sealed []byte
@@ -179,17 +180,17 @@ func (c *committing) askReplayed() statement {
 	}, `SELECT value FROM {kept_steps} WHERE step = ? AND expires_at > ?`, c.l.Login[:], c.db.millis(c.l.Session.CreatedAt))
 }
 
-// replayed ends the transaction if these codes have opened a session already. The login that opened
-// it had the same user, so it held the same lock.
-func (c *committing) replayed() error {
+// checkReplayed ends the transaction if these codes have opened a session before. The login that
+// opened it had the same user, so it held the same lock.
+func (c *committing) checkReplayed() error {
 	if c.opened != nil {
 		return &login.Opened{Value: c.opened}
 	}
 	return nil
 }
 
-// unspent marks the login code as used, and fails if it was used before.
-func (c *committing) unspent() error {
+// spendCode marks the login code as used, and fails if it was used before.
+func (c *committing) spendCode() error {
 	if !c.codeLeft {
 		return login.ErrCodeSpent
 	}
@@ -200,8 +201,8 @@ func (c *committing) unspent() error {
 }
 
 // askUser asks whether the user was disabled or erased during the login, and whether the number
-// still belongs to them. What an external directory answered is good only if the number was not
-// being changed then: the mark of a change has ended before the directory was asked.
+// still belongs to them. An external directory's answer counts only if nothing was changing the
+// number when the directory was asked: the mark of any change must have ended before.
 func (c *committing) askUser() statement {
 	args := []any{c.b.UserID, c.b.UserID}
 	numbers := "1"
@@ -248,10 +249,10 @@ func (c *committing) askUser() statement {
 	}, query, args...)
 }
 
-// admitted also refuses a user of the store's own directory whose row has disappeared without a
-// tombstone: the write of a new user is light, so a crash of PostgreSQL may undo it. The directory
-// then has to create the user again.
-func (c *committing) admitted() error {
+// checkUser returns the error that askUser has found. It also refuses a user of the store's own
+// directory whose row has disappeared without a tombstone. A new user is written with a light
+// write, which a crash of PostgreSQL may undo. The directory then has to create the user again.
+func (c *committing) checkUser() error {
 	switch {
 	case c.user != nil:
 		return c.user
@@ -297,8 +298,8 @@ func (c *committing) askBindings() statement {
 	}, query, args...)
 }
 
-// bind writes the binding over the one that was read. If there was none, another login may insert
-// the openid first: see open.
+// bind writes the binding in place of the one that was read. If none was read, another login may
+// insert the openid first; open handles that.
 func (c *committing) bind() error {
 	b, own := c.b, c.own
 	if !c.l.Silent() && slices.ContainsFunc(c.others, func(o boundOpenID) bool { return o.State == user.Withdrawn }) {
@@ -314,7 +315,7 @@ func (c *committing) bind() error {
 			c.write(`UPDATE {bindings} SET unionid = ? WHERE appid = ? AND openid = ? AND user_id = ?`, b.UnionID, b.AppID, b.OpenID, b.UserID)
 		}
 	case own.UserID == b.UserID:
-		if b.PhoneAt.Before(own.PhoneAt) { // this login was slow
+		if b.PhoneAt.Before(own.PhoneAt) { // another login with a newer phone check has overtaken this one
 			b.PhoneAt, b.AuthAt, b.Phone = own.PhoneAt, own.AuthAt, own.Phone
 		}
 		c.write(`UPDATE {bindings} SET unionid = ?, phone_at = ?, auth_at = ?, phone = ?, state = ?, state_at = {now} WHERE appid = ? AND openid = ? AND user_id = ?`,
@@ -328,8 +329,8 @@ func (c *committing) bind() error {
 	return nil
 }
 
-// open opens the session, stores which codes have opened it, and commits all writes. If the binding
-// exists by now, a login of another user has inserted it.
+// open opens the session, stores which codes have opened it, and commits all writes. If the new
+// binding exists by now, a login of another user has inserted it.
 func (c *committing) open() error {
 	opened, err := insertSession(c.db, c.l.Session)
 	if err != nil {

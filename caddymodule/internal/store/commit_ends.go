@@ -7,12 +7,13 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
 )
 
-// maxEarly bounds how often a login ends sessions before its final transaction. It has to repeat
-// this for another condition, or for sessions that were opened in the meantime.
+// maxEarly bounds how often a login prepares its final transaction by creating lock rows or ending
+// sessions. It may have to do so again for another condition, or for sessions that were opened
+// meanwhile.
 const maxEarly = 4
 
-// tooManyToEnd reports that the final transaction would have to end more sessions than it may while
-// it holds locks. Tables from before the limit on sessions can hold any number.
+// tooManyToEnd reports that the final transaction would have to end more sessions than it may end
+// while it holds locks. Tables from before the limit on sessions can hold any number of them.
 type tooManyToEnd struct {
 	ending    session.Ending
 	condition string
@@ -21,7 +22,7 @@ type tooManyToEnd struct {
 
 func (*tooManyToEnd) Error() string { return "too many sessions to end within a login" }
 
-// end ends the live sessions of other accounts that match the condition, and returns their ids.
+// end ends the live sessions that match the condition, and returns their ids.
 func (c *committing) end(condition string, args ...any) ([]string, error) {
 	ids, err := c.strings(`SELECT id FROM {sessions} WHERE ended_at = 0 AND `+condition+` LIMIT ? {lock}`, append(slices.Clone(args), endBatch+1)...)
 	switch {
@@ -65,7 +66,7 @@ func (c *committing) askReplaced() statement {
 	return c.db.askSession(c.l.Replaces, &c.replaces)
 }
 
-// endReplaced ends that session, if this login may replace it.
+// endReplaced ends the session that askReplaced has read, if this login may replace it.
 func (c *committing) endReplaced() error {
 	s, opened := c.replaces, c.l.Session
 	if s.ID == "" || !s.EndedAt.IsZero() || s.UserID != opened.UserID || s.AppID != opened.AppID || s.OpenID != opened.OpenID ||
@@ -79,9 +80,9 @@ func (c *committing) endReplaced() error {
 	return nil
 }
 
-// endSurplus ends the sessions that were refreshed longest ago, so that the user has no more than
-// allowed, including the new one. Of a large number it ends only the first part, so that no
-// transaction takes long. [Store.EndSurplus] ends the rest.
+// endSurplus ends the sessions that were refreshed longest ago, so that the user has no more
+// sessions than allowed, including the new one. If there are very many, it ends only the first
+// part, so that the transaction does not take long. [Store.EndSurplus] ends the rest.
 func (c *committing) endSurplus() error {
 	if c.l.Max == 0 {
 		return nil
@@ -108,15 +109,16 @@ func (c *committing) endSurplus() error {
 	return err
 }
 
-// surplus selects a user's live sessions in one app at one issuer, except the one that opens, the
-// last refreshed first.
+// surplus selects a user's live sessions in one app at one issuer, the last refreshed first. It
+// leaves out the session that is being opened.
 func surplus(opened session.Session, now int64) (query string, args []any) {
 	return `SELECT id FROM {sessions} WHERE user_id = ? AND ended_at = 0 AND appid = ? AND issuer = ? AND expires_at > ? AND id <> ?
 		ORDER BY refreshed_at DESC, id DESC`, []any{opened.UserID, opened.AppID, opened.Issuer, now, opened.ID}
 }
 
-// EndSurplus ends live sessions of a user in batches, until the user has no more than most in the
-// app and at the issuer of stays, a session that does not end. It calls each after every batch.
+// EndSurplus ends a user's live sessions in batches, until the user has at most the number most in
+// one app at one issuer. stays is a session that does not end; it names the user, the app and the
+// issuer. EndSurplus calls each after every batch.
 func (s *Store) EndSurplus(ctx context.Context, stays session.Session, most int, e session.Ending, each func(ids []string)) error {
 	query, args := surplus(stays, s.db.millis(e.Now))
 	return s.inBatches(ctx, "ending sessions", func(t *tx, ids []string) error {

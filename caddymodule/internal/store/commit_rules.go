@@ -8,7 +8,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
-// decide applies the rules to all other accounts of the user.
+// decide applies the rules for the user's other accounts.
 func (c *committing) decide() error {
 	mine := c.own.UserID == c.b.UserID
 	switch {
@@ -37,14 +37,14 @@ func (c *committing) decide() error {
 	return c.leaveFormerUser()
 }
 
-// decideSilent checks that the reason for letting the login in silently still holds.
+// decideSilent checks that the reason for allowing the silent login still holds.
 func (c *committing) decideSilent() error {
 	known, now := c.l.Known, chooseKnown(append(slices.Clone(c.alike), c.others...), c.own.Binding, c.b)
 	switch {
 	case now.AppID != known.AppID, now.OpenID != known.OpenID, now.UserID != known.UserID, now.State != known.State:
 		return login.ErrChanged
 	case c.own.UserID != c.b.UserID && c.former.AppID == c.b.AppID && c.former.OpenID == c.b.OpenID:
-		return user.ErrUnknown // it left this user: a directory that remembers the openid lets it in by phone only
+		return user.ErrUnknown // the openid was unbound from this user: even if the directory remembers it, only a phone login may bind it again
 	case c.own.UserID != "":
 		return nil
 	case !known.Taken && known.UserID == c.b.UserID && slices.ContainsFunc(c.others, c.inThisApp):
@@ -57,7 +57,7 @@ func (c *committing) decideSilent() error {
 
 func (c *committing) inThisApp(o boundOpenID) bool { return o.AppID == c.b.AppID }
 
-// sinceBegun reports whether something happened after the login began.
+// sinceBegun reports whether something that happened at this time happened after the login began.
 func (c *committing) sinceBegun(at int64) bool {
 	return !c.l.Begun.IsZero() && at >= c.l.Begun.UnixMilli()
 }
@@ -73,7 +73,7 @@ func (c *committing) denied() bool {
 	})
 }
 
-// replace puts this account in the place of all other accounts of the user: in this app they lose
+// replace lets this account replace all other accounts of the user. In this app the others lose
 // their bindings, in other apps they are suspended, and their sessions end.
 func (c *committing) replace() error {
 	b := c.b
@@ -116,8 +116,8 @@ func (c *committing) ending() session.Ending {
 	return session.Ending{Reason: session.ReasonReplaced, Now: c.l.Session.CreatedAt, Until: c.l.Until}
 }
 
-// leaveFormerUser ends the openid's sessions at the user that it moves away from, and leaves a mark
-// there.
+// leaveFormerUser ends the openid's sessions with the user from which it moves away, and marks it
+// as that user's former openid.
 func (c *committing) leaveFormerUser() error {
 	if c.own.UserID == "" || c.own.UserID == c.b.UserID {
 		return nil
@@ -132,7 +132,7 @@ func (c *committing) leaveFormerUser() error {
 	return nil
 }
 
-// mark records the openid as the last one that left its user in its app.
+// mark records the openid as the one that was last unbound from its user in its app.
 func (c *committing) mark(left user.Binding) {
 	c.write(`INSERT INTO {former_openids} (user_id, appid, openid, unionid, left_at) VALUES (?, ?, ?, ?, {now})
 		ON CONFLICT (user_id, appid) DO UPDATE SET openid = excluded.openid, unionid = excluded.unionid, left_at = excluded.left_at`,

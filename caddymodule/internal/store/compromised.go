@@ -12,9 +12,9 @@ import (
 // statements whatever its size.
 const compromisedBatch = 2000
 
-// Abandon makes a stolen copy of the database and of its key useless. It ends all sessions, since a
-// thief could make their refresh tokens, and deletes the results of login steps, which contain
-// personal data, and WeChat's access tokens. If a call is interrupted, the next one continues.
+// Abandon makes a stolen copy of the database and its key useless. It ends all sessions, because a
+// thief could make refresh tokens for them. It deletes WeChat's access tokens, and the results of
+// login steps, which contain personal data. If a call is interrupted, the next one continues.
 // progress is called repeatedly with the number of rows processed.
 //
 // The sessions get no entry in the feed: their tokens become invalid when the caller replaces the
@@ -41,8 +41,8 @@ func (s *Store) Abandon(ctx context.Context, progress func(seen int)) (sessions 
 	return sessions, nil
 }
 
-// endEverySession goes through the sessions in the order of their ids. New sessions come last in
-// this order, so it is done when it has caught up with the logins.
+// endEverySession ends the sessions in the order of their ids. New sessions come last in this
+// order, so it ends when it has caught up with the logins.
 func (s *Store) endEverySession(ctx context.Context, count func(int)) (ended int, err error) {
 	for last, more := "", true; more; {
 		var to sql.NullString
@@ -96,9 +96,9 @@ func (s *Store) empty(ctx context.Context, table, key string, count func(int)) e
 // because the encryption key is compromised.
 const distrustedPrefix = "distrusted "
 
-// Distrust takes the ids of signing keys in the configuration, and returns those that have to be
-// replaced first. This is every key that it sees for the first time, unless the key has replaced
-// one that it saw before.
+// Distrust takes the ids of the configured signing keys, and returns those that have to be replaced
+// first. Its first call records all keys and returns them. Later calls return the keys that were
+// recorded and are still configured.
 func (s *Store) Distrust(ctx context.Context, kids []string) (unchanged []string, err error) {
 	err = s.rewrite(ctx, "noting compromised keys in", func(t *tx) error {
 		unchanged = nil

@@ -8,9 +8,10 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
-// DetachLeft takes the number of a user who has withdrawn it by this openid. The user stays: the
-// next phone login of that WeChat account gives them a new number, see attach. If one of the user's
-// openids still has a phone login, it does nothing. A repeated call has the same result.
+// DetachLeft takes away the number of a user who has withdrawn it through this openid. The user
+// stays, and the next phone login of that WeChat account gives them a new number, see attach. If
+// one of the user's openids still has a phone login, DetachLeft does nothing. A repeated call has
+// the same result.
 func (d *Users) DetachLeft(ctx context.Context, id, appid, openid string) (detached bool, err error) {
 	err = d.rewrite(ctx, "detaching a user", func(t *tx) error {
 		stays, err := lockLeaver(t, id)
@@ -25,8 +26,8 @@ func (d *Users) DetachLeft(ctx context.Context, id, appid, openid string) (detac
 	return detached && err == nil, err
 }
 
-// TakePhone takes the number of a user, or returns user.ErrUnknown. Logins that are under way with
-// the number open no session of this user once it has returned.
+// TakePhone takes away a user's number, or returns user.ErrUnknown. Once it has returned, logins
+// under way with that number open no session of this user.
 func (d *Users) TakePhone(ctx context.Context, id string) error {
 	return d.rewrite(ctx, "taking a user's number", func(t *tx) error {
 		if err := lockUser(t, id); err != nil {
@@ -58,8 +59,8 @@ func dropCopies(t *tx, id string) error {
 	return err
 }
 
-// markWithdrawn records that the withdrawal by this openid has detached its locked user, unless
-// another openid had detached them before.
+// markWithdrawn records that a withdrawal through this openid has detached its user, unless another
+// openid had detached them before. The user must be locked.
 func markWithdrawn(t *tx, id, appid, openid string) error {
 	var n int
 	err := t.row(`SELECT COUNT(*) FROM {bindings} WHERE user_id = ? AND state = ? AND NOT (appid = ? AND openid = ?)`,
@@ -71,10 +72,10 @@ func markWithdrawn(t *tx, id, appid, openid string) error {
 	return err
 }
 
-// attach gives the number of a login, which has no owner, to the user whom the caller's WeChat
-// account has detached. done is false if that user is erased or has a number again, or if somebody
-// has the number by now. A disabled user gets no number, but done is true: otherwise they could
-// come back as a new user.
+// attach gives the number of a login to the user whom the caller's WeChat account has detached. The
+// number had no owner when it was looked up. done is false if the user was erased or has a number
+// again, or if somebody owns the number by now. A disabled user gets no number, but done is true:
+// otherwise they could come back as a new user.
 func (d *Users) attach(ctx context.Context, l user.Login) (found user.User, done bool, err error) {
 	// A light write suffices, as for a new user.
 	err = d.change(ctx, "attaching a user", once, light, func(t *tx) error {
@@ -102,14 +103,14 @@ func (d *Users) attach(ctx context.Context, l user.Login) (found user.User, done
 	return found, true, nil
 }
 
-// giveNumber returns the statements that give a user without a number the one of u. They fail on
-// the unique index if the number has an owner.
+// giveNumber returns the statements that give u's number to a user without one. They fail on the
+// unique index if the number has an owner.
 func (s *Store) giveNumber(u user.User) []statement {
 	return append([]statement{say(`UPDATE {users} SET phone = ? WHERE id = ?`, s.sealPhone(phonePlace(u.ID), u.Phone), u.ID)}, s.insertNumber(u)...)
 }
 
-// DetachLeft is [Users.DetachLeft] for an external directory, which is asked to take the number. A
-// phone login that comes after that keeps what is stored here.
+// DetachLeft does the same as [Users.DetachLeft], but asks the external directory to take away the
+// number. After a phone login that comes later, what is stored here stays.
 func (e *Elsewhere) DetachLeft(ctx context.Context, id, appid, openid string) (detached bool, err error) {
 	var stays bool
 	owner := newID(e.store.db.opts.Now())
@@ -140,7 +141,8 @@ func (e *Elsewhere) DetachLeft(ctx context.Context, id, appid, openid string) (d
 	return detached && err == nil, err
 }
 
-// TakePhone asks the external directory to take a user's number, and then removes its copies here.
+// TakePhone asks the external directory to take away a user's number, and then removes its copies
+// here.
 func (e *Elsewhere) TakePhone(ctx context.Context, id string) error {
 	owner := newID(e.store.db.opts.Now())
 	if err := e.store.rewrite(ctx, "beginning to take a number", func(t *tx) error {
@@ -165,15 +167,15 @@ func (e *Elsewhere) TakePhone(ctx context.Context, id string) error {
 	})
 }
 
-// takingLife is how long the mark of a user lasts whose number is being taken, if nobody knows
-// whether the external directory has taken it. It is longer than that may take.
+// takingTime bounds the external directory's answer when a number is taken away. If no answer
+// comes, the user's mark lasts for takingLife, which is longer.
 const (
 	takingLife = 30 * time.Second
 	takingTime = 10 * time.Second
 )
 
-// take asks the external directory to take the number of a user who is marked. The mark ends if
-// the directory has taken nothing.
+// take asks the external directory to take away the number of a user who is marked. The mark ends
+// if the directory reports that it has changed nothing.
 func (e *Elsewhere) take(ctx context.Context, id, owner string) error {
 	asking, cancel := context.WithTimeout(ctx, takingTime)
 	defer cancel()
@@ -187,9 +189,9 @@ func (e *Elsewhere) take(ctx context.Context, id, owner string) error {
 }
 
 // attach asks the external directory to give the number of a login to the user whom the caller's
-// WeChat account has detached. Then the directory finds that user by the number. If it refuses, the
-// directory decides about the login as about any other. done is true for a user who is disabled
-// here, who gets no number.
+// WeChat account has detached. The directory then finds that user by the number. If the directory
+// refuses, the login goes on like any other. A user who is disabled here gets no number, and done
+// is true.
 func (e *Elsewhere) attach(ctx context.Context, l user.Login) (found user.User, done bool, err error) {
 	if l.Detached == "" || l.Silent() {
 		return user.User{}, false, nil

@@ -48,15 +48,16 @@ type dialect struct {
 	// rewrite adapts parameters, INSERT OR IGNORE and ON CONFLICT.
 	rewrite func(query string) string
 
-	// bytes is the format of a bytes literal, for the hexadecimal digits.
+	// bytes is the format of a bytes literal. Its argument is printed in hexadecimal.
 	bytes string
 
 	// open connects and, if create is set, creates what that needs. An error that only the operator
 	// can fix is permanent.
 	open func(ctx context.Context, db *DB, create bool) (*pools, error)
 
-	// alone runs do while no other caller with this prefix runs alone, in this process or another.
-	// If the database can undo changes of its schema, do is one transaction.
+	// alone runs do under a lock, so that no other caller with this prefix runs it at the same
+	// time, in this process or another. If the database can undo changes of its schema, do runs in
+	// one transaction.
 	alone func(ctx context.Context, db *DB, p *pools, do func(*tx) error) error
 
 	// hasTable asks the database's catalogue whether a table exists.
@@ -68,25 +69,25 @@ type dialect struct {
 	// deleteLimit is set if DELETE accepts ORDER BY and LIMIT, and is slow without them.
 	deleteLimit bool
 
-	// byIndex is run before many rows are looked up at once in tables that were empty a moment ago.
-	// It is empty if no plan depends on that.
+	// byIndex is run before many rows are looked up at once in tables that may have been small when
+	// the planner last saw them. It is empty if no plan depends on that.
 	byIndex string
 
-	// begin begins a transaction in which each statement sees what is committed by then. light
-	// makes it a transaction whose commit does not wait for the disk. It is empty if there is no
-	// such thing, or if the queue does this.
+	// begin begins a transaction in which each statement sees what was committed before the
+	// statement. light makes it a transaction whose commit does not wait for the disk. light is
+	// empty if the database has no such transactions, or if the queue does this.
 	begin, light string
 
-	// guard are the statements at the beginning of each transaction that writes: they take a lock
-	// that closeAlone waits for, and fail if the store is closed, see moved.go. It is empty if the
+	// guard holds the first statements of each transaction that writes. They take a lock that
+	// closeAlone waits for, and fail if the store is closed, see moved.go. guard is empty if the
 	// queue checks this.
 	guard []string
 
 	// guardFailed reports whether a guard failed because the store is closed.
 	guardFailed func(error) bool
 
-	// closeAlone waits until no other transaction that writes is under way, and keeps new ones
-	// waiting until the own one ends. waitForWrites does the same for single statements that were
+	// closeAlone waits until no other transaction that writes is under way, and makes new ones wait
+	// until its own transaction ends. waitForWrites does the same for single statements that were
 	// sent before. Both are empty if there is nothing to wait for.
 	closeAlone, waitForWrites string
 
@@ -101,12 +102,12 @@ type dialect struct {
 	// full) and not the statement.
 	temporary func(error) bool
 
-	// conflict reports whether a transaction was undone because of another one, or could not begin
-	// at the moment, so that it may be run again as a whole.
+	// conflict reports whether a transaction was undone because of another one, or could not begin.
+	// It may then be run again as a whole.
 	conflict func(error) bool
 
-	// lost reports whether the connection is gone: the last statement was executed or not, and a
-	// transaction that had not reached its commit is undone.
+	// lost reports whether the connection is gone. Then the last statement may or may not have been
+	// executed, and a transaction that had not reached its commit is undone.
 	lost func(error) bool
 
 	// duplicate reports whether a unique index refused a row.
@@ -153,7 +154,7 @@ func (d *dialect) replacer(prefix string) *strings.Replacer {
 	for _, name := range tableNames {
 		pairs = append(pairs, "{"+name+"}", prefix+name)
 	}
-	// In SQLite and PostgreSQL all index names share one name space.
+	// {prefix} is for indexes: in SQLite and PostgreSQL all index names share one name space.
 	pairs = append(pairs, "{prefix}", prefix)
 	return strings.NewReplacer(pairs...)
 }

@@ -9,9 +9,10 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
-// SetDisabled sets whether one of the store's own users may log in and refresh. It returns
-// user.ErrUnknown if there is no such user. It ends no session, but no session is opened once it
-// has returned, so a caller that ends the user's sessions afterwards ends all.
+// SetDisabled disables or enables one of the store's own users. A disabled user cannot log in or
+// refresh. It returns user.ErrUnknown if there is no such user. It ends no session. But no session
+// of a disabled user is opened once it has returned, so a caller that ends the sessions afterwards
+// ends all of them.
 func (s *Store) SetDisabled(ctx context.Context, id string, disabled bool) error {
 	return s.rewrite(ctx, "disabling a user", func(t *tx) error {
 		if err := lockUser(t, id); err != nil {
@@ -25,8 +26,8 @@ func (s *Store) SetDisabled(ctx context.Context, id string, disabled bool) error
 	})
 }
 
-// bury leaves a tombstone: logins that began before it open no session of this user. If the user is
-// disabled, they stay disabled.
+// bury leaves a tombstone. Logins that began before it open no session of this user. A disabled
+// user stays disabled.
 func bury(t *tx, id string) error {
 	// Replicas of older versions disable a user with a row that does not set this column.
 	if _, err := t.exec(`UPDATE {barred_users} SET disabled = 1 WHERE user_id = ? AND erased_at = 0`, id); err != nil {
@@ -37,9 +38,9 @@ func bury(t *tx, id string) error {
 	return err
 }
 
-// eraseTraces removes what this database holds about a user, in whichever directory their record
-// is: the bindings, the marks, and the personal data of sessions. The sessions end but stay until
-// they are purged, so that their refresh tokens are refused as ended and not as unknown.
+// eraseTraces removes what this database holds about a user of any directory: the bindings, the
+// marks, and the personal data of sessions. The sessions end but stay until they are purged, so
+// that their refresh tokens are refused as ended and not as unknown.
 func eraseTraces(t *tx, id string, e session.Ending) (ended []string, err error) {
 	for _, table := range []string{"{bindings}", "{former_openids}"} {
 		if _, err := t.exec(`DELETE FROM `+table+` WHERE user_id = ?`, id); err != nil {
@@ -61,8 +62,7 @@ type Elsewhere struct {
 	sessions session.Settings
 }
 
-// Elsewhere returns the external directory there with what this store keeps about its users. Erase
-// ends their sessions by these settings.
+// Elsewhere wraps an external directory. Its Erase ends sessions by these settings.
 func (s *Store) Elsewhere(there user.Directory, sessions session.Settings) *Elsewhere {
 	return &Elsewhere{s, there, sessions}
 }
@@ -117,8 +117,8 @@ func (e *Elsewhere) Erase(ctx context.Context, id string) error {
 }
 
 // EraseLeft erases a user who has left, like [Users.EraseLeft]. The external directory is not part
-// of the transaction: a phone login that comes after the directory was asked keeps what is stored
-// here, and finds or creates its user in the directory.
+// of the transaction. If a phone login comes after the directory was asked, what is stored here
+// stays, and the login finds or creates its user in the directory.
 func (e *Elsewhere) EraseLeft(ctx context.Context, id string) (erased bool, ended []string, err error) {
 	var stays bool
 	if err := e.store.rewrite(ctx, "looking at who has left", func(t *tx) (err error) {
@@ -148,13 +148,13 @@ func (e *Elsewhere) EraseLeft(ctx context.Context, id string) (erased bool, ende
 	return erased, ended, nil
 }
 
-// erase removes what is stored here about a locked user. The directory may assign the id again, to
-// logins that begin later.
+// erase removes what is stored here about a locked user. The directory may assign the id again to a
+// login that begins later.
 func (e *Elsewhere) erase(t *tx, id string) (ended []string, err error) {
 	if err := bury(t, id); err != nil {
 		return nil, err
 	}
-	// A row and a number may be left from before the users moved there.
+	// A row and a number may be left from the time when the users were in this store.
 	for _, query := range []string{`DELETE FROM {users} WHERE id = ?`, `DELETE FROM {user_phones} WHERE user_id = ?`} {
 		if _, err := t.exec(query, id); err != nil {
 			return nil, err
@@ -164,8 +164,8 @@ func (e *Elsewhere) erase(t *tx, id string) (ended []string, err error) {
 	return eraseTraces(t, id, session.Ending{Reason: session.ReasonRevoked, Now: now, Until: e.sessions.Until(now)})
 }
 
-// SetDisabled sets whether a user may log in and refresh at this gateway. It does not ask the
-// external directory. Like [Store.SetDisabled] it ends no session.
+// SetDisabled disables or enables a user at this gateway. It does not ask the external directory.
+// Like [Store.SetDisabled] it ends no session.
 func (e *Elsewhere) SetDisabled(ctx context.Context, id string, disabled bool) error {
 	return e.store.rewrite(ctx, "disabling a user", func(t *tx) error {
 		if err := lockUser(t, id); err != nil {

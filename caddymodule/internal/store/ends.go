@@ -14,7 +14,7 @@ const (
 	// database in another zone.
 	endBatch = 500
 
-	// endRead is the number of session ids that are read at a time.
+	// endRead is the number of session ids that one query reads.
 	endRead = 20_000
 )
 
@@ -39,9 +39,9 @@ func (s *Store) EndUser(ctx context.Context, userID string, e session.Ending, ea
 	return s.endAll(ctx, e, each, `user_id = ?`, userID)
 }
 
-// endAll ends all live sessions that match the condition, one batch in each transaction. After an
-// error, each was called with the sessions that have ended, and the same call continues with the
-// rest. Sessions that are opened while it runs may stay.
+// endAll ends all live sessions that match the condition, one batch in each transaction. It calls
+// each with the ids of every batch that has ended. After an error, a repeated call continues with
+// the rest. Sessions that are opened while it runs may stay.
 func (s *Store) endAll(ctx context.Context, e session.Ending, each func(ids []string), condition string, args ...any) error {
 	return s.inBatches(ctx, "ending sessions", func(t *tx, ids []string) error {
 		_, err := endByID(t, e, ids)
@@ -49,13 +49,13 @@ func (s *Store) endAll(ctx context.Context, e session.Ending, each func(ids []st
 	}, each, 0, `SELECT id FROM {sessions} WHERE ended_at = 0 AND `+condition, args...)
 }
 
-// inBatches reads the ids of the sessions that the query finds, skips as many as first says, and
-// runs change for each batch of ids in its own transaction, perhaps more than once for the same
-// batch. The query must no longer find a session that change has changed. done is called after each
-// transaction.
+// inBatches reads the ids of the sessions that the query finds, and skips the first ones, as many
+// as first. It runs change for each batch of ids in its own transaction, perhaps more than once for
+// the same batch. The query must no longer find a session that change has changed. done is called
+// after each transaction.
 func (s *Store) inBatches(ctx context.Context, doing string, change func(*tx, []string) error, done func(ids []string), first int, query string, args ...any) error {
 	for {
-		// One read serves many batches: a separate read for each would have to pass the index
+		// One read serves many batches. A separate read for each would have to step over the index
 		// entries of all earlier batches.
 		var ids []string
 		err := s.read(ctx, doing, func(t *tx) (err error) {
@@ -84,8 +84,8 @@ const (
 	anonymous = `openid = '', unionid = '', user_agent = '', address = ''`
 )
 
-// anonymize removes the personal data of a user's ended sessions, in batches. An erasure does this
-// first, so that little is left for its own transaction.
+// anonymize removes the personal data from a user's ended sessions, in batches. An erasure does
+// this first, so that little is left for its final transaction.
 func (s *Store) anonymize(ctx context.Context, userID string) error {
 	return s.inBatches(ctx, "erasing a user", func(t *tx, ids []string) error {
 		in, keys, err := t.oneOf(ids)
@@ -103,8 +103,8 @@ func (s *Store) EndOpenID(ctx context.Context, appid, openid string, e session.E
 }
 
 // endSessions ends the live sessions that match the condition, as part of a larger transaction, and
-// returns their ids. It is for a few sessions; endAll is for any number. An expired session that
-// was not ended counts as live.
+// returns their ids. It is for a few sessions; use endAll for any number. A session that has
+// expired, but was not ended, counts as live.
 func endSessions(t *tx, e session.Ending, condition string, args ...any) ([]string, error) {
 	ids, err := t.strings(`SELECT id FROM {sessions} WHERE ended_at = 0 AND `+condition+` {lock}`, args...)
 	if err != nil {
@@ -119,9 +119,9 @@ func endSessions(t *tx, e session.Ending, condition string, args ...any) ([]stri
 	return ids, nil
 }
 
-// endByID ends those of the sessions that are live, and returns their number. It writes a
-// revocation for each session that may have a valid access token, by the database's clock or by
-// ours.
+// endByID ends the sessions with these ids that are live, and returns how many it has ended. It
+// writes a revocation for each session that may have a valid access token, by the database's clock
+// or by ours.
 func endByID(t *tx, e session.Ending, ids []string) (int64, error) {
 	in, keys, err := t.oneOf(ids)
 	if err != nil {
@@ -139,7 +139,8 @@ func endByID(t *tx, e session.Ending, ids []string) (int64, error) {
 	if err != nil || ended == 0 {
 		return ended, err
 	}
-	// Sessions that another call ended in this millisecond get a second revocation.
+	// A session that another call ended in the same millisecond gets a second revocation, which
+	// does no harm.
 	_, err = t.exec(`INSERT INTO {revocations} (session_id, until_at, recorded_at)
 		SELECT id, ?, {now} FROM {sessions} WHERE ended_at + 0 = ?
 			AND NOT (tokens_until > 0 AND tokens_counter = counter AND tokens_until < ? AND tokens_until < {now})
@@ -148,8 +149,9 @@ func endByID(t *tx, e session.Ending, ids []string) (int64, error) {
 	return ended, err
 }
 
-// oneOf returns a condition that matches any of the keys, at most endBatch of them, and its
-// parameters. It has three lengths only, so that there are few different statements.
+// oneOf returns a condition that matches any of the keys, and its parameters. There may be at most
+// endBatch keys. The condition has one of three lengths, so that there are few different
+// statements.
 func (t *tx) oneOf(keys []string) (in string, args []any, err error) {
 	size := 1
 	switch {

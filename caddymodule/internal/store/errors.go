@@ -17,8 +17,8 @@ type permanent struct{ error }
 
 func (e permanent) Unwrap() error { return e.error }
 
-// answers are the errors that report what the database holds. All others report that the question
-// failed.
+// answers are the errors that report what the database contains. Any other error reports that the
+// query failed.
 var answers = []error{session.ErrNotFound, user.ErrUnknown, user.ErrDisabled, user.ErrNewOpenID, user.ErrPhoneTaken, session.ErrEnded}
 
 // wrap describes an error, and adds a remedy if the store is unavailable.
@@ -63,7 +63,8 @@ func (db *DB) describe(ctx context.Context, doing string, err error) error {
 	return fmt.Errorf("%s the store: %s: %w", doing, db.url, err)
 }
 
-// unreadable is an ErrKey during a request. Only the operator can fix its cause.
+// unreadable is the ErrKey of a request that met a value sealed with an unknown key. Only the
+// operator can fix that.
 type unreadable struct{ error }
 
 func (e unreadable) Unwrap() error        { return e.error }
@@ -97,7 +98,7 @@ func (db *DB) redacted(err error) error {
 	return redacted{clean, err}
 }
 
-// redacted is an error with its text replaced.
+// redacted is an error whose text has no secrets.
 type redacted struct {
 	text string
 	err  error
@@ -106,10 +107,10 @@ type redacted struct {
 func (e redacted) Error() string { return e.text }
 func (e redacted) Unwrap() error { return e.err }
 
-// unknown marks the error of a commit that was sent and not answered.
+// unknown marks the error of a commit that was sent, but not answered.
 type unknown struct{ error }
 
 func (e unknown) Unwrap() error { return e.error }
 func (e unknown) Error() string {
-	return "the connection broke while a change was committed, and it is not known whether it was done: " + e.error.Error()
+	return "the connection broke during a commit, so the change may or may not have been made: " + e.error.Error()
 }

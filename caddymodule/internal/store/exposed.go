@@ -10,14 +10,14 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/network"
 )
 
-// If the address does not set whether connections are encrypted, the server decides that, and so
-// can an attacker on the way to it: by default PostgreSQL falls back to plain text if the server
-// has no TLS, and MySQL uses plain text. Within a machine or a private network plain text is
-// common. Over a public address, anybody on the way could read passwords and phone numbers. So
-// connections to a public address are encrypted or refused, unless the address asks for plain text
-// (sslmode=disable, tls=false).
+// If the address does not set whether connections are encrypted, the server decides that. So does
+// an attacker between us and the server: by default PostgreSQL clients fall back to plain text if
+// the server has no TLS, and MySQL clients use plain text. Within a machine or a private network
+// plain text is common. To a public address, anybody on the path could read passwords and phone
+// numbers. So connections to a public address are encrypted or refused, unless the address asks for
+// plain text (sslmode=disable, tls=false).
 
-// plainTextOutside is the remedy, without the setting that allows plain text.
+// plainTextOutside is the remedy. The name of the setting that allows plain text follows it.
 const plainTextOutside = "the database has a public address, where connections are encrypted unless the store's address says otherwise: " +
 	"switch TLS on at the server, or, to send passwords and phone numbers in plain text all the same, write"
 
@@ -29,7 +29,7 @@ func resolve(ctx context.Context, host string) ([]netip.Addr, error) {
 }
 
 // exposes reports whether connections to a host leave private networks. It returns an error if the
-// host cannot be looked up: the driver repeats the look-up, and may then succeed.
+// host's name cannot be looked up. The driver then looks it up again, and may succeed.
 func (l lookup) exposes(ctx context.Context, host string) (bool, error) {
 	if host == "" || strings.HasPrefix(host, "/") || strings.HasPrefix(host, "@") { // a Unix socket
 		return false, nil

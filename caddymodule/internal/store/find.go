@@ -18,8 +18,8 @@ func (s *Store) FindPhone(ctx context.Context, p user.Phone) (id string, err err
 	return id, err
 }
 
-// ListUsers returns the store's own users whose ids follow after, in the order of the
-// ids, and at most limit of them.
+// ListUsers returns at most limit of the store's own users, in the order of their ids. It begins
+// with the first id greater than after.
 func (s *Store) ListUsers(ctx context.Context, after string, limit int) (list []user.User, err error) {
 	err = s.read(ctx, "listing users", func(t *tx) error {
 		list = nil
@@ -35,7 +35,7 @@ func (s *Store) ListUsers(ctx context.Context, after string, limit int) (list []
 	return list, nil
 }
 
-// ListBound returns the ids of an external directory's users that have an openid here. after and
+// ListBound returns the ids of the external directory's users who have an openid here. after and
 // limit work as in ListUsers.
 func (s *Store) ListBound(ctx context.Context, after string, limit int) (ids []string, err error) {
 	err = s.read(ctx, "listing users", func(t *tx) error {
@@ -56,7 +56,7 @@ func (s *Store) ListBound(ctx context.Context, after string, limit int) (ids []s
 // maxExported bounds the sessions in an export.
 const maxExported = 10_000
 
-// Export returns everything that the tables hold about a user, except step results, which are
+// Export returns everything that the tables contain about a user, except step results, which are
 // deleted within five minutes. It returns user.ErrUnknown if they hold nothing.
 func (s *Store) Export(ctx context.Context, id string) (x account.Export, err error) {
 	if !user.ValidID(id) { // MySQL ignores a blank at the end

@@ -11,14 +11,15 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user/sqldir"
 )
 
-// Foreign is a database with external tables, which belong to the team. It runs the team's queries,
-// and creates, locks and migrates nothing. It implements [sqldir.Database].
+// Foreign is a database with external tables: the operator's own tables of users. It runs the
+// queries in the configuration, and creates, locks and migrates nothing. It implements
+// [sqldir.Database].
 type Foreign struct{ db *DB }
 
 // NewForeign parses the address of a database server, postgres://… or mysql://…, without I/O.
 func NewForeign(address string) (*Foreign, error) {
 	if d := dialectOf(address); d == nil || d.foreign == nil {
-		return nil, errors.New("a table of your own is in PostgreSQL, MySQL or MariaDB: write postgres://user:password@host/database or mysql://user:password@host/database")
+		return nil, errors.New("your own table of users must be in PostgreSQL, MySQL or MariaDB: write postgres://user:password@host/database or mysql://user:password@host/database")
 	}
 	db, err := New(address, Options{})
 	if err != nil {
@@ -28,7 +29,7 @@ func NewForeign(address string) (*Foreign, error) {
 	return &Foreign{db}, nil
 }
 
-// MySQL reports whether the database reads SQL as MySQL does.
+// MySQL reports whether the database parses SQL as MySQL does.
 func (f *Foreign) MySQL() bool { return f.db.dialect.foreign.mysql }
 
 // String names the database, without credentials.
@@ -52,13 +53,13 @@ func (f *Foreign) Do(ctx context.Context, do func(sqldir.Tx) error) error {
 			return f.redacted(ctx, err, nil)
 		}
 	}
-	var said error
+	var failed error // the error of do
 	var values []string
 	err := f.db.transaction(ctx, p.write, once, func(t *tx) error {
-		said = do(foreignTx{t, &values})
-		return said
+		failed = do(foreignTx{t, &values})
+		return failed
 	})
-	if err == nil || err == said && !errors.As(err, new(refused)) {
+	if err == nil || err == failed && !errors.As(err, new(refused)) {
 		return err
 	}
 	return f.redacted(ctx, err, values)
@@ -66,19 +67,20 @@ func (f *Foreign) Do(ctx context.Context, do func(sqldir.Tx) error) error {
 
 // foreignDialect describes how one kind of database reads external tables.
 type foreignDialect struct {
-	// mysql is set if queries are read as MySQL reads them, see [sqldir.ParseQueries].
+	// mysql is set if queries are parsed as MySQL parses them, see [sqldir.ParseQueries].
 	mysql bool
 	// placeholder returns the n-th parameter of a query, counted from 1.
 	placeholder func(n int) string
-	// before is an argument for the driver in front of a query's arguments. It may be nil.
+	// before is an argument for the driver itself, which goes before a query's arguments. It may be
+	// nil.
 	before any
-	// sample is the value of all parameters when a query is only described. nil is NULL.
+	// sample is the value of every parameter while a query is only described. nil means NULL.
 	sample any
 	// column describes a column, given the driver's name of its type.
 	column func(t *tx, name, kind string) (sqldir.Column, error)
-	// values converts the values of rows to their one form.
+	// values converts the values of rows to the Go types that sqldir expects.
 	values func(t *tx, columns []*sql.ColumnType, rows [][]any) error
-	// badValue reports whether the error means a value that a column's type cannot hold.
+	// badValue reports whether the error means that a column's type cannot hold a value.
 	badValue func(error) bool
 }
 
@@ -87,8 +89,8 @@ type refused struct{ error }
 
 func (e refused) Unwrap() error { return e.error }
 
-// foreignTx implements [sqldir.Tx]. It remembers the queries' values, so that they can be removed
-// from errors.
+// foreignTx implements [sqldir.Tx]. It collects the values of the queries, so that they can be
+// removed from errors.
 type foreignTx struct {
 	t      *tx
 	values *[]string
@@ -128,7 +130,7 @@ func (f foreignTx) Describe(query string, args ...any) ([]sqldir.Column, error) 
 	return columns, nil
 }
 
-// query reads rows as the driver returns them.
+// query returns rows as the driver returns them.
 func (f foreignTx) query(limit int, query string, args ...any) (types []*sql.ColumnType, rows [][]any, err error) {
 	r, err := f.t.q.QueryContext(f.t.ctx, query, f.args(args)...)
 	if err != nil {
@@ -177,7 +179,7 @@ func (f foreignTx) Prepare(query string) error {
 	return nil
 }
 
-// args returns a query's arguments for the driver, and remembers their values.
+// args returns a query's arguments for the driver, and collects their values.
 func (f foreignTx) args(args []any) []any {
 	for _, a := range args {
 		if s, ok := a.(string); ok {

@@ -11,8 +11,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user/sqldir"
 )
 
-// mysqlKinds are the usable types, by the driver's names for them. The driver calls MariaDB's JSON
-// LONGTEXT, and its UUID and INET6 CHAR.
+// mysqlKinds are the usable types, by the driver's names for them. For MariaDB's JSON type the
+// driver's name is LONGTEXT, and for its UUID and INET6 types it is CHAR.
 var mysqlKinds = map[string]sqldir.Kind{
 	"NULL": sqldir.Text, // a parameter, while the configuration is loaded
 	"CHAR": sqldir.Text, "VARCHAR": sqldir.Text, "ENUM": sqldir.Text, "SET": sqldir.Text,
@@ -28,8 +28,8 @@ var mysqlKinds = map[string]sqldir.Kind{
 var mysqlForeign = foreignDialect{
 	mysql:       true,
 	placeholder: func(int) string { return "?" },
-	// With NULL, MySQL would derive bytes: CONCAT(NULL, NULL) is VARBINARY. No user has the phone
-	// number or id -1.
+	// With NULL as a parameter, MySQL may derive a type of bytes: CONCAT(NULL, NULL) is VARBINARY.
+	// No user has the phone number or id -1.
 	sample: "-1",
 	column: func(_ *tx, name, kind string) (sqldir.Column, error) { return mysqlColumn(name, kind), nil },
 	values: mysqlValues,
@@ -62,7 +62,7 @@ func mysqlColumn(name, kind string) sqldir.Column {
 // localTime is a TIMESTAMP in the connection's time zone.
 type localTime string
 
-// mysqlValues converts the values of rows to their one form.
+// mysqlValues converts the values of rows to the Go types that sqldir expects.
 func mysqlValues(t *tx, columns []*sql.ColumnType, rows [][]any) (err error) {
 	for _, row := range rows {
 		for i, c := range columns {
@@ -77,7 +77,7 @@ func mysqlValues(t *tx, columns []*sql.ColumnType, rows [][]any) (err error) {
 	return nil
 }
 
-// mysqlValue converts a value to its one form.
+// mysqlValue converts one value.
 func mysqlValue(kind string, v any) (any, error) {
 	raw, ok := v.([]byte)
 	if !ok {
@@ -85,8 +85,8 @@ func mysqlValue(kind string, v any) (any, error) {
 	}
 	switch kind {
 	case "BIT":
-		// MariaDB sends bits for a column but digits for the result of a subquery, and names both
-		// BIT: b'110001' and 1 are the same byte.
+		// MariaDB sends bits for a column, but digits for the result of a subquery, and calls both
+		// BIT. So the byte 0x31 may mean b'110001' or the digit 1.
 		return sqldir.Unfit{Type: kind, Zero: strings.Trim(string(raw), "\x00") == ""}, nil
 	case "UNSIGNED BIGINT": // the driver returns digits beyond int64
 		return strconv.ParseUint(string(raw), 10, 64)
@@ -108,8 +108,8 @@ func mysqlValue(kind string, v any) (any, error) {
 }
 
 // moments converts the TIMESTAMPs of rows from the connection's time zone to absolute times. Only
-// the server knows that time zone. The connection must keep the team's time zone, since their
-// queries compare with NOW().
+// the server knows that time zone. The connection must keep it, because the configured queries may
+// compare with NOW().
 func moments(t *tx, rows [][]any) error {
 	var local []any
 	var places []*any
@@ -135,7 +135,7 @@ func moments(t *tx, rows [][]any) error {
 		whole, fraction, _ := strings.Cut(seconds[i].String, ".")
 		s, err := strconv.ParseInt(whole, 10, 64)
 		if err != nil {
-			return errors.New("a TIMESTAMP that the server does not know the moment of")
+			return errors.New("the server cannot convert a TIMESTAMP to an absolute time")
 		}
 		ns, _ := strconv.ParseInt((fraction + "000000000")[:9], 10, 64)
 		*place = time.Unix(s, ns).UTC()

@@ -24,8 +24,8 @@ import (
 
 var postgresForeign = foreignDialect{
 	placeholder: func(n int) string { return "$" + strconv.Itoa(n) },
-	// The types of parameters are requested each time: a column's type may have changed since, and
-	// prepared statements do not survive behind a pooler.
+	// The types of the parameters are requested for each query: a column's type may have changed,
+	// and a prepared statement does not survive behind a pooler.
 	before: pgx.QueryExecModeDescribeExec,
 	column: postgresColumn,
 	values: func(*tx, []*sql.ColumnType, [][]any) error { return nil }, // rowsConnector has converted them already
@@ -38,9 +38,9 @@ var postgresForeign = foreignDialect{
 	},
 }
 
-// rowsConnector opens connections whose queries read rows by [postgresValue]. The standard
-// conversion does not support infinite dates, truncates fractions of a second, and returns types
-// that it does not know as text.
+// rowsConnector opens connections whose queries convert values with [postgresValue]. The standard
+// conversion does not support infinite dates, truncates fractions of a second, and returns unknown
+// types as text.
 type rowsConnector struct{ driver.Connector }
 
 func (c rowsConnector) Connect(ctx context.Context) (driver.Conn, error) {
@@ -133,8 +133,8 @@ const (
 	timetzOID = 1266
 )
 
-// postgresBinary are the types that are read in binary, because their text depends on the settings
-// of the database and the role. All others are read as text.
+// postgresBinary are the types whose values are sent in binary, because their text depends on the
+// settings of the database and the role. All other types are sent as text.
 var postgresBinary = pgx.QueryResultFormatsByOID{
 	pgtype.Float4OID: pgx.BinaryFormatCode, pgtype.Float8OID: pgx.BinaryFormatCode,
 	pgtype.DateOID: pgx.BinaryFormatCode, pgtype.TimeOID: pgx.BinaryFormatCode, pgtype.IntervalOID: pgx.BinaryFormatCode,
@@ -189,10 +189,10 @@ func postgresColumn(t *tx, name, oid string) (sqldir.Column, error) {
 // firstNormalOID is the first OID that is not built in.
 const firstNormalOID = 16384
 
-// postgresValue converts a value to its one form.
+// postgresValue converts a value to the Go type that sqldir expects.
 func postgresValue(oid uint32, raw []byte) (any, error) {
 	if size, ok := postgresSizes[oid]; ok && len(raw) != size {
-		return nil, errors.New("the database sent it in a form that is not PostgreSQL's")
+		return nil, errors.New("the server sent a value that does not have PostgreSQL's binary format")
 	}
 	switch oid {
 	case pgtype.BoolOID:
@@ -206,7 +206,7 @@ func postgresValue(oid uint32, raw []byte) (any, error) {
 	case pgtype.Float8OID:
 		return math.Float64frombits(binary.BigEndian.Uint64(raw)), nil
 	case pgtype.BPCharOID:
-		return strings.TrimRight(string(raw), " "), nil // PostgreSQL pads the value with blanks, and ignores them
+		return strings.TrimRight(string(raw), " "), nil // PostgreSQL pads CHAR values with blanks that have no meaning
 	case pgtype.JSONOID, pgtype.JSONBOID:
 		return jsonValue(raw)
 	case pgtype.DateOID:
@@ -334,7 +334,7 @@ func abs(n int64) int64 {
 	return n
 }
 
-// jsonValue decodes a column of JSON for a member or a claim. Numbers keep their digits.
+// jsonValue decodes a JSON column. Numbers keep all their digits.
 func jsonValue(raw []byte) (v any, err error) {
 	dec := json.NewDecoder(strings.NewReader(string(raw)))
 	dec.UseNumber()

@@ -19,16 +19,17 @@ var (
 	_ importer.Store = boundElsewhere{}
 )
 
-// importTries bounds how often a batch is planned again after a concurrent login. Each time the
-// batch holds all users that it has met, so only a user who appears meanwhile can cross it.
+// importTries bounds how often a batch is planned again because of a concurrent login. Each try
+// locks all users that the earlier tries have found, so only a user who appears meanwhile can
+// disturb it.
 const importTries = 10
 
 // errCrossed reports that a login has changed the data on which the plan of a batch is based.
-var errCrossed = errors.New("a login was in the way")
+var errCrossed = errors.New("a concurrent login has changed the same users")
 
-// Import writes the users and bound openids in rows that are not in the store yet. It does not
-// change what is there, so importing the same rows again writes nothing. From then on an openid
-// that is bound here may log in silently, for as long as after a login with the phone number.
+// Import writes the users and openids that are not in the store yet. It does not change what is
+// there, so importing the same rows again writes nothing. An imported openid may log in silently
+// from then on, for as long as after a phone login.
 //
 // Import is for the directory in the store. Batches of a few hundred rows keep concurrent logins
 // from waiting.
@@ -36,9 +37,9 @@ func (s *Store) Import(ctx context.Context, rows []importer.Row, rule user.NewOp
 	return s.importRows(ctx, rows, rule, false)
 }
 
-// ImportElsewhere imports rows for an external directory: it binds openids to the user ids in the
-// rows, and neither looks up nor creates users. It keeps a row's phone number, for directories that
-// do not return numbers.
+// ImportElsewhere imports rows for an external directory. It binds openids to the user ids in the
+// rows, and neither looks up nor creates users. It stores each row's phone number, for directories
+// that do not return numbers.
 func (s *Store) ImportElsewhere() importer.Store { return boundElsewhere{s} }
 
 type boundElsewhere struct{ *Store }
@@ -52,8 +53,8 @@ func (s *Store) importRows(ctx context.Context, rows []importer.Row, rule user.N
 	lock := make(map[string]bool)
 	for range importTries {
 		var plan *importPlan
-		// The first pass takes no lock: usually a file is read again, and there is nothing to
-		// write.
+		// The first pass takes no lock, because often a file is imported again, and there is
+		// nothing to write.
 		if err := s.read(ctx, "reading what is known of an import in", func(t *tx) (err error) {
 			plan, err = s.planImport(t, rows, rule, elsewhere)
 			return err
@@ -80,7 +81,8 @@ func (s *Store) importRows(ctx context.Context, rows []importer.Row, rule user.N
 		switch {
 		case err == nil:
 			if s.db.dialect.oneWriter {
-				// Other writers poll for the lock. They get as much time as we held it.
+				// Other processes poll for the write lock. This pause gives them as much time as we
+				// have held it.
 				clock.Sleep(ctx, time.Since(begun))
 			}
 			return plan.outcomes, nil
@@ -102,7 +104,7 @@ func within(a, b map[string]bool) bool {
 	return true
 }
 
-// importPlan holds what the store knows about the rows of a batch, and what to write.
+// importPlan holds what the store contains about the rows of a batch, and what to write.
 type importPlan struct {
 	byPhone  map[string]string // E.164 → user id
 	users    map[string]user.Phone
@@ -117,7 +119,8 @@ type importPlan struct {
 	outcomes []importer.Outcome
 	newUsers []user.User
 	newBinds []user.Binding
-	unioned  []user.Binding  // bindings that get a unionid
+	unioned  []user.Binding  // known bindings that get a unionid
+	created  map[string]bool // the ids of newUsers
 	joined   map[string]bool // existing users that get an openid
 }
 
@@ -135,7 +138,7 @@ func (s *Store) planImport(t *tx, rows []importer.Row, rule user.NewOpenID, else
 	p := &importPlan{
 		byPhone: make(map[string]string), users: make(map[string]user.Phone), erased: make(map[string]bool),
 		bindings: make(map[openidKey]user.Binding), openids: make(map[userApp]bool), unionids: make(map[string]string),
-		joined: make(map[string]bool), suspended: make(map[userUnion]bool),
+		created: make(map[string]bool), joined: make(map[string]bool), suspended: make(map[userUnion]bool),
 	}
 	if s.db.dialect.byIndex != "" {
 		if _, err := t.exec(s.db.dialect.byIndex); err != nil {
@@ -146,60 +149,77 @@ func (s *Store) planImport(t *tx, rows []importer.Row, rule user.NewOpenID, else
 		return nil, err
 	}
 	now := s.db.opts.Now().UTC().Truncate(time.Millisecond)
-	created := make(map[string]bool)
 	for _, r := range rows {
 		id, isNew, err := p.ownerOf(r, elsewhere)
-		before, bound := p.bindings[openidKey{r.AppID, r.OpenID}]
-		switch {
-		case err != nil:
-		case bound && before.UserID != id: // also if id is still empty, for a new user
-			err = importer.ErrOpenIDTaken
-		case r.UnionID != "" && p.unionids[r.UnionID] != "" && p.unionids[r.UnionID] != id:
-			err = importer.ErrUnionIDTaken
-		case !bound && rule != user.Keep && p.openids[userApp{id, r.AppID}]:
-			err = importer.ErrOtherOpenID
+		if err == nil {
+			err = p.contradicted(r, id, rule)
 		}
 		if err != nil {
 			p.outcomes = append(p.outcomes, importer.Outcome{Refused: err})
 			continue
 		}
-		var out importer.Outcome
 		if isNew {
-			if id == "" {
-				id = newID(now)
-			}
-			u := user.User{ID: id, Phone: r.Phone, CreatedAt: now}
-			p.newUsers = append(p.newUsers, u)
-			p.users[id], p.byPhone[r.Phone.E164()] = r.Phone, id
-			created[id], out.NewUser = true, true
+			id = p.addUser(r, id, now)
 		}
-		b := user.Binding{AppID: r.AppID, OpenID: r.OpenID, UnionID: r.UnionID, UserID: id, PhoneAt: now}
-		if elsewhere {
-			b.Phone = r.Phone
-		}
-		if r.UnionID != "" && p.suspended[userUnion{id, r.UnionID}] {
-			b.State = user.Suspended
-		}
-		switch {
-		case !bound:
-			p.newBinds = append(p.newBinds, b)
-			out.Bound = true
-			if !created[id] {
-				p.joined[id] = true
-			}
-		case before.UnionID == "" && r.UnionID != "":
-			p.unioned = append(p.unioned, b)
-		default:
-			b.UnionID = before.UnionID
-		}
-		p.bindings[openidKey{b.AppID, b.OpenID}] = b
-		p.openids[userApp{id, b.AppID}] = true
-		if b.UnionID != "" {
-			p.unionids[b.UnionID] = id
-		}
-		p.outcomes = append(p.outcomes, out)
+		bound := p.addBinding(r, id, elsewhere, now)
+		p.outcomes = append(p.outcomes, importer.Outcome{NewUser: isNew, Bound: bound})
 	}
 	return p, nil
+}
+
+// contradicted returns an error if the store, or an earlier row of the batch, contradicts a row. id
+// is empty for a new user without an id.
+func (p *importPlan) contradicted(r importer.Row, id string, rule user.NewOpenID) error {
+	before, bound := p.bindings[openidKey{r.AppID, r.OpenID}]
+	switch {
+	case bound && before.UserID != id:
+		return importer.ErrOpenIDTaken
+	case r.UnionID != "" && p.unionids[r.UnionID] != "" && p.unionids[r.UnionID] != id:
+		return importer.ErrUnionIDTaken
+	case !bound && rule != user.Keep && p.openids[userApp{id, r.AppID}]:
+		return importer.ErrOtherOpenID
+	}
+	return nil
+}
+
+// addUser adds a row's new user to the plan, and returns the user's id.
+func (p *importPlan) addUser(r importer.Row, id string, now time.Time) string {
+	if id == "" {
+		id = newID(now)
+	}
+	p.newUsers = append(p.newUsers, user.User{ID: id, Phone: r.Phone, CreatedAt: now})
+	p.users[id], p.byPhone[r.Phone.E164()] = r.Phone, id
+	p.created[id] = true
+	return id
+}
+
+// addBinding adds a row's binding to the plan. It returns false if the openid is bound already.
+func (p *importPlan) addBinding(r importer.Row, id string, elsewhere bool, now time.Time) (added bool) {
+	before, bound := p.bindings[openidKey{r.AppID, r.OpenID}]
+	b := user.Binding{AppID: r.AppID, OpenID: r.OpenID, UnionID: r.UnionID, UserID: id, PhoneAt: now}
+	if elsewhere {
+		b.Phone = r.Phone
+	}
+	if r.UnionID != "" && p.suspended[userUnion{id, r.UnionID}] {
+		b.State = user.Suspended
+	}
+	switch {
+	case !bound:
+		p.newBinds = append(p.newBinds, b)
+		if !p.created[id] {
+			p.joined[id] = true
+		}
+	case before.UnionID == "" && r.UnionID != "":
+		p.unioned = append(p.unioned, b)
+	default:
+		b.UnionID = before.UnionID
+	}
+	p.bindings[openidKey{b.AppID, b.OpenID}] = b
+	p.openids[userApp{id, b.AppID}] = true
+	if b.UnionID != "" {
+		p.unionids[b.UnionID] = id
+	}
+	return !bound
 }
 
 // ownerOf returns the user id of a row. A new user has the id given in the row, or none yet.
@@ -236,7 +256,7 @@ func (p *importPlan) ownerOf(r importer.Row, elsewhere bool) (id string, isNew b
 	return r.UserID, true, nil
 }
 
-// lookUp reads what the store knows about the rows.
+// lookUp reads what the store contains about the rows.
 func (s *Store) lookUp(t *tx, p *importPlan, rows []importer.Row) error {
 	var hashes, ids, unionids []any
 	numbers := make(map[string]string) // hash → E.164

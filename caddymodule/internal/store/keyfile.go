@@ -9,8 +9,8 @@ import (
 	"path/filepath"
 )
 
-// KeyFile returns the path of the generated encryption key of an SQLite store. It is beside
-// the database, so that a copy of the directory has both.
+// KeyFile returns the path of an SQLite store's generated encryption key. The file is beside the
+// database, so that a copy of the directory has both.
 func (db *DB) KeyFile() string { return db.path + ".key" }
 
 // readKeyFile loads the generated key. It returns fs.ErrNotExist if the file is missing.
@@ -54,8 +54,8 @@ func createKeyFile(path string) (*Keys, error) {
 	if err != nil {
 		return nil, fileError(err)
 	}
-	// A link does not overwrite a file, unlike a rename. If the file system does not support links,
-	// the database's lock, which the caller holds, must suffice.
+	// Unlike a rename, a link does not overwrite a file. If the file system does not support links,
+	// the caller's lock on the database must suffice.
 	err = os.Link(f.Name(), path)
 	if err != nil && !errors.Is(err, fs.ErrExist) {
 		if _, there := os.Lstat(path); errors.Is(there, fs.ErrNotExist) {

@@ -15,11 +15,12 @@ import (
 	"strings"
 )
 
-// Keys are the keys derived from one configuration's encryption keys: those of the newest key seal
-// and sign, those of older keys still open and verify. Printing Keys reveals nothing.
+// Keys are the keys derived from one configuration's encryption keys. Keys derived from the newest
+// encryption key seal and sign. Keys derived from older ones still open and verify. Printing Keys
+// reveals nothing.
 type Keys struct {
 	keys   []derived // newest first
-	former []derived // the stored remains of keys that are no longer configured, see Rekey
+	former []derived // what the database has retained of keys that are no longer configured, see Rekey
 }
 
 // derived holds the keys derived from one encryption key by HKDF-SHA256, each for one purpose.
@@ -141,7 +142,7 @@ func (k *Keys) each(of func(derived) []byte) [][]byte {
 	return out
 }
 
-// phoneHashes returns the index entries of a phone number, that of the newest key first.
+// phoneHashes returns the index entries of a phone number, one for each key, newest first.
 func (k *Keys) phoneHashes(e164 string) [][]byte {
 	return k.each(func(d derived) []byte {
 		mac := hmac.New(sha256.New, d.phoneIndex)

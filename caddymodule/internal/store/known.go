@@ -12,8 +12,8 @@ import (
 
 // Known returns what the store knows about the account that logs in.
 func (s *Store) Known(ctx context.Context, a login.Account) (login.Known, error) {
-	beside := s.beside(ctx)
-	if known, ok := beside.takeKnown(a); ok {
+	ahead := s.readAhead(ctx)
+	if known, ok := ahead.takeKnown(a); ok {
 		return known, nil
 	}
 	r := s.accountReader(a)
@@ -27,24 +27,24 @@ func (s *Store) Known(ctx context.Context, a login.Account) (login.Known, error)
 		return login.Known{}, err
 	}
 	known := r.known()
-	beside.note(a, nil, r)
+	ahead.note(a, nil, r)
 	return known, nil
 }
 
-// accountReader reads what the store knows about an account. If the store has users of its own, it
-// reads the account's user as well.
+// accountReader reads what the store contains about an account. If the store has users of its own,
+// it reads the account's user as well.
 type accountReader struct {
 	s     *Store
 	a     login.Account
 	users bool
 
 	own    user.Binding
-	alike  []boundOpenID         // other bindings of its unionid
+	alike  []boundOpenID         // other bindings of the account's unionid
 	taken  map[string]bool       // users of alike that have an openid in the app
 	byID   map[string]*foundUser // users at a silent login
 	owners []*foundUser          // owners of the number, by the key that found them
 	bound  user.Binding          // the binding that known has chosen
-	asked  time.Time             // when this was read, if the users are elsewhere
+	asked  time.Time             // when this was read, if the users are in an external directory
 }
 
 func (s *Store) accountReader(a login.Account) *accountReader {
@@ -80,8 +80,8 @@ func (r *accountReader) questions() []statement {
 	}, `SELECT {now}`))
 }
 
-// complete reports whether takenQuestion is not needed: the openid is bound itself, or its unionid
-// has no other bindings.
+// complete reports whether takenQuestion need not be asked: the openid itself is bound, or its
+// unionid has no other bindings.
 func (r *accountReader) complete() bool { return r.own.UserID != "" || len(r.alike) == 0 }
 
 // takenQuestion asks which users of the unionid have an openid in the app.
@@ -156,7 +156,7 @@ func firstOwner(owners []*foundUser) *foundUser {
 
 func (r *accountReader) theOwner() *foundUser { return firstOwner(r.owners) }
 
-// known returns what was read.
+// known returns the result of the queries.
 func (r *accountReader) known() login.Known {
 	asked := user.Binding{AppID: r.a.AppID, OpenID: r.a.OpenID, UnionID: r.a.UnionID}
 	k := login.Known{Binding: chooseKnown(r.alike, r.own, asked), Detached: detachedBy(r.alike, r.own, asked), Asked: r.asked}
@@ -184,8 +184,8 @@ func chooseKnown(list []boundOpenID, own, asked user.Binding) (best user.Binding
 	return best
 }
 
-// detachedBy returns the user whom the openid has detached, or else one whom another openid of its
-// unionid has. It is empty if there is none.
+// detachedBy returns the user whom the openid has detached. If there is none, it returns a user
+// whom another openid of the same unionid has detached, or an empty string.
 func detachedBy(list []boundOpenID, own, asked user.Binding) string {
 	if own.State == user.Withdrawn {
 		return own.UserID

@@ -9,18 +9,20 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
-// Leave ends the sessions of an openid whose user left before the given time, and detaches its
-// binding. A repeated call has the same result.
+// Leave ends the sessions of an openid whose user has left the app, and detaches its binding. It
+// does neither if the openid has had a phone login after the time before. A repeated call has the
+// same result.
 //
-// The binding's row stays until the user is erased, but allows no silent login until the next login
-// with a phone number. So a failed erasure can be repeated, and a user who left one app cannot get
-// back into it silently through another app with the same unionid.
+// The binding's row stays until the user is erased, so that a failed erasure can be repeated. The
+// row allows no silent login until the next phone login. So a user who left one app cannot get back
+// into it silently through another app with the same unionid.
 func (s *Store) Leave(ctx context.Context, appid, openid string, before time.Time, e session.Ending) (left account.Leaver, err error) {
 	err = s.rewrite(ctx, "ending an openid's sessions", func(t *tx) error {
 		left = account.Leaver{}
 		const which = `WHERE appid = ? AND openid = ?`
 		b, bound, err := s.findBinding(t, which, appid, openid)
-		// As in Commit, the user is locked before the binding, which may have moved meanwhile.
+		// As in Commit, the user is locked before the binding. The binding may have moved to
+		// another user meanwhile, and then that user is locked, too.
 		for locked := ""; err == nil && bound && b.UserID != locked; {
 			locked = b.UserID
 			if err := lockUser(t, locked); err != nil {
@@ -57,8 +59,8 @@ func hasPhoneLogin(t *tx, userID string) (bool, error) {
 	return n > 0, err
 }
 
-// lockLeaver locks a user who has left. stays reports that an openid has logged in with a phone
-// number since the erasure was decided.
+// lockLeaver locks a user who has left. stays is true if one of the user's openids has had a phone
+// login since it was decided to erase the user.
 func lockLeaver(t *tx, userID string) (stays bool, err error) {
 	if err := lockUser(t, userID); err != nil {
 		return false, err
@@ -66,7 +68,8 @@ func lockLeaver(t *tx, userID string) (stays bool, err error) {
 	return hasPhoneLogin(t, userID)
 }
 
-// UserBindings lists a user's openids in all apps, active ones first, without those that have left.
+// UserBindings lists a user's openids in all apps, active ones first. It leaves out those that have
+// left.
 func (s *Store) UserBindings(ctx context.Context, userID string) (list []user.Binding, err error) {
 	err = s.read(ctx, "reading a user's bindings", func(t *tx) error {
 		list = nil

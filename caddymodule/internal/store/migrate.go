@@ -57,21 +57,21 @@ func (db *DB) version(t *tx) (int, error) {
 	return n, nil
 }
 
-// acceptable refuses versions that this build can neither use nor migrate.
+// acceptable returns an error for a version that this build can neither use nor migrate.
 func (db *DB) acceptable(version int, migrate bool) error {
 	latest := len(migrations)
 	switch {
 	case version > latest:
-		return permanent{fmt.Errorf("%w: it has version %d and this build knows %d: it was written by a newer caddy-wx-auth, which has to be used from then on", ErrSchema, version, latest)}
+		return permanent{fmt.Errorf("%w: it has version %d and this build knows %d: it was written by a newer caddy-wx-auth: use that version or a later one", ErrSchema, version, latest)}
 	case version == latest || migrate:
 		return nil
 	case version == 0:
-		return permanent{fmt.Errorf("%w: the tables %s… are missing and migrate is off: create them with what `caddy wx-auth schema` prints", ErrSchema, db.opts.Prefix)}
+		return permanent{fmt.Errorf("%w: the tables %s… are missing and migrate is off: create them with the SQL that `caddy wx-auth schema` prints", ErrSchema, db.opts.Prefix)}
 	}
-	return permanent{fmt.Errorf("%w: it has version %d, this build needs %d, and migrate is off: bring it up to date with what `caddy wx-auth schema … --from %d` prints", ErrSchema, version, latest, version)}
+	return permanent{fmt.Errorf("%w: it has version %d, this build needs %d, and migrate is off: migrate it with the SQL that `caddy wx-auth schema … --from %d` prints", ErrSchema, version, latest, version)}
 }
 
-// prepare brings the tables up to date. If migrate is not set, it only verifies them.
+// prepare migrates the tables to the latest version. If migrate is not set, it only verifies them.
 func (db *DB) prepare(ctx context.Context, p *pools, migrate bool) error {
 	asking := &tx{ctx: ctx, db: db, q: p.write}
 	version, err := db.version(asking)
@@ -110,7 +110,7 @@ func (db *DB) prepare(ctx context.Context, p *pools, migrate bool) error {
 	return nil
 }
 
-// migrate moves the schema one version ahead.
+// migrate changes the schema to this version from the one before.
 func (db *DB) migrate(t *tx, version int) error {
 	for _, statement := range migrations[version-1] {
 		_, err := t.exec(statement)
@@ -119,7 +119,7 @@ func (db *DB) migrate(t *tx, version int) error {
 		}
 		err = fmt.Errorf("migrating the schema to version %d: %w", version, err)
 		if db.dialect.denied(err) {
-			err = permanent{fmt.Errorf("%w (give the user the right to create tables and indexes, or create them with what `caddy wx-auth schema` prints and set migrate off)", err)}
+			err = permanent{fmt.Errorf("%w (give the user the right to create tables and indexes, or create them with the SQL that `caddy wx-auth schema` prints and set migrate off)", err)}
 		}
 		return err
 	}
@@ -150,7 +150,7 @@ var columns = map[string]string{
 	"former_openids": "user_id, appid, openid, unionid, left_at",
 }
 
-// verify selects all expected columns of every table, but no row.
+// verify checks that every table has the expected columns. It selects them, but no row.
 func verify(t *tx) error {
 	var missing []error
 	for _, name := range tableNames {
@@ -163,7 +163,7 @@ func verify(t *tx) error {
 		}
 	}
 	if len(missing) > 0 {
-		return permanent{fmt.Errorf("%w: create the tables with what `caddy wx-auth schema` prints: %w", ErrSchema, errors.Join(missing...))}
+		return permanent{fmt.Errorf("%w: create the tables with the SQL that `caddy wx-auth schema` prints: %w", ErrSchema, errors.Join(missing...))}
 	}
 	return nil
 }

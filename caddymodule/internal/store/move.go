@@ -14,17 +14,19 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/clock"
 )
 
-// Move moves everything from one store to another: users, numbers, bindings, sessions, their ends,
-// signing keys, tombstones, and what logins under way have learned. Whoever is logged in stays so.
+// Move moves everything from one store to another: users, phone numbers, bindings, sessions,
+// revocations, signing keys, tombstones, and the step results of logins under way. Users who are
+// logged in stay logged in.
 type Move struct {
 	From, To *Store
-	// Sessions is the maximum lifetime of sessions. The means to check refresh tokens that the
-	// former encryption key has made are kept for so long, if the new store has another key.
+	// Sessions is the maximum lifetime of sessions. If the new store has another encryption key, it
+	// accepts the refresh tokens made with the former key for so long.
 	Sessions time.Duration
-	// Force begins though replicas are running that do not know that a store can be closed, or that
-	// use the new store.
+	// Force begins the move even if running replicas use the new store, or have an earlier version,
+	// which writes to a closed store.
 	Force bool
-	// Progress is called repeatedly with the number of rows copied, and of all.
+	// Progress is called repeatedly with the number of rows copied so far, and the number of all
+	// rows.
 	Progress func(table string, done, all int64)
 }
 
@@ -34,24 +36,24 @@ type MovedTable struct {
 	Rows int64
 }
 
-// Filler returns a store that a move fills. It creates the tables.
+// Filler returns a store for a move to fill. Opening it creates the tables.
 func (db *DB) Filler(keys *Keys) *Store {
 	s := db.With(keys)
 	s.fills = true
 	return s
 }
 
-// movedTable is how a table is copied.
+// movedTable describes how a table is copied.
 type movedTable struct {
 	name string
 	// by is the column in whose order the rows are read. Several rows may have the same value.
 	by string
-	// left are columns that the new database fills itself.
+	// left is a column that is left out, because the new database fills it itself.
 	left string
 }
 
-// movedTables are in the order in which they are copied. What logins under way still write comes
-// last.
+// movedTables lists the tables in the order in which they are copied. The tables to which logins
+// under way still write come last.
 var movedTables = []movedTable{
 	{name: "users", by: "id"}, {name: "bindings", by: "user_id"}, {name: "former_openids", by: "user_id"}, {name: "barred_users", by: "user_id"},
 	{name: "sessions", by: "id"}, {name: "revocations", by: "seq", left: "seq"}, {name: "signing_keys", by: "id"},
@@ -60,25 +62,25 @@ var movedTables = []movedTable{
 
 const claimedSteps = "claimed_steps"
 
-// filling is the state of a move, in meta of the new store. It changes in the transaction that
-// copies rows, so that a move that was interrupted goes on exactly where it was.
+// filling is the state of a move. It is stored in meta of the new store, in the transaction that
+// copies rows. So an interrupted move continues exactly where it was.
 type filling struct {
-	ID    string `json:"id"`    // of the closing
-	Table int    `json:"table"` // in movedTables
+	ID    string `json:"id"`    // see Moved
+	Table int    `json:"table"` // index in movedTables
 	After []byte `json:"after"` // the value of the column `by` up to which rows are copied
 	Rows  int64  `json:"rows"`  // copied in all tables
-	// Filled is set once everything was copied and counted.
+	// Filled is set once all rows are copied and counted.
 	Filled bool `json:"filled"`
 }
 
-// moveBatch is how many rows are copied in a transaction.
+// moveBatch is the number of rows that one transaction copies.
 const moveBatch = 500
 
 // countTime bounds the counting of a table.
 const countTime = 10 * time.Minute
 
-// Run closes the old store and copies it. If it is interrupted, the next call goes on. It returns
-// what was counted in the new store.
+// Run closes the old store and copies it. If it is interrupted, the next call continues. It returns
+// the counts of the new store.
 func (m Move) Run(ctx context.Context) ([]MovedTable, error) {
 	for _, s := range []*Store{m.From, m.To} {
 		if err := s.Open(ctx); err != nil {
@@ -89,7 +91,7 @@ func (m Move) Run(ctx context.Context) ([]MovedTable, error) {
 	if err != nil {
 		return nil, err
 	}
-	if state.Filled { // only the old store did not learn of it
+	if state.Filled { // an earlier call has filled the store, but not recorded that in the old one
 		copied, _, err := m.counts(ctx, m.To)
 		return copied, errors.Join(err, m.finish(ctx, state.ID))
 	}
@@ -118,19 +120,20 @@ func (m Move) Run(ctx context.Context) ([]MovedTable, error) {
 		return nil, err
 	}
 	for i, c := range counts {
-		// Logins that were under way have changed the number of their steps since.
+		// Logins that were under way may have changed the number of these rows since they were
+		// counted.
 		if steps := c.Name == claimedSteps || c.Name == "kept_steps"; copied[i].Rows != c.Rows && !steps {
-			return nil, fmt.Errorf("%s has %d rows in the old store and %d in the new one: empty the new one, and begin again", c.Name, c.Rows, copied[i].Rows)
+			return nil, fmt.Errorf("%s has %d rows in the old store and %d in the new one: empty the new one, and run the command again", c.Name, c.Rows, copied[i].Rows)
 		}
 	}
 	return copied, m.finish(ctx, state.ID)
 }
 
-// loginTime bounds how long a login may be under way that began before the closing.
+// loginTime bounds the wait for logins that began before the old store was closed.
 const loginTime = time.Minute
 
-// awaitLogins waits for the logins that had asked WeChat when the store was closed, or a paid phone
-// code's result might come after the results were copied.
+// awaitLogins waits for the logins that had asked WeChat before the store was closed. Otherwise the
+// result of a phone code, which costs money, might be stored after the results were copied.
 func (m Move) awaitLogins(ctx context.Context) error {
 	for end := time.Now().Add(loginTime); time.Now().Before(end); {
 		n, err := m.From.countRows(ctx, `SELECT COUNT(*) FROM {claimed_steps} WHERE lease_until > {now} AND owner <> '' AND step <> ?`, housekeepingStep[:])
@@ -144,7 +147,8 @@ func (m Move) awaitLogins(ctx context.Context) error {
 	return nil
 }
 
-// begin closes the old store and marks the new one, or finds where an interrupted move was.
+// begin closes the old store and marks the new one. If a move was interrupted, it returns the state
+// of that move.
 func (m Move) begin(ctx context.Context) (state filling, err error) {
 	to := m.To.db.String()
 	old, err := m.From.MovedTo(ctx)
@@ -152,7 +156,7 @@ func (m Move) begin(ctx context.Context) (state filling, err error) {
 		return state, err
 	}
 	if other, err := m.To.MovedTo(ctx); err != nil || other != nil {
-		return state, errors.Join(err, errors.New("the new store is closed itself: it was moved away"))
+		return state, errors.Join(err, errors.New("the new store was itself moved to another one, and is closed"))
 	}
 	one, err1 := m.From.Identity(ctx)
 	two, err2 := m.To.Identity(ctx)
@@ -160,17 +164,17 @@ func (m Move) begin(ctx context.Context) (state filling, err error) {
 	case errors.Join(err1, err2) != nil:
 		return state, errors.Join(err1, err2)
 	case one == two:
-		return state, errors.New("both are the same database")
+		return state, errors.New("both stores are the same database")
 	case old != nil && old.Done && old.To == to:
-		return state, fmt.Errorf("everything was moved to %s before: write it into the configuration, and reload", to)
+		return state, fmt.Errorf("everything was moved to %s before: write that store into the configuration, and reload", to)
 	case old != nil && old.To != to:
-		return state, fmt.Errorf("the store was closed to be moved to %s: go on with that one, or open it again with --undo", old.To)
+		return state, fmt.Errorf("the store is closed for a move to %s: continue that move, or open the store again with --undo", old.To)
 	}
 	if state, err = m.state(ctx); err != nil {
 		return state, err
 	}
 	if old != nil && state.ID == old.ID {
-		return state, nil // goes on
+		return state, nil // the interrupted move continues
 	}
 	if err := m.check(ctx, state.ID != "" && !state.Filled); err != nil {
 		return state, err
@@ -181,7 +185,7 @@ func (m Move) begin(ctx context.Context) (state filling, err error) {
 			return state, err
 		}
 	}
-	// What an earlier move has copied before the old store was opened again is of no use.
+	// Rows that an earlier move has copied are deleted: the old store was open again since.
 	for _, table := range append([]movedTable{{name: "user_phones", by: "phone_hash"}}, movedTables...) {
 		if err := m.To.empty(ctx, "{"+table.name+"}", table.by, func(int) {}); err != nil {
 			return state, err
@@ -201,7 +205,7 @@ func writeFilling(t *tx, state filling) error {
 
 // state returns the state of the move that fills the new store, or the zero value.
 func (m Move) state(ctx context.Context) (state filling, err error) {
-	err = m.To.read(ctx, "reading how far the move is, in", func(t *tx) (err error) {
+	err = m.To.read(ctx, "reading the state of the move in", func(t *tx) (err error) {
 		state, err = readFilling(t)
 		return err
 	})
@@ -220,8 +224,8 @@ func readFilling(t *tx) (state filling, err error) {
 	return state, err
 }
 
-// check refuses to begin where a move would lose something. began is set if the new store holds
-// what an earlier move has copied.
+// check returns an error if the move must not begin, because it would lose data. began is set if
+// the new store may contain rows of an earlier move.
 func (m Move) check(ctx context.Context, began bool) error {
 	if !began {
 		for _, table := range []string{"users", "bindings", "sessions"} {
@@ -233,7 +237,7 @@ func (m Move) check(ctx context.Context, began bool) error {
 				return err
 			}
 			if some > 0 {
-				return fmt.Errorf("the new store %s is not empty (%s): name an empty database, or another table prefix", m.To.db, table)
+				return fmt.Errorf("the new store %s is not empty (%s): use an empty database, or another table prefix", m.To.db, table)
 			}
 		}
 	}
@@ -245,12 +249,12 @@ func (m Move) check(ctx context.Context, began bool) error {
 		return err
 	}
 	if len(using) > 0 {
-		return fmt.Errorf("%d replicas run with the new store already (%s, seen %s ago): stop them first, and wait two minutes, or use --force", len(using), using[0].Name, using[0].Seen.Round(time.Second))
+		return fmt.Errorf("%d replicas already use the new store (%s, seen %s ago): stop them first, and wait two minutes, or use --force", len(using), using[0].Name, using[0].Seen.Round(time.Second))
 	}
 	running, err := m.From.Replicas(ctx)
 	for _, r := range running {
 		if !r.Closes {
-			return errors.Join(err, fmt.Errorf("the replica %s, seen %s ago, has an earlier version and would go on writing: upgrade all replicas first, or stop them and use --force", r.Name, r.Seen.Round(time.Second)))
+			return errors.Join(err, fmt.Errorf("the replica %s, seen %s ago, has an earlier version, which would write to the old store during the move: upgrade all replicas first, or stop them and use --force", r.Name, r.Seen.Round(time.Second)))
 		}
 	}
 	return err
@@ -272,7 +276,8 @@ func (m Move) counts(ctx context.Context, s *Store) (list []MovedTable, all int6
 	return append(list, numbers), all, err
 }
 
-// countRows runs a query that may take longer than others.
+// countRows runs a query that counts rows. It has no time limit of its own, because counting may
+// take long.
 func (s *Store) countRows(ctx context.Context, query string, args ...any) (n int64, err error) {
 	p, err := s.use(ctx)
 	if err != nil {
@@ -287,7 +292,7 @@ func (s *Store) countRows(ctx context.Context, query string, args ...any) (n int
 	return n, s.db.wrap(ctx, "counting the rows of", err)
 }
 
-// copyMeta copies what meta holds about the ids and the keys.
+// copyMeta copies the rows of meta that name the directory and the apps, and those about keys.
 func (m Move) copyMeta(ctx context.Context) error {
 	from, to := m.From.keys.Load(), m.To.keys.Load()
 	rows := make(map[string][]byte)
@@ -332,7 +337,7 @@ func (m Move) copyMeta(ctx context.Context) error {
 	})
 }
 
-// finish opens the new store, and notes in the old one that everything is there.
+// finish opens the new store, and records in the old one that the move is complete.
 func (m Move) finish(ctx context.Context, id string) error {
 	err := m.To.rewrite(ctx, "opening", func(t *tx) error { return writeFilling(t, filling{ID: id, Filled: true}) })
 	if err != nil {

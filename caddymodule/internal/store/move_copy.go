@@ -10,7 +10,7 @@ import (
 	"strings"
 )
 
-// The columns that are numbers, and those that are bytes. All others are text.
+// These columns hold numbers or bytes. All other columns hold text.
 var (
 	numberColumns = []string{
 		"disabled", "created_at", "phone_at", "bound_at", "state", "auth_at", "state_at", "refreshed_at", "counter", "advanced_at", "expires_at",
@@ -38,7 +38,7 @@ func newCells(columns []string) cells {
 	return row
 }
 
-// text returns a value as the state of a move holds it.
+// text returns a value in the form that filling stores.
 func (c cells) text(i int) []byte {
 	switch v := c[i].(type) {
 	case *int64:
@@ -50,7 +50,7 @@ func (c cells) text(i int) []byte {
 	}
 }
 
-// param returns a value for the database.
+// param returns a value as a parameter of a statement.
 func (c cells) param(i int) any {
 	switch v := c[i].(type) {
 	case *int64:
@@ -73,7 +73,7 @@ func columnsOf(table string) []string {
 	return list
 }
 
-// copyBatch copies the next rows, and returns the state after that.
+// copyBatch copies the next rows, and returns the state after them.
 func (m Move) copyBatch(ctx context.Context, state filling) (filling, error) {
 	table := movedTables[state.Table]
 	names := columnsOf(table.name)
@@ -106,7 +106,7 @@ func (m Move) copyBatch(ctx context.Context, state filling) (filling, error) {
 		case now.equal(next):
 			return nil // the commit had succeeded, and its answer was lost
 		case !now.equal(state):
-			return permanent{errors.New("another move to this store is under way")}
+			return permanent{errors.New("another move into this store is running")}
 		}
 		for _, st := range append(numbers, insertRows(table, names, rows)...) {
 			if _, err := t.exec(st.query, st.args...); err != nil {
@@ -122,8 +122,8 @@ func (f filling) equal(other filling) bool {
 	return f.ID == other.ID && f.Table == other.Table && f.Rows == other.Rows && bytes.Equal(f.After, other.After)
 }
 
-// readBatch reads the rows after a value of the table's column, with all rows of each value. whole
-// is true if there are no more.
+// readBatch reads the rows that follow after, a value of the column table.by. It never splits rows
+// with the same value. whole is true if these are the last rows.
 func (m Move) readBatch(ctx context.Context, table movedTable, names []string, at int, after []byte) (rows []cells, whole bool, err error) {
 	query, args := `SELECT `+strings.Join(names, ", ")+` FROM {`+table.name+`}`, []any(nil)
 	if after != nil {
@@ -162,7 +162,7 @@ func (m Move) readBatch(ctx context.Context, table movedTable, names []string, a
 	}
 }
 
-// reseal opens what is sealed with the old store's keys, and seals it with the new store's.
+// reseal opens values with the old store's keys, and seals them with the new store's keys.
 func (m Move) reseal(table movedTable, names []string, rows []cells) error {
 	i := slices.IndexFunc(sealedColumns, func(c sealedColumn) bool { return c.table == table.name })
 	if i < 0 {
@@ -191,7 +191,8 @@ func (m Move) reseal(table movedTable, names []string, rows []cells) error {
 	return nil
 }
 
-// numbers returns the statements that index the numbers of those users that own theirs.
+// numbers returns the statements that enter the users' numbers into the index of the new store. A
+// number that is not in the old index gets no entry.
 func (m Move) numbers(ctx context.Context, names []string, rows []cells) ([]statement, error) {
 	if len(rows) == 0 {
 		return nil, nil
@@ -231,7 +232,7 @@ func (m Move) numbers(ctx context.Context, names []string, rows []cells) ([]stat
 	return insertRows(movedTable{name: "user_phones"}, columnsOf("user_phones"), entries), nil
 }
 
-// insertBatch bounds the rows of one INSERT: SQLite takes 32766 parameters.
+// insertBatch bounds the rows of one INSERT, because SQLite accepts at most 32766 parameters.
 const insertBatch = 250
 
 // insertRows returns the statements that insert rows.

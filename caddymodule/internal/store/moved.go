@@ -10,41 +10,41 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/remedy"
 )
 
-// A store that was moved to another database is closed: it takes no write any more, or a logout
-// that comes after its row was copied would be undone by the copy. The row movedName in meta closes
-// it. Every writing transaction looks for the row when it begins, and holds a lock until it ends,
-// which the move waits for: once the row is committed, no transaction that did not see it is under
-// way. What only reads goes on, and so do tokens.
+// A store that was moved to another database is closed: it accepts no more writes. Otherwise a
+// logout after its row was copied would be lost. The row movedName in meta closes the store. Every
+// writing transaction first takes a lock, which it holds to its end, and then looks for the row.
+// The move waits for that lock. So once the row is committed, no transaction that did not see it is
+// under way. Reading continues, and tokens stay valid.
 
 // ErrMoved reports that the store is closed, because it was moved to another database or is being
 // moved. It comes with ErrUnavailable.
 var ErrMoved = errors.New("the store was moved")
 
-// movedName is the row of meta that closes a store. It sorts behind keyCheckName: MySQL takes the
-// lock on that row first, and then looks for this one.
+// movedName is the row of meta that closes a store. It sorts after keyCheckName, so MySQL locks the
+// row keyCheckName first, and then looks for this one.
 const movedName = "moved_to"
 
-// fillingName is the row of meta of a store that is being filled by a move.
+// fillingName is the row of meta with the state of a move that fills the store.
 const fillingName = "filling"
 
 // Moved names the store to which a store was moved.
 type Moved struct {
 	// To names the other database, without credentials.
 	To string `json:"to"`
-	// ID is different for each time that the store was closed.
+	// ID differs each time the store is closed.
 	ID string `json:"id"`
-	// Done is set once everything is there.
+	// Done is set once everything was moved.
 	Done bool `json:"done"`
 }
 
-// movedError is ErrMoved with the place.
+// movedError is ErrMoved, with the store to which it was moved.
 type movedError struct{ Moved }
 
 func (e movedError) Error() string {
 	if e.Done {
-		return "it was moved to " + e.To + ", and takes no writes any more"
+		return "it was moved to " + e.To + ", and accepts no more writes"
 	}
-	return "it is being moved to " + e.To + ", and takes no writes any more"
+	return "it is being moved to " + e.To + ", and accepts no more writes"
 }
 
 func (movedError) Is(target error) bool { return target == ErrMoved || target == ErrUnavailable }
@@ -60,22 +60,22 @@ func (e movedError) Remedy() string {
 // Heading returns the heading for the log.
 func (movedError) Heading() remedy.Heading { return remedy.StoreMoved }
 
-// openGuard is a condition of single statements that write. A server refuses it with an error if
-// the store is closed: the subquery then has two rows.
+// openGuard is a condition for single statements that write. If the store is closed, its subquery
+// has two rows, and the server refuses the statement.
 const openGuard = ` AND (SELECT 1 FROM {meta} WHERE name IN ('` + keyCheckName + `', '` + movedName + `') {share}) = 1`
 
 type whileMoved struct{}
 
-// evenIfMoved returns a context for writes that a closed store takes. They concern what has begun
-// before, what is not copied, or the move itself.
+// evenIfMoved returns a context for writes that even a closed store accepts: writes for logins that
+// began before, of rows that are not copied, or for the move itself.
 func evenIfMoved(ctx context.Context) context.Context {
 	return context.WithValue(ctx, whileMoved{}, true)
 }
 
 func guarded(ctx context.Context) bool { return ctx.Value(whileMoved{}) == nil }
 
-// checkOpen returns an error if the store is closed. With SQLite it is called within each writing
-// transaction.
+// checkOpen returns an error if the store is closed. With SQLite, each writing transaction calls
+// it.
 func checkOpen(t *tx) error {
 	m, err := readMoved(t)
 	if err == nil && m != nil {
@@ -84,7 +84,7 @@ func checkOpen(t *tx) error {
 	return err
 }
 
-// readMoved returns where the store was moved to, or nil if it is open.
+// readMoved returns the store to which this one was moved, or nil if it is open.
 func readMoved(t *tx) (*Moved, error) {
 	var value []byte
 	err := t.row(`SELECT value FROM {meta} WHERE name = ?`, movedName).Scan(&value)
@@ -101,17 +101,17 @@ func readMoved(t *tx) (*Moved, error) {
 	return m, nil
 }
 
-// MovedTo returns where the store was moved to, or nil if it is open.
+// MovedTo returns the store to which this one was moved, or nil if it is open.
 func (s *Store) MovedTo(ctx context.Context) (m *Moved, err error) {
-	err = s.read(ctx, "reading whether it was moved, of", func(t *tx) (err error) {
+	err = s.read(ctx, "reading the row moved_to of", func(t *tx) (err error) {
 		m, err = readMoved(t)
 		return err
 	})
 	return m, err
 }
 
-// explainMoved replaces the error of a guard by the reason for it. It notes whether the store is
-// closed.
+// explainMoved replaces the error of a guard with a movedError. It also records in the DB whether
+// the store is closed.
 func (s *Store) explainMoved(ctx context.Context, err error) error {
 	if err != nil && s.db.dialect.guardFailed != nil && s.db.dialect.guardFailed(err) {
 		m, readErr := s.MovedTo(ctx)
@@ -126,11 +126,12 @@ func (s *Store) explainMoved(ctx context.Context, err error) error {
 	return err
 }
 
-// proves reports whether a write that succeeds shows that the store can be written. One that even
-// a closed store takes does not.
+// proves reports whether the success of a write proves that the store can be written. A write that
+// even a closed store accepts proves nothing.
 func (db *DB) proves(ctx context.Context) bool { return guarded(ctx) || !db.moved.Load() }
 
-// closeFor closes the store, and waits until no write is under way that did not notice.
+// closeFor closes the store. It waits for all writes that began before and did not see that the
+// store is closed.
 func (s *Store) closeFor(ctx context.Context, m Moved) error {
 	value, err := json.Marshal(m)
 	if err != nil {
@@ -154,8 +155,8 @@ func (s *Store) closeFor(ctx context.Context, m Moved) error {
 	return err
 }
 
-// OpenAgain opens a store again that was moved. It returns where it was moved to, or nil if it was
-// open.
+// OpenAgain opens a store again after a move. It returns the store to which this one was moved, or
+// nil if it was open.
 func (s *Store) OpenAgain(ctx context.Context) (m *Moved, err error) {
 	err = s.rewrite(evenIfMoved(ctx), "opening again", func(t *tx) (err error) {
 		if m, err = readMoved(t); err != nil || m == nil {
@@ -167,11 +168,11 @@ func (s *Store) OpenAgain(ctx context.Context) (m *Moved, err error) {
 	return m, err
 }
 
-// notFilled returns an error if a move to this store has not come to its end.
+// notFilled returns an error if a move into this store is not complete.
 func notFilled(t *tx) error {
 	state, err := readFilling(t)
 	if err == nil && state.ID != "" && !state.Filled {
-		err = fmt.Errorf("%w: `caddy wx-auth move` has not come to its end here: run it again", ErrUnavailable)
+		err = fmt.Errorf("%w: a move into this store is not complete: run `caddy wx-auth move` again", ErrUnavailable)
 	}
 	return err
 }

@@ -79,8 +79,8 @@ func mysqlText(characters int) string {
 	return fmt.Sprintf("VARCHAR(%d) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin", characters)
 }
 
-// mysqlAddress holds the server and how to connect to it. The certificates that it must match are
-// read when it is opened.
+// mysqlAddress holds the server and how to connect to it. The root certificates are read when it is
+// opened.
 type mysqlAddress struct {
 	config *client.Config
 	ca     string // path of a file
@@ -100,7 +100,7 @@ func parseMySQL(db *DB, address string) error {
 	case a.database == "":
 		return errors.New("mysql needs the name of a database: " + mysqlForm)
 	case strings.Contains(a.hosts, ","):
-		return errors.New("mysql: one host, which leads to the primary: " + mysqlForm)
+		return errors.New("mysql: use one host, that of the primary: " + mysqlForm)
 	}
 	c := client.NewConfig()
 	c.User, c.Passwd, c.DBName = a.user, a.password, a.database
@@ -142,11 +142,11 @@ func parseMySQL(db *DB, address string) error {
 	c.Params = map[string]string{
 		// A value that does not fit is an error, as in the other databases.
 		"sql_mode": "'STRICT_ALL_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION'",
-		// A server or an init_connect may turn it off. A statement that is sent without a BEGIN
-		// would then never be committed.
+		// A server's settings or its init_connect may turn autocommit off. A statement that is sent
+		// without a BEGIN would then never be committed.
 		"autocommit": "1",
-		// The client gives up on statements that wait longer, and the server does not notice that
-		// by itself.
+		// After a longer wait the client gives up on a statement, and the server does not notice
+		// that by itself.
 		"innodb_lock_wait_timeout": "4", "lock_wait_timeout": "10",
 		// A server may be configured to ignore the client's character set, or its init_connect may
 		// change it.
@@ -217,8 +217,8 @@ func openMySQL(ctx context.Context, db *DB, _ bool) (*pools, error) {
 	return &pools{write: pool, read: pool}, nil
 }
 
-// mysqlAlone takes a lock that ends with the connection. do does not run in a transaction: MySQL
-// commits before and after every change of a table.
+// mysqlAlone takes a lock that ends with the connection. do does not run in a transaction, because
+// MySQL commits before and after every change of a table.
 func mysqlAlone(ctx context.Context, db *DB, p *pools, do func(*tx) error) error {
 	conn, err := p.write.Conn(ctx)
 	if err != nil {
@@ -227,7 +227,7 @@ func mysqlAlone(ctx context.Context, db *DB, p *pools, do func(*tx) error) error
 	defer conn.Close()
 	t := &tx{ctx: ctx, db: db, q: conn}
 	wait := 1 + int(time.Until(deadline(ctx)).Seconds())
-	// The server has one name space of locks for all its databases.
+	// The server's locks have one name space for all databases.
 	const name = `CONCAT('wx_auth ', LEFT(SHA2(CONCAT(DATABASE(), ' ', ?), 256), 40))`
 	var got sql.NullInt64
 	if err := t.row(`SELECT GET_LOCK(`+name+`, ?)`, db.opts.Prefix, wait).Scan(&got); err != nil {
@@ -280,7 +280,7 @@ func mysqlTemporary(err error) bool {
 	switch mysqlNumber(err) {
 	case 0:
 		return mysqlLost(err)
-	case 1213, 1205, 1020, 1040, 1203, 1226, // as in conflict above
+	case 1213, 1205, 1020, 1040, 1203, 1226, // the errors of conflict above
 		1021, 1114, 1030, 1026, // disk or table full, or not readable
 		1036, 1290, 1792, 1836, // read-only
 		1037, 1038, 1041, 1129, // out of memory; the host is blocked for a while

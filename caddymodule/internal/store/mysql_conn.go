@@ -6,9 +6,9 @@ import (
 	"strings"
 )
 
-// mysqlConnector opens connections that keep their prepared statements. The driver alone would
-// prepare a statement for each use, which costs one more turnaround, and database/sql would use a
-// second connection for it.
+// mysqlConnector opens connections that keep their prepared statements. The driver would prepare a
+// statement for each use, which costs one more turnaround. database/sql would keep prepared
+// statements, but use a second connection for them.
 type mysqlConnector struct{ driver.Connector }
 
 func (c mysqlConnector) Connect(ctx context.Context) (driver.Conn, error) {
@@ -17,8 +17,8 @@ func (c mysqlConnector) Connect(ctx context.Context) (driver.Conn, error) {
 		return nil, err
 	}
 	m := &mysqlConn{mysqlDriverConn: conn.(mysqlDriverConn), prepared: map[string]preparedStmt{}}
-	// READ COMMITTED locks no gaps between rows. The name of the variable for it differs between
-	// versions, but this statement does not.
+	// READ COMMITTED locks no gaps between rows. The variable for it has different names in
+	// different versions, so a statement sets it.
 	if _, err := m.mysqlDriverConn.ExecContext(ctx, "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED", nil); err != nil {
 		conn.Close()
 		return nil, err
@@ -57,7 +57,7 @@ type mysqlConn struct {
 const maxPrepared = 64
 
 // statement returns query as a prepared statement. It returns nil if the server cannot prepare it.
-// Then the driver writes the parameters into the text, escaped.
+// Then the driver escapes the parameters and writes them into the text.
 func (c *mysqlConn) statement(ctx context.Context, query string) (preparedStmt, error) {
 	if s, ok := c.prepared[query]; ok {
 		return s, nil
@@ -78,8 +78,8 @@ func (c *mysqlConn) statement(ctx context.Context, query string) (preparedStmt, 
 	return s, nil
 }
 
-// forget closes a statement that the server no longer knows, or knows in another form: the tables
-// have changed, or a proxy has moved us to another server.
+// forget closes a statement that the server no longer knows, or that it must prepare again. The
+// tables have changed, or a proxy has moved us to another server.
 func (c *mysqlConn) forget(query string, err error) (forgotten bool) {
 	switch mysqlNumber(err) {
 	case 1243, 1615:

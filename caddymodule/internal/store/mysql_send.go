@@ -10,12 +10,12 @@ import (
 	client "github.com/go-sql-driver/mysql"
 )
 
-// together separates the statements of one text. No statement contains it.
+// together separates the statements that are sent in one text. No statement contains it.
 const together = ";\n"
 
-// sendMySQL sends the statements as one text. The driver writes the parameters into it, escaped as
-// the connection's settings (openMySQL) require. All this SQL is in this package; connections to
-// external tables accept one statement at a time.
+// sendMySQL sends the statements as one text. The driver escapes the parameters, as the
+// connection's settings require (see parseMySQL), and writes them into the text. All this SQL is in
+// this package. Connections to external tables accept one statement at a time.
 func sendMySQL(ctx context.Context, db *DB, conn *sql.Conn, statements []statement) error {
 	var text strings.Builder
 	var args []any
@@ -52,12 +52,11 @@ func sendMySQL(ctx context.Context, db *DB, conn *sql.Conn, statements []stateme
 	return rows.Err()
 }
 
-// errApart says that something between us and the server takes one statement at a time.
-var errApart = errors.New("several statements in one text do not arrive; connect to the server itself, or let the proxy in between pass them")
+// errApart reports that something between us and the server accepts only one statement at a time.
+var errApart = errors.New("the server or a proxy does not execute several statements in one text: connect to the server itself, or allow multiple statements in the proxy")
 
-// checkTogether checks that the server executes several statements of one text. A proxy
-// that refuses them would fail each login, and one that drops all but the first would
-// lose writes.
+// checkTogether checks that the server executes several statements in one text. If a proxy refused
+// them, every login would fail. If a proxy dropped all but the first, writes would be lost.
 func checkTogether(ctx context.Context, pool *sql.DB) error {
 	rows, err := pool.QueryContext(ctx, `SELECT 1`+together+`SELECT 2`)
 	if refused := new(client.MySQLError); errors.As(err, &refused) {

@@ -12,16 +12,16 @@ import (
 	"strconv"
 )
 
-// OwnUsers is the name of the directory that is the store's own table of users.
+// OwnUsers is the name of the directory in the store itself.
 const OwnUsers = "store"
 
-// Names identify the sources of the ids in a database. A user's id means one person in one
-// directory only, and an openid one person at one WeChat only. If a second directory or WeChat used
-// the same tables, its user 1 could act as user 1 of the first.
+// Names identify the sources of the ids in a database. A user's id is unique only within its
+// directory, and an openid only within one WeChat. If a second directory or WeChat used the same
+// tables, its user 1 could act as user 1 of the first.
 type Names struct {
 	// Directory is the name of the directory that assigns the users' ids.
 	Directory string
-	// WeChat holds the name of the WeChat that each appid belongs to.
+	// WeChat holds, for each appid, the name of the WeChat that it belongs to.
 	WeChat map[string]string
 }
 
@@ -30,7 +30,7 @@ type Names struct {
 type NameError struct {
 	AppID                string // empty if the directory differs
 	Recorded, Configured string
-	// Users is set if no name was recorded and the store has users of its own.
+	// Users is set if no name is recorded, but the store has users of its own.
 	Users bool
 }
 
@@ -38,15 +38,15 @@ type NameError struct {
 func (e *NameError) Error() string {
 	switch {
 	case e.AppID != "":
-		return fmt.Sprintf("the openids of %s here are of the WeChat %q, and the configuration has %q", e.AppID, e.Recorded, e.Configured)
+		return fmt.Sprintf("the openids of %s in the store belong to the WeChat %q, but the configuration has %q", e.AppID, e.Recorded, e.Configured)
 	case e.Users:
-		return fmt.Sprintf("it has users of its own, and the configuration has the directory %q", e.Configured)
+		return fmt.Sprintf("the store has users of its own, but the configuration has the directory %q", e.Configured)
 	}
-	return fmt.Sprintf("the ids of users here are of the directory %q, and the configuration has %q", e.Recorded, e.Configured)
+	return fmt.Sprintf("the user ids in the store belong to the directory %q, but the configuration has %q", e.Recorded, e.Configured)
 }
 
-// The rows of meta that hold names, and the row that is written to check that the database can be
-// written.
+// The first three are the rows of meta that hold names. The last one is written to check that the
+// database can be written.
 const (
 	directoryName = "directory"
 	findName      = "directory_find"
@@ -70,16 +70,16 @@ func (s *Store) CheckNames(ctx context.Context, n Names) error {
 	return s.read(ctx, "reading the names", func(t *tx) error { return n.compare(t) })
 }
 
-// RecordNames records the names that are not recorded yet. If one differs from its recorded name,
-// it writes nothing. If two replicas record different names at the same time, one of them gets the
-// error.
+// RecordNames records the names that are not recorded yet. If a name differs from the recorded one,
+// it writes nothing and returns a *[NameError]. If two replicas record different names at the same
+// time, one of them gets this error.
 //
-// find is the hash of the query that finds users in external tables, or empty. changed reports that
+// find is the hash of the query that finds users in external tables, or empty. changed is true if
 // another hash was recorded before.
 //
 // RecordNames always writes, so its success shows that the database can be written.
 func (s *Store) RecordNames(ctx context.Context, n Names, find string) (changed bool, err error) {
-	// A replica that starts while its store is moved goes on with tokens.
+	// A replica must be able to start while its store is closed, because tokens stay valid.
 	err = s.rewrite(evenIfMoved(ctx), "recording the names", func(t *tx) error {
 		changed = false
 		if err := n.compare(t); err != nil {
@@ -112,8 +112,8 @@ func (s *Store) RecordNames(ctx context.Context, n Names, find string) (changed 
 	return changed && err == nil, err
 }
 
-// Identity returns a value that is unique to this database, however its address is spelled: a hash
-// of the key check, which was sealed when the database was created.
+// Identity returns a value that is unique to this database, however its address is spelled. It is a
+// hash of the key check, which was sealed when the database was created.
 func (s *Store) Identity(ctx context.Context) (id string, err error) {
 	err = s.read(ctx, "reading the key check", func(t *tx) error {
 		var check []byte

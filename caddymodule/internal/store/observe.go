@@ -16,7 +16,7 @@ type Operation struct {
 	Name  string // one of Operations
 	Write bool
 	Took  time.Duration
-	Err   error // nil also if the store gave an answer that its caller sees as an error
+	Err   error // nil also if the caller got an error that is an answer, such as session.ErrNotFound
 }
 
 // Outcome returns "ok", "unavailable" (a later try may succeed), "canceled" (nobody waited
@@ -33,14 +33,14 @@ func (o Operation) Outcome() string {
 	return "failed"
 }
 
-// CountOperation is the name of counting the sessions, which may take long where there are
-// very many of them.
+// CountOperation is the operation that counts the sessions. It may take long if there are very
+// many.
 const CountOperation = "count_sessions"
 
-// otherOperation is the name of what operations does not list: the commands' work.
+// otherOperation stands for all operations that are not listed: those of the commands.
 const otherOperation = "other"
 
-// operations names the operations, by the words with which errors begin.
+// operations maps the words with which an operation's errors begin to its name.
 var operations = map[string]string{
 	"committing a login":          "commit_login",
 	"keeping a step":              "login_step",
@@ -91,10 +91,12 @@ func Operations() (names []string) {
 	return append(slices.Compact(names), otherOperation)
 }
 
-// Observe has seen called after each operation. It must be called before the first one.
+// Observe sets a function that is called after each operation. It must be called before the first
+// operation.
 func (db *DB) Observe(seen func(Operation)) { db.observer = seen }
 
-// begin bounds, traces and measures an operation, until end is called. write is as of [Operation].
+// begin starts an operation: it sets a time limit, traces and measures it until end is called.
+// write has the meaning of [Operation].Write.
 func (db *DB) begin(ctx context.Context, doing string) (_ context.Context, end func(write bool, err error)) {
 	start := time.Now()
 	ctx, traced := span.Start(ctx, doing)
@@ -121,7 +123,8 @@ func (db *DB) ended(doing string, write bool, start time.Time, err error) {
 	db.observer(Operation{name, write, time.Since(start), err})
 }
 
-// answered reports whether an error says what the store contains, and not that it failed.
+// answered reports whether an error describes what the store contains, so that the operation itself
+// has not failed.
 func (db *DB) answered(err error) bool {
 	is := func(a error) bool { return errors.Is(err, a) }
 	return slices.ContainsFunc(answers, is) || db.dialect.duplicate(err) || errors.As(err, new(*login.Opened)) ||

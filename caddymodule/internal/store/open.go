@@ -22,7 +22,7 @@ type Store struct {
 	db         *DB
 	configured *Keys // nil if the key is generated and kept beside the file
 	migrate    bool  // create the tables and keep them up to date
-	fills      bool  // a move that fills the store, see moved.go
+	fills      bool  // a move fills the store, see moved.go
 
 	keys   atomic.Pointer[Keys] // the keys in use; nil until the store is open
 	failed atomic.Pointer[failure]
@@ -41,8 +41,8 @@ type failure struct {
 	at  time.Time
 }
 
-// openPause is how long further requests get the error of a failed attempt to open. Otherwise a
-// thousand requests would each try in turn.
+// openPause is how long requests get the error of the last failed attempt to open. Otherwise a
+// thousand requests would try one after the other.
 const openPause = time.Second
 
 // With returns the store for a configuration with these keys. If keys is nil, an SQLite store
@@ -51,16 +51,16 @@ func (db *DB) With(keys *Keys) *Store {
 	return &Store{db: db, configured: keys, migrate: true}
 }
 
-// WithTables is like [DB.With], but the tables are created and updated by somebody else: the store
-// only verifies them.
+// WithTables is like [DB.With], but the store only verifies the tables. The operator creates and
+// migrates them.
 func (db *DB) WithTables(keys *Keys) *Store {
 	return &Store{db: db, configured: keys}
 }
 
-// Open opens the store: it checks that the keys are those of the database (it writes nothing with
-// other keys), brings the tables up to date, and generates the key if none is configured. It does
-// nothing if the store is open. Concurrent callers wait for one of them. An error that is not
-// [ErrUnavailable] is permanent.
+// Open opens the store. It checks that the keys are those of the database, and writes nothing if
+// they are not. It migrates the tables, and generates the key if none is configured. It does
+// nothing if the store is open. Only one caller at a time opens the store; the others wait. An
+// error that is not [ErrUnavailable] is permanent.
 func (s *Store) Open(ctx context.Context) error {
 	if s.keys.Load() != nil && s.db.ready.Load() {
 		return nil
@@ -72,9 +72,9 @@ func (s *Store) Open(ctx context.Context) error {
 // changed the keys or the tables since.
 func (s *Store) Reopen(ctx context.Context) error { return s.db.opened(ctx, s.migrate, s.open) }
 
-// Resume uses the result of an earlier configuration with the same keys, and does not ask the
-// database, so that a reload succeeds while the database is away. It returns false if there is no
-// such result.
+// Resume uses what an earlier configuration with the same keys has opened. It does not ask the
+// database, so a reload succeeds while the database is down. It returns false if there was no such
+// configuration.
 func (s *Store) Resume() bool {
 	a := s.db.agreed.Load()
 	if a == nil || !s.db.ready.Load() || s.db.pools.Load() == nil || !a.configured.Equal(s.configured) {
@@ -101,7 +101,7 @@ func (s *Store) open(ctx context.Context, p *pools) error {
 		if blank {
 			return s.db.lost("is empty")
 		}
-		// The key is that of a store with another prefix in the same file.
+		// The key belongs to a store with another prefix in the same file.
 	}
 	if err := s.db.acceptable(version, s.migrate); err != nil {
 		return err
@@ -112,7 +112,7 @@ func (s *Store) open(ctx context.Context, p *pools) error {
 			return err
 		}
 	} else if s.configured == nil && s.db.dialect.port != "" {
-		return permanent{errors.New("encryption_key is missing: with " + s.db.dialect.name + " there is no place for a generated one")}
+		return permanent{errors.New("encryption_key is missing: only an SQLite store generates its key, not " + s.db.dialect.name)}
 	}
 	if err := s.db.prepare(ctx, p, s.migrate); err != nil {
 		return err
@@ -146,9 +146,9 @@ const keyCheckName, keyCheckText = "key_check", "caddy-wx-auth"
 
 var keyCheckPlace = place{"meta", "value", keyCheckName}
 
-// agree checks that keys and database belong together. If the database has no key check value yet
-// and create is set, it stores one, and creates the key file if needed. create requires a
-// transaction. Without create it returns nil keys in that case.
+// agree checks that the keys belong to the database. If the database has no key check value yet and
+// create is set, agree stores one, and creates the key file if needed. Without create, it returns
+// nil keys in that case. create requires a transaction.
 func (s *Store) agree(t *tx, create bool) (*Keys, error) {
 	var check []byte
 	err := t.row(`SELECT value FROM {meta} WHERE name = ?`, keyCheckName).Scan(&check)

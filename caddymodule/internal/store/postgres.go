@@ -20,7 +20,8 @@ import (
 	"github.com/jackc/pgx/v5/stdlib"
 )
 
-// postgresOpenLock is the number of the advisory lock that writes share while the store is open.
+// postgresOpenLock is the number of the advisory lock that every writing transaction shares. To
+// close the store takes the same lock exclusively.
 const postgresOpenLock = `hashtext('caddy-wx-auth open {meta}')`
 
 var postgres = &dialect{
@@ -29,8 +30,8 @@ var postgres = &dialect{
 	foreign: &postgresForeign,
 	parse:   parsePostgres,
 	replaced: []string{
-		// clock_timestamp is the current time, not the start of the transaction. In its own SELECT
-		// it is evaluated once, and comparisons with it can use an index.
+		// clock_timestamp is the current time, and not the start of the transaction. In a SELECT of
+		// its own it is evaluated only once, so that comparisons with it can use an index.
 		"{now}", "(SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT))",
 		"{lock}", "FOR UPDATE", "{share}", "",
 		"{id 32}", `VARCHAR(32) COLLATE "C"`, "{id 64}", `VARCHAR(64) COLLATE "C"`, "{id 128}", `VARCHAR(128) COLLATE "C"`,
@@ -51,22 +52,23 @@ var postgres = &dialect{
 			return do(t)
 		})
 	},
-	// The search path applies, as it does when the table is used. to_regclass would still report
-	// that there was no table from before we had the lock.
+	// The search path decides which table is found, as it does when the table is used. to_regclass
+	// may not find a table that another process created while we waited for the lock.
 	hasTable: `SELECT COUNT(*) FROM pg_catalog.pg_class WHERE relname = ? AND relkind IN ('r', 'p') AND pg_catalog.pg_table_is_visible(oid)`,
 	begin:    `BEGIN ISOLATION LEVEL READ COMMITTED`,
 	light:    `SET LOCAL synchronous_commit TO OFF`,
-	// The lock is taken before the question, which sees what was committed until then.
+	// The lock is taken by a statement of its own. So the query after it sees everything that was
+	// committed while it waited.
 	guard:       []string{`SELECT pg_advisory_xact_lock_shared(` + postgresOpenLock + `)`, `SELECT (SELECT 1 FROM {meta} WHERE name IN ('` + keyCheckName + `', '` + movedName + `') {share})`},
 	guardFailed: func(err error) bool { return postgresCode(err) == "21000" }, // a subquery has two rows
 	closeAlone:  `SELECT pg_advisory_xact_lock(` + postgresOpenLock + `)`,
-	// Single statements hold a lock of the table from before they look whether the store is open.
+	// A single statement locks the table before it looks whether the store is open.
 	waitForWrites: `LOCK TABLE {sessions} IN SHARE MODE`,
 
 	send:    sendPostgres,
 	options: &sql.TxOptions{Isolation: sql.LevelReadCommitted},
-	// A plan made while a table was small scans the whole table until the statistics are updated,
-	// and many small queries in one look like work for parallel processes.
+	// While the statistics say that a table is small, the planner chooses to scan the whole table.
+	// It also takes many small queries in one statement for work that parallel processes should do.
 	byIndex:   `SELECT set_config('enable_seqscan', 'off', true), set_config('max_parallel_workers_per_gather', '0', true)`,
 	temporary: postgresTemporary,
 	conflict: func(err error) bool {
@@ -101,12 +103,12 @@ type postgresAddress struct {
 	execMode bool // the address sets how statements are prepared
 	sslmode  bool // the address, or libpq's environment, sets whether connections are encrypted
 	lookup   lookup
-	outside  atomic.Bool // a fallback to plain text was removed
+	outside  atomic.Bool // encryptOutside has removed a fallback to plain text
 }
 
 const postgresForm = "postgres://user:password@host:port/database"
 
-// postgresFiles are the parameters that name files. These are not read before the database is
+// postgresFiles are the parameters that name files. The files are not read before the database is
 // opened.
 var postgresFiles = []string{"sslrootcert", "sslcert", "sslkey", "passfile", "servicefile"}
 
@@ -120,7 +122,7 @@ func parsePostgres(db *DB, address string) error {
 	}
 	switch a.query.Get("target_session_attrs") {
 	case "standby", "prefer-standby", "read-only":
-		return errors.New("postgres: target_session_attrs must not choose a standby: what is read must not lag behind; use read-write")
+		return errors.New("postgres: target_session_attrs must not choose a standby, because its data may lag behind; use read-write")
 	}
 	db.secrets = append(db.secrets, a.query.Get("password"), a.query.Get("sslpassword"))
 	if a.query.Get("application_name") == "" {
@@ -145,8 +147,8 @@ func parsePostgres(db *DB, address string) error {
 	return nil
 }
 
-// encryptOutside removes pgx's own fallback to plain text from a connection that leaves private
-// networks. pgx falls back if the server, or an attacker on the way, answers that there is no TLS.
+// encryptOutside removes pgx's fallback to plain text from connections that leave private networks.
+// pgx falls back if the server, or an attacker on the path, answers that there is no TLS.
 func (a *postgresAddress) encryptOutside(ctx context.Context, config *pgx.ConnConfig) error {
 	if a.sslmode || config.TLSConfig == nil {
 		return nil
@@ -200,8 +202,8 @@ func openPostgres(ctx context.Context, db *DB, _ bool) (*pools, error) {
 	pool := stdlib.OpenDB(*config, options...)
 	direct, err := postgresDirect(ctx, db, pool)
 	if startupRefused(err) {
-		// Some poolers accept no settings at the start. The database may have the same settings by
-		// default. A connection without them is closed again.
+		// Some poolers accept no settings when a connection starts. The database may have the right
+		// settings by default. validSettings closes a connection without them.
 		pool.Close()
 		for name := range postgresSettings {
 			delete(config.RuntimeParams, name)
@@ -238,8 +240,8 @@ func openPostgres(ctx context.Context, db *DB, _ bool) (*pools, error) {
 }
 
 // postgresDirect connects, records whether the database's encoding covers all of Unicode, and
-// reports whether the server is PostgreSQL itself. A pooler (such as PgBouncer) sends a process id
-// that it made up.
+// reports whether the server is PostgreSQL itself. A pooler, such as PgBouncer, sends a process id
+// of its own, which differs from the server's.
 func postgresDirect(ctx context.Context, db *DB, pool *sql.DB) (direct bool, err error) {
 	conn, err := pool.Conn(ctx)
 	if err != nil {
@@ -325,8 +327,8 @@ func postgresRefused(err error) bool {
 	if errors.As(err, new(settingError)) {
 		return true
 	}
-	// With sslmode=prefer, pgx asks a server without TLS again without it. Then the second answer
-	// counts.
+	// With sslmode=prefer, pgx tries again in plain text if a server has no TLS. Then the error of
+	// the second try counts.
 	return certificateRefused(err) || strings.Contains(err.Error(), "server refused TLS connection") && !connectionLost(err)
 }
 

@@ -4,6 +4,6 @@ package store
 
 import "net"
 
-// hasInput reports whether an idle connection has received something. On this system only the
-// server can answer that, so it returns true.
+// hasInput reports whether an idle connection has received something. This system has no means to
+// look without waiting, so it returns true, and the caller asks the server.
 func hasInput(net.Conn) bool { return true }

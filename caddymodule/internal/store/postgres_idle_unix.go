@@ -8,8 +8,8 @@ import (
 	"syscall"
 )
 
-// hasInput reports whether an idle connection has received its end or a message from the server,
-// which usually announces a shutdown. It does not wait.
+// hasInput reports, without waiting, whether the server has closed an idle connection or has sent a
+// message on it. Such a message usually announces a shutdown.
 func hasInput(conn net.Conn) bool {
 	if t, ok := conn.(*tls.Conn); ok {
 		conn = t.NetConn()
@@ -23,7 +23,8 @@ func hasInput(conn net.Conn) bool {
 		return true
 	}
 	quiet := false
-	// Read would wait for a reader that pgx may have left behind.
+	// raw.Read would wait for another reader, which pgx may have left behind. raw.Control does not
+	// wait.
 	err = raw.Control(func(fd uintptr) {
 		var b [1]byte
 		_, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK)

@@ -28,7 +28,7 @@ func sendPostgres(ctx context.Context, db *DB, conn *sql.Conn, statements []stat
 			if st.scan == nil {
 				tag, err := results.Exec()
 				if err == nil && st.query == commitWork && tag.String() == "ROLLBACK" {
-					err = pgx.ErrTxCommitRollback // a statement failed before, and that was overlooked
+					err = pgx.ErrTxCommitRollback // an earlier statement failed, but its error was not seen
 				}
 				if err != nil {
 					return err
@@ -54,12 +54,12 @@ func sendPostgres(ctx context.Context, db *DB, conn *sql.Conn, statements []stat
 	})
 }
 
-// longIdle is the time after which an idle connection is checked with the server: a firewall may
+// longIdle is the time after which an idle connection is checked by a query, because a firewall may
 // have dropped it silently.
 const longIdle = time.Minute
 
-// shouldPing reports whether a connection must be checked before its next use. Without a question
-// it detects a server that has closed the connection or announced its shutdown.
+// shouldPing reports whether a connection must be checked by a query before its next use. Without a
+// query, hasInput detects that the server has closed the connection or has announced a shutdown.
 func shouldPing(_ context.Context, p stdlib.ShouldPingParams) bool {
 	return p.IdleDuration > longIdle || hasInput(p.Conn.PgConn().Conn())
 }

@@ -11,16 +11,16 @@ import (
 )
 
 // postgresSettings are set on every connection, whatever the encoding of the database and the
-// settings of the role. Text is UTF-8, and a backslash in a literal is an ordinary character: the
-// driver and the parser of the team's queries rely on both. PgBouncer keeps these two settings
-// separate for each client.
+// settings of the role. Text is UTF-8, and a backslash in a literal is an ordinary character. The
+// driver, and our parser of configured queries, rely on both. PgBouncer tracks these two settings
+// for each client.
 var postgresSettings = map[string]string{
 	"client_encoding":             "UTF8",
 	"standard_conforming_strings": "on",
 }
 
-// fit replaces characters of a client's text that the database's encoding may lack. Otherwise a
-// header of the client could fail its login.
+// fit replaces characters that the database's encoding may lack, in a text from a client. Otherwise
+// a header with such a character would make the client's login fail.
 func (db *DB) fit(text string) string {
 	if !db.narrow.Load() {
 		return text
@@ -33,13 +33,13 @@ func (db *DB) fit(text string) string {
 	}, text)
 }
 
-// startupRefused reports whether a pooler refused the settings at a connection's start.
+// startupRefused reports whether a pooler has refused the settings when the connection started.
 func startupRefused(err error) bool {
 	var e *pgconn.PgError
 	return errors.As(err, &e) && (e.Code == "08P01" || e.Code == "0A000") && strings.Contains(e.Message, "startup parameter")
 }
 
-// validSettings refuses a connection without the postgresSettings.
+// validSettings refuses a connection that does not have the postgresSettings.
 func validSettings(_ context.Context, conn *pgconn.PgConn) error {
 	for name, want := range postgresSettings {
 		if got := conn.ParameterStatus(name); !strings.EqualFold(got, want) {
@@ -57,7 +57,7 @@ func (e settingError) Error() string {
 	return fmt.Sprintf("the connection has %s = %q, and the pooler refuses to set it: run ALTER ROLE … SET %s = '%s' for the role that connects", e.name, e.got, e.name, e.want)
 }
 
-// allValid runs both checks.
+// allValid combines two checks. a may be nil.
 func allValid(a, b pgconn.ValidateConnectFunc) pgconn.ValidateConnectFunc {
 	if a == nil {
 		return b

@@ -10,22 +10,23 @@ import (
 // session that has just expired is still recognised.
 const purgeMargin = 24 * time.Hour
 
-// seenMargin is how long the store remembers when a code was first seen, if no login has used it.
-// It is much longer than WeChat accepts a code.
+// seenMargin is how long the store keeps the time at which an unused code was first seen. WeChat
+// accepts a code for a much shorter time.
 const seenMargin = time.Hour
 
-// purges lists the rows to delete, by the column that holds when they expire.
+// purges lists the rows to delete. time is the column that contains the time at which a row
+// expires.
 var purges = []struct {
 	table, key, time string
 	margin           time.Duration
-	spare            string // a further condition that a row must meet to be deleted
+	more             string // a further condition for deleting a row
 }{
 	{"{kept_steps}", "step", "expires_at", 0, ""},
 	{"{claimed_steps}", "step", "lease_until", seenMargin, ""},
 	{"{sessions}", "id", "expires_at", purgeMargin, ""},
 	{"{barred_users}", "user_id", "erased_at", purgeMargin, " AND erased_at > 0 AND disabled = 0"},
-	// The newest row stays, so that the database does not assign its number again: the replicas'
-	// cursors are past it.
+	// The newest row stays, so that the database does not assign its number again. Replicas would
+	// miss a new row with that number, because they have read past it.
 	{"{revocations}", "seq", "until_at", purgeMargin, " AND seq < (SELECT newest FROM (SELECT MAX(seq) AS newest FROM {revocations}) AS r)"},
 }
 
@@ -37,8 +38,8 @@ const housekeepingLease = 5 * time.Minute
 // steps. Replicas of all versions must use the same name.
 var housekeepingStep = sha256.Sum256([]byte("caddy-wx-auth keeps the house"))
 
-// Housekeep runs Purge on one of the replicas. The first replica that calls it takes the
-// housekeeping role, and keeps it until it has not called for five minutes. ours is false for the
+// Housekeep runs Purge if this replica has the housekeeping role. The first replica that calls it
+// gets the role, and keeps it until it has not called for housekeepingLease. ours is false for all
 // others.
 func (s *Store) Housekeep(ctx context.Context, replica string, limit int) (deleted int, ours bool, err error) {
 	step, err := s.Lease(ctx, replica, s.db.opts.Now(), housekeepingLease, housekeepingStep)
@@ -51,17 +52,17 @@ func (s *Store) Housekeep(ctx context.Context, replica string, limit int) (delet
 	return deleted, true, err
 }
 
-// LeaveHousekeeping gives the role up, for a replica that must not have it.
+// LeaveHousekeeping gives up the role, if the replica has it.
 func (s *Store) LeaveHousekeeping(ctx context.Context, replica string) error {
 	return s.Release(ctx, replica, housekeepingStep)
 }
 
-// Purge deletes rows that have expired by the database's clock, at most limit of each kind, and
-// returns their number. Call it again while that is limit or more. Each kind has its own short
-// transaction, so that other writers get their turn.
+// Purge deletes rows that have expired by the database's clock, at most limit in each table, and
+// returns their number. Call it again if that number is limit or more. Each table has its own short
+// transaction, so that other writers need not wait long.
 func (s *Store) Purge(ctx context.Context, limit int) (deleted int, err error) {
 	for _, p := range purges {
-		old := ` FROM ` + p.table + ` WHERE ` + p.time + ` < {now} - ?` + p.spare + ` ORDER BY ` + p.time + ` LIMIT ?`
+		old := ` FROM ` + p.table + ` WHERE ` + p.time + ` < {now} - ?` + p.more + ` ORDER BY ` + p.time + ` LIMIT ?`
 		query := `DELETE` + old
 		if !s.db.dialect.deleteLimit {
 			query = `DELETE FROM ` + p.table + ` WHERE ` + p.key + ` IN (SELECT ` + p.key + old + `)`

@@ -9,18 +9,19 @@ import (
 	"time"
 )
 
-// A queue groups the writes that arrive while the database is busy into one transaction, and the
-// transactions that commit while the disk is busy into one flush. SQLite allows one writer at a
-// time, and would block the others while it waits for the disk.
+// A queue collects the writes that arrive while the database is busy, and runs them in one
+// transaction. It also collects the transactions that commit while the disk is busy, and flushes
+// them at once. SQLite allows one writer at a time, and would block all others while it waits for
+// the disk.
 //
 // Each write keeps the guarantees of a transaction: it happens completely or not at all, it is on
 // disk when its caller gets the result, and a failed write does not affect the others. Callers of
 // light writes get the result earlier: a power cut may undo these, together with everything written
 // after them.
 //
-// SQLite commits to its log without waiting for the disk (synchronous = NORMAL), and waits only
-// before and after it moves the log into the file. So a flush of the log after a commit puts this
-// commit on disk.
+// With synchronous = NORMAL, SQLite commits to its log without waiting for the disk. It waits only
+// before and after it moves the log into the file. So the queue flushes the log after a commit, and
+// then this commit is on disk.
 type queue struct {
 	pool  *sql.DB      // has one connection
 	flush func() error // waits until the log is on disk
@@ -42,22 +43,22 @@ type pendingWrite struct {
 }
 
 const (
-	// batchSize bounds the writes of one commit, and so how long its first write waits for the
-	// others' statements.
+	// batchSize bounds the number of writes in one commit. So it bounds how long the first write
+	// waits for the statements of the others.
 	batchSize = 64
 
-	// gatherFor is how long a batch waits for more writes once several arrive at a time: the
-	// transaction itself costs as much as ten of their statements.
+	// gatherFor is how long the queue waits for more writes after a batch of several. A transaction
+	// itself costs as much as ten statements of such writes.
 	gatherFor = 500 * time.Microsecond
 
-	// batchTimeout bounds a batch that has begun. It is longer than the wait
-	// for another process's lock (busyTimeout).
+	// batchTimeout bounds how long a batch waits for the write lock. It is longer than busyTimeout,
+	// SQLite's own wait for another process.
 	batchTimeout = 10 * time.Second
 )
 
-// write runs change in a transaction that it may share with others. If ctx ends before change has
-// begun, it does not run. After that it runs to its end, since an interrupted statement would fail
-// the whole batch.
+// write runs change in a transaction that it may share with other writes. If ctx ends before change
+// has begun, change does not run. Once it has begun, it runs to its end, because an interrupted
+// statement would make the whole batch fail.
 func (q *queue) write(ctx context.Context, db *DB, how durability, change func(*tx) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -134,7 +135,8 @@ func (q *queue) run(db *DB) {
 func (q *queue) commit(db *DB, batch []*pendingWrite) {
 	results, err := q.together(db, batch)
 	if err != nil && len(batch) > 1 && !errors.Is(err, context.DeadlineExceeded) {
-		// The batch was undone as a whole. Running each write alone finds the one that failed.
+		// The whole batch was undone. When each write runs alone, only the one that fails gets the
+		// error.
 		for _, w := range batch {
 			q.commit(db, []*pendingWrite{w})
 		}
@@ -151,11 +153,11 @@ func (q *queue) commit(db *DB, batch []*pendingWrite) {
 			written = append(written, w)
 		}
 	}
-	q.settle(written)
+	q.answerOnDisk(written)
 }
 
-// settle sends writers their result once their writes are on disk.
-func (q *queue) settle(written []*pendingWrite) {
+// answerOnDisk sends the writers their result once their writes are on disk.
+func (q *queue) answerOnDisk(written []*pendingWrite) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.written = append(q.written, written...)
@@ -175,7 +177,7 @@ func (q *queue) settle(written []*pendingWrite) {
 			}
 			err := q.flush()
 			if err != nil {
-				err = fmt.Errorf("%w: %w", ErrUnavailable, err) // the write was committed, and may be undone by a power cut
+				err = fmt.Errorf("%w: %w", ErrUnavailable, err) // the write was committed, but a power cut may undo it
 			}
 			for _, w := range written {
 				w.done <- err
@@ -191,8 +193,8 @@ const oneWrite = "one_write"
 var errOneWrite = errors.New("one of the writes failed")
 
 // together runs the batch in one transaction. Usually no write fails. If one does, the transaction
-// is undone and run again with a savepoint for each write, which costs two more statements for
-// each. err is the error of the transaction, and means that nothing was written.
+// is undone and run again with a savepoint for each write, which costs each write two or three more
+// statements. err is the error of the transaction. If it is set, nothing was written.
 func (q *queue) together(db *DB, batch []*pendingWrite) (results []error, err error) {
 	results = make([]error, len(batch))
 	if len(batch) == 1 {
@@ -227,9 +229,9 @@ func (q *queue) together(db *DB, batch []*pendingWrite) (results []error, err er
 	})
 }
 
-// transaction runs change in a transaction with the batch's deadline. The deadline applies only
-// until the transaction has the lock. The statements after that wait for nobody, so they get no
-// deadline: it would cost a goroutine for each of them.
+// transaction runs change in a transaction. batchTimeout applies only until the transaction has the
+// write lock. The statements after that wait for nobody, so they have no deadline, which would cost
+// a goroutine for each of them.
 func (q *queue) transaction(db *DB, change func(*tx) error) error {
 	ctx, cancel := context.WithTimeout(context.Background(), batchTimeout)
 	defer cancel()

@@ -14,8 +14,8 @@ import (
 
 // Rekey describes a change of the encryption key.
 type Rekey struct {
-	// Sessions is the maximum lifetime of sessions. After the change their refresh tokens are
-	// accepted for so long, even if the old key is not configured any more.
+	// Sessions is the maximum lifetime of sessions. Their refresh tokens stay valid for so long
+	// after the change, even if the old key is no longer configured.
 	Sessions time.Duration
 	// Compromised is set if somebody else has the old key. Then nothing derived from it is kept,
 	// and its refresh tokens become invalid.
@@ -24,7 +24,7 @@ type Rekey struct {
 	Progress func(seen int)
 }
 
-// sealedColumn is a column of sealed values, with the columns that make up their places.
+// sealedColumn is a column of sealed values, with the columns that identify the place of a value.
 type sealedColumn struct {
 	table, column string
 	key           string // the primary key, or the second part of it if within is set
@@ -49,14 +49,14 @@ var sealedColumns = []sealedColumn{
 
 const rekeyBatch = 500
 
-// Rekey seals all values that an older key has sealed with the newest key, in small transactions.
-// Replicas continue meanwhile, and an interrupted call is continued by the next one. Afterwards the
-// old keys need not be configured any more; until then the database belongs to the old key. Rekey
-// also removes entries of keys that are not configured from the index of phone numbers. It returns
-// the number of values sealed.
+// Rekey takes all values that were sealed with an older key, and seals them with the newest one, in
+// small transactions. Replicas keep working meanwhile. If a call is interrupted, the next one
+// continues. Once Rekey has returned, the old keys need no longer be configured; until then they
+// must be. Rekey also removes the entries of keys that are not configured from the index of phone
+// numbers. It returns the number of values sealed.
 //
-// Every replica must have the new key before, at least as an old one: the others cannot read what
-// is sealed here.
+// Before Rekey is called, every replica must have the new key, at least as an old one. A replica
+// without it cannot read the values that Rekey seals.
 func (s *Store) Rekey(ctx context.Context, r Rekey) (sealed int, err error) {
 	if err := s.Open(ctx); err != nil {
 		return 0, err
@@ -92,7 +92,7 @@ type sealedRow struct {
 	value     []byte
 }
 
-// reseal processes one column.
+// reseal seals the values of one column with the newest key.
 func (s *Store) reseal(ctx context.Context, c sealedColumn, count func(int)) (sealed int, err error) {
 	within := []string{""}
 	if c.within != "" {
@@ -124,7 +124,7 @@ func (s *Store) reseal(ctx context.Context, c sealedColumn, count func(int)) (se
 	return sealed, nil
 }
 
-// param converts a key for the database: the keys of steps are bytes.
+// param returns a primary key as a parameter of a statement. The keys of steps are bytes.
 func (c sealedColumn) param(key string) any {
 	if c.key == "step" {
 		return []byte(key)
@@ -164,8 +164,8 @@ func (s *Store) sealedRows(ctx context.Context, c sealedColumn, first string, la
 	return rows, err
 }
 
-// resealRows seals values of an older key with the newest key. It skips values that a replica has
-// changed meanwhile, since the replica has sealed them with its own newest key.
+// resealRows seals the values of rows with the newest key. It skips values that a replica has
+// changed meanwhile, because the replica has sealed them with its own newest key.
 func (s *Store) resealRows(ctx context.Context, c sealedColumn, first string, rows []sealedRow) (sealed int, err error) {
 	keys := s.keys.Load()
 	err = s.rewrite(ctx, "sealing again in", func(t *tx) error {
@@ -200,7 +200,7 @@ func (s *Store) resealRows(ctx context.Context, c sealedColumn, first string, ro
 		return nil
 	})
 	if errors.Is(err, ErrKey) {
-		err = fmt.Errorf("%w: name that key as an old one of encryption_key, and begin again", err)
+		err = fmt.Errorf("%w: add that key to encryption_key as an old one, and run the command again", err)
 	}
 	return sealed, err
 }
@@ -211,8 +211,8 @@ func (k *Keys) newest(sealed []byte) bool {
 	return len(sealed) > 1+len(id) && sealed[0] == sealVersion && [4]byte(sealed[1:1+len(id)]) == id
 }
 
-// indexPhone adds a user to the index under each configured key. The user's row must be locked, so
-// that they cannot be erased meanwhile.
+// indexPhone enters a user's number into the index under each configured key. The user's row must
+// be locked, so that the user cannot be erased meanwhile.
 func (s *Store) indexPhone(t *tx, userID string, text []byte) error {
 	country, national, _ := strings.Cut(string(text), " ")
 	number := user.Phone{Country: country, National: national}
@@ -229,7 +229,8 @@ func (s *Store) indexPhone(t *tx, userID string, text []byte) error {
 	return nil
 }
 
-// rekeyMeta comes last: after it the database belongs to the newest key.
+// rekeyMeta seals the values of meta, including the key check, with the newest key. It comes last,
+// because the key check decides to which key the database belongs.
 func (s *Store) rekeyMeta(ctx context.Context, r Rekey) (sealed int, err error) {
 	keys := s.keys.Load()
 	until := s.db.opts.Now().Add(r.Sessions)
@@ -274,7 +275,7 @@ func (s *Store) rekeyMeta(ctx context.Context, r Rekey) (sealed int, err error) 
 	return sealed, err
 }
 
-// keyText reads a key that is text or bytes.
+// keyText scans a primary key that is text or bytes.
 type keyText string
 
 // Scan implements sql.Scanner.
@@ -290,8 +291,8 @@ func (k *keyText) Scan(v any) error {
 	return nil
 }
 
-// retainedPrefix starts the names, in meta, of what is stored of former keys: the keys of refresh
-// tokens and of the claims in tokens, sealed.
+// retainedPrefix starts the names of rows in meta that hold the sealed remains of former keys: the
+// keys for refresh tokens, and for the sealed claims in tokens.
 const retainedPrefix = "retained_key "
 
 // eachSealedMeta reads the sealed values of meta.
@@ -307,13 +308,13 @@ func eachSealedMeta(t *tx, do func(name string, value []byte)) error {
 
 const retainedSize = 8 + 2*encryptionKeySize
 
-// retained returns what is stored of a former key, with the time until which it is valid.
+// retained returns the value of such a row, with the time until which it is valid.
 func (d derived) retained(until time.Time) []byte {
 	out := binary.BigEndian.AppendUint64(nil, uint64(until.UnixMilli()))
 	return append(append(out, d.refreshMAC...), d.claimSeal...)
 }
 
-// withRetained adds the stored former keys that are still valid.
+// withRetained returns the keys together with the retained former ones that are still valid.
 func (k *Keys) withRetained(t *tx, now time.Time) (*Keys, error) {
 	rows := make(map[string][]byte)
 	if err := eachSealedMeta(t, func(name string, value []byte) { rows[name] = value }); err != nil {

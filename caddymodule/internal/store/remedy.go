@@ -12,7 +12,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/remedy"
 )
 
-// advised is an error of a store that is unavailable, with what the operator can do.
+// advised is the error of an unavailable store, with advice for the operator.
 type advised struct {
 	error
 	remedy string
@@ -20,10 +20,10 @@ type advised struct {
 
 func (e advised) Unwrap() error { return e.error }
 
-// OfStore marks the error for [login.OfStore].
+// OfStore marks the error for the function [login.OfStore].
 func (advised) OfStore() {}
 
-// Remedy is for the log.
+// Remedy returns the advice. It is logged with the error.
 func (e advised) Remedy() string { return e.remedy }
 
 // Heading returns the heading for the log.
@@ -37,7 +37,8 @@ func (e advised) Heading() remedy.Heading {
 	return remedy.StoreAway
 }
 
-// remedies lists texts in drivers' errors that have no type, in lower case.
+// remedies maps texts, in lower case, to remedies. The texts occur in drivers' errors that have no
+// type of their own.
 var remedies = []struct{ text, remedy string }{
 	{"disk is full", remedySpace}, {"no space left", remedySpace}, {"disk full", remedySpace}, {"could not extend file", remedySpace},
 	{"too many connections", remedyConnections}, {"too many clients", remedyConnections}, {"remaining connection slots", remedyConnections},
@@ -51,7 +52,7 @@ const (
 	remedyReadOnly    = "let the user that runs Caddy write to the file and its directory, or connect to the server that takes writes (a replica or a server with read_only takes none)"
 )
 
-// remedyOf returns what the operator can do about a database that cannot be used.
+// remedyOf returns advice for the operator about a database that cannot be used.
 func (db *DB) remedyOf(err error) string {
 	var dns *net.DNSError
 	text := strings.ToLower(err.Error())
@@ -76,5 +77,5 @@ func (db *DB) remedyOf(err error) string {
 	case db.dialect.port == "":
 		return "check that the disk of the SQLite file works and has space"
 	}
-	return "check that the database runs and can be reached from here; tokens go on meanwhile, and all else when it is back"
+	return "check that the database runs and can be reached from here; tokens stay valid meanwhile, and all else works again when it is back"
 }

@@ -10,14 +10,14 @@ import (
 	"time"
 )
 
-// Replica is a running process, as it has announced itself.
+// Replica is a process that has announced itself in the store.
 type Replica struct {
 	Name string
 	// Seen is the time since the announcement, by the database's clock.
 	Seen time.Duration
 	// Keys are the ids of its encryption keys, newest first. They are not secret.
 	Keys []string
-	// Closes is set if it writes nothing to a store that was moved. Earlier versions do.
+	// Closes is set if the replica writes nothing to a closed store. Earlier versions write to it.
 	Closes bool
 }
 
@@ -31,8 +31,8 @@ const (
 
 	// ReplicaUp is how long a replica counts as running after an announcement.
 	ReplicaUp = 2 * time.Minute
-	// closesMark stands behind the keys of a replica that closes. Earlier versions take it for a
-	// key.
+	// closesMark follows the key ids of a replica with Closes set. Earlier versions take it for the
+	// id of a key.
 	closesMark = "closes"
 
 	// replicaForgotten is the age at which an announcement is deleted.
@@ -109,8 +109,8 @@ func (s *Store) forgetReplicas(ctx context.Context) error {
 	return s.forget(ctx, slices.DeleteFunc(list, func(a announcement) bool { return a.Seen < replicaForgotten }))
 }
 
-// forget deletes announcements, except those renewed since they were read: otherwise rekey would
-// not notice that the replica runs.
+// forget deletes announcements, but not those that were renewed since they were read. Otherwise
+// rekey would not notice that such a replica is running.
 func (s *Store) forget(ctx context.Context, gone []announcement) error {
 	if len(gone) == 0 {
 		return nil

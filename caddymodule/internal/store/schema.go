@@ -7,8 +7,8 @@ import (
 )
 
 // Schema returns the SQL that creates the tables in a kind of database ("sqlite", "postgres" or
-// "mysql"), for operators who set migrate off. If from is over 0, the SQL updates the tables of
-// that version. The database's own client accepts it unchanged.
+// "mysql"), for operators who set migrate off. If from is greater than 0, the SQL migrates tables
+// that have this version. The database's own client accepts it unchanged.
 func Schema(kind, prefix string, from int) (string, error) {
 	d := dialects[kind]
 	if d == nil {
@@ -22,7 +22,7 @@ func Schema(kind, prefix string, from int) (string, error) {
 	}
 	latest := len(migrations)
 	if from < 0 || from >= latest {
-		return "", fmt.Errorf("there is nothing from version %d on: the newest is %d", from, latest)
+		return "", fmt.Errorf("there is no migration from version %d: the newest version is %d", from, latest)
 	}
 	var b strings.Builder
 	words := d.replacer(prefix)

@@ -11,7 +11,8 @@ import (
 // package, without the configured prefix.
 type place struct{ table, column, row string }
 
-// aad writes each part after its length, so that no two places result in the same bytes.
+// aad returns the place as authenticated data. It writes the length before each part, so that no
+// two places have the same bytes.
 func (p place) aad() []byte {
 	var out []byte
 	for _, part := range []string{p.table, p.column, p.row} {
@@ -31,7 +32,7 @@ func (k *Keys) seal(p place, value []byte) []byte {
 	return d.atRest.Seal(out, nil, value, p.aad())
 }
 
-var errSealed = errors.New("a sealed value does not open: it was changed, or moved from another place")
+var errSealed = errors.New("a sealed value cannot be opened: it was changed, or copied from another row or column")
 
 // open decrypts a value with the key that sealed it.
 func (k *Keys) open(p place, sealed []byte) ([]byte, error) {

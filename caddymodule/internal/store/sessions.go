@@ -41,17 +41,18 @@ func insertSession(db *DB, s session.Session) (statement, error) {
 }
 
 // Session reads a session. It returns session.ErrNotFound if there is none. If the store has users
-// of its own, a refresh reads the session's user in the same turnaround.
+// of its own, and the context is one of Together, it also reads the session's user in the same
+// turnaround.
 func (s *Store) Session(ctx context.Context, id string) (found session.Session, err error) {
-	beside := s.beside(ctx)
-	if beside != nil && !s.hasUsers.Load() {
-		beside = nil
+	ahead := s.readAhead(ctx)
+	if ahead != nil && !s.hasUsers.Load() {
+		ahead = nil
 	}
 	err = s.read(ctx, "reading a session", func(t *tx) (err error) {
 		found = session.Session{}
 		question := t.db.askSession(id, &found)
-		if beside != nil {
-			question = s.askSessionAndUser(id, &found, beside)
+		if ahead != nil {
+			question = s.askSessionAndUser(id, &found, ahead)
 		}
 		err = t.questions(question)
 		if err == nil && found.ID != id {
@@ -62,8 +63,8 @@ func (s *Store) Session(ctx context.Context, id string) (found session.Session, 
 	return found, err
 }
 
-// askSession reads a session together with the database's clock: if this process's clock has just
-// jumped, a refresh must still use the right time.
+// askSession reads a session together with the database's clock, so that a refresh uses the right
+// time even if this process's clock has just jumped.
 func (db *DB) askSession(id string, found *session.Session) statement {
 	answered := db.asking()
 	return ask(func(r row) (err error) {
@@ -80,8 +81,8 @@ const authAtOfS = `(SELECT b.auth_at FROM {bindings} b WHERE b.appid = s.appid A
 
 var sessionColumnsOfS = "s." + strings.Join(strings.Fields(sessionColumns), " s.")
 
-// askSessionAndUser is askSession for a session and its user.
-func (s *Store) askSessionAndUser(id string, found *session.Session, beside *beside) statement {
+// askSessionAndUser is like askSession, but also reads the session's user.
+func (s *Store) askSessionAndUser(id string, found *session.Session, ahead *readAhead) statement {
 	answered := s.db.asking()
 	return ask(func(r row) (err error) {
 		var now int64
@@ -97,13 +98,14 @@ func (s *Store) askSessionAndUser(id string, found *session.Session, beside *bes
 		if userID.String == found.UserID {
 			u.user, u.err = s.userOf(userID.String, sealed, disabled.Int64, created.Int64)
 		}
-		beside.noteUser(found.UserID, u)
+		ahead.noteUser(found.UserID, u)
 		return nil
 	}, `SELECT `+sessionColumnsOfS+`, {now}, `+authAtOfS+`, u.id, u.phone, u.disabled, u.created_at
 		FROM {sessions} s LEFT JOIN {users} u ON u.id = s.user_id WHERE s.id = ?`, id)
 }
 
-// clockRow compares the clocks after a row is read and before its times are converted.
+// clockRow is a row that contains the database's clock. Scan compares the clocks, so that the times
+// of the row are converted after the comparison.
 type clockRow struct {
 	row      row
 	now      *int64
@@ -118,7 +120,7 @@ func (r clockRow) Scan(into ...any) error {
 	return err
 }
 
-// Advance moves a live session's counter, if it is still at From.
+// Advance sets a live session's counter to a.To, if it is still a.From.
 func (s *Store) Advance(ctx context.Context, id string, a session.Advance) (advanced bool, err error) {
 	was, err := counterColumn(a.From)
 	if err != nil {
@@ -136,8 +138,8 @@ func (s *Store) Advance(ctx context.Context, id string, a session.Advance) (adva
 	return n == 1 && err == nil, err
 }
 
-// Extend sets a later time for the end of a session's last token. It does nothing if the stored
-// time is unknown or not earlier.
+// Extend records that a session's last token expires later than recorded. It does nothing if the
+// recorded time is unknown or not earlier.
 func (s *Store) Extend(ctx context.Context, id string, tokensUntil time.Time) error {
 	_, err := s.execute(ctx, "extending a session", again,
 		`UPDATE {sessions} SET tokens_until = ? WHERE id = ? AND tokens_until > 0 AND tokens_until < ?`+openGuard,
@@ -174,14 +176,14 @@ func (s *Store) CountSessions(ctx context.Context) (n int, err error) {
 	return n, err
 }
 
-// Revocations reads the feed in its order: all rows with a number over after, and all that were
-// recorded within window by the database's clock. It also compares the clocks. A row that a copy of
-// the database shows late is found by the next poll, since each looks back a minute.
+// Revocations reads the feed in its order: all rows with a number greater than after, and all that
+// were recorded within window by the database's clock. It also compares the clocks. A row that a
+// copy of the database shows late is found by a later poll, because each poll looks back by window.
 func (s *Store) Revocations(ctx context.Context, after int64, window time.Duration) (list []session.Revocation, err error) {
 	read := s.readLate
 	if after == 0 {
-		// The first poll decides which tokens are good from the start. A copy that lags
-		// would let an ended session in.
+		// The first poll decides which tokens are valid from the start. A copy of the database that
+		// lags would let an ended session in.
 		read = s.read
 	}
 	err = read(ctx, "reading the revocations", func(t *tx) error {
@@ -205,7 +207,7 @@ func (s *Store) Revocations(ctx context.Context, after int64, window time.Durati
 			SELECT seq, session_id, until_at FROM {revocations} WHERE seq > ?
 			UNION ALL
 			SELECT seq, session_id, until_at FROM {revocations} WHERE recorded_at >= {now} - ?`, after, window.Milliseconds())
-		for i := range list { // the times can be converted only now, after the comparison of the clocks
+		for i := range list { // the clocks must be compared before the times are converted
 			list[i].Until = t.db.fromMillis(until[i])
 		}
 		return err
@@ -217,7 +219,7 @@ func (s *Store) Revocations(ctx context.Context, after int64, window time.Durati
 	return slices.CompactFunc(list, func(a, b session.Revocation) bool { return a.Seq == b.Seq }), nil
 }
 
-// counterColumn returns a counter as SQL holds it.
+// counterColumn converts a counter for SQL.
 func counterColumn(n uint64) (int64, error) {
 	if n > math.MaxInt64 {
 		return 0, fmt.Errorf("session counter %d is out of range", n)

@@ -38,8 +38,8 @@ func (s *Store) Keys(ctx context.Context) (list []token.StoredKey, err error) {
 	return list, nil
 }
 
-// AddKey stores a signing key. It returns false if there is one with its id, or with its algorithm
-// and generation.
+// AddKey stores a signing key. It returns false if there already is a key with this id, or with
+// this algorithm and generation.
 func (s *Store) AddKey(ctx context.Context, k token.StoredKey) (added bool, err error) {
 	err = s.write(ctx, "adding a signing key", func(t *tx) error {
 		n, err := t.exec(`INSERT OR IGNORE INTO {signing_keys} (`+signingKeyColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?)`,

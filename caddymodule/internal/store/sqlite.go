@@ -57,7 +57,7 @@ const (
 	// busyTimeout is how long SQLite waits for another process's lock.
 	busyTimeout = 4 * time.Second
 
-	// readers is the number of connections that read beside the one that writes.
+	// readers is the number of connections that only read. One more connection writes.
 	readers = 4
 )
 
@@ -89,7 +89,8 @@ func openSQLite(ctx context.Context, db *DB, create bool) (*pools, error) {
 		return nil, fileError(err)
 	}
 	write := sqliteConnections(path, 1, "_txlock=immediate", "_pragma=journal_mode(WAL)", "_pragma=synchronous(NORMAL)",
-		// If the log is moved into the file less often, so is a page that changes all the time.
+		// The log is moved into the file less often than by default. So a page that changes all the
+		// time is written to the file less often.
 		"_pragma=wal_autocheckpoint(4000)",
 		// A log that has grown in a burst shrinks again.
 		"_pragma=journal_size_limit(16777216)")
@@ -115,8 +116,8 @@ func openSQLite(ctx context.Context, db *DB, create bool) (*pools, error) {
 // sqliteReady connects, returns the journal mode, and checks that the file can be written.
 func sqliteReady(ctx context.Context, pool *sql.DB) (mode string, err error) {
 	for {
-		// If several processes open a new file at the same time, SQLite may report another's lock
-		// here without waiting for it.
+		// If several processes open a new file at the same time, SQLite may report a lock here at
+		// once, without waiting for busyTimeout.
 		err = pool.QueryRowContext(ctx, `PRAGMA journal_mode`).Scan(&mode)
 		if sqliteCode(err)&0xff != codes.SQLITE_BUSY || ctx.Err() != nil {
 			break
@@ -130,7 +131,7 @@ func sqliteReady(ctx context.Context, pool *sql.DB) (mode string, err error) {
 		return "", err
 	}
 	defer t.Rollback()
-	// If SQLite may not write to a file, it opens it read-only, and reports this only at the first
+	// SQLite opens a file without write permission as read-only, and reports that only at the first
 	// change.
 	if _, err := t.ExecContext(ctx, `PRAGMA user_version = 1`); err != nil {
 		return "", err
@@ -177,9 +178,8 @@ func sqliteTemporary(err error) bool {
 	return false
 }
 
-// sqliteOpenError marks errors that a retry will not fix as permanent. It is for errors while the
-// file is opened, which are the operator's to fix. A disk that turns read-only later counts as
-// temporary.
+// sqliteOpenError marks errors as permanent that only the operator can fix. It is for errors while
+// the file is opened. A disk that becomes read-only later counts as temporary.
 func sqliteOpenError(err error) error {
 	switch sqliteCode(err) & 0xff {
 	case codes.SQLITE_CANTOPEN, codes.SQLITE_PERM, codes.SQLITE_AUTH:

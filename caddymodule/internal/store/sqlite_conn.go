@@ -5,8 +5,8 @@ import (
 	"database/sql/driver"
 )
 
-// sqliteConnector opens connections that keep their prepared statements: parsing the SQL each time
-// took a sixth of the cost of a login. SQLite prepares them again by itself when the schema
+// sqliteConnector opens connections that keep their prepared statements. Parsing the SQL each time
+// would be a sixth of the cost of a login. SQLite prepares them again by itself when the schema
 // changes.
 type sqliteConnector struct {
 	driver driver.Driver

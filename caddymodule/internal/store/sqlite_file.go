@@ -14,11 +14,11 @@ import (
 // log and its shared memory the same mode. createFile never opens an existing file: closing it
 // would drop the locks that SQLite holds on it in this process.
 //
-// The log and the key beside the file are checked before the file itself. SQLite writes the first
+// The log and the key file are checked before the database file itself. SQLite writes the first
 // page into the file before it begins a log, and the key is created after the tables. So if a log
-// or a key was there first, the file had content, even while another process is creating the
-// database. In this case an empty file must not be opened: SQLite would delete its log, and with it
-// everything that could still be restored.
+// or a key exists, the file must have had content, even if another process is just creating the
+// database. Then an empty file must not be opened: SQLite would delete the log, and with it all
+// data that could still be restored.
 func (db *DB) createFile(path string, create bool) error {
 	dir := filepath.Dir(path)
 	hadContent := db.hasKeyFile() || hasContent(path+"-wal")
@@ -111,15 +111,15 @@ func (db *DB) hasKeyFile() bool {
 	return err == nil
 }
 
-// blank reports whether an SQLite file has no tables at all, of whatever prefix.
+// blank reports whether an SQLite file has no tables at all, with any prefix.
 func (db *DB) blank(t *tx) (bool, error) {
 	var tables int
 	err := t.row(`SELECT COUNT(*) FROM sqlite_schema WHERE type = 'table'`).Scan(&tables)
 	return tables == 0, err
 }
 
-// lost refuses an empty database if files beside it show that it had users. In a new database they
-// would all get other ids and lose their accounts.
+// lost returns the error for an empty or missing database, when files beside it show that it had
+// users. In a new database they would all get other ids and lose their accounts.
 func (db *DB) lost(how string) error {
 	var beside []string
 	for _, path := range []string{db.KeyFile(), db.path + "-wal"} {
@@ -132,8 +132,8 @@ func (db *DB) lost(how string) error {
 		"to begin with an empty store on purpose, remove %s too", ErrLost, how, left, left)}
 }
 
-// inPlace returns an error if the open file was deleted or replaced. Everything written to it would
-// be gone when this process ends.
+// inPlace returns an error if the open file was deleted or replaced. Everything that is written to
+// it would be lost when this process ends.
 func (db *DB) inPlace() error {
 	opened := db.file.Load()
 	if opened == nil {

@@ -12,24 +12,25 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
 )
 
-// maxKept bounds a stored result in bytes: sealed, it must fit into every database's {blob}.
+// maxKept bounds a stored result in bytes. The sealed result must fit into every database's {blob}.
 const maxKept = 32 << 10
 
 func keptPlace(step login.Key) place { return place{"kept_steps", "value", string(step[:])} }
 
-// Keep stores the result of a login step, sealed, until expires. It overwrites an earlier result,
-// and ends the step's lease, whoever owns it, since the step is done. In the same turnaround it
-// then reads what the next call of Known will ask for.
+// Keep seals the result of a login step and stores it until expires. It overwrites an earlier
+// result. It also ends the step's lease, whoever owns it, because the step is done. If next is
+// given, Keep reads in the same turnaround what the next call of Known will ask for.
 func (s *Store) Keep(ctx context.Context, step login.Key, value []byte, expires time.Time, next ...login.Account) error {
 	if len(value) > maxKept {
 		return fmt.Errorf("keeping a step: %d bytes are too many", len(value))
 	}
-	beside := s.beside(ctx)
-	if beside == nil || s.db.dialect.oneWriter {
+	ahead := s.readAhead(ctx)
+	if ahead == nil || s.db.dialect.oneWriter {
 		next = nil
 	}
 	r := new(accountReader)
-	// A closed store takes what WeChat has answered to logins under way: it is copied last.
+	// Even a closed store accepts WeChat's answers to logins under way, because a move copies them
+	// last.
 	err := s.rewrite(evenIfMoved(ctx), "keeping a step", func(t *tx) error {
 		if len(next) > 0 {
 			r = s.accountReader(next[0])
@@ -38,11 +39,11 @@ func (s *Store) Keep(ctx context.Context, step login.Key, value []byte, expires 
 		return t.send(true, s.keepStep(step, value, expires), say(`DELETE FROM {claimed_steps} WHERE step = ?`, step[:]))
 	})
 	if err != nil && len(next) > 0 && !errors.Is(err, ErrUnavailable) {
-		return s.Keep(ctx, step, value, expires) // the failed statement may be one of the questions
+		return s.Keep(ctx, step, value, expires) // the statement that failed may be one of those for next
 	}
 	if err == nil && len(next) > 0 && r.complete() {
 		known := r.known()
-		beside.note(next[0], &known, r)
+		ahead.note(next[0], &known, r)
 	}
 	return err
 }
@@ -75,15 +76,15 @@ func (s *Store) keptStep(t *tx, step login.Key, now time.Time) (value []byte, ok
 	return value, err == nil, err
 }
 
-// Lease reads the results of steps. It leases the steps without a result to owner for the time
-// life, unless another owner has a lease; owner's own lease is renewed. Leases follow the
-// database's clock, which all replicas share. Lease also records when the steps' codes were first
-// seen.
+// Lease reads the results of steps. It leases the steps that have no result to owner, for the time
+// life. If another owner has a lease on a step, that lease stays. If owner itself has one, it is
+// renewed. Leases follow the database's clock, which all replicas share. Lease also records when
+// the steps' codes were first seen.
 //
-// A lease need not survive a power cut, which also ends its owner's work.
+// A lease need not survive a power cut, because that also ends its owner's work.
 //
-// A result that another owner stores meanwhile cannot be missed: the results are read with the
-// lease in hand, and Keep ends the lease in the transaction that stores a result.
+// A result that another owner stores meanwhile is not missed. Results are read after the lease was
+// taken, and Keep ends the lease in the transaction that stores a result.
 func (s *Store) Lease(ctx context.Context, owner string, now time.Time, life time.Duration, steps ...login.Key) (found []login.Step, err error) {
 	err = s.change(ctx, "leasing a step", again, light, func(t *tx) error {
 		var args []any
@@ -106,7 +107,7 @@ func (s *Store) Lease(ctx context.Context, owner string, now time.Time, life tim
 	return found, s.forgetLeases(ctx, found, steps)
 }
 
-// forgetLeases deletes the leases of steps that had a result already.
+// forgetLeases deletes the leases that Lease has created for steps with a result.
 func (s *Store) forgetLeases(ctx context.Context, found []login.Step, steps []login.Key) error {
 	var kept []login.Key
 	for i, st := range found {
@@ -159,7 +160,8 @@ func anyStep(steps []login.Key) (in string, args []any) {
 	return ` IN (?` + strings.Repeat(", ?", len(steps)-1) + `)`, args
 }
 
-// Renew renews owner's leases. It does not take a lease again that has ended.
+// Renew renews owner's leases. It does not restore a lease that was released, or that another owner
+// has taken.
 func (s *Store) Renew(ctx context.Context, owner string, life time.Duration, steps ...login.Key) error {
 	return s.change(evenIfMoved(ctx), "renewing a lease", again, light, func(t *tx) error {
 		in, keys := anyStep(steps)
@@ -167,8 +169,8 @@ func (s *Store) Renew(ctx context.Context, owner string, life time.Duration, ste
 	})
 }
 
-// Release ends those of the leases that still belong to owner. The time at which their codes were
-// first seen is kept: a login that is tried again does not begin later.
+// Release ends the leases that still belong to owner. It keeps the times at which the codes were
+// first seen, so that a login that is tried again does not count as begun later.
 func (s *Store) Release(ctx context.Context, owner string, steps ...login.Key) error {
 	return s.change(evenIfMoved(ctx), "releasing a step", again, light, func(t *tx) error {
 		in, keys := anyStep(steps)
@@ -177,8 +179,8 @@ func (s *Store) Release(ctx context.Context, owner string, steps ...login.Key) e
 }
 
 // databaseTime converts milliseconds of the database's clock to a time, without a shift to this
-// process's clock. Such times are stored with the results of steps, which replicas with other
-// clocks read.
+// process's clock. Such times are stored with the results of steps, and replicas with other clocks
+// read them.
 func databaseTime(ms int64) time.Time {
 	if ms == 0 {
 		return time.Time{}

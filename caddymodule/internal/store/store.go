@@ -1,6 +1,6 @@
-// Package store keeps users, sessions, signing keys and the results of login steps in SQL. It
-// implements the small interfaces of the packages session, token, login and user. It knows nothing
-// about HTTP, WeChat or Caddy.
+// Package store keeps users, sessions, signing keys and the results of login steps in an SQL
+// database. It implements small interfaces of the packages session, token, login and user. It knows
+// nothing about HTTP, WeChat or Caddy.
 //
 // A [DB] is one database. It lives as long as any configuration uses it, and holds no secret except
 // those of its connection. A [Store] is a DB used with the keys of one configuration. Both do
@@ -29,7 +29,7 @@ var (
 	ErrUnavailable = errors.New("store unavailable")
 
 	// ErrReadOnly reports that the database answers but accepts no write: it is a replica, or a
-	// server or file that is read-only. It comes with ErrUnavailable, as a replica may be promoted.
+	// read-only server or file. It comes with ErrUnavailable, because a replica may be promoted.
 	ErrReadOnly = errors.New("it cannot be written")
 
 	// ErrLost reports that an SQLite file is missing or empty, although files beside it show that
@@ -50,7 +50,7 @@ type Options struct {
 	Prefix string
 	// Now is the clock. The default is time.Now.
 	Now func() time.Time
-	// Clock compares that clock with the database's. If it is nil, they are assumed to agree.
+	// Clock compares the clock Now with the database's. If it is nil, the two are assumed to agree.
 	Clock *clock.Clock
 
 	lookup lookup
@@ -95,7 +95,7 @@ type pools struct {
 const (
 	defaultPrefix = "wx_auth_"
 
-	// queryTimeout bounds every question to the database.
+	// queryTimeout bounds every operation on the database.
 	queryTimeout = 5 * time.Second
 
 	// maxConnections bounds the pool of a database server, for each process. Callers wait while all
@@ -155,8 +155,8 @@ func New(address string, opts Options) (*DB, error) {
 // String names the database for logs and errors, without credentials.
 func (db *DB) String() string { return db.url }
 
-// opened calls then with the open database, for one caller at a time. If create is set, it creates
-// the file that SQLite needs.
+// opened opens the database if needed, and calls then with it, for one caller at a time. If create
+// is set, it may create the file of an SQLite database.
 func (db *DB) opened(ctx context.Context, create bool, then func(context.Context, *pools) error) error {
 	ctx, cancel := bounded(ctx)
 	defer cancel()
@@ -195,8 +195,8 @@ func (db *DB) Close() error {
 	}
 	var err error
 	if p.read != p.write {
-		// SQLite moves its log into the file when the last connection closes. The last one must be
-		// the connection that may write.
+		// SQLite moves its log into the file when the last connection closes. So the connection
+		// that may write must be closed last.
 		err = p.read.Close()
 	}
 	err = errors.Join(err, p.write.Close())
@@ -206,7 +206,8 @@ func (db *DB) Close() error {
 	return nil
 }
 
-// bounded gives ctx a deadline if it has none. Opening may take longer than a query.
+// bounded gives ctx a deadline if it has none. The deadline of a caller may be later, because
+// opening may take longer than a query.
 func bounded(ctx context.Context) (context.Context, context.CancelFunc) {
 	if _, ok := ctx.Deadline(); ok {
 		return ctx, func() {}

@@ -9,19 +9,19 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
 )
 
-// CommitTest opens the session of a test login in one transaction. It binds, moves and ends no
-// openid. Like Commit, it checks that the user was neither disabled nor erased meanwhile, and that
-// the number is still theirs. It returns login.ErrBound if a WeChat account is bound to the user,
-// in whatever state.
+// CommitTest opens the session of a test login in one transaction. It binds and moves no openid.
+// Like Commit, it checks that the user was neither disabled nor erased meanwhile, and that the
+// number is still theirs. It returns login.ErrBound if a WeChat account is bound to the user, in
+// whatever state.
 func (s *Store) CommitTest(ctx context.Context, l login.Commit) (done login.Committed, err error) {
-	ours := s.beside(ctx).isOurs(l.Binding.UserID)
+	ours := s.readAhead(ctx).isOurs(l.Binding.UserID)
 	for range maxEarly {
 		err = s.write(ctx, "committing a test login", func(t *tx) error {
 			c := &committing{tx: t, s: s, l: l, b: l.Binding, ours: ours}
 			if err := t.send(false, append(c.askLocks(), c.askUser(), c.askBindings(), c.askSessions())...); err != nil {
 				return err
 			}
-			for _, step := range []func() error{c.locked, c.admitted, c.unbound, c.endSurplus} {
+			for _, step := range []func() error{c.checkLocks, c.checkUser, c.checkUnbound, c.endSurplus} {
 				if err := step(); err != nil {
 					return err
 				}
@@ -43,15 +43,15 @@ func (s *Store) CommitTest(ctx context.Context, l login.Commit) (done login.Comm
 	return done, err
 }
 
-// unbound returns an error if the user has an openid.
-func (c *committing) unbound() error {
+// checkUnbound returns an error if the user has an openid.
+func (c *committing) checkUnbound() error {
 	if len(c.others) > 0 {
 		return login.ErrBound
 	}
 	return nil
 }
 
-// endTests ends the user's test sessions at a phone login.
+// endTests ends the user's test sessions if this is a phone login.
 func (c *committing) endTests() error {
 	if c.l.Silent() || len(c.sessions) < maxLive && !slices.ContainsFunc(c.sessions, func(s session.Session) bool { return s.Test != "" }) {
 		return nil

@@ -13,8 +13,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/clock"
 )
 
-// tx runs statements, within a transaction or without. Its methods take SQL as [dialect] describes
-// it.
+// tx runs statements, in a transaction or without one. Its methods take SQL in the form that
+// [dialect] describes.
 type tx struct {
 	ctx context.Context
 	db  *DB
@@ -28,14 +28,14 @@ type tx struct {
 	// other databases conn is nil.
 	conn       *sql.Conn
 	how        durability
-	reads      bool        // each question is its own transaction
-	guarded    bool        // it begins by looking whether the store is closed
-	lags       bool        // questions need no transaction, see readLate
+	reads      bool        // each query has its own transaction
+	guarded    bool        // the transaction first checks that the store is not closed
+	lags       bool        // queries need no transaction, see readLate
 	behind     []statement // statements to send after the COMMIT
 	begun      bool        // a statement was sent
 	committing bool        // the last send contained the COMMIT
 	done       bool        // the COMMIT was answered
-	failed     bool        // the last question failed
+	failed     bool        // the last query failed
 }
 
 const insertOrIgnore = "INSERT OR IGNORE "
@@ -55,7 +55,7 @@ func (t *tx) exec(query string, args ...any) (int64, error) {
 	return r.RowsAffected()
 }
 
-// row asks for one row. If there is none, Scan returns sql.ErrNoRows.
+// row returns a query for one row. If there is none, Scan returns sql.ErrNoRows.
 func (t *tx) row(query string, args ...any) row { return theRow{t, query, args} }
 
 // each calls scan for every row.
@@ -63,7 +63,7 @@ func (t *tx) each(scan func(row) error, query string, args ...any) error {
 	return t.questions(ask(scan, query, args...))
 }
 
-// strings collects a column of text.
+// strings returns the values of a text column.
 func (t *tx) strings(query string, args ...any) ([]string, error) {
 	var out []string
 	err := t.each(func(r row) error {
@@ -83,8 +83,8 @@ func (s *Store) read(ctx context.Context, doing string, ask func(*tx) error) err
 	return s.reading(ctx, doing, false, ask)
 }
 
-// readLate is like read, for questions whose answers may lag behind. They run without a
-// transaction.
+// readLate is like read, for queries whose results may lag behind. They run without a transaction,
+// so a proxy may send them to a database replica.
 func (s *Store) readLate(ctx context.Context, doing string, ask func(*tx) error) error {
 	return s.reading(ctx, doing, true, ask)
 }
@@ -132,16 +132,16 @@ func (s *Store) execute(ctx context.Context, doing string, may repeat, query str
 	return n, s.db.wrap(ctx, doing+" in", s.explainMoved(ctx, err))
 }
 
-// write runs change in one durable transaction: all of it happens, or nothing. change may be run
-// again from its start if another transaction was in its way, and it may run on another goroutine
+// write runs change in one durable transaction, which happens completely or not at all. If another
+// transaction was in its way, change is run again from its start. It may run on another goroutine
 // than the caller's. If the connection breaks during the commit, the outcome is unknown, and the
 // error is [ErrUnavailable].
 func (s *Store) write(ctx context.Context, doing string, change func(*tx) error) error {
 	return s.change(ctx, doing, once, durable, change)
 }
 
-// rewrite is like write, for changes with the same result when done twice. If the commit was not
-// answered, the change is done again.
+// rewrite is like write, for changes that have the same result if they are made twice. If the
+// commit was not answered, the change is made again.
 func (s *Store) rewrite(ctx context.Context, doing string, change func(*tx) error) error {
 	return s.change(ctx, doing, again, durable, change)
 }
@@ -179,7 +179,7 @@ func (s *Store) change(ctx context.Context, doing string, may repeat, how durabi
 	return s.db.wrap(ctx, doing+" in", s.explainMoved(ctx, err))
 }
 
-// repeat states whether a transaction may be run again if it may have happened already.
+// repeat states whether a transaction may be run again when it is unknown whether it was committed.
 type repeat bool
 
 const (
@@ -187,8 +187,8 @@ const (
 	again repeat = true
 )
 
-// transactionTries bounds how often a transaction is run that has lost against another one, or has
-// lost its connection.
+// transactionTries bounds how often a transaction is run, if another one was in its way or the
+// connection was lost.
 const transactionTries = 4
 
 // transaction runs change in its own transaction.
@@ -196,7 +196,7 @@ func (db *DB) transaction(ctx context.Context, pool *sql.DB, may repeat, change 
 	return db.tries(ctx, pool, may, func() error { return db.transactionOnce(ctx, pool, change) })
 }
 
-// tries runs a transaction until no other was in its way and the connection held.
+// tries runs a transaction again while another one was in its way or the connection was lost.
 func (db *DB) tries(ctx context.Context, pool *sql.DB, may repeat, run func() error) (err error) {
 	for try := range transactionTries {
 		if try > 0 && !db.dialect.oneWriter && !pause(ctx, try) {
@@ -218,7 +218,8 @@ func (db *DB) tries(ctx context.Context, pool *sql.DB, may repeat, run func() er
 			return err
 		}
 		if db.dialect.lost(err) {
-			// If the server was restarted or lost its role, more of its connections are useless.
+			// If the server was restarted, or is no longer the primary, its idle connections are
+			// useless, too.
 			dropIdle(pool)
 		}
 	}
@@ -236,15 +237,15 @@ func (db *DB) transactionOnce(ctx context.Context, pool *sql.DB, change func(*tx
 	}
 	err = t.Commit()
 	if err != nil && db.dialect.lost(err) {
-		// The outcome is unknown even if the driver calls a retry safe ("conn closed"): in restarts
-		// under load, some commits with that error had succeeded.
+		// The outcome is unknown even if the driver says that a retry is safe ("conn closed"). When
+		// servers were restarted under load, some commits with that error had succeeded.
 		return unknown{err}
 	}
 	return err
 }
 
-// pause waits longer before each further try, and for a random time, so that two transactions do
-// not meet again. It returns false if ctx ended first.
+// pause waits before a further try. The wait is longer for each try, and random, so that two
+// transactions do not meet again. It returns false if ctx ended first.
 func pause(ctx context.Context, try int) bool {
 	longest := 5 * time.Millisecond << (2 * try) // 20, 80, 320 ms
 	return clock.Sleep(ctx, longest/4+rand.N(longest*3/4))

@@ -13,7 +13,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
-// Users is the store's own user.Directory.
+// Users is the directory of users in the store itself. It implements user.Directory.
 type Users struct {
 	*Store
 	register  bool
@@ -21,7 +21,7 @@ type Users struct {
 	sessions  session.Settings
 }
 
-// Users returns the directory that lives in the store: every owner of a phone number is a user. If
+// Users returns the store's own directory, in which every owner of a phone number is a user. If
 // register is false, unknown numbers do not become users. Erase ends the user's sessions by these
 // settings.
 func (s *Store) Users(register bool, sessions session.Settings) *Users {
@@ -29,8 +29,8 @@ func (s *Store) Users(register bool, sessions session.Settings) *Users {
 	return &Users{Store: s, register: register, sessions: sessions}
 }
 
-// Countries returns the same directory in which unknown numbers become users only if they have one
-// of these calling codes. Without codes all do.
+// Countries returns the same directory with a limit: an unknown number becomes a user only if it
+// has one of these calling codes. Without codes there is no limit.
 func (d *Users) Countries(codes []string) *Users {
 	limited := *d
 	limited.countries = codes
@@ -42,7 +42,7 @@ func (d *Users) Countries(codes []string) *Users {
 func (d *Users) Login(ctx context.Context, l user.Login) (found user.User, err error) {
 	defer func() {
 		if err == nil {
-			d.beside(ctx).noteOurs(found.ID)
+			d.readAhead(ctx).noteOurs(found.ID)
 		}
 	}()
 	if l.Silent() {
@@ -52,7 +52,7 @@ func (d *Users) Login(ctx context.Context, l user.Login) (found user.User, err e
 		found, err = d.byPhone(t, l.Phone)
 		return err
 	}
-	if owner := d.beside(ctx).takeOwner(l.Phone); owner != nil {
+	if owner := d.readAhead(ctx).takeOwner(l.Phone); owner != nil {
 		found, err = owner.user, d.db.wrap(ctx, "reading a user in", owner.err)
 	} else {
 		err = d.read(ctx, "reading a user", find)
@@ -69,7 +69,7 @@ func (d *Users) Login(ctx context.Context, l user.Login) (found user.User, err e
 	if !d.register || len(d.countries) > 0 && !slices.Contains(d.countries, l.Phone.Country) {
 		return user.User{}, user.ErrRegistrationClosed
 	}
-	// A light write suffices: nobody gets to know of the user before a durable write, see Commit.
+	// A light write suffices, because nobody learns of the user before the durable write of Commit.
 	err = d.change(ctx, "creating a user", once, light, func(t *tx) error {
 		found = user.User{ID: newID(d.db.opts.Now()), Phone: l.Phone, New: true, CreatedAt: d.db.opts.Now().UTC().Truncate(time.Millisecond)}
 		return t.send(true, d.insertUser(found)...)
@@ -89,7 +89,7 @@ func (d *Users) Check(ctx context.Context, id string) (found user.User, err erro
 	if id == "" {
 		return user.User{}, user.ErrUnknown
 	}
-	if read := d.beside(ctx).takeUser(id); read != nil {
+	if read := d.readAhead(ctx).takeUser(id); read != nil {
 		return read.user, d.db.wrap(ctx, "reading a user in", read.err)
 	}
 	err = d.read(ctx, "reading a user", func(t *tx) (err error) {
@@ -116,8 +116,8 @@ func (d *Users) Erase(ctx context.Context, id string) error {
 	})
 }
 
-// EraseLeft erases a user who has left. If one of their openids still has a phone login, it does
-// nothing. ended are the ids of the sessions that ended.
+// EraseLeft erases a user who has left. If one of the user's openids still has a phone login, it
+// does nothing. ended holds the ids of the sessions that it has ended.
 func (d *Users) EraseLeft(ctx context.Context, id string) (erased bool, ended []string, err error) {
 	if err := d.anonymize(ctx, id); err != nil {
 		return false, nil, err
@@ -169,8 +169,8 @@ func (s *Store) byPhone(t *tx, p user.Phone) (user.User, error) {
 	return owner.user, owner.err
 }
 
-// insertUser returns statements that fail on the unique index if the number has an owner under any
-// of the keys.
+// insertUser returns the statements that insert a user. They fail on the unique index if the number
+// has an owner under any of the keys.
 func (s *Store) insertUser(u user.User) []statement {
 	return append([]statement{say(`INSERT INTO {users} (id, phone, disabled, created_at) VALUES (?, ?, ?, ?)`,
 		u.ID, s.sealPhone(phonePlace(u.ID), u.Phone), flag(u.Disabled), s.db.millis(u.CreatedAt))}, s.insertNumber(u)...)
@@ -186,8 +186,8 @@ func (s *Store) insertNumber(u user.User) (list []statement) {
 	return list
 }
 
-// scanUser reads a user's columns and any further columns. If only the number cannot be read, it
-// returns the error with the rest of the user.
+// scanUser reads a user's columns and any further columns. If only the number cannot be opened, it
+// returns the rest of the user together with the error.
 func (s *Store) scanUser(row row, more ...any) (u user.User, err error) {
 	var sealed []byte
 	var disabled, created int64

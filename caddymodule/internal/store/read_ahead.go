@@ -8,10 +8,10 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
-// beside holds what the store has read in the same turnaround as an earlier answer, for the next
-// question of a login or a refresh: what is known of the account, and the user. Each is used once.
-// A nil beside holds nothing.
-type beside struct {
+// readAhead holds what the store has read ahead for one login or refresh, in the same turnaround as
+// an earlier query: what is known of the account, and the user. Each is used once. A nil readAhead
+// holds nothing.
+type readAhead struct {
 	store *Store
 
 	mu      sync.Mutex
@@ -30,23 +30,25 @@ type foundUser struct {
 	err  error
 }
 
-type besideKey struct{}
+type readAheadKey struct{}
 
-// Together returns the context for all questions of one login or refresh.
+// Together returns a context for all calls of one login or refresh. With it, the store may read
+// ahead what the next call will ask for.
 func (s *Store) Together(ctx context.Context) context.Context {
-	return context.WithValue(ctx, besideKey{}, &beside{store: s})
+	return context.WithValue(ctx, readAheadKey{}, &readAhead{store: s})
 }
 
-// beside returns what earlier answers have left in the context. It is nil without Together.
-func (s *Store) beside(ctx context.Context) *beside {
-	if b, _ := ctx.Value(besideKey{}).(*beside); b != nil && b.store == s {
+// readAhead returns what earlier calls with this context have read ahead. It is nil without
+// Together.
+func (s *Store) readAhead(ctx context.Context) *readAhead {
+	if b, _ := ctx.Value(readAheadKey{}).(*readAhead); b != nil && b.store == s {
 		return b
 	}
 	return nil
 }
 
 // note stores what was read about an account and, if r.users is set, about its user.
-func (b *beside) note(a login.Account, known *login.Known, r *accountReader) {
+func (b *readAhead) note(a login.Account, known *login.Known, r *accountReader) {
 	if b == nil {
 		return
 	}
@@ -64,7 +66,7 @@ func (b *beside) note(a login.Account, known *login.Known, r *accountReader) {
 }
 
 // noteUser stores a user that was read by id.
-func (b *beside) noteUser(id string, found *foundUser) {
+func (b *readAhead) noteUser(id string, found *foundUser) {
 	if b == nil {
 		return
 	}
@@ -74,7 +76,7 @@ func (b *beside) noteUser(id string, found *foundUser) {
 }
 
 // takeKnown returns what is known of an account, once.
-func (b *beside) takeKnown(a login.Account) (login.Known, bool) {
+func (b *readAhead) takeKnown(a login.Account) (login.Known, bool) {
 	if b == nil {
 		return login.Known{}, false
 	}
@@ -89,7 +91,7 @@ func (b *beside) takeKnown(a login.Account) (login.Known, bool) {
 }
 
 // takeOwner returns the owner of a number, once. It returns nil if the owner was not read.
-func (b *beside) takeOwner(p user.Phone) *foundUser {
+func (b *readAhead) takeOwner(p user.Phone) *foundUser {
 	if b == nil {
 		return nil
 	}
@@ -104,7 +106,7 @@ func (b *beside) takeOwner(p user.Phone) *foundUser {
 }
 
 // takeUser returns the user with this id, once. It returns nil if they were not read.
-func (b *beside) takeUser(id string) *foundUser {
+func (b *readAhead) takeUser(id string) *foundUser {
 	if b == nil {
 		return nil
 	}
@@ -119,7 +121,7 @@ func (b *beside) takeUser(id string) *foundUser {
 }
 
 // noteOurs records which user the store's own directory returned.
-func (b *beside) noteOurs(id string) {
+func (b *readAhead) noteOurs(id string) {
 	if b == nil {
 		return
 	}
@@ -129,7 +131,7 @@ func (b *beside) noteOurs(id string) {
 }
 
 // isOurs reports whether the store's own directory returned this user.
-func (b *beside) isOurs(id string) bool {
+func (b *readAhead) isOurs(id string) bool {
 	if b == nil {
 		return false
 	}
