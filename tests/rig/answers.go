@@ -65,8 +65,8 @@ func (s Seen) WantHeader(t testing.TB, name, want string) {
 	}
 }
 
-// Whole returns everything that a client sees of an answer, except what differs in
-// each.
+// Whole returns everything that a client sees of an answer, except the parts that differ in
+// each answer.
 func (a Answer) Whole(t testing.TB) string {
 	t.Helper()
 	h := maps.Clone(a.Header)

@@ -1,5 +1,5 @@
-// Package rig is the harness for tests of the built binary: Caddy as a process, the
-// simulator in WeChat's place, an upstream that shows what reached it, and a client.
+// Package rig is the harness for tests of the built binary: Caddy as a process, the simulator
+// in WeChat's place, an upstream that shows the requests that reached it, and a client.
 package rig
 
 import (
@@ -28,9 +28,9 @@ func root() string {
 	return filepath.Join(filepath.Dir(here), "..", "..")
 }
 
-// Main runs a package's tests for its TestMain, and removes what they left. With -short
-// and without -run, only the tests named in smoke run, because all tests of the built
-// binary take minutes. Those are the tests that a change breaks most often.
+// Main runs a package's tests for its TestMain, and removes the files that they left. All
+// tests of the built binary take minutes, so with -short and without -run only the tests named
+// in smoke run: those that a change breaks most often.
 func Main(m *testing.M, smoke ...string) int {
 	flag.Parse()
 	if run := flag.Lookup("test.run"); testing.Short() && run.Value.String() == "" {
@@ -94,8 +94,8 @@ func buildStatic(name, pkg string) (string, error) {
 	return path, nil
 }
 
-// StaticBinary returns the path of a program that needs nothing of the machine but its
-// kernel: pkg is the path of its package below the module.
+// StaticBinary returns the path of a program that needs nothing of the machine but its kernel.
+// pkg is the path of the program's package below the module.
 func StaticBinary(t testing.TB, pkg string) string {
 	t.Helper()
 	path, err := buildStatic(filepath.Base(pkg), pkg)

@@ -80,7 +80,7 @@ func NewCaddyOf(t testing.TB, binary string, env ...string) *Caddy {
 // NewCaddyAs is NewCaddy as another user, for tests that run as root.
 func NewCaddyAs(t testing.TB, name string, env ...string) *Caddy {
 	t.Helper()
-	// Not in scratch, which only its owner may enter.
+	// The directory is not in scratch, which only its owner may enter.
 	dir, err := os.MkdirTemp("", "wx-auth-as-")
 	if err != nil {
 		t.Fatal(err)
@@ -269,7 +269,8 @@ func (c *Caddy) CommandWith(input string, args ...string) (string, error) {
 	return stdout + stderr, err
 }
 
-// outputs runs a command and returns its outputs, both in the first string if joined.
+// outputs runs a command and returns its outputs. If joined is set, both are in the first
+// string.
 func (c *Caddy) outputs(input string, joined bool, args ...string) (stdout, stderr string, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), CommandTime)
 	defer cancel()
@@ -290,8 +291,8 @@ func (c *Caddy) outputs(input string, joined bool, args ...string) (stdout, stde
 // endpoint, and a connection that the kernel accepted for the former one is lost.
 const loadTries = 5
 
-// Load is Reload without a command: it posts the Caddyfile to the admin endpoint, which
-// accepts it even if it is the one in use.
+// Load is Reload without a command: it posts the Caddyfile to the admin endpoint, which loads
+// it even if it has not changed.
 func (c *Caddy) Load(caddyfile string) error {
 	for try := 1; ; try++ {
 		r, err := http.NewRequest(http.MethodPost, "http://127.0.0.1/load", strings.NewReader(caddyfile))
@@ -393,9 +394,9 @@ func (c *Caddy) end() {
 	}
 }
 
-// races returns those reports of the race detector in a log where code of this module
-// is one of the two accesses. Caddy has races of its own, such as between its access
-// log and a body that its proxy is still sending.
+// races returns the race detector's reports in a log in which this module's code is one of the
+// two accesses. Caddy has races of its own, such as between its access log and a body that its
+// proxy is still sending.
 func races(log string) (ours []string) {
 	for _, report := range strings.Split(log, "==================\n") {
 		if !strings.HasPrefix(report, "WARNING: DATA RACE") {

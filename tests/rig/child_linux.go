@@ -14,8 +14,8 @@ func ChildAttributes() *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 }
 
-// childOf is ChildAttributes for a server that refuses to run as root: if the tests run
-// as root, the child runs as the named user, which gets dir.
+// childOf is ChildAttributes for a server that refuses to run as root. If the tests run as
+// root, the child runs as the named user, and dir is given to that user.
 func childOf(name, dir string) (*syscall.SysProcAttr, error) {
 	attributes := ChildAttributes()
 	if os.Getuid() != 0 {

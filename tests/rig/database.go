@@ -76,8 +76,8 @@ func (d *Database) Run(t testing.TB, statement string, args ...any) {
 // missing.
 const requireDatabases = "WX_AUTH_TEST_REQUIRE_DATABASES"
 
-// LeaveOut skips a test because something is missing on the machine, and says what. If
-// all databases are required, the test fails instead.
+// LeaveOut skips a test because something is missing on this machine, and says what. If all
+// databases are required, the test fails instead.
 func LeaveOut(t testing.TB, format string, args ...any) {
 	t.Helper()
 	if os.Getenv(requireDatabases) != "" {
@@ -177,7 +177,7 @@ func NewDatabase(t testing.TB, kind string) *Database {
 		space, end = "SCHEMA", " CASCADE"
 		q := u.Query()
 		q.Set("search_path", own)
-		q.Set("application_name", own) // Connections counts by it
+		q.Set("application_name", own) // Connections counts the connections of this name
 		u.RawQuery = q.Encode()
 	} else {
 		u.Path = "/" + own

@@ -10,7 +10,7 @@ import (
 var LargeTables = []string{"wx_auth_users", "wx_auth_user_phones", "wx_auth_bindings", "wx_auth_sessions", "wx_auth_revocations"}
 
 // Fill creates that many users, each with a binding and a session, and a tenth as many
-// revocations, so that the database's planner has a choice. Nobody uses their numbers.
+// revocations, so that the database's planner has a choice. No real user has their numbers.
 // The tables must exist, and no gateway may be running.
 func (d *Database) Fill(t testing.TB, rows int) {
 	t.Helper()

@@ -15,10 +15,10 @@ type Gateway struct {
 }
 
 // GatewaySite returns the Caddyfile of a Gateway. Its timeout for WeChat is longer than
-// that of HastySite, for logins that a test holds back.
+// HastySite's, because tests hold logins back.
 func GatewaySite(options ...string) string { return GatewaySiteWith("", options...) }
 
-// GatewaySiteWith has further directives beside wx_auth.
+// GatewaySiteWith is GatewaySite with further directives beside wx_auth.
 func GatewaySiteWith(directives string, options ...string) string {
 	return Site("wx_auth {env.WX_APPID} {env.WX_SECRET} {\nwechat {\napi {$WX_API}\ntimeout 15s\n}\n" +
 		strings.Join(options, "\n") + "\n}\n" + directives + "\nreverse_proxy {$UPSTREAM}")
@@ -52,8 +52,8 @@ func (r *Gateway) MustReload(t testing.TB, caddyfile string) {
 	}
 }
 
-// WantSame fails the test unless the key, the session and the user are still those from
-// before the gateway was stopped or changed. It returns the session's next pair.
+// WantSame fails the test unless the key, the session and the user are the same as before the
+// gateway was stopped or changed. It returns the session's next pair.
 func (r *Gateway) WantSame(t testing.TB, p Pair, number string) Pair {
 	t.Helper()
 	seen := r.Get("/", p.Token).Seen(t)

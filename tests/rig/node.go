@@ -36,8 +36,8 @@ func NodeHome(t testing.TB, dir, what string) string {
 	return home
 }
 
-// LeaveOutNode leaves a test out, for that reason, or fails it where Node and the packages
-// of strangers are required.
+// LeaveOutNode skips a test for that reason. If Node and other people's packages are required,
+// the test fails instead.
 func LeaveOutNode(t testing.TB, what, reason string, args ...any) {
 	t.Helper()
 	reason = fmt.Sprintf(reason, args...)
@@ -98,9 +98,9 @@ func nodeHome(dir string) (string, error) {
 	return home, nil
 }
 
-// NodeCopy copies directories of sources beside each other into home for the time of the
-// test, so that their programs find the packages there. It returns the copy of a single
-// directory, else what holds the copies.
+// NodeCopy copies directories of sources into home, beside each other, for the time of the
+// test, so that their programs find the packages there. For a single directory it returns the
+// copy, otherwise the parent of the copies.
 func NodeCopy(t testing.TB, home string, dirs ...string) string {
 	t.Helper()
 	run, err := os.MkdirTemp(home, "run-")
@@ -119,7 +119,7 @@ func NodeCopy(t testing.TB, home string, dirs ...string) string {
 	return run
 }
 
-// copySources copies a directory without what programs have made in it.
+// copySources copies a directory without generated files.
 func copySources(to, from string) error {
 	return filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
@@ -148,7 +148,7 @@ func copySources(to, from string) error {
 }
 
 // CopyTree copies a directory of sources for the time of the test, for commands that write
-// beside them.
+// files beside the sources.
 func CopyTree(t testing.TB, dir string) string {
 	t.Helper()
 	copied := filepath.Join(t.TempDir(), "copy")

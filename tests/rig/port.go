@@ -7,9 +7,8 @@ import (
 	"testing"
 )
 
-// Ports for servers of the tests lie below those that systems use for outgoing
-// connections: otherwise such a connection could take a port between its choice and its
-// use.
+// The ports for the tests' servers are below those that systems use for outgoing connections.
+// Otherwise such a connection could take a port after it was chosen and before it is used.
 const (
 	firstPort = 12000
 	ports     = 10000
@@ -21,7 +20,7 @@ func FreeAddress(t testing.TB) string {
 	t.Helper()
 	for range 1000 {
 		port := firstPort + rand.IntN(ports)
-		// Processes of several packages choose ports at the same time. Whoever holds
+		// Processes of several packages choose ports at the same time. The process that holds
 		// this socket owns the port.
 		claim, err := net.ListenPacket("udp", fmt.Sprintf("127.0.0.1:%d", port+ports))
 		if err != nil {

@@ -8,8 +8,8 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(Main(m)) }
 
-// A data race is reported by the code that reads and writes, not by functions further
-// out in the stack.
+// A data race belongs to the code that reads and writes, not to functions further out in the
+// stack.
 func TestRacesOfThisModuleAreToldFromOthers(t *testing.T) {
 	report := func(read, write string) string {
 		return "==================\nWARNING: DATA RACE\nRead at 0x00c0 by goroutine 1:\n  runtime.mapaccess1()\n      /go/map.go:1 +0x1\n  " + read +

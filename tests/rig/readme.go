@@ -7,8 +7,7 @@ import (
 	"testing"
 )
 
-// ReadmeBlock returns the one code block of that page that contains the text, without
-// its fences.
+// ReadmeBlock returns the one code block of a page that contains the text, without its fences.
 func ReadmeBlock(t testing.TB, file, text string) string {
 	t.Helper()
 	readme, err := os.ReadFile(file)

@@ -5,11 +5,10 @@ import (
 	"testing"
 )
 
-// ReplicaSite is GatewaySite with the database of the environment; see
-// Database.Environ.
+// ReplicaSite is GatewaySite with the database in the environment; see Database.Environ.
 func ReplicaSite(options ...string) string { return ReplicaSiteWith("", options...) }
 
-// ReplicaSiteWith has further directives beside wx_auth.
+// ReplicaSiteWith is ReplicaSite with further directives beside wx_auth.
 func ReplicaSiteWith(directives string, options ...string) string {
 	return GatewaySiteWith(directives, append([]string{"store {env.WX_AUTH_STORE}", "encryption_key {env.WX_AUTH_KEY}"}, options...)...)
 }

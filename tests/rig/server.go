@@ -33,7 +33,7 @@ const serverTime = 60 * time.Second
 // LeaveOut.
 func NewServer(t testing.TB, kind string, settings ...string) *Server {
 	t.Helper()
-	// Not in scratch, which only its owner may enter.
+	// The directory is not in scratch, which only its owner may enter.
 	dir, err := os.MkdirTemp("", "wx-auth-server-")
 	if err != nil {
 		t.Fatal(err)
@@ -79,7 +79,7 @@ func (s *Server) find(name, directories string) string {
 	if len(found) == 0 {
 		LeaveOut(s.t, "%s is not installed", name)
 	}
-	// Among versions with equally many digits, the last one is the newest.
+	// Among versions with equally many digits, the last in the alphabet is the newest.
 	return slices.MaxFunc(found, func(a, b string) int { return cmp.Or(cmp.Compare(len(a), len(b)), cmp.Compare(a, b)) })
 }
 
@@ -109,8 +109,8 @@ func (s *Server) Start() {
 	Await(s.t, serverTime, s.Kind+" answers: "+fmt.Sprint(s.program), func() bool { return s.Ping() == nil })
 }
 
-// Stop ends the server in order, as for a restart: clients are disconnected, and
-// committed data is kept.
+// Stop ends the server cleanly, as for a restart: clients are disconnected, and committed data
+// is kept.
 func (s *Server) Stop() {
 	s.t.Helper()
 	fast := syscall.SIGTERM
@@ -120,12 +120,12 @@ func (s *Server) Stop() {
 	s.end(fast)
 }
 
-// Crash ends the server as a crash would.
+// Crash ends the server as if it had crashed.
 func (s *Server) Crash() {
 	s.t.Helper()
 	hard := syscall.SIGKILL
 	if s.Kind == "postgres" {
-		hard = syscall.SIGQUIT // pg_ctl stop -m immediate: its child processes end too
+		hard = syscall.SIGQUIT // pg_ctl stop -m immediate, which also ends its child processes
 	}
 	s.end(hard)
 }
@@ -138,7 +138,7 @@ func (s *Server) end(signal os.Signal) {
 	_ = s.cmd.Process.Signal(signal)
 	ended := InBackground(s.cmd.Wait)
 	select {
-	case <-ended: // with any exit code
+	case <-ended: // whatever the exit code
 	case <-time.After(serverTime):
 		_ = s.cmd.Process.Kill()
 		s.t.Errorf("%s was still there %s after %v", s.Kind, serverTime, signal)

@@ -14,8 +14,8 @@ import (
 	"time"
 )
 
-// EchoUpgrade upgrades requests that ask for it and echoes what comes; under /flood it
-// sends without end instead. Its answer names the protocol in X-Protocol.
+// EchoUpgrade upgrades requests that ask for it and echoes the bytes that arrive; under /flood
+// it sends without end instead. Its answer names the protocol in X-Protocol.
 func EchoUpgrade(w http.ResponseWriter, r *http.Request) {
 	if r.Header.Get("Upgrade") != "websocket" {
 		http.Error(w, "no upgrade", http.StatusBadRequest)
@@ -98,7 +98,7 @@ func (s *Socket) Alive(t testing.TB) {
 	}
 }
 
-// Ends waits for the end of the connection and returns when it came.
+// Ends waits for the end of the connection and returns the time at which it came.
 func (s *Socket) Ends(t testing.TB, within time.Duration) time.Time {
 	t.Helper()
 	done := make(chan time.Time, 1)

@@ -23,7 +23,8 @@ func InBackground[T any](do func() T) <-chan T {
 	return done
 }
 
-// Within returns what arrives on the channel; if nothing does in time, the test ends.
+// Within returns the value that arrives on the channel. If none arrives in time, the test
+// ends.
 func Within[T any](t testing.TB, d time.Duration, what string, c <-chan T) T {
 	t.Helper()
 	select {

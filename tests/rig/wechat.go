@@ -8,7 +8,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat/wechattest"
 )
 
-// This is the mini program that NewWeChat knows.
+// These are the id and the secret of the mini program that NewWeChat knows.
 const (
 	AppID  = "wx0123456789abcdef"
 	Secret = "5ec2e70000000000000000000000beef"
@@ -62,8 +62,8 @@ func (w *WeChat) Asked() int {
 	return n
 }
 
-// TapAs simulates a tap on the phone button by a person whose number may no longer be
-// their own, or may be from another country.
+// TapAs simulates a tap on the phone button. The person's number may not be theirs any more,
+// or may be from another country.
 func (w *WeChat) TapAs(t testing.TB, appid, person string, phone wechattest.Phone) wechattest.Codes {
 	t.Helper()
 	codes, err := w.Mint(appid, person, phone)

@@ -103,8 +103,8 @@ type readerFunc func([]byte) (int, error)
 
 func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
-// keep remembers connections to close later. It returns false if that has already
-// happened.
+// keep remembers connections to close later. It returns false if they have been closed
+// already.
 func (w *Wire) keep(conns ...net.Conn) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
