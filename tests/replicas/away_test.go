@@ -11,9 +11,9 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// While the database is down, an operator reloads with another site, other lifetimes
-// and another mini program. What was open stays open: good tokens, the JWKS and
-// WebSockets go on, and logins wait.
+// While the database is down, an operator reloads with another site, other lifetimes and
+// another mini program. What was open stays open: good tokens, the JWKS and WebSockets keep
+// working, and logins wait.
 func TestReloadWhileTheDatabaseIsAway(t *testing.T) {
 	for _, kind := range []string{"postgres", "mysql"} {
 		t.Run(kind, func(t *testing.T) {
@@ -64,7 +64,7 @@ func TestReadOnlyServerIsNotReady(t *testing.T) {
 		t.Run(kind, func(t *testing.T) {
 			server := rig.NewServer(t, kind)
 			db := *server.Database
-			if kind == "mysql" { // root may write in spite of read_only
+			if kind == "mysql" { // root may write even then
 				server.Run(t, "CREATE USER wx@'%' IDENTIFIED BY 'pw'")
 				server.Run(t, "CREATE DATABASE wx")
 				server.Run(t, "GRANT ALL ON wx.* TO wx@'%'")
@@ -119,7 +119,7 @@ func TestHealthWhileTheDatabaseHangs(t *testing.T) {
 	p := r.MustLogin(t, number)
 	r.Get("/auth/wx/health", "").Want(t, http.StatusOK)
 	front.hang()
-	time.Sleep(1200 * time.Millisecond) // so that the last check of the store is over a second old
+	time.Sleep(1200 * time.Millisecond) // until the last check of the store is more than a second old
 	for range 3 {
 		answers := make([]<-chan rig.Answer, 20)
 		start := time.Now()

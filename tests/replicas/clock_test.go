@@ -36,9 +36,9 @@ var wrongBy, _ = time.ParseDuration(os.Getenv("CLOCK_WRONG_BY"))
 func wrong(now time.Time) time.Time { return now.Add(wrongBy) }
 `
 
-// The clocks of replicas differ by up to two minutes. Each replica must be able to end
-// the sessions that another one opened and refresh those that another one refreshed,
-// and learns of the others' logouts.
+// The clocks of replicas differ by up to two minutes. Each replica must still be able to end
+// sessions that another one opened and refresh sessions that another one refreshed, and must
+// learn of the others' logouts.
 func TestReplicasWhoseClocksAreAMinuteApart(t *testing.T) {
 	t.Parallel()
 	binary := rig.BuildWith(t, "clock", anotherClock)
@@ -67,7 +67,8 @@ func TestReplicasWhoseClocksAreAMinuteApart(t *testing.T) {
 				wantEndedEverywhere(t, replicas, next)
 			}
 		}
-		// A revoked session stays revoked when a replica restarts, by whichever clock.
+		// A revoked session stays revoked when a replica restarts, whichever clock the replica
+		// has.
 		p := replicas[0].MustLogin(t, number)
 		replicas[0].Logout(p.Token, "", false).Want(t, http.StatusNoContent)
 		replicas[2].Caddy.Stop()

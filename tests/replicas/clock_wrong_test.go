@@ -94,7 +94,7 @@ func TestWrongClockDeletesNobody(t *testing.T) {
 	rig.OnDatabases(t, func(t *testing.T, db *rig.Database) {
 		c := newClocks(t, db, 2)
 		c.set(t, 1, 200*day)
-		rig.StartReplicas(t, c.replicas[1:], rig.ReplicaSite()) // so that it gets the housekeeping role, if it asks for it
+		rig.StartReplicas(t, c.replicas[1:], rig.ReplicaSite()) // first, so that this one could have the housekeeping role
 		c.replicas[1].Caddy.Log.Wait(t, patience, clockWrong, "remedy")
 		rig.StartReplicas(t, c.replicas[:1], rig.ReplicaSite())
 		right, wrong := c.replicas[0], c.replicas[1]

@@ -32,7 +32,7 @@ type thief struct {
 	counters map[string]uint64 // by session
 }
 
-// steal makes the copy.
+// steal copies the database and the key.
 func steal(t *testing.T, db *rig.Database) *thief {
 	t.Helper()
 	raw, err := base64.StdEncoding.DecodeString(db.Key)
@@ -97,8 +97,8 @@ func (th *thief) derive(t *testing.T, purpose string) []byte {
 	return key
 }
 
-// token mints a token like one that the thief has seen, with its sealed claims, that is
-// valid from now on.
+// token mints a token with the sealed claims of a token that the thief has seen. It is valid
+// from now on.
 func (th *thief) token(t *testing.T, like string) string {
 	t.Helper()
 	claims := rig.JWTPart(t, like, 1)
@@ -177,10 +177,10 @@ func keyedReplicas(t *testing.T, db *rig.Database, options ...string) []*rig.Gat
 	return replicas
 }
 
-// A thief has a copy of the database and the key. He mints tokens with the signing keys
-// and his own token's sealed claims, makes refresh tokens for everybody, and reads in
-// the step results whose code was whose. After the documented procedure, no replica
-// accepts anything of this, and users log in again as the users that they were.
+// A thief has a copy of the database and the key. He mints tokens with the signing keys and
+// his own token's sealed claims, and makes refresh tokens for everybody. From the step results
+// he reads whose code was whose. After the documented procedure, no replica accepts any of
+// this, and users log in again as the users that they were.
 func TestThiefOfStoreAndKeyIsThrownOut(t *testing.T) {
 	t.Parallel()
 	rig.OnDatabases(t, func(t *testing.T, db *rig.Database) {
@@ -196,12 +196,12 @@ func TestThiefOfStoreAndKeyIsThrownOut(t *testing.T) {
 		for _, r := range replicas {
 			r.Get("/", forged).Seen(t).WantHeader(t, "X-WX-PHONE", "+8613800138000")
 		}
-		here.Refresh(th.refreshToken(t, victimsSession)).Pair(t) // this shows that the attack works
+		here.Refresh(th.refreshToken(t, victimsSession)).Pair(t) // the attack does work before the procedure
 		here.Upstream.SetHandler(http.HandlerFunc(switchProtocols))
 		socket := openSocket(t, here.Caddy.Addr, forged)
 		here.Upstream.SetHandler(nil)
 
-		// The procedure is followed, first with a mistake.
+		// The operator follows the procedure, at first with a mistake.
 		if out, err := command(t, here, keyed(newOld), "rekey", "--compromised"); err == nil || !strings.Contains(out, "2 of 2 replicas do not have the newest encryption key") {
 			t.Fatalf("rekey before the replicas have the key: %v\n%s", err, out)
 		}
@@ -269,10 +269,10 @@ func TestThiefOfStoreAndKeyIsThrownOut(t *testing.T) {
 	})
 }
 
-// An operator runs rekey before every replica has the new key. It refuses, and names
-// the replicas that lack the key. With --force it goes on; what the other replicas then
-// cannot read is answered with 503 `misconfigured`, with the remedy in the log, and all
-// is well after a reload.
+// An operator runs rekey before every replica has the new key. The command refuses, and names
+// the replicas that lack the key. With --force it continues. A replica without the key then
+// answers 503 `misconfigured` where it cannot read the data, with the remedy in the log. After
+// a reload everything works again.
 func TestRekeyWaitsForEveryReplica(t *testing.T) {
 	t.Parallel()
 	rig.OnDatabases(t, func(t *testing.T, db *rig.Database) {
@@ -304,9 +304,8 @@ func TestRekeyWaitsForEveryReplica(t *testing.T) {
 	})
 }
 
-// The signing key is in the configuration, where the command cannot replace it, so
-// tokens would outlive their sessions. The command begins only once that key is another
-// one.
+// The signing key is in the configuration, where the command cannot replace it, so tokens
+// would outlive their sessions. The command begins only once another key is configured.
 func TestConfiguredKeyIsChangedFirst(t *testing.T) {
 	t.Parallel()
 	db := rig.NewDatabase(t, "sqlite")

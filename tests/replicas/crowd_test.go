@@ -12,14 +12,14 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// outTime is how long a client may wait for the answer that it needs, on a machine
-// where replicas or the database are killed all the time. A client that waits longer is
+// outTime is how long a client may wait for the answer that it needs, on a machine where
+// replicas or the database are killed all the time. A client that waits longer counts as
 // locked out.
 const outTime = 90 * time.Second
 
-// crowd is many users of correct mini programs. Each sends an unanswered request again,
-// to any replica, and fetches only the codes again that an answer names. They log in,
-// refresh and log out until they are stopped, and remember all answers.
+// crowd is a number of users of correct mini programs. Each sends an unanswered request again,
+// to any replica, and fetches again only the codes that an answer names. They log in, refresh
+// and log out until they are stopped, and remember all answers.
 type crowd struct {
 	t        testing.TB
 	db       *rig.Database
@@ -104,8 +104,8 @@ func (c *crowd) ask(what string, do func(*rig.Gateway) rig.Answer, wanted func(r
 		c.mu.Lock()
 		c.repeats++
 		c.mu.Unlock()
-		// No connection, or an answer that asks to come again. Any other answer is a
-		// refusal.
+		// There was no connection, or the answer asks the client to try again. Any other
+		// answer is a refusal.
 		if a.Err == nil && a.Status < 500 && a.Status != http.StatusTooManyRequests {
 			c.t.Errorf("%s is refused: %d %s", what, a.Status, a.Body)
 			return a, false
@@ -141,7 +141,7 @@ func (c *crowd) visit() {
 			c.mu.Unlock()
 		}
 		if a.Status == http.StatusBadRequest && len(renew) > 0 {
-			a.Status = http.StatusServiceUnavailable // it says what to send again
+			a.Status = http.StatusServiceUnavailable // its renew says what to send again
 		}
 		return a
 	}, ok)
@@ -206,7 +206,7 @@ func (c *crowd) finish(t testing.TB) {
 			t.Errorf("session %s became another one", session)
 		}
 	}
-	// An abandoned login may have created a user, but no number has two users.
+	// A login that its client gave up may have created a user, but no number has two users.
 	if users, numbers := c.db.Count(t, "SELECT COUNT(*) FROM wx_auth_users"), len(c.numbers); users != int64(numbers) {
 		t.Errorf("%d users of %d phone numbers", users, numbers)
 	}

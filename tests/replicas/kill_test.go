@@ -8,14 +8,14 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// Replicas are killed all the time, while users go on. Whatever was answered must be in
-// the database, and every user gets through.
+// Replicas are killed all the time, while users go on. Whatever was answered must be in the
+// database, and every user must get an answer in the end.
 func TestKill9LosesNothingThatWasAnswered(t *testing.T) {
 	t.Parallel()
 	rig.OnDatabases(t, func(t *testing.T, db *rig.Database) {
 		n := 2
 		if db.Kind == "sqlite" {
-			n = 1 // SQLite is for one replica
+			n = 1 // an SQLite store is for one replica
 		}
 		replicas := rig.NewReplicas(t, db, n)
 		seed := rand.Uint64()

@@ -54,7 +54,7 @@ func openSocket(t testing.TB, addr, token string) <-chan struct{} {
 	return ended
 }
 
-// distribution is how long something took, measured many times.
+// distribution holds how long something took, measured many times.
 type distribution struct {
 	mu    sync.Mutex
 	times []time.Duration
@@ -76,8 +76,8 @@ func (d *distribution) String() string {
 	return fmt.Sprintf("%d tries: least %d ms, half %d ms, 90 %% %d ms, 99 %% %d ms, most %d ms", len(d.times), ms(0), ms(0.5), ms(0.9), ms(0.99), ms(1))
 }
 
-// A user logs out on one replica: at once there, and within the feed's second on the
-// other, tokens are refused and WebSockets end.
+// A user logs out on one replica. Tokens are refused and WebSockets end: on that replica at
+// once, on the other within the feed's second.
 func TestLogoutReachesTheOtherReplica(t *testing.T) {
 	t.Parallel()
 	rig.OnDatabases(t, func(t *testing.T, db *rig.Database) {
@@ -92,7 +92,7 @@ func TestLogoutReachesTheOtherReplica(t *testing.T) {
 			b.Upstream.SetHandler(http.HandlerFunc(switchProtocols))
 			here, there := openSocket(t, a.Caddy.Addr, p.Token), openSocket(t, b.Caddy.Addr, p.Token)
 			b.Upstream.SetHandler(nil)
-			// Do not run in step with the feed's seconds.
+			// The logouts must not run in step with the feed's seconds.
 			time.Sleep(time.Duration(i) * time.Second / time.Duration(tries))
 
 			a.Logout(p.Token, "", false).Want(t, http.StatusNoContent)
@@ -131,8 +131,8 @@ func TestLogoutReachesTheOtherReplica(t *testing.T) {
 	})
 }
 
-// A logout cannot be written. It must be answered with an error, because the session
-// would come back with the next replica.
+// A logout cannot be written. It must be answered with an error, because the session would
+// still be open on the next replica that starts.
 func TestLogoutWithoutTheDatabaseFails(t *testing.T) {
 	t.Parallel()
 	ways := map[string]func(*rig.Gateway, rig.Pair) rig.Answer{
@@ -155,8 +155,7 @@ func TestLogoutWithoutTheDatabaseFails(t *testing.T) {
 			if a.Header.Get("Retry-After") == "" {
 				t.Errorf("%s: no Retry-After", name)
 			}
-			// Nothing has been done halfway either: the token still works on both
-			// replicas.
+			// Nothing is done by halves either: the token still works on both replicas.
 			for _, r := range replicas {
 				r.WantAlive(t, pairs[name])
 			}

@@ -22,9 +22,9 @@ func moving(t *testing.T, from, to string) (g *rig.Gateway, o rig.Operator, move
 	return &rig.Gateway{Client: c.Client(), Caddy: c, WeChat: wx, Upstream: up}, rig.Operator{Caddy: c, Caddyfile: rig.ReplicaSite()}, moved
 }
 
-// A site grows out of its database. While it is moved, tokens go on, and what cannot be done is
-// 503 and costs no code. After the reload everybody is logged in as before, and whoever was
-// logged out stays so.
+// A site grows out of its database. While the store is moved, tokens keep working, and
+// everything else is answered with 503 and costs no code. After the reload everybody is logged
+// in as before, and users that had logged out stay logged out.
 func TestNobodyLogsInAgainAfterAMove(t *testing.T) {
 	t.Parallel()
 	for _, pair := range [][2]string{{"sqlite", "postgres"}, {"sqlite", "mysql"}, {"postgres", "sqlite"}, {"mysql", "sqlite"}} {
@@ -41,7 +41,7 @@ func TestNobodyLogsInAgainAfterAMove(t *testing.T) {
 			}
 
 			paid := g.WeChat.PhoneOK()
-			// The old store is closed, for a replica that runs and for one that starts.
+			// The old store is closed, both for a running replica and for one that starts.
 			for range 2 {
 				g.WantAlive(t, p)
 				g.Get("/", gone.Token).WantProblem(t, http.StatusUnauthorized, "token_revoked", nil)
@@ -92,8 +92,8 @@ func TestNobodyLogsInAgainAfterAMove(t *testing.T) {
 	}
 }
 
-// An operator must not write a password into an argument, must not fill a store that is in use,
-// and needs a key for a server. Nothing is closed by a move that does not begin.
+// An operator must not write a password into an argument, must not fill a store that is in
+// use, and needs a key for a database server. A move that does not begin closes nothing.
 func TestMoveThatCannotBeginClosesNothing(t *testing.T) {
 	t.Parallel()
 	g, o, moved := moving(t, "sqlite", "postgres")
@@ -119,9 +119,9 @@ func TestMoveThatCannotBeginClosesNothing(t *testing.T) {
 	g.WantSame(t, p, number)
 }
 
-// People log in, refresh and log out while the store is moved. Whatever was answered before the
-// store closed holds in the new one: nobody who logged out is logged in again, and no refresh is
-// forgotten.
+// People log in, refresh and log out while the store is moved. Everything that was answered
+// before the store closed holds in the new store: nobody who logged out is logged in again,
+// and no refresh is lost.
 func TestAnsweredRequestsOutliveAMove(t *testing.T) {
 	t.Parallel()
 	for _, pair := range [][2]string{{"sqlite", "postgres"}, {"mysql", "sqlite"}, {"postgres", "sqlite"}} {
@@ -174,7 +174,7 @@ func TestAnsweredRequestsOutliveAMove(t *testing.T) {
 			g.MustReload(t, moved)
 			live, ended := 0, 0
 			for _, one := range people {
-				for _, p := range one.live[max(0, len(one.live)-10):] { // a user has 20 sessions at most
+				for _, p := range one.live[max(0, len(one.live)-10):] { // a user has at most 20 sessions
 					live++
 					g.WantAlive(t, p)
 					g.Refresh(p.RefreshToken).Pair(t)

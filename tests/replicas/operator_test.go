@@ -8,8 +8,9 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// A support desk finds a user by number, openid or id, looks at the sessions, and locks
-// the user out. Both replicas know it in time. Then the user is let in, and erased.
+// A support desk finds a user by number, openid or id, looks at the sessions, and locks the
+// user out. Both replicas learn of it in time. Then the user is let in again, and finally
+// erased.
 func TestOperatorLooksAfterUsers(t *testing.T) {
 	t.Parallel()
 	rig.OnDatabases(t, func(t *testing.T, db *rig.Database) {
@@ -73,8 +74,8 @@ func TestOperatorLooksAfterUsers(t *testing.T) {
 	})
 }
 
-// The doctor writes to each kind of database beside running replicas, and finds one whose
-// password is wrong. No password is in its output.
+// The doctor examines each kind of database beside running replicas by writing to it. It
+// reports a database whose password is wrong. No password is in its output.
 func TestDoctorExaminesEachDatabase(t *testing.T) {
 	t.Parallel()
 	rig.OnDatabases(t, func(t *testing.T, db *rig.Database) {

@@ -11,7 +11,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// mover is a stage on which numbers change. Each round has people and numbers of its own.
+// mover is a set of replicas on which numbers change. Each round has its own people and
+// numbers.
 type mover struct {
 	*stage
 	t *testing.T
@@ -29,14 +30,14 @@ func (m *mover) login(name string, i int) rig.Pair {
 	return m.phone(m.t, m.person(name), one, m.number(i)).Pair(m.t)
 }
 
-// change returns a request of a person to change to one of the numbers.
+// change returns a request by a person to change to one of the numbers.
 func (m *mover) change(replica int, name string, p rig.Pair, i int) func() rig.Answer {
 	m.t.Helper()
 	code := m.wechat().NewNumber(m.t, one, m.person(name), m.number(i))
 	return func() rig.Answer { return m.replicas[replica].ChangePhone(p.Token, code) }
 }
 
-// owner returns the id of the user that one of the numbers belongs to; empty if none.
+// owner returns the id of the user that has one of the numbers, or "" if nobody has it.
 func (m *mover) owner(i int) string {
 	m.t.Helper()
 	a := m.next().Do(http.MethodPost, "/auth/wx/service/users/find", map[string]string{"phone": "+86" + m.number(i)}, rig.Bearer(serviceKey)...)
@@ -168,8 +169,9 @@ var moves = []struct {
 	}},
 }
 
-// A user changes the number on one replica while something else happens to them on the other. A
-// number never has two owners, an erased user none, and no paid code is exchanged twice.
+// A user changes the number on one replica. At the same time something else happens to the
+// user on the other replica. A number never has two owners, an erased user has none, and no
+// paid code is exchanged twice.
 func TestNumberChangesBesideOtherThings(t *testing.T) {
 	t.Parallel()
 	rig.OnDatabases(t, func(t *testing.T, db *rig.Database) {

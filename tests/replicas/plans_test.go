@@ -21,10 +21,9 @@ var wholeTable = map[string]*regexp.Regexp{
 	"mysql":    regexp.MustCompile(`table=(\w+) type=(?:ALL|index) `),
 }
 
-// A query without an index is fast in tests and slow with a million users. The
-// statements are those of the binary, as the server sees them: PostgreSQL logs the plan
-// of each one; MariaDB writes the statements into a table, and they are explained
-// afterwards.
+// A query without an index is fast in tests and slow with a million users. The test takes the
+// binary's statements from the server: PostgreSQL logs the plan of each one; MariaDB writes
+// the statements into a table, and the test explains them afterwards.
 func TestLargeTablesAreReadByIndex(t *testing.T) {
 	t.Parallel()
 	for kind, settings := range map[string][]string{
@@ -39,7 +38,7 @@ func TestLargeTablesAreReadByIndex(t *testing.T) {
 			}
 			server.Fill(t, rig.Rounds(50_000, 1_000_000))
 			for _, r := range replicas {
-				r.Caddy.Restart() // it then reads all revocations, which is the whole table
+				r.Caddy.Restart() // at its start it reads all revocations, which is the whole table
 			}
 
 			seen := watchStatements(t, server)

@@ -14,15 +14,14 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// These are the mini programs of the stories. One and two belong to one company's Open
-// Platform account, so a user has the same unionid in both. Three and four belong to no
-// such account.
+// These are the mini programs in the tests. One and two belong to one company's Open Platform
+// account, so a user has the same unionid in both. Three and four belong to no such account.
 const one, two, three, four = rig.AppID, "wx2222222222222222", "wx3333333333333333", "wx4444444444444444"
 
 const storySecret = "5ec2e70000000000000000000000cafe"
 
-// stage is two replicas on which stories are played, with each step on the other
-// replica.
+// stage is a pair of replicas. Each step of a test goes to the other replica than the step
+// before.
 type stage struct {
 	replicas []*rig.Gateway
 	turn     int
@@ -93,8 +92,8 @@ func denied(t testing.TB, a rig.Answer) {
 	a.WantProblem(t, http.StatusForbidden, "new_openid_denied", nil)
 }
 
-// scene is a story with names and numbers of its own: Alice has the number first, and
-// later the carrier gives it to Bob.
+// scene is a test with its own names and numbers: Alice has the number first, and later the
+// carrier gives it to Bob.
 type scene struct {
 	*stage
 	t               *testing.T
@@ -211,7 +210,7 @@ var recycled = map[string]map[string]func(t *testing.T, s scene){
 		"an account of another mini program": func(t *testing.T, s scene) {
 			alice := s.phone(t, s.alice, one, s.number).Pair(t)
 			denied(t, s.phone(t, s.bob, two, s.number))
-			denied(t, s.phone(t, s.bob, three, s.number)) // of another Open Platform account
+			denied(t, s.phone(t, s.bob, three, s.number)) // his app belongs to no Open Platform account
 			s.in(t, alice)
 			s.user(alice, s.phone(t, s.alice, two, s.number).Pair(t))
 		},
@@ -251,8 +250,8 @@ func nextNumber(number string) string {
 	return number[:8] + fmt.Sprintf("%03d", (int(number[10])*7+13)%1000)
 }
 
-// A recycled number has a former and a new owner. The one who is out must have neither
-// a session nor a silent login left, in any mini program and on any replica.
+// A recycled number has a former and a new owner. The one that is out must have neither a
+// session nor a silent login left, in any mini program and on any replica.
 func TestRecycledNumbers(t *testing.T) {
 	t.Parallel()
 	rig.OnDatabases(t, func(t *testing.T, db *rig.Database) {
@@ -339,7 +338,7 @@ func TestSilentLoginBesideTheNewOwners(t *testing.T) {
 	})
 }
 
-// twoSites is a Caddy with two sites that share a store and have issuers of their own.
+// twoSites returns a Caddyfile with two sites that share a store but have different issuers.
 // Requests with X-Site go to the second one.
 func twoSites() string {
 	site := func(issuer string) string {
@@ -351,8 +350,8 @@ func twoSites() string {
 
 const atOther = "X-Site: other"
 
-// Alice is logged in at both sites of a store. Bob, who has her number now, logs in at
-// one of them. Her session at the other ends too.
+// Alice is logged in at two sites with one store. Bob, who has her number now, logs in at one
+// of them. Her session at the other must end too.
 func TestRecycledNumberAtTwoSites(t *testing.T) {
 	t.Parallel()
 	rig.OnDatabases(t, func(t *testing.T, db *rig.Database) {
@@ -404,7 +403,7 @@ func TestOneLoginCodeOneSession(t *testing.T) {
 			sessions := make(map[string]bool)
 			for _, a := range answers {
 				if a.Status == http.StatusOK {
-					sessions[rig.SessionOf(t, a.Pair(t).Token)] = true // on two replicas, the same answer twice
+					sessions[rig.SessionOf(t, a.Pair(t).Token)] = true // the two replicas give the same answer twice
 					continue
 				}
 				a.WantProblem(t, http.StatusBadRequest, "login_code_invalid", []string{"code"})

@@ -73,8 +73,8 @@ func TestFiftyRefreshesAdvanceOnce(t *testing.T) {
 	})
 }
 
-// The counter of a session decides the same on both replicas: current, in the grace,
-// late, stolen, and ahead after a failover.
+// The counter of a session leads to the same decision on both replicas: current, within the
+// grace, late, stolen, and ahead after a failover.
 func TestCounterTableHoldsOnBothReplicas(t *testing.T) {
 	t.Parallel()
 	rig.OnDatabases(t, func(t *testing.T, db *rig.Database) {
@@ -151,7 +151,7 @@ func TestCounterTableHoldsOnBothReplicas(t *testing.T) {
 			change(t, p, `counter = counter - 2`) // as after a failover that lost two writes
 			after := b.Refresh(next.RefreshToken).Pair(t)
 			alive(t, after)
-			// Counting goes on from there, so the token that was current before is one
+			// The counter continues from there, so the token that was current before is one
 			// behind now.
 			if again := a.Refresh(next.RefreshToken).Pair(t); again.RefreshToken != after.RefreshToken {
 				t.Error("another refresh token")

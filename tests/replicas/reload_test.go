@@ -11,8 +11,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// traffic sends requests without a pause, over new and over kept-alive connections.
-// Each answer must be 200. Requests without an answer are remembered by their URI.
+// traffic sends requests without a pause, over new and over kept-alive connections. Each must
+// be answered with 200. Requests without an answer are remembered by their URI.
 type traffic struct {
 	asked   atomic.Int64
 	stop    chan struct{}
@@ -70,9 +70,9 @@ func (f *traffic) end() {
 	}
 }
 
-// reloads loads the configurations in turn, without a pause, under traffic. It returns
-// how many requests failed, of how many. No request that reached a handler may have
-// failed.
+// reloads loads the configurations in turn, without a pause, under traffic. It returns how
+// many requests were sent, and how many of them failed. No request that reached a handler may
+// have failed.
 func reloads(t testing.TB, c *rig.Caddy, n int, configs []string, headers ...string) (failed int, asked int64) {
 	t.Helper()
 	f := newTraffic(t, c, headers...)
@@ -98,8 +98,8 @@ func reloads(t testing.TB, c *rig.Caddy, n int, configs []string, headers ...str
 func TestReloadsUnderLoadLeakNothing(t *testing.T) {
 	t.Parallel()
 	count := rig.Rounds(20, 200)
-	// Connections to the upstream that a former reverse_proxy keeps would be Caddy's
-	// own.
+	// Otherwise connections to the upstream would be kept by a former reverse_proxy, which is
+	// Caddy's own doing.
 	const proxy = "reverse_proxy {$UPSTREAM} {\ntransport http {\nkeepalive off\n}\n}"
 	plain := func(mark string) string {
 		return rig.Site("log\nheader X-Config " + mark + "\n" + proxy)
@@ -128,7 +128,7 @@ func TestReloadsUnderLoadLeakNothing(t *testing.T) {
 		}
 		refused().WantProblem(t, http.StatusTooManyRequests, "rate_limited", nil)
 		older := p
-		for range 10 { // the ten refreshes that a minute allows
+		for range 10 { // a minute allows ten refreshes
 			p = r.Refresh(p.RefreshToken).Pair(t)
 		}
 

@@ -10,7 +10,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// guarded sends requests with a good token all the time, to every replica. Each must be
+// guarded sends requests with a good token to every replica, all the time. Each must be
 // answered with 200.
 type guarded struct {
 	asked  atomic.Int64
@@ -50,7 +50,7 @@ func (g *guarded) end() {
 }
 
 // The database is restarted under load. Good tokens work all the time, and every login
-// gets through without a second phone code.
+// succeeds in the end without a second phone code.
 func TestDatabaseRestartUnderLoad(t *testing.T) {
 	t.Parallel()
 	for _, kind := range []string{"postgres", "mysql"} {

@@ -50,8 +50,8 @@ func faster(t testing.TB) string {
 	return fasterBinary.path
 }
 
-// backend verifies tokens itself. It caches a JWKS for exactly as long as its
-// Cache-Control allows, whatever tokens it meets.
+// backend verifies tokens itself. It caches a JWKS for exactly as long as its Cache-Control
+// allows, whatever tokens arrive.
 type backend struct {
 	client *rig.Client
 	keys   map[string]*ecdsa.PublicKey
@@ -209,7 +209,7 @@ func TestFastRotationRejectsNoGoodToken(t *testing.T) {
 	}
 }
 
-// An operator rotates the keys by hand, then drops a leaked one. The next key is known
+// An operator rotates the keys by hand, then drops a leaked one. The next key must be known
 // everywhere before it signs.
 func TestRotatedKeyIsKnownBeforeItSigns(t *testing.T) {
 	t.Parallel()
@@ -233,8 +233,8 @@ func TestRotatedKeyIsKnownBeforeItSigns(t *testing.T) {
 			w.end()
 			t.Logf("%s: %d times a good token was accepted, and never refused", kind, w.accepted)
 
-			// The key has leaked: its tokens are refused everywhere, and all users go
-			// on with the next key.
+			// The key has leaked. Its tokens are refused everywhere, and all users get tokens
+			// by the next key.
 			p := a.MustLogin(t, number)
 			kid := rig.JWTPart(t, p.Token, 0)["kid"].(string)
 			command("rotate", "--compromised", kid)

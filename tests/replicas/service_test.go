@@ -12,8 +12,8 @@ import (
 
 const serviceKey = "5f2b8c0d9e1a4f7c6b3d2e8f0a1c9b7d"
 
-// The backend or WeChat ends, disables or erases a user through one replica. It takes
-// effect on the other in time, also for open WebSockets.
+// The backend or WeChat ends, disables or erases a user through one replica. The other replica
+// must follow in time, also for open WebSockets.
 func TestUserIsThrownOutEverywhere(t *testing.T) {
 	t.Parallel()
 	const token, key = "tokenTOKEN0123456789", "abcdefghijklmnopqrstuvwxyz0123456789ABCDEFG"
@@ -36,7 +36,7 @@ func TestUserIsThrownOutEverywhere(t *testing.T) {
 		for _, c := range []struct {
 			name   string
 			throw  func(user rig.Pair)
-			silent string // the code of a silent login afterwards; empty: it succeeds
+			silent string // the refusal of a silent login afterwards; empty: it succeeds
 		}{
 			{"revoke session", func(p rig.Pair) {
 				serve(http.MethodPost, "revoke", map[string]string{"sessionId": rig.SessionOf(t, p.Token)})

@@ -49,8 +49,7 @@ func TestCrowdOfLoginsLeavesFewSessions(t *testing.T) {
 			t.Errorf("%d sessions are live, want %d", live, most)
 		}
 		replicas[1].WantAlive(t, last)
-		// A session that has ended has done so on both replicas, and its reason is
-		// known.
+		// An ended session has ended on both replicas, and its reason is known.
 		a := replicas[0].Refresh(first.RefreshToken)
 		a.WantProblem(t, http.StatusUnauthorized, "session_ended", nil)
 		var p struct{ Reason string }
@@ -72,8 +71,8 @@ func TestCrowdOfLoginsLeavesFewSessions(t *testing.T) {
 	})
 }
 
-// A version without a bound left many sessions behind. The next login ends all but
-// those refreshed last, and none of another app or issuer.
+// An earlier version had no bound and left many sessions behind. The next login ends all but
+// the sessions refreshed last, and none of another app or issuer.
 func TestLoginCutsDownOldSessions(t *testing.T) {
 	t.Parallel()
 	rig.OnDatabases(t, func(t *testing.T, db *rig.Database) {
@@ -118,9 +117,9 @@ func TestLoginCutsDownOldSessions(t *testing.T) {
 	})
 }
 
-// Twenty thousand sessions of one user are in a database in another zone. Ending them
-// must succeed at once: with one statement for each session it took minutes, failed,
-// and left all of them open.
+// Twenty thousand sessions of one user are in a database in another zone. Ending them must
+// succeed at once. With one statement for each session it took minutes, failed, and left all
+// of them open.
 func TestManySessionsEndInTime(t *testing.T) {
 	t.Parallel()
 	rig.OnDatabases(t, func(t *testing.T, db *rig.Database) {
@@ -150,8 +149,8 @@ func TestManySessionsEndInTime(t *testing.T) {
 			db.FillSessions(t, user, "o", many)
 			asked, begun := wire.Turnarounds(), time.Now()
 			answer := c.end(user, pairs[1])
-			// On a machine with much else to do a service call may run out of time. It then
-			// goes on where it was when it is sent again.
+			// On a busy machine a service call may run out of time. When it is sent again, it
+			// continues where it was.
 			for tries := 0; answer.Status == http.StatusServiceUnavailable && c.name != "logout all" && tries < 3; tries++ {
 				answer = c.end(user, pairs[1])
 			}
@@ -172,7 +171,7 @@ func TestManySessionsEndInTime(t *testing.T) {
 			if n := db.Count(t, "SELECT COUNT(*) FROM wx_auth_revocations WHERE session_id IN (SELECT id FROM wx_auth_sessions WHERE user_id = '"+user+"')"); n < int64(many) {
 				t.Errorf("%s: %d revocations", c.name, n)
 			}
-			// Five statements for each session would be a hundred times as many.
+			// With five statements for each session this would be a hundred times as many.
 			if limit := int64(many/500*8 + 200); turns > limit {
 				t.Errorf("%s: %d turnarounds, more than %d", c.name, turns, limit)
 			}
@@ -181,7 +180,7 @@ func TestManySessionsEndInTime(t *testing.T) {
 					t.Errorf("%d sessions still name the person", n)
 				}
 			}
-			// What is logged and emitted about them is bounded.
+			// The log lines and events about these sessions have a bounded size.
 			for _, line := range a.Caddy.Log.Lines(user) {
 				if len(line) > 16<<10 {
 					t.Errorf("%s: a log line of %d bytes: %.200s", c.name, len(line), line)

@@ -8,8 +8,9 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// A reviewer's session and its end are the same on every replica. A replica without the line, which
-// an operator rolls out first or last, refuses the session and does not end it for the others.
+// A reviewer's session, and its end, are the same on every replica. An operator rolls the line
+// out replica by replica. A replica without the line refuses the session, but does not end it
+// for the others.
 func TestReviewerOnReplicas(t *testing.T) {
 	t.Parallel()
 	rig.OnDatabases(t, func(t *testing.T, db *rig.Database) {

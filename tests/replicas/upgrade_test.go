@@ -8,8 +8,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// schema4 takes the tables back to version 4, as an earlier release left them. In it, a
-// store did not record whose ids it holds.
+// schema4 takes the tables back to version 4, as an earlier release left them. In that version
+// a store did not record whose ids it holds.
 var schema4 = []string{
 	`DELETE FROM wx_auth_meta WHERE name NOT IN ('schema_version', 'key_check')`,
 	`UPDATE wx_auth_meta SET value = X'34' WHERE name = 'schema_version'`,

@@ -83,7 +83,7 @@ func TestReplicasTogetherWasteNoCode(t *testing.T) {
 				rig.Await(t, 10*time.Second, "WeChat has taken the phone code", func() bool { return taken(w, codes.PhoneCode) })
 				second := rig.InBackground(func() rig.Answer { return b.Login(w.Open(t, number).Code, codes.PhoneCode) })
 				rig.Await(t, 10*time.Second, "the other has the openid", func() bool { return w.Count(wechattest.Code2Session).Total == 2 })
-				time.Sleep(300 * time.Millisecond) // so that it gets as far as it can
+				time.Sleep(300 * time.Millisecond) // until it is as far as it can get
 				release()
 				one, two := (<-first).Pair(t), (<-second).Pair(t)
 				if one.UserInfo.ID != two.UserInfo.ID {
@@ -160,9 +160,9 @@ func TestReplicasTogetherWasteNoCode(t *testing.T) {
 	})
 }
 
-// The database goes down right after WeChat has accepted a phone code, and comes back.
-// The result that one replica could not store must not block anybody, and the other
-// replica can use it.
+// The database goes down right after WeChat has accepted a phone code, and comes back. One
+// replica could not store the result. That must not block anybody, and the other replica must
+// be able to use the result.
 func TestDatabaseGoneAfterTheExchange(t *testing.T) {
 	t.Parallel()
 	gone := func(_ *testing.T, s *rig.Server) { s.Stop() }
@@ -193,7 +193,7 @@ func TestDatabaseGoneAfterTheExchange(t *testing.T) {
 			rig.Await(t, 10*time.Second, "WeChat has taken the phone code", func() bool { return taken(w, codes.PhoneCode) })
 			c.from(t, server)
 			release()
-			// If the store can be read, the directory in it is what fails first.
+			// If the store can still be read, the directory in it fails first.
 			unavailable := func(a rig.Answer) {
 				t.Helper()
 				code := "store_unavailable"
