@@ -15,20 +15,20 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// These are secrets of the webhook: the one in use, and one that replaces it.
+// These are the webhook's secrets: the current one, and one that replaces it.
 var (
 	secret      = "whsec_" + base64.StdEncoding.EncodeToString([]byte("0123456789abcdef0123456789abcdef"))
 	otherSecret = "whsec_" + base64.StdEncoding.EncodeToString([]byte("fedcba9876543210fedcba9876543210"))
 )
 
-// event is a request of the gateway to a backend.
+// event is one of the gateway's requests to a backend.
 type event struct {
 	Type, AppID, OpenID, Phone, Country, National, UserID string
 	Rebound                                               bool
 	ID                                                    string `json:"-"` // from the header webhook-id
 }
 
-// backend is a team's own backend. Whoever has a phone number is a user named after it.
+// backend is a team's own backend. Each phone number has a user that is named after it.
 type backend struct {
 	t   testing.TB
 	url string
@@ -46,7 +46,7 @@ func newBackend(t testing.TB) *backend {
 	return b
 }
 
-// says makes the backend answer with h from now on; nil restores the usual answer.
+// says replaces the backend's answer by h; nil restores the usual answer.
 func (b *backend) says(h http.HandlerFunc) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -112,7 +112,7 @@ func usual(w http.ResponseWriter, e event) {
 	body(http.StatusOK, `{"id":"`+id+`","userInfo":{"nickName":"安安","id":"0","phoneNumber":"+1"},"claims":{"roles":["admin","shop,1"],"level":3}}`)(w, nil)
 }
 
-// hooked is the Caddyfile of a gateway that asks a backend.
+// hooked returns the Caddyfile of a gateway that asks a backend.
 func hooked(options ...string) string {
 	return rig.GatewaySite(append([]string{
 		"users webhook {env.HOOK} {\nsecret {env.HOOK_SECRET}\n}",

@@ -13,8 +13,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// book is a backend that knows its users' numbers, and changes them. Every other number becomes a
-// new user.
+// book is a backend that knows its users' numbers, and changes them. For any other number it
+// creates a user.
 type book struct {
 	mu      sync.Mutex
 	numbers map[string]string // the user's id by number
@@ -65,7 +65,7 @@ func (b *book) handle(e event) (status int, text string) {
 	return http.StatusOK, `{"id":"` + id + `","userInfo":{"nickName":"安安"},"claims":{"level":3}}`
 }
 
-// newBook makes the backend answer from a new book.
+// newBook returns a new book, from which the backend answers.
 func newBook(b *backend) *book {
 	k := &book{numbers: make(map[string]string)}
 	b.says(func(w http.ResponseWriter, r *http.Request) {
@@ -86,8 +86,8 @@ func tapAs(t *testing.T, g *rig.Gateway, number string) string {
 	return g.WeChat.NewNumber(t, rig.AppID, "alice", number)
 }
 
-// Alice changes her number, which only her team's backend knows. Everything that is shown of
-// her, here and there, has the new number.
+// Alice changes her number, which only her team's backend knows. Everything that is shown
+// about her, by the gateway and by the backend, has the new number.
 func TestBackendChangesTheNumber(t *testing.T) {
 	t.Parallel()
 	g, b := newHooked(t)
@@ -130,8 +130,8 @@ func TestBackendChangesTheNumber(t *testing.T) {
 	}
 }
 
-// A backend that cannot change numbers, or is away, changes nothing. The phone code is paid for
-// once, and can be used as soon as the backend is back.
+// A backend that cannot change numbers, or does not answer, changes nothing. The phone code is
+// paid for once, and can be used as soon as the backend is back.
 func TestBackendThatChangesNothing(t *testing.T) {
 	t.Parallel()
 	g, b := newHooked(t)
@@ -148,7 +148,7 @@ func TestBackendThatChangesNothing(t *testing.T) {
 		{body(200, `{"id":"m`+other+`"}`), 403, "phone_change_closed", nil},
 		{body(200, `{"phone":"+8613700137000"}`), 503, "misconfigured", []string{}},
 		{body(400, ``), 403, "phone_change_closed", nil},
-		{body(404, ``), 403, "phone_change_closed", nil}, // though it knows the user
+		{body(404, ``), 403, "phone_change_closed", nil}, // although it knows the user
 		{body(409, ``), 409, "phone_taken", nil},
 	} {
 		b.says(func(w http.ResponseWriter, r *http.Request) {
@@ -170,8 +170,8 @@ func TestBackendThatChangesNothing(t *testing.T) {
 	}
 }
 
-// insist sends a request again while the answer asks for that. On a busy machine a change may
-// take longer than others wait for it.
+// insist sends a request again for as long as the answer asks for that. On a busy machine, a
+// change may take longer than other requests wait for it.
 func insist(send func() rig.Answer) rig.Answer {
 	for try := 1; ; try++ {
 		if a := send(); a.Status != http.StatusServiceUnavailable || try == 5 {
@@ -180,9 +180,10 @@ func insist(send func() rig.Answer) rig.Answer {
 	}
 }
 
-// Alice changes her number on one replica while, on the other, its next owner logs in with it, or
-// she changes to a second number. Nobody is let in as her, and the backend and the gateway end up
-// with the same number. Carol is erased meanwhile, and nothing is left of her.
+// Alice changes her number on one replica. On the other, its next owner logs in with it at the
+// same time, or she changes to a second number. Nobody is let in as her, and the backend and
+// the gateway end up with the same number. In a third case Carol is erased meanwhile, and
+// nothing is left of her.
 func TestBackendChangesBesideOtherThings(t *testing.T) {
 	t.Parallel()
 	rig.OnDatabases(t, func(t *testing.T, db *rig.Database) {

@@ -26,8 +26,8 @@ func loginAs(t *testing.T, g *rig.Gateway, who, national string) rig.Answer {
 	return g.Login(codes.Code, codes.PhoneCode)
 }
 
-// changing is a backend that changes numbers. It has one user, and makes a new one of every
-// other number.
+// changing is a backend that changes numbers. It has one user, and creates another one for
+// every other number.
 type changing struct {
 	*backend
 	number string // of the user; empty: none
@@ -53,8 +53,8 @@ func (c *changing) answer(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// A backend that changes numbers takes the one that a user withdraws, and sets the one of the next
-// phone login. The service endpoint asks it as well.
+// A user withdraws the number, and the backend removes it. At the user's next phone login the
+// backend sets the new one. The service endpoint asks the backend as well.
 func TestWebhookDetachesUsers(t *testing.T) {
 	t.Parallel()
 	onHooked(t, func(t *testing.T, g *rig.Gateway, b *backend, db *rig.Database) {
@@ -83,7 +83,8 @@ func TestWebhookDetachesUsers(t *testing.T) {
 	})
 }
 
-// A backend from before `user.phone` cannot take a number. A withdrawal erases the user, as before.
+// A backend from before `user.phone` cannot remove a number. A withdrawal then erases the
+// user, as before.
 func TestOldBackendErasesInstead(t *testing.T) {
 	t.Parallel()
 	g, _ := newHooked(t, "service_key "+backendKey)

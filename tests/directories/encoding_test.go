@@ -27,7 +27,7 @@ func TestPostgresOfOtherEncodings(t *testing.T) {
 			db.Run(t, `ALTER TABLE members ADD joined TIMESTAMPTZ NOT NULL DEFAULT '2026-03-01T12:00:00Z'`)
 			db.Run(t, `INSERT INTO members (id, mobile, nick_name, role) VALUES (41, '13800138000', $1, 'admin')`, tc.nick)
 			g := &rig.Gateway{WeChat: rig.NewWeChat(t), Upstream: rig.NewUpstream(t)}
-			// If a backslash escaped the quote, :id would be inside the literal.
+			// If a backslash escaped the quote, :id would be part of the literal.
 			backslash := `'a\' <> :id AND`
 			site := rig.GatewaySite("store {env.WX_AUTH_STORE}", "encryption_key {env.WX_AUTH_KEY}",
 				"users sql {env.MEMBERS_DB} {\n"+strings.ReplaceAll(strings.Join([]string{find, create, check}, "\n"), "nick_name, role", "nick_name, joined, role")+"\n}",

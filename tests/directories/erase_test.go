@@ -41,7 +41,7 @@ func eraseUser(t *testing.T, g *rig.Gateway, id string) {
 	g.Do(http.MethodDelete, "/auth/wx/service/users/"+id, nil, rig.Bearer(backendKey)...).Want(t, http.StatusNoContent)
 }
 
-// holdEvent makes the backend hold back its next answer to such an event.
+// holdEvent makes the backend hold back its next answer to an event of that name.
 func (b *backend) holdEvent(t *testing.T, name string) (asked <-chan struct{}, release func()) {
 	t.Helper()
 	reached, gate := make(chan struct{}), make(chan struct{})
@@ -113,8 +113,8 @@ func TestErasureBesideALogin(t *testing.T) {
 		(<-login).WantProblem(t, http.StatusForbidden, "phone_required", nil)
 		nothing("silently")
 
-		// The first attempt fails at WeChat before the erasure, and the codes are sent
-		// again after it.
+		// The first attempt fails at WeChat before the erasure. The same codes are sent again
+		// after the erasure.
 		g.MustLogin(t, number)
 		codes = g.WeChat.Tap(t, number)
 		busy := wechattest.Fault{Call: wechattest.PhoneNumber, Kind: wechattest.Errcode, Code: codes.PhoneCode, Count: 3}
@@ -176,7 +176,7 @@ func TestPhoneLoginBesideAPush(t *testing.T) {
 	})
 }
 
-// The rules for recycled numbers are the same with an external directory.
+// With an external directory, the rules for recycled numbers are the same.
 func TestRecycledNumberElsewhere(t *testing.T) {
 	t.Parallel()
 	onHooked(t, func(t *testing.T, g *rig.Gateway, b *backend, _ *rig.Database) {

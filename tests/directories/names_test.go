@@ -34,13 +34,12 @@ func prepareSites(t *testing.T) (*rig.Gateway, *rig.Client) {
 
 const shopHook, crewHook = "users webhook {env.SHOP} {\nsecret {env.HOOK_SECRET}\n", "users webhook {env.CREW} {\nsecret {env.HOOK_SECRET}\n"
 
-// A customer who is user 1 of the shop sends wx.login's code to the site of the staff,
-// and would be user 1 there. Two sites with one store and different directories are
-// refused.
+// A customer is user 1 of the shop, and sends wx.login's code to the staff's site, where user
+// 1 is somebody else. Two sites with one store and different directories are refused.
 func TestCustomerIsNoMemberOfStaff(t *testing.T) {
 	for name, c := range map[string]struct {
 		shop, staff string
-		says        []string // empty: it is accepted
+		says        []string // a part of the error; empty: it is accepted
 	}{
 		"two backends": {shopHook + "}", crewHook + "}", []string{"webhook:http://127.0.0.1:", "`realm ", "table_prefix"}},
 		"another query of one backend": {"users webhook {env.SHOP}?tenant=1 {\nsecret {env.HOOK_SECRET}\n}",
@@ -76,9 +75,9 @@ func TestCustomerIsNoMemberOfStaff(t *testing.T) {
 	}
 }
 
-// A reload with another directory would give the sessions and openids of the former one
-// to other people. It is refused with an error that contains the line to write, and
-// with that line it succeeds.
+// A reload with another directory would give the former directory's sessions and openids to
+// other people. It is refused, and the error contains the line to write. With that line it
+// succeeds.
 func TestReloadWithAnotherDirectory(t *testing.T) {
 	rig.OnDatabases(t, func(t *testing.T, db *rig.Database) {
 		g, _ := prepareSites(t)
@@ -98,7 +97,7 @@ func TestReloadWithAnotherDirectory(t *testing.T) {
 			}
 			g.Get("/", p.Token).Seen(t).WantHeader(t, "X-WX-USER-ID", "m"+number)
 		}
-		// These are the same users under another URL.
+		// The URL is another one, but the users are the same.
 		g.MustReload(t, rig.ReplicaSite(crewHook+"realm webhook:"+g.Caddy.Getenv("SHOP")+"\n}"))
 		g.Refresh(p.RefreshToken).Pair(t)
 		// A command compares the names too.
@@ -140,7 +139,7 @@ func TestStoreTakesAnAppidFromOneWeChat(t *testing.T) {
 		t.Error("another realm was taken")
 	}
 	g.MustReload(t, named(was))
-	// Two sites of one configuration have a WeChat each.
+	// Two sites of one configuration use different WeChats.
 	two, _ := prepareSites(t)
 	err = two.Caddy.TryStart(strings.Replace(twoSites("", ""), "api {$WX_API}", "api http://127.0.0.1:9\n", 1))
 	if err == nil {
@@ -192,7 +191,7 @@ func TestOneStoreInTwoSpellings(t *testing.T) {
 			name, value, _ := strings.Cut(v, "=")
 			g.Caddy.Setenv(name, value)
 		}
-		second := strings.NewReplacer("127.0.0.1", "localhost", "/run/", "/run/./", "%2Frun%2F", "%2Frun%2F.%2F").Replace(db.URL) // the last one for a socket
+		second := strings.NewReplacer("127.0.0.1", "localhost", "/run/", "/run/./", "%2Frun%2F", "%2Frun%2F.%2F").Replace(db.URL) // the last pair is for a Unix socket
 		if db.Kind == "sqlite" {
 			path := strings.TrimPrefix(db.URL, "sqlite:")
 			link := filepath.Join(t.TempDir(), "link")
@@ -216,9 +215,8 @@ func TestOneStoreInTwoSpellings(t *testing.T) {
 	})
 }
 
-// A backend serves two tenants, selected by a parameter. A reload that selects the
-// other one gives sessions to other people, so it logs a warning that contains the
-// remedy.
+// A backend serves two tenants, selected by a parameter. A reload that selects the other
+// tenant would give sessions to other people. The log warns of it, with the remedy.
 func TestChangedParameterIsWarnedOf(t *testing.T) {
 	g, _ := prepareSites(t)
 	site := func(tenant string) string {

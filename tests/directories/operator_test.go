@@ -10,8 +10,9 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// A support desk looks after users who live in the team's backend. The list, the lock and the
-// sessions are kept here; show and erase ask the backend, as the service endpoints do.
+// A support desk looks after users in the team's backend. The list of users, the lock and the
+// sessions are kept here. The commands show and erase ask the backend, as the service
+// endpoints do.
 func TestOperatorLooksAfterUsersElsewhere(t *testing.T) {
 	t.Parallel()
 	g, b := newHooked(t)

@@ -8,9 +8,9 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// One client calls /me, or presents one refresh token, as often as it can. The backend
-// is asked a bounded number of times, a lost answer can still be repeated, and other
-// users notice nothing.
+// One client calls /me, or presents one refresh token, as often as it can. The backend gets a
+// bounded number of calls, a lost answer can still be repeated, and other users notice
+// nothing.
 func TestOneSessionAsksTheBackendSoOften(t *testing.T) {
 	g, b := newHooked(t)
 	eve, ann := g.MustLogin(t, number), g.MustLogin(t, other)

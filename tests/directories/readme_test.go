@@ -14,7 +14,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// The pages whose blocks are tried.
+// These pages have the blocks that the tests run.
 const (
 	usersPage    = "../../docs/users.md"
 	backendsPage = "../../docs/backends.md"
@@ -37,8 +37,8 @@ func membersInMySQL(t *testing.T) string {
 	return rig.ReadmeBlock(t, usersPage, "CREATE TABLE members")
 }
 
-// onThisMachine returns a Caddyfile of a page, changed for a test: its site is at
-// {$ADDR}, and its upstream and its WeChat are those of the test.
+// onThisMachine changes a page's Caddyfile for a test: its site is at {$ADDR}, and its
+// upstream and WeChat are the test's.
 func onThisMachine(t *testing.T, block string, oldnew ...string) string {
 	t.Helper()
 	return "{\ndefault_bind 127.0.0.1\n}\n" + rig.Replaced(t, block, append([]string{
@@ -48,8 +48,7 @@ func onThisMachine(t *testing.T, block string, oldnew ...string) string {
 	}, oldnew...)...)
 }
 
-// strangers starts a gateway with a Caddyfile of a page, in front of an API in
-// Express.
+// strangers starts a gateway with a page's Caddyfile, in front of an API in Express.
 func strangers(t *testing.T, db *rig.Database, caddyfile string, env ...string) *rig.Gateway {
 	t.Helper()
 	api := rig.FreeAddress(t)
@@ -90,12 +89,12 @@ func wantStrangersWay(t *testing.T, g *rig.Gateway, db *rig.Database) {
 	if n := db.Count(t, `SELECT COUNT(*) FROM members WHERE mobile = '13900139000'`); n != 1 {
 		t.Errorf("%d members of the new number", n)
 	}
-	// The newcomer has another number later. The one of the admin is taken.
+	// The newcomer changes to another number. The admin's number is taken.
 	change := func(to string) rig.Answer {
 		return g.ChangePhone(newcomer.Token, g.WeChat.NewNumber(t, rig.AppID, "+86"+other, to))
 	}
 	change(number).WantProblem(t, http.StatusConflict, "phone_taken", nil)
-	for range 2 { // the second time it is the number that they have
+	for range 2 { // the second time, they already have the number
 		if c := change("13600136000").Changed(t); c.UserInfo.ID != newcomer.UserInfo.ID || c.UserInfo.PhoneNumber != "+8613600136000" {
 			t.Errorf("%+v", c.UserInfo)
 		}
@@ -103,7 +102,7 @@ func wantStrangersWay(t *testing.T, g *rig.Gateway, db *rig.Database) {
 	if n := db.Count(t, `SELECT COUNT(*) FROM members WHERE mobile = '13600136000'`); n != 1 {
 		t.Errorf("%d members of the changed number", n)
 	}
-	// After a change from another directory, ids may look equal to the database.
+	// After a change of the directory, the database may consider different ids equal.
 	silent := g.Silent(g.WeChat.Open(t, number).Code).Pair(t)
 	if silent.UserInfo.ID != "7" {
 		t.Errorf("silently user %s", silent.UserInfo.ID)
@@ -139,8 +138,7 @@ func TestPagesReceiverWorksAsWritten(t *testing.T) {
 	if n := db.Count(t, `SELECT COUNT(*) FROM members`); n != 3 {
 		t.Errorf("%d members", n)
 	}
-	// These events are not sent by logins. An erased user is gone, and the answer is
-	// 204.
+	// Logins do not send these events. An erased user is gone, and the answer is 204.
 	signed := func(body string) rig.Answer {
 		at := strconv.FormatInt(time.Now().Unix(), 10)
 		mac := hmac.New(sha256.New, []byte("0123456789abcdef0123456789abcdef"))
@@ -168,7 +166,7 @@ func TestPagesTableNeedsNoCode(t *testing.T) {
 			db.Run(t, create)
 			db.Run(t, `INSERT INTO members (id, mobile, nick_name, role) VALUES (7, '13800138000', '安安', 'admin')`)
 			block := rig.ReadmeBlock(t, usersPage, "users sql {env.MEMBERS_DB}")
-			if kind == "postgres" { // as the page says
+			if kind == "postgres" { // as the page says for PostgreSQL
 				block = rig.Replaced(t, block, " FROM DUAL", "")
 			}
 			wantStrangersWay(t, strangers(t, db, onThisMachine(t, block)), db)
@@ -226,7 +224,7 @@ func TestPagesVerifierAcceptsOnlyOurTokens(t *testing.T) {
 	g.Client = g.Caddy.Client()
 	startNode(t, rig.Replaced(t, rig.ReadmeBlock(t, backendsPage, "createRemoteJWKSet(new URL"),
 		"https://api.example.com", g.Caddy.URL(), "app.listen(3000,", "app.listen("+portOf(api)+","), api)
-	backend := rig.NewClient(t, "http://"+api) // reached beside Caddy
+	backend := rig.NewClient(t, "http://"+api) // the backend itself, without Caddy in front
 	p := g.MustLogin(t, number)
 	if a := backend.Get("/orders", p.Token); a.Body != `{"userId":"`+p.UserInfo.ID+`"}` {
 		t.Errorf("ours: %d %s", a.Status, a.Body)

@@ -14,8 +14,8 @@ func testLogin(g *rig.Gateway) rig.Answer {
 	return g.Do(http.MethodPost, "/auth/wx", map[string]string{"testLogin": testSecret})
 }
 
-// The backend is asked about a reviewer as about others, by number and without an openid. The
-// number comes from the configuration, also at a refresh.
+// The backend is asked about a reviewer as about other users, by number and without an openid.
+// The number comes from the configuration, even at a refresh.
 func TestReviewerOfABackend(t *testing.T) {
 	t.Parallel()
 	g, b := newHooked(t, "test_login "+testSecret+" +86"+testNumber+" until 2099-12-31", "service_key "+backendKey)
@@ -30,7 +30,7 @@ func TestReviewerOfABackend(t *testing.T) {
 	seen.WantHeader(t, "X-WX-PHONE", "+86"+testNumber)
 	seen.WantHeader(t, "X-WX-TEST", "1")
 
-	// An erased user of a backend may come back at once, with the same id.
+	// A backend's erased user may come back at once, with the same id.
 	eraseUser(t, g, "m"+testNumber)
 	g.WantEnded(t, p)
 	testLogin(g).Pair(t)
@@ -44,7 +44,7 @@ func TestReviewerOfABackend(t *testing.T) {
 	testLogin(g).WantProblem(t, http.StatusForbidden, "registration_closed", nil)
 }
 
-// A reviewer is a member of a table like others.
+// A reviewer is a member of the table like others.
 func TestReviewerOfATable(t *testing.T) {
 	onServers(t, func(t *testing.T, g *rig.Gateway, db *rig.Database) {
 		g.Caddy.Start(strings.Replace(tableSite(find, create, check), "identity", "test_login "+testSecret+" +86"+testNumber+" until 2099-12-31\nidentity", 1))

@@ -15,7 +15,7 @@ func typedSite(columns string, options ...string) string {
 	}, options...)...)
 }
 
-// FLOAT was a 503 for everybody, BIT(1) a header with %00, and a number of points
+// Earlier, a FLOAT was a 503 for everybody, a BIT(1) a header with %00, and a number of points
 // arrived as 1e+06.
 func TestOddColumnsArriveInOneForm(t *testing.T) {
 	onServers(t, func(t *testing.T, g *rig.Gateway, db *rig.Database) {

@@ -24,8 +24,7 @@ func wantSeen(t *testing.T, g *rig.Gateway, token, national, roles string) {
 	seen.WantHeader(t, "X-Level", "3")
 }
 
-// What the backend answers about a user reaches the client in userInfo and the API in
-// headers.
+// The backend's answer about a user reaches the client in userInfo and the API in headers.
 func TestBackendAnswerReachesClientAndAPI(t *testing.T) {
 	g, b := newHooked(t)
 	codes := g.WeChat.Tap(t, number)
@@ -40,7 +39,7 @@ func TestBackendAnswerReachesClientAndAPI(t *testing.T) {
 	if claims := fmt.Sprint(rig.JWTPart(t, p.Token, 1)); strings.Contains(claims, "admin") || strings.Contains(claims, number+"0") {
 		t.Errorf("the token tells everybody: %s", claims)
 	}
-	// The number is still known at a silent login, which does not present it.
+	// A silent login does not present the number, but the number is still known.
 	wantSeen(t, g, g.Silent(g.WeChat.Open(t, number).Code).Pair(t).Token, number, "admin,shop%2C1")
 	b.says(body(200, `{"id":"m13800138000","claims":{"roles":["guest"],"level":3}}`))
 	next := g.Refresh(p.RefreshToken).Pair(t)
@@ -153,7 +152,7 @@ func TestSilentLoginStaysTheSameUser(t *testing.T) {
 	if next := g.Refresh(p.RefreshToken).Pair(t); rig.SessionOf(t, next.Token) != rig.SessionOf(t, p.Token) {
 		t.Error("another session")
 	}
-	// With a number, the backend decides. It learns to which user the account belonged
+	// With a number, the backend decides. Its request says to which user the account belonged
 	// before.
 	codes := g.WeChat.TapAs(t, rig.AppID, "+86"+number, phoneOf(other))
 	if moved := g.Login(codes.Code, codes.PhoneCode).Pair(t); moved.UserInfo.ID != "m"+other {
@@ -164,7 +163,7 @@ func TestSilentLoginStaysTheSameUser(t *testing.T) {
 	}
 }
 
-// At every refresh the backend is asked whether the user is still welcome, and its
+// Every refresh asks the backend whether the user may still use the service, and the backend's
 // answer decides.
 func TestRefreshAsksTheBackend(t *testing.T) {
 	g, b := newHooked(t)
@@ -217,7 +216,7 @@ func TestChangedSecretWorksAtOnce(t *testing.T) {
 	}
 	g.MustReload(t, strings.Replace(hooked(), "{env.HOOK_SECRET}", file("new", otherSecret), 1))
 	g.Silent(g.WeChat.Open(t, number).Code).Pair(t)
-	// Both are configured while the backend still uses the old one.
+	// Both secrets are configured while the backend still uses the old one.
 	g.MustReload(t, strings.Replace(hooked(), "{env.HOOK_SECRET}", file("first", secret)+" "+file("second", otherSecret), 1))
 	g.Silent(g.WeChat.Open(t, number).Code).Pair(t)
 	for _, text := range []string{secret, otherSecret} {
