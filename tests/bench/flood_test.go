@@ -14,7 +14,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// beside is good traffic alone and next to a flood.
+// beside is good traffic, measured alone and next to a flood.
 type beside struct {
 	alone, flooded measured
 	flood          float64 // answered requests of the flood per second
@@ -23,9 +23,9 @@ type beside struct {
 func (b beside) p50() float64 { return float64(b.flooded.p50) / float64(b.alone.p50) }
 func (b beside) p99() float64 { return float64(b.flooded.p99) / float64(b.alone.p99) }
 
-// flood measures what good traffic suffers from others' garbage tokens. The plain Caddy
-// answers the same requests without looking at them, which shows what so many more
-// requests cost on this machine, whatever they contain.
+// flood measures how much good traffic suffers from other clients' garbage tokens. The plain
+// Caddy answers the same requests without looking at their tokens, which shows how much that
+// many requests cost on this machine in any case.
 func flood(t *testing.T, p *page) {
 	const goods, floods = 16, 32
 	n, requests := often(5, 1), often(2000, 32)

@@ -51,7 +51,7 @@ func users(t *testing.T, p *page) {
 	p.end()
 }
 
-// crowded measures logins and refreshes in a store that already has so many users.
+// crowded measures logins and refreshes in a store that already has that many users.
 func crowded(t *testing.T, kind string, users int) []string {
 	db := rig.NewDatabase(t, kind)
 	g := newLoginGateway(t, db)

@@ -97,7 +97,7 @@ func (l load) drive(conns []net.Conn, stop <-chan struct{}) ([]time.Duration, er
 						time.Sleep(wait)
 						sent = time.Now()
 					} else {
-						sent = due // it was due, but had to wait for the previous answer
+						sent = due // the time at which it was due, although it had to wait for the previous answer
 					}
 					due = due.Add(l.every)
 				}
@@ -131,7 +131,7 @@ func exchange(conn net.Conn, r *bufio.Reader, request []byte, status int) error 
 			return err
 		}
 		if len(line) <= 2 {
-			if length == 0 { // Caddy answers so for a host that it does not know
+			if length == 0 { // Caddy answers like this for a host that it does not know
 				return errors.New("an answer without a body")
 			}
 			_, err = r.Discard(length)

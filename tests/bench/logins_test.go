@@ -88,7 +88,7 @@ func logins(t *testing.T, p *page) {
 			}
 			if delay == 0 {
 				more := phoneLogins(t, g.WeChat, 32, often(5000, 100))
-				spent := shares(t, g.Caddy, often(2, 1), loginParts) // in a run of its own, because a profile costs time too
+				spent := shares(t, g.Caddy, often(2, 1), loginParts) // a separate run, because a profile costs time too
 				more.run(t, g.Caddy)
 				made[kind] = spent()
 			}

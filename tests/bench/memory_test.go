@@ -33,7 +33,7 @@ func memory(t *testing.T, p *page) {
 	var each [2][]float64
 	var before [2]string
 	for i, c := range []*rig.Caddy{plain, gateway} {
-		openSockets(t, c, token, 10) // the first ones allocate what stays
+		openSockets(t, c, token, 10) // the first ones allocate memory that is kept
 		before[i] = heapProfile(t, c)
 	}
 	for range rounds {
@@ -62,7 +62,7 @@ func memory(t *testing.T, p *page) {
 		}
 	}
 	p.end()
-	plain.Kill9() // a stop would wait for the connections
+	plain.Kill9() // a clean stop would wait for the connections
 	gateway.Kill9()
 }
 
@@ -76,7 +76,7 @@ func heapProfile(t testing.TB, c *rig.Caddy) string {
 	return profile
 }
 
-// allocated reads the bytes of each function from a table that pprof has made.
+// allocated reads from pprof's table how many bytes each function has allocated.
 func allocated(top string) map[string]float64 {
 	flat := make(map[string]float64)
 	for line := range strings.Lines(top) {
@@ -91,7 +91,7 @@ func allocated(top string) map[string]float64 {
 	return flat
 }
 
-// openSockets opens WebSockets for the time of the test and sends nothing on them.
+// openSockets opens WebSockets until the end of the test and sends nothing on them.
 func openSockets(t testing.TB, c *rig.Caddy, token string, n int) {
 	for range n {
 		conn, err := net.Dial("tcp", c.Addr)

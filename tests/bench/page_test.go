@@ -33,10 +33,10 @@ func made(t *testing.T) string {
 	return fmt.Sprintf("`%s` on %s: %s, %d cores, %s, %s", command(), time.Now().UTC().Format(time.DateOnly), processor(), runtime.NumCPU(), kernel(t), runtime.Version())
 }
 
-// note ends a section that was measured alone.
+// note adds how a section was made that was measured alone.
 func (p *page) note(t *testing.T) { p.text("This section was made by " + made(t) + ".") }
 
-// into puts the section in place of the one with the same heading, or at the end.
+// into replaces the section with the same heading, or adds the section at the end.
 func (p *page) into(whole []byte) []byte {
 	heading, _, _ := bytes.Cut(p.Bytes(), []byte("\n"))
 	before, after, found := bytes.Cut(whole, append([]byte("\n"), append(heading, '\n')...))
@@ -86,7 +86,7 @@ func (p *page) text(text string) {
 	p.WriteString("\n\n")
 }
 
-// table begins a table; calls of its rows and of end follow.
+// table begins a table. Calls of row and of end must follow.
 func (p *page) table(columns ...string) {
 	p.row(columns...)
 	p.row(strings.Split(strings.Repeat("---,", len(columns)-1)+"---", ",")...)

@@ -14,8 +14,8 @@ import (
 // pairs are runs of one load, each on a plain Caddy and on one with the gateway.
 type pairs struct{ plain, gateway []measured }
 
-// compare runs a load on both, pair by pair. The first pair is not counted. rest is
-// called before each run on the gateway.
+// compare runs a load on both, pair by pair. The first pair does not count. rest is called
+// before each run on the gateway.
 func compare(t testing.TB, plain, gateway *rig.Caddy, n int, l load, rest func()) pairs {
 	t.Helper()
 	var p pairs

@@ -13,9 +13,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// processorTime returns the processor time that a process has used so far. It is the
-// value in /proc/PID/stat, which has a resolution of ten milliseconds, but in
-// nanoseconds.
+// processorTime returns the processor time that a process has used so far, in nanoseconds.
+// /proc/PID/stat has the same value, but only in units of ten milliseconds.
 func processorTime(t testing.TB, pid int) time.Duration {
 	var ts syscall.Timespec
 	clock := ^pid<<3 | 2 // linux/include/linux/posix-timers.h: MAKE_PROCESS_CPUCLOCK(pid, CPUCLOCK_SCHED)
@@ -25,7 +24,7 @@ func processorTime(t testing.TB, pid int) time.Duration {
 	return time.Duration(ts.Nano())
 }
 
-// heap returns the bytes in use of a Caddy's heap and stacks after some collections.
+// heap returns how many bytes of a Caddy's heap and stacks are in use after some collections.
 // Each collection halves the stacks that have grown.
 func heap(t testing.TB, c *rig.Caddy) (bytes int) {
 	for range 5 {

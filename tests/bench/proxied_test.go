@@ -11,7 +11,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// site is served by both Caddys, below further directives.
+// site is the site of both Caddys, with further directives above it.
 func site(directives ...string) string {
 	return "{\ndefault_bind 127.0.0.1\n}\nhttp://{$ADDR} {\n" + strings.Join(directives, "\n") +
 		"\nrespond /respond/* ok\nreverse_proxy {$UPSTREAM}\n}\n"
@@ -49,13 +49,13 @@ func (c *couple) stop() {
 	c.gateway.Stop()
 }
 
-// warm is a load with several tokens in turn, which the gateway knows after the first
+// warm returns a load with several tokens in turn, which the gateway knows after the first
 // run.
 func (c *couple) warm(t testing.TB, path string, tokens, clients, requests int) load {
 	return inTurn(path, c.key.tokens(t, c.token, tokens), clients, requests)
 }
 
-// inTurn is a load with these tokens, each used at least once.
+// inTurn returns a load with these tokens, each used at least once.
 func inTurn(path string, tokens []string, clients, requests int) load {
 	prepared := make([][]byte, len(tokens))
 	for i := range prepared {

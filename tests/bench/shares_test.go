@@ -51,8 +51,8 @@ var requestParts = []part{
 	systemCalls,
 }
 
-// shares profiles a Caddy in the seconds after the call. The returned function returns
-// the share of each part in percent.
+// shares profiles a Caddy in the seconds after the call. The function that it returns returns
+// the share of each part, in percent.
 func shares(t testing.TB, c *rig.Caddy, seconds int, parts []part) func() []float64 {
 	t.Helper()
 	type taken struct {
@@ -75,7 +75,7 @@ func shares(t testing.TB, c *rig.Caddy, seconds int, parts []part) func() []floa
 	}
 }
 
-// pprof returns the table that pprof makes of a profile.
+// pprof returns the table in which pprof shows a profile.
 func pprof(t testing.TB, profile string, options ...string) string {
 	t.Helper()
 	options = append([]string{"tool", "pprof", "-top", "-nodecount=100000", "-nodefraction=0", "-edgefraction=0"}, options...)
@@ -113,7 +113,7 @@ func (l load) spent(t testing.TB, c *rig.Caddy, seconds int) []float64 {
 	return append(parts, each)
 }
 
-// sharesIn reads a table of pprof.
+// sharesIn reads the parts' shares from pprof's table.
 func sharesIn(top string, parts []part) []float64 {
 	sums := make([]float64, len(parts))
 	for line := range strings.Lines(top) {

@@ -116,7 +116,7 @@ func (s signing) options() string {
 	return fmt.Sprintf("token {\nalgorithm %s\nkey {file.%s}\nlifetime 12h\n}", s.algorithm, s.file)
 }
 
-// login logs in a user and returns the token, from which others are made.
+// login logs in a user and returns the token, from which further tokens are made.
 func login(t testing.TB, c *rig.Caddy, wx *rig.WeChat) string {
 	t.Helper()
 	codes := wx.Tap(t, "13800138000")

@@ -15,8 +15,8 @@ import (
 
 var baseline = flag.String("baseline", "", "the binary of another version, with which the section turnarounds compares logins and refreshes")
 
-// turnarounds measures what a database costs over a network: how often a request waits for
-// it, and what a millisecond more each time does to a login.
+// turnarounds measures the cost of a database behind a network: how often a request waits for
+// the database, and how much longer a login takes when each wait takes a millisecond more.
 func turnarounds(t *testing.T, p *page) {
 	p.heading("The database over a network")
 	p.text("A turnaround is a wait for the database: the gateway has asked, and the answer comes. A proxy counts them, one client logs in at a time. What each is for: docs/design/turnarounds.md.")
@@ -57,14 +57,13 @@ func turnarounds(t *testing.T, p *page) {
 	p.end()
 }
 
-// distantGateway is a gateway whose database is behind a wire.
+// distantGateway returns a gateway whose database is behind a wire.
 func distantGateway(t *testing.T, kind string, added time.Duration) (*rig.Gateway, *rig.Wire) {
 	db, wire := rig.NewDatabase(t, kind).Behind(t, added)
 	return newLoginGateway(t, db), wire
 }
 
-// counted counts the turnarounds of logins and refreshes, and those of a gateway that has
-// nothing to do.
+// counted counts the round trips of logins and refreshes, and those of an idle gateway.
 func counted(t *testing.T, kind string) (cells []string) {
 	g, wire := distantGateway(t, kind, 0)
 	defer g.Caddy.Stop()
@@ -83,7 +82,7 @@ func counted(t *testing.T, kind string) (cells []string) {
 		func(i int) { g.Client.Refresh(tokens[i]).Pair(t) },
 	}
 	for _, o := range operations {
-		for i := range min(n, 5) { // a connection prepares its statements
+		for i := range min(n, 5) { // each connection prepares its statements first
 			o(i)
 		}
 	}
@@ -126,7 +125,7 @@ func distant(t *testing.T, kind string, added time.Duration) measured {
 	return l.run(t, g.Caddy)
 }
 
-// against compares logins and refreshes with those of the baseline, pair by pair.
+// against compares logins and refreshes with the baseline's, pair by pair.
 func against(t *testing.T, kind string) (cells []string) {
 	var gateways []*rig.Gateway
 	for _, binary := range []string{*baseline, rig.Binary(t)} {
@@ -160,7 +159,7 @@ func against(t *testing.T, kind string) (cells []string) {
 	return cells
 }
 
-// refreshes are the first refreshes of so many sessions.
+// refreshes returns a load with the first refreshes of n sessions.
 func refreshes(t *testing.T, g *rig.Gateway, clients, n int) load {
 	bodies := make([][]byte, n)
 	for i := range bodies {
