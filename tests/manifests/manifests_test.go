@@ -1,6 +1,5 @@
-// Package manifests checks the examples that a container platform reads, with the
-// platform's own types. It is a module of its own, so that these are no dependencies of
-// the plugin.
+// Package manifests checks the examples that a container platform reads, with the platform's
+// own types. It is a separate module, so that the plugin does not depend on these types.
 package manifests
 
 import (
@@ -20,7 +19,7 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// stopping returns how long a Caddyfile lets a gateway run after SIGTERM.
+// stopping returns the time that a Caddyfile gives a gateway to stop after SIGTERM.
 func stopping(t *testing.T, caddyfile string) (total time.Duration) {
 	t.Helper()
 	for _, option := range []string{"shutdown_delay", "grace_period"} {
@@ -37,8 +36,9 @@ func stopping(t *testing.T, caddyfile string) (total time.Duration) {
 	return total
 }
 
-// A team starts the example by `docker compose up`. The file has to be valid by compose's
-// schema, start nothing without its secrets, and leave the gateway its time to stop.
+// A team starts the example with `docker compose up`. The file must be valid by compose's
+// schema, start nothing without its secrets, and give the gateway the time that it needs to
+// stop.
 func TestComposeIsValid(t *testing.T) {
 	dir := filepath.Join("..", "..", "examples", "docker")
 	load := func(env ...string) error {
@@ -90,8 +90,8 @@ func TestComposeIsValid(t *testing.T) {
 	}
 }
 
-// A team applies the example to a cluster. Each object has to have fields that Kubernetes
-// knows, the names have to fit together, and a rollout must lose no request.
+// A team applies the example to a cluster. Each object may have only fields that Kubernetes
+// knows, the names must match each other, and a rollout must lose no request.
 func TestKubernetesIsValid(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join("..", "..", "examples", "kubernetes", "gateway.yaml"))
 	if err != nil {
