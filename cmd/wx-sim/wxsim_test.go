@@ -64,7 +64,7 @@ func session(t *testing.T, base, appid, secret, code string) string {
 	return body
 }
 
-// A developer without an AppID uses DevTools: the fixed text that its wx.login returns
+// A developer without an AppID uses DevTools, whose wx.login returns a fixed text. The text
 // logs in.
 func TestDevToolsMockCode(t *testing.T) {
 	_, base := start(t)
@@ -104,7 +104,7 @@ func TestAppsAndPeople(t *testing.T) {
 	}
 }
 
-// A stranger's page that a developer visits must not be able to mint codes or inject
+// A developer visits a stranger's page. The page must not be able to mint codes or inject
 // faults. The developer's own H5 page must be able to.
 func TestOnlyLocalPagesControl(t *testing.T) {
 	_, base := start(t, "-origin", "https://dev.example.com")
@@ -210,7 +210,7 @@ func TestPageStandsAlone(t *testing.T) {
 	}
 }
 
-// The program prints what a server needs to use it, and ends with its context.
+// The program prints the addresses that a server needs to use it, and ends with its context.
 func TestRunEndsWithItsContext(t *testing.T) {
 	done := make(chan error, 1)
 	out, in := io.Pipe()
