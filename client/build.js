@@ -1,5 +1,5 @@
-// Writes miniprogram_dist: what "npm build" of WeChat's DevTools copies, as CommonJS, for
-// phones of 2018 and later. `node build.js --check` compares instead.
+// Writes miniprogram_dist, which "npm build" of WeChat's DevTools copies: CommonJS for phones
+// of 2018 and later. `node build.js --check` only compares it with the sources.
 import { build } from 'esbuild'
 import { readFileSync, writeFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'

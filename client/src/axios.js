@@ -1,5 +1,5 @@
-// An adapter for axios: axios.create({ adapter: axiosAdapter(auth) }). The gateway's
-// problems arrive as WxAuthError, all else as axios has it.
+// An adapter for axios: axios.create({ adapter: axiosAdapter(auth) }). The gateway's problems
+// arrive as WxAuthError, everything else as axios's own errors.
 import axios from 'axios'
 
 const { AxiosError, AxiosHeaders } = axios

@@ -1,9 +1,9 @@
-// Development without WeChat: login and phone codes from the simulator (cmd/wx-sim).
+// Development without WeChat: login and phone codes come from the simulator (cmd/wx-sim).
 //
-// It is an entry of its own, so a build that does not import it has none of it. It also
-// refuses to start in a released or trial mini program, on a page with a public name, and
-// with a simulator that is not in a private network. And a gateway that asks WeChat itself
-// takes no code of the simulator's.
+// This is a separate entry point, so a build that does not import it does not contain it. It
+// also refuses to start in a released or trial mini program, on a page with a public name, and
+// with a simulator outside a private network. And a gateway that asks the real WeChat accepts
+// none of the simulator's codes.
 
 const isPrivate = host => /^\[[0-9a-f:.]*\]$|^[^.]+$|^(.*\.)(localhost|local|internal|test)$|^(127|10|192\.168|169\.254|172\.(1[6-9]|2\d|3[01]))(\.\d+)+$/.test(host)
 
@@ -19,8 +19,8 @@ function refuse(mp, url) {
   }
 }
 
-// simulated gives what createAuth takes as simulator. user names the person whose phone
-// this is; phone is the number, or a function that returns it, also later.
+// simulated returns the option simulator of createAuth. user names the person whose phone this
+// is. phone is the number, or a function that returns it, also asynchronously.
 export function simulated({ mp, url = 'http://127.0.0.1:8300', appid = 'wx0123456789abcdef', user = 'dev', phone = '13800138000' }) {
   refuse(mp, url)
   const codes = data => new Promise((done, failed) => mp.request({

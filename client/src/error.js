@@ -1,8 +1,8 @@
-// One error for everything that goes wrong, with a text for the user.
+// One error class for everything that goes wrong, with a text for the user.
 
-// Codes, the button that the login page shows for them, and the text. The button is
-// 'phone' (another tap on the phone button helps), 'login' (a plain button), 'retry' (the
-// same once more; nothing is paid twice) or '' (no tap helps).
+// Each row has codes, the button that the login page shows for them, and the text. The button
+// is 'phone' (another tap on the phone button helps), 'login' (a plain button), 'retry' (the
+// same request once more; nothing is paid twice) or '' (no tap helps).
 const catalogue = [
   ['phone_required', 'phone', '请使用手机号登录', 'Please log in with your phone number'],
   ['phone_login_required', 'phone', '为了账号安全，请重新验证手机号', 'Please confirm your phone number'],
@@ -33,18 +33,18 @@ for (const [codes, button, zh, en] of catalogue) for (const code of codes.split(
 
 const unknown = { button: 'retry', zh: '操作没有成功，请稍后再试', en: 'This did not work. Please try again later' }
 
-// What a problem of that code means: {button, zh, en}.
+// meaning returns what a code means: {button, zh, en}.
 export const meaning = code => known[code] || unknown
 
-// All codes that have a text of their own.
+// codes lists all codes that have their own text.
 export const codes = Object.keys(known)
 
-// Which button the login page shows for a problem.
+// buttonFor returns the button that the login page shows for a problem.
 export const buttonFor = problem =>
   problem.renew && problem.renew.includes('phoneCode') && problem.code !== 'invalid_request' ? 'phone' : meaning(problem.code).button
 
 export class WxAuthError extends Error {
-  // more has status, detail, renew, reason, requestId and retryAfter (seconds), as far as known.
+  // more may have status, detail, renew, reason, requestId and retryAfter (in seconds).
   constructor(code, more) {
     super(code + (more && more.detail ? ': ' + more.detail : ''))
     this.name = 'WxAuthError'

@@ -1,5 +1,5 @@
-// An mp made of fetch, for web pages without uni-app and for tests in Node. Storage is any
-// with getItem and setItem; without one it lasts as long as the process.
+// An mp built on fetch, for web pages without uni-app and for tests in Node. storage is any
+// object with getItem and setItem. Without it, the session lasts as long as the process.
 
 export function fetchMP({ storage, fetch = globalThis.fetch } = {}) {
   const memory = new Map()
@@ -23,16 +23,16 @@ export function fetchMP({ storage, fetch = globalThis.fetch } = {}) {
       const body = await r.text()
       try { return { data: JSON.parse(body) } } catch (e) { return { data: body } }
     }),
-    // file is a Blob, name its field.
+    // file is a Blob, name the name of its field.
     uploadFile({ file, name, formData, ...o }) {
       const data = new FormData()
       data.append(name, file)
       for (const key of Object.keys(formData || {})) data.append(key, formData[key])
       return go({ ...o, method: 'POST', data }, text)
     },
-    // The file is in the answer, as file: a Blob.
+    // The answer has the file in its member file, as a Blob.
     downloadFile: o => go(o, async r => ({ file: await r.blob() })),
-    // Where there is no WeChat there are no codes but the simulator's.
+    // Without WeChat, only the simulator gives codes.
     login: ({ fail }) => fail({ errMsg: 'login:fail WeChat is not here: use caddy-wx-auth/dev' })
   }
 }

@@ -5,9 +5,9 @@ import { ended, isOurs, problemOf, wait } from './transport.js'
 
 export { WxAuthError, buttonFor }
 
-const early = 5000 // a token is renewed that long before its end
-const paidFor = 5 * 60 * 1000 // WeChat's answer for a phone code is kept that long by the gateway
-const longestPause = 10 // seconds; a longer Retry-After is for the user to wait
+const early = 5000 // a token is renewed this many milliseconds before its end
+const paidFor = 5 * 60 * 1000 // the gateway keeps WeChat's answer to a phone code this long
+const longestPause = 10 // seconds; a longer Retry-After is left to the user
 
 export function createAuth(options) {
   const {
@@ -20,11 +20,11 @@ export function createAuth(options) {
   if (!appid) throw new TypeError('createAuth needs the appid here')
   useLanguage(options.language || languageOf(mp))
 
-  // The session: {token, refreshToken, until, user}. After a logout {out: true}, and
-  // leaving: {token, refreshToken, all} while the gateway has not confirmed it.
+  // session is {token, refreshToken, until, user}. After a logout it is {out: true}, with
+  // leaving: {token, refreshToken, all} until the gateway has confirmed the logout.
   let session = read()
-  let generation = 0 // of logouts: what was under way before one is not kept
-  let paid // the codes of the last phone login that did not succeed: {code, phoneCode, at}
+  let generation = 0 // counts logouts: an answer to a request from before a logout is not kept
+  let paid // the codes of the last phone login that failed: {code, phoneCode, at}
   const listeners = new Set()
 
   function read() {
@@ -36,20 +36,20 @@ export function createAuth(options) {
     try { mp.setStorageSync(storageKey, next) } catch (e) { /* full: it lasts until the end of the process */ }
     if (JSON.stringify(next.user) !== before) for (const f of listeners) f(api.user)
   }
-  // opened keeps what a login, a refresh or a change of number answered.
+  // opened keeps the answer to a login, a refresh or a change of number.
   function opened(answer, mine) {
     const next = {
       token: answer.token, refreshToken: answer.refreshToken || session.refreshToken,
       until: Date.now() + answer.expiresIn * 1000 - early, user: answer.userInfo || session.user
     }
-    if (mine !== generation) { // the user has logged out meanwhile: this session goes, too
+    if (mine !== generation) { // the user has logged out meanwhile, so this session must end too
       if (session.out) keep({ out: true, leaving: { ...session.leaving, token: next.token, ...(next.refreshToken && { refreshToken: next.refreshToken }) } })
       throw new WxAuthError('logged_out')
     }
     keep(next)
   }
 
-  // What changes the session is done one after the other.
+  // inTurn runs jobs that change the session one after the other.
   let tail = Promise.resolve()
   const inTurn = job => {
     const result = tail.then(job)
@@ -73,8 +73,9 @@ export function createAuth(options) {
     throw problemOf(r) || new WxAuthError('bad_answer', { status: r.statusCode, detail: 'not from the gateway' })
   }
 
-  // insist sends until there is an answer that stands: the same again where an answer was
-  // lost or the gateway says so, with another login code where renew names it.
+  // insist sends a request until there is a final answer. It sends the same again if the
+  // answer was lost or the gateway asks for that. If renew names the login code, it sends a
+  // new one.
   async function insist(path, data, token) {
     const start = Date.now()
     for (let tries = 1; ; tries++) {
@@ -98,7 +99,7 @@ export function createAuth(options) {
     return simulator && !(by.detail && by.detail.code) ? simulator.phone() : phoneCodeOf(by)
   }
 
-  // open logs in: with a phone code, or silently.
+  // open logs in, with a phone code or silently.
   async function open(phoneCode, mine, used) {
     if (used && used.phoneCode !== phoneCode) used = undefined
     const data = { code: used && used.code, appid, phoneCode, refreshToken: (session.leaving || session).refreshToken }
@@ -117,7 +118,8 @@ export function createAuth(options) {
     }
   }
 
-  // renew replaces the token that was used. All that need it at once share one refresh.
+  // renew replaces the token that was used. All callers that need a new token at the same time
+  // share one refresh.
   let renewing
   function renew(used) {
     if (session.token && session.token !== used) return Promise.resolve()
@@ -151,25 +153,25 @@ export function createAuth(options) {
     return api.user
   }
 
-  // The login page is opened once, however many requests need it, and not again before it
-  // is closed.
+  // The login page is opened once, however many requests need it, and opened again only after
+  // it was closed.
   const pages = () => (typeof getCurrentPages === 'function' ? getCurrentPages().map(page => page.route) : [])
   const page = loginPage && loginPage.replace(/^\/|\?.*$/g, '')
-  let asking // what onLoginNeeded returned, while it opens the page
-  let problem // why it was called
+  let asking // the promise of onLoginNeeded, until the page is open
+  let problem // the problem for which onLoginNeeded was called
   const isOpen = () => Boolean(asking || (page && pages().includes(page)))
   async function loggedIn() {
     if (problem && isOpen() && !session.token) return needed(problem)
     try { return await ready() } catch (e) { return needed(e) }
   }
-  // needed opens the login page. If the login is done when onLoginNeeded's promise ends,
-  // the request goes on.
+  // needed opens the login page. If the user is logged in when onLoginNeeded's promise ends,
+  // the request continues.
   async function needed(e) {
     if (buttonFor(e) === 'retry' || e.code === 'user_changed') throw e
     problem = e
     if (!isOpen()) {
       asking = Promise.resolve(e).then(onLoginNeeded).catch(() => {})
-      // A page needs a moment to appear among the pages.
+      // A new page appears in getCurrentPages only after a moment.
       asking.then(() => wait(1000)).then(() => { asking = undefined })
     }
     await asking
@@ -186,8 +188,8 @@ export function createAuth(options) {
     throw new TypeError('not a path, and not of ' + root + ': ' + url)
   }
 
-  // call sends a request of the app's with the token, and once more with another one where
-  // the gateway has refused it.
+  // call sends one of the app's requests with the token. If the gateway refuses the token, it
+  // sends the request once more with another token.
   async function call(name, { login = true, ...o }) {
     if (o.success || o.fail || o.complete) throw new TypeError('request returns a promise and takes no callbacks')
     o.url = urlOf(o.url, base)
@@ -216,7 +218,7 @@ export function createAuth(options) {
     }
   }
 
-  // leave confirms a logout with the gateway, with what is known of the session by now.
+  // leave confirms a logout with the gateway, for the newest tokens that are known.
   async function leave() {
     const { leaving } = session
     if (!leaving) return
@@ -267,9 +269,10 @@ export function createAuth(options) {
         ...o, url: how === 'query' ? url + (url.includes('?') ? '&' : '?') + 'access_token=' + token : url,
         header: how === 'header' ? { ...o.header, Authorization: 'Bearer ' + token } : o.header,
         protocols: how === 'protocol' ? ['bearer', token, ...(o.protocols || [])] : o.protocols,
-        complete() {} // uni returns the task only with a callback
+        complete() {} // uni returns the task only if there is a callback
       })
-      // A handshake's status is not shown: the next one comes with another token.
+      // A page cannot see the status of a failed handshake, so the next handshake uses another
+      // token.
       let isOpen = false
       task.onOpen(() => { isOpen = true })
       task.onError(() => { if (!isOpen) refused = token })
@@ -306,7 +309,7 @@ export function createAuth(options) {
     },
     buttonFor
   }
-  if (session.leaving) inTurn(leave).catch(() => {}) // a logout that no answer came to
+  if (session.leaving) inTurn(leave).catch(() => {}) // the gateway has not confirmed the last logout
   return api
 }
 

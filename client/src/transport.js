@@ -1,10 +1,11 @@
-// Requests as promises that always end, and what an answer says.
+// Requests as promises that always end, and the problem in an answer.
 import { WxAuthError } from './error.js'
 
 export const wait = ms => new Promise(done => setTimeout(done, ms))
 
-// ended starts something and ends it after ms at the latest. start gets two functions for
-// its end and may return a task to abort: WeChat's calls sometimes never call back.
+// ended starts something and waits for its end, at most ms milliseconds. start gets two
+// functions, for success and failure, and may return a task to abort. The limit is needed
+// because WeChat's calls sometimes never call back.
 export const ended = (ms, code, start) => new Promise((done, failed) => {
   let task
   const fail = detail => { clearTimeout(timer); failed(new WxAuthError(code, { detail })) }
@@ -15,14 +16,15 @@ export const ended = (ms, code, start) => new Promise((done, failed) => {
   task = start(value => { clearTimeout(timer); done(value) }, e => fail((e && e.errMsg) || String(e)))
 })
 
-// headerOf finds a header in any case: platforms differ.
+// headerOf returns a header, whatever its case: platforms differ.
 export function headerOf(response, name) {
   const headers = response.header || response.headers || {}
   const found = Object.keys(headers).find(key => key.toLowerCase() === name)
   return found && String(headers[found])
 }
 
-// problemOf is the gateway's problem in an answer, or undefined. An upload's answer is text.
+// problemOf returns the gateway's problem in an answer, or undefined. The answer to an upload
+// is text.
 export function problemOf(response) {
   let body = response.data
   if (typeof body === 'string') {
@@ -34,5 +36,5 @@ export function problemOf(response) {
   return new WxAuthError(code, { status: response.statusCode, detail, renew, reason, requestId, retryAfter })
 }
 
-// isOurs says that the gateway refused the token. Any other 401 is the API's own.
+// isOurs reports whether the gateway refused the token. Any other 401 comes from the API.
 export const isOurs = problem => Boolean(problem && problem.status === 401 && problem.code.startsWith('token_'))

@@ -1,4 +1,5 @@
-// The client on a phone and with a gateway in memory: time and faults.
+// The client runs on a fake phone, with a gateway in memory. The tests control time and
+// faults.
 import test from 'node:test'
 import assert from 'node:assert/strict'
 import { createAuth, WxAuthError } from '../src/index.js'
@@ -7,7 +8,7 @@ import { FakeGateway, appid, base, fakePhone, html, phoneCode, problem, within }
 const start = new Date('2026-03-01T08:00:00Z').getTime()
 const later = 2 * 3600 * 1000
 
-// story is a test with a gateway, a phone and a client whose time is the test's.
+// story is a test with a gateway, a phone and a client, whose time the test controls.
 function story(name, run, options = {}) {
   test(name, async t => {
     t.mock.timers.enable({ apis: ['setTimeout', 'Date'], now: start })
@@ -32,7 +33,8 @@ function story(name, run, options = {}) {
   })
 }
 
-// A newcomer: silently it is not known who that is, then the button's code says it.
+// The gateway does not know a newcomer's WeChat account, so the silent login fails. Then the
+// phone button's code identifies them.
 story('silent first, then the phone number', async s => {
   const e = await s.fails(s.auth.login(), 'phone_required')
   assert.equal(s.auth.buttonFor(e), 'phone')
@@ -40,12 +42,13 @@ story('silent first, then the phone number', async s => {
   const user = await s.end(s.auth.login(phoneCode('13800138000')))
   assert.equal(user.phoneNumber, '+8613800138000')
   assert.equal(s.auth.user.id, user.id)
-  // The next start knows them, with another phone's empty storage, too.
+  // At the next start it knows them, even with the empty storage of another phone.
   const again = createAuth({ base, mp: fakePhone(s.gateway) })
   assert.equal((await s.end(again.ready())).id, user.id)
 })
 
-// Several mini programs are served, and behind WeChat's own gateway no Referer arrives.
+// Several mini programs are served. Behind WeChat's own gateway no Referer arrives, so the
+// client must send the appid.
 story('the appid is always sent', async s => {
   await s.loggedIn()
   await s.end(s.auth.login())
@@ -53,17 +56,19 @@ story('the appid is always sent', async s => {
   assert.throws(() => createAuth({ base, mp: { ...s.mp, getAccountInfoSync: undefined } }), /appid/)
 })
 
-// Fifty requests meet an expired token at once: ten refreshes a minute are allowed.
+// Fifty requests meet an expired token at once. They must share one refresh, because only ten
+// a minute are allowed.
 story('one refresh for all that meet a 401', async s => {
   await s.loggedIn()
-  for (const token of s.gateway.tokens.values()) token.ends = 0 // sooner than the phone thinks
+  for (const token of s.gateway.tokens.values()) token.ends = 0 // earlier than the phone expects
   const answers = await s.end(Promise.all(Array.from({ length: 50 }, () => s.auth.request({ url: '/orders' }))))
   assert.ok(answers.every(r => r.statusCode === 200))
   assert.equal(s.gateway.count('POST /auth/wx/refresh'), 1)
   assert.equal(s.gateway.count('GET /orders'), 100)
 })
 
-// After an hour in a pocket the token's end is known: no request goes out in vain.
+// After an hour in a pocket, the client knows that the token has ended, and sends no request
+// with it.
 story('a token that is known to have ended', async s => {
   await s.loggedIn()
   s.pass(later)
@@ -86,7 +91,8 @@ story('killed between refresh and storage', async s => {
   assert.ok(answers.every(r => r.data.user === id))
   assert.equal(s.gateway.count('POST /auth/wx/refresh'), 2)
   assert.equal(s.gateway.live.length, 1)
-  // Noticed a day later only, the session is over, and a silent login opens the next.
+  // If the client notices only a day later, the session is over, and a silent login opens the
+  // next one.
   s.pass(24 * later)
   s.gateway.fault('/auth/wx/refresh', 'lost', 3)
   await s.fails(again.request({ url: '/orders' }), 'no_answer')
@@ -95,7 +101,7 @@ story('killed between refresh and storage', async s => {
   assert.equal(s.gateway.live.length, 1)
 })
 
-// In a lift: the login was carried out and its answer did not come.
+// In a lift, the login was carried out and its answer was lost.
 story('a lost login is sent again as it was', async s => {
   s.gateway.fault('/auth/wx', 'lost')
   const user = await s.end(s.auth.login(phoneCode('13800138000')))
@@ -105,7 +111,7 @@ story('a lost login is sent again as it was', async s => {
   assert.ok(user.id)
 })
 
-// No network for a while: "retry" uses the code that was paid for.
+// There is no network for a while. "retry" sends the phone code that was paid for.
 story('retry does not pay twice', async s => {
   s.gateway.fault('/auth/wx', 'unsent', 3)
   const code = phoneCode('13800138000')
@@ -117,7 +123,7 @@ story('retry does not pay twice', async s => {
   assert.equal(s.mp.logins, 1)
 })
 
-// WeChat forgets a phone code after five minutes, so a later retry begins anew.
+// WeChat forgets a phone code after five minutes, so a later retry needs a new one.
 story('an old phone code is not sent', async s => {
   s.gateway.fault('/auth/wx', 'unsent', 3)
   await s.fails(s.auth.login(phoneCode('13800138000')), 'no_answer')
@@ -125,7 +131,7 @@ story('an old phone code is not sent', async s => {
   await s.fails(s.auth.login(), 'phone_required')
 })
 
-// renew says which of the codes to fetch again.
+// renew names the codes that must be fetched again.
 story('a fresh login code where renew names it', async s => {
   s.gateway.fault('/auth/wx', () => problem(400, 'login_code_invalid', { renew: ['code'] }))
   const code = phoneCode('13800138000')
@@ -140,7 +146,7 @@ story('a fresh login code where renew names it', async s => {
   assert.equal(s.gateway.last('POST /auth/wx')[1].phoneCode, undefined)
 })
 
-// 429 says how long to wait. Half a minute is for the user to decide.
+// 429 says how long to wait. Half a minute is too long to wait silently, so the user decides.
 story('Retry-After is honoured', async s => {
   s.gateway.fault('/auth/wx', () => problem(429, 'rate_limited', {}, { 'Retry-After': '7' }))
   const before = Date.now()
@@ -152,7 +158,8 @@ story('Retry-After is honoured', async s => {
   assert.equal(s.auth.buttonFor(e), 'retry')
 })
 
-// A refresh that meets an outage is no reason to log in, and the session stays.
+// A refresh fails because of an outage. That is no reason to log in again, and the session
+// stays.
 story('no other status means log in again', async s => {
   await s.loggedIn()
   for (const answer of [problem(503, 'store_unavailable'), html(502), html(200)]) {
@@ -166,7 +173,7 @@ story('no other status means log in again', async s => {
   assert.equal((await s.end(s.auth.request({ url: '/orders' }))).statusCode, 200)
 })
 
-// An API that answers 401 for reasons of its own: a payment password, say.
+// An API answers 401 for its own reasons, such as a payment password.
 story('a 401 of the API is not ours', async s => {
   await s.loggedIn()
   for (const data of [{ code: 'pin_required' }, { code: 1 }, 'Unauthorized', null]) {
@@ -178,7 +185,8 @@ story('a 401 of the API is not ours', async s => {
   assert.equal(s.gateway.count('POST /auth/wx'), 1)
 })
 
-// A download's refusal is in a file; the gateway itself is asked whose 401 it was.
+// The answer to a refused download is in a file. The client asks the gateway whether the 401
+// was the gateway's.
 story('a download with a revoked token', async s => {
   await s.loggedIn()
   for (const session of s.gateway.sessions.values()) session.ended = 'revoked'
@@ -187,7 +195,7 @@ story('a download with a revoked token', async s => {
   assert.equal((await s.end(s.auth.uploadFile({ url: '/photos', filePath: 'wxfile://a', name: 'f' }))).statusCode, 200)
 })
 
-// Whoever logs out on a borrowed phone is not logged in again by a page that polls.
+// A user logs out on a borrowed phone. A page that polls must not log them in again.
 story('nothing logs in after a logout', async s => {
   const { id } = await s.loggedIn()
   await s.end(s.auth.logout())
@@ -200,11 +208,11 @@ story('nothing logs in after a logout', async s => {
   const e = await s.fails(again.request({ url: '/orders' }), 'logged_out')
   assert.equal(again.buttonFor(e), 'login')
   assert.equal(s.mp.logins, logins)
-  // A tap on "log in" does.
+  // A tap on "log in" logs them in.
   assert.equal((await s.end(again.login())).id, id)
 })
 
-// A refresh is under way when the user logs out: its session must not come back.
+// A refresh is in progress when the user logs out. Its session must not come back.
 story('a logout overtakes a refresh', async s => {
   await s.loggedIn()
   s.pass(later)
@@ -219,7 +227,7 @@ story('a logout overtakes a refresh', async s => {
   assert.deepEqual(s.mp.getStorageSync('wx-auth'), { out: true })
 })
 
-// A login is under way when the user leaves: the session that it opens ends, too.
+// A login is in progress when the user leaves. The session that it opens must end too.
 story('a logout overtakes a login', async s => {
   s.gateway.fault('/auth/wx', 'lost')
   const login = s.fails(s.auth.login(phoneCode('13800138000')), 'logged_out')
@@ -230,7 +238,8 @@ story('a logout overtakes a login', async s => {
   assert.equal(s.gateway.live.length, 0)
 })
 
-// Logged out in a lift: the phone forgets at once, the gateway hears of it at the next start.
+// A user logs out in a lift. The phone forgets the session at once, and the gateway gets the
+// logout at the next start.
 story('a logout without a network', async s => {
   await s.loggedIn()
   s.gateway.fault('/auth/wx/logout', 'unsent', 3)
@@ -242,7 +251,7 @@ story('a logout without a network', async s => {
   assert.equal(s.gateway.live.length, 0)
 })
 
-// With all, every device of the user is out.
+// With all, every device of the user is logged out.
 story('logout of all devices', async s => {
   await s.loggedIn()
   const tablet = createAuth({ base, mp: fakePhone(s.gateway) })
@@ -252,7 +261,7 @@ story('logout of all devices', async s => {
   assert.equal(s.gateway.live.length, 0)
 })
 
-// Ten requests need a login: the page opens once, and again only after it was closed.
+// Ten requests need a login. The page opens once, and opens again only after it was closed.
 story('the login page opens once', async s => {
   const stack = [{ route: 'pages/home/home' }]
   globalThis.getCurrentPages = () => stack
@@ -277,7 +286,7 @@ story('the login page opens once', async s => {
   }
 })
 
-// A dialog in place of a page: the request goes on once the login is done.
+// An app shows a dialog instead of a page. The request continues once the login is done.
 story('onLoginNeeded may do the login itself', async s => {
   const auth = createAuth({ base, mp: s.mp, onLoginNeeded: () => auth.login(phoneCode('13800138000')) })
   const answers = await s.end(Promise.all([1, 2, 3].map(() => auth.request({ url: '/orders' }))))
@@ -285,7 +294,7 @@ story('onLoginNeeded may do the login itself', async s => {
   assert.equal(s.gateway.live.length, 1)
 })
 
-// People look around before they log in.
+// People may look around before they log in.
 story('a page that needs no login asks for none', async s => {
   assert.equal((await s.end(s.auth.request({ url: '/public/goods', login: false }))).statusCode, 200)
   assert.deepEqual(s.needed, [])
@@ -295,7 +304,8 @@ story('a page that needs no login asks for none', async s => {
   assert.match(s.gateway.last('GET /goods')[2].Authorization, /^Bearer token/)
 })
 
-// Another WeChat account is logged in on the same phone: an order must not become theirs.
+// Another WeChat account is logged in on the same phone. An order must not be repeated as that
+// account's.
 story('a request is not repeated as another user', async s => {
   const first = await s.loggedIn()
   const other = createAuth({ base, mp: fakePhone(s.gateway, { openid: 'openid-of-han' }) })
@@ -310,7 +320,7 @@ story('a request is not repeated as another user', async s => {
   assert.deepEqual(seen, [second.id])
 })
 
-// A user whom the shop has disabled hears it once, without a button.
+// The shop has disabled a user. The user gets one message, without a button.
 story('a final refusal has no button', async s => {
   const { id } = await s.loggedIn()
   for (const user of s.gateway.users.values()) if (user.id === id) user.disabled = true
@@ -321,7 +331,7 @@ story('a final refusal has no button', async s => {
   assert.deepEqual(s.needed, ['user_disabled'])
 })
 
-// WeChat's phone button says in errno why it gave no code.
+// WeChat's phone button gave no code, and its errno says why.
 story('a tap on the button that yields no code', async s => {
   for (const [detail, code, button] of [
     [{ errMsg: 'getPhoneNumber:fail user deny' }, 'phone_denied', 'phone'],
@@ -340,7 +350,7 @@ story('a tap on the button that yields no code', async s => {
   assert.equal(user.phoneNumber, '+8613800138000')
 })
 
-// A new SIM card: the account stays, its number changes.
+// A user has a new SIM card. The account stays, and its number changes.
 story('change of number', async s => {
   const { id } = await s.loggedIn()
   const seen = []
@@ -358,7 +368,7 @@ story('change of number', async s => {
   assert.equal((await s.end(s.auth.request({ url: '/orders' }))).data.user, id)
 })
 
-// Where money is at stake the gateway wants the number shown again.
+// Where money is at stake, the gateway asks for the phone number again.
 story('an old phone login is not enough', async s => {
   await s.loggedIn()
   s.gateway.fault('/pay', () => problem(403, 'phone_login_required', { renew: ['code', 'phoneCode'] }))
@@ -368,14 +378,14 @@ story('an old phone login is not enough', async s => {
   assert.ok(s.auth.user)
 })
 
-// Reviewers have no phone number of their own.
+// Reviewers do not log in with a phone number of their own.
 story('the reviewer logs in without WeChat', async s => {
   await s.fails(s.auth.testLogin('wrong'), 'test_login_invalid')
   assert.ok((await s.end(s.auth.testLogin('reviewer'))).id)
   assert.equal(s.mp.logins, 0)
 })
 
-// wx.login and wx.request sometimes never call back. Nothing waits for ever.
+// wx.login and wx.request sometimes never call back. No promise may wait for ever.
 story('everything ends', async s => {
   s.mp.loginFaults.push('hangs')
   await s.fails(s.auth.login(), 'login_failed')
@@ -391,7 +401,7 @@ story('everything ends', async s => {
   assert.ok(s.mp.lastTask.aborted)
 })
 
-// The token goes to the gateway and nowhere else.
+// The token is sent to the gateway only.
 story('no other host gets the token', async s => {
   await s.loggedIn()
   for (const url of ['https://evil.example/x', '//evil.example/x', base + '.evil.example/', base + '@evil.example/', 'orders', undefined]) {
@@ -401,7 +411,8 @@ story('no other host gets the token', async s => {
   await assert.rejects(s.auth.request({ url: '/orders', success() {} }), /promise/)
 })
 
-// A handshake has no status to see: after one that failed, the next has another token.
+// The status of a handshake is not visible. After a failed handshake, the next one uses
+// another token.
 story('a WebSocket with a token of the moment', async s => {
   await s.loggedIn()
   s.pass(later)
@@ -420,14 +431,15 @@ story('a WebSocket with a token of the moment', async s => {
   assert.equal(s.gateway.count('POST /auth/wx/refresh'), 2)
 })
 
-// A login with a session still open ends it: twenty devices are few for a year.
+// A login ends the session that is still open on this phone. Otherwise a year of logins would
+// use up the twenty sessions.
 story('the old session goes with a new login', async s => {
   await s.loggedIn()
   await s.loggedIn()
   assert.equal(s.gateway.live.length, 1)
 })
 
-// A full storage costs the session at the next start, not now.
+// If the storage is full, the session is lost at the next start, and not before.
 story('storage that fails', async s => {
   s.mp.setStorageSync = () => { throw new Error('full') }
   s.mp.getStorageSync = () => { throw new Error('broken') }

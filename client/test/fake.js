@@ -1,9 +1,9 @@
-// A phone and a gateway in memory. Time is the test's: t.mock.timers.
+// A phone and a gateway in memory. The test controls their time: t.mock.timers.
 
 export const base = 'https://api.example.com'
 export const appid = 'wx0123456789abcdef'
 
-// A gateway that keeps the contract of the endpoints, for one app.
+// A gateway that keeps the endpoints' contract, for one app.
 export class FakeGateway {
   constructor() {
     this.users = new Map() // phone → user
@@ -18,8 +18,9 @@ export class FakeGateway {
     this.api = r => ({ statusCode: 200, data: { user: r.user && r.user.id } })
   }
 
-  // fault makes the next request to a path fail: a function of the request to an answer, or
-  // 'lost' (carried out, never answered), 'unsent' (not carried out), 'hangs' (no call back at all).
+  // fault makes the next requests to a path fail. what is a function of the request that
+  // returns the answer, or 'lost' (carried out, never answered), 'unsent' (not carried out),
+  // or 'hangs' (no callback at all).
   fault(path, what, times = 1) { for (let i = 0; i < times; i++) this.faults.push({ path, what }) }
   count(path) { return this.seen.filter(([what]) => what === path).length }
   last(path) { return this.seen.findLast(([what]) => what === path) }
@@ -116,11 +117,11 @@ export class FakeGateway {
     return { token, tokenType: 'Bearer', expiresIn: this.lifetime, refreshToken: session.id + '|' + session.counter, refreshExpiresIn: 2592000 }
   }
 
-  // live are the sessions that have not ended.
+  // live returns the sessions that have not ended.
   get live() { return [...this.sessions.values()].filter(s => !s.ended) }
 }
 
-// phoneCode is what the button gives for a number; each is another one.
+// phoneCode returns the code that the button gives for a number. Each code is different.
 let taps = 0
 export const phoneCode = number => number + '/' + ++taps
 const phoneOf = code => '+86' + code.split('/')[0]
@@ -129,7 +130,8 @@ export const problem = (statusCode, code, more = {}, header = {}) =>
   ({ statusCode, header: { 'content-type': 'application/problem+json', ...header }, data: { code, status: statusCode, detail: 'for developers', requestId: 'r1', ...more } })
 export const html = statusCode => ({ statusCode, header: { 'content-type': 'text/html' }, data: '<html>nginx</html>' })
 
-// A phone with one mini program. Storage outlives a restart: give it to the next phone.
+// fakePhone returns a phone with one mini program. Its storage outlives a restart: pass it to
+// the next phone.
 export function fakePhone(gateway, { openid = 'openid-of-li-lei', storage = new Map() } = {}) {
   let codes = 0
   const mp = {
@@ -166,8 +168,8 @@ export function fakePhone(gateway, { openid = 'openid-of-li-lei', storage = new 
   return mp
 }
 
-// within lets time pass until the promise has settled, and returns what came of it. Nobody
-// waits longer than the deadline.
+// within lets time pass until the promise has settled, and returns its result. It fails after
+// the deadline.
 export async function within(t, promise, deadline = 120000) {
   let settled = false
   promise.then(() => { settled = true }, () => { settled = true })

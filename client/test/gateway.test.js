@@ -1,21 +1,21 @@
-// The client and the built gateway, with the simulator in WeChat's place: the truth.
+// The client runs against the built gateway, with the simulator in WeChat's place.
 import test from 'node:test'
 import assert from 'node:assert/strict'
 import { createAuth } from '../src/index.js'
 import { leftOut, serviceKey, startWorld, until } from './world.js'
 
-const tap = { detail: {} } // the button's event: in development the simulator gives the code
+const tap = { detail: {} } // the button's event; in development the simulator supplies the code
 const options = { skip: leftOut, timeout: 400000 }
 const html = status => res => { res.writeHead(status, { 'Content-Type': 'text/html' }); res.end('<html>nginx</html>') }
 
-// aged makes the phone take its token for good, as if its clock were slow.
+// aged makes the phone believe that its token is still good, as if its clock were slow.
 function aged(phone) {
   const session = JSON.parse(phone.memory.get('wx-auth'))
   phone.memory.set('wx-auth', JSON.stringify({ ...session, until: Date.now() + 3600000 }))
   return session
 }
 
-// Fifty requests of one page, after the token has ended while the phone was asleep.
+// A page sends fifty requests after the token has ended while the phone was asleep.
 test('fifty requests on an expired token', options, async t => {
   const world = await startWorld(t, 'token {\nlifetime 5s\nleeway 0s\n}')
   const phone = world.phone()
@@ -47,7 +47,8 @@ test('the client and the gateway', options, async t => {
     assert.equal((await createAuth(world.phone()).ready()).id, user.id)
   })
 
-  // The answers of a login and of a refresh are lost: the gateway gives them again.
+  // The answers to a login and to a refresh are lost. The gateway gives the same answers
+  // again.
   await t.test('lost answers', async () => {
     const phone = world.phone({ user: 'lost', phone: '13700137001' })
     const auth = createAuth(phone)
@@ -65,7 +66,8 @@ test('the client and the gateway', options, async t => {
     await next.logout()
   })
 
-  // A new SIM card in the same phone. The answer is lost: the gateway gives it again.
+  // A user has a new SIM card in the same phone. The answer is lost, and the gateway gives it
+  // again.
   await t.test('change of number', async () => {
     const phone = world.phone({ user: 'mover', phone: '13700137021' })
     const { id } = await createAuth(phone).login(tap)
@@ -96,7 +98,7 @@ test('the client and the gateway', options, async t => {
     assert.equal((await sessions(auth)).length, 1)
   })
 
-  // Ten refreshes a minute: the eleventh waits as long as Retry-After says.
+  // Ten refreshes a minute are allowed. The eleventh waits as long as Retry-After says.
   await t.test('429', async () => {
     const phone = world.phone({ user: 'often', phone: '13700137003' })
     await createAuth(phone).login(tap)
@@ -116,7 +118,7 @@ test('the client and the gateway', options, async t => {
     assert.ok(world.count('POST /auth/wx/refresh') >= 2)
   })
 
-  // A proxy's page, and no network at all.
+  // A proxy answers with a page of its own. Then there is no network at all.
   await t.test('HTML from a proxy', async () => {
     const auth = createAuth(world.phone({ user: 'proxy', phone: '13700137004' }))
     world.fault('/auth/wx', html(502))
@@ -128,7 +130,7 @@ test('the client and the gateway', options, async t => {
     assert.equal((await auth.request({ url: '/orders' })).statusCode, 200)
   })
 
-  // WeChat is away, the tap was paid for, and "retry" comes when it is back.
+  // WeChat does not answer, although the tap was paid for. "retry" succeeds when it is back.
   await t.test('retry does not pay twice', async () => {
     await world.control('POST', 'faults', { call: 'getuserphonenumber', kind: 'status', count: 2 })
     const auth = createAuth(world.phone({ user: 'paid', phone: '13700137005' }))
@@ -141,7 +143,7 @@ test('the client and the gateway', options, async t => {
     await world.control('DELETE', 'faults')
   })
 
-  // Two people with a phone each; then one takes over the other's.
+  // Two people have a phone each. Then one of them uses the other's phone.
   await t.test('two accounts', async () => {
     const [hers, his] = [world.phone({ user: 'han', phone: '13700137006' }), world.phone({ user: 'lin', phone: '13700137007' })]
     const [a, b] = [createAuth(hers), createAuth(his)]
@@ -159,7 +161,7 @@ test('the client and the gateway', options, async t => {
     assert.equal(world.seen.filter(s => s.startsWith('POST /orders')).length, 0)
   })
 
-  // Logged out everywhere, by a refresh token while the token itself has ended.
+  // The user logs out everywhere by a refresh token, because the token itself has ended.
   await t.test('logout', async () => {
     const phone = world.phone({ user: 'out', phone: '13700137008' })
     const auth = createAuth(phone)
@@ -170,12 +172,12 @@ test('the client and the gateway', options, async t => {
     await auth.logout({ all: true })
     assert.equal((await auth.request({ url: '/orders' }).catch(e => e)).code, 'logged_out')
     const logins = world.count('POST /auth/wx')
-    assert.equal((await tablet.request({ url: '/orders' })).statusCode, 200) // silently: its owner did not log out there
+    assert.equal((await tablet.request({ url: '/orders' })).statusCode, 200) // a silent login works: the tablet's owner did not log out there
     assert.equal(world.count('POST /auth/wx'), logins + 1)
     assert.ok((await auth.login()).id)
   })
 
-  // The API's own 401, an upload, and pages for everybody.
+  // The API's own 401, an upload, and pages for everybody must work.
   await t.test('what is not ours', async () => {
     const auth = createAuth(world.phone({ user: 'api', phone: '13700137009' }))
     assert.equal((await auth.request({ url: '/public/goods', login: false })).statusCode, 200)

@@ -1,4 +1,5 @@
-// The package as it is published: its size, its forms, its types, its development mode.
+// These tests check the published package: its size, its forms, its types, its development
+// mode.
 import test from 'node:test'
 import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
@@ -25,7 +26,8 @@ test('the size', () => {
   }
 })
 
-// DevTools copies miniprogram_dist: it is what the sources make, and works the same.
+// DevTools copies miniprogram_dist, which must be up to date with the sources and work like
+// them.
 test('the form for DevTools', options, () => {
   execFileSync(process.execPath, [here('build.js'), '--check'])
 })
@@ -38,7 +40,7 @@ test('the CommonJS form logs in', async () => {
   assert.equal(typeof require('../miniprogram_dist/dev.js').simulated, 'function')
 })
 
-// A project in TypeScript, compiled.
+// A project in TypeScript compiles against the types.
 test('the types', options, () => {
   try {
     execFileSync(process.execPath, [require.resolve('typescript/package.json').replace('package.json', 'bin/tsc'), '-p', here('test')], { encoding: 'utf8' })
@@ -47,7 +49,7 @@ test('the types', options, () => {
   }
 })
 
-// Whatever goes wrong, there is something to say in both languages.
+// Every code has a text in both languages.
 test('a text for each code', () => {
   const types = readFileSync(here('types/index.d.ts'), 'utf8')
   for (const code of codes) {
@@ -58,7 +60,7 @@ test('a text for each code', () => {
   for (const [, code] of union.matchAll(/'(\w+)'/g)) assert.ok(codes.includes(code), code + ' has no text')
 })
 
-// A build for the store that imports the development mode by accident must not start.
+// A build for the store imports the development mode by accident. It must not start.
 test('no development mode in a release', () => {
   const mp = version => ({ getAccountInfoSync: () => ({ miniProgram: { appId: 'x', envVersion: version } }) })
   assert.ok(simulated({ mp: mp('develop') }))

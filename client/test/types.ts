@@ -1,4 +1,4 @@
-// Compiled, not run: what a TypeScript project writes.
+// This file is only compiled: it is what a TypeScript project writes.
 import axios from 'axios'
 import { createAlova } from 'alova'
 import { createAuth, buttonFor, WxAuthError, type User } from 'caddy-wx-auth'

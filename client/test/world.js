@@ -1,5 +1,5 @@
-// The built gateway with the simulator in WeChat's place, an API behind it, and a network
-// before it that can be broken. Paths of the programs come from the environment.
+// The built gateway with the simulator in WeChat's place, an API behind it, and a network in
+// front of it that tests can break. The environment has the paths of the programs.
 import { spawn } from 'node:child_process'
 import { createServer, request as httpRequest } from 'node:http'
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
@@ -18,7 +18,7 @@ const secret = '0123456789abcdef0123456789abcdef'
 export const serviceKey = 'fedcba9876543210fedcba9876543210'
 const listening = server => new Promise(done => server.listen(0, '127.0.0.1', () => done('http://127.0.0.1:' + server.address().port)))
 
-// until asks again until the answer is yes; the test's own time limit ends it.
+// until asks again until the answer is yes. Only the test's own time limit ends it.
 export async function until(question) {
   while (!await question()) await new Promise(done => setTimeout(done, 20))
 }
@@ -45,7 +45,7 @@ export async function startWorld(t, options = '') {
   let wechat
   await until(() => (wechat = (/http:\/\/127\.0\.0\.1:\d+/.exec(log.join('')) || [])[0]))
 
-  // The API answers who the gateway says is calling.
+  // The API answers with the identity that it got from the gateway.
   const world = { wechat, log, seen: [], requests: [], faults: [], dir }
   const api = createServer((req, res) => {
     world.seen.push(req.method + ' ' + req.url + ' ' + (req.headers['x-wx-user-id'] || '-'))
@@ -90,8 +90,8 @@ http://gateway, http://127.0.0.1 {
     return out
   }
 
-  // The network: each request may meet a fault, 'lost' (carried out, no answer), 'down' (not
-  // carried out) or a function that answers in the gateway's place.
+  // This is the network. Each request may meet a fault: 'lost' (carried out, no answer),
+  // 'down' (not carried out), or a function that answers in the gateway's place.
   const network = createServer((req, res) => {
     const pieces = []
     req.on('data', piece => pieces.push(piece))
@@ -118,7 +118,8 @@ http://gateway, http://127.0.0.1 {
     if (!r.ok) throw new Error(await r.text())
     return r.status === 204 ? undefined : r.json()
   }
-  // A phone of somebody, with what createAuth takes. Its storage outlives a restart.
+  // phone returns a person's phone with the options of createAuth. Its storage outlives a
+  // restart.
   world.phone = ({ user = 'li-lei', phone = '13800138000', memory = new Map() } = {}) => {
     const mp = fetchMP({ storage: { getItem: key => memory.get(key), setItem: (key, value) => memory.set(key, value) } })
     return { base: world.base, mp, memory, simulator: simulated({ mp, url: wechat, user, phone }) }

@@ -3,7 +3,7 @@ import type { Auth } from './index.js'
 
 declare module 'axios' {
   interface AxiosRequestConfig {
-    /** false: never asks for a login. */
+    /** false: the request never asks for a login. */
     login?: boolean
   }
 }

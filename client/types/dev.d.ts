@@ -7,7 +7,7 @@ export function simulated(options: {
   url?: string
   /** Default: wx0123456789abcdef */
   appid?: string
-  /** Names the person whose phone this is. Default: dev */
+  /** The name of the person whose phone this is. Default: dev */
   user?: string
   /** The number that the button gives. Default: 13800138000 */
   phone?: string | (() => string | Promise<string>)

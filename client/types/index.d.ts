@@ -1,4 +1,4 @@
-/** What is known of the user who is logged in. A directory may add members. */
+/** The user who is logged in. A directory may add members. */
 export interface User {
   id: string
   /** E.164: +8613800138000 */
@@ -18,15 +18,15 @@ export type Code =
   | 'token_missing' | 'token_invalid' | 'token_expired' | 'token_revoked' | 'refresh_invalid' | 'session_ended' | 'reuse_detected'
   | 'rate_limited' | 'too_early' | 'wechat_error' | 'wechat_unavailable' | 'wechat_timeout' | 'store_unavailable' | 'directory_unavailable'
   | 'misconfigured' | 'internal_error' | 'forbidden' | 'invalid_request'
-  /** No answer came: no network, or the time was over. */
+  /** No answer came: no network, or a timeout. */
   | 'no_answer'
-  /** An answer came, and not from the gateway: a proxy's page, a hotel's login. */
+  /** The answer did not come from the gateway, but for example from a proxy or a hotel's network. */
   | 'bad_answer'
   /** wx.login gave no code. */
   | 'login_failed'
-  /** The user has logged out, and nothing logs in by itself. */
+  /** The user has logged out, so only login() logs in again. */
   | 'logged_out'
-  /** Another user was logged in while the request was under way. It was not repeated. */
+  /** Another user logged in during the request, so it was not repeated. */
   | 'user_changed'
   /** The phone button gave no code: refused, quota used up, privacy notice not agreed to or incomplete, no permission, other. */
   | 'phone_denied' | 'phone_quota' | 'privacy_denied' | 'privacy_undeclared' | 'phone_unavailable' | 'phone_failed'
@@ -39,9 +39,9 @@ export class WxAuthError extends Error {
   status: number
   /** For developers, in English. */
   detail: string
-  /** Which codes to fetch again; []: none, the same may be sent again. */
+  /** The codes to fetch again. []: send the same codes again. */
   renew?: ('code' | 'phoneCode')[]
-  /** Of session_ended: logout, max, replaced, revoked, expired. */
+  /** Why the session ended, for session_ended: logout, max, replaced, revoked, expired. */
   reason?: string
   requestId?: string
   /** Seconds. */
@@ -73,7 +73,7 @@ interface Common {
   header?: Record<string, string>
   /** Milliseconds; default 60000. */
   timeout?: number
-  /** false: sent with a token if there is one, and never asks for a login. Default: true. */
+  /** false: the request is sent with a token if there is one, and never asks for a login. Default: true. */
   login?: boolean
   /** Gets wx's task, for progress or to abort. Called again if the request is repeated. */
   onTask?: (task: any) => void
@@ -92,7 +92,7 @@ export interface SocketOptions {
   url: string
   header?: Record<string, string>
   protocols?: string[]
-  /** Where the token goes; the latter two need a `credential` line. Default: header, on web pages protocol. */
+  /** Where to put the token. protocol and query need a `credential` line. Default: header; on web pages protocol. */
   tokenIn?: 'header' | 'protocol' | 'query'
   [option: string]: any
 }
@@ -100,26 +100,26 @@ export interface SocketOptions {
 export interface AuthOptions {
   /** https://api.example.com */
   base: string
-  /** wx, uni, or what fetchMP() makes. */
+  /** wx, uni, or the result of fetchMP(). */
   mp: any
   /** Default: mp.getAccountInfoSync()'s. Needed on web pages. */
   appid?: string
   /** The login page's path. It is opened once when a request needs a login. */
   loginPage?: string
   /**
-   * In place of opening loginPage. Called once, and again only after its promise has ended and the page
-   * named in loginPage, if any, is closed. If somebody is logged in then, the request goes on.
+   * Called instead of opening loginPage. It is called again only after its promise has ended and the
+   * page named in loginPage, if any, is closed. If a user is logged in by then, the request continues.
    */
   onLoginNeeded?: (problem: WxAuthError) => unknown
   /** `endpoints` of the gateway. Default: /auth/wx */
   endpoints?: string
   /** Default: wx-auth */
   storageKey?: string
-  /** Milliseconds for an answer of the gateway's or of wx.login's. Default: 15000. */
+  /** Milliseconds to wait for the gateway or for wx.login. Default: 15000. */
   timeout?: number
-  /** Of the texts, as WeChat names it: zh_CN, en. Default: the phone's. */
+  /** The language of the texts, as WeChat names it: zh_CN, en. Default: the phone's. */
   language?: string
-  /** Development: what simulated() of caddy-wx-auth/dev gives. */
+  /** For development: the result of simulated() in caddy-wx-auth/dev. */
   simulator?: Simulator
 }
 
@@ -134,9 +134,9 @@ export interface Auth {
   readonly user: User | null
   /** Calls f whenever the user changes. Returns a function that stops it. */
   onChange(f: (user: User | null) => void): () => void
-  /** Somebody who is logged in, silently if need be. Never logs in after a logout. For the login page's start. */
+  /** Returns the user, after a silent login if needed. Never logs in after a logout. For the start of the login page. */
   ready(): Promise<User>
-  /** Logs in because the user wants to: with the phone button's code or event, else silently. */
+  /** Logs in when the user asks for it: with the phone button's code or event, or silently without one. */
   login(phone?: string | PhoneEvent): Promise<User>
   /** The login of a reviewer, see `test_login`. */
   testLogin(secret: string): Promise<User>
@@ -144,9 +144,9 @@ export interface Auth {
   request<T = any>(options: RequestOptions): Promise<Answer<T>>
   uploadFile(options: UploadOptions): Promise<Answer<string>>
   downloadFile(options: Common): Promise<Answer & { tempFilePath: string }>
-  /** Like wx.connectSocket; gives the task once there is a token. */
+  /** Like wx.connectSocket; resolves to the task once there is a token. */
   connectSocket(options: SocketOptions): Promise<any>
-  /** The phone forgets at once, whatever the network. Rejects if the gateway has not confirmed; it is told again later. */
+  /** The phone forgets the session at once, even without a network. Rejects if the gateway has not confirmed; the client tries again later. */
   logout(options?: { all?: boolean }): Promise<void>
   changePhone(phone: string | PhoneEvent): Promise<User>
   buttonFor: typeof buttonFor
