@@ -1,5 +1,5 @@
-// A browser as a person uses it: what is seen is the page's text, what is clicked has a
-// name that a screen reader says, too.
+// A browser as a person uses it: tests see the text of the page, and click buttons by the name
+// that a screen reader would say.
 import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
 import { existsSync, mkdtempSync, rmSync } from 'node:fs'
@@ -11,13 +11,14 @@ const found = ['chromium', 'chromium-browser', 'google-chrome'].flatMap(name => 
 const chromium = process.env.WX_AUTH_TEST_CHROMIUM || found.find(existsSync)
 const timeout = 60000
 
-// options are those of a test that needs Chromium.
+// options are the options of a test that needs Chromium.
 export const options = {
   timeout: 400000,
   skip: chromium || process.env.WX_AUTH_TEST_REQUIRE_CHROMIUM ? false : 'LEFT OUT: pages, which need a Chromium (WX_AUTH_TEST_REQUIRE_CHROMIUM=1 makes this a failure)'
 }
 
-// start runs a program until the test's end, and returns what the pattern finds in its output.
+// start runs a program until the end of the test, and returns the match of the pattern in its
+// output.
 export async function start(t, program, args, pattern, env) {
   const home = mkdtempSync(join(tmpdir(), 'wx-auth-page-'))
   const child = spawn(program, args, { env: { PATH: process.env.PATH, HOME: home, XDG_DATA_HOME: home, XDG_CONFIG_HOME: home, ...env } })
@@ -35,7 +36,8 @@ export async function start(t, program, args, pattern, env) {
   })
 }
 
-// open shows a page. At the end it must have had no error, and asked nobody else.
+// open shows a page. At the end of the test, the page must have had no error and sent no
+// request to another host.
 export async function open(t, url) {
   const browser = await puppeteer.launch({ executablePath: chromium, args: ['--no-sandbox'] })
   t.after(() => browser.close())
@@ -55,7 +57,7 @@ export async function open(t, url) {
     page, text, holds, errors,
     sees: (what, selector = 'body') => holds(`"${what}" in ${selector}`, (what, selector) => [...document.querySelectorAll(selector)].some(e => e.checkVisibility() && e.innerText.includes(what)), what, selector),
     seesNot: (what, selector = 'body') => holds(`no "${what}" in ${selector}`, (what, selector) => [...document.querySelectorAll(selector)].every(e => !e.checkVisibility() || !e.innerText.includes(what)), what, selector),
-    // click takes a button by its name, within an element of the page.
+    // click clicks a button by its name, within an element of the page.
     click: async (name, selector = 'body') => {
       const button = await holds(`the button "${name}" in ${selector}`, (name, selector) => [...document.querySelectorAll(selector + ' button')].find(b =>
         b.checkVisibility() && b.ariaBusy !== 'true' && b.getAttribute('aria-disabled') !== 'true' && (b.getAttribute('aria-label') || b.innerText.split('\n')[0]) === name), name, selector)

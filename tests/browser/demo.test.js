@@ -1,5 +1,5 @@
-// The demo's page: a person logs in on the phone, breaks everything once, and sees what the
-// gateway does about it.
+// On the demo's page, a person logs in on the phone, breaks everything once, and sees how the
+// gateway reacts.
 import test from 'node:test'
 import assert from 'node:assert/strict'
 import { open, options, start } from './browser.js'
@@ -118,12 +118,13 @@ for (const w of [zh, en]) {
     await ended(w.recycleEnd)
     await sees('+8619900000002', '#account')
     await sees(w.isNew, '#user')
-    await sees(w.changed, '#toast') // the client does not repeat the order in another user's name
+    await sees(w.changed, '#toast') // the client does not repeat the order as another user
     await order()
     await sees('X-WX-PHONE\n+8619900000002', '#headers')
     assert.notEqual(await user(), first)
 
-    // A reload is a start of the mini program: it is still logged in, and the list is back.
+    // A reload of the page restarts the mini program: it is still logged in, and the list is
+    // back.
     await page.reload()
     await sees('+8619900000002', '#account')
     await sees(w.owner, '#log')
@@ -136,7 +137,8 @@ for (const w of [zh, en]) {
   })
 }
 
-// Without a mouse, in the dark, and from a page of somebody else.
+// A person uses the page without a mouse and with dark colours. A page from another origin
+// tries to use the demo.
 test('the demo by the keyboard', options, async t => {
   const url = await demo(t)
   const { page, sees, holds, errors } = await open(t, url)

@@ -1,4 +1,4 @@
-// The simulator's control page: a developer makes codes, uses them, and breaks WeChat.
+// On the simulator's control page, a developer makes codes, uses them, and breaks WeChat.
 import test from 'node:test'
 import assert from 'node:assert/strict'
 import { open, options, start } from './browser.js'
@@ -46,7 +46,7 @@ for (const w of [zh, en]) {
       await pressed(name)
       await exchange('0')
       await holds('the call is listed', n => document.querySelectorAll('#calls tr').length === n, ++n)
-      // A slow answer is the one that the call would have had: no such code.
+      // A delayed call gets the same answer as without the delay: there is no such code.
       await sees('/sns/jscode2session\t' + (outcome === 'ok' ? '40029' : outcome), '#calls tr:first-child')
     }
     await click(Object.keys(w.faults).at(-1), '#faults')

@@ -1,5 +1,5 @@
-// Logs in at cmd/wx-sim with an SDK for WeChat that nobody here wrote: login code, phone
-// code, and the login code once more.
+// Logs in at cmd/wx-sim with a WeChat SDK from another team: login code, phone code, and the
+// login code once more.
 import assert from 'node:assert/strict'
 import easywechat from 'node-easywechat'
 

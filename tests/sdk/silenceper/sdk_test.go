@@ -1,5 +1,5 @@
-// Package silenceper logs in at cmd/wx-sim with an SDK for WeChat that nobody here wrote.
-// It is a module of its own, so that no build of the gateway has that SDK.
+// Package silenceper logs in at cmd/wx-sim with a WeChat SDK from another team. It is a
+// separate module, so that no build of the gateway has that SDK.
 package silenceper
 
 import (
@@ -15,7 +15,7 @@ import (
 	"github.com/silenceper/wechat/v2/util"
 )
 
-// toSimulator sends what is meant for WeChat to the simulator.
+// toSimulator sends requests for WeChat to the simulator.
 type toSimulator struct{ host string }
 
 func (s toSimulator) RoundTrip(r *http.Request) (*http.Response, error) {
@@ -24,8 +24,8 @@ func (s toSimulator) RoundTrip(r *http.Request) (*http.Response, error) {
 	return http.DefaultTransport.RoundTrip(r)
 }
 
-// A backend in Go without the gateway: login code, phone code, and both used twice. A
-// setting of the environment names the simulator and the codes that a person's phone has.
+// A backend in Go works without the gateway: it sends the login code and the phone code, and
+// each code twice. The environment names the simulator and the codes of a person's phone.
 func TestSDKLogsInAtTheSimulator(t *testing.T) {
 	base, err := url.Parse(os.Getenv("WX_API"))
 	if err != nil || base.Host == "" {
