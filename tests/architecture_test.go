@@ -9,7 +9,10 @@ import (
 	"testing"
 )
 
-const architecture = "../docs/architecture.md"
+const (
+	architecture        = "../docs/architecture.md"
+	architectureChinese = "../docs/zh/architecture.md"
+)
 
 // architectureSection returns the lines of a section of docs/architecture.md.
 func architectureSection(t *testing.T, heading string) []string {
@@ -28,6 +31,25 @@ func architectureSection(t *testing.T, heading string) []string {
 
 // firstCell matches the code in the first cell of a table's row.
 var firstCell = regexp.MustCompile("^\\| `([^`]+)` \\|")
+
+// The Chinese page has the rows of the English one: the same packages and modules, in the
+// same order.
+func TestArchitectureIsTheSameInChinese(t *testing.T) {
+	cells := func(page string) (all []string) {
+		text, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range regexp.MustCompile("(?m)^\\| (`[^|]+`) \\|").FindAllStringSubmatch(string(text), -1) {
+			all = append(all, strings.ReplaceAll(m[1], "、", ", "))
+		}
+		return all
+	}
+	en, zh := cells(architecture), cells(architectureChinese)
+	if len(en) < 40 || !slices.Equal(en, zh) {
+		t.Errorf("docs/architecture.md has the rows\n%q\ndocs/zh/architecture.md has\n%q", en, zh)
+	}
+}
 
 // A reader draws the structure by this page, so the page lists every package once, each above
 // all packages that it imports.
@@ -81,7 +103,7 @@ func TestArchitectureNamesFilesThatExist(t *testing.T) {
 		t.Fatal(err)
 	}
 	found := 0
-	for _, page := range append(pages, architecture) {
+	for _, page := range append(pages, architecture, architectureChinese) {
 		text, err := os.ReadFile(page)
 		if err != nil {
 			t.Fatal(err)

@@ -152,16 +152,10 @@ func TestLinksOfDocumentsResolve(t *testing.T) {
 	}
 }
 
-// inEnglish are the pages of docs without a Chinese twin. They are for people, and programs,
-// that read and write the code.
-var inEnglish = []string{"docs/architecture.md"}
-
 // twin returns the path of a document's Chinese twin; empty: it needs none.
 func twin(name string) string {
 	dir, file := path.Split(name)
 	switch {
-	case slices.Contains(inEnglish, name):
-		return ""
 	case dir == "docs/":
 		return "docs/zh/" + file
 	case name == "SECURITY.md":
