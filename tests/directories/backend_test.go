@@ -15,9 +15,12 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
+// webhookKey is the key that secret encodes.
+const webhookKey = "0123456789abcdef0123456789abcdef"
+
 // These are the webhook's secrets: the current one, and one that replaces it.
 var (
-	secret      = "whsec_" + base64.StdEncoding.EncodeToString([]byte("0123456789abcdef0123456789abcdef"))
+	secret      = "whsec_" + base64.StdEncoding.EncodeToString([]byte(webhookKey))
 	otherSecret = "whsec_" + base64.StdEncoding.EncodeToString([]byte("fedcba9876543210fedcba9876543210"))
 )
 

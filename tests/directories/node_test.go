@@ -1,10 +1,12 @@
 package directories
 
 import (
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -25,30 +27,87 @@ func startNode(t testing.TB, program, address string, env ...string) (stop func(
 	if err := os.WriteFile(file, []byte(program), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	var log rig.Log
 	cmd := exec.Command("node", file)
-	cmd.Dir, cmd.Stdout, cmd.Stderr, cmd.SysProcAttr = dir, &log, &log, rig.ChildAttributes()
+	cmd.Dir = dir
 	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir}, env...)
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	p := startProgram(t, cmd, address)
+	p.awaitListening(t)
+	return p.stop
+}
+
+// program is a team's program, which is to listen at an address.
+type program struct {
+	address string
+	exited  chan struct{}
+	stop    func()
+}
+
+// startProgram runs a command until the end of the test.
+func startProgram(t testing.TB, cmd *exec.Cmd, address string) *program {
+	t.Helper()
+	var log rig.Log
+	cmd.Stdout, cmd.Stderr, cmd.SysProcAttr = &log, &log, rig.ChildAttributes()
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	stop = sync.OnceFunc(func() {
-		_ = cmd.Process.Kill()
+	p := &program{address: address, exited: make(chan struct{})}
+	go func() {
 		_ = cmd.Wait()
+		close(p.exited)
+	}()
+	p.stop = sync.OnceFunc(func() {
+		_ = cmd.Process.Kill()
+		<-p.exited
 	})
 	t.Cleanup(func() {
-		stop()
-		os.RemoveAll(dir)
+		p.stop()
 		if t.Failed() {
 			t.Logf("the program says:\n%s", log.String())
 		}
 	})
-	rig.Await(t, 30*time.Second, "the program listens", func() bool {
-		conn, err := net.DialTimeout("tcp", address, time.Second)
+	return p
+}
+
+// listensOrEnds waits until the program does one of them, and reports whether it listens.
+func (p *program) listensOrEnds(t testing.TB) (listens bool) {
+	t.Helper()
+	rig.Await(t, 30*time.Second, "the program listens or ends", func() bool {
+		select {
+		case <-p.exited:
+			return true
+		default:
+		}
+		conn, err := net.DialTimeout("tcp", p.address, time.Second)
 		if err == nil {
 			conn.Close()
 		}
-		return err == nil
+		listens = err == nil
+		return listens
 	})
-	return stop
+	return listens
+}
+
+func (p *program) awaitListening(t testing.TB) {
+	t.Helper()
+	if !p.listensOrEnds(t) {
+		t.Fatal("the program ended")
+	}
+}
+
+// output runs a command in a directory. What it printed is in the error if it failed.
+func output(dir, name string, args ...string) error {
+	cmd := exec.Command(name, args...)
+	cmd.Dir, cmd.SysProcAttr = dir, rig.ChildAttributes()
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %w\n%s", strings.Join(cmd.Args, " "), err, out)
+	}
+	return nil
+}
+
+func write(t testing.TB, file, text string) {
+	t.Helper()
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
 }

@@ -20,13 +20,13 @@ const (
 	backendsPage = "../../docs/backends.md"
 )
 
-// apiInExpress is an API by somebody who only knows the table of headers.
+// apiInExpress is an API by somebody who only knows the table of headers, which is in
+// place of HEADERS.
 const apiInExpress = `
 import express from 'express'
 const app = express()
 app.get('/orders', (req, res) => {
-  const userId = req.get('X-WX-USER-ID')
-  const phone = req.get('X-WX-PHONE')
+  HEADERS
   res.json({ userId, phone, role: req.get('X-User-Role') })
 })
 app.listen(process.env.PORT, '127.0.0.1')
@@ -52,11 +52,21 @@ func onThisMachine(t *testing.T, block string, oldnew ...string) string {
 func strangers(t *testing.T, db *rig.Database, caddyfile string, env ...string) *rig.Gateway {
 	t.Helper()
 	api := rig.FreeAddress(t)
-	startNode(t, apiInExpress, api, "PORT="+portOf(api))
+	startNode(t, strings.Replace(apiInExpress, "HEADERS", headersOf(t, "Express"), 1), api, "PORT="+portOf(api))
 	g := &rig.Gateway{WeChat: rig.NewWeChat(t)}
 	g.Caddy = rig.StartCaddy(t, caddyfile, append(g.WeChat.Environ(api), append(env, "MEMBERS_DB="+db.URL)...)...)
 	g.Client = g.Caddy.Client()
 	return g
+}
+
+// signatureOf returns the headers of a webhook request that was signed with a key. Like a
+// gateway with two secrets, it also sends the signature of another one.
+func signatureOf(key, body string, at time.Time) []string {
+	stamp := strconv.FormatInt(at.Unix(), 10)
+	mac := hmac.New(sha256.New, []byte(key))
+	mac.Write([]byte("msg_2." + stamp + "." + body))
+	return []string{"webhook-id: msg_2", "webhook-timestamp: " + stamp,
+		"webhook-signature: v1,AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA= v1," + base64.StdEncoding.EncodeToString(mac.Sum(nil))}
 }
 
 func portOf(address string) string {
@@ -140,11 +150,7 @@ func TestPagesReceiverWorksAsWritten(t *testing.T) {
 	}
 	// Logins do not send these events. An erased user is gone, and the answer is 204.
 	signed := func(body string) rig.Answer {
-		at := strconv.FormatInt(time.Now().Unix(), 10)
-		mac := hmac.New(sha256.New, []byte("0123456789abcdef0123456789abcdef"))
-		mac.Write([]byte("msg_2." + at + "." + body))
-		return forger.Do(http.MethodPost, "/wx-users", body, "webhook-id: msg_2", "webhook-timestamp: "+at,
-			"webhook-signature: v1,"+base64.StdEncoding.EncodeToString(mac.Sum(nil)))
+		return forger.Do(http.MethodPost, "/wx-users", body, signatureOf(webhookKey, body, time.Now())...)
 	}
 	signed(`{"type":"user.erase","userId":"9"}`).Want(t, http.StatusNoContent)
 	signed(`{"type":"user.check","userId":"9"}`).Want(t, http.StatusNotFound)
