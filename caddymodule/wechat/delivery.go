@@ -45,39 +45,15 @@ func (c *Client) delivery(app App, call Call, code Renew) *delivery {
 // final error. A second call of send, with another access token, goes on counting
 // attempts where the first one ended.
 func (d *delivery) send(ctx context.Context, o outgoing) (answer, *Error) {
-	hosts := []string{o.absolute}
-	if o.absolute == "" {
-		hosts = d.client.Transport.order(d.apis, d.client.Now())
-	}
-	if d.host != "" {
-		hosts = []string{d.host}
-	}
-	if d.code == "" && len(hosts) == 1 {
-		// A token call uses up no code, so its only host is tried twice.
-		hosts = append(hosts, hosts[0])
-	}
+	hosts := d.hosts(o)
 	stale := 0
 	for {
-		start := time.Now()
-		a, f := d.client.Transport.exchange(ctx, d.client.Timeout, hosts[0], d.call, o)
-		d.took = time.Since(start)
-		if f == nil {
-			d.date = a.date
-		}
-		switch {
-		case f != nil && d.code != "" && f.edgeRefused():
-			d.observe(&Error{Call: d.call, Kind: KindRefused, Host: f.err.Host, Status: f.err.Status})
-		case f != nil:
-			d.observe(f.err)
-		case a.code != 0:
-			e := businessError(d.call, a.code, a.errmsg)
-			e.Host = a.host
-			d.observe(e)
-		}
+		a, f := d.try(ctx, hosts[0], o)
 		if d.code != "" && (f == nil || f.sent) {
 			d.host, hosts = hosts[0], hosts[:1]
 		}
 		switch {
+		// WeChat has answered.
 		case f == nil && a.code == 0:
 			d.asked = a.host
 			return a, nil
@@ -88,12 +64,16 @@ func (d *delivery) send(ctx context.Context, o outgoing) (answer, *Error) {
 			}
 		case f == nil:
 			return answer{}, d.refused(a)
+
+		// There is no answer, and no further attempt would help.
 		case ctx.Err() != nil:
 			f.err.Unanswered = f.sent && d.code != "" || d.lost != nil
 			return answer{}, f.err
 		case d.code != "" && f.edgeRefused():
 			// The edge server would refuse the same request again.
 			return answer{}, d.edgeRefused(f.err)
+
+		// There is no answer yet: try again, at the same host or at the next one.
 		case !f.sent && f.reused && stale < staleRetries:
 			stale++
 		case d.code != "" && f.sent && d.lost == nil:
@@ -115,6 +95,43 @@ func (d *delivery) send(ctx context.Context, o outgoing) (answer, *Error) {
 			return answer{}, f.err
 		}
 	}
+}
+
+// hosts returns the hosts to try, in order. Once a code was sent to a host, this is that host.
+func (d *delivery) hosts(o outgoing) []string {
+	hosts := []string{o.absolute}
+	switch {
+	case d.host != "":
+		hosts = []string{d.host}
+	case o.absolute == "":
+		hosts = d.client.Transport.order(d.apis, d.client.Now())
+	}
+	if d.code == "" && len(hosts) == 1 {
+		// A token call uses up no code, so its only host is tried twice.
+		hosts = append(hosts, hosts[0])
+	}
+	return hosts
+}
+
+// try makes one request, and reports it unless its answer is good; see observe.
+func (d *delivery) try(ctx context.Context, host string, o outgoing) (answer, *failure) {
+	start := time.Now()
+	a, f := d.client.Transport.exchange(ctx, d.client.Timeout, host, d.call, o)
+	d.took = time.Since(start)
+	if f == nil {
+		d.date = a.date
+	}
+	switch {
+	case f != nil && d.code != "" && f.edgeRefused():
+		d.observe(&Error{Call: d.call, Kind: KindRefused, Host: f.err.Host, Status: f.err.Status})
+	case f != nil:
+		d.observe(f.err)
+	case a.code != 0:
+		e := businessError(d.call, a.code, a.errmsg)
+		e.Host = a.host
+		d.observe(e)
+	}
+	return a, f
 }
 
 // observe reports the last request. A good answer is reported only after it has been read,
