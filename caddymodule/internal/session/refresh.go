@@ -75,30 +75,44 @@ func (ss Sessions) Refresh(ctx context.Context, refreshToken string, now time.Ti
 			}
 		}
 		if presented.counter < s.Counter {
+			// The token is in its grace: the answer is repeated.
 			if err := ss.Extend(ctx, s, now); err != nil {
 				return Session{}, "", err
 			}
 			return s, ss.Keys.RefreshToken(s), nil
 		}
-		a := Advance{
-			From: s.Counter, To: presented.counter + 1,
-			Now: now, Expires: ss.expires(s, now), TokensUntil: ss.Settings.tokensUntilAfter(now),
-			Audience: ss.FirstAudience(),
-		}
-		advanced, err := ss.Store.Advance(ctx, s.ID, a)
+		advanced, err := ss.advance(ctx, &s, presented.counter+1, now)
 		if err != nil {
-			return Session{}, "", fmt.Errorf("refreshing session %s: %w", s.ID, err)
+			return Session{}, "", err
 		}
 		if advanced {
-			if ss.Advanced != nil {
-				ss.Advanced(s.ID, now)
-			}
-			s.Counter, s.AdvancedAt, s.RefreshedAt, s.ExpiresAt, s.TokensUntil = a.To, now, now, a.Expires, a.TokensUntil
-			s.Audience = cmp.Or(s.Audience, a.Audience)
 			return s, ss.Keys.RefreshToken(s), nil
 		}
 	}
 	return Session{}, "", fmt.Errorf("refreshing session %s: %w", presented.id, errRaces)
+}
+
+// advance moves the session's counter, in the store and then in s. It returns false if s has
+// changed in the store meanwhile, and then changes nothing.
+func (ss Sessions) advance(ctx context.Context, s *Session, to uint64, now time.Time) (bool, error) {
+	a := Advance{
+		From: s.Counter, To: to,
+		Now: now, Expires: ss.expires(*s, now), TokensUntil: ss.Settings.tokensUntilAfter(now),
+		Audience: ss.FirstAudience(),
+	}
+	advanced, err := ss.Store.Advance(ctx, s.ID, a)
+	if err != nil {
+		return false, fmt.Errorf("refreshing session %s: %w", s.ID, err)
+	}
+	if !advanced {
+		return false, nil
+	}
+	if ss.Advanced != nil {
+		ss.Advanced(s.ID, now)
+	}
+	s.Counter, s.AdvancedAt, s.RefreshedAt, s.ExpiresAt, s.TokensUntil = a.To, now, now, a.Expires, a.TokensUntil
+	s.Audience = cmp.Or(s.Audience, a.Audience)
+	return true, nil
 }
 
 // stale returns why the session must end if the token's counter is too far behind, and
