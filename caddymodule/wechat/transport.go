@@ -113,6 +113,29 @@ type outgoing struct {
 	bare     bool // the answer may be a bare token instead of JSON
 }
 
+// request returns the HTTP request to u, which net/http must not consider replayable.
+func (o outgoing) request(ctx context.Context, u *url.URL) (*http.Request, error) {
+	r, err := http.NewRequestWithContext(ctx, o.method, u.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+	r.Header.Set("User-Agent", "caddy-wx-auth")
+	if u.User != nil { // in net/http, only a Client does this
+		password, _ := u.User.Password()
+		r.SetBasicAuth(u.User.Username(), password)
+	}
+	if o.body == nil {
+		r.Body = emptyBody{}
+		r.TransferEncoding = []string{"identity"}
+		return r, nil
+	}
+	// The body is set here, because http.NewRequest would set GetBody too.
+	r.Body = io.NopCloser(bytes.NewReader(o.body))
+	r.ContentLength = int64(len(o.body))
+	r.Header.Set("Content-Type", "application/json")
+	return r, nil
+}
+
 // exchange makes one HTTP request and reads its answer, all within timeout.
 func (t *Transport) exchange(ctx context.Context, timeout time.Duration, base string, call Call, o outgoing) (a answer, f *failure) {
 	u, err := url.Parse(base)
@@ -133,26 +156,11 @@ func (t *Transport) exchange(ctx context.Context, timeout time.Duration, base st
 	defer cancel()
 	asked = httptrace.WithClientTrace(asked, &httptrace.ClientTrace{GotConn: sending.gotConn})
 
-	r, err := http.NewRequestWithContext(asked, o.method, u.String(), nil)
+	r, err := o.request(asked, u)
 	if err != nil {
 		f.err.Kind, f.err.reason = KindBug, "the request cannot be made"
 		return answer{}, f
 	}
-	r.Header.Set("User-Agent", "caddy-wx-auth")
-	if u.User != nil { // in net/http, only a Client does this
-		password, _ := u.User.Password()
-		r.SetBasicAuth(u.User.Username(), password)
-	}
-	if o.body == nil {
-		r.Body = emptyBody{}
-		r.TransferEncoding = []string{"identity"}
-	} else {
-		// The body is set here, because http.NewRequest would set GetBody too.
-		r.Body = io.NopCloser(bytes.NewReader(o.body))
-		r.ContentLength = int64(len(o.body))
-		r.Header.Set("Content-Type", "application/json")
-	}
-
 	response, err := t.http.RoundTrip(r)
 	if err != nil {
 		f.sent, f.reused = sending.sent(asked.Err() != nil), sending.reused()
