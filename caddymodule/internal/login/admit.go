@@ -26,20 +26,11 @@ func (c *Chain) admit(ctx context.Context, l underway) (admitted, error) {
 	if err != nil {
 		return admitted{}, fromStore(err)
 	}
-	bound := known.Binding
-	if known.Taken {
-		// Another openid has replaced this account, and somebody else may hold its number by
-		// now.
-		bound = user.Binding{}
-	}
 	now := c.now()
 	silent := l.phone.IsZero()
-	switch {
-	case silent && bound.UserID != "" && (bound.State != user.Active || now.Sub(bound.PhoneAt) > c.Silent):
-		return admitted{}, refuse(problem.PhoneRequired, nil)
-	case bound.State == user.Suspended:
-		// Only the phone number can prove who owns that account now.
-		bound = user.Binding{}
+	bound, err := c.recognized(known, silent, now)
+	if err != nil {
+		return admitted{}, err
 	}
 	detached := known.Detached
 	if silent {
@@ -63,20 +54,47 @@ func (c *Chain) admit(ctx context.Context, l underway) (admitted, error) {
 		}
 		return admitted{}, refuse(problem.UserDisabled, nil)
 	}
-	b := user.Binding{AppID: appid, OpenID: l.who.OpenID, UnionID: l.who.UnionID, UserID: u.ID, PhoneAt: now, AuthAt: now}
-	phone := l.phone
-	if silent {
-		b.AuthAt = time.Time{}
-		if bound.AppID == appid && bound.OpenID == l.who.OpenID && bound.UserID == u.ID {
-			b.AuthAt = bound.AuthAt // unchanged by this login
-		}
-	}
-	if silent && u.ID == bound.UserID {
-		b.PhoneAt = bound.PhoneAt // a silent login does not extend the time for silent logins
-		phone = bound.Phone
-	}
+	b, phone := bindingAfter(l, bound, u.ID, now)
 	if u.Phone.IsZero() { // the directory returns no numbers: use WeChat's
 		u.Phone, b.Phone = phone, phone
 	}
 	return admitted{u, b, known}, nil
+}
+
+// recognized returns the binding by which a login is recognized, or an empty one. It refuses a
+// silent login that needs the phone number.
+func (c *Chain) recognized(known Known, silent bool, now time.Time) (user.Binding, error) {
+	bound := known.Binding
+	if known.Taken {
+		// Another openid has replaced this account, and somebody else may hold its number by
+		// now.
+		bound = user.Binding{}
+	}
+	if silent && bound.UserID != "" && (bound.State != user.Active || now.Sub(bound.PhoneAt) > c.Silent) {
+		return user.Binding{}, refuse(problem.PhoneRequired, nil)
+	}
+	if bound.State == user.Suspended {
+		// Only the phone number can prove who owns that account now.
+		bound = user.Binding{}
+	}
+	return bound, nil
+}
+
+// bindingAfter returns the binding that a login leaves, and the number that WeChat knows for
+// the user. bound is the binding by which the login was recognized.
+func bindingAfter(l underway, bound user.Binding, userID string, now time.Time) (b user.Binding, phone user.Phone) {
+	b = user.Binding{AppID: l.r.App.ID, OpenID: l.who.OpenID, UnionID: l.who.UnionID, UserID: userID, PhoneAt: now, AuthAt: now}
+	if !l.phone.IsZero() {
+		return b, l.phone
+	}
+	// A silent login extends neither the time for silent logins nor the openid's last phone login.
+	b.AuthAt = time.Time{}
+	if bound.UserID != userID {
+		return b, user.Phone{}
+	}
+	if bound.AppID == b.AppID && bound.OpenID == b.OpenID {
+		b.AuthAt = bound.AuthAt
+	}
+	b.PhoneAt = bound.PhoneAt
+	return b, bound.Phone
 }
