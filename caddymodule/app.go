@@ -118,6 +118,14 @@ func (a *Background) Start() error {
 		cancel()
 		return fmt.Errorf("wx_auth: %w", err)
 	}
+	a.runLoops(ctx, opened, users)
+	return nil
+}
+
+// runLoops starts what runs in the background until the configuration ends: each store and each
+// key ring has one loop, and so has each site whose store is not open. opened and users hold
+// the errors of the stores and directories.
+func (a *Background) runLoops(ctx context.Context, opened, users []error) {
 	states, rings := make(map[*storeState]bool), make(map[ringKey]bool)
 	for i, s := range a.sites {
 		s.Tried()
@@ -143,7 +151,6 @@ func (a *Background) Start() error {
 			a.loops.Go(func() { a.keepRing(ctx, s) })
 		}
 	}
-	return nil
 }
 
 // sideBySide calls each function for each site, all concurrently, and waits for them.
