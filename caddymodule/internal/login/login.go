@@ -113,8 +113,11 @@ type Store interface {
 	Renew(ctx context.Context, owner string, life time.Duration, steps ...Key) error
 	Release(ctx context.Context, owner string, steps ...Key) error
 	// Keep stores a step's result, encrypted, until expires, and ends its lease. At the
-	// same time it may read what Known will be asked next. Kept reads a result.
+	// same time it may read what Known will be asked next. KeepLight does not wait for
+	// the disk: a crash of the database may undo it until a durable write follows.
+	// Kept reads a result.
 	Keep(ctx context.Context, step Key, value []byte, expires time.Time, next ...Account) error
+	KeepLight(ctx context.Context, step Key, value []byte, expires time.Time, next ...Account) error
 	Kept(ctx context.Context, step Key, now time.Time) (value []byte, ok bool, err error)
 }
 

@@ -93,6 +93,13 @@ func (f *faultyStore) Keep(ctx context.Context, k login.Key, v []byte, expires t
 	return f.Store.Keep(ctx, k, v, expires, next...)
 }
 
+func (f *faultyStore) KeepLight(ctx context.Context, k login.Key, v []byte, expires time.Time, next ...login.Account) error {
+	if f.failing.Load() {
+		return errStore
+	}
+	return f.Store.KeepLight(ctx, k, v, expires, next...)
+}
+
 func (f *faultyStore) Commit(ctx context.Context, c login.Commit) (login.Committed, error) {
 	if f.failing.Load() || !f.committing.Load() {
 		return login.Committed{}, errStore

@@ -19,7 +19,9 @@ import (
 //   - A result is kept in the store, encrypted, for five minutes. It is kept before anything
 //     else can fail, so that a phone code, which is paid for, is used however the login
 //     ends. A result that the store cannot take is pending: it stays in memory and is
-//     delivered as soon as the store is back, whether or not anybody asks for it.
+//     delivered as soon as the store is back, whether or not anybody asks for it. A crash
+//     of the database may undo the result of a login code, which costs nothing, until
+//     the next write. It does not undo that of a phone code.
 //   - Only one exchange of a code is under way at a time. Within this process the step is
 //     locked. Between replicas it is leased, for 4 s by the database's clock, and the lease
 //     is renewed each second. Another replica polls every 100 ms for the result or the
@@ -255,7 +257,11 @@ func (s *steps) keep(ctx context.Context, k Key, v any, next ...Account) error {
 	expires := now.Add(keepFor)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), keepTimeout)
 	defer cancel()
-	if err := s.c.Store.Keep(ctx, k, value, expires, next...); err != nil {
+	put := s.c.Store.Keep
+	if k == s.code {
+		put = s.c.Store.KeepLight // a login code costs nothing
+	}
+	if err := put(ctx, k, value, expires, next...); err != nil {
 		s.c.deliverLater(k, value, now, expires)
 		return fromStore(err)
 	}

@@ -26,6 +26,8 @@ type statement struct {
 	query string
 	args  []any
 	scan  func(row) error // called for each row; nil for statements that return no rows
+	locks []byte          // the key of the row that it locks, see gather.go
+	rows  string          // see onRow
 }
 
 // say makes a statement that returns no rows. ask makes a query.

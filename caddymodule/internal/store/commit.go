@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -118,7 +119,7 @@ func (c *committing) write(query string, args ...any) {
 // questions returns the queries for everything that a login depends on. The locks come first, so
 // that the queries after them see what earlier logins of the user have written.
 func (c *committing) questions() (list []statement) {
-	list = append(c.askLocks(), c.askCode(), c.askReplayed(), c.askUser(), c.askBindings(), c.askSessions())
+	list = append(c.askLocks(), c.askCodes(), c.askUser(), c.askBindings(), c.askSessions())
 	if c.l.Replaces != "" {
 		list = append(list, c.askReplaced())
 	}
@@ -155,29 +156,27 @@ func (c *committing) checkLocks() error {
 	return nil
 }
 
-// askCode locks the stored login code. Several logins may use the same code: each with another
-// phone code, at another site or on another replica. The lock makes them commit one after the
-// other.
-func (c *committing) askCode() statement {
+// askCodes locks the stored login code, and reads the session that both codes have opened before,
+// if any. Several logins may use the same login code: each with another phone code, at another site
+// or on another replica. The lock makes them commit one after the other.
+func (c *committing) askCodes() statement {
 	return ask(func(r row) error {
-		var spent int64
-		err := r.Scan(&spent)
-		c.codeLeft = spent == 0
-		return err
-	}, `SELECT spent FROM {kept_steps} WHERE step = ? {lock}`, c.l.Code[:])
-}
-
-// askReplayed reads the session that these codes have opened before, if any.
-func (c *committing) askReplayed() statement {
-	return ask(func(r row) error {
-		var sealed []byte
-		if err := r.Scan(&sealed); err != nil {
+		var step, sealed []byte
+		var spent, expires int64
+		if err := r.Scan(&step, &spent, &sealed, &expires); err != nil {
 			return err
+		}
+		if bytes.Equal(step, c.l.Code[:]) {
+			c.codeLeft = spent == 0
+			return nil
+		}
+		if expires <= c.db.millis(c.l.Session.CreatedAt) {
+			return nil
 		}
 		value, err := c.s.keys.Load().open(keptPlace(c.l.Login), sealed)
 		c.opened = append([]byte{}, value...)
 		return err
-	}, `SELECT value FROM {kept_steps} WHERE step = ? AND expires_at > ?`, c.l.Login[:], c.db.millis(c.l.Session.CreatedAt))
+	}, `SELECT step, spent, value, expires_at FROM {kept_steps} WHERE step IN (?, ?) {lock}`, c.l.Code[:], c.l.Login[:])
 }
 
 // checkReplayed ends the transaction if these codes have opened a session before. The login that

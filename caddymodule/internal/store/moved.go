@@ -74,13 +74,17 @@ func evenIfMoved(ctx context.Context) context.Context {
 
 func guarded(ctx context.Context) bool { return ctx.Value(whileMoved{}) == nil }
 
-// checkOpen returns an error if the store is closed. With SQLite, each writing transaction calls
-// it.
+// checkOpen returns an error if the store is closed. With SQLite, each write calls it. The database
+// is asked once for each transaction: a store that is closed within it is copied after it.
 func checkOpen(t *tx) error {
+	if t.checked {
+		return t.closed
+	}
 	m, err := readMoved(t)
 	if err == nil && m != nil {
 		err = movedError{*m}
 	}
+	t.checked, t.closed = true, err
 	return err
 }
 

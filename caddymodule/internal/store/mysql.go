@@ -45,6 +45,7 @@ var mysql = &dialect{
 	guardFailed: func(err error) bool { return mysqlNumber(err) == 1242 }, // a subquery has two rows
 	closeAlone:  `SELECT name FROM {meta} WHERE name = '` + keyCheckName + `' FOR UPDATE`,
 	send:        sendMySQL,
+	joins:       true, // it parses the text of each
 	temporary:   mysqlTemporary,
 	conflict: func(err error) bool {
 		switch mysqlNumber(err) {

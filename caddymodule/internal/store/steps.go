@@ -21,6 +21,15 @@ func keptPlace(step login.Key) place { return place{"kept_steps", "value", strin
 // result. It also ends the step's lease, whoever owns it, because the step is done. If next is
 // given, Keep reads in the same turnaround what the next call of Known will ask for.
 func (s *Store) Keep(ctx context.Context, step login.Key, value []byte, expires time.Time, next ...login.Account) error {
+	return s.keep(ctx, durable, step, value, expires, next...)
+}
+
+// KeepLight is like Keep, but a crash of the database may undo it until a durable write follows.
+func (s *Store) KeepLight(ctx context.Context, step login.Key, value []byte, expires time.Time, next ...login.Account) error {
+	return s.keep(ctx, light, step, value, expires, next...)
+}
+
+func (s *Store) keep(ctx context.Context, how durability, step login.Key, value []byte, expires time.Time, next ...login.Account) error {
 	if len(value) > maxKept {
 		return fmt.Errorf("keeping a step: %d bytes are too many", len(value))
 	}
@@ -31,15 +40,15 @@ func (s *Store) Keep(ctx context.Context, step login.Key, value []byte, expires 
 	r := new(accountReader)
 	// Even a closed store accepts WeChat's answers to logins under way, because a move copies them
 	// last.
-	err := s.rewrite(evenIfMoved(ctx), "keeping a step", func(t *tx) error {
+	err := s.gather(evenIfMoved(ctx), "keeping a step", how, func() (writes, behind []statement) {
 		if len(next) > 0 {
 			r = s.accountReader(next[0])
-			t.behind = s.db.transacted(r.questions())
+			behind = r.questions()
 		}
-		return t.send(true, s.keepStep(step, value, expires), say(`DELETE FROM {claimed_steps} WHERE step = ?`, step[:]))
+		return []statement{s.keepStep(step, value, expires), onRow(step[:], "?", say(`DELETE FROM {claimed_steps} WHERE step IN (?)`, step[:]))}, behind
 	})
 	if err != nil && len(next) > 0 && !errors.Is(err, ErrUnavailable) {
-		return s.Keep(ctx, step, value, expires) // the statement that failed may be one of those for next
+		return s.keep(ctx, how, step, value, expires) // the statement that failed may be one of those for next
 	}
 	if err == nil && len(next) > 0 && r.complete() {
 		known := r.known()
@@ -49,9 +58,9 @@ func (s *Store) Keep(ctx context.Context, step login.Key, value []byte, expires 
 }
 
 func (s *Store) keepStep(step login.Key, value []byte, expires time.Time) statement {
-	return say(`INSERT INTO {kept_steps} (step, value, expires_at) VALUES (?, ?, ?)
+	return onRow(step[:], "(?, ?, ?)", say(`INSERT INTO {kept_steps} (step, value, expires_at) VALUES (?, ?, ?)
 		ON CONFLICT (step) DO UPDATE SET value = excluded.value, expires_at = excluded.expires_at`,
-		step[:], s.keys.Load().seal(keptPlace(step), value), s.db.millis(expires))
+		step[:], s.keys.Load().seal(keptPlace(step), value), s.db.millis(expires)))
 }
 
 // Kept returns a result that [Store.Keep] stored. It returns false if the result has expired or
@@ -86,25 +95,26 @@ func (s *Store) keptStep(t *tx, step login.Key, now time.Time) (value []byte, ok
 // A result that another owner stores meanwhile is not missed. Results are read after the lease was
 // taken, and Keep ends the lease in the transaction that stores a result.
 func (s *Store) Lease(ctx context.Context, owner string, now time.Time, life time.Duration, steps ...login.Key) (found []login.Step, err error) {
-	err = s.change(ctx, "leasing a step", again, light, func(t *tx) error {
-		var args []any
-		for _, step := range steps {
-			args = append(args, step[:], owner, life.Milliseconds())
-		}
+	err = s.gather(ctx, "leasing a step", light, func() (writes, _ []statement) {
 		found = make([]login.Step, len(steps))
-		err := t.send(true, say(`INSERT INTO {claimed_steps} (step, owner, lease_until, seen_at) VALUES (?, ?, {now} + ?, {now})`+
-			strings.Repeat(`, (?, ?, {now} + ?, {now})`, len(steps)-1)+`
-			ON CONFLICT (step) DO UPDATE SET
-				owner = CASE WHEN {claimed_steps}.lease_until <= {now} THEN excluded.owner ELSE {claimed_steps}.owner END,
-				lease_until = CASE WHEN {claimed_steps}.lease_until <= {now} OR {claimed_steps}.owner = excluded.owner
-					THEN excluded.lease_until ELSE {claimed_steps}.lease_until END`, args...),
-			s.askSteps(found, owner, now, steps))
-		return err
+		return append(s.leaseSteps(owner, life, steps...), s.askSteps(found, owner, now, steps)), nil
 	})
 	if err != nil {
 		return nil, err
 	}
 	return found, s.forgetLeases(ctx, found, steps)
+}
+
+// leaseSteps returns statements that lease the steps that nobody has leased.
+func (s *Store) leaseSteps(owner string, life time.Duration, steps ...login.Key) (list []statement) {
+	for _, step := range steps {
+		list = append(list, onRow(step[:], "(?, ?, {now} + ?, {now})", say(`INSERT INTO {claimed_steps} (step, owner, lease_until, seen_at) VALUES (?, ?, {now} + ?, {now})
+			ON CONFLICT (step) DO UPDATE SET
+				owner = CASE WHEN {claimed_steps}.lease_until <= {now} THEN excluded.owner ELSE {claimed_steps}.owner END,
+				lease_until = CASE WHEN {claimed_steps}.lease_until <= {now} OR {claimed_steps}.owner = excluded.owner
+					THEN excluded.lease_until ELSE {claimed_steps}.lease_until END`, step[:], owner, life.Milliseconds())))
+	}
+	return list
 }
 
 // forgetLeases deletes the leases that Lease has created for steps with a result.

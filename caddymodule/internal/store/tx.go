@@ -24,6 +24,10 @@ type tx struct {
 		QueryRowContext(context.Context, string, ...any) *sql.Row
 	}
 
+	// Whether the store is closed, and whether that was asked, see checkOpen.
+	closed  error
+	checked bool
+
 	// The other fields are for servers that accept several statements at once, see batch.go. With
 	// other databases conn is nil.
 	conn       *sql.Conn

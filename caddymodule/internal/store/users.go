@@ -70,13 +70,14 @@ func (d *Users) Login(ctx context.Context, l user.Login) (found user.User, err e
 		return user.User{}, user.ErrRegistrationClosed
 	}
 	// A light write suffices, because nobody learns of the user before the durable write of Commit.
-	err = d.change(ctx, "creating a user", once, light, func(t *tx) error {
-		found = user.User{ID: newID(d.db.opts.Now()), Phone: l.Phone, New: true, CreatedAt: d.db.opts.Now().UTC().Truncate(time.Millisecond)}
-		return t.send(true, d.insertUser(found)...)
-	})
+	now := d.db.opts.Now()
+	created := user.User{ID: newID(now), Phone: l.Phone, New: true, CreatedAt: now.UTC().Truncate(time.Millisecond)}
+	found = created
+	err = d.gather(ctx, "creating a user", light, func() (writes, _ []statement) { return d.insertUser(created), nil })
 	if d.db.dialect.duplicate(err) {
-		// Another first login with this number was faster.
+		// Another first login with this number was faster, or this one was done twice.
 		err = d.read(ctx, "reading a user", find)
+		found.New = found.ID == created.ID
 	}
 	if err != nil {
 		return user.User{}, err
@@ -172,16 +173,17 @@ func (s *Store) byPhone(t *tx, p user.Phone) (user.User, error) {
 // insertUser returns the statements that insert a user. They fail on the unique index if the number
 // has an owner under any of the keys.
 func (s *Store) insertUser(u user.User) []statement {
-	return append([]statement{say(`INSERT INTO {users} (id, phone, disabled, created_at) VALUES (?, ?, ?, ?)`,
-		u.ID, s.sealPhone(phonePlace(u.ID), u.Phone), flag(u.Disabled), s.db.millis(u.CreatedAt))}, s.insertNumber(u)...)
+	user := say(`INSERT INTO {users} (id, phone, disabled, created_at) VALUES (?, ?, ?, ?)`,
+		u.ID, s.sealPhone(phonePlace(u.ID), u.Phone), flag(u.Disabled), s.db.millis(u.CreatedAt))
+	return append(s.insertNumber(u), onRow([]byte(u.ID), "(?, ?, ?, ?)", user))
 }
 
 // insertNumber returns the statements that enter a user's number into the index.
 func (s *Store) insertNumber(u user.User) (list []statement) {
 	keys := s.keys.Load()
 	for i, hash := range keys.phoneHashes(u.Phone.E164()) {
-		list = append(list, say(`INSERT INTO {user_phones} (phone_hash, key_id, user_id) VALUES (?, ?, ?)`,
-			hash, keys.keys[i].id[:], u.ID))
+		list = append(list, onRow(hash, "(?, ?, ?)", say(`INSERT INTO {user_phones} (phone_hash, key_id, user_id) VALUES (?, ?, ?)`,
+			hash, keys.keys[i].id[:], u.ID)))
 	}
 	return list
 }

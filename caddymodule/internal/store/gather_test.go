@@ -1,0 +1,221 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
+)
+
+// gate makes the first transactions of a gather wait, so that a test decides what is sent together.
+type gate struct {
+	open  chan struct{} // closed to let all pass
+	sizes chan int      // of each transaction, as it is sent
+}
+
+// behindGate puts a gate in front of a gather's transactions.
+func behindGate(g *gather) *gate {
+	open := &gate{make(chan struct{}), make(chan int, 1000)}
+	send := g.send
+	g.send = func(ctx context.Context, writes []*gathered) error {
+		<-open.open
+		open.sizes <- len(writes)
+		if send == nil {
+			return nil
+		}
+		return send(context.Background(), writes) // the test may have waited for longer than it takes
+	}
+	return open
+}
+
+// waits returns when n writes wait for a transaction.
+func (g *gather) waits(t *testing.T, n int) {
+	t.Helper()
+	for range 2000 {
+		g.mu.Lock()
+		waiting := len(g.waiting)
+		g.mu.Unlock()
+		if waiting == n {
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
+	t.Fatalf("%d writes do not wait", n)
+}
+
+// Writes that arrive while the connections are busy share the next transactions, each of which
+// takes a bounded number.
+func TestGatheredWritesShareTransactions(t *testing.T) {
+	g := new(gather)
+	at := behindGate(g)
+	var all sync.WaitGroup
+	for n := range gatherAtOnce + 100 {
+		all.Go(func() {
+			if err := g.write(t.Context(), new(gathered)); err != nil {
+				t.Error(err)
+			}
+		})
+		g.waits(t, max(0, n+1-gatherAtOnce))
+	}
+	close(at.open)
+	all.Wait()
+	var sizes []int
+	for len(at.sizes) > 0 {
+		sizes = append(sizes, <-at.sizes)
+	}
+	slices.Sort(sizes)
+	if want := []int{1, 1, 1, 1, 100 - gatherMost, gatherMost}; !slices.Equal(sizes, want) {
+		t.Errorf("transactions of %d writes, want %d", sizes, want)
+	}
+	if err := g.write(t.Context(), new(gathered)); err != nil || g.running != 0 {
+		t.Errorf("afterwards: %v, and %d are running", err, g.running)
+	}
+}
+
+// A caller that gives up while its write waits takes it back, and one that gives up later gets the
+// result: what it reads must not change any more.
+func TestGatheredWriteIsTakenBack(t *testing.T) {
+	g := new(gather)
+	at := behindGate(g)
+	ctx, giveUp := context.WithCancel(t.Context())
+	results := make(chan error, gatherAtOnce+1)
+	for range gatherAtOnce {
+		go func() { results <- g.write(ctx, new(gathered)) }()
+	}
+	for started := 0; started < gatherAtOnce; time.Sleep(time.Millisecond) {
+		g.mu.Lock()
+		started = g.running
+		g.mu.Unlock()
+	}
+	late := make(chan error, 1)
+	go func() { late <- g.write(ctx, new(gathered)) }()
+	g.waits(t, 1)
+	giveUp()
+	if err := <-late; !errors.Is(err, context.Canceled) {
+		t.Error("it was sent after all:", err)
+	}
+	close(at.open)
+	for range gatherAtOnce {
+		if err := <-results; err != nil {
+			t.Error("one that was on its way:", err)
+		}
+	}
+}
+
+// A write whose statements panic fails its own caller. The others of its transaction do theirs
+// alone, and the gather goes on.
+func TestGatheredPanicStaysWithItsCaller(t *testing.T) {
+	g := &gather{send: func(_ context.Context, writes []*gathered) error {
+		for _, w := range writes {
+			w.statements()
+		}
+		return nil
+	}}
+	bad := &gathered{statements: func() (_, _ []statement) { panic("a fault") }}
+	func() {
+		defer func() {
+			if recover() == nil {
+				t.Error("no panic")
+			}
+		}()
+		_ = g.write(t.Context(), bad)
+	}()
+	good := &gathered{statements: func() (_, _ []statement) { return nil, nil }}
+	if err := g.write(t.Context(), good); err != nil {
+		t.Error(err)
+	}
+}
+
+// Two first logins with one number, and a step that is too large for its column, are in one
+// transaction with the writes of other logins. Those succeed, and each fault meets its own caller.
+func TestGatheredWriteFailsAlone(t *testing.T) {
+	onServers(t, func(t *testing.T, _, address string) {
+		s := started(t, handles(t, address))
+		users := s.Users(true, settings)
+		gathers := s.db.pools.Load().gathers[gathering{light, true}]
+		at := behindGate(gathers)
+		var all sync.WaitGroup
+		ids := make([]string, 12)
+		for i := range ids {
+			all.Go(func() {
+				// Numbers 0 and 1 are equal.
+				number := fmt.Sprintf("1380000%04d", max(i, 1))
+				u, err := users.Login(t.Context(), user.Login{AppID: "wx1", OpenID: "o", Phone: phone(t, number)})
+				if err != nil {
+					t.Errorf("login %d: %v", i, err)
+				}
+				ids[i] = u.ID
+			})
+		}
+		gathers.waits(t, len(ids)-gatherAtOnce)
+		all.Go(func() {
+			found, err := s.Lease(t.Context(), "a", now, time.Hour, login.Key{1}, login.Key{2})
+			if err != nil || !found[0].Leased || !found[1].Leased {
+				t.Errorf("lease: %+v, %v", found, err)
+			}
+		})
+		gathers.waits(t, len(ids)-gatherAtOnce+1)
+		close(at.open)
+		all.Wait()
+		if ids[0] != ids[1] {
+			t.Error("two users for one number")
+		}
+		slices.Sort(ids)
+		if n := len(slices.Compact(ids)); n != 11 {
+			t.Errorf("%d users, want 11", n)
+		}
+	})
+}
+
+// Two replicas get the same codes in opposite orders. Neither of their transactions waits for the
+// other's, which a database would notice only after a second.
+func TestGatheredLeasesDoNotDeadlock(t *testing.T) {
+	onServers(t, func(t *testing.T, _, address string) {
+		open := handles(t, address)
+		a, b := started(t, open), started(t, open)
+		for round := range 20 {
+			var both sync.WaitGroup
+			for n, s := range []*Store{a, b} {
+				both.Go(func() {
+					writes := make([]*gathered, 20)
+					for i := range writes {
+						step := login.Key{byte(round), byte(i), 1}
+						if n == 1 {
+							step = login.Key{byte(round), byte(19 - i), 1}
+						}
+						writes[i] = &gathered{statements: func() (_, _ []statement) {
+							return s.leaseSteps(fmt.Sprint(n), time.Hour, step), nil
+						}}
+					}
+					if err := s.db.together(t.Context(), s.db.pools.Load().write, light, writes); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			both.Wait()
+		}
+	})
+}
+
+// Neighbours that differ in their row only become one statement.
+func TestRowsAreJoined(t *testing.T) {
+	insert := func(n byte) statement {
+		return onRow([]byte{n}, "(?, ?)", say(`INSERT INTO t (a, b) VALUES (?, ?)`, n, n))
+	}
+	list := []statement{insert(3), say(`SELECT 1`), insert(1), onRow([]byte{2}, "?", say(`DELETE FROM t WHERE a IN (?)`, byte(2))), insert(2)}
+	slices.SortStableFunc(list, byLocks)
+	var got []string
+	for _, st := range joinRows(list) {
+		got = append(got, fmt.Sprint(st.query, st.args))
+	}
+	want := []string{`DELETE FROM t WHERE a IN (?)[2]`, `INSERT INTO t (a, b) VALUES (?, ?), (?, ?), (?, ?)[1 1 2 2 3 3]`, `SELECT 1[]`}
+	if !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
