@@ -104,7 +104,7 @@ func runDemo(ctx context.Context, out io.Writer, config string, once bool) error
 		return err
 	}
 	defer func() { _ = caddy.Stop() }()
-	d.say("caddy with %s    %s  (started in %s)", filepath.Base(config), d.gateway, since(start))
+	d.say("caddy with %-23s%s  (started in %s)", filepath.Base(config), d.gateway, since(start))
 	d.say("the sample API behind it          http://%s", upstream)
 	d.say("the simulator in WeChat's place   %s", d.wechat)
 
