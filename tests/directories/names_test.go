@@ -86,6 +86,7 @@ func TestReloadWithAnotherDirectory(t *testing.T) {
 			g.Caddy.Setenv(name, value)
 		}
 		g.Caddy.Start(rig.ReplicaSite(shopHook + "}"))
+		g.AwaitStore(t)
 		p := g.MustLogin(t, number)
 		for _, mistaken := range []string{rig.ReplicaSite(crewHook + "}"), rig.ReplicaSite(), rig.ReplicaSite(crewHook + "realm crew\n}")} {
 			err := g.Caddy.Reload(mistaken)
@@ -276,6 +277,7 @@ func TestOtherDirectoryAfterAnOutage(t *testing.T) {
 	}
 	first, second := replicas[0], replicas[1]
 	first.Caddy.Start(rig.ReplicaSite(shopHook + "}"))
+	first.AwaitStore(t)
 	p := first.MustLogin(t, number)
 	server.Stop()
 	// The running process has the store open, so it knows the store's name.

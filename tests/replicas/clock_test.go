@@ -72,7 +72,7 @@ func TestReplicasWhoseClocksAreAMinuteApart(t *testing.T) {
 		p := replicas[0].MustLogin(t, number)
 		replicas[0].Logout(p.Token, "", false).Want(t, http.StatusNoContent)
 		replicas[2].Caddy.Stop()
-		replicas[2].Caddy.Restart()
+		replicas[2].Restart(t)
 		wantEndedEverywhere(t, replicas, p)
 		// The same holds for codes: sent to another replica, they lead to the same
 		// session.

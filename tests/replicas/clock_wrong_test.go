@@ -144,7 +144,7 @@ func TestWrongClockDeletesNobody(t *testing.T) {
 		})
 		right.WantEnded(t, p)
 		right.Caddy.Stop()
-		right.Caddy.Restart()
+		right.Restart(t)
 		right.WantEnded(t, p)
 
 		c.set(t, 1, 0)

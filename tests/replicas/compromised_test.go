@@ -316,6 +316,7 @@ func TestConfiguredKeyIsChangedFirst(t *testing.T) {
 		r.Caddy.Setenv(name, newEncryptionKey())
 	}
 	r.Caddy.Start(keyed(newOld, token("SIGN_OLD")))
+	r.AwaitStore(t)
 	p := r.MustLogin(t, number)
 	for range 2 {
 		out, err := command(t, r, keyed(newOld, token("SIGN_OLD")), "rekey", "--compromised")

@@ -77,7 +77,7 @@ func TestNobodyLogsInAgainAfterAMove(t *testing.T) {
 				t.Errorf("the user is %+v, not %s", again.UserInfo, gone.UserInfo.ID)
 			}
 			g.Caddy.Stop()
-			g.Caddy.Restart()
+			g.Restart(t)
 			g.WantSame(t, p, number)
 
 			if out, err := o.Try(t, "", "move", "{env.NEW_STORE}", "--encryption-key", "{env.NEW_KEY}"); err == nil || !strings.Contains(out, "was moved to "+pair[1]) {

@@ -38,7 +38,7 @@ func TestLargeTablesAreReadByIndex(t *testing.T) {
 			}
 			server.Fill(t, rig.Rounds(50_000, 1_000_000))
 			for _, r := range replicas {
-				r.Caddy.Restart() // at its start it reads all revocations, which is the whole table
+				r.Restart(t) // at its start it reads all revocations, which is the whole table
 			}
 
 			seen := watchStatements(t, server)

@@ -45,10 +45,10 @@ func TestUpgradeKeepsUsersAndSessions(t *testing.T) {
 			db.Run(t, statement)
 		}
 
-		r[0].Caddy.Restart()
+		r[0].Restart(t)
 		r[0].Get("/", p.Token).Want(t, http.StatusOK)
 		r[0].WantEnded(t, gone)
-		r[1].Caddy.Restart()
+		r[1].Restart(t)
 		next := r[1].WantSame(t, p, number)
 		r[0].Get("/", next.Token).Want(t, http.StatusOK)
 		for name, want := range map[string]string{"directory": "store", "wechat:" + rig.AppID: strings.TrimPrefix(r[0].WeChat.URL, "http://")} {

@@ -232,8 +232,23 @@ func (c *Caddy) Reload(caddyfile string) error {
 		return fmt.Errorf("caddy reload: %w\n%s", err, out)
 	}
 	c.file = caddyfile
-	c.closeIdle()
-	return nil
+	return c.settle()
+}
+
+// settle waits until a reload is over for clients. Caddy listens at the same address for the
+// former configuration and the next, and says that it has reloaded when it is about to close
+// the former listener: a connection that the kernel has given to that one gets an EOF.
+func (c *Caddy) settle() error {
+	defer c.closeIdle()
+	for deadline := time.Now().Add(CommandTime); ; time.Sleep(5 * time.Millisecond) {
+		twice, err := listensTwice(c.PID())
+		if err != nil || twice == "" { // an error: not Linux
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("after a reload, two listeners are still at %s", twice)
+		}
+	}
 }
 
 // closeIdle closes the idle connections of the clients. After a reload the former
@@ -304,7 +319,7 @@ func (c *Caddy) Load(caddyfile string) error {
 		out, err := c.admin(r)
 		if err == nil {
 			c.file = caddyfile
-			return nil
+			return c.settle()
 		}
 		var lost *url.Error
 		if try == loadTries || !errors.As(err, &lost) || lost.Timeout() {

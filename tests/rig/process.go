@@ -42,6 +42,43 @@ func Resident(t testing.TB, pid int) (bytes int) {
 	return bytes << 10
 }
 
+// listensTwice returns an address at which a process has more than one TCP listener, or "".
+// It needs Linux.
+func listensTwice(pid int) (address string, err error) {
+	dir := fmt.Sprintf("/proc/%d/", pid)
+	own := make(map[string]bool)
+	files, err := os.ReadDir(dir + "fd")
+	if err != nil {
+		return "", err
+	}
+	for _, f := range files {
+		to, _ := os.Readlink(dir + "fd/" + f.Name()) // it may be closed by now
+		if inode, ok := strings.CutPrefix(to, "socket:["); ok {
+			own[strings.TrimSuffix(inode, "]")] = true
+		}
+	}
+	seen := make(map[string]bool)
+	for _, table := range []string{"net/tcp", "net/tcp6"} {
+		text, err := os.ReadFile(dir + table)
+		if err != nil {
+			return "", err
+		}
+		for line := range strings.Lines(string(text)) {
+			const local, state, inode = 1, 3, 9
+			const listens = "0A"
+			f := strings.Fields(line)
+			if len(f) <= inode || f[state] != listens || !own[f[inode]] {
+				continue
+			}
+			if seen[f[local]] {
+				return f[local], nil
+			}
+			seen[f[local]] = true
+		}
+	}
+	return "", nil
+}
+
 // Usage is the resources that a process holds.
 type Usage struct {
 	Goroutines, Files, Sockets int

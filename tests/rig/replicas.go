@@ -1,8 +1,10 @@
 package rig
 
 import (
+	"net/http"
 	"sync"
 	"testing"
+	"time"
 )
 
 // ReplicaSite is GatewaySite with the database in the environment; see Database.Environ.
@@ -45,7 +47,28 @@ func PrepareReplicasOf(t testing.TB, db *Database, n int, binary string) []*Gate
 	return replicas
 }
 
-// StartReplicas starts them at the same moment. If one does not start, the test ends.
+// openTime is how long a gateway may need to open its store on a busy machine. It serves
+// without one too, and tries again and again.
+const openTime = 60 * time.Second
+
+// AwaitStore waits until logins work. A database server that is slow at the gateway's start
+// is an outage to it.
+func (r *Gateway) AwaitStore(t testing.TB) {
+	t.Helper()
+	Await(t, openTime, "the store is open and logins work", func() bool {
+		return r.Get("/auth/wx/health", "").Status == http.StatusOK
+	})
+}
+
+// Restart runs the gateway again as it was, and waits until logins work.
+func (r *Gateway) Restart(t testing.TB) {
+	t.Helper()
+	r.Caddy.Restart()
+	r.AwaitStore(t)
+}
+
+// StartReplicas starts them at the same moment, and waits until logins work at each. If one
+// does not start, the test ends.
 func StartReplicas(t testing.TB, replicas []*Gateway, caddyfile string) {
 	t.Helper()
 	errs := make([]error, len(replicas))
@@ -58,5 +81,8 @@ func StartReplicas(t testing.TB, replicas []*Gateway, caddyfile string) {
 		if err != nil {
 			t.Fatalf("starting replica %d: %v\n%s", i, err, replicas[i].Caddy.Log.tail())
 		}
+	}
+	for _, r := range replicas {
+		r.AwaitStore(t)
 	}
 }
