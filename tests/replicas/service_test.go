@@ -4,7 +4,6 @@ import (
 	"net/http"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat/wechattest"
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
@@ -57,11 +56,8 @@ func TestUserIsThrownOutEverywhere(t *testing.T) {
 			socket := rig.OpenSocket(t, b.Caddy.Addr, "/ws", p.Token)
 			socket.Alive(t)
 			b.WantAlive(t, p)
-			start := time.Now()
 			c.throw(p)
-			if late := socket.Ends(t, feedTime).Sub(start); late > feedTime {
-				t.Errorf("%s: the WebSocket ended after %s", c.name, late)
-			}
+			socket.Ends(t, patience) // logout_test.go measures how soon
 			wantEndedEverywhere(t, replicas, p)
 			silent := b.Silent(b.WeChat.Open(t, number).Code)
 			if c.silent == "" {
