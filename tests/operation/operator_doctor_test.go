@@ -58,7 +58,7 @@ func TestDoctorFindsFaults(t *testing.T) {
 	}{
 		{"nothing", doctorSite(good, sim, "", strict), nil, "", nil},
 		{"wrong secret", doctorSite("0123456789abcdef0123456789abcdef", sim, "", strict), nil, "", []finding{
-			{Check: "secret", Subject: "apps secret", Text: "stands in the configuration", Remedy: "{env.NAME}"},
+			{Check: "secret", Subject: "apps secret", Text: "is written in the configuration", Remedy: "{env.NAME}"},
 			{Check: "wechat", Subject: rig.AppID, Text: "errcode 40125", Remedy: "check the AppSecret"}}},
 		{"whitelist", doctorSite(good, sim, "", strict),
 			&wechattest.Fault{Kind: wechattest.Errcode, Errcode: 40164, Errmsg: "invalid ip 14.22.81.196 ipv6 ::ffff:14.22.81.196, not in whitelist rid: 65713974-7970e3f9-1a07ebbf"}, "",
@@ -75,7 +75,7 @@ func TestDoctorFindsFaults(t *testing.T) {
 			{Check: "clock", Subject: "WeChat's", Text: "differs from ours by ", Remedy: "NTP"},
 			{Check: "store", Text: "WeChat", Remedy: "realm"}}},
 		{"encryption key", doctorSite(good, sim, "encryption_key "+randomKey(), strict), nil, "", []finding{
-			{Check: "secret", Subject: "encryption_keys", Text: "stands in the configuration"},
+			{Check: "secret", Subject: "encryption_keys", Text: "is written in the configuration"},
 			{Check: "store", Text: "wrong encryption key"}}},
 		{"no store", doctorSite(good, sim, "store sqlite:{$HOME}/other/none.db", strict), nil, "", []finding{
 			{Check: "store", Text: "none.db", Remedy: "check that the database runs"}}},

@@ -1,6 +1,5 @@
-// Package cli holds what the operator's commands do, `caddy wx-auth …`: with an open store,
-// and a writer for the output. It knows neither Caddy nor where the configuration is read
-// from.
+// Package cli implements the operator's commands, `caddy wx-auth …`. It gets an open store and a
+// writer for the output. It does not know Caddy, nor how the configuration is read.
 package cli
 
 import (
@@ -26,7 +25,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
-// Store is a store of the configuration, with what the configuration says about it.
+// Store is a store of the configuration, with the settings that apply to it.
 type Store struct {
 	Name string
 	*store.Store
@@ -40,28 +39,30 @@ type Store struct {
 	Apps []string
 	// NewOpenID is the rule of the first site.
 	NewOpenID user.NewOpenID
-	// Sessions are the longest times among the sites.
+	// Sessions has the longest of each time among the sites.
 	Sessions session.Settings
-	// Directory holds the users. It returns an error if it cannot be asked.
+	// Directory is the directory of users. Its methods return an error if the directory cannot be
+	// reached.
 	Directory account.Directory
-	// External means that users live in a directory outside of the store.
+	// External means that the users are in a directory outside of the store.
 	External bool
 }
 
-// Site holds the demands of a site on tokens.
+// Site holds what a site requires of tokens.
 type Site struct {
 	token.Policy
-	// Static is the key in the configuration; nil: generated keys of Algorithm.
+	// Static is the signing key in the configuration. If it is nil, generated keys of Algorithm
+	// sign.
 	Static    *token.KeySet
 	Algorithm token.Algorithm
-	// TestLogin identifies the site's test login, for [session.Keys.Marks]; empty: none.
-	// TestUntil is when it ends.
+	// TestLogin identifies the site's test login, see [session.Keys.Marks]. It is empty if there is
+	// none. TestUntil is the time at which it ends.
 	TestLogin string
 	TestUntil time.Time
 }
 
-// accounts returns the operations on users. Events have no handlers outside of the
-// running gateway.
+// accounts returns the operations on users. It drops their events, because only the running gateway
+// has handlers for them.
 func (o *Store) accounts() account.Accounts {
 	return account.Accounts{
 		Directory: o.Directory, Store: o.Store,
@@ -74,16 +75,16 @@ func (o *Store) lookup() account.Lookup {
 	return account.Lookup{Directory: o.Directory, Store: o.Store, Elsewhere: o.External}
 }
 
-// Output takes the output of a command.
+// Output receives the output of a command.
 type Output struct {
 	io.Writer
-	// JSON is the form for scripts, instead of tables for people.
+	// JSON selects JSON, for scripts, instead of tables, for people.
 	JSON bool
 	// FullPhone writes phone numbers in full. Otherwise they are masked.
 	FullPhone bool
 }
 
-// json writes a value for scripts.
+// json writes a value as JSON.
 func (o Output) json(v any) error {
 	enc := json.NewEncoder(o)
 	enc.SetEscapeHTML(false)
@@ -91,8 +92,8 @@ func (o Output) json(v any) error {
 	return enc.Encode(v)
 }
 
-// table writes rows for people. Clients have written some of the cells, such as the user
-// agents: nothing in them may control the terminal.
+// table writes rows as a table. Some cells were written by clients, such as the user agents. So no
+// character in them may control the terminal.
 func (o Output) table(head string, rows [][]string) error {
 	w := tabwriter.NewWriter(o, 0, 0, 2, ' ', 0)
 	if head != "" {
@@ -107,7 +108,7 @@ func (o Output) table(head string, rows [][]string) error {
 	return w.Flush()
 }
 
-// visible replaces what is empty or cannot be printed.
+// visible replaces characters that cannot be printed with "?", and an empty text with "-".
 func visible(s string) string {
 	return cmp.Or(strings.Map(func(c rune) rune {
 		if c == '\t' || c != ' ' && !unicode.IsPrint(c) {
@@ -137,7 +138,7 @@ func (o Output) record(info map[string]any, p user.Phone) map[string]any {
 	return info
 }
 
-// moment formats a time for people.
+// moment formats a time for a table.
 func moment(t time.Time) string {
 	if t.IsZero() {
 		return "-"
@@ -145,10 +146,11 @@ func moment(t time.Time) string {
 	return t.UTC().Format("2006-01-02 15:04:05Z")
 }
 
-// interrupted adds what is done so far to the error of an interrupted command.
+// interrupted returns the error of a command. If the user has interrupted the command, the error
+// says what is done so far.
 func interrupted(err error, done string) error {
 	if errors.Is(err, context.Canceled) {
-		return fmt.Errorf("interrupted; %s: run it again, it goes on from there", done)
+		return fmt.Errorf("interrupted; %s: run the command again, and it continues from there", done)
 	}
 	return err
 }
@@ -156,7 +158,7 @@ func interrupted(err error, done string) error {
 // bar is a progress line on a terminal, rewritten in place. Without a terminal it prints
 // nothing.
 type bar struct {
-	out   *os.File // nil: none
+	out   *os.File // nil: there is no terminal
 	shown time.Time
 }
 
@@ -178,14 +180,14 @@ func (b *bar) show(format string, args ...any) {
 	fmt.Fprintf(b.out, eraseLine+format, args...)
 }
 
-// clear erases the line.
+// clear erases the progress line.
 func (b *bar) clear() {
 	if b.out != nil {
 		fmt.Fprint(b.out, eraseLine)
 	}
 }
 
-// blocks draws the share that part has of whole.
+// blocks draws part of whole as a progress bar.
 func blocks(part, whole int64) string {
 	const width = 30
 	full := width

@@ -17,29 +17,29 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
 )
 
-// Doctor collects what is right and wrong with an installation.
+// Doctor checks an installation, and collects the findings.
 type Doctor struct {
 	Findings []Finding
 }
 
 // Finding is the result of one check.
 type Finding struct {
-	// Check is the kind of check, such as "store", and Subject what was checked.
+	// Check is the kind of check, such as "store". Subject is what was checked.
 	Check   string `json:"check"`
 	Subject string `json:"subject,omitempty"`
 	State   State  `json:"state"`
-	// Text describes what was found, and Remedy what to do about it.
+	// Text describes what was found. Remedy says what to do about it.
 	Text   string `json:"text"`
 	Remedy string `json:"remedy,omitempty"`
 }
 
-// State says how good a finding is.
+// State is the severity of a finding.
 type State string
 
 const (
 	Fine  State = "ok"
 	Wrong State = "wrong"
-	// Note is for what may be right: only the operator knows.
+	// Note marks a finding of which only the operator knows whether it is right.
 	Note State = "note"
 )
 
@@ -64,7 +64,7 @@ func (d *Doctor) Write(out Output) error {
 		}
 	}
 	if wrong > 0 {
-		return fmt.Errorf("things that are wrong: %d", wrong)
+		return fmt.Errorf("%d findings are wrong", wrong)
 	}
 	return nil
 }
@@ -81,7 +81,7 @@ func (f Finding) String() string {
 	return fmt.Sprintf("%-5s  %-13s  %s", f.State, f.Check, visible(strings.Join(strings.Fields(text), " ")))
 }
 
-// failed adds an error, with its remedy, or a general one if it has none.
+// failed adds an error as a finding. If the error has no remedy of its own, it gets the given one.
 func (d *Doctor) failed(check, subject string, err error, remedy string) {
 	text := err.Error()
 	var r interface{ Remedy() string }
@@ -92,15 +92,16 @@ func (d *Doctor) failed(check, subject string, err error, remedy string) {
 	d.Add(Finding{check, subject, Wrong, text, remedy})
 }
 
-// unset is the default of variables that Caddyfile.example needs. No URL begins with it.
+// unset begins the default values of the variables that Caddyfile.example requires. No real URL
+// begins with it.
 const unset = "set://"
 
-// Configuration notes whether a directive can be used.
+// Configuration adds the finding about a directive of the configuration.
 func (d *Doctor) Configuration(subject string, err error) {
 	if err != nil {
 		remedy := "fix the line; `caddy validate` checks the rest of the configuration"
 		if strings.Contains(err.Error(), unset) {
-			remedy = "set the variable that is named behind it, as for Caddy itself: use --envfile, or its environment"
+			remedy = "set the variable that is named after set://, as for Caddy itself: use --envfile, or its environment"
 		}
 		d.failed("configuration", subject, err, remedy)
 		return
@@ -108,15 +109,15 @@ func (d *Doctor) Configuration(subject string, err error) {
 	d.Add(Finding{Check: "configuration", Subject: subject, State: Fine, Text: "it can be used"})
 }
 
-// Store checks a store by a write, and the clock against the database's. opened is the
-// result of opening it. offset is the database's clock minus ours.
+// Store checks that a store can be written, and compares the clocks. opened is the error from
+// opening the store, if any. offset is the database's clock minus ours.
 func (d *Doctor) Store(ctx context.Context, o *Store, opened error, offset time.Duration) {
 	if opened != nil {
 		d.failed("store", o.Name, opened, "check that the database runs and can be reached from here, and the user and password in its address")
 		return
 	}
 	if err := o.Probe(ctx); err != nil {
-		d.failed("store", o.Name, err, "let the user that runs Caddy write to it; see whether the disk is full")
+		d.failed("store", o.Name, err, "let the user that runs Caddy write to it; check whether the disk is full")
 		return
 	}
 	survey, err := o.Survey(ctx)
@@ -147,14 +148,14 @@ func (d *Doctor) clock(whose string, offset time.Duration) {
 	d.Add(f)
 }
 
-// WeChat checks that WeChat can be reached and accepts the secret of an app and our
-// address, by one call that changes nothing.
+// WeChat makes a call that changes nothing. It checks that WeChat can be reached, and accepts the
+// app's secret and our address.
 func (d *Doctor) WeChat(ctx context.Context, client *wechat.Client, app wechat.App, now func() time.Time) {
 	asked := now()
 	date, err := client.Probe(ctx, app)
 	took := now().Sub(asked)
 	if !date.IsZero() {
-		// The header has whole seconds, cut off.
+		// The header Date is truncated to whole seconds.
 		offset := date.Add(500 * time.Millisecond).Sub(asked.Add(took / 2))
 		d.clock("WeChat's", offset)
 	}
@@ -171,7 +172,7 @@ func (d *Doctor) wechat(app wechat.App, err error, good string) {
 		d.Add(Finding{Check: "wechat", Subject: app.ID, State: Fine, Text: good})
 		return
 	}
-	remedy := "check DNS, the firewall and the way out to the internet from here; then try again"
+	remedy := "check DNS, the firewall and the outgoing internet connection of this machine; then try again"
 	text := err.Error()
 	var e *wechat.Error
 	if errors.As(err, &e) {
@@ -183,7 +184,7 @@ func (d *Doctor) wechat(app wechat.App, err error, good string) {
 	d.Add(Finding{"wechat", app.ID, Wrong, text, remedy})
 }
 
-// Users notes whether an external directory of users is usable.
+// Users adds the finding about an external directory of users.
 func (d *Doctor) Users(name string, err error) {
 	if err != nil {
 		d.failed("users", name, err, "check that the directory runs, and its line in the configuration")
@@ -195,13 +196,13 @@ func (d *Doctor) Users(name string, err error) {
 // Proxies describes which proxies a server of the configuration trusts.
 type Proxies struct {
 	Server string
-	// Ranges are the trusted networks. Trusted is set if there are any, or another source
-	// of them.
+	// Ranges are the trusted networks. Trusted is set if there are any, or if another source lists
+	// them.
 	Ranges          []string
 	Trusted, Strict bool
 }
 
-// Proxies checks whether a client can choose its address, by which login_rate counts.
+// Proxies checks whether a client can forge its address. login_rate counts by this address.
 func (d *Doctor) Proxies(p Proxies) {
 	f := Finding{Check: "proxies", Subject: "server " + p.Server, State: Fine, Text: "trusted_proxies is strict"}
 	everybody := ""
@@ -212,20 +213,20 @@ func (d *Doctor) Proxies(p Proxies) {
 	}
 	switch {
 	case everybody != "":
-		f.State, f.Text = Wrong, "trusted_proxies has "+everybody+", so every client can say which address it has, and pass every limit"
+		f.State, f.Text = Wrong, "trusted_proxies has "+everybody+", so every client can claim any address, and escape every limit"
 		f.Remedy = "name the networks of your proxies only, such as private_ranges"
 	case !p.Trusted:
-		f.State, f.Text = Note, "there is no trusted_proxies, which is right where clients connect to Caddy directly"
+		f.State, f.Text = Note, "there is no trusted_proxies, which is right if clients connect to Caddy directly"
 		f.Remedy = "behind a load balancer write servers { trusted_proxies static private_ranges, and in the next line trusted_proxies_strict } in the global options"
 	case !p.Strict:
-		f.State, f.Text = Wrong, "trusted_proxies is not strict, so a client can say which address it has, and pass every limit"
+		f.State, f.Text = Wrong, "trusted_proxies is not strict, so a client can claim any address, and escape every limit"
 		f.Remedy = "add trusted_proxies_strict in servers { } of the global options"
 	}
 	d.Add(f)
 }
 
-// SecretFile checks that nobody but its owner and group can read a file that holds secrets.
-// A file that does not exist is left out.
+// SecretFile checks that only the owner and the group of a file with secrets can read it. It skips
+// a file that does not exist.
 func (d *Doctor) SecretFile(what, path string) {
 	info, err := os.Stat(path)
 	if err != nil || runtime.GOOS == "windows" {
@@ -233,15 +234,15 @@ func (d *Doctor) SecretFile(what, path string) {
 	}
 	f := Finding{"file", path, Fine, fmt.Sprintf("%s has mode %04o", what, info.Mode().Perm()), ""}
 	if info.Mode().Perm()&0o006 != 0 && reachable(path) {
-		f.State, f.Remedy = Wrong, "chmod 600 "+path+" (or 640, for a group that may)"
+		f.State, f.Remedy = Wrong, "chmod 600 "+path+" (or 640, if a group may read it)"
 		f.Text += ": every user of this machine can use it"
 	}
 	d.Add(f)
 }
 
-// reachable reports whether users other than the owner and the group can come to a file:
-// each directory on the way lets them through. Secrets that a container gets are readable by
-// all, as there is nobody else.
+// reachable reports whether other users can reach a file, because each directory above it lets them
+// through. The secrets of a container do not count: they are readable by all users, but the
+// container has no others.
 func reachable(path string) bool {
 	path, err := filepath.Abs(path)
 	if err != nil || strings.HasPrefix(path, "/run/secrets/") || strings.HasPrefix(path, "/var/run/secrets/") {
@@ -257,13 +258,13 @@ func reachable(path string) bool {
 	}
 }
 
-// Literal notes a secret that stands in the configuration itself.
+// Literal adds the finding about a secret that is written in the configuration itself.
 func (d *Doctor) Literal(name string) {
-	d.Add(Finding{"secret", name, Wrong, "it stands in the configuration, which is in backups, in version control and at the admin endpoint",
+	d.Add(Finding{"secret", name, Wrong, "it is written in the configuration, which is copied to backups and version control, and is shown by the admin endpoint",
 		"write {env.NAME} or {file./absolute/path} instead, and change the secret if others have seen it"})
 }
 
-// NoLiterals notes that there is no such secret.
+// NoLiterals adds the finding that there is no such secret.
 func (d *Doctor) NoLiterals() {
-	d.Add(Finding{Check: "secret", State: Fine, Text: "none stands in the configuration itself"})
+	d.Add(Finding{Check: "secret", State: Fine, Text: "no secret is written in the configuration itself"})
 }

@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// LoadEnvFile sets the environment variables of a file, as Caddy's --envfile does: those
-// that are set already keep their value. Its errors hold no value.
+// LoadEnvFile sets the environment variables that are listed in a file, as Caddy's --envfile does.
+// A variable that is set already keeps its value. Errors contain no value.
 func LoadEnvFile(path string) error {
 	file, err := os.Open(path)
 	if err != nil {
@@ -26,7 +26,7 @@ func LoadEnvFile(path string) error {
 		if !ok || key == "" || strings.Contains(key, " ") || strings.HasPrefix(value, " ") || strings.HasPrefix(value, "\t") {
 			return fmt.Errorf("%s, line %d: write KEY=VALUE, without blanks around the =", path, n)
 		}
-		// A comment after the value ends it, even within quotes. That is Caddy's rule.
+		// By Caddy's rule, a # begins a comment even within quotes.
 		if before, _, found := strings.Cut(value, "#"); found {
 			value = strings.TrimRight(before, " \t")
 		}

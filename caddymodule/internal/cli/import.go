@@ -35,7 +35,7 @@ func (o *Store) Import(ctx context.Context, out Output, file *os.File) error {
 	fmt.Fprintf(os.Stderr, "%s: %d users and %d openids are new, %d lines were known, %d refused.\n", o.Name, sum.NewUsers, sum.Bound, sum.Known, sum.Refused)
 	switch {
 	case errors.Is(err, context.Canceled):
-		return fmt.Errorf("interrupted after line %d: run it again, it skips what is imported", sum.Line)
+		return fmt.Errorf("interrupted after line %d: run the command again, and it skips what is already imported", sum.Line)
 	case err != nil:
 		return fmt.Errorf("after line %d: %w", sum.Line, err)
 	case sum.Refused > 0:

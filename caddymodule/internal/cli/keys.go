@@ -10,7 +10,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/token"
 )
 
-// keyRecord is a signing key for scripts.
+// keyRecord is a signing key in JSON.
 type keyRecord struct {
 	ID         string          `json:"kid"`
 	Algorithm  token.Algorithm `json:"algorithm"`
@@ -28,10 +28,10 @@ func pointer(t time.Time) *time.Time {
 	return &t
 }
 
-// Keys lists the keys that sign tokens, for each store.
+// Keys lists the signing keys of each store.
 type Keys []map[string]any
 
-// Add lists the keys of a store. For people it writes them at once.
+// Add adds the keys of a store to the list for JSON, or writes them as a table at once.
 func (list *Keys) Add(ctx context.Context, out Output, o *Store, now time.Time) error {
 	infos, err := o.signingKeys(ctx, now)
 	if err != nil {
@@ -62,7 +62,7 @@ func (list *Keys) Add(ctx context.Context, out Output, o *Store, now time.Time) 
 	return out.table("KID | ALGORITHM | GENERATION | USE | SIGNS FROM | UNTIL", rows)
 }
 
-// Write writes what Add has collected for scripts.
+// Write writes the list as JSON.
 func (list Keys) Write(out Output) error {
 	if !out.JSON {
 		return nil
@@ -95,7 +95,7 @@ func (o *Store) hasRing(alg token.Algorithm) bool {
 	return false
 }
 
-// RotateKeys makes the next key of each ring, and returns the number of rings.
+// RotateKeys generates the next key of each ring, and returns the number of rings.
 func (o *Store) RotateKeys(ctx context.Context, out Output, now time.Time) (rings int, err error) {
 	fmt.Fprintln(out, o.Name)
 	for _, ring := range o.Rings {
@@ -120,7 +120,7 @@ func rotation(next token.KeyInfo, stored bool) string {
 	return fmt.Sprintf("%s: published already, signs from %s. There is nothing to do.", name, moment(next.SignsFrom))
 }
 
-// DropKey drops a compromised key. found is false if the store does not have it.
+// DropKey deletes a compromised key. found is false if the store does not have it.
 func (o *Store) DropKey(ctx context.Context, out Output, kid string, now time.Time) (found bool, err error) {
 	if len(o.Rings) == 0 {
 		return false, nil
@@ -138,7 +138,7 @@ func (o *Store) DropKey(ctx context.Context, out Output, kid string, now time.Ti
 	}
 	fmt.Fprintln(out)
 	if dropped.Use != token.Next && dropped.Use != token.Over {
-		fmt.Fprintln(out, "Tokens that it signed are refused by each replica within a minute; clients refresh then, and sessions go on.")
+		fmt.Fprintln(out, "Within a minute, each replica refuses the tokens that it signed. Clients then refresh, and sessions stay open.")
 		fmt.Fprintln(out, "Backends that verify tokens themselves accept them until they read the JWKS again, within five minutes.")
 	}
 	return true, nil

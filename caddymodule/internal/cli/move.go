@@ -23,10 +23,10 @@ func (o *Store) Move(ctx context.Context, out Output, to *store.Store, name stri
 	bar.clear()
 	switch {
 	case errors.Is(err, context.Canceled):
-		return fmt.Errorf("interrupted: the old store stays closed; run it again, it goes on from there, or open the old store again with --undo")
+		return fmt.Errorf("interrupted: the old store stays closed; run the command again, and it continues from there, or open the old store again with --undo")
 	case err != nil:
 		if m, readErr := o.MovedTo(ctx); readErr == nil && m != nil && !m.Done {
-			err = fmt.Errorf("%w\nThe old store is closed: run it again, or open it with --undo", err)
+			err = fmt.Errorf("%w\nThe old store is closed: run the command again, or open the old store with --undo", err)
 		}
 		return err
 	case out.JSON:
@@ -43,12 +43,12 @@ func (o *Store) Move(ctx context.Context, out Output, to *store.Store, name stri
 	if err := out.table("TABLE | ROWS", rows); err != nil {
 		return err
 	}
-	fmt.Fprintf(out, "\nEverything is in %s, counted in both. %s is closed: it takes no writes.\n", name, o.Name)
-	fmt.Fprintln(out, "Now write the new store and its encryption_key into the configuration, and reload. Until then tokens go on, and logins are 503.")
+	fmt.Fprintf(out, "\nEverything is in %s, counted in both. %s is closed: it accepts no writes.\n", name, o.Name)
+	fmt.Fprintln(out, "Now write the new store and its encryption_key into the configuration, and reload. Until then tokens stay valid, and logins answer 503.")
 	return nil
 }
 
-// UndoMove opens a store again that was moved.
+// UndoMove opens a store again after a move.
 func (o *Store) UndoMove(ctx context.Context, out Output) error {
 	m, err := o.OpenAgain(ctx)
 	switch {
@@ -61,7 +61,7 @@ func (o *Store) UndoMove(ctx context.Context, out Output) error {
 	}
 	fmt.Fprintf(out, "%s is open again.\n", o.Name)
 	if m.Done {
-		fmt.Fprintf(out, "What has happened in %s since the move is not here. Do not use both: a session that ends in one goes on in the other.\n", m.To)
+		fmt.Fprintf(out, "Changes that were made in %s since the move are not here. Do not use both stores: a session that ends in one stays open in the other.\n", m.To)
 	}
 	return nil
 }

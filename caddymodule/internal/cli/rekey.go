@@ -28,7 +28,7 @@ func (o *Store) Rekey(ctx context.Context, out Output, compromised, force bool) 
 	}
 	n, err := o.Store.Rekey(ctx, store.Rekey{
 		Sessions: o.Sessions.Lifetime, Compromised: compromised,
-		Progress: func(seen int) { bar.show("%d values looked at", seen) },
+		Progress: func(seen int) { bar.show("%d values checked", seen) },
 	})
 	bar.clear()
 	if err != nil {
@@ -42,7 +42,7 @@ func (o *Store) Rekey(ctx context.Context, out Output, compromised, force bool) 
 	return o.Store.Trust(ctx)
 }
 
-// everyReplicaIsReady refuses to seal with a key that a running replica does not have.
+// everyReplicaIsReady returns an error if a running replica does not have the newest key.
 func (o *Store) everyReplicaIsReady(ctx context.Context) error {
 	keys, err := o.Store.Secrets(ctx)
 	if err != nil {
@@ -64,13 +64,13 @@ func (o *Store) everyReplicaIsReady(ctx context.Context) error {
 	}
 	return fmt.Errorf("%d of %d replicas do not have the newest encryption key (%s) of this configuration; nothing was changed:\n  %s\n"+
 		"Give every replica both keys, encryption_key <new> <old>, and reload it; then run this again. "+
-		"A replica that has stopped counts for two minutes. --force begins all the same: those that lack the key then answer 503",
+		"A replica that has stopped counts for two minutes. With --force the command begins nevertheless; replicas without the key then answer 503",
 		len(lack), len(replicas), newest, strings.Join(lack, "\n  "))
 }
 
-// abandon ends and deletes what a person with the old key and a copy of the database could
-// use, and replaces the generated signing keys. Sessions end first: a token of an ended
-// session is then signed with a former key.
+// abandon ends and deletes everything that a thief with the old key and a copy of the database
+// could use. Then it replaces the generated signing keys. The sessions end first, so that the
+// tokens of ended sessions are signed with a former key.
 func (o *Store) abandon(ctx context.Context, out Output, bar *bar, force bool) error {
 	if len(o.Static) > 0 && !force {
 		unchanged, err := o.Store.Distrust(ctx, slices.Compact(slices.Sorted(slices.Values(o.staticIDs()))))
@@ -78,12 +78,12 @@ func (o *Store) abandon(ctx context.Context, out Output, bar *bar, force bool) e
 			return err
 		}
 		if len(unchanged) > 0 {
-			return fmt.Errorf("the key that signs stands in the configuration (token { key … }, kid %s), where this cannot replace it, "+
-				"and tokens that it signs would outlive their sessions; nothing was changed. Change it, reload every replica, and run this again. "+
-				"If it is a new one already, --force", strings.Join(unchanged, " and "))
+			return fmt.Errorf("the signing key is in the configuration (token { key … }, kid %s), where this command cannot replace it, "+
+				"so tokens that it has signed would outlive their sessions; nothing was changed. Change the key, reload every replica, and run this again. "+
+				"If it is a new key already, use --force", strings.Join(unchanged, " and "))
 		}
 	}
-	n, err := o.Store.Abandon(ctx, func(seen int) { bar.show("%d rows looked at", seen) })
+	n, err := o.Store.Abandon(ctx, func(seen int) { bar.show("%d rows checked", seen) })
 	bar.clear()
 	if err != nil {
 		return err
@@ -96,8 +96,8 @@ func (o *Store) abandon(ctx context.Context, out Output, bar *bar, force bool) e
 	for _, k := range made {
 		fmt.Fprintf(out, "%s key %s signs from now on.\n", k.Algorithm, k.ID)
 	}
-	fmt.Fprintf(out, "%d signing keys are deleted; within a minute every replica refuses what they signed.\n", dropped)
-	fmt.Fprintln(out, "WeChat's access token in the copy is good for up to two hours (reset the AppSecret to end it); backends that verify tokens themselves keep the JWKS for up to five minutes.")
+	fmt.Fprintf(out, "%d signing keys are deleted; within a minute every replica refuses tokens that they signed.\n", dropped)
+	fmt.Fprintln(out, "WeChat's access token in the copy is valid for up to two hours (reset the AppSecret to end it); backends that verify tokens themselves keep the JWKS for up to five minutes.")
 	return nil
 }
 

@@ -28,7 +28,8 @@ func (o Output) sessions(list []session.Session, ends bool) error {
 	return o.table(head, rows)
 }
 
-// ListSessions lists the open sessions of a user, or all that are kept.
+// ListSessions lists a user's live sessions. If ended is set, it also lists the ended ones that are
+// still stored.
 func (o *Store) ListSessions(ctx context.Context, out Output, userID string, ended bool, now time.Time) error {
 	x, err := o.Export(ctx, userID)
 	switch {
@@ -65,7 +66,7 @@ func (o *Store) EndSessions(ctx context.Context, out Output, ids []string, now t
 	for _, id := range ids {
 		s, err := o.Session(ctx, id)
 		if errors.Is(err, session.ErrNotFound) {
-			missing = append(missing, fmt.Errorf("there is no session with the id %q, or it ended so long ago that it is forgotten", id))
+			missing = append(missing, fmt.Errorf("there is no session with the id %q, or it ended so long ago that it was deleted", id))
 			continue
 		}
 		var ended session.Ended
@@ -81,7 +82,7 @@ func (o *Store) EndSessions(ctx context.Context, out Output, ids []string, now t
 		case ended.Count == 0:
 			fmt.Fprintf(out, "The session %s of the user %s had ended before.\n", id, s.UserID)
 		default:
-			fmt.Fprintf(out, "The session %s of the user %s has ended, which every replica knows within 1.5 s.\n", id, s.UserID)
+			fmt.Fprintf(out, "The session %s of the user %s has ended. Every replica knows this within 1.5 s.\n", id, s.UserID)
 		}
 	}
 	if out.JSON {

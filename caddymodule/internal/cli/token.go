@@ -17,7 +17,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
-// ReadToken reads a token from a file: as it is, or as an Authorization header has it.
+// ReadToken reads a token from a file: the token alone, or an Authorization header with it.
 func ReadToken(in io.Reader) (string, error) {
 	text, err := io.ReadAll(io.LimitReader(in, 64<<10))
 	if err != nil {
@@ -30,35 +30,35 @@ func ReadToken(in io.Reader) (string, error) {
 		}
 	}
 	if raw == "" {
-		return "", errors.New("there is no token: write it to the standard input, or name a file that holds it")
+		return "", errors.New("there is no token: write it to the standard input, or name a file that contains it")
 	}
 	return raw, nil
 }
 
-// verdict is a site's answer about a token.
-type verdict struct {
+// decision is a site's decision about a token.
+type decision struct {
 	Issuer   string   `json:"issuer"`
 	Audience []string `json:"audience"`
 	Accepted bool     `json:"accepted"`
 	Reason   string   `json:"reason,omitempty"`
 }
 
-// inspected is a token with the verdicts.
+// inspected is a token with the decisions of all sites.
 type inspected struct {
 	Header   map[string]any `json:"header"`
 	Claims   map[string]any `json:"claims"`
 	Sealed   bool           `json:"sealed"`
 	Unsealed map[string]any `json:"unsealed,omitempty"`
 	Accepted bool           `json:"accepted"`
-	Sites    []verdict      `json:"sites"`
+	Sites    []decision     `json:"sites"`
 	Note     string         `json:"note,omitempty"`
 }
 
-// InspectToken shows what a token says, whether each site accepts it, and why not.
+// InspectToken shows what a token contains, whether each site accepts it, and if not, why.
 func (o *Store) InspectToken(ctx context.Context, out Output, raw string, unseal bool, now time.Time) error {
 	in, err := token.Inspect(raw)
 	if err != nil {
-		return errors.New("this is no token: an access token has three parts of base64url with dots in between (a refresh token cannot be inspected)")
+		return errors.New("this is not a token: an access token has three parts of base64url with dots in between (a refresh token cannot be inspected)")
 	}
 	i := inspected{Header: in.Header, Claims: in.Claims, Sealed: in.Sealed}
 	keys, err := o.Secrets(ctx)
@@ -92,7 +92,7 @@ func (o *Store) InspectToken(ctx context.Context, out Output, raw string, unseal
 				return err
 			}
 		}
-		i.Sites = append(i.Sites, verdict{site.Issuer, site.Audience, reason == "", reason})
+		i.Sites = append(i.Sites, decision{site.Issuer, site.Audience, reason == "", reason})
 		i.Accepted = i.Accepted || reason == ""
 	}
 	if unseal && identity != nil {
@@ -119,12 +119,13 @@ func (o *Store) keysOf(ctx context.Context, site Site, now time.Time) (*token.Ke
 	return nil, nil
 }
 
-// explainSession returns why a good token's session keeps it from being accepted.
+// explainSession is for a valid token. It returns the reason if the token is refused because of its
+// session.
 func (o *Store) explainSession(ctx context.Context, id *token.Identity) (reason, note string, err error) {
 	s, err := o.Session(ctx, id.SessionID())
 	switch {
 	case errors.Is(err, session.ErrNotFound):
-		return "", "its session is not in the store: it opened after the backup that was restored, or another store has it", nil
+		return "", "its session is not in the store: the session was opened after the backup that was restored, or it is in another store", nil
 	case err != nil:
 		return "", "", err
 	case !s.EndedAt.IsZero():
@@ -133,7 +134,7 @@ func (o *Store) explainSession(ctx context.Context, id *token.Identity) (reason,
 	return "", "", nil
 }
 
-// unsealed returns what the sealed claim of a token holds.
+// unsealed returns the contents of a token's sealed claim.
 func unsealed(id *token.Identity, in token.Inspection) map[string]any {
 	out := map[string]any{}
 	put(out, "phone", id.Phone())
@@ -187,7 +188,7 @@ func (i inspected) write(out Output, unseal bool) error {
 	case i.Sealed && !unseal:
 		rows = append(rows, []string{"wx", "sealed: --unseal shows it"})
 	case i.Sealed && i.Unsealed == nil:
-		rows = append(rows, []string{"wx", "sealed; it is shown only of a token that was signed here"})
+		rows = append(rows, []string{"wx", "sealed; it is shown only if the token was signed here"})
 	}
 	if err := out.table("", rows); err != nil {
 		return err
@@ -206,7 +207,7 @@ func (i inspected) write(out Output, unseal bool) error {
 	return nil
 }
 
-// claimText formats a claim; times are formatted for people.
+// claimText formats a claim for the table.
 func claimText(name string, value any) string {
 	switch value := value.(type) {
 	case string:

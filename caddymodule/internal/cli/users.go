@@ -13,12 +13,12 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
-// unknownUser is the error for an id that nobody has.
+// unknownUser returns the error for an id that no user has.
 func unknownUser(id string) error {
 	return fmt.Errorf("there is no user with the id %q", id)
 }
 
-// FindUsers shows the users that have a phone number, an openid or an id.
+// FindUsers shows the users with a given phone number, openid or id.
 func (o *Store) FindUsers(ctx context.Context, out Output, what, appid string, now time.Time) error {
 	ids, err := o.find(ctx, strings.TrimSpace(what), appid)
 	if err != nil {
@@ -52,8 +52,8 @@ func (o *Store) FindUsers(ctx context.Context, out Output, what, appid string, n
 	return o.table(out, users)
 }
 
-// find returns the ids that something may mean. A number is looked up only where users are
-// in the store.
+// find returns the ids of the users that a text may mean: a phone number, an openid or an id. A
+// number is looked up only if the users are in the store.
 func (o *Store) find(ctx context.Context, what, appid string) (ids []string, err error) {
 	country := "86"
 	if strings.HasPrefix(what, "+") {
@@ -62,9 +62,9 @@ func (o *Store) find(ctx context.Context, what, appid string) (ids []string, err
 	number, notNumber := user.ParsePhone(country, what)
 	switch {
 	case country == "" && o.External:
-		return nil, errors.New("users live in a directory of your own, which knows the phone numbers: find the user there, or by an openid")
+		return nil, errors.New("the users are in your own directory, which knows the phone numbers: find the user there, or by an openid")
 	case country == "" && notNumber != nil:
-		return nil, errors.New("this is no phone number in E.164, such as +8613800138000")
+		return nil, errors.New("this is not a phone number in E.164, such as +8613800138000")
 	case notNumber == nil && !o.External:
 		id, err := o.FindPhone(ctx, number)
 		if err != nil && !errors.Is(err, user.ErrUnknown) {
@@ -121,13 +121,13 @@ func state(u user.User) string {
 	return "active"
 }
 
-// pageSize is how many users are read at a time.
+// pageSize is the number of users that are read at a time.
 const pageSize = 1000
 
-// ListUsers lists users in the order of their ids, at most limit of them; 0 means all.
+// ListUsers lists at most limit users, in the order of their ids. A limit of 0 means all users.
 func (o *Store) ListUsers(ctx context.Context, out Output, after string, limit int) error {
 	if limit < 0 || after != "" && !user.ValidID(after) {
-		return errors.New("--limit is a number, and --after an id")
+		return errors.New("--limit must be a number of users, and --after an id")
 	}
 	records, written, next := []map[string]any{}, 0, after
 	for {
@@ -177,7 +177,7 @@ func (o *Store) page(out Output, users []user.User, first bool) error {
 	}
 	var rows [][]string
 	for _, u := range users {
-		if o.External { // nothing else is known here
+		if o.External { // this store knows only the id
 			rows = append(rows, []string{u.ID})
 			continue
 		}
@@ -190,7 +190,7 @@ func (o *Store) page(out Output, users []user.User, first bool) error {
 	return out.table(head, rows)
 }
 
-// ShowUser shows a user with openids and sessions.
+// ShowUser shows a user with their openids and sessions.
 func (o *Store) ShowUser(ctx context.Context, out Output, id string, now time.Time) error {
 	s, err := o.lookup().Show(ctx, id, now)
 	if errors.Is(err, user.ErrUnknown) {
@@ -244,7 +244,7 @@ func (o *Store) known(ctx context.Context, id string) error {
 	return unknownUser(id)
 }
 
-// DisableUser keeps a user from logging in, and ends the sessions.
+// DisableUser prevents a user from logging in, and ends their sessions.
 func (o *Store) DisableUser(ctx context.Context, out Output, id string, now time.Time) error {
 	if err := o.known(ctx, id); err != nil {
 		return err
@@ -277,19 +277,19 @@ func (o Output) did(id, what string, ended session.Ended, err error) error {
 	case errors.Is(err, user.ErrUnknown):
 		return unknownUser(id)
 	case err != nil:
-		return fmt.Errorf("%w\nThe same command goes on with what is left", err)
+		return fmt.Errorf("%w\nRun the same command again: it continues with the rest", err)
 	case o.JSON:
 		return o.json(map[string]any{"id": id, "done": what, "endedSessions": ended.Count})
 	}
 	fmt.Fprintf(o, "The user %s is %s", id, what)
 	if ended.Count > 0 {
-		fmt.Fprintf(o, "; %d sessions have ended, which every replica knows within 1.5 s", ended.Count)
+		fmt.Fprintf(o, "; %d sessions have ended, and every replica knows this within 1.5 s", ended.Count)
 	}
 	fmt.Fprintln(o, ".")
 	return nil
 }
 
-// ExportUser writes all that is kept about a user, as JSON.
+// ExportUser writes everything that the store contains about a user, as JSON.
 func (o *Store) ExportUser(ctx context.Context, out Output, id string) error {
 	x, err := o.Export(ctx, id)
 	if errors.Is(err, user.ErrUnknown) {
