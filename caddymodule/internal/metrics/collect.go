@@ -10,8 +10,8 @@ import (
 type gauge struct {
 	desc   *prometheus.Desc
 	labels int
-	// join returns one value for two readings of one series. Two configurations, or two
-	// sites, may have parts of it.
+	// join combines two values of one series. Two configurations, or two sites, may each report a
+	// value.
 	join func(a, b float64) float64
 }
 
@@ -23,8 +23,8 @@ func largest(a, b float64) float64  { return max(a, b) }
 func smallest(a, b float64) float64 { return min(a, b) }
 func sum(a, b float64) float64      { return a + b }
 
-// These are the gauges that other parts of the process have the values of. They are
-// passed to [Metrics.Read].
+// Other parts of the process report the values of these gauges. A gauge is passed to
+// [Metrics.Read].
 var (
 	BreakerOpen    = newGauge("wechat_breaker_open", "Whether the circuit breaker of a call is open.", largest, "wechat", "call")
 	AccessTokenAge = newGauge("access_token_age_seconds", "Time since the access token in use was fetched.", smallest, "wechat", "app")
@@ -35,21 +35,21 @@ var (
 
 var gauges = []*gauge{BreakerOpen, AccessTokenAge, CacheEntries, Sessions, FeedAge}
 
-// These have their values in per-core counters.
+// The values of these metrics are in per-core counters.
 var (
 	hitsDesc    = prometheus.NewDesc(namespace+"_token_cache_hits_total", "Tokens that were found in a cache of verified tokens.", nil, nil)
 	missesDesc  = prometheus.NewDesc(namespace+"_token_cache_misses_total", "Tokens that had to be verified.", nil, nil)
 	refusedDesc = prometheus.NewDesc(namespace+"_requests_refused_total", "Requests that were refused, by code; logins and refreshes are counted by their own metrics.", []string{"code"}, nil)
 )
 
-// reading is something that has values of a gauge.
+// reading is a source of values for a gauge.
 type reading struct {
 	of   *gauge
 	read func(yield func(value float64, labels ...string))
 }
 
-// Read has read called for each scrape, until remove is called. It yields the values that
-// are known.
+// Read registers a function that is called at each scrape, until remove is called. It must yield
+// the values that are known.
 func (m *Metrics) Read(of *gauge, read func(yield func(value float64, labels ...string))) (remove func()) {
 	r := &reading{of, read}
 	m.mu.Lock()
@@ -108,10 +108,11 @@ func (m *Metrics) Collect(to chan<- prometheus.Metric) {
 	}
 }
 
-// labels are the values of a gauge's labels, of which it has at most two.
+// labels are the values of a gauge's labels. A gauge has at most two.
 type labels [2]string
 
-// readAll returns the values of a gauge. A breaker that nothing has opened yet is closed.
+// readAll returns the values of a gauge. A circuit breaker for which no value is reported counts as
+// closed.
 func (m *Metrics) readAll(g *gauge) map[labels]float64 {
 	m.mu.Lock()
 	var all []*reading

@@ -20,18 +20,17 @@ import (
 
 const namespace = "caddy_wx_auth"
 
-// None is the app of a login whose appid is not known.
+// None is the label app for a login whose appid is not configured.
 const None = "none"
 
-// These are the kinds of logins. A request counts as a phone login if it could not be
-// read.
+// These are the kinds of logins. A request that could not be parsed counts as a phone login.
 const (
 	Phone  = "phone"
 	Silent = "silent"
 	Test   = "test"
 )
 
-// ok is the outcome of what succeeded.
+// ok is the outcome of a success.
 const ok = "ok"
 
 // buckets are the upper bounds of durations in seconds.
@@ -40,7 +39,7 @@ var (
 	storeBuckets = []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, 1, 5}
 )
 
-// Metrics are the process's metrics. It is a [prometheus.Collector].
+// Metrics holds the process's metrics. It implements [prometheus.Collector].
 type Metrics struct {
 	logins        *prometheus.CounterVec
 	phoneCodes    *prometheus.CounterVec
@@ -53,9 +52,9 @@ type Metrics struct {
 	panics        prometheus.Counter
 	build         prometheus.Gauge
 
-	// Hits and Misses are the lookups in the caches of verified tokens.
+	// Hits and Misses count the lookups in the caches of verified tokens.
 	Hits, Misses *counter.Counter
-	refused      map[problem.Code]*counter.Counter // of requests, by code
+	refused      map[problem.Code]*counter.Counter // refused requests, by code
 
 	mu      sync.Mutex
 	apps    map[string]bool
@@ -73,7 +72,7 @@ func New() *Metrics {
 	}
 	m := &Metrics{
 		logins:        count("logins_total", "Logins by outcome: ok, or the code of the refusal.", "app", "kind", "outcome"),
-		phoneCodes:    count("phone_codes_total", "Phone codes by what became of them; WeChat charges for each that was exchanged or lost.", "app", "fate"),
+		phoneCodes:    count("phone_codes_total", "Phone codes by their fate; WeChat charges for each that was exchanged or lost.", "app", "fate"),
 		refreshes:     count("refreshes_total", "Refreshes by outcome: ok, or the code of the refusal.", "outcome"),
 		calls:         count("wechat_calls_total", "Requests to WeChat by the class of the answer.", "wechat", "app", "call", "class"),
 		callTimes:     times("wechat_call_duration_seconds", "How long requests to WeChat took.", callBuckets, "wechat", "call"),
@@ -81,7 +80,7 @@ func New() *Metrics {
 		operations:    count("store_operations_total", "Operations of the store by outcome.", "store", "operation", "outcome"),
 		operationTime: times("store_operation_duration_seconds", "How long operations of the store took, with all retries.", storeBuckets, "store", "operation"),
 		panics: prometheus.NewCounter(prometheus.CounterOpts{
-			Namespace: namespace, Name: "panics_total", Help: "Requests that ended in a panic of the gateway's own.",
+			Namespace: namespace, Name: "panics_total", Help: "Requests that ended in a panic of the gateway's own code.",
 		}),
 		build: prometheus.NewGauge(prometheus.GaugeOpts{
 			Namespace: namespace, Name: "build_info", Help: "The version of caddy-wx-auth.", ConstLabels: prometheus.Labels{"version": version()},
@@ -100,7 +99,7 @@ func New() *Metrics {
 	return m
 }
 
-// Serves makes the series of an app and of its WeChat, at zero.
+// Serves creates the series of an app and its WeChat, with the value zero.
 func (m *Metrics) Serves(app, name string) {
 	name = cmp.Or(name, wechat.Own)
 	m.mu.Lock()
@@ -132,7 +131,7 @@ func (m *Metrics) serveApp(app string) {
 	}
 }
 
-// Stores makes the series of a store, at zero.
+// Stores creates the series of a store, with the value zero.
 func (m *Metrics) Stores(store string, operations []string) {
 	for _, operation := range operations {
 		m.operationTime.WithLabelValues(store, operation)
@@ -155,14 +154,14 @@ func (m *Metrics) PhoneCode(app string, fate login.Fate) {
 // Refresh counts a refresh by the code of its refusal, which is empty if it succeeded.
 func (m *Metrics) Refresh(code problem.Code) { m.refreshes.WithLabelValues(outcome(code)).Inc() }
 
-// Refused counts a request that was refused. It is for requests to the upstream, and for
-// those to endpoints that have no metric of their own.
+// Refused counts a refused request to the upstream, or to an endpoint that has no metric of its
+// own.
 func (m *Metrics) Refused(code problem.Code) { m.refused[code].Inc() }
 
 // Panic counts a panic.
 func (m *Metrics) Panic() { m.panics.Inc() }
 
-// Call counts a request to WeChat. Kind is zero if it was answered well.
+// Call counts a request to WeChat. kind is zero if it succeeded.
 func (m *Metrics) Call(name, app string, call wechat.Call, kind wechat.Kind, took time.Duration) {
 	m.calls.WithLabelValues(name, m.known(app), string(call), classOf(kind)).Inc()
 	m.callTimes.WithLabelValues(name, string(call)).Observe(took.Seconds())
@@ -179,7 +178,7 @@ func (m *Metrics) Operation(store, operation, outcome string, took time.Duration
 	m.operationTime.WithLabelValues(store, operation).Observe(took.Seconds())
 }
 
-// known returns the app if one of the process's configurations had it, else None.
+// known returns the app if a configuration of this process has had it, and else None.
 func (m *Metrics) known(app string) string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -202,8 +201,8 @@ func classOf(kind wechat.Kind) string {
 
 var calls = []wechat.Call{wechat.CallSession, wechat.CallToken, wechat.CallPhone}
 
-// loginCodes and refreshCodes are the outcomes whose series exist from the start; testCodes
-// are those of test logins only. The empty one is success.
+// loginCodes and refreshCodes are the outcomes whose series exist from the start. testCodes are
+// further outcomes of test logins. The empty code means success.
 var (
 	loginCodes = []problem.Code{
 		"", problem.InvalidRequest, problem.BodyTooLarge, problem.UnsupportedMediaType, problem.TooEarly, problem.RateLimited,
@@ -223,7 +222,7 @@ var (
 // module is the path under which a build lists this plugin.
 const module = "github.com/wx-auth/caddy-wx-auth"
 
-// version returns the version of this plugin in the build: "(devel)" for one from a work
+// version returns the version of this plugin in the build. It is "(devel)" for a build from a work
 // tree.
 func version() string {
 	info, found := debug.ReadBuildInfo()

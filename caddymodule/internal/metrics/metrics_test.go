@@ -13,10 +13,10 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
 )
 
-// gather returns the series of a registry with their values; of a histogram its count.
+// gather returns the series of a registry with their values. The value of a histogram is its count.
 func gather(t *testing.T, m *Metrics) map[string]float64 {
 	t.Helper()
-	reg := prometheus.NewPedanticRegistry() // as Caddy's, which checks what is collected
+	reg := prometheus.NewPedanticRegistry() // like Caddy's, it checks what is collected
 	if err := m.Register(reg); err != nil {
 		t.Fatal(err)
 	}
@@ -44,7 +44,7 @@ func gather(t *testing.T, m *Metrics) map[string]float64 {
 	return series
 }
 
-// Rates and absent() need the series before the first event.
+// rate() and absent() in alerts need the series to exist before the first event.
 func TestSeriesExistAtZero(t *testing.T) {
 	m := New()
 	m.Serves("wx1", "")
@@ -79,7 +79,8 @@ func TestSeriesExistAtZero(t *testing.T) {
 	}
 }
 
-// Two configurations have registries of their own, and what is counted between is in both.
+// Each configuration has its own registry. The counts outlive the first one, and appear in the
+// second.
 func TestCountsOutliveARegistry(t *testing.T) {
 	m := New()
 	m.Serves("wx1", "staging")
@@ -105,13 +106,13 @@ func TestCountsOutliveARegistry(t *testing.T) {
 	}
 }
 
-// A client that names an appid of its own choice makes no series.
+// A client sends an appid of its own choice. That must not create a series.
 func TestUnknownAppIsNone(t *testing.T) {
 	m := New()
 	m.Login("wx-of-a-client", Silent, problem.InvalidRequest)
 	got := gather(t, m)
 	if got["caddy_wx_auth_logins_total{app=none,kind=silent,outcome=invalid_request}"] != 1 {
-		t.Error("it was not counted")
+		t.Error("the login was not counted")
 	}
 	for series := range got {
 		if strings.Contains(series, "wx-of-a-client") {
@@ -120,7 +121,8 @@ func TestUnknownAppIsNone(t *testing.T) {
 	}
 }
 
-// During a reload, two configurations have values of one gauge. The one that warns wins.
+// During a reload, two configurations report values of one gauge. The value that would raise an
+// alert wins.
 func TestReadingsAreJoined(t *testing.T) {
 	m := New()
 	read := func(g *gauge, value float64, labels ...string) (remove func()) {

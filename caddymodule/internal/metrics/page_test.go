@@ -10,7 +10,7 @@ import (
 
 var quoted = regexp.MustCompile("[\"`](\\w+)[\"`]")
 
-// words returns what stands in quotes.
+// words returns the words in quotes.
 func words(text string) (list []string) {
 	for _, m := range quoted.FindAllStringSubmatch(text, -1) {
 		list = append(list, m[1])
@@ -18,8 +18,8 @@ func words(text string) (list []string) {
 	return list
 }
 
-// An operator writes alerts by the page's table. It has each metric with its labels, and no
-// other.
+// Operators write alerts from the table in docs/monitoring.md. The table must list each metric with
+// its labels, and no other.
 func TestPageHasEachMetric(t *testing.T) {
 	known := make(map[string][]string)
 	for _, file := range []string{"metrics.go", "collect.go"} {
@@ -46,7 +46,7 @@ func TestPageHasEachMetric(t *testing.T) {
 				if found[name] = true; !ok {
 					t.Errorf("%s has %s, which does not exist", page, name)
 				} else if has := words(row[2]); strings.Join(has, " ") != strings.Join(labels, " ") {
-					t.Errorf("%s: %s has the labels %v, and is said to have %v", page, name, labels, has)
+					t.Errorf("%s: %s has the labels %v, but the page lists %v", page, name, labels, has)
 				}
 			}
 		}
