@@ -9,10 +9,10 @@ import (
 )
 
 const (
-	// MaxClaims bounds a user's claims, in bytes of JSON. The token contains them,
-	// sealed, and is sent with every request.
+	// MaxClaims bounds a user's claims, in bytes of JSON. They are sealed in the token, which is
+	// sent with every request.
 	MaxClaims = 3 << 10
-	// MaxInfo bounds the directory's members of userInfo, in bytes of JSON.
+	// MaxInfo bounds what a directory adds to userInfo, in bytes of JSON.
 	MaxInfo = 64 << 10
 	// maxClaimName bounds a claim's name.
 	maxClaimName = 64
@@ -25,18 +25,18 @@ var ourClaims = []string{
 	"phone_number", "phone_number_verified",
 }
 
-// ReservedClaim reports whether a claim of this name, in any case, is reserved, so that
-// a directory must not set it.
+// ReservedClaim reports whether a directory must not set a claim of this name. Case does not
+// matter.
 func ReservedClaim(name string) bool {
 	return slices.ContainsFunc(ourClaims, func(ours string) bool { return strings.EqualFold(name, ours) })
 }
 
-// nobody are the texts that programming languages print for a missing id.
+// nobody lists the texts that programming languages print for a missing id.
 var nobody = []string{"undefined", "null", "nil", "None", "NaN", "NULL"}
 
-// Checked returns d with its answers checked, whatever d is. An answer that cannot be
-// right is [ErrMisconfigured]: an invalid id, another user than the requested one,
-// claims that are reserved or do not fit into a token, or too much data.
+// Checked returns a directory that checks the answers of d. It returns [ErrMisconfigured] for an
+// answer that cannot be right: an invalid id, another user than the requested one, claims that are
+// reserved or do not fit into a token, or too much data.
 func Checked(d Directory) Directory { return checked{d} }
 
 type checked struct{ Directory }
@@ -47,9 +47,8 @@ func (c checked) Login(ctx context.Context, l Login) (User, error) {
 		return User{}, err
 	}
 	if l.Silent() && l.UserID != "" && u.ID != l.UserID {
-		// Without a phone number, nothing proves that both ids belong to the same
-		// person.
-		return User{}, fmt.Errorf("%w: a login without a phone number, of user %s, was answered with another user; if the user no longer exists, answer that the user is unknown", ErrMisconfigured, l.UserID)
+		// Without a phone number, nothing proves that both users are the same person.
+		return User{}, fmt.Errorf("%w: the directory answered a login of user %s, without a phone number, with another user; if the user no longer exists, it must answer that the user is unknown", ErrMisconfigured, l.UserID)
 	}
 	return u, check(u)
 }
@@ -60,7 +59,7 @@ func (c checked) Check(ctx context.Context, id string) (User, error) {
 		return User{}, err
 	}
 	if u.ID != id {
-		return User{}, fmt.Errorf("%w: asked for user %s, it answered with another user", ErrMisconfigured, id)
+		return User{}, fmt.Errorf("%w: the directory was asked for user %s, and answered with another user", ErrMisconfigured, id)
 	}
 	return u, check(u)
 }
@@ -70,7 +69,7 @@ func check(u User) error {
 		return fmt.Errorf("%w: an id has 1 to 128 characters of visible ASCII, and no blanks; this one has %d bytes", ErrMisconfigured, len(u.ID))
 	}
 	if slices.Contains(nobody, u.ID) {
-		return fmt.Errorf("%w: the id %q is a program's text for a missing id", ErrMisconfigured, u.ID)
+		return fmt.Errorf("%w: the id %q is what a program prints for a missing id", ErrMisconfigured, u.ID)
 	}
 	for name := range u.Claims {
 		switch {
@@ -95,7 +94,7 @@ func fits(what string, members map[string]any, most int) error {
 		return fmt.Errorf("%w: %s cannot be written as JSON", ErrMisconfigured, what)
 	}
 	if len(text) > most {
-		return fmt.Errorf("%w: %s has %d bytes of JSON, of at most %d", ErrMisconfigured, what, len(text), most)
+		return fmt.Errorf("%w: %s has %d bytes of JSON, more than %d", ErrMisconfigured, what, len(text), most)
 	}
 	return nil
 }

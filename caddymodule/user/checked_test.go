@@ -9,20 +9,19 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
-// saying is a directory that always returns the same answer.
-type saying struct {
+// constant is a directory that always returns the same answer.
+type constant struct {
 	user user.User
 	err  error
 }
 
-func (s saying) Login(context.Context, user.Login) (user.User, error) { return s.user, s.err }
-func (s saying) Check(context.Context, string) (user.User, error)     { return s.user, s.err }
-func (s saying) Erase(context.Context, string) error                  { return s.err }
+func (c constant) Login(context.Context, user.Login) (user.User, error) { return c.user, c.err }
+func (c constant) Check(context.Context, string) (user.User, error)     { return c.user, c.err }
+func (c constant) Erase(context.Context, string) error                  { return c.err }
 
-// TestAnswersThatNoUserCanHaveAreRefused has a faulty backend return ids such as
-// "undefined", header injections, reserved claims and too much data. Each must be
-// refused at the login, or every such caller would become the same user, or "sub" would
-// be forged.
+// A faulty backend returns ids such as "undefined", header injections, reserved claims or too much
+// data. Each answer must be refused. Otherwise all callers with such an id would become one user,
+// or "sub" would be forged.
 func TestAnswersThatNoUserCanHaveAreRefused(t *testing.T) {
 	phone, err := user.ParsePhone("86", "13800138000")
 	if err != nil {
@@ -59,7 +58,7 @@ func TestAnswersThatNoUserCanHaveAreRefused(t *testing.T) {
 		"userInfo without JSON": {user.User{ID: "u1", Info: map[string]any{"c": make(chan int)}}, true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			d := user.Checked(saying{user: tc.says})
+			d := user.Checked(constant{user: tc.says})
 			_, err := d.Login(t.Context(), user.Login{Phone: phone})
 			if refused := errors.Is(err, user.ErrMisconfigured); refused != tc.refused || !refused && err != nil {
 				t.Errorf("login: %v", err)
@@ -72,16 +71,16 @@ func TestAnswersThatNoUserCanHaveAreRefused(t *testing.T) {
 	}
 }
 
-// TestNobodyElseThanAskedForIsTaken has a directory answer for another user than the
-// requested one: a silent login must not become another person's.
-func TestNobodyElseThanAskedForIsTaken(t *testing.T) {
+// A directory answers with another user than the requested one. A silent login must not open
+// another person's account.
+func TestOtherUserThanAskedIsRefused(t *testing.T) {
 	phone, _ := user.ParsePhone("86", "13800138000")
-	d := user.Checked(saying{user: user.User{ID: "u2"}})
+	d := user.Checked(constant{user: user.User{ID: "u2"}})
 	if _, err := d.Login(t.Context(), user.Login{UserID: "u1"}); !errors.Is(err, user.ErrMisconfigured) {
-		t.Errorf("a silent login of u1 became u2's: %v", err)
+		t.Errorf("a silent login of u1 was accepted for u2: %v", err)
 	}
 	if _, err := d.Check(t.Context(), "u1"); !errors.Is(err, user.ErrMisconfigured) {
-		t.Errorf("asked for u1, u2 was taken: %v", err)
+		t.Errorf("a check of u1 was answered with u2: %v", err)
 	}
 	// With a phone number the directory decides. It also decides on openids that only
 	// it knows.
@@ -92,11 +91,10 @@ func TestNobodyElseThanAskedForIsTaken(t *testing.T) {
 	}
 }
 
-// TestErrorsOfADirectoryPassAsTheyAre checks that the directory's errors are not
-// wrapped.
+// The directory's own errors are returned unchanged.
 func TestErrorsOfADirectoryPassAsTheyAre(t *testing.T) {
 	for _, want := range []error{user.ErrUnknown, user.ErrRegistrationClosed, errors.New("down")} {
-		d := user.Checked(saying{err: want})
+		d := user.Checked(constant{err: want})
 		_, err := d.Login(t.Context(), user.Login{})
 		_, err2 := d.Check(t.Context(), "u1")
 		if err != want || err2 != want || d.Erase(t.Context(), "u1") != want {

@@ -16,8 +16,8 @@ const callingCodes = " 1 7 " +
 	"800 808 81 82 84 850 852 853 855 856 86 870 878 880 881 882 883 886 888 " +
 	"90 91 92 93 94 95 960 961 962 963 964 965 966 967 968 970 971 972 973 974 975 976 977 979 98 992 993 994 995 996 998 "
 
-// ValidCountry reports whether code is a complete country calling code, such as "86":
-// digits only, neither a part of a code ("85") nor longer than one ("1264").
+// ValidCountry reports whether code is a complete country calling code in digits, such as "86". The
+// beginning of a code ("85") is not valid, and neither is a code with an area code ("1264").
 func ValidCountry(code string) bool {
 	calling, rest, ok := splitCode(code)
 	return ok && calling == code && rest == ""
@@ -33,9 +33,9 @@ func splitCode(s string) (code, rest string, ok bool) {
 	return "", "", false
 }
 
-// plan describes a country's numbers, as far as needed to distinguish a prefix from the
-// number itself. For a country without a plan nothing is removed, because a zero or a
-// repeated code may well belong to the number.
+// plan describes a country's numbers well enough to distinguish a prefix from the number itself.
+// For a country without a plan, nothing is removed from a number: a leading zero, or the country's
+// code, may belong to it.
 type plan struct {
 	// short and long are the minimum and maximum lengths of national numbers, without
 	// trunk prefix.
@@ -45,9 +45,9 @@ type plan struct {
 	trunk string
 }
 
-// plans has the countries in which most of WeChat's users live and whose numbers never
-// begin with the trunk prefix. Italy (39), Côte d'Ivoire (225), Benin (229), Gabon
-// (241) and Congo (242) are omitted on purpose: the zero is part of their numbers.
+// plans lists countries in which most of WeChat's users live. Their national numbers never begin
+// with the trunk prefix. Italy (39), Côte d'Ivoire (225), Benin (229), Gabon (241) and Congo (242)
+// are omitted on purpose: the zero is part of their numbers.
 var plans = map[string]plan{
 	"1":   {10, 10, ""},
 	"20":  {8, 10, "0"},
@@ -105,9 +105,9 @@ func (p plan) bare(number, code string) string {
 	}
 }
 
-// strip removes a repeated country code from number. It removes "0086" if the rest has
-// a valid length or the country's lengths are not known, and "86" only if the number is
-// too long with it and has a valid length without it.
+// strip removes a repeated country code from number. It removes "0086" if the rest has a valid
+// length, or if the country's lengths are unknown. It removes "86" only if the number is too long
+// with it, and has a valid length without it.
 func (p plan) strip(number, code string) string {
 	if rest, ok := strings.CutPrefix(number, "00"+code); ok && (p.long == 0 || p.fits(len(p.trunkless(rest)))) {
 		return rest
@@ -119,9 +119,9 @@ func (p plan) strip(number, code string) string {
 	return number
 }
 
-// trunkless removes the trunk prefix from number. A zero may be repeated. Any other
-// prefix is removed only if the number is too long with it, since Russian numbers may
-// begin with the 8 that is also dialled before them.
+// trunkless removes the trunk prefix from number. It removes all zeros of a repeated zero. It
+// removes any other prefix only if the number is too long with it, because Russian numbers may
+// begin with an 8, which is also the trunk prefix.
 func (p plan) trunkless(number string) string {
 	switch {
 	case p.trunk == "0":

@@ -14,9 +14,8 @@ import (
 // A printed Phone is masked.
 type Phone struct{ Country, National string }
 
-// Both limits include the calling code. E.164 allows 15 digits. The minimum is
-// generous: the shortest national numbers that a person can own, on small islands, have
-// four digits without the calling code.
+// Both limits include the calling code. E.164 allows 15 digits. The minimum is generous: on small
+// islands, the shortest numbers that a person can own have four digits without the calling code.
 const (
 	minDigits = 4
 	maxDigits = 15
@@ -38,11 +37,11 @@ func ParsePhone(country, national string) (Phone, error) {
 	}
 	code, _, ok := digits(country)
 	if !ok {
-		return Phone{}, fmt.Errorf("%w: the country code holds something else than digits", ErrPhone)
+		return Phone{}, fmt.Errorf("%w: the country code contains something other than digits", ErrPhone)
 	}
 	number, international, ok := digits(national)
 	if !ok {
-		return Phone{}, fmt.Errorf("%w: the number holds something else than digits", ErrPhone)
+		return Phone{}, fmt.Errorf("%w: the number contains something other than digits", ErrPhone)
 	}
 	code = strings.TrimLeft(code, "0") // "0086", "086"
 	if code == "" && international {
@@ -60,14 +59,13 @@ func ParsePhone(country, national string) (Phone, error) {
 	if international {
 		number, ok = strings.CutPrefix(number, calling)
 		if !ok {
-			return Phone{}, fmt.Errorf("%w: the number is of another country than the country code", ErrPhone)
+			return Phone{}, fmt.Errorf("%w: the number has another country than the country code", ErrPhone)
 		}
 	}
 	number = plan.bare(number, calling)
 	if area != "" {
-		// "1264" is Anguilla, whose numbers are +1 264 497 1234. The number shows
-		// whether it already includes the area code only if all numbers of the country
-		// have the same length.
+		// "1264" is Anguilla, whose numbers are +1 264 497 1234. Only if all numbers of a country
+		// have the same length, the length shows whether a number already includes the area code.
 		if plan.long != len(number) || plan.short != plan.long || !strings.HasPrefix(number, area) {
 			number = area + number
 		}
@@ -122,8 +120,8 @@ func (p Phone) String() string { return p.Masked() }
 // GoString is [Phone.Masked] for %#v.
 func (p Phone) GoString() string { return "user.Phone(" + p.Masked() + ")" }
 
-// digits removes from s the characters that people write between digits. plus reports a
-// plus sign before the first digit.
+// digits removes the characters that people write between digits. plus is true if there is a plus
+// sign before the first digit.
 func digits(s string) (out string, plus, ok bool) {
 	var b strings.Builder
 	for _, r := range s {
@@ -135,8 +133,8 @@ func digits(s string) (out string, plus, ok bool) {
 		case (r == '+' || r == '＋') && b.Len() == 0 && !plus:
 			plus = true
 		case strings.ContainsRune("().（）", r), unicode.Is(unicode.Pd, r), r == '−', unicode.IsSpace(r), unicode.Is(unicode.Cf, r):
-			// Brackets, dots, dashes, spaces, and the invisible direction marks that
-			// are copied along with a number from an address book, are skipped.
+			// Skip brackets, dots, dashes and spaces. Also skip the invisible direction marks that
+			// are copied along with a number from an address book.
 		default:
 			return "", false, false
 		}

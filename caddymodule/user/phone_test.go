@@ -9,8 +9,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
-// TestEverySpellingOfANumberIsOnePhone parses the spellings of one number. If two of
-// them differed, one person would become two users.
+// All spellings of one number must give the same Phone. If two differed, one person would become
+// two users.
 func TestEverySpellingOfANumberIsOnePhone(t *testing.T) {
 	for want, spellings := range map[string][][2]string{
 		"+8613800138000": {
@@ -46,8 +46,8 @@ func TestEverySpellingOfANumberIsOnePhone(t *testing.T) {
 	}
 }
 
-// TestTextThatIsNoPhoneNumberIsRefused parses other texts. The error must not contain
-// them, because it is logged and an almost correct number identifies a person.
+// A text that is not a phone number is refused. The error must not contain it: errors are logged,
+// and an almost correct number still identifies a person.
 func TestTextThatIsNoPhoneNumberIsRefused(t *testing.T) {
 	for _, c := range [][2]string{
 		{"", ""}, {"86", ""}, {"", "13800138000"}, {"0", "13800138000"}, {"86", "1380013800x"}, {"8x", "13800138000"},
@@ -66,8 +66,8 @@ func TestTextThatIsNoPhoneNumberIsRefused(t *testing.T) {
 	}
 }
 
-// TestTwoCountriesNumbersNeverCollide parses the same national numbers in many
-// countries: if two became equal, one user could log in as the other.
+// The same national number in two countries belongs to two people. If both gave the same Phone, one
+// could log in as the other.
 func TestTwoCountriesNumbersNeverCollide(t *testing.T) {
 	seen := map[string]string{}
 	for _, country := range []string{"1", "7", "20", "33", "39", "44", "49", "65", "81", "82", "86", "852", "853", "886", "225", "880"} {
@@ -84,8 +84,8 @@ func TestTwoCountriesNumbersNeverCollide(t *testing.T) {
 	}
 }
 
-// TestMaskedNumbersAreRecognizable masks and prints numbers of every length. An
-// operator can recognize a number, but nobody can restore it from a log.
+// Numbers are masked when they are printed. An operator can recognize a number in a log, but nobody
+// can restore it.
 func TestMaskedNumbersAreRecognizable(t *testing.T) {
 	for _, c := range []struct{ country, national, want string }{
 		{"86", "13800138000", "+86138****8000"},
@@ -114,12 +114,11 @@ func TestMaskedNumbersAreRecognizable(t *testing.T) {
 		}
 	}
 	if (user.Phone{}).Masked() != "" || (user.Phone{}).E164() != "" {
-		t.Error("no number is printed as one")
+		t.Error("the zero Phone is printed as a number")
 	}
 }
 
-// TestValidID checks ids against the characters that a header and a token carry
-// unchanged.
+// An id may only have characters that a header and a token carry unchanged.
 func TestValidID(t *testing.T) {
 	for id, want := range map[string]bool{
 		"u": true, "018f-…": false, "": false, "a b": false, "a\n": false, "~!x": true,
@@ -131,8 +130,8 @@ func TestValidID(t *testing.T) {
 	}
 }
 
-// FuzzParsePhoneIsStable parses the result of parsing again, whole and in parts: the
-// Phone must stay the same, so that stored numbers keep finding their user.
+// A Phone that is parsed again, as a whole or in its parts, must stay the same. Otherwise a stored
+// number would no longer find its user.
 func FuzzParsePhoneIsStable(f *testing.F) {
 	for _, s := range [][2]string{{"86", "13800138000"}, {"1264", "4971234"}, {"7", "89161234567"}, {"65", "656512345678"}, {"60", "606012345678"}, {"39", "0612"}, {"", "+886 0912"}} {
 		f.Add(s[0], s[1])
@@ -154,8 +153,8 @@ func FuzzParsePhoneIsStable(f *testing.F) {
 	})
 }
 
-// TestValidCountryTakesWholeCodesOnly checks the codes of a registration rule: "85"
-// must not open registration for a part of the world.
+// A registration rule lists country codes. "85" must not be valid, because it would open
+// registration for every code that begins with it.
 func TestValidCountryTakesWholeCodesOnly(t *testing.T) {
 	for code, want := range map[string]bool{
 		"86": true, "852": true, "1": true, "7": true, "886": true, "": false, "85": false, "8": false, "+86": false,

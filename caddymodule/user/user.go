@@ -10,24 +10,24 @@ import (
 )
 
 var (
-	// ErrUnknown means that the user is not known: a silent login by someone who has
-	// never logged in with a phone number, or an id that belongs to no user (any more).
+	// ErrUnknown means that the user is not known. Either somebody logs in silently who has never
+	// logged in with a phone number, or an id belongs to no user (any more).
 	ErrUnknown = errors.New("user unknown")
 
-	// ErrRegistrationClosed means that the phone number belongs to no user, and that
-	// unknown numbers, or those of its country, do not become users.
+	// ErrRegistrationClosed means that the phone number belongs to no user, and that no user is
+	// created for it: registration is closed, or closed for its country.
 	ErrRegistrationClosed = errors.New("registration is closed")
 
 	// ErrDisabled means that the user was disabled while they logged in.
 	ErrDisabled = errors.New("user disabled")
 
-	// ErrNewOpenID means that the user has, or last had, another WeChat account and
-	// that the rule is [Deny].
+	// ErrNewOpenID means that the rule is [Deny], and that the user has, or last had, another
+	// WeChat account.
 	ErrNewOpenID = errors.New("the user has another WeChat account")
 
-	// ErrMisconfigured means that the directory cannot work until its operator has
-	// fixed something: a wrong query, secret or address, or an answer that no user can
-	// have. The text names the fault; it goes into the log.
+	// ErrMisconfigured means that the directory cannot work until its operator has fixed something:
+	// a wrong query, secret or address, or an answer that cannot be right. The error's text is
+	// logged, and names the fault.
 	ErrMisconfigured = errors.New("the user directory is misconfigured")
 
 	// ErrPhone means that a text is not a phone number. The text itself is never part
@@ -55,7 +55,7 @@ type User struct {
 	Claims map[string]any
 }
 
-// Login is the question that a directory answers at every login.
+// Login describes a login to a directory.
 type Login struct {
 	// ID is the same for every attempt at one login, and differs from the ids of all
 	// other logins. A phone login is retried with the same phone code, a silent one
@@ -71,29 +71,29 @@ type Login struct {
 	// UserID is the user to whom this openid, or else this unionid, is bound. It is
 	// empty if there is no binding, or if the binding is suspended.
 	UserID string
-	// Rebound reports that Phone is not the number with which this openid, or else this
-	// unionid, last logged in: either UserID has a new number, or somebody else has the
-	// WeChat account. It is always false if the directory itself returns numbers,
-	// because it is not known then.
+	// Rebound is set if Phone is not the number with which this openid, or else this unionid, last
+	// logged in. Either UserID has a new number, or somebody else has the WeChat account. It is
+	// always false if the directory itself returns numbers, because the former number is not stored
+	// then.
 	Rebound bool
-	// Detached is a user who has no number, because this WeChat account withdrew it. If
-	// nobody has Phone, that user gets it. It is empty in most logins. A directory
-	// outside of the store may ignore it: [PhoneChanger] was asked before.
+	// Detached is the user who has no number because this WeChat account has withdrawn it. It is
+	// empty in most logins. If nobody owns Phone, that user gets it. An external directory may
+	// ignore Detached: if it is a [PhoneChanger], it was asked to give that user the number before
+	// the login.
 	Detached string
 }
 
 // Silent reports whether the login came without a phone number.
 func (l Login) Silent() bool { return l.Phone.IsZero() }
 
-// Directory stores users. All methods may be called concurrently. An error other than
-// [ErrMisconfigured] and those named below means that the directory could not be
-// reached: nothing is decided, and the caller may try again. Errors are logged, so they
-// must not contain a phone number.
+// Directory stores users. All methods may be called concurrently. Any error other than
+// [ErrMisconfigured] and those named below means that the directory could not be reached. Then
+// nothing is decided, and the caller may try again. Errors are logged, so they must not contain a
+// phone number.
 type Directory interface {
-	// Login finds the user or, given a phone number, creates them. It returns
-	// [ErrUnknown] for a silent login of an unknown user, and [ErrRegistrationClosed]
-	// for an unknown number if numbers do not become users. A disabled user is not an
-	// error: see [User.Disabled].
+	// Login finds the user or, given a phone number, creates them. It returns [ErrUnknown] for a
+	// silent login of an unknown user, and [ErrRegistrationClosed] for an unknown number for which
+	// it creates no user. A disabled user is not an error, see [User.Disabled].
 	Login(ctx context.Context, l Login) (User, error)
 	// Check loads a user, to find out whether they may still use the service. It
 	// returns [ErrUnknown] if the user no longer exists.
@@ -128,13 +128,14 @@ type BindingState int
 const (
 	// Active is a binding whose openid logs in silently.
 	Active BindingState = iota
-	// Suspended is a binding to a user whose number another WeChat account has
-	// logged in with since. A phone login with the user's number makes it active.
+	// Suspended is a binding to a user whose number another WeChat account has used since for a
+	// login. A phone login with the user's number makes the binding active again.
 	Suspended
 	// Detached is a binding whose owner has left the app, as WeChat reported.
 	Detached
-	// Withdrawn is Detached, and the user has no number because this openid's withdrawal
-	// took it. The next phone login of this WeChat account gives the user the new number.
+	// Withdrawn is like Detached, but the user also has no number, because the owner has withdrawn
+	// it through this openid. The next phone login of this WeChat account gives the user a new
+	// number.
 	Withdrawn
 )
 
@@ -147,9 +148,9 @@ func (b Binding) SameAccount(other Binding) bool {
 	return b.AppID == other.AppID && b.OpenID == other.OpenID || b.UnionID != "" && b.UnionID == other.UnionID
 }
 
-// NewOpenID is the rule for a known phone number that arrives with an openid without an
-// active binding to its user. Carriers recycle phone numbers, so this may be a new
-// phone or a new person.
+// NewOpenID is the rule for a login with a known phone number and an openid that has no active
+// binding to the number's user. Carriers recycle phone numbers, so this may be the same person or a
+// new owner.
 type NewOpenID string
 
 const (
@@ -157,11 +158,11 @@ const (
 	// bindings, those of other WeChat accounts in other apps are suspended, and the
 	// sessions of all these accounts end.
 	Replace NewOpenID = "replace"
-	// Keep binds the new openid beside the former ones.
+	// Keep binds the new openid in addition to the former ones.
 	Keep NewOpenID = "keep"
-	// Deny refuses the login with [ErrNewOpenID] if the user has, or last had,
-	// another openid in the app, or in another app a binding whose unionid is known
-	// and not equal. A login that it lets in is treated as by Replace.
+	// Deny refuses the login with [ErrNewOpenID] if the user has, or last had, another openid in
+	// the app. It also refuses the login if the user has a binding in another app with a different
+	// unionid. A login that it accepts is treated as with Replace.
 	Deny NewOpenID = "deny"
 )
 

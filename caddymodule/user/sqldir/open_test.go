@@ -9,7 +9,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
-// table is a database with one row, or one that is down.
+// table is a database with one row. It may be down.
 type table struct {
 	away   bool
 	column Column
@@ -35,9 +35,9 @@ func (d *table) Describe(string, ...any) ([]Column, error) {
 func (d *table) Exec(string, ...any) (int64, error) { return 0, nil }
 func (d *table) Prepare(string) error               { return nil }
 
-// The database was down when the configuration was loaded, so its columns were never
-// checked. They must be checked before the first login.
-func TestQueriesAreLookedAtOnceTheTableIsBack(t *testing.T) {
+// The database was down when the configuration was loaded, so the columns were not checked then.
+// They must be checked before the first login.
+func TestColumnsAreCheckedOnceTheTableIsBack(t *testing.T) {
 	for kind, ok := range map[Kind]bool{Text: true, Odd: false} {
 		db := &table{away: true, column: Column{Name: "avatar", Type: "bytea", Kind: kind, Remedy: "encode it"}}
 		q, err := ParseQueries("SELECT id, avatar FROM m WHERE p = :phone", "", "SELECT id, avatar FROM m WHERE id = :id", "", false)

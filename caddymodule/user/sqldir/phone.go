@@ -7,8 +7,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
-// ParsePhone sets the query that changes a number. An empty text means none. The error is
-// a *[QueryError].
+// ParsePhone parses and sets the query that changes a number. An empty text means that there is
+// none. The error is a *[QueryError].
 func (q *Queries) ParsePhone(text string, mysql bool) error {
 	if text == "" {
 		return nil
@@ -34,8 +34,8 @@ func phoneRule(q Query) error {
 // ChangesPhones reports whether there is a query that changes a number.
 func (d *Directory) ChangesPhones() bool { return !d.Queries.Phone.IsZero() }
 
-// ChangePhone runs the query that changes a number. It is done if the query changes one
-// row; a unique index that refuses the number means that it is another user's.
+// ChangePhone runs the query that changes a number. The query must change exactly one row. If a
+// unique index refuses the number, it belongs to another user.
 func (d *Directory) ChangePhone(ctx context.Context, id string, to user.Phone) error {
 	if !d.ChangesPhones() {
 		return user.ErrPhoneFixed
@@ -57,7 +57,7 @@ func (d *Directory) ChangePhone(ctx context.Context, id string, to user.Phone) e
 		case changed == 0:
 			return user.ErrUnknown
 		case changed > 1:
-			return misconfigured("the query phone changed %d rows, where one user has a number; it was undone", changed)
+			return misconfigured("the query phone changed %d rows instead of one, and was undone", changed)
 		}
 		return nil
 	})

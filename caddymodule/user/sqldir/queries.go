@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// Queries are the queries of the team's table. Find and Check are required.
+// Queries are the queries for the operator's table. Find and Check are required.
 type Queries struct {
 	// Find selects the user who logs in, by :phone, or by :national together with
 	// :country.
@@ -18,14 +18,15 @@ type Queries struct {
 	Check Query
 	// Erase deletes the user with the id :id. Without it the row stays.
 	Erase Query
-	// Phone gives the user :id the number of the other parameters, which are those of
-	// Create; all are NULL where the number is taken away. Without it no number changes.
+	// Phone gives the user with the id :id another number. The number is in :phone, :country and
+	// :national, as in Create. They are NULL if the number is taken away. Without this query no
+	// number changes.
 	Phone Query
 }
 
-// QueryError is the error for a query that is certainly a mistake.
+// QueryError is the error for a query that is certainly wrong.
 type QueryError struct {
-	// Name is the name of the query: find, create, check or erase.
+	// Name is the name of the query: find, create, check, erase or phone.
 	Name string
 	err  error
 }
@@ -36,8 +37,8 @@ func (e *QueryError) Error() string { return e.Name + ": " + e.err.Error() }
 // Unwrap returns the cause.
 func (e *QueryError) Unwrap() error { return e.err }
 
-// ParseQueries parses the four queries; an empty text means that there is none. The
-// error is a *[QueryError].
+// ParseQueries parses the queries, except Phone. An empty text means that there is no such query.
+// The error is a *[QueryError].
 func ParseQueries(find, create, check, erase string, mysql bool) (Queries, error) {
 	var q Queries
 	for _, part := range []struct {
@@ -97,21 +98,21 @@ func eraseRule(q Query) error {
 	return byID(q)
 }
 
-// byNumber requires a query to use the whole number. Users in two countries may have
-// the same national number, and one must not be logged in as the other.
+// byNumber requires a query to use the whole number. Users in two countries may have the same
+// national number, and one must not log in as the other.
 func byNumber(q Query) error {
 	switch {
 	case q.Uses("phone"), q.Uses("national") && q.Uses("country"):
 		return nil
 	case q.Uses("national"):
-		return errors.New(":national is the number without its country, and somebody in another country has the same one: " +
-			"use :phone, which is whole (+8613800138000), or use :country too, such as mobile = :national AND :country = '86'")
+		return errors.New(":national is the number without its country, and somebody in another country may have the same one: " +
+			"use :phone, the whole number (+8613800138000), or use :country too, such as mobile = :national AND :country = '86'")
 	}
 	return errors.New("it does not use the phone number of the login: use :phone (+8613800138000), or :national (13800138000) together with :country (86)")
 }
 
-// byID requires a query to use the user's id, and no other parameter, because nothing
-// else is known at that point.
+// byID requires a query to use the user's id and no other parameter, because nothing else is known
+// when it runs.
 func byID(q Query) error {
 	for _, name := range q.names {
 		if name != "id" {
@@ -132,7 +133,7 @@ var (
 // selects requires a query to name the columns that it reads.
 func selects(q Query) error {
 	if !selectForm.MatchString(q.bare) {
-		return errors.New("it must begin with SELECT or WITH, as it reads the user's row")
+		return errors.New("it must begin with SELECT or WITH, because it reads the user's row")
 	}
 	if starForm.MatchString(q.bare) {
 		return errors.New("name the columns instead of *: a login returns every column but id and disabled to the client, in userInfo")

@@ -16,10 +16,10 @@ type Query struct {
 	bare  string   // the text without literals and comments, for inspection
 }
 
-// ParseQuery splits a query at its parameters. A colon in a literal, a comment, a cast
-// or an assignment does not begin a parameter, and a query in which this cannot be
-// decided is refused. mysql selects MySQL's rules for literals and comments, otherwise
-// PostgreSQL's apply. The error says what to write instead.
+// ParseQuery splits a query at its parameters. A colon in a literal, a comment, a cast or an
+// assignment does not begin a parameter. A query in which this cannot be decided is refused. If
+// mysql is set, MySQL's rules for literals and comments apply, otherwise PostgreSQL's. The error
+// says what to write instead.
 func ParseQuery(text string, mysql bool) (Query, error) {
 	s := scanner{text: text, mysql: mysql}
 	if err := s.run(); err != nil {
@@ -32,8 +32,8 @@ func ParseQuery(text string, mysql bool) (Query, error) {
 	return q, nil
 }
 
-// SQL returns the query with the placeholders of a database. Each use of a parameter
-// gets a placeholder of its own, because a database gives each placeholder one type.
+// SQL returns the query with the placeholders of a database. Each use of a parameter gets its own
+// placeholder, because a placeholder can have only one type.
 func (q Query) SQL(placeholder func(n int) string) string {
 	var b strings.Builder
 	for i, part := range q.parts {

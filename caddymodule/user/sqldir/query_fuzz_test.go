@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// reference finds the parameters of a query independently of the scanner: by one
-// regular expression for each database, whose alternatives are the tokens.
+// reference finds the parameters of a query independently of the scanner. It uses one regular
+// expression for each database, whose alternatives match the tokens.
 func reference(text string, mysql bool) (names []string) {
 	form := postgresTokens
 	if mysql {
@@ -37,8 +37,8 @@ var (
 		"`[^`]*`|" + sqlWord + `|` + sqlNumber + `|` + sqlColon + `|.`)
 )
 
-// If a parameter inside a literal is replaced, a client's value becomes SQL. If one
-// outside is not replaced, the query finds the wrong row.
+// If a parameter inside a literal is replaced, a client's value becomes SQL. If a parameter outside
+// of a literal is not replaced, the query finds the wrong row.
 func FuzzQuery(f *testing.F) {
 	for _, text := range []string{
 		`SELECT id FROM m WHERE p LIKE'a\' AND x = :phone`, `SELECT E'\'' , :id, 'it''s' -- :phone` + "\n" + `/* :id */ :country`,
@@ -53,7 +53,7 @@ func FuzzQuery(f *testing.F) {
 		if err != nil {
 			return
 		}
-		// Nested comments and arbitrary tags are beyond a regular expression.
+		// A regular expression cannot match nested comments and arbitrary tags.
 		if !mysql && (strings.Count(text, "/*") > 1 || strings.Contains(strings.NewReplacer("$$", "", "$a$", "").Replace(text), "$")) {
 			return
 		}
@@ -78,9 +78,8 @@ func squeezed(text string) string {
 	}, text), ";")
 }
 
-// In LIKE'a\' the scanner misread the end of the literal: a parameter after it was text
-// to the scanner and SQL to PostgreSQL. Each row has a query and how each server reads
-// it.
+// Once, the scanner misread the end of the literal in LIKE'a\'. It took a parameter after it for
+// text, but to PostgreSQL it was SQL. Each row has a query, and how each server reads it.
 func TestQueriesAsTheServersReadThem(t *testing.T) {
 	const blocked = "refused"
 	for _, tc := range []struct{ text, postgres, mysql string }{

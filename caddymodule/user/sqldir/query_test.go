@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// A parameter becomes a placeholder exactly where the database reads code, and nowhere
-// in literals, names or comments.
+// A parameter becomes a placeholder where the database reads code, but not in literals, names or
+// comments.
 func TestNamedParametersBecomeTheDatabases(t *testing.T) {
 	for name, tc := range map[string]struct {
 		text  string
@@ -95,7 +95,7 @@ func TestMistakenQueriesAreRefused(t *testing.T) {
 		}
 	}
 	if _, err := ParseQuery("SELECT ?", true); err == nil {
-		t.Error("MySQL's ? is taken")
+		t.Error("MySQL's ? is accepted")
 	}
 	for name, good := range map[string][2]string{
 		"counted":        {"SELECT id, (SELECT COUNT(*) FROM orders o WHERE o.m = m.id) AS orders, 2 * price AS p FROM m WHERE p = :phone", check},
@@ -109,8 +109,8 @@ func TestMistakenQueriesAreRefused(t *testing.T) {
 	}
 }
 
-// A login may come without a unionid. The query must get NULL, not the empty string,
-// which could match a row.
+// A login may have no unionid. Then the query must get NULL and not the empty string, which could
+// match a row.
 func TestUnknownValuesAreNULL(t *testing.T) {
 	q, err := ParseQuery(":phone :id :phone", false)
 	if err != nil {

@@ -11,9 +11,9 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
-// layout assigns a meaning to each column of a query. Column names are matched in any
-// case, because databases fold them; names that are passed on to the client keep their
-// case.
+// layout assigns a meaning to each column of a query. The case of id, disabled and claims. does not
+// matter, because databases fold the case of names. Names that are passed on to the client keep
+// their case.
 type layout struct {
 	query        string
 	columns      []string
@@ -84,11 +84,11 @@ func (l layout) user(row []any) (u user.User, err error) {
 	return u, nil
 }
 
-// zero matches how databases write a number, or a bit string, that is zero.
+// zero matches a number or a bit string that is zero, as databases write it.
 var zero = regexp.MustCompile(`^[+-]?(0+(\.0*)?|\.0+)(e[+-]?[0-9]+)?$`)
 
-// truth reads the column disabled. ok is false for a value that means neither yes nor
-// no. A time means that the user has been disabled since then.
+// truth interprets a value of the column disabled. ok is false for a value that means neither yes
+// nor no. A time means that the user is disabled since then.
 func truth(v any) (yes, ok bool) {
 	switch v := v.(type) {
 	case nil:
@@ -120,7 +120,7 @@ func truth(v any) (yes, ok bool) {
 	return false, false
 }
 
-// spoken reads yes and no as they are written in databases that have no boolean type.
+// spoken interprets texts that mean yes or no in databases without a boolean type.
 func spoken(v string) (yes, ok bool) {
 	switch v {
 	case "1", "t", "true", "y", "yes", "on":
@@ -141,7 +141,7 @@ func spoken(v string) (yes, ok bool) {
 	return false, false // including other numbers
 }
 
-// noTime is the empty interval in ISO 8601, in lower case.
+// noTime is an interval of zero in ISO 8601, in lower case.
 const noTime = "pt0s"
 
 // plain converts a column's value for JSON.
@@ -161,9 +161,8 @@ func plain(v any) any {
 	return v
 }
 
-// Fraction converts a float of that many bits for JSON: to the shortest number that
-// denotes the same float. NaN and the infinities become text, as in PostgreSQL's
-// to_json.
+// Fraction converts a float with that many bits for JSON. The result is the shortest number that
+// denotes the same float. NaN and the infinities become text, as in PostgreSQL's to_json.
 func Fraction(f float64, bits int) any {
 	switch {
 	case math.IsNaN(f):

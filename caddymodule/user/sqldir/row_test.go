@@ -10,7 +10,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
-// Each type that a database can return for a column, and the user that it makes.
+// A database can return many types for a column. Each must result in the right user.
 func TestColumnsMakeTheUser(t *testing.T) {
 	at := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	for name, tc := range map[string]struct {
@@ -48,7 +48,7 @@ func TestColumnsMakeTheUser(t *testing.T) {
 	}
 }
 
-// A disabled user must stay out, however the database of the team writes true.
+// A disabled user must stay out, however the operator's database writes true.
 func TestDisabledIsReadAsDatabasesWriteIt(t *testing.T) {
 	for _, v := range []any{true, int64(1), int64(-1), uint64(2), []byte{1}, []byte("1"), "t", "TRUE", "Y", "on", time.Now(), []byte("2026-03-01 12:00:00"), "2026-03-01", "2026-03-01 12:00:00.123"} {
 		if yes, ok := truth(v); !yes || !ok {
@@ -62,7 +62,7 @@ func TestDisabledIsReadAsDatabasesWriteIt(t *testing.T) {
 	}
 	for _, v := range []any{"active", "banned", []byte("2"), 0.5, "2026-99-99"} {
 		if _, ok := truth(v); ok {
-			t.Errorf("%#v is taken", v)
+			t.Errorf("%#v is accepted", v)
 		}
 	}
 }

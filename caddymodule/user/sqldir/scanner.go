@@ -9,9 +9,9 @@ import (
 	"unicode/utf8"
 )
 
-// scanner reads a query once, token by token, as the lexer of the database does under
-// the settings of our connections: PostgreSQL has standard_conforming_strings on, and
-// MySQL's sql_mode has neither ANSI_QUOTES nor NO_BACKSLASH_ESCAPES.
+// scanner reads a query token by token, as the lexer of the database does. It relies on the
+// settings of our connections: in PostgreSQL standard_conforming_strings is on, and MySQL's
+// sql_mode has neither ANSI_QUOTES nor NO_BACKSLASH_ESCAPES.
 type scanner struct {
 	text       string
 	mysql      bool
@@ -20,8 +20,8 @@ type scanner struct {
 	parts      []string
 	names      []string
 	bare       strings.Builder
-	last       string   // the last token that is code, in lower case; "" for a literal
-	open       []string // brackets that are still open: "(", "[" of ARRAY[…] is "array"
+	last       string   // the last token, in lower case; "" if it is a literal or a parameter
+	open       []string // brackets that are still open: "(", "[", or "array" for the [ of ARRAY[…]
 }
 
 var (
@@ -83,7 +83,7 @@ func (s *scanner) code(rest string) error {
 	if word := wordForm.FindString(rest); word != "" {
 		s.take(len(word))
 		if (s.last == "e") && !s.mysql && strings.HasPrefix(s.text[s.at:], "'") {
-			// In E'…' backslashes escape, also in a continuation on the next line.
+			// In E'…' a backslash escapes, even in a continuation of the literal on the next line.
 			if err := s.literal('\'', true); err != nil {
 				return err
 			}
@@ -155,8 +155,8 @@ func endsInWord(part string) bool {
 	return c == '_' || c == '$' || c >= utf8.RuneSelf || c >= '0' && c <= '9' || c|0x20 >= 'a' && c|0x20 <= 'z'
 }
 
-// lineComment reports whether a comment begins here that ends with the line. To MySQL,
-// 5--1 is 5 minus -1.
+// lineComment reports whether a comment that ends with the line begins here. In MySQL a blank must
+// follow the two dashes: 5--1 means 5 minus -1.
 func (s *scanner) lineComment(rest string) bool {
 	if !strings.HasPrefix(rest, "--") {
 		return rest[0] == '#' && s.mysql
@@ -164,8 +164,8 @@ func (s *scanner) lineComment(rest string) bool {
 	return !s.mysql || len(rest) == 2 || rest[2] <= ' ' || rest[2] == 0x7f
 }
 
-// lineEnd returns where a line comment ends. Only in PostgreSQL does a carriage return
-// end it.
+// lineEnd returns the length of a line comment. A carriage return ends it in PostgreSQL, but not in
+// MySQL.
 func lineEnd(rest string, mysql bool) int {
 	ends := "\n\r"
 	if mysql {
@@ -180,7 +180,7 @@ func lineEnd(rest string, mysql bool) int {
 // comment reads /*…*/. In PostgreSQL such comments nest, in MySQL they do not.
 func (s *scanner) comment(rest string) error {
 	if s.mysql && (strings.HasPrefix(rest, "/*!") || strings.HasPrefix(rest, "/*M!")) {
-		return errors.New("it depends on the version of MySQL whether it runs what is in /*! … */: write that without the comment")
+		return errors.New("whether MySQL runs the code in /*! … */ depends on its version: write the code without the comment")
 	}
 	depth, i := 1, 2
 	for depth > 0 {

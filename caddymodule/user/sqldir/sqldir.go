@@ -1,6 +1,5 @@
-// Package sqldir is a directory of users in a team's own table, which it reads with the
-// team's own queries. It knows no driver, and nothing of Caddy, of tokens or of
-// WeChat's API.
+// Package sqldir is a directory of users in the operator's own table. It uses the queries that the
+// operator has configured. It knows no driver, and nothing of Caddy, of tokens or of WeChat's API.
 package sqldir
 
 import (
@@ -17,23 +16,22 @@ import (
 const Timeout = 3 * time.Second
 
 var (
-	// ErrUnavailable is the error of a Database that cannot be reached at the moment.
+	// ErrUnavailable means that the Database cannot be reached at the moment.
 	ErrUnavailable = errors.New("the users' database does not answer")
-	// ErrDuplicate is the error of a Database where a unique index refused a row.
+	// ErrDuplicate means that a unique index of the Database refused a row.
 	ErrDuplicate = errors.New("the row already exists")
-	// ErrValue is the error of a Database where a value cannot have the type of its
-	// column: letters in place of a number, for example.
+	// ErrValue means that a value does not have the type of its column: letters in place of a
+	// number, for example.
 	ErrValue = errors.New("the value is not of the column's type")
 )
 
-// Database holds the table. An error other than those above is for the operator to fix,
-// and contains no value of a query's parameters.
+// Database holds the table. Only the operator can fix the cause of an error that is not one of
+// those above. No error contains a value of a query's parameters.
 type Database interface {
 	// Do runs do in one transaction at READ COMMITTED, and rolls it back if do returns
 	// an error. It may run do again from its start.
 	Do(ctx context.Context, do func(Tx) error) error
-	// Placeholder returns how the database writes its parameter number n, counted from
-	// 1.
+	// Placeholder returns the database's placeholder for parameter n, counted from 1.
 	Placeholder(n int) string
 }
 
@@ -63,9 +61,9 @@ type Directory struct {
 	unseen atomic.Bool // Open was called, but has not succeeded yet
 }
 
-// Login finds the user who logs in, or creates them. A login without a number is by the
-// user whom the caller is bound to. If the caller is bound to nobody, Login runs Find
-// only if it uses :openid or :unionid; all other parameters are then NULL.
+// Login finds the user who logs in, or creates them. A silent login is a login of the user to whom
+// the caller is bound. If the caller is bound to no user, Login runs Find only if Find uses :openid
+// or :unionid. The parameters of the phone number are NULL then.
 func (d *Directory) Login(ctx context.Context, l user.Login) (user.User, error) {
 	if l.Silent() && l.UserID != "" {
 		return d.Check(ctx, l.UserID)
@@ -99,19 +97,19 @@ func (d *Directory) Login(ctx context.Context, l user.Login) (user.User, error) 
 			return named("create", err)
 		}
 		if err = find(tx); errors.Is(err, user.ErrUnknown) {
-			if made == 0 { // the query decided not to create one
+			if made == 0 { // the query create has decided not to create a user
 				return user.ErrRegistrationClosed
 			}
-			return misconfigured("find does not find the row that create made, so it was rolled back")
+			return misconfigured("find does not find the row that create has inserted, so the row was rolled back")
 		}
 		u.New = made > 0
 		return err
 	})
 	if errors.Is(err, ErrDuplicate) {
-		// Either a concurrent first login of this number was faster, or the row in the
-		// way has another number.
+		// Either a concurrent first login with this number was faster, or the row that the index
+		// has found has another number.
 		if err = d.do(ctx, find); errors.Is(err, user.ErrUnknown) {
-			err = misconfigured("a unique index refuses the row that create makes, but find does not find the existing one")
+			err = misconfigured("a unique index refuses the row that create inserts, but find does not find the existing row")
 		}
 	}
 	if err != nil {
@@ -133,8 +131,9 @@ func (d *Directory) Check(ctx context.Context, id string) (u user.User, err erro
 		return err
 	})
 	if errors.Is(err, ErrValue) || err == nil && u.ID != id {
-		// The id is of another kind, from before the table was used. MySQL converts
-		// text to the number at its beginning, and compares "a" equal to "A".
+		// The id comes from another directory that was used before. MySQL would find a row for it
+		// all the same: it converts text to the number at its beginning, and treats "a" and "A" as
+		// equal.
 		err = user.ErrUnknown
 	}
 	if err != nil {
@@ -159,7 +158,7 @@ func (d *Directory) Erase(ctx context.Context, id string) error {
 	return err
 }
 
-// errLooked rolls back the transaction of Open, in case a query has changed something.
+// errLooked rolls back the transaction of Open, in case a query has changed data.
 var errLooked = errors.New("looked at")
 
 // Open checks each query in the database without reading a row, so that a mistake is
@@ -201,9 +200,8 @@ func (d *Directory) Open(ctx context.Context) error {
 	return err
 }
 
-// opened calls Open if that has not succeeded yet because the database was down.
-// Otherwise a column that is refused at load would be read, in some form, by the first
-// user who logs in.
+// opened calls Open if that has not succeeded yet, because the database was down. Otherwise the
+// first login would use columns that the load of the configuration refuses.
 func (d *Directory) opened(ctx context.Context) error {
 	if !d.unseen.Load() {
 		return nil
@@ -211,8 +209,7 @@ func (d *Directory) opened(ctx context.Context) error {
 	return d.Open(ctx)
 }
 
-// do runs a transaction within Timeout. An error that no caller handles is for the
-// operator to fix.
+// do runs a transaction within Timeout. It marks errors that no caller handles as ErrMisconfigured.
 func (d *Directory) do(ctx context.Context, do func(Tx) error) error {
 	ctx, cancel := context.WithTimeout(ctx, Timeout)
 	defer cancel()
@@ -228,8 +225,8 @@ func (d *Directory) do(ctx context.Context, do func(Tx) error) error {
 	return fmt.Errorf("the users' database: %w: %w", user.ErrMisconfigured, err)
 }
 
-// one reads the row of one user. More than one row is an error: it must not depend on
-// chance which user logs in.
+// one reads the row of one user. More than one row is an error, because chance must not decide
+// which user logs in.
 func (d *Directory) one(tx Tx, name string, q Query, values map[string]string) (user.User, error) {
 	query, args := q.on(d.DB, values)
 	columns, rows, err := tx.Select(2, query, args...)

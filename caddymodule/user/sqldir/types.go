@@ -15,8 +15,7 @@ const (
 	// Decimal types are numbers with fractional digits that must not be rounded. In
 	// JSON they are a string, as the database writes it.
 	Decimal
-	// Other types have a unique form in JSON but cannot be an id: bool, floats, times,
-	// JSON.
+	// Other types have a unique form in JSON, but cannot be an id: booleans, floats, times, JSON.
 	Other
 	// Sign types can only be tested for zero: money in the currency of the server,
 	// MySQL's BIT.
@@ -26,9 +25,9 @@ const (
 // Column is a column of a query, as the database describes it.
 type Column struct {
 	Name string
-	Type string // as the database names it
+	Type string // the database's name for it
 	Kind Kind
-	// Remedy says what to select instead of a column that cannot be used as it is.
+	// Remedy says what to select instead, if the column cannot be used as it is.
 	Remedy string
 }
 
@@ -39,8 +38,8 @@ type Unfit struct {
 	Zero bool
 }
 
-// fit refuses a query with a column that could be read in more than one way. It finds
-// at load what every user would otherwise meet at login.
+// fit returns an error for a query with a column that has no unique form. So a wrong query is found
+// when the configuration is loaded, and not at the first login.
 func fit(query string, columns []Column) error {
 	names := make([]string, len(columns))
 	for i, c := range columns {

@@ -8,8 +8,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
-// read parses the user in an answer. Names of members are compared exactly, and other
-// members are ignored. Errors contain no values of the answer, only their types.
+// read parses the user in an answer. The names of members are compared exactly, and unknown members
+// are ignored. Errors contain no values of the answer, only their types.
 func read(status int, body []byte) (user.User, error) {
 	if status != http.StatusOK && status != http.StatusCreated {
 		return user.User{}, statusError(status)
@@ -20,14 +20,14 @@ func read(status int, body []byte) (user.User, error) {
 	}
 	var u user.User
 	if raw := members["id"]; kind(raw) != "string" || json.Unmarshal(raw, &u.ID) != nil {
-		return user.User{}, misconfigured("id must be a string in its answer, and is %s", kind(raw))
+		return user.User{}, misconfigured("id must be a string in its answer, but it is %s", kind(raw))
 	}
 	switch raw := members["disabled"]; string(raw) {
 	case "true":
 		u.Disabled = true
 	case "false", "null", "":
 	default:
-		return user.User{}, misconfigured("disabled must be true or false in its answer, and is %s", kind(raw))
+		return user.User{}, misconfigured("disabled must be true or false in its answer, but it is %s", kind(raw))
 	}
 	var err error
 	if u.Info, err = object(members, "userInfo"); err == nil {
@@ -56,7 +56,7 @@ func object(members map[string]json.RawMessage, name string) (map[string]any, er
 			return out, nil
 		}
 	}
-	return nil, misconfigured("%s must be an object in its answer, and is %s", name, kind(raw))
+	return nil, misconfigured("%s must be an object in its answer, but it is %s", name, kind(raw))
 }
 
 func kind(raw json.RawMessage) string {

@@ -21,8 +21,8 @@ const (
 	maxAnswer = 64 << 10
 	// tries bounds how often a request is sent if its connection breaks.
 	tries = 2
-	// pause is the delay between two attempts: a backend that is being redeployed is
-	// back soon.
+	// pause is the delay between two attempts. It is short, because a backend that is being
+	// redeployed is soon back.
 	pause = 100 * time.Millisecond
 	// maxConnections bounds the open connections to a backend. Further requests wait
 	// for a free one.
@@ -32,8 +32,8 @@ const (
 	idle = 4 * time.Second
 )
 
-// NewTransport returns the part that outlives reloads of the configuration: the
-// connections, without settings. It honours HTTPS_PROXY, HTTP_PROXY and NO_PROXY.
+// NewTransport returns the connections to a backend. They have no settings, and outlive reloads of
+// the configuration. NewTransport honours HTTPS_PROXY, HTTP_PROXY and NO_PROXY.
 func NewTransport() *http.Transport {
 	return &http.Transport{
 		Proxy:                  http.ProxyFromEnvironment,
@@ -47,10 +47,10 @@ func NewTransport() *http.Transport {
 	}
 }
 
-// ask sends a request and reads the answer, all within [Timeout]. If the connection was
-// refused, or broke before an answer began, the request is sent once more with the same
-// webhook-id; repeating it is safe, because finding or else creating a user gives the
-// same result. A request that was answered, or timed out, is not repeated.
+// ask sends a request and reads the answer, all within [Timeout]. If the connection was refused, or
+// broke before an answer began, ask sends the request once more with the same webhook-id. That is
+// safe, because each request has the same result when it is repeated. A request that was answered,
+// or timed out, is not repeated.
 func (d *Directory) ask(ctx context.Context, id string, what any) (status int, body []byte, err error) {
 	question, err := json.Marshal(what)
 	if err != nil {
@@ -80,7 +80,7 @@ func (d *Directory) ask(ctx context.Context, id string, what any) (status int, b
 // send makes one attempt. answered reports whether the backend began to answer.
 func (d *Directory) send(ctx context.Context, id string, question []byte) (status int, body []byte, answered bool, err error) {
 	r, err := http.NewRequestWithContext(ctx, http.MethodPost, d.URL, bytes.NewReader(question))
-	if err != nil { // not wrapped: it contains the URL, which may contain a key
+	if err != nil { // err is not wrapped, because it contains the URL, and the URL may contain a key
 		return 0, nil, true, errors.New("its URL cannot be used")
 	}
 	now := time.Now()
@@ -96,8 +96,8 @@ func (d *Directory) send(ctx context.Context, id string, question []byte) (statu
 	ctx, s := span.StartCall(ctx, "users webhook", r.URL.Host)
 	span.Inject(ctx, r.Header)
 	defer func() { s.SetInt("http.response.status_code", status); s.End(err != nil) }()
-	// An http.Client is not used, because it follows redirects, keeps cookies and takes
-	// a user name out of the URL.
+	// The Transport is called directly. An http.Client would follow redirects, keep cookies, and
+	// move a user name from the URL to a header.
 	resp, err := d.Transport.RoundTrip(r)
 	if err != nil {
 		return 0, nil, false, err

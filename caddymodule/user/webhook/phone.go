@@ -17,9 +17,9 @@ type phoneEvent struct {
 	National *string `json:"national"`
 }
 
-// ChangePhone requests that the user gets another number, or none. It is done only if the
-// answer repeats the number: a backend that does not know this type of request answers
-// something else, and must not seem to have changed anything.
+// ChangePhone requests that the user gets another number, or none. The change counts as made only
+// if the answer repeats the number. A backend that does not know this type of request answers
+// something else, and has changed nothing.
 func (d *Directory) ChangePhone(ctx context.Context, id string, to user.Phone) error {
 	number := known(to.E164())
 	status, body, err := d.ask(ctx, newID(), phoneEvent{
@@ -31,7 +31,7 @@ func (d *Directory) ChangePhone(ctx context.Context, id string, to user.Phone) e
 	case status == http.StatusConflict:
 		return user.ErrPhoneTaken
 	case gone(status):
-		// No such user, or no such type of request.
+		// The backend does not know the user, or this type of request.
 		if _, err := d.Check(ctx, id); err != nil {
 			return err
 		}
@@ -45,7 +45,8 @@ func (d *Directory) ChangePhone(ctx context.Context, id string, to user.Phone) e
 	return repeats(body, number)
 }
 
-// repeats checks that an answer has the number of the request, or null.
+// repeats checks that an answer contains the number of the request. number is nil if the number was
+// taken away.
 func repeats(body []byte, number *string) error {
 	var members map[string]json.RawMessage
 	if json.Unmarshal(body, &members) != nil || len(members["phone"]) == 0 {
@@ -54,7 +55,7 @@ func repeats(body []byte, number *string) error {
 	var answered *string
 	err := json.Unmarshal(members["phone"], &answered)
 	if err != nil || (answered == nil) != (number == nil) || number != nil && *answered != *number {
-		return misconfigured("phone must repeat the number of the request in the answer to user.phone, and is %s", kind(members["phone"]))
+		return misconfigured("phone must repeat the number of the request in the answer to user.phone, but it is %s", kind(members["phone"]))
 	}
 	return nil
 }

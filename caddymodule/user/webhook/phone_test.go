@@ -10,8 +10,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
-// A change of number is done only if the backend says so by repeating the number. A
-// backend from before this request, whatever it answers, has changed nothing.
+// A change of number counts only if the backend confirms it by repeating the number. A backend that
+// does not know this request, whatever it answers, has changed nothing.
 func TestChangeOfNumberIsConfirmed(t *testing.T) {
 	ann := ann(t).Phone
 	const same = `{"phone":"+8613800138000"}`

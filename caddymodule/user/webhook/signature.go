@@ -56,7 +56,7 @@ func signatures(secrets []Secret, id string, at time.Time, body []byte) string {
 	return strings.Join(list, " ")
 }
 
-// newID returns the id of a request that nobody but this call repeats.
+// newID returns a new webhook-id, for a request that only this call repeats.
 func newID() string {
 	var b [18]byte
 	rand.Read(b[:]) // never fails

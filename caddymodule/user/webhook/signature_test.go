@@ -7,8 +7,7 @@ import (
 	"time"
 )
 
-// TestSignatureIsThatOfStandardWebhooks computes the example of the Standard Webhooks
-// libraries.
+// The signature must be that of Standard Webhooks. This is the example of its libraries.
 func TestSignatureIsThatOfStandardWebhooks(t *testing.T) {
 	s, err := ParseSecret("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
 	if err != nil {
@@ -20,8 +19,8 @@ func TestSignatureIsThatOfStandardWebhooks(t *testing.T) {
 	}
 }
 
-// TestMalformedSecretsAreNotPrinted parses secrets with the mistakes of copying: the
-// error names the remedy and must not contain the secret.
+// A secret was copied with a mistake. The error must name the remedy, and must not contain the
+// secret.
 func TestMalformedSecretsAreNotPrinted(t *testing.T) {
 	good := "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 	for name, text := range map[string]string{

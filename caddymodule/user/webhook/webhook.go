@@ -1,6 +1,6 @@
-// Package webhook is a directory of users in a team's own backend, which receives
-// signed POST requests (Standard Webhooks 1.0.0, https://www.standardwebhooks.com). It
-// knows nothing of Caddy, of tokens or of WeChat's API.
+// Package webhook is a directory of users in the operator's own backend. It sends signed POST
+// requests to the backend (Standard Webhooks 1.0.0, https://www.standardwebhooks.com). It knows
+// nothing of Caddy, of tokens or of WeChat's API.
 //
 // The body of a request is one of
 //
@@ -14,11 +14,10 @@
 //
 //	{"id": "…", "userInfo": {…}, "claims": {…}, "disabled": false}
 //
-// in which only id is required. The answer to an erasure is any 2xx. The answer to
-// user.phone, by which a user gets another number or (null) none, is 200 with the same
-// "phone", or 409 if the number is another user's. Status 404 means
-// that there is no such user and, for a login with a phone number, that none is
-// created.
+// in which only id is required. The answer to an erasure is any 2xx. user.phone gives a user
+// another number, or takes it away (null). The answer is 200 with the same "phone", or 409 if the
+// number belongs to another user. Status 404 means that there is no such user. As the answer to a
+// login with a phone number it also means that no user is created.
 package webhook
 
 import (
@@ -36,15 +35,13 @@ const Timeout = 3 * time.Second
 
 // Directory sends its requests to a backend. It implements [user.Directory].
 //
-// A fault that a retry cannot fix (a redirect, a refusal, a malformed answer) is
-// [user.ErrMisconfigured]. A fault that may pass (a timeout, a server error) is any
-// other error.
+// It returns [user.ErrMisconfigured] for a fault that a retry cannot fix: a redirect, a refusal, a
+// malformed answer. It returns another error for a temporary fault: a timeout, a server error.
 type Directory struct {
 	// URL is the address of the backend's endpoint.
 	URL string
-	// Secrets sign the requests: each request has one signature for each secret, so
-	// that both sides can change the secret one after the other. There must be at least
-	// one.
+	// Secrets sign the requests. There must be at least one. Each request has one signature for
+	// each secret, so that the gateway and the backend can change the secret one after the other.
 	Secrets []Secret
 	// Transport sends the requests; see [NewTransport].
 	Transport http.RoundTripper
@@ -58,8 +55,8 @@ type event struct {
 	UserID string `json:"userId"`
 }
 
-// login is the body of a request about a login. null means unknown: no row of a
-// database matches it by accident, as it would match an empty string.
+// login is the body of a request about a login. An unknown value is null and not an empty string,
+// which could match a row of a database by accident.
 type login struct {
 	Type     string  `json:"type"`
 	AppID    string  `json:"appid"`
@@ -72,7 +69,7 @@ type login struct {
 	Rebound  bool    `json:"rebound"`
 }
 
-// Login requests the user. All attempts at one login have the same webhook-id.
+// Login requests the user who logs in. All attempts at one login have the same webhook-id.
 func (d *Directory) Login(ctx context.Context, l user.Login) (user.User, error) {
 	status, body, err := d.ask(ctx, "msg_"+l.ID, login{
 		Type: "user.login", AppID: l.AppID, OpenID: known(l.OpenID), UnionID: known(l.UnionID),
@@ -133,11 +130,11 @@ func statusError(status int) error {
 		status == http.StatusTooManyRequests, status == http.StatusRequestTimeout, status == http.StatusTooEarly:
 		return fmt.Errorf("the users' webhook answered %d", status)
 	case status/100 == 3:
-		return misconfigured("it answered %d, a redirect, which is not followed: write the URL that answers itself", status)
+		return misconfigured("it answered %d, a redirect, which is not followed: write the URL to which it redirects", status)
 	case status == http.StatusUnauthorized, status == http.StatusForbidden:
-		return misconfigured("it answered %d: does it have the same secret, and check the signature over the body as it was sent?", status)
+		return misconfigured("it answered %d: make sure that it has the same secret, and checks the signature over the unchanged body", status)
 	}
-	return misconfigured("it answered %d, where 200 or 404 was expected", status)
+	return misconfigured("it answered %d instead of 200 or 404", status)
 }
 
 func misconfigured(format string, args ...any) error {

@@ -55,8 +55,8 @@ func answering(status int, body string) http.HandlerFunc {
 	}
 }
 
-// TestRequestsAreSignedAndSayWhatIsKnown checks each kind of request byte by byte: null
-// for unknown values, a signature for each secret, and one webhook-id per login.
+// Each kind of request is checked byte by byte. Unknown values are null, there is a signature for
+// each secret, and all requests of a login have one webhook-id.
 func TestRequestsAreSignedAndSayWhatIsKnown(t *testing.T) {
 	var header http.Header
 	var body string
@@ -115,9 +115,8 @@ func TestRequestsAreSignedAndSayWhatIsKnown(t *testing.T) {
 	}
 }
 
-// TestAnswersAreReadOrRefused answers in each way that backends do by mistake: other
-// types, HTML, lists, redirects, megabytes. The error must reveal neither the URL's key
-// nor the phone number.
+// A backend answers in one of the ways that backends do by mistake: other types, HTML, lists,
+// redirects, megabytes. The error must reveal neither the key in the URL nor the phone number.
 func TestAnswersAreReadOrRefused(t *testing.T) {
 	for name, tc := range map[string]struct {
 		status int
@@ -184,8 +183,8 @@ func TestAnswersAreReadOrRefused(t *testing.T) {
 	}
 }
 
-// TestServerErrorsMayPass answers with statuses that may pass: the login can be
-// retried, and the operator is not asked to fix the configuration.
+// A backend answers with the status of a temporary fault. The login can be retried, and the error
+// does not ask the operator to fix the configuration.
 func TestServerErrorsMayPass(t *testing.T) {
 	for _, status := range []int{408, 425, 429, 500, 502, 503, 504} {
 		d := directory(t, answering(status, `{"id":"7"}`))
@@ -201,8 +200,8 @@ func TestServerErrorsMayPass(t *testing.T) {
 
 func second(_ user.User, err error) error { return err }
 
-// TestSilentLoginOfNobodyIsUnknown answers a silent login with 404: the client should
-// ask for the phone number.
+// A backend answers a silent login with 404. The user is unknown, so that the client asks for the
+// phone number.
 func TestSilentLoginOfNobodyIsUnknown(t *testing.T) {
 	d := directory(t, answering(404, ""))
 	if _, err := d.Login(t.Context(), user.Login{AppID: "wx1", OpenID: "o1"}); err != user.ErrUnknown {
@@ -210,8 +209,8 @@ func TestSilentLoginOfNobodyIsUnknown(t *testing.T) {
 	}
 }
 
-// TestErasureOfNobodyIsDone erases a user twice: the second time is a success, too, so
-// that an interrupted erasure can be repeated.
+// A user is erased twice. The second time is a success, too, so that an interrupted erasure can be
+// repeated.
 func TestErasureOfNobodyIsDone(t *testing.T) {
 	for _, status := range []int{200, 202, 204, 404, 410} {
 		if err := directory(t, answering(status, "")).Erase(t.Context(), "7"); err != nil {
@@ -220,8 +219,8 @@ func TestErasureOfNobodyIsDone(t *testing.T) {
 	}
 }
 
-// TestBrokenConnectionIsTriedOnceMore breaks the connection before the answer: the same
-// request is sent once more. It is not repeated once an answer has begun.
+// The connection breaks before the answer. The same request is sent once more. It is not repeated
+// once an answer has begun.
 func TestBrokenConnectionIsTriedOnceMore(t *testing.T) {
 	var asked atomic.Int64
 	for _, broken := range []int64{1, 2} {
@@ -255,8 +254,7 @@ func TestBrokenConnectionIsTriedOnceMore(t *testing.T) {
 	}
 }
 
-// TestUnreachableBackendMayPass has no backend listen: the error may pass, and must not
-// reveal the key in the URL.
+// No backend listens. The error must be a temporary one, and must not reveal the key in the URL.
 func TestUnreachableBackendMayPass(t *testing.T) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -270,7 +268,7 @@ func TestUnreachableBackendMayPass(t *testing.T) {
 	}
 }
 
-// slow never answers, and blocks for as long as the request's context lives.
+// slow never answers. It blocks until the request's context ends.
 type slow struct{ left chan time.Duration }
 
 func (s slow) RoundTrip(r *http.Request) (*http.Response, error) {
@@ -283,8 +281,7 @@ func (s slow) RoundTrip(r *http.Request) (*http.Response, error) {
 	return nil, r.Context().Err()
 }
 
-// TestAnswerThatTakesTooLongIsNotWaitedFor has a backend that hangs: the login fails
-// after the timeout, and the request is not sent again.
+// A backend hangs. The login fails after the timeout, and the request is not sent again.
 func TestAnswerThatTakesTooLongIsNotWaitedFor(t *testing.T) {
 	s := slow{make(chan time.Duration, 2)}
 	d := &webhook.Directory{URL: "http://127.0.0.1/", Secrets: []webhook.Secret{secret(t)}, Transport: s}
@@ -296,6 +293,6 @@ func TestAnswerThatTakesTooLongIsNotWaitedFor(t *testing.T) {
 		t.Errorf("%s to wait", left)
 	}
 	if len(s.left) != 0 {
-		t.Error("it was asked again")
+		t.Error("the request was sent again")
 	}
 }
