@@ -102,12 +102,12 @@ func (g *Gate) Enter(r *http.Request, protect func(*http.Request) (bool, error),
 		return refuseTwo()
 	}
 	var d Decision
-	_, canonical := Path(r)
+	escaped, canonical := Path(r)
 	var at place
 	if len(g.requirements) > 0 {
-		at = placeOf(r, canonical)
+		at = g.requirements.placeOf(r, escaped, canonical)
 	}
-	access := g.access(r, at, canonical, len(all) > 0, protect)
+	access := g.access(r, &at, canonical, len(all) > 0, protect)
 	switch {
 	case access == public:
 		d = g.passPublic(r, all, now)
@@ -120,7 +120,7 @@ func (g *Gate) Enter(r *http.Request, protect func(*http.Request) (bool, error),
 	default:
 		d = g.authenticate(r, one(all), now)
 		if d.Refusal == nil {
-			d.Refusal = g.requirements.check(at, d.Caller, now)
+			d.Refusal = at.check(d.Caller, now)
 		}
 	}
 	if d.Refusal != nil {
@@ -194,11 +194,11 @@ func one(all []presented) presented {
 }
 
 // access returns whether a request needs a token.
-func (g *Gate) access(r *http.Request, at place, canonical, credential bool, protect func(*http.Request) (bool, error)) access {
+func (g *Gate) access(r *http.Request, at *place, canonical, credential bool, protect func(*http.Request) (bool, error)) access {
 	if !canonical {
 		return protected
 	}
-	if g.requirements.apply(at) {
+	if len(at.required) > 0 {
 		if at.canonical && !credential && isPreflight(r) {
 			return public
 		}

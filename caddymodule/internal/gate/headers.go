@@ -2,6 +2,7 @@ package gate
 
 import (
 	"net/http"
+	"slices"
 	"strings"
 )
 
@@ -186,12 +187,10 @@ func dropOverrides(h http.Header) {
 }
 
 func isOverride(name string) bool {
-	for _, own := range overrides {
-		if len(name) == len(own) && foldEqual(name, own) {
-			return true
-		}
-	}
-	return false
+	// Most names differ in the first letter.
+	return name != "" && (name[0] == 'X' || name[0] == 'x') && slices.ContainsFunc(overrides[:], func(own string) bool {
+		return len(name) == len(own) && foldEqual(name, own)
+	})
 }
 
 var overrides = [...]string{"x-http-method", "x-http-method-override", "x-method-override", "x-original-url", "x-rewrite-url"}

@@ -102,11 +102,15 @@ func compilePattern(path string) pattern {
 // match compares p with a path that is in ASCII or was folded.
 func (p *pattern) match(path string) bool {
 	n := len(p.base)
-	if len(path) < n || !equalLower(path[:n], p.base) {
+	if len(path) < n {
 		return false
 	}
+	// The byte behind the base is compared first, as it differs in most paths.
 	rest := path[n:]
-	return rest == "" || rest == "/" || p.prefix && rest[0] == '/'
+	if rest != "" && (rest[0] != '/' || !p.prefix && len(rest) > 1) {
+		return false
+	}
+	return path[:n] == p.base || equalLower(path[:n], p.base)
 }
 
 // covers reports whether p matches everything that a rule's path matches.
@@ -197,16 +201,26 @@ type place struct {
 	// canonical is false for a path that an upstream may take for another one. Such a
 	// path has to meet every requirement: no spelling leads around one.
 	canonical bool
+	// required begins with the first requirement that concerns the place, and ends with the
+	// last of all. It is empty if none concerns it.
+	required requirements
 }
 
-// placeOf returns the place of a request. canonical says whether [Canonical] holds for its
-// path. A path that stops being canonical when it is folded does not count as canonical: a "／"
-// beyond ASCII is a "/" to an upstream that normalizes to NFKC.
-func placeOf(r *http.Request, canonical bool) place {
-	p := place{r.URL.Path, canonical}
-	if canonical && !isASCII(p.path) {
+// placeOf returns the place of a request, from what [Path] returned. A path that stops being
+// canonical when it is folded does not count as canonical: a "／" beyond ASCII is a "/" to an
+// upstream that normalizes to NFKC.
+func (rs requirements) placeOf(r *http.Request, escaped string, canonical bool) place {
+	p := place{path: r.URL.Path, canonical: canonical}
+	// A canonical path has characters beyond ASCII only as escapes, which are longer.
+	if canonical && len(escaped) != len(p.path) && !isASCII(p.path) {
 		p.path = fold(p.path)
 		p.canonical = Canonical((&url.URL{Path: p.path}).EscapedPath())
+	}
+	for i := range rs {
+		if rs[i].applies(&p) {
+			p.required = rs[i:]
+			break
+		}
 	}
 	return p
 }
@@ -214,22 +228,25 @@ func placeOf(r *http.Request, canonical bool) place {
 // Requires reports whether there are requirements.
 func (g *Gate) Requires() bool { return len(g.requirements) > 0 }
 
-// apply reports whether any requirement concerns a place.
-func (rs requirements) apply(at place) bool {
-	return slices.ContainsFunc(rs, func(r requirement) bool { return r.applies(at) })
-}
-
-func (r *requirement) applies(at place) bool {
-	return !at.canonical || slices.ContainsFunc(r.patterns, func(p pattern) bool { return p.match(at.path) })
+func (r *requirement) applies(at *place) bool {
+	if !at.canonical {
+		return true
+	}
+	for i := range r.patterns {
+		if r.patterns[i].match(at.path) {
+			return true
+		}
+	}
+	return false
 }
 
 // check returns the refusal of a caller that does not meet every requirement of a place, or
 // nil. If a login with the phone number would be enough, the refusal's code says so.
-func (rs requirements) check(at place, caller *token.Identity, now time.Time) *problem.Problem {
+func (at *place) check(caller *token.Identity, now time.Time) *problem.Problem {
 	var refusal *problem.Problem
-	for i := range rs {
-		r := &rs[i]
-		if !r.applies(at) || r.met(caller, now) {
+	for i := range at.required {
+		r := &at.required[i]
+		if i > 0 && !r.applies(at) || r.met(caller, now) {
 			continue
 		}
 		if r.within == 0 || !at.canonical {
@@ -248,10 +265,11 @@ func (r *requirement) met(caller *token.Identity, now time.Time) bool {
 	if r.field.get != nil {
 		return slices.Contains(r.values, r.field.get(caller))
 	}
-	if list, ok := caller.Claim(r.field.claim).([]any); ok {
+	claim := caller.Claim(r.field.claim)
+	if list, ok := claim.([]any); ok {
 		return slices.ContainsFunc(list, r.accepts)
 	}
-	return r.accepts(caller.Claim(r.field.claim))
+	return r.accepts(claim)
 }
 
 // accepts reports whether a single value of a claim is one of the required ones. A
