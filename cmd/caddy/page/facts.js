@@ -1,11 +1,11 @@
-// The user, the token taken apart, and what the API received.
+// The user, the token decoded, and the headers that the API received.
 import { byId, make, t } from './words.js'
 import { stored } from './phone.js'
 
 const decode = part => JSON.parse(new TextDecoder().decode(Uint8Array.from(atob(part.replace(/-/g, '+').replace(/_/g, '/')), c => c.charCodeAt(0))))
 const empty = name => make('p', 'soft', t(name))
 
-let seen // the latest request of a user at the API
+let seen // the latest request of a user that reached the API
 
 export function atAPI(e) {
   if ((e.headers || {})['X-Wx-User-Id']) seen = e
@@ -16,7 +16,7 @@ function table(pairs) {
   return make('dl', '', ...pairs.flatMap(([name, value, note]) => [make('dt', '', name), make('dd', '', make('code', '', value), note ? make('small', '', note) : undefined)]))
 }
 
-let expiry // where the remaining time is shown
+let expiry // the element that shows the remaining time
 function countdown() {
   if (!expiry || !expiry.node.isConnected) return
   const s = Math.max(0, Math.round(expiry.at - Date.now() / 1000))
@@ -27,7 +27,7 @@ setInterval(countdown, 1000)
 const shown = v => (typeof v === 'string' ? (v.length > 40 ? v.slice(0, 38) + '…' : v) : JSON.stringify(v))
 const first = ['sub', 'exp', 'sid', 'openid', 'wx']
 const others = ['client_id', 'auth_time', 'iss', 'aud', 'iat', 'jti']
-let unfolded = false // whether the others are shown
+let unfolded = false // whether the other claims are shown
 
 function tokenOf(token) {
   const parts = token.split('.')
@@ -47,7 +47,7 @@ function tokenOf(token) {
   return make('div', '', whole, make('h3', 'payload', t('payload')), list, more)
 }
 
-// render shows everything as it is now.
+// render shows the current state.
 export function render() {
   const { token, user } = stored()
   byId('user').replaceChildren(user

@@ -1,4 +1,4 @@
-// The list of requests, newest first, with what each caused.
+// The list of requests, newest first. Each has the events that it caused.
 import { byId, make, t } from './words.js'
 
 const kept = 60

@@ -1,5 +1,5 @@
-// Puts the parts together: the events of the demo's server reach the list of requests, the
-// facts and the story.
+// Connects the parts of the page: the events of the demo's server go to the list of requests,
+// the facts and the story.
 import { byId, isChinese, make, say, speak, t } from './words.js'
 import * as phone from './phone.js'
 import * as facts from './facts.js'
@@ -9,8 +9,8 @@ import { login, switches, tell } from './stories.js'
 let events = []
 let visitor
 let told = tell(login)
-let active // the switch whose story is told
-const on = new Set() // what is broken
+let active // the switch of the story that is shown
+const on = new Set() // the switches of what is broken
 
 // The switches
 
@@ -62,7 +62,7 @@ function renderStory() {
     if (state === 'now') li.setAttribute('aria-current', 'step')
     return li
   })
-  // Only what changed is replaced, so that a screen reader says only that.
+  // Only changed steps are replaced, so that a screen reader reads only those.
   const list = byId('steps')
   items.forEach((li, i) => {
     const old = list.children[i]

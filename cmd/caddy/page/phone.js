@@ -1,4 +1,4 @@
-// The mini program: a shop that uses the client as any other would.
+// The mini program: a shop that uses the client as any other app would.
 import { createAuth } from './client/index.js'
 import { fetchMP } from './client/fetch.js'
 import { byId, isChinese, make, say, t } from './words.js'
@@ -10,12 +10,12 @@ export const post = async (path, data) => {
 }
 
 const key = 'wx-auth'
-const kept = sessionStorage // as a mini program's storage, for this tab
+const kept = sessionStorage // this tab's storage, in place of a mini program's
 let auth
 let numbers = []
 let changed = () => {}
 
-// stored is what the client keeps: the token and the user.
+// stored returns what the client keeps: the token and the user.
 export const stored = () => JSON.parse(kept.getItem(key) || '{}')
 export const loggedIn = () => Boolean(auth && auth.user)
 
@@ -23,7 +23,7 @@ function start(appid) {
   const storage = { getItem: k => kept.getItem(k), setItem: (k, v) => { kept.setItem(k, v); changed() } }
   auth = createAuth({
     base: location.origin + '/gateway', mp: fetchMP({ storage }), appid, storageKey: key, onLoginNeeded: logIn,
-    // The demo's server plays wx.login and the phone button.
+    // The demo's server simulates wx.login and the phone button.
     simulator: {
       appid,
       login: async () => (await post('/demo/codes')).code,
@@ -32,7 +32,7 @@ function start(appid) {
   })
 }
 
-// install puts the mini program on the phone of a visitor.
+// install starts the mini program on a visitor's phone.
 export async function install({ name, body, onChange }) {
   if (kept.getItem('visitor') !== name) {
     kept.clear()
@@ -47,7 +47,7 @@ export async function install({ name, body, onChange }) {
   await showGoods()
 }
 
-// age makes the token look old, so that the next request refreshes it.
+// age makes the token look expired, so that the next request refreshes it.
 export function age(appid) {
   kept.setItem(key, JSON.stringify({ ...stored(), until: 0 }))
   start(appid)
@@ -58,12 +58,12 @@ export function age(appid) {
 let goods = []
 async function showGoods() {
   const { data } = await auth.request({ url: '/public/goods', login: false }).catch(() => ({}))
-  // Another Caddyfile may keep the list from guests.
+  // Another Caddyfile may refuse the list to guests.
   goods = Array.isArray(data) ? data : [{ id: 'tea', zh: '一杯茶', en: 'A cup of tea', price: 20 }]
   speak()
 }
 
-// speak shows the shop in the language in use.
+// speak shows the shop in the current language.
 export function speak() {
   byId('goods').replaceChildren(...goods.map(g => {
     const button = make('button', 'order', t('order'))
@@ -97,8 +97,8 @@ function toast(text, bad) {
   fading = setTimeout(() => e.classList.remove('shown'), 4000)
 }
 
-// ordered sends an order. Within a second after the login page was closed, the client does
-// not open it again by itself.
+// ordered sends an order. Within a second after the login page was closed, the client does not
+// open it again, so this opens it.
 async function ordered(id) {
   const send = () => auth.request({ url: '/orders', method: 'POST', data: { goods: id } })
   try { return await send() } catch (e) {
@@ -129,16 +129,16 @@ byId('logout').onclick = async () => {
 
 // The login page
 
-let problem // why the page is open
+let problem // the problem for which the page is open
 let left = false // the user has closed it
-let closed // ends the client's wait for it
+let closed // ends the client's wait for the login page
 
 const show = login => {
   byId('view-login').hidden = !login
   byId('view-shop').hidden = Boolean(login)
 }
 
-// logIn is what the client calls when only the user can help.
+// logIn opens the login page. The client calls it when only the user can help.
 function logIn(why) {
   refuseWith(why)
   show(true)
@@ -176,7 +176,7 @@ byId('login-plain').onclick = e => attempt(e.target)
 byId('login-retry').onclick = e => attempt(e.target)
 byId('login-back').onclick = () => { left = true; leave() }
 
-// WeChat's own sheet, where the user picks a number
+// This is WeChat's own sheet, in which the user picks a number.
 
 const chosen = () => new FormData(byId('sheet').querySelector('form')).get('number')
 
@@ -200,7 +200,7 @@ byId('login-phone').onclick = () => {
 byId('refuse').onclick = () => byId('sheet').close('')
 byId('sheet').onkeydown = e => { if (e.key === 'Escape') byId('sheet').close('') }
 byId('sheet').onclose = () => {
-  if (byId('sheet').open) return // the event comes late, and the sheet is open again
+  if (byId('sheet').open) return // the event comes late: the sheet is open again
   const button = byId('login-phone')
   button.focus()
   if (byId('sheet').returnValue === 'allow') attempt(button, { detail: {} })

@@ -1,5 +1,5 @@
-// What each switch shows, step by step. A step is done when an event of its kind has come
-// after that of the step before. Steps with do: true are for the person at the page.
+// The steps that each switch leads to. A step is done when an event of its kind has come after
+// the event of the step before. Steps with do: true are done by the person at the page.
 
 const ours = '/auth/wx'
 const answered = (who, path, code) => e => e.kind === 'answer' && e.who === who && e.path === path &&
@@ -103,7 +103,7 @@ export const switches = {
   }
 }
 
-// tell follows a story from now on. done is the number of steps that have happened.
+// tell follows a story from now on. done is the number of steps that are done.
 export function tell(story, on) {
   const steps = story.steps(on)
   const who = new Map()

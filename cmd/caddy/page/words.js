@@ -78,16 +78,16 @@ const words = {
 
 let zh = (localStorage.getItem('language') || navigator.language).startsWith('zh')
 
-// isChinese reports the language in use.
+// isChinese reports whether the page is in Chinese.
 export const isChinese = () => zh
 
-// say picks the text of [Chinese, English].
+// say picks one of [Chinese, English], by the current language.
 export const say = pair => pair[zh ? 0 : 1]
 
-// t is the text with that name, or nothing.
+// t returns the text with that name, or '' if there is none.
 export const t = name => (words[name] ? say(words[name]) : '')
 
-// speak changes the language and fills in what the HTML names.
+// speak changes the language and fills in the texts that the HTML names.
 export function speak(chinese) {
   zh = chinese
   localStorage.setItem('language', zh ? 'zh' : 'en')
@@ -96,7 +96,7 @@ export function speak(chinese) {
   for (const e of document.querySelectorAll('[data-label]')) e.setAttribute('aria-label', t(e.dataset.label))
 }
 
-// make is a new element with a class, a text or children.
+// make returns a new element with a class, a text or children.
 export function make(name, style, ...content) {
   const e = document.createElement(name)
   if (style) e.className = style
