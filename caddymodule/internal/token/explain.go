@@ -76,7 +76,7 @@ func (ks *KeySet) explainHeader(raw string) string {
 	switch dot := strings.IndexByte(raw, '.'); {
 	case ks.NamesUnknownKey(raw):
 		in, _ := Inspect(raw)
-		return fmt.Sprintf("the key %v is none of those that verify here: it was retired or dropped, or it is another gateway's", in.Header["kid"])
+		return fmt.Sprintf("the key %v does not verify tokens here: it was retired or dropped, or it is another gateway's", in.Header["kid"])
 	case dot > 0 && dot < maxHeader && ks.header(raw[:dot]) != nil:
 		return "the signature has the wrong length: the token was cut"
 	}

@@ -41,7 +41,7 @@ func TestRefusedTokensAreExplained(t *testing.T) {
 		"its typ is \"JWT\"":               jwt,
 		"the signature is not that":        raw[:len(raw)-8] + "AAAAAAAA",
 		"the wrong length":                 raw[:len(raw)-4],
-		"is none of those that verify":     mustMint(t, testKeys()[EdDSA], testClaims()),
+		"does not verify tokens here":      mustMint(t, testKeys()[EdDSA], testClaims()),
 		"not one that this gateway writes": "e30" + raw[strings.IndexByte(raw, '.'):],
 		"a claim is missing":               sign(t, ks, goodHeader(ks), "{}"),
 		"more than 8192":                   raw + strings.Repeat("A", MaxSize),

@@ -134,7 +134,7 @@ func checkSecret(secret []byte) error {
 		return fmt.Errorf("an HS256 secret of %d bytes is too short: use at least %d, such as the output of: openssl rand -base64 48", len(secret), minSecret)
 	}
 	if bytes.Count(secret, secret[:1]) == len(secret) {
-		return errors.New("an HS256 secret that repeats one byte is no secret: use the output of: openssl rand -base64 48")
+		return errors.New("an HS256 secret that repeats one byte can be guessed: use the output of: openssl rand -base64 48")
 	}
 	return nil
 }

@@ -87,10 +87,10 @@ func parsePEM(data []byte, alg Algorithm) (*key, error) {
 	case "RSA PRIVATE KEY":
 		raw, err = x509.ParsePKCS1PrivateKey(block.Bytes)
 	default:
-		return nil, fmt.Errorf("a PEM block %q is no private key that can be read: convert it to PKCS #8: openssl pkey -in key.pem", block.Type)
+		return nil, fmt.Errorf("a PEM block %q is not a readable private key: convert it to PKCS #8: openssl pkey -in key.pem", block.Type)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("the PEM block %q is no private key that can be read: is it whole, and of a common kind?", block.Type)
+		return nil, fmt.Errorf("the PEM block %q is not a readable private key: is it whole, and of a common kind?", block.Type)
 	}
 	return newKey(raw, alg)
 }
