@@ -82,7 +82,7 @@ func (c *call) revoke() error {
 	s, err := c.Store.Session(ctx, sessionID)
 	if errors.Is(err, session.ErrNotFound) {
 		p := problem.New(problem.NotFound)
-		p.Detail = "There is no such session, or it was over so long ago that it is forgotten."
+		p.Detail = "There is no such session, or it ended so long ago that it is no longer stored."
 		return c.refuse(p)
 	}
 	if err == nil {
