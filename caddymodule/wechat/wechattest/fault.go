@@ -107,7 +107,7 @@ func (s *Simulator) Inject(f Fault) error {
 		return fmt.Errorf("fault: no kind is named %q", f.Kind)
 	}
 	if f.Status != 0 && (f.Status < 200 || f.Status > 599) {
-		return fmt.Errorf("fault: %d is no status of an answer", f.Status)
+		return fmt.Errorf("fault: %d is not the status of an answer", f.Status)
 	}
 	if f.Delay < 0 || f.Skip < 0 {
 		return fmt.Errorf("fault: delay and skip cannot be negative")
