@@ -247,10 +247,10 @@ func parseDuration(text string) (time.Duration, error) {
 	}
 	d, err := caddy.ParseDuration(text)
 	if err != nil {
-		return 0, fmt.Errorf("%q is no duration: write a number and a unit, such as 90s, 15m, 12h or 90d", text)
+		return 0, fmt.Errorf("%q is not a duration: write a number and a unit, such as 90s, 15m, 12h or 90d", text)
 	}
 	if d <= 0 {
-		return 0, fmt.Errorf("%q is no time to wait: it must be over zero; leave the line out for the default", text)
+		return 0, fmt.Errorf("%q is not a valid time: it must be greater than zero; leave the line out for the default", text)
 	}
 	return d, nil
 }
@@ -265,7 +265,7 @@ func rate(into **Rate) func([]string) error {
 		per, ok := map[string]time.Duration{"s": time.Second, "m": time.Minute, "h": time.Hour, "d": day}[unit]
 		count, err := strconv.Atoi(number)
 		if !ok || err != nil || count < 1 {
-			return fmt.Errorf("%q is no rate: write a number, a slash and s, m, h or d, such as 30/m", args[0])
+			return fmt.Errorf("%q is not a rate: write a number, a slash and s, m, h or d, such as 30/m", args[0])
 		}
 		*into = &Rate{Count: count, Per: caddy.Duration(per)}
 		return nil
@@ -292,7 +292,7 @@ func silentLogin(into **SilentLogin) func([]string) error {
 func testLogin(into **TestLogin) func([]string) error {
 	return func(args []string) error {
 		if args[2] != "until" {
-			return fmt.Errorf("the date stands after the word until, such as until 2026-12-31; this is %q", args[2])
+			return fmt.Errorf("the date comes after the word until, such as until 2026-12-31; this is %q", args[2])
 		}
 		*into = &TestLogin{Secret: args[0], Phone: args[1], Until: args[3]}
 		return nil

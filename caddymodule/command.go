@@ -329,7 +329,7 @@ func chosen(list []*commandStore, which string) (*commandStore, error) {
 		}
 	}
 	if len(found) != 1 {
-		return nil, fmt.Errorf("%d of the configuration's stores fit: choose one with --store <part of its name>:\n  %s", len(found), strings.Join(names, "\n  "))
+		return nil, fmt.Errorf("%d of the configuration's stores match: choose one with --store <part of its name>:\n  %s", len(found), strings.Join(names, "\n  "))
 	}
 	return found[0], nil
 }

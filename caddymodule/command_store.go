@@ -117,7 +117,7 @@ signs, a new one signs from now on. This breaks something, on purpose:
 		case err != nil:
 			return err
 		case *compromised != "" && !found:
-			return fmt.Errorf("there is no key %q: `caddy wx-auth keys list` shows those that are", *compromised)
+			return fmt.Errorf("there is no key %q: `caddy wx-auth keys list` shows the existing ones", *compromised)
 		case *compromised == "" && rings == 0:
 			return errors.New("the key that signs is in the configuration (token { key … }): change it there")
 		}
@@ -172,8 +172,8 @@ the generated one as the old one: encryption_key <new> {file./…/wx_auth.db.key
 		Args:    cobra.NoArgs,
 	}
 	from := addConfigFlags(cmd)
-	compromised := cmd.Flags().Bool("compromised", false, "somebody else has the old key: keep nothing of it, and end every session")
-	force := cmd.Flags().Bool("force", false, "begin though replicas do not have the new key, or a configured signing key may be the old one")
+	compromised := cmd.Flags().Bool("compromised", false, "somebody else has the old key: replace everything made with it, and end every session")
+	force := cmd.Flags().Bool("force", false, "begin even if replicas lack the new key, or a configured signing key may be the old one")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		ctx, stop := untilInterrupted()
 		defer stop()
@@ -266,7 +266,7 @@ The database must exist, and have none of the tables or empty ones. Without
 	cmd.Flags().StringSliceVar(&keys, "encryption-key", nil, "placeholder of the new store's encryption key, such as '{env.NEW_KEY}'")
 	prefix := cmd.Flags().String("table-prefix", defaultTablePrefix, "what the name of each new table starts with")
 	undo := cmd.Flags().Bool("undo", false, "open the old store again")
-	force := cmd.Flags().Bool("force", false, "begin though replicas of an earlier version, or of the new store, seem to run")
+	force := cmd.Flags().Bool("force", false, "begin even if replicas of an earlier version, or of the new store, seem to run")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if *undo == (len(args) == 1) {
 			return errors.New("name the new store, or write --undo")

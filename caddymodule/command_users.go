@@ -68,7 +68,7 @@ and in your shell's history. A number without a country is one of mainland China
   caddy wx-auth users find oE9Xk9iBm8mydr-kZbcKFy9xsxpE --json`,
 		args: cobra.ExactArgs(1), phones: true,
 		flags: func(cmd *cobra.Command) {
-			cmd.Flags().StringVar(&appid, "appid", "", "the mini program of the openid (default: all of the configuration)")
+			cmd.Flags().StringVar(&appid, "appid", "", "the mini program of the openid (default: all mini programs of the configuration)")
 		},
 		do: func(ctx context.Context, o *commandStore, out cli.Output, args []string) error {
 			what := args[0]
@@ -94,7 +94,7 @@ func listUsers() *cobra.Command {
 		args:    cobra.NoArgs, phones: true,
 		flags: func(cmd *cobra.Command) {
 			cmd.Flags().StringVar(&after, "after", "", "list the users after this id")
-			cmd.Flags().IntVar(&limit, "limit", 100, "list so many users; 0: all")
+			cmd.Flags().IntVar(&limit, "limit", 100, "the maximum number of users; 0: all")
 		},
 		do: func(ctx context.Context, o *commandStore, out cli.Output, _ []string) error {
 			return o.ListUsers(ctx, out, after, limit)
@@ -131,7 +131,7 @@ func setDisabled(disabled bool) *cobra.Command {
 func eraseUser() *cobra.Command {
 	return action{
 		use: "erase <id>", short: "Erases a user: sessions, openids, number and record",
-		long: "An external directory is asked to erase the user, too. There is no way back.",
+		long: "An external directory is asked to erase the user too. This cannot be undone.",
 		args: cobra.ExactArgs(1),
 		do: func(ctx context.Context, o *commandStore, out cli.Output, args []string) error {
 			return o.EraseUser(ctx, out, args[0], time.Now())
@@ -203,7 +203,7 @@ shows them, if the token was signed here.`,
 			file, err := os.Open(args[0])
 			if err != nil {
 				// The argument may be the token itself, so no part of it may be in the error.
-				return errors.New("there is no file of that name that can be read: the token is read from a file or from the standard input")
+				return errors.New("no file of that name can be read: the token is read from a file or from the standard input")
 			}
 			defer file.Close()
 			in = file

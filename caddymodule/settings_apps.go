@@ -39,7 +39,7 @@ func (s *settings) resolveApps(h *Handler, look lookup) error {
 		}
 		if known {
 			if !wordForm.MatchString(id) {
-				return missetAt("app", i, fmt.Errorf("%q is no appid: it is \"wx\" and 16 hexadecimal digits, as WeChat's console shows it", id))
+				return missetAt("app", i, fmt.Errorf("%q is not an appid: it is \"wx\" and 16 hexadecimal digits, as WeChat's console shows it", id))
 			}
 			if j, repeated := first[id]; repeated && j != i {
 				return missetAt("app", i, fmt.Errorf("the appid %s is given twice: keep one of them", id))

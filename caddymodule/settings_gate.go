@@ -87,7 +87,7 @@ func (s *settings) requirement(r Requirement, look lookup) (gate.Requirement, er
 		}
 		if known {
 			if values[i] = value; !slices.ContainsFunc(s.Apps, func(a wechat.App) bool { return a.ID == value || a.ID == "" }) {
-				return gate.Requirement{}, fmt.Errorf("appid %s is none of the mini programs that log in here; write one of theirs", value)
+				return gate.Requirement{}, fmt.Errorf("appid %s is not one of the mini programs that log in here; write one of their appids", value)
 			}
 		}
 	}
@@ -102,7 +102,7 @@ func checkPrefix(prefix string) error {
 	case strings.Trim(prefix, "/*") == "":
 		return errors.New("it would leave no path to the upstream: use a prefix of its own, such as /auth/wx")
 	case !strings.HasPrefix(prefix, "/"):
-		return fmt.Errorf("%q is no path: begin it with a slash, such as /auth/wx", prefix)
+		return fmt.Errorf("%q is not a path: begin it with a slash, such as /auth/wx", prefix)
 	case strings.HasSuffix(prefix, "/*"), strings.HasSuffix(prefix, "/"):
 		return fmt.Errorf("write the prefix without its end: %s", strings.TrimRight(prefix, "/*"))
 	case !prefixForm.MatchString(prefix) || !gate.Canonical(prefix):
@@ -121,7 +121,7 @@ func pathsOnly(r Rule) error {
 			return err
 		}
 		if p != "" && p[0] != '/' && p[0] != '*' {
-			return fmt.Errorf("%q is no path: paths begin with a slash, methods stand before them", p)
+			return fmt.Errorf("%q is not a path: paths begin with a slash, methods come before them", p)
 		}
 	}
 	return nil

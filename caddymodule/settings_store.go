@@ -107,7 +107,7 @@ func (s *settings) resolveLogin(h *Handler, _ lookup) error {
 		case set.Off:
 			s.Login.Silent = 0
 		case set.MaxAge < 0:
-			return misset("silent_login", errors.New("the max age must be over zero; to turn it off write: silent_login off"))
+			return misset("silent_login", errors.New("the max age must be greater than zero; to turn it off write: silent_login off"))
 		case set.MaxAge != 0:
 			s.Login.Silent = time.Duration(set.MaxAge)
 		}
@@ -138,7 +138,7 @@ func (s *settings) resolveCountries(h *Handler) error {
 			return err
 		}
 		if !user.ValidCountry(code) {
-			return fmt.Errorf("%q is no country calling code: write 86 for mainland China, 852 for Hong Kong, 1 for North America", code)
+			return fmt.Errorf("%q is not a country calling code: write 86 for mainland China, 852 for Hong Kong, 1 for North America", code)
 		}
 	}
 	s.Countries = h.Countries
@@ -266,7 +266,7 @@ func (s *settings) resolveTestLogin(h *Handler, look lookup) error {
 	}
 	day, err := time.Parse(time.DateOnly, h.TestLogin.Until)
 	if err != nil {
-		return misset("test_login", fmt.Errorf("%q is no date: write the last day, such as 2026-12-31", h.TestLogin.Until))
+		return misset("test_login", fmt.Errorf("%q is not a date: write the last day, such as 2026-12-31", h.TestLogin.Until))
 	}
 	t.Until = day.AddDate(0, 0, 1)
 	if known {

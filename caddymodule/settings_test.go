@@ -199,7 +199,7 @@ func TestSettingsRefuseAtProvision(t *testing.T) {
 		"push token":           {Handler{Apps: []App{{ID: "wx0123456789abcdef", Secret: "s", Push: &Push{Token: "{env.WXT_WORDS}", EncodingAESKey: "k"}}}}, "app push: the token has 3 to 32 letters and digits"},
 		"push without a key":   {Handler{Apps: []App{{ID: "wx0123456789abcdef", Secret: "s", Push: &Push{Token: "token"}}}}, "app push: the EncodingAESKey has 43"},
 		"app's api":            {Handler{Apps: []App{{ID: "wx0123456789abcdef", Secret: "s", API: []string{"{env.WXT_HTTP}"}}}}, "app api: over http the AppSecret"},
-		"issuer":               {Handler{Apps: oneApp(), Token: &Token{Issuer: "{env.WXT_WORDS}"}}, "token issuer: \"two words\" is no name"},
+		"issuer":               {Handler{Apps: oneApp(), Token: &Token{Issuer: "{env.WXT_WORDS}"}}, "token issuer: \"two words\" is not a name"},
 		"encryption key":       {Handler{Apps: oneApp(), EncryptionKeys: []string{"{env.WXT_KEY}"}}, "encryption_key: the encryption key: use 32 bytes in base64"},
 		"no encryption key":    {Handler{Apps: oneApp(), Store: &Store{URL: "{env.WXT_PG}"}}, "store: postgres needs encryption_key"},
 		"api over http":        {Handler{Apps: oneApp(), WeChat: &WeChat{API: []string{"{env.WXT_HTTP}"}}}, "wechat api: over http the AppSecret would travel in clear"},
@@ -219,7 +219,7 @@ func TestSettingsRefuseAtProvision(t *testing.T) {
 		"test secret":          {Handler{Apps: oneApp(), TestLogin: &TestLogin{"{env.WXT_WORDS}", "+8613000000000", "2026-12-31"}}, "test_login: the secret: it could be guessed"},
 		"test secret empty":    {Handler{Apps: oneApp(), TestLogin: &TestLogin{"{env.WXT_EMPTY}", "+8613000000000", "2026-12-31"}}, "test_login: the secret: {env.WXT_EMPTY} is empty"},
 		"rule without path":    {Handler{Apps: oneApp(), Public: []Rule{{Methods: []string{"GET"}}}}, "public names methods but no path"},
-		"method as a path":     {Handler{Apps: oneApp(), Public: []Rule{{Paths: []string{"POST", "/x"}}}}, `public: "POST" is no path`},
+		"method as a path":     {Handler{Apps: oneApp(), Public: []Rule{{Paths: []string{"POST", "/x"}}}}, `public: "POST" is not a path`},
 		"url for stable":       {Handler{Apps: oneApp(), WeChat: &WeChat{AccessTokenURL: "https://x.example.com"}}, "wechat access_token: stable takes no URL"},
 	} {
 		t.Run(name, func(t *testing.T) {

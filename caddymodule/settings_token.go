@@ -167,7 +167,7 @@ func (t *tokenSettings) resolveClaims(names []string) error {
 
 func checkName(name string) error {
 	if name == "" || len(name) > 256 || strings.ContainsFunc(name, func(c rune) bool { return c <= ' ' || c > '~' }) {
-		return fmt.Errorf("%q is no name: use 1 to 256 visible ASCII characters", name)
+		return fmt.Errorf("%q is not a name: use 1 to 256 visible ASCII characters", name)
 	}
 	return nil
 }

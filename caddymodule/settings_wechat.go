@@ -167,7 +167,7 @@ func parseURL(raw string) (*url.URL, error) {
 	u, err := url.Parse(raw)
 	switch {
 	case err != nil || u.Opaque != "" || u.Host == "" || u.Hostname() == "" || (u.Scheme != "http" && u.Scheme != "https"):
-		return nil, errors.New("this is no http or https URL: write it whole, such as " + wechat.DefaultAPI)
+		return nil, errors.New("this is not an http or https URL: write the whole URL, such as " + wechat.DefaultAPI)
 	case u.User != nil:
 		return nil, errors.New("a URL with a user name or password cannot be used: it would show in logs")
 	case strings.Contains(raw, "#"):

@@ -70,7 +70,7 @@ func (h *Handler) loadUsers(ctx caddy.Context) (user.Directory, error) {
 	}
 	d, ok := module.(user.Directory)
 	if !ok {
-		return nil, fmt.Errorf("users: the module %T is no directory of users: it does not implement user.Directory", module)
+		return nil, fmt.Errorf("users: the module %T is not a directory of users: it does not implement user.Directory", module)
 	}
 	return d, nil
 }
