@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -24,6 +25,29 @@ func loud(log string) (lines []string) {
 		}
 	}
 	return lines
+}
+
+// inIndex reports whether the page's table of log lines leads from a line to a heading. It has
+// no rows for the lines of logins.
+func inIndex(t *testing.T, message, heading string) bool {
+	t.Helper()
+	page, err := os.ReadFile("../../docs/troubleshooting.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, index, _ := strings.Cut(string(page), "\n## By a line of the log\n")
+	index, _, _ = strings.Cut(index, "\n### ")
+	rows := 0
+	for line := range strings.Lines(index) {
+		words, links, _ := strings.Cut(strings.TrimPrefix(line, "| `"), "` | ")
+		if !slices.ContainsFunc(strings.Split(words, "`, `"), func(w string) bool { return strings.HasPrefix(line, "| `") && strings.Contains(message, w) }) {
+			continue
+		}
+		if rows++; strings.Contains(links, "](#"+heading+")") {
+			return true
+		}
+	}
+	return rows == 0
 }
 
 // wantRemedies fails the test if a warning or an error does not say what to do, and where
@@ -46,6 +70,9 @@ func wantRemedies(t *testing.T, log string) {
 		heading, ok := strings.CutPrefix(see, "docs/troubleshooting.md#")
 		if !ok || !strings.Contains(string(headings), strconv.Quote(heading)) {
 			t.Errorf("it leads nowhere: %s", line)
+		}
+		if message, _ := fields["msg"].(string); !inIndex(t, message, heading) {
+			t.Errorf("docs/troubleshooting.md has other headings for it: %s", line)
 		}
 	}
 }
