@@ -22,7 +22,8 @@ type caller struct {
 	Spent bool      `json:"spent,omitempty"`
 }
 
-// spent is the caller of a login code that has opened a session.
+// spent is the kept result of a login code that has opened a session. It no longer says whose
+// code it was.
 var spent = []byte(`{"spent":true}`)
 
 // replayed is kept for a pair of codes that has opened a session. It names the session and
@@ -86,8 +87,8 @@ func (c *Chain) askCaller(ctx context.Context, r Request) (caller, error) {
 			return err
 		})
 	})
-	// Ignore the error: the phone step asks for the access token again and gets it too,
-	// and this code's result is kept by then.
+	// The error is ignored here: the phone step asks for the access token again and reports
+	// the error, after this code's result has been kept.
 	_ = warm.Wait()
 	if err != nil {
 		return caller{}, err

@@ -77,6 +77,6 @@ type Panic struct {
 
 func (p *Panic) Error() string { return "panic in a login: " + p.Kind }
 
-// panicked must be called by the function that recovers, because the stack is still the
-// panic's there.
+// panicked must be called by the function that recovers: only there does the stack still show
+// where the panic happened.
 func panicked(p any) *Panic { return &Panic{Kind: fmt.Sprintf("%T", p), Stack: string(debug.Stack())} }
