@@ -209,7 +209,8 @@ func TestOvertakenRefreshStartsAgain(t *testing.T) {
 	})
 }
 
-// stubborn never advances, as behind a replica of the database that lags.
+// stubborn is a store that never advances the counter, as if it read from a database replica
+// that lags behind.
 type stubborn struct{ *memory }
 
 func (stubborn) Advance(context.Context, string, Advance) (bool, error) {

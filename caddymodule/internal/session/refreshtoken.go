@@ -113,8 +113,8 @@ type presentedToken struct {
 	counter uint64
 }
 
-// open reads a refresh token. It returns false for anything that RefreshToken would not
-// write exactly so.
+// open reads a refresh token. It returns false for any text that RefreshToken could not have
+// written.
 func (k Keys) open(token string) (presentedToken, bool) {
 	// Check the length first: Go's decoder skips line breaks, so a token with line
 	// breaks would be a second spelling.

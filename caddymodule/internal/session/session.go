@@ -159,8 +159,8 @@ type Store interface {
 	// after every transaction, also if a later one fails.
 	EndUser(ctx context.Context, userID string, e Ending, each func(ids []string)) error
 
-	// EndSurplus does the same where a user has more open sessions than most, in the
-	// app and at the issuer of a session that stays. Those refreshed longest ago end.
+	// EndSurplus ends a user's sessions in the same way until only most are open, in the app
+	// and at the issuer of a session that stays. Those refreshed longest ago end.
 	EndSurplus(ctx context.Context, stays Session, most int, e Ending, each func(ids []string)) error
 
 	// UserSessions lists the user's open sessions, newest first.
