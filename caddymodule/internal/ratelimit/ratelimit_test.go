@@ -75,8 +75,8 @@ func TestBurstPassesNoMoreThanTheRate(t *testing.T) {
 	}
 }
 
-// Many users behind one address log in at once. One more attempt may be under way for
-// each success of the last minute, and no longer than that minute.
+// Many users behind one address log in at once. Each success allows one more attempt to be
+// under way, for a minute.
 func TestSuccessesMakeRoomForMore(t *testing.T) {
 	rate := Rate{Count: 2, Per: time.Minute}
 	now := start
