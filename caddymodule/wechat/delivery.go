@@ -190,8 +190,8 @@ func wait(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// busyJitter returns 50 to 300 ms, so that logins that met a busy WeChat at the same
-// moment do not return at the same moment.
+// busyJitter returns 50 to 300 ms, so that logins that met a busy WeChat at the same moment do
+// not try again at the same moment.
 func busyJitter() time.Duration {
 	var b [2]byte
 	rand.Read(b[:])

@@ -149,8 +149,8 @@ func (s *Simulator) app(appid string) (*appState, error) {
 	return app, nil
 }
 
-// sees returns the address from which WeChat sees the app's calls come, if the connection has
-// the given address.
+// sees returns the address from which WeChat sees the app's calls come. remote is the
+// connection's real address.
 func (a *App) sees(remote netip.Addr) string {
 	if a.CallerIP != "" {
 		return a.CallerIP
