@@ -268,7 +268,7 @@ func (h *Handler) wechatSyntax() subdirective {
 	)
 }
 
-// Adapting a Caddyfile records under these keys where a wx_auth was seen.
+// Under these keys it is recorded where a wx_auth was seen while a Caddyfile is adapted.
 const (
 	seenKey   = "wx_auth.seen"   // in the block state: a wx_auth in this block or in one around it
 	nestedKey = "wx_auth.nested" // in the state: a wx_auth in a block inside the site

@@ -161,8 +161,7 @@ func (h *Handler) protects(r *http.Request) (bool, error) {
 	return h.matcher.MatchWithError(r)
 }
 
-// placeholders are the caller's fields that later directives can use, by the part of the name
-// after {http.auth.user.
+// placeholders are the caller's fields that later directives can use, by the placeholder's name.
 var placeholders = map[string]func(*token.Identity) string{
 	"http.auth.user.id":      (*token.Identity).Subject,
 	"http.auth.user.openid":  (*token.Identity).OpenID,

@@ -10,7 +10,7 @@ import (
 )
 
 // appidForm is the form of WeChat's appids. Simulators use other words, which are accepted. A
-// secret of this form is refused: appid and secret were exchanged.
+// secret of this form is refused, because somebody has exchanged appid and secret.
 var (
 	appidForm = regexp.MustCompile(`^wx[0-9a-f]{16}$`)
 	wordForm  = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
