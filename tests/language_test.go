@@ -33,7 +33,7 @@ var avoided = []struct {
 	{regexp.MustCompile(`(?i)\b(anew|mend(s|ed|ing)?)\b`), "again, fix"},
 }
 
-// apart is the one good use of a word in avoided.
+// apart matches "told apart" and the like, the only allowed use of a word in avoided.
 var apart = regexp.MustCompile(`(?i)\btold apart\b|\btells? \w+ apart\b`)
 
 // goFile is a parsed file with its text.

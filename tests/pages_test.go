@@ -14,7 +14,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// document is a Markdown file, taken apart.
+// document is a parsed Markdown file.
 type document struct {
 	path     string // from the top of the repository, with slashes
 	headings []string

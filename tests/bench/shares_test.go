@@ -51,8 +51,8 @@ var requestParts = []part{
 	systemCalls,
 }
 
-// shares profiles a Caddy in the seconds after the call. The function that it returns returns
-// the share of each part, in percent.
+// shares profiles a Caddy in the seconds after the call. It returns a function that waits for
+// the profile and returns the share of each part, in percent.
 func shares(t testing.TB, c *rig.Caddy, seconds int, parts []part) func() []float64 {
 	t.Helper()
 	type taken struct {

@@ -78,7 +78,7 @@ func startShell(t *testing.T, dir string, env []string, commands string) *rig.Lo
 	return log
 }
 
-// page is the body of an answer, or empty.
+// page returns the body of the answer at an address, or an empty text.
 func page(address string) string {
 	resp, err := http.Get(address)
 	if err != nil {

@@ -111,8 +111,8 @@ func (b *backend) verify(token string) error {
 	return nil
 }
 
-// rotating is users who log in at one replica and use their tokens, until they expire,
-// at both replicas and at a backend that verifies them itself.
+// rotating is a group of users that log in at one replica. They use their tokens, until these
+// expire, at both replicas and at a backend that verifies them itself.
 type rotating struct {
 	stop     chan struct{}
 	people   sync.WaitGroup

@@ -411,7 +411,8 @@ func TestAttackOddValues(t *testing.T) {
 	for _, line := range []string{"X-WX-USER-ID : " + forged, " X-WX-USER-ID: " + forged, "X-WX-USER\x00ID: " + forged, "X-WX-USER ID: " + forged, "X-WX-USER\u2010ID: " + forged, ": " + forged, "X-WX-USER-ID"} {
 		f.refuses(t, refusal{400, ""}, "GET /public/x HTTP/1.1\r\n"+line+"\r\nHost: "+f.Addr+"\r\n\r\n")
 	}
-	// What a login stores about its client is shown as it was sent.
+	// A login stores its client's User-Agent. A placeholder in it must stay text: expanded, it
+	// would show the client a secret.
 	codes := f.wx.Tap(t, "13800138000")
 	f.Client().Do("POST", "/auth/wx", map[string]string{"code": codes.Code, "phoneCode": codes.PhoneCode}, "User-Agent: {env.WX_SECRET}").Pair(t)
 	if a := f.Client().Get("/auth/wx/sessions", pair.Token); !strings.Contains(a.Body, `"{env.WX_SECRET}"`) || strings.Contains(a.Body, rig.Secret) {

@@ -66,7 +66,7 @@ func TestRefusedUploadsHoldLittle(t *testing.T) {
 	if took := time.Since(start); took > 30*time.Second {
 		t.Errorf("closed after %s", took)
 	}
-	// Of 300 clients that keep the minimum rate, 44 are beyond the bound.
+	// Of 300 clients that keep the minimum rate, 44 exceed the bound of 256.
 	piece := make([]byte, 64<<10)
 	ended := make(chan struct{}, 300)
 	stop := make(chan struct{})
