@@ -9,7 +9,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat/wechattest"
 )
 
-// serveSwitch breaks something, or repairs it.
+// serveSwitch answers the page's switches: each breaks something, or repairs it.
 func (s *stage) serveSwitch(w http.ResponseWriter, r *http.Request) {
 	var want struct {
 		Name  string
