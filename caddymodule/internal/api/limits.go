@@ -9,6 +9,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/outage"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/ratelimit"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
 // State is the state of the limits, which exists once per store for all sites and
@@ -20,6 +21,8 @@ type State struct {
 	wrongKeys ratelimit.Limiter[netip.Prefix] // wrong service keys, by client
 	// wrongTests counts wrong secrets of the test login, by client.
 	wrongTests ratelimit.Limiter[netip.Prefix]
+	// rightTests counts test logins with the right secret, by the user's number.
+	rightTests ratelimit.Limiter[user.Phone]
 
 	health health
 

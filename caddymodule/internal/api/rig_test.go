@@ -136,6 +136,9 @@ func serve(t *testing.T, elsewhere user.Directory, configure ...func(*Settings))
 			Allow: s.AllowRefresh, Advanced: s.CountRefresh, Settings: times,
 		},
 	}
+	if test := s.TestLogin; test != nil {
+		o.Sessions.Test = session.TestLogin{Marks: refreshKeys.Marks([]byte("reviewers")), Until: test.Until}
+	}
 	o.Accounts = account.Accounts{Directory: directory, Store: s.store, Sessions: o.Sessions, Mint: o.Minter.Mint, Emit: s.Emit}
 	o.Chain = login.Chain{
 		WeChat:    &wechat.Client{APIs: []string{web.URL}, Timeout: 5 * time.Second, Tokens: wechat.NewStableToken(), Log: s.LogWeChat, Now: time.Now},

@@ -29,6 +29,11 @@ type TestLogin struct {
 // one. Other logins do not count.
 var wrongTestRate = ratelimit.Rate{Count: 10, Per: time.Minute}
 
+// rightTestRate limits the test logins of one user. All who have the secret share it, whatever
+// their addresses: with a secret that leaked, somebody could otherwise fill the store, and ask
+// an external directory, without a limit. A suite of tests stays below it.
+var rightTestRate = ratelimit.Rate{Count: 120, Per: time.Minute}
+
 // testLogin logs in the user of the site's test login. A site without a test login answers as
 // it does to a wrong secret.
 func (c *call) testLogin(req login.Request) error {
@@ -57,7 +62,8 @@ func (c *call) testLogin(req login.Request) error {
 	return c.answerPair(out)
 }
 
-// checkTestSecret returns the refusal of a request with a wrong secret, or after the last day.
+// checkTestSecret returns the refusal of a request with a wrong secret, after the last day, or
+// beyond a rate.
 func (c *call) checkTestSecret() *problem.Problem {
 	right := c.TestLogin != nil && c.TestLogin.Secret(c.testSecret)
 	network, known := c.client()
@@ -77,6 +83,9 @@ func (c *call) checkTestSecret() *problem.Problem {
 		return problem.New(problem.TestLoginInvalid)
 	case !c.now.Before(c.TestLogin.Until):
 		return problem.New(problem.TestLoginExpired)
+	}
+	if r := c.State.rightTests.Take(rightTestRate, c.TestLogin.Phone, c.now); r != nil {
+		return tooMany{"test_login", rightTestRate, *r}.problem()
 	}
 	return nil
 }
