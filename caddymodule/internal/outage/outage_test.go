@@ -22,7 +22,7 @@ func (w *watched) works() {
 	})
 }
 
-// A thousand failures, then success: it began once, and ended once.
+// After a thousand failures and a success, the outage has begun once and ended once.
 func TestOutageIsTwoEvents(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var o watched
