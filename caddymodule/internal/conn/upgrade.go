@@ -23,8 +23,8 @@ type Keeper interface {
 // Watched is a connection that a [Keeper] watches.
 type Watched interface{ Release() }
 
-// Upgrades reports whether a request may turn its connection into one without HTTP requests: a
-// WebSocket, over HTTP/1.1 or by extended CONNECT.
+// Upgrades reports whether a request may turn its connection into a WebSocket or another connection
+// without HTTP requests, over HTTP/1.1 or by extended CONNECT.
 func Upgrades(r *http.Request) bool {
 	return r.Method == http.MethodConnect || len(r.Header["Upgrade"]) > 0
 }
@@ -102,7 +102,7 @@ func (u *upgrade) WriteHeader(status int) {
 	u.ResponseWriter.WriteHeader(status)
 }
 
-// Hijack implements [http.Hijacker]. A proxy takes an HTTP/1.1 connection over with it.
+// Hijack implements [http.Hijacker], which a proxy uses to take an HTTP/1.1 connection over.
 func (u *upgrade) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	conn, rw, err := http.NewResponseController(u.ResponseWriter).Hijack()
 	if err == nil && u.watched == nil {
@@ -114,7 +114,7 @@ func (u *upgrade) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 // writer passes on the optional methods of a ResponseWriter that Caddy's handlers use.
 type writer struct{ http.ResponseWriter }
 
-// ReadFrom implements [io.ReaderFrom], by which proxies copy.
+// ReadFrom implements [io.ReaderFrom], which proxies use to copy a body.
 func (w writer) ReadFrom(r io.Reader) (int64, error) { return io.Copy(w.ResponseWriter, r) }
 
 // Push implements [http.Pusher], which Caddy's push directive asks for.

@@ -102,7 +102,7 @@ func (a *UploadAnswer) Write(p []byte) (int, error) {
 	return a.ResponseWriter.Write(p)
 }
 
-// ReadFrom implements [io.ReaderFrom], by which proxies copy.
+// ReadFrom implements [io.ReaderFrom], which proxies use to copy a body.
 func (a *UploadAnswer) ReadFrom(r io.Reader) (int64, error) {
 	if a.heldBack {
 		return io.Copy(io.Discard, r)
