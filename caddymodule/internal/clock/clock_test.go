@@ -204,7 +204,7 @@ func TestNoClockTrustsTheWallClock(t *testing.T) {
 	}
 }
 
-// Stopping a configuration must not wait for its loops' next turn.
+// A configuration that stops must not wait for the next round of its loops.
 func TestSleepEndsWithItsContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
