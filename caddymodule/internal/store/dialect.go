@@ -95,7 +95,7 @@ type dialect struct {
 	// fails. It is nil if there is no network to wait for.
 	send func(ctx context.Context, db *DB, conn *sql.Conn, statements []statement) error
 
-	// joins is set if one statement for several rows is cheaper than several statements.
+	// joins is set if one statement for several rows costs less than several statements.
 	joins bool
 
 	// options apply to every transaction.

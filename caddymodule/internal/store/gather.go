@@ -12,13 +12,14 @@ import (
 	"time"
 )
 
-// A gather joins writes that arrive while others are on their way to a database server. Under load
-// one transaction carries the writes of several logins, which then share its statements, its
-// turnaround and its flush to the disk. A write that arrives alone is sent alone and at once.
+// A gather collects writes that arrive while others are on their way to a database server, and
+// sends them in one transaction. Under load, the writes of several logins then share the
+// transaction's statements, its turnaround and its flush to the disk. A write that arrives alone is
+// sent alone and at once.
 //
-// A write takes part only if its statements do not depend on an earlier answer, and if it has the
-// same result when it is done twice. If a common transaction fails for whatever reason, each of its
-// writes is done once more by itself. So a write never fails because of another one.
+// A write can be gathered only if its statements do not depend on an earlier answer, and if it has
+// the same result when it is made twice. If a common transaction fails for any reason, each of its
+// writes is made once more, alone. So a write never fails because of another one.
 type gather struct {
 	// send sends writes in one transaction.
 	send func(ctx context.Context, writes []*gathered) error
@@ -28,31 +29,31 @@ type gather struct {
 	running int
 }
 
-// gathered is one write.
+// gathered is a write that a gather sends.
 type gathered struct {
-	// statements returns what to send, and what to ask after the COMMIT. It is called for each
-	// attempt.
+	// statements returns the statements to send, and the queries to send after the COMMIT. It is
+	// called for each attempt.
 	statements func() (writes, behind []statement)
 
-	lead chan []*gathered // receives the writes that this one's caller sends
+	lead chan []*gathered // receives a batch that the caller of this write must send
 	done chan error
 }
 
 const (
-	// gatherAtOnce bounds the common transactions that are on their way at a time.
+	// gatherAtOnce bounds the common transactions that are on their way at the same time.
 	gatherAtOnce = 4
 	// gatherMost bounds the writes of one transaction.
 	gatherMost = 64
-	// gatherTimeout bounds a common transaction, for instance one that waits for the lock of a
-	// replica that hangs. It leaves each write the time to be done by itself.
+	// gatherTimeout bounds a common transaction, which may wait for the lock of a replica that
+	// hangs. It is short enough for each write to be made alone afterwards.
 	gatherTimeout = time.Second
 )
 
 // errGathered reports that a common transaction has failed.
 var errGathered = errors.New("a transaction of several writes failed")
 
-// write sends w, or lets another caller send it. If ctx ends before w is on its way, w is not sent.
-// After errGathered the caller does w by itself.
+// write sends w, or waits until another caller has sent it. If ctx ends before w is on its way, w
+// is not sent. After errGathered the caller must make the write alone.
 func (g *gather) write(ctx context.Context, w *gathered) error {
 	w.lead, w.done = make(chan []*gathered, 1), make(chan error, 1)
 	g.mu.Lock()
@@ -73,12 +74,12 @@ func (g *gather) write(ctx context.Context, w *gathered) error {
 			if g.leave(w) {
 				return ctx.Err()
 			}
-			given = nil // it is on its way, for at most gatherTimeout
+			given = nil // w is on its way, for at most gatherTimeout
 		}
 	}
 }
 
-// next takes the writes of the next transaction. g.mu is held.
+// next takes the writes for the next transaction from the waiting ones. The caller holds g.mu.
 func (g *gather) next() []*gathered {
 	n := min(len(g.waiting), gatherMost)
 	batch := g.waiting[:n:n]
@@ -86,9 +87,10 @@ func (g *gather) next() []*gathered {
 	return batch
 }
 
-// lead sends a batch. Then it lets the first of those that wait by now send the next one.
+// lead sends a batch. If writes are waiting afterwards, the caller of the first of them sends the
+// next batch.
 func (g *gather) lead(ctx context.Context, batch []*gathered) {
-	err := errGathered // also if send panics
+	err := errGathered // the result if send panics, too
 	defer func() {
 		for _, w := range batch {
 			w.done <- err
@@ -109,7 +111,7 @@ func (g *gather) lead(ctx context.Context, batch []*gathered) {
 	}
 }
 
-// leave removes a write that is not on its way yet.
+// leave removes a write from the waiting ones. It returns false if the write is already on its way.
 func (g *gather) leave(w *gathered) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -120,7 +122,7 @@ func (g *gather) leave(w *gathered) bool {
 	return i >= 0
 }
 
-// gathering is a kind of writes. Only writes of one kind share a transaction.
+// gathering is a kind of write. Only writes of the same kind share a transaction.
 type gathering struct {
 	how     durability
 	guarded bool // see moved.go
@@ -137,8 +139,8 @@ func newGathers(db *DB, pool *sql.DB) map[gathering]*gather {
 	return all
 }
 
-// together sends writes in one transaction. Their statements are sorted by the rows that they lock.
-// Otherwise two replicas that send the same rows in another order would wait for each other.
+// together sends writes in one transaction. It sorts their statements by the rows that they lock.
+// Otherwise two replicas that lock the same rows in different orders would wait for each other.
 func (db *DB) together(ctx context.Context, pool *sql.DB, how durability, all []*gathered) error {
 	return db.changing(ctx, pool, how, func(t *tx) error {
 		var writes []statement
@@ -157,7 +159,8 @@ func (db *DB) together(ctx context.Context, pool *sql.DB, how durability, all []
 	})
 }
 
-// byLocks sorts statements by table and row. Those that lock no row come last.
+// byLocks orders statements by query and by the row that they lock. Statements that lock no row
+// come last.
 func byLocks(a, b statement) int {
 	if (a.locks == nil) != (b.locks == nil) {
 		return len(b.locks) - len(a.locks)
@@ -165,14 +168,15 @@ func byLocks(a, b statement) int {
 	return cmp.Or(strings.Compare(a.query, b.query), bytes.Compare(a.locks, b.locks))
 }
 
-// onRow notes which row a statement locks. rows is the part of the query that is repeated, with
-// commas between, where several such statements are sent as one.
+// onRow records which row a statement locks. rows is the part of the query that is repeated,
+// separated by commas, when several such statements are joined into one.
 func onRow(key []byte, rows string, st statement) statement {
 	st.locks, st.rows = key, rows
 	return st
 }
 
-// joinRows makes one statement of neighbours that differ in their row only.
+// joinRows joins adjacent statements that have the same query, and differ only in their row, into
+// one statement.
 func joinRows(list []statement) (joined []statement) {
 	for len(list) > 0 {
 		st, n := list[0], 1
@@ -186,12 +190,12 @@ func joinRows(list []statement) (joined []statement) {
 	return joined
 }
 
-// gather runs a change that has the same result when done twice, and whose statements do not depend
-// on an earlier answer. With a database server it may share a transaction with others, see
-// [gather]. statements returns the statements, and what is asked after the COMMIT. It is called for
-// each try.
+// gather makes a change that has the same result when it is made twice, and whose statements do not
+// depend on an earlier answer. On a database server the change may share a transaction with others,
+// see the type gather. statements returns the statements, and the queries to send after the COMMIT.
+// It is called for each attempt.
 func (s *Store) gather(ctx context.Context, doing string, how durability, statements func() (writes, behind []statement)) error {
-	if s.db.dialect.oneWriter { // its queue groups writes
+	if s.db.dialect.oneWriter { // the queue collects its writes
 		return s.change(ctx, doing, again, how, func(t *tx) error {
 			writes, _ := statements()
 			return t.send(true, writes...)

@@ -13,7 +13,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
-// gate makes the first transactions of a gather wait, so that a test decides what is sent together.
+// gate makes the first transactions of a gather wait, so that a test decides which writes are sent
+// together.
 type gate struct {
 	open  chan struct{} // closed to let all pass
 	sizes chan int      // of each transaction, as it is sent
@@ -34,7 +35,7 @@ func behindGate(g *gather) *gate {
 	return open
 }
 
-// waits returns when n writes wait for a transaction.
+// waits waits until n writes are waiting for a transaction.
 func (g *gather) waits(t *testing.T, n int) {
 	t.Helper()
 	for range 2000 {
@@ -49,8 +50,8 @@ func (g *gather) waits(t *testing.T, n int) {
 	t.Fatalf("%d writes do not wait", n)
 }
 
-// Writes that arrive while the connections are busy share the next transactions, each of which
-// takes a bounded number.
+// Writes that arrive while transactions are on their way share the next ones. Each transaction has
+// a bounded number of writes.
 func TestGatheredWritesShareTransactions(t *testing.T) {
 	g := new(gather)
 	at := behindGate(g)
@@ -78,8 +79,8 @@ func TestGatheredWritesShareTransactions(t *testing.T) {
 	}
 }
 
-// A caller that gives up while its write waits takes it back, and one that gives up later gets the
-// result: what it reads must not change any more.
+// If a caller gives up while its write is waiting, the write is not made. If a caller gives up
+// later, it must wait for the result, because the transaction still uses its data.
 func TestGatheredWriteIsTakenBack(t *testing.T) {
 	g := new(gather)
 	at := behindGate(g)
@@ -108,8 +109,8 @@ func TestGatheredWriteIsTakenBack(t *testing.T) {
 	}
 }
 
-// A write whose statements panic fails its own caller. The others of its transaction do theirs
-// alone, and the gather goes on.
+// The statements of a write panic. Only its own caller fails. The other writes of the transaction
+// are made alone, and the gather keeps working.
 func TestGatheredPanicStaysWithItsCaller(t *testing.T) {
 	g := &gather{send: func(_ context.Context, writes []*gathered) error {
 		for _, w := range writes {
@@ -132,8 +133,9 @@ func TestGatheredPanicStaysWithItsCaller(t *testing.T) {
 	}
 }
 
-// Two first logins with one number, and a step that is too large for its column, are in one
-// transaction with the writes of other logins. Those succeed, and each fault meets its own caller.
+// Two first logins with one number, and a step that is too large for its column, share a
+// transaction with the writes of other logins. The others succeed, and each error reaches its own
+// caller.
 func TestGatheredWriteFailsAlone(t *testing.T) {
 	onServers(t, func(t *testing.T, _, address string) {
 		s := started(t, handles(t, address))
@@ -173,8 +175,8 @@ func TestGatheredWriteFailsAlone(t *testing.T) {
 	})
 }
 
-// Two replicas get the same codes in opposite orders. Neither of their transactions waits for the
-// other's, which a database would notice only after a second.
+// Two replicas get the same codes in opposite orders. Their transactions must not deadlock, because
+// a database may notice a deadlock only after a second.
 func TestGatheredLeasesDoNotDeadlock(t *testing.T) {
 	onServers(t, func(t *testing.T, _, address string) {
 		open := handles(t, address)
@@ -203,7 +205,7 @@ func TestGatheredLeasesDoNotDeadlock(t *testing.T) {
 	})
 }
 
-// Neighbours that differ in their row only become one statement.
+// Adjacent statements that differ only in their row become one statement.
 func TestRowsAreJoined(t *testing.T) {
 	insert := func(n byte) statement {
 		return onRow([]byte{n}, "(?, ?)", say(`INSERT INTO t (a, b) VALUES (?, ?)`, n, n))

@@ -173,7 +173,7 @@ func wantClosed(t *testing.T, s *Store, successor string) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if err := s.Ping(t.Context()); err != nil {
+	if err := ping(t.Context(), s); err != nil {
 		t.Errorf("reading: %v", err)
 	}
 	if err := s.Keep(t.Context(), [32]byte{2}, []byte("paid for"), now.Add(time.Minute)); err != nil {

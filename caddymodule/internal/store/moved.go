@@ -75,7 +75,8 @@ func evenIfMoved(ctx context.Context) context.Context {
 func guarded(ctx context.Context) bool { return ctx.Value(whileMoved{}) == nil }
 
 // checkOpen returns an error if the store is closed. With SQLite, each write calls it. The database
-// is asked once for each transaction: a store that is closed within it is copied after it.
+// is asked only once for each transaction, because a move copies the store only after the
+// transactions that began before.
 func checkOpen(t *tx) error {
 	if t.checked {
 		return t.closed

@@ -78,7 +78,6 @@ var operations = map[string]string{
 	"purging":                     "housekeeping",
 	"announcing a replica in":     "housekeeping",
 	"forgetting replicas of":      "housekeeping",
-	"asking":                      "probe",
 	"writing":                     "probe",
 }
 

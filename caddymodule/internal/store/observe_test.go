@@ -46,7 +46,7 @@ func TestOperationsAreReported(t *testing.T) {
 		_, _ = s.Session(t.Context(), "unknown")
 		_ = s.Probe(t.Context())
 		_, _ = s.CountSessions(t.Context())
-		_ = s.Ping(canceled)
+		_ = s.Probe(canceled)
 		want := []string{"read_session ok", "probe ok", "count_sessions ok", "probe canceled"}
 		for i, o := range seen {
 			if o.Took <= 0 || o.Took > time.Minute {

@@ -198,14 +198,6 @@ func (s *Store) Secrets(ctx context.Context) (*Keys, error) {
 	return s.keys.Load(), nil
 }
 
-// Ping checks that the database answers.
-func (s *Store) Ping(ctx context.Context) error {
-	return s.read(ctx, "asking", func(t *tx) error {
-		var one int
-		return t.row(`SELECT 1`).Scan(&one)
-	})
-}
-
 // use returns the connections. It opens the store if it is not open.
 func (s *Store) use(ctx context.Context) (*pools, error) {
 	if s.keys.Load() == nil {

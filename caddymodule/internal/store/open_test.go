@@ -38,7 +38,7 @@ func TestDataOutlivesClosing(t *testing.T) {
 		if err := s.db.Close(); err != nil {
 			t.Fatal(err)
 		}
-		if err := s.Ping(t.Context()); err == nil {
+		if err := ping(t.Context(), s); err == nil {
 			t.Error("a closed store answers")
 		}
 

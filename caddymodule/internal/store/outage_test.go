@@ -67,7 +67,7 @@ func TestDroppedConnectionIsReplaced(t *testing.T) {
 			// Several connections are open, all of them idle.
 			var wg sync.WaitGroup
 			for range 8 {
-				wg.Go(func() { s.Ping(context.Background()) })
+				wg.Go(func() { ping(context.Background(), s) })
 			}
 			wg.Wait()
 			if n := sever(t, kind, address); n == 0 {

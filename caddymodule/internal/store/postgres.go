@@ -84,7 +84,7 @@ var postgres = &dialect{
 	lost:      postgresLost,
 	duplicate: func(err error) bool { return postgresCode(err) == "23505" },
 	grants: func(prefix string) []string {
-		// The sequence belongs to the one column that counts up.
+		// The sequence belongs to the only {serial} column.
 		return append(grantEach(prefix, "GRANT SELECT, INSERT, UPDATE, DELETE ON %s TO wx;"),
 			"GRANT USAGE ON SEQUENCE "+prefix+"revocations_seq_seq TO wx;")
 	},

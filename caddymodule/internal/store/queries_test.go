@@ -20,7 +20,7 @@ func TestPoolsAreBounded(t *testing.T) {
 		var wg sync.WaitGroup
 		for range 200 {
 			wg.Go(func() {
-				if err := s.Ping(t.Context()); err != nil {
+				if err := ping(t.Context(), s); err != nil {
 					t.Error(err)
 				}
 			})

@@ -105,7 +105,7 @@ func (s *Store) Lease(ctx context.Context, owner string, now time.Time, life tim
 	return found, s.forgetLeases(ctx, found, steps)
 }
 
-// leaseSteps returns statements that lease the steps that nobody has leased.
+// leaseSteps returns the statements that lease the steps, unless another owner has leased them.
 func (s *Store) leaseSteps(owner string, life time.Duration, steps ...login.Key) (list []statement) {
 	for _, step := range steps {
 		list = append(list, onRow(step[:], "(?, ?, {now} + ?, {now})", say(`INSERT INTO {claimed_steps} (step, owner, lease_until, seen_at) VALUES (?, ?, {now} + ?, {now})

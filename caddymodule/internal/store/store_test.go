@@ -182,3 +182,8 @@ func execute(t *testing.T, s *Store, query string, args ...any) {
 		t.Fatal(err)
 	}
 }
+
+// ping asks the database for nothing but an answer.
+func ping(ctx context.Context, s *Store) error {
+	return s.read(ctx, "asking", func(t *tx) error { return t.row(`SELECT 1`).Scan(new(int)) })
+}

@@ -75,7 +75,7 @@ func (d *Users) Login(ctx context.Context, l user.Login) (found user.User, err e
 	found = created
 	err = d.gather(ctx, "creating a user", light, func() (writes, _ []statement) { return d.insertUser(created), nil })
 	if d.db.dialect.duplicate(err) {
-		// Another first login with this number was faster, or this one was done twice.
+		// Another first login with this number was faster, or this write was made twice.
 		err = d.read(ctx, "reading a user", find)
 		found.New = found.ID == created.ID
 	}
