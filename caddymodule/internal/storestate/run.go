@@ -129,25 +129,29 @@ func (s *State) housekeep(ctx context.Context, st *store.Store, log *zap.Logger)
 			continue
 		}
 		left = false
-		ours := false
-		for !s.Clock.State().Off {
-			var n int
-			var err error
-			n, ours, err = st.Housekeep(ctx, s.replica, purgeBatch)
-			if err != nil && ctx.Err() == nil {
-				// An outage of the store is logged elsewhere.
-				level := zap.WarnLevel
-				if errors.Is(err, store.ErrUnavailable) {
-					level = zap.DebugLevel
-				}
-				log.Log(level, "deleting expired rows", zap.Error(err), remedy.StoreUnusable.Of(err, "see the error; it is tried again every minute"))
-			}
-			if err != nil || !ours || n < purgeBatch {
-				break
-			}
-		}
-		s.count(ctx, st, log, ours)
+		s.count(ctx, st, log, s.purge(ctx, st, log))
 	}
+}
+
+// purge deletes expired rows in batches, until none is left or the clock is wrong. It does
+// nothing, and returns false, if another replica has the housekeeping role.
+func (s *State) purge(ctx context.Context, st *store.Store, log *zap.Logger) (ours bool) {
+	for !s.Clock.State().Off {
+		n, leads, err := st.Housekeep(ctx, s.replica, purgeBatch)
+		ours = leads
+		if err != nil && ctx.Err() == nil {
+			// An outage of the store is logged elsewhere.
+			level := zap.WarnLevel
+			if errors.Is(err, store.ErrUnavailable) {
+				level = zap.DebugLevel
+			}
+			log.Log(level, "deleting expired rows", zap.Error(err), remedy.StoreUnusable.Of(err, "see the error; it is tried again every minute"))
+		}
+		if err != nil || !ours || n < purgeBatch {
+			break
+		}
+	}
+	return ours
 }
 
 // count counts the live sessions, if this replica has the housekeeping role.
