@@ -282,7 +282,7 @@ func TestPushRefusesForgeries(t *testing.T) {
 	a := post("oversized", good, append(good.Body, strings.Repeat(" ", 64<<10)...))
 	a.WantProblem(t, http.StatusRequestEntityTooLarge, "body_too_large", nil)
 	g.WantAlive(t, p)
-	for _, reason := range []string{"secure mode", "with this token", "too far from ours", "this EncodingAESKey", "another app's"} {
+	for _, reason := range []string{"secure mode", "with this token", "too far from ours", "this EncodingAESKey", "for another app"} {
 		g.Caddy.Log.Wait(t, 20*time.Second, `"message push refused"`, reason, rig.AppID)
 	}
 	wantSuccess(t, g.push(t, wechattest.Push{User: someNumber, Event: "user_authorization_cancellation"}))

@@ -97,7 +97,7 @@ func TestCompromisedKeyIsDropped(t *testing.T) {
 		t.Errorf("an unknown kid: %v\n%s", err, out)
 	}
 	out := o.command(t, "keys", "rotate", "--compromised", bad)
-	if !strings.Contains(out, bad+" is deleted") || !strings.Contains(out, "signs from now on") || !strings.Contains(out, "within a minute") {
+	if !strings.Contains(out, bad+" is deleted") || !strings.Contains(out, "signs from now on") || !strings.Contains(out, "Within a minute") {
 		t.Error(out)
 	}
 	if use := o.use(t, bad); use != "" {
