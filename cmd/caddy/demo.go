@@ -227,7 +227,7 @@ func (d *demo) logged(next http.Handler) http.Handler {
 			next.ServeHTTP(w, r)
 			return
 		}
-		start, seen := time.Now(), &resultWriter{ResponseWriter: w}
+		start, seen := time.Now(), &wechattest.Recorder{ResponseWriter: w}
 		next.ServeHTTP(seen, r)
 		d.say("   WeChat is asked: %-4s %-34s %8s", r.Method, r.URL.Path, since(start))
 		d.stage.watchWeChat(r, seen, start)

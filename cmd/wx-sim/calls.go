@@ -1,19 +1,17 @@
 package main
 
 import (
-	"bytes"
+	"cmp"
 	"encoding/json"
 	"net/http"
 	"strconv"
 	"sync"
 	"time"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat/wechattest"
 )
 
-const (
-	keptCalls = 200
-	// answerRead bounds how much of an answer is searched for its errcode.
-	answerRead = 16 << 10
-)
+const keptCalls = 200
 
 // call is one of WeChat's calls as the control page shows it. It contains no code,
 // token or secret.
@@ -63,54 +61,13 @@ func (c *calls) serve(w http.ResponseWriter, r *http.Request) {
 func (c *calls) watched(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
-		seen := &answerWriter{ResponseWriter: w}
+		seen := &wechattest.Recorder{ResponseWriter: w}
 		// This is deferred because the simulator loses an answer by a panic.
 		defer func() {
-			c.add(call{At: start, Method: r.Method, Path: r.URL.Path, AppID: r.URL.Query().Get("appid"), Outcome: seen.outcome(), Millis: time.Since(start).Milliseconds()})
+			c.add(call{At: start, Method: r.Method, Path: r.URL.Path, AppID: r.URL.Query().Get("appid"), Outcome: cmp.Or(seen.Outcome(), "no answer"), Millis: time.Since(start).Milliseconds()})
 		}()
 		next.ServeHTTP(seen, r)
 	})
-}
-
-// answerWriter keeps the beginning of an answer.
-type answerWriter struct {
-	http.ResponseWriter
-	status int
-	body   bytes.Buffer
-}
-
-func (w *answerWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
-
-func (w *answerWriter) WriteHeader(status int) {
-	w.status = status
-	w.ResponseWriter.WriteHeader(status)
-}
-
-func (w *answerWriter) Write(p []byte) (int, error) {
-	if w.status == 0 {
-		w.status = http.StatusOK
-	}
-	if room := answerRead - w.body.Len(); room > 0 {
-		w.body.Write(p[:min(room, len(p))])
-	}
-	return w.ResponseWriter.Write(p)
-}
-
-func (w *answerWriter) outcome() string {
-	if w.status == 0 {
-		return "no answer"
-	}
-	if w.status != http.StatusOK {
-		return strconv.Itoa(w.status)
-	}
-	var answer struct{ Errcode json.RawMessage }
-	if err := json.Unmarshal(w.body.Bytes(), &answer); err != nil {
-		return "not JSON"
-	}
-	if code := string(bytes.Trim(answer.Errcode, `"`)); code != "" && code != "0" {
-		return code
-	}
-	return "ok"
 }
 
 func writeJSON(w http.ResponseWriter, v any) {
