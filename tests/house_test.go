@@ -25,7 +25,7 @@ const (
 // that its code may import. docs/architecture.md draws them.
 var allowedImports = map[string][]string{
 	"caddymodule/user":             {},
-	"caddymodule/wechat":           {"caddymodule/internal/span"},
+	"caddymodule/wechat":           {"caddymodule/internal/clock", "caddymodule/internal/span"},
 	"caddymodule/internal/token":   {"caddymodule/internal/counter"},
 	"caddymodule/internal/counter": {},
 	"caddymodule/internal/outage":  {},

@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"net/url"
 	"time"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/clock"
 )
 
 const (
@@ -89,7 +91,7 @@ func shareToken(ctx context.Context, appid string, f Fetcher, refused string, fe
 		if ok && t.usable(now) {
 			return t, nil // another replica is fetching the next one; this one is valid meanwhile
 		}
-		if err := wait(ctx, leasePoll); err != nil {
+		if !clock.Sleep(ctx, leasePoll) {
 			return AccessToken{}, &Error{Call: CallToken, Kind: KindTimeout, reason: "another replica is fetching the access token"}
 		}
 	}

@@ -6,6 +6,8 @@ import (
 	"encoding/binary"
 	"net/http"
 	"time"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/clock"
 )
 
 const (
@@ -59,8 +61,8 @@ func (d *delivery) send(ctx context.Context, o outgoing) (answer, *Error) {
 			return a, nil
 		case f == nil && a.code == busy && d.busied < busyRetries:
 			d.busied++
-			if err := wait(ctx, d.client.jitter()); err != nil {
-				return answer{}, contextError(d.call, err, a.host)
+			if !clock.Sleep(ctx, d.client.jitter()) {
+				return answer{}, contextError(d.call, ctx.Err(), a.host)
 			}
 		case f == nil:
 			return answer{}, d.refused(a)
@@ -177,17 +179,6 @@ func (d *delivery) nonsense(reason string) *Error {
 		e.Renew = []Renew{d.code}
 	}
 	return e
-}
-
-func wait(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }
 
 // busyJitter returns 50 to 300 ms, so that logins that met a busy WeChat at the same moment do

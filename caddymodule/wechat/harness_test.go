@@ -37,21 +37,21 @@ const (
 
 var start = time.Date(2025, 6, 1, 8, 0, 0, 0, time.UTC)
 
-// clock is a clock that tests advance.
-type clock struct {
+// testClock is a clock that tests advance.
+type testClock struct {
 	mu sync.Mutex
 	t  time.Time
 }
 
-func newClock() *clock { return &clock{t: start} }
+func newClock() *testClock { return &testClock{t: start} }
 
-func (c *clock) now() time.Time {
+func (c *testClock) now() time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.t
 }
 
-func (c *clock) add(d time.Duration) {
+func (c *testClock) add(d time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.t = c.t.Add(d)
@@ -131,7 +131,7 @@ func phoneOK(country string) string {
 }
 
 // newClient returns a client of these hosts, without delays.
-func newClient(t *testing.T, c *clock, hosts ...string) *Client {
+func newClient(t *testing.T, c *testClock, hosts ...string) *Client {
 	tr := NewTransport()
 	t.Cleanup(tr.Close)
 	return &Client{APIs: hosts, Timeout: 2 * time.Second, Tokens: NewStableToken(), Transport: tr, Now: c.now,

@@ -15,7 +15,7 @@ import (
 
 // source is a Fetch that returns the results of next, and counts its calls.
 type source struct {
-	clock *clock
+	clock *testClock
 	n     atomic.Int64
 	mu    sync.Mutex
 	next  func(n int, app App) (token string, life time.Duration, err error)

@@ -104,16 +104,7 @@ func (e *Elsewhere) Erase(ctx context.Context, id string) error {
 	if err := e.there.Erase(ctx, id); err != nil {
 		return err
 	}
-	if err := e.store.anonymize(ctx, id); err != nil {
-		return err
-	}
-	return e.store.write(ctx, "erasing a user", func(t *tx) error {
-		if err := lockUser(t, id); err != nil {
-			return err
-		}
-		_, err := e.erase(t, id)
-		return err
-	})
+	return e.store.eraseUser(ctx, id, e.erase)
 }
 
 // EraseLeft erases a user who has left, like [Users.EraseLeft]. The external directory is not part
@@ -130,22 +121,7 @@ func (e *Elsewhere) EraseLeft(ctx context.Context, id string) (erased bool, ende
 	if err := e.there.Erase(ctx, id); err != nil {
 		return false, nil, err
 	}
-	if err := e.store.anonymize(ctx, id); err != nil {
-		return false, nil, err
-	}
-	err = e.store.write(ctx, "erasing a user", func(t *tx) (err error) {
-		erased, ended = false, nil
-		if stays, err = lockLeaver(t, id); err != nil || stays {
-			return err
-		}
-		erased = true
-		ended, err = e.erase(t, id)
-		return err
-	})
-	if err != nil {
-		return false, nil, err
-	}
-	return erased, ended, nil
+	return e.store.eraseLeft(ctx, id, e.erase)
 }
 
 // erase removes what is stored here about a locked user. The directory may assign the id again to a

@@ -59,6 +59,41 @@ func hasPhoneLogin(t *tx, userID string) (bool, error) {
 	return n > 0, err
 }
 
+// eraseUser erases a user in one transaction. erase removes what is stored about the locked user.
+func (s *Store) eraseUser(ctx context.Context, id string, erase func(*tx, string) (ended []string, err error)) error {
+	if err := s.anonymize(ctx, id); err != nil {
+		return err
+	}
+	return s.write(ctx, "erasing a user", func(t *tx) error {
+		if err := lockUser(t, id); err != nil {
+			return err
+		}
+		_, err := erase(t, id)
+		return err
+	})
+}
+
+// eraseLeft is eraseUser for a user who has left. It does nothing if the user stays.
+func (s *Store) eraseLeft(ctx context.Context, id string, erase func(*tx, string) (ended []string, err error)) (erased bool, ended []string, err error) {
+	if err := s.anonymize(ctx, id); err != nil {
+		return false, nil, err
+	}
+	err = s.write(ctx, "erasing a user", func(t *tx) error {
+		erased, ended = false, nil
+		stays, err := lockLeaver(t, id)
+		if err != nil || stays {
+			return err
+		}
+		erased = true
+		ended, err = erase(t, id)
+		return err
+	})
+	if err != nil {
+		return false, nil, err
+	}
+	return erased, ended, nil
+}
+
 // lockLeaver locks a user who has left. stays is true if one of the user's openids has had a phone
 // login since it was decided to erase the user.
 func lockLeaver(t *tx, userID string) (stays bool, err error) {

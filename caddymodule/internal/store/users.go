@@ -105,38 +105,13 @@ func (d *Users) Check(ctx context.Context, id string) (found user.User, err erro
 
 // Erase deletes the user and their bindings and ends their sessions.
 func (d *Users) Erase(ctx context.Context, id string) error {
-	if err := d.anonymize(ctx, id); err != nil {
-		return err
-	}
-	return d.write(ctx, "erasing a user", func(t *tx) error {
-		if err := lockUser(t, id); err != nil {
-			return err
-		}
-		_, err := d.erase(t, id)
-		return err
-	})
+	return d.eraseUser(ctx, id, d.erase)
 }
 
 // EraseLeft erases a user who has left. If one of the user's openids still has a phone login, it
 // does nothing. ended holds the ids of the sessions that it has ended.
 func (d *Users) EraseLeft(ctx context.Context, id string) (erased bool, ended []string, err error) {
-	if err := d.anonymize(ctx, id); err != nil {
-		return false, nil, err
-	}
-	err = d.write(ctx, "erasing a user", func(t *tx) error {
-		erased, ended = false, nil
-		stays, err := lockLeaver(t, id)
-		if err != nil || stays {
-			return err
-		}
-		erased = true
-		ended, err = d.erase(t, id)
-		return err
-	})
-	if err != nil {
-		return false, nil, err
-	}
-	return erased, ended, nil
+	return d.eraseLeft(ctx, id, d.erase)
 }
 
 // erase deletes a locked user.

@@ -47,12 +47,10 @@ func (s *Simulator) code2Session(req *request) reply {
 	if code != 0 {
 		return s.fail(req, nil, code)
 	}
-	app, code := s.authenticate(req, q["appid"], q["secret"])
+	app, code := s.authorize(req, q["appid"], q["secret"], q["grant_type"], "authorization_code")
 	switch {
 	case code != 0:
 		return s.fail(req, app, code)
-	case q["grant_type"] != "authorization_code":
-		return s.fail(req, app, 40002)
 	case q["js_code"] == "":
 		return s.fail(req, app, 41008)
 	}
@@ -83,12 +81,9 @@ func (s *Simulator) stable(req *request) reply {
 	if !m.read("grant_type", &grant) || !m.read("appid", &appid) || !m.read("secret", &secret) || !m.read("force_refresh", &force) {
 		return s.fail(req, nil, 47001)
 	}
-	app, code := s.authenticate(req, appid, secret)
-	switch {
-	case code != 0:
+	app, code := s.authorize(req, appid, secret, grant, "client_credential")
+	if code != 0 {
 		return s.fail(req, app, code)
-	case grant != "client_credential":
-		return s.fail(req, app, 40002)
 	}
 	if code := app.spend(req.call, s.now()); code != 0 {
 		return s.fail(req, app, code)
@@ -108,12 +103,9 @@ func (s *Simulator) classic(req *request) reply {
 	if code != 0 {
 		return s.fail(req, nil, code)
 	}
-	app, code := s.authenticate(req, q["appid"], q["secret"])
-	switch {
-	case code != 0:
+	app, code := s.authorize(req, q["appid"], q["secret"], q["grant_type"], "client_credential")
+	if code != 0 {
 		return s.fail(req, app, code)
-	case q["grant_type"] != "client_credential":
-		return s.fail(req, app, 40002)
 	}
 	if code := app.spend(req.call, s.now()); code != 0 {
 		return s.fail(req, app, code)
@@ -200,6 +192,16 @@ func (a *App) phoneInfo(p *PhoneCode) phoneInfo {
 func (s *Simulator) redirected(req *request) reply { return s.good(req, "ok", struct{}{}) }
 
 func (s *Simulator) elsewhere(req *request) reply { return s.fail(req, nil, 40066) }
+
+// authorize authenticates a call of an app, and then compares its grant type with the one that
+// the call must have.
+func (s *Simulator) authorize(req *request, appid, secret, grant, want string) (*appState, int) {
+	app, code := s.authenticate(req, appid, secret)
+	if code == 0 && grant != want {
+		code = 40002
+	}
+	return app, code
+}
 
 // authenticate does the checks of every call that carries the secret. It may return the
 // app even with an errcode.
