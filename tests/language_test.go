@@ -45,33 +45,44 @@ type goFile struct {
 
 func (f goFile) line(at ast.Node) int { return f.set.Position(at.Pos()).Line }
 
-// goFiles returns every Go file of the repository, by its path below the root.
-func goFiles(t *testing.T) map[string]goFile {
+// filesOf returns the texts of the repository's files with an extension, by their paths below
+// the root. If there are fewer than least, the search went wrong and the test ends.
+func filesOf(t testing.TB, extension string, least int) map[string]string {
 	t.Helper()
-	files := make(map[string]goFile)
+	files := make(map[string]string)
 	err := filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
 		switch {
 		case err != nil:
 			return err
-		case d.IsDir() && slices.Contains([]string{".git", "node_modules", "testdata"}, d.Name()):
+		case d.IsDir() && slices.Contains([]string{".git", "node_modules", "testdata", ".data"}, d.Name()):
 			return filepath.SkipDir
-		case d.IsDir() || filepath.Ext(path) != ".go":
+		case d.IsDir() || filepath.Ext(path) != extension:
 			return nil
 		}
 		text, err := os.ReadFile(path)
-		if err != nil {
-			return err
-		}
-		f := goFile{set: token.NewFileSet(), text: string(text)}
-		f.File, err = parser.ParseFile(f.set, path, text, parser.ParseComments|parser.SkipObjectResolution)
-		files[strings.TrimPrefix(filepath.ToSlash(path), "../")] = f
+		files[strings.TrimPrefix(filepath.ToSlash(path), "../")] = string(text)
 		return err
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(files) < 100 {
+	if len(files) < least {
 		t.Fatalf("only %d files were read", len(files))
+	}
+	return files
+}
+
+// goFiles returns every Go file of the repository, by its path below the root.
+func goFiles(t *testing.T) map[string]goFile {
+	t.Helper()
+	files := make(map[string]goFile)
+	for name, text := range filesOf(t, ".go", 100) {
+		f := goFile{set: token.NewFileSet(), text: text}
+		var err error
+		if f.File, err = parser.ParseFile(f.set, name, text, parser.ParseComments|parser.SkipObjectResolution); err != nil {
+			t.Fatal(err)
+		}
+		files[name] = f
 	}
 	return files
 }

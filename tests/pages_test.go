@@ -1,7 +1,6 @@
 package tests
 
 import (
-	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
@@ -35,28 +34,8 @@ type codeBlock struct {
 func documents(t testing.TB) map[string]*document {
 	t.Helper()
 	found := make(map[string]*document)
-	err := filepath.WalkDir("..", func(file string, d fs.DirEntry, err error) error {
-		switch {
-		case err != nil:
-			return err
-		case d.IsDir() && slices.Contains([]string{".git", "node_modules", "testdata", ".data"}, d.Name()):
-			return filepath.SkipDir
-		case d.IsDir() || filepath.Ext(file) != ".md":
-			return nil
-		}
-		text, err := os.ReadFile(file)
-		if err != nil {
-			return err
-		}
-		name := filepath.ToSlash(strings.TrimPrefix(file, ".."+string(filepath.Separator)))
-		found[name] = readDocument(name, string(text))
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(found) < 20 {
-		t.Fatalf("only %d documents", len(found))
+	for name, text := range filesOf(t, ".md", 20) {
+		found[name] = readDocument(name, text)
 	}
 	return found
 }

@@ -3,11 +3,9 @@
 package bench
 
 import (
-	"bufio"
 	"fmt"
 	"io"
 	"maps"
-	"net"
 	"net/http"
 	"slices"
 	"strconv"
@@ -94,18 +92,8 @@ func allocated(top string) map[string]float64 {
 // openSockets opens WebSockets until the end of the test and sends nothing on them.
 func openSockets(t testing.TB, c *rig.Caddy, token string, n int) {
 	for range n {
-		conn, err := net.Dial("tcp", c.Addr)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { conn.Close() })
-		fmt.Fprintf(conn, "GET /live HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nPragma: no-cache\r\n"+
-			"Cache-Control: no-cache\r\nUser-Agent: Mozilla/5.0 (iPhone) MicroMessenger/8.0.50\r\nSec-WebSocket-Version: 13\r\n"+
-			"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Extensions: permessage-deflate\r\nAuthorization: Bearer %s\r\n\r\n", token)
-		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
-		if err != nil || resp.StatusCode != http.StatusSwitchingProtocols {
-			t.Fatalf("not upgraded: %v, %v", resp, err)
-		}
+		rig.OpenSocketWith(t, c.Addr, "/live", "Pragma: no-cache", "Cache-Control: no-cache", "User-Agent: Mozilla/5.0 (iPhone) MicroMessenger/8.0.50",
+			"Sec-WebSocket-Extensions: permessage-deflate", "Authorization: Bearer "+token)
 	}
 }
 

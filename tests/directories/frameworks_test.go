@@ -329,7 +329,7 @@ func wantReceiver(t *testing.T, g *rig.Gateway, p rig.Pair, receiver *rig.Client
 func wantNoEmptySecret(t *testing.T, f framework, dir string) {
 	t.Helper()
 	address := rig.FreeAddress(t)
-	if !f.start(t, dir, address, "").listensOrEnds(t) {
+	if !f.start(t, dir, address, "").Listens(t, address) {
 		return
 	}
 	check := `{"type":"user.check","userId":"7"}`

@@ -22,12 +22,12 @@ func twoSites(shop, staff string) string {
 }
 
 // prepareSites prepares a Caddy for twoSites, with the backends of the two sites in
-// SHOP and CREW.
-func prepareSites(t *testing.T) (*rig.Gateway, *rig.Client) {
+// SHOP and CREW, and with further variables.
+func prepareSites(t *testing.T, env ...string) (*rig.Gateway, *rig.Client) {
 	t.Helper()
 	g := &rig.Gateway{WeChat: rig.NewWeChat(t), Upstream: rig.NewUpstream(t)}
 	shop, crew, staff := newBackend(t), newBackend(t), rig.FreeAddress(t)
-	g.Caddy = rig.NewCaddy(t, append(g.WeChat.Environ(g.Upstream.Addr), "SHOP="+shop.url, "CREW="+crew.url, "HOOK_SECRET="+secret, "STAFF="+staff)...)
+	g.Caddy = rig.NewCaddy(t, append(append(g.WeChat.Environ(g.Upstream.Addr), env...), "SHOP="+shop.url, "CREW="+crew.url, "HOOK_SECRET="+secret, "STAFF="+staff)...)
 	g.Client = g.Caddy.Client()
 	return g, rig.NewClient(t, "http://"+staff)
 }
@@ -80,11 +80,7 @@ func TestCustomerIsNoMemberOfStaff(t *testing.T) {
 // succeeds.
 func TestReloadWithAnotherDirectory(t *testing.T) {
 	rig.OnDatabases(t, func(t *testing.T, db *rig.Database) {
-		g, _ := prepareSites(t)
-		for _, v := range db.Environ() {
-			name, value, _ := strings.Cut(v, "=")
-			g.Caddy.Setenv(name, value)
-		}
+		g, _ := prepareSites(t, db.Environ()...)
 		g.Caddy.Start(rig.ReplicaSite(shopHook + "}"))
 		g.AwaitStore(t)
 		p := g.MustLogin(t, number)
@@ -187,11 +183,7 @@ func TestSitesWithTwoFindQueries(t *testing.T) {
 // recognized as one, or a customer of the shop would be a member of staff.
 func TestOneStoreInTwoSpellings(t *testing.T) {
 	rig.OnDatabases(t, func(t *testing.T, db *rig.Database) {
-		g, _ := prepareSites(t)
-		for _, v := range db.Environ() {
-			name, value, _ := strings.Cut(v, "=")
-			g.Caddy.Setenv(name, value)
-		}
+		g, _ := prepareSites(t, db.Environ()...)
 		second := strings.NewReplacer("127.0.0.1", "localhost", "/run/", "/run/./", "%2Frun%2F", "%2Frun%2F.%2F").Replace(db.URL) // the last pair is for a Unix socket
 		if db.Kind == "sqlite" {
 			path := strings.TrimPrefix(db.URL, "sqlite:")

@@ -2,14 +2,11 @@ package directories
 
 import (
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
-	"time"
 
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
@@ -33,64 +30,24 @@ func startNode(t testing.TB, program, address string, env ...string) (stop func(
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	p := startProgram(t, cmd, address)
 	p.awaitListening(t)
-	return p.stop
+	return p.Kill
 }
 
 // program is a team's program, which is to listen at an address.
 type program struct {
+	*rig.Program
 	address string
-	exited  chan struct{}
-	stop    func()
 }
 
 // startProgram runs a command until the end of the test.
 func startProgram(t testing.TB, cmd *exec.Cmd, address string) *program {
 	t.Helper()
-	var log rig.Log
-	cmd.Stdout, cmd.Stderr, cmd.SysProcAttr = &log, &log, rig.ChildAttributes()
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	p := &program{address: address, exited: make(chan struct{})}
-	go func() {
-		_ = cmd.Wait()
-		close(p.exited)
-	}()
-	p.stop = sync.OnceFunc(func() {
-		_ = cmd.Process.Kill()
-		<-p.exited
-	})
-	t.Cleanup(func() {
-		p.stop()
-		if t.Failed() {
-			t.Logf("the program says:\n%s", log.String())
-		}
-	})
-	return p
-}
-
-// listensOrEnds waits until the program does one of them, and reports whether it listens.
-func (p *program) listensOrEnds(t testing.TB) (listens bool) {
-	t.Helper()
-	rig.Await(t, 30*time.Second, "the program listens or ends", func() bool {
-		select {
-		case <-p.exited:
-			return true
-		default:
-		}
-		conn, err := net.DialTimeout("tcp", p.address, time.Second)
-		if err == nil {
-			conn.Close()
-		}
-		listens = err == nil
-		return listens
-	})
-	return listens
+	return &program{rig.StartProgram(t, cmd), address}
 }
 
 func (p *program) awaitListening(t testing.TB) {
 	t.Helper()
-	if !p.listensOrEnds(t) {
+	if !p.Listens(t, p.address) {
 		t.Fatal("the program ended")
 	}
 }

@@ -250,13 +250,13 @@ func TestImageRunsInAnEmptyRoot(t *testing.T) {
 	g.Client = rig.NewClient(t, "http://"+site)
 	rig.Await(t, rig.CommandTime, "the health check says yes", healthy)
 	p := wantServing(t, g)
-	wantContained(t, d.cmd.Process.Pid)
+	wantContained(t, d.Cmd.Process.Pid)
 	if a := g.Get("/", p.Token); a.Status != http.StatusOK || a.Body != "user "+p.UserInfo.ID+", phone +8613800138000" {
 		t.Errorf("%d %s %v", a.Status, a.Body, a.Err)
 	}
 	g.Get("/", "").WantProblem(t, http.StatusUnauthorized, "token_missing", nil)
 	d.end(t, syscall.SIGTERM)
-	if log := d.log.String(); strings.Contains(log, `"level":"error"`) {
+	if log := d.Log.String(); strings.Contains(log, `"level":"error"`) {
 		t.Error("there are errors in the log")
 	}
 }

@@ -15,52 +15,26 @@ import (
 
 // deployed is a Caddy that was started as an operator starts it, with its own command line and
 // environment.
-type deployed struct {
-	dir string   // its working directory
-	env []string // its environment
-	log rig.Log
-
-	cmd    *exec.Cmd
-	exited chan error // receives the result of the process
-}
+type deployed struct{ *rig.Program }
 
 // startDeployed runs a command until the end of the test.
 func startDeployed(t *testing.T, dir string, env []string, name string, args ...string) *deployed {
 	t.Helper()
-	d := &deployed{dir: dir, env: env}
 	cmd := exec.Command(name, args...)
-	cmd.Dir, cmd.Env, cmd.SysProcAttr = dir, env, rig.ChildAttributes()
-	cmd.Stdout, cmd.Stderr = &d.log, &d.log
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	d.cmd, d.exited = cmd, make(chan error, 1)
-	gone := make(chan struct{})
-	go func() {
-		d.exited <- cmd.Wait()
-		close(gone)
-	}()
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		<-gone
-		if t.Failed() {
-			lines := strings.Split(d.log.String(), "\n")
-			t.Logf("%s says at its end:\n%s", cmd, strings.Join(lines[max(0, len(lines)-20):], "\n"))
-		}
-	})
-	return d
+	cmd.Dir, cmd.Env = dir, env
+	return &deployed{rig.StartProgram(t, cmd)}
 }
 
 // end sends a signal and waits until the process has ended, which must be without an error.
 func (d *deployed) end(t *testing.T, signal os.Signal) {
 	t.Helper()
-	if err := d.cmd.Process.Signal(signal); err != nil {
+	if err := d.Cmd.Process.Signal(signal); err != nil {
 		t.Fatal(err)
 	}
 	select {
-	case err := <-d.exited:
-		if err != nil {
-			t.Errorf("it ended with %v", err)
+	case <-d.Exited:
+		if d.Err != nil {
+			t.Errorf("it ended with %v", d.Err)
 		}
 	case <-time.After(rig.CommandTime):
 		t.Errorf("it is still there after %v", signal)
@@ -85,7 +59,7 @@ func (d *deployed) shell(t *testing.T, line string, env ...string) (string, int)
 	ctx, cancel := context.WithTimeout(context.Background(), rig.CommandTime)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "sh", "-c", line)
-	cmd.Dir, cmd.Env, cmd.SysProcAttr = d.dir, env, rig.ChildAttributes()
+	cmd.Dir, cmd.Env, cmd.SysProcAttr = d.Cmd.Dir, env, rig.ChildAttributes()
 	out, err := cmd.CombinedOutput()
 	if exit := new(exec.ExitError); err != nil && !errors.As(err, &exit) {
 		t.Fatal(err)

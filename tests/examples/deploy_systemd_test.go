@@ -98,7 +98,7 @@ func TestUnitReloadsItsOwnSite(t *testing.T) {
 	}
 	g.HTTP.CloseIdleConnections() // those that the reload has closed
 	g.WantSame(t, p, "13800138000")
-	if strings.Contains(d.log.String(), rig.Secret) {
+	if strings.Contains(d.Log.String(), rig.Secret) {
 		t.Error("the secret is in the journal")
 	}
 }

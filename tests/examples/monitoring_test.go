@@ -113,20 +113,7 @@ func newWatch(t *testing.T, target string) *watch {
 		}
 	}
 	addr := rig.FreeAddress(t)
-	cmd := exec.Command(program, "--config.file="+filepath.Join(dir, "prometheus.yml"), "--storage.tsdb.path="+filepath.Join(dir, "data"), "--web.listen-address="+addr)
-	cmd.SysProcAttr = rig.ChildAttributes()
-	log := &rig.Log{}
-	cmd.Stdout, cmd.Stderr = log, log
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-		if t.Failed() {
-			t.Log(log.String())
-		}
-	})
+	rig.StartProgram(t, exec.Command(program, "--config.file="+filepath.Join(dir, "prometheus.yml"), "--storage.tsdb.path="+filepath.Join(dir, "data"), "--web.listen-address="+addr))
 	w := &watch{t, "http://" + addr}
 	rig.Await(t, time.Minute, "Prometheus is ready", func() bool {
 		resp, err := http.Get(w.base + "/-/ready")

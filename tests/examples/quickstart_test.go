@@ -63,7 +63,7 @@ func wantStartOf(t *testing.T, block string) {
 	if _, err := os.Stat(filepath.Join(dir, "wx.env")); err == nil {
 		line += " --envfile wx.env"
 	}
-	out, code := d.shell(t, line, append(d.env, "WX_APPID="+rig.AppID, "WX_SECRET="+rig.Secret,
+	out, code := d.shell(t, line, append(d.Cmd.Env, "WX_APPID="+rig.AppID, "WX_SECRET="+rig.Secret,
 		"WX_AUTH_SITE="+site, "WX_AUTH_UPSTREAM="+g.Upstream.Addr)...)
 	if code != 0 || !strings.Contains(out, "accepts the secret") {
 		t.Errorf("doctor ends with %d:\n%s", code, out)

@@ -54,22 +54,15 @@ func TestWeChatIsDown(t *testing.T) {
 				t.Fatal(err)
 			}
 			w.ResetCounts()
-			stop := make(chan struct{})
 			var refused, served atomic.Int64
-			var user sync.WaitGroup
-			user.Go(func() {
-				for {
-					select {
-					case <-stop:
-						return
-					case <-time.After(10 * time.Millisecond):
-					}
-					if a := r.Get("/", pair.Token); a.Err != nil || a.Status != http.StatusOK {
-						t.Errorf("with a good token: %d, %v", a.Status, a.Err)
-						return
-					}
-					served.Add(1)
+			user := rig.NewLoops(t)
+			user.Go(10*time.Millisecond, func() bool {
+				if a := r.Get("/", pair.Token); a.Err != nil || a.Status != http.StatusOK {
+					t.Errorf("with a good token: %d, %v", a.Status, a.Err)
+					return false
 				}
+				served.Add(1)
+				return true
 			})
 			var codes []wechattest.Codes
 			var logins sync.WaitGroup
@@ -103,8 +96,7 @@ func TestWeChatIsDown(t *testing.T) {
 				return r.Login(c.Code, c.PhoneCode).Status == http.StatusOK
 			})
 			logins.Wait()
-			close(stop)
-			user.Wait()
+			user.End()
 
 			if int(refused.Load()) < len(codes)/2 {
 				t.Errorf("of %d logins %d were answered with 503", len(codes), refused.Load())

@@ -24,8 +24,7 @@ type crowd struct {
 	t        testing.TB
 	db       *rig.Database
 	replicas []*rig.Gateway
-	stop     chan struct{}
-	people   sync.WaitGroup
+	loops    *rig.Loops
 
 	mu      sync.Mutex
 	random  *rand.Rand
@@ -41,32 +40,16 @@ type crowd struct {
 // newCrowd starts that many users; seed determines what they do.
 func newCrowd(t testing.TB, db *rig.Database, replicas []*rig.Gateway, people int, seed uint64) *crowd {
 	c := &crowd{
-		t: t, db: db, replicas: replicas, stop: make(chan struct{}), random: rand.New(rand.NewPCG(seed, 0)),
+		t: t, db: db, replicas: replicas, loops: rig.NewLoops(t), random: rand.New(rand.NewPCG(seed, 0)),
 		numbers: make(map[string]string), alive: make(map[string]rig.Pair),
 	}
 	for range people {
-		c.people.Go(func() {
-			for !c.stopped() {
-				c.visit()
-			}
+		c.loops.Go(0, func() bool {
+			c.visit()
+			return true
 		})
 	}
-	t.Cleanup(func() {
-		if !c.stopped() {
-			close(c.stop)
-		}
-		c.people.Wait()
-	})
 	return c
-}
-
-func (c *crowd) stopped() bool {
-	select {
-	case <-c.stop:
-		return true
-	default:
-		return false
-	}
 }
 
 func (c *crowd) pick(n int) int {
@@ -187,8 +170,7 @@ func (c *crowd) visit() {
 // answered is true.
 func (c *crowd) finish(t testing.TB) {
 	t.Helper()
-	close(c.stop)
-	c.people.Wait()
+	c.loops.End()
 	for _, p := range c.over {
 		for _, r := range c.replicas {
 			rig.Await(t, patience, "a session that was ended is over", func() bool { return r.Get("/", p.Token).Status == http.StatusUnauthorized })

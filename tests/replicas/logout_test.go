@@ -1,10 +1,8 @@
 package replicas
 
 import (
-	"bufio"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"slices"
 	"sync"
@@ -31,26 +29,13 @@ func switchProtocols(w http.ResponseWriter, _ *http.Request) {
 // gateway ends the connection.
 func openSocket(t testing.TB, addr, token string) <-chan struct{} {
 	t.Helper()
-	conn, err := net.Dial("tcp", addr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	fmt.Fprintf(conn, "GET /socket HTTP/1.1\r\nHost: %s\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nAuthorization: Bearer %s\r\n\r\n", addr, token)
-	r := bufio.NewReader(conn)
-	resp, err := http.ReadResponse(r, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if resp.StatusCode != http.StatusSwitchingProtocols {
-		t.Fatalf("not upgraded: %s", resp.Status)
-	}
+	socket := rig.OpenSocket(t, addr, "/socket", token)
 	ended := make(chan struct{})
 	go func() {
-		_, _ = io.Copy(io.Discard, r)
+		_, _ = io.Copy(io.Discard, socket.R)
 		close(ended)
-		conn.Close()
+		socket.Close()
 	}()
-	t.Cleanup(func() { conn.Close() })
 	return ended
 }
 

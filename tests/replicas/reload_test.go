@@ -15,8 +15,7 @@ import (
 // be answered with 200. Requests without an answer are remembered by their URI.
 type traffic struct {
 	asked   atomic.Int64
-	stop    chan struct{}
-	asking  sync.WaitGroup
+	loops   *rig.Loops
 	clients []*rig.Client
 
 	mu     sync.Mutex
@@ -26,45 +25,33 @@ type traffic struct {
 var runs atomic.Int64 // makes the URIs of these tests unique
 
 func newTraffic(t testing.TB, c *rig.Caddy, headers ...string) *traffic {
-	f := &traffic{stop: make(chan struct{}), failed: make(map[string]error)}
+	f := &traffic{loops: rig.NewLoops(t), failed: make(map[string]error)}
 	run := runs.Add(1)
 	for i := range 4 {
-		client := c.Client()
+		client, n := c.Client(), 0
 		client.HTTP.Transport.(*http.Transport).DisableKeepAlives = i%2 == 0
 		f.clients = append(f.clients, client)
-		f.asking.Go(func() {
-			for n := 0; ; n++ {
-				select {
-				case <-f.stop:
-					return
-				case <-time.After(time.Millisecond):
-				}
-				// It is a POST, because clients do not repeat a lost POST by
-				// themselves.
-				uri := fmt.Sprintf("/traffic/%d-%d-%d-end", run, i, n)
-				a := client.Do(http.MethodPost, uri, "{}", headers...)
-				f.asked.Add(1)
-				if a.Err != nil {
-					f.mu.Lock()
-					f.failed[uri] = a.Err
-					f.mu.Unlock()
-				} else if a.Status != http.StatusOK {
-					t.Errorf("%s: %d %s", uri, a.Status, a.Body)
-				}
+		f.loops.Go(time.Millisecond, func() bool {
+			// It is a POST, because clients do not repeat a lost POST by themselves.
+			uri := fmt.Sprintf("/traffic/%d-%d-%d-end", run, i, n)
+			n++
+			a := client.Do(http.MethodPost, uri, "{}", headers...)
+			f.asked.Add(1)
+			if a.Err != nil {
+				f.mu.Lock()
+				f.failed[uri] = a.Err
+				f.mu.Unlock()
+			} else if a.Status != http.StatusOK {
+				t.Errorf("%s: %d %s", uri, a.Status, a.Body)
 			}
+			return true
 		})
 	}
-	t.Cleanup(f.end)
 	return f
 }
 
 func (f *traffic) end() {
-	select {
-	case <-f.stop:
-	default:
-		close(f.stop)
-	}
-	f.asking.Wait()
+	f.loops.End()
 	for _, c := range f.clients {
 		c.HTTP.CloseIdleConnections()
 	}

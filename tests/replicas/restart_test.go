@@ -2,7 +2,6 @@ package replicas
 
 import (
 	"net/http"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -13,40 +12,23 @@ import (
 // guarded sends requests with a good token to every replica, all the time. Each must be
 // answered with 200.
 type guarded struct {
-	asked  atomic.Int64
-	stop   chan struct{}
-	asking sync.WaitGroup
+	*rig.Loops
+	asked atomic.Int64
 }
 
 func askGuarded(t testing.TB, replicas []*rig.Gateway, p rig.Pair) *guarded {
-	g := &guarded{stop: make(chan struct{})}
+	g := &guarded{Loops: rig.NewLoops(t)}
 	for i, r := range replicas {
-		g.asking.Go(func() {
-			for {
-				select {
-				case <-g.stop:
-					return
-				case <-time.After(2 * time.Millisecond):
-				}
-				if a := r.Get("/", p.Token); a.Err != nil || a.Status != http.StatusOK {
-					t.Errorf("a good token got %d %v %s on replica %d", a.Status, a.Err, a.Body, i)
-					return
-				}
-				g.asked.Add(1)
+		g.Go(2*time.Millisecond, func() bool {
+			if a := r.Get("/", p.Token); a.Err != nil || a.Status != http.StatusOK {
+				t.Errorf("a good token got %d %v %s on replica %d", a.Status, a.Err, a.Body, i)
+				return false
 			}
+			g.asked.Add(1)
+			return true
 		})
 	}
-	t.Cleanup(g.end)
 	return g
-}
-
-func (g *guarded) end() {
-	select {
-	case <-g.stop:
-	default:
-		close(g.stop)
-	}
-	g.asking.Wait()
 }
 
 // The database is restarted under load. Good tokens work all the time, and every login
@@ -80,7 +62,7 @@ func TestDatabaseRestartUnderLoad(t *testing.T) {
 				}
 			}
 			crowd.finish(t)
-			good.end()
+			good.End()
 			t.Logf("%s: %d requests with a good token, none refused", kind, good.asked.Load())
 		})
 	}

@@ -114,68 +114,52 @@ func (b *backend) verify(token string) error {
 // rotating is a group of users that log in at one replica. They use their tokens, until these
 // expire, at both replicas and at a backend that verifies them itself.
 type rotating struct {
-	stop     chan struct{}
-	people   sync.WaitGroup
+	*rig.Loops
 	mu       sync.Mutex
 	signed   map[string]int // kid -> number of tokens
 	accepted int
 }
 
 func startRotating(t testing.TB, replicas []*rig.Gateway, life time.Duration) *rotating {
-	w := &rotating{stop: make(chan struct{}), signed: make(map[string]int)}
+	w := &rotating{Loops: rig.NewLoops(t), signed: make(map[string]int)}
 	for i := range 4 {
-		w.people.Go(func() {
-			verifier := &backend{client: replicas[(i/2)%2].Client, early: time.Duration(i) * 2500 * time.Millisecond}
-			for n := 0; ; n++ {
-				select {
-				case <-w.stop:
-					return
-				default:
-				}
-				r := replicas[(i+n)%2]
-				codes := r.WeChat.Tap(t, fmt.Sprintf("136%08d", i))
-				asked := time.Now()
-				a := r.Login(codes.Code, codes.PhoneCode)
-				if !ok(a) {
-					t.Errorf("a login got %d %v %s", a.Status, a.Err, a.Body)
-					return
-				}
-				p := a.Pair(t)
-				kid := rig.JWTPart(t, p.Token, 0)["kid"].(string)
-				w.mu.Lock()
-				w.signed[kid]++
-				w.mu.Unlock()
-				for used := 0; used < 4; used++ {
-					if time.Since(asked) > life-time.Second {
-						break
-					}
-					for j, other := range replicas {
-						if a := other.Get("/", p.Token); !ok(a) && time.Since(asked) < life {
-							t.Errorf("a good token of key %s got %d %v on replica %d: %s", kid, a.Status, a.Err, j, a.Body)
-						}
-					}
-					if err := verifier.verify(p.Token); err != nil {
-						t.Errorf("a backend refuses a good token: %v", err)
-					}
-					w.mu.Lock()
-					w.accepted += 3
-					w.mu.Unlock()
-					time.Sleep(100 * time.Millisecond)
-				}
+		verifier, n := &backend{client: replicas[(i/2)%2].Client, early: time.Duration(i) * 2500 * time.Millisecond}, 0
+		w.Go(0, func() bool {
+			r := replicas[(i+n)%2]
+			n++
+			codes := r.WeChat.Tap(t, fmt.Sprintf("136%08d", i))
+			asked := time.Now()
+			a := r.Login(codes.Code, codes.PhoneCode)
+			if !ok(a) {
+				t.Errorf("a login got %d %v %s", a.Status, a.Err, a.Body)
+				return false
 			}
+			p := a.Pair(t)
+			kid := rig.JWTPart(t, p.Token, 0)["kid"].(string)
+			w.mu.Lock()
+			w.signed[kid]++
+			w.mu.Unlock()
+			for used := 0; used < 4; used++ {
+				if time.Since(asked) > life-time.Second {
+					break
+				}
+				for j, other := range replicas {
+					if a := other.Get("/", p.Token); !ok(a) && time.Since(asked) < life {
+						t.Errorf("a good token of key %s got %d %v on replica %d: %s", kid, a.Status, a.Err, j, a.Body)
+					}
+				}
+				if err := verifier.verify(p.Token); err != nil {
+					t.Errorf("a backend refuses a good token: %v", err)
+				}
+				w.mu.Lock()
+				w.accepted += 3
+				w.mu.Unlock()
+				time.Sleep(100 * time.Millisecond)
+			}
+			return true
 		})
 	}
-	t.Cleanup(w.end)
 	return w
-}
-
-func (w *rotating) end() {
-	select {
-	case <-w.stop:
-	default:
-		close(w.stop)
-	}
-	w.people.Wait()
 }
 
 // kids returns the number of keys that have signed.
@@ -203,7 +187,7 @@ func TestFastRotationRejectsNoGoodToken(t *testing.T) {
 			w := startRotating(t, replicas, 8*time.Second)
 			keys := rig.Rounds(4, 20)
 			rig.Await(t, time.Duration(keys+6)*10*time.Second, fmt.Sprintf("%d keys have signed", keys), func() bool { return w.kids() >= keys || t.Failed() })
-			w.end()
+			w.End()
 			t.Logf("%s: %d keys signed, %d times a good token was accepted, and never refused", kind, w.kids(), w.accepted)
 		})
 	}
@@ -230,7 +214,7 @@ func TestRotatedKeyIsKnownBeforeItSigns(t *testing.T) {
 			command("rotate")
 			rig.Await(t, 60*time.Second, "the next key signs", func() bool { return w.kids() == 2 })
 			time.Sleep(time.Second)
-			w.end()
+			w.End()
 			t.Logf("%s: %d times a good token was accepted, and never refused", kind, w.accepted)
 
 			// The key has leaked. Its tokens are refused everywhere, and all users get tokens

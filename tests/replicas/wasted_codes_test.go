@@ -43,6 +43,14 @@ func TestReplicasTogetherWasteNoCode(t *testing.T) {
 		replicas := rig.NewReplicas(t, db, 2)
 		a, b := replicas[0], replicas[1]
 		w := a.WeChat
+		// underWay sends codes to a, whose answer from WeChat waits for release.
+		underWay := func(t *testing.T, codes wechattest.Codes) (answer <-chan rig.Answer, release func()) {
+			t.Helper()
+			release = holdLate(t, w)
+			answer = rig.InBackground(func() rig.Answer { return a.Login(codes.Code, codes.PhoneCode) })
+			rig.Await(t, 10*time.Second, "WeChat has taken the phone code", func() bool { return taken(w, codes.PhoneCode) })
+			return answer, release
+		}
 		for name, do := range map[string]func(t *testing.T, number string){
 			"a hundred logins with one pair are one": func(t *testing.T, number string) {
 				codes := w.Tap(t, number)
@@ -78,9 +86,7 @@ func TestReplicasTogetherWasteNoCode(t *testing.T) {
 			},
 			"a new login code comes to the other while the phone code is on its way": func(t *testing.T, number string) {
 				codes := w.Tap(t, number)
-				release := holdLate(t, w)
-				first := rig.InBackground(func() rig.Answer { return a.Login(codes.Code, codes.PhoneCode) })
-				rig.Await(t, 10*time.Second, "WeChat has taken the phone code", func() bool { return taken(w, codes.PhoneCode) })
+				first, release := underWay(t, codes)
 				second := rig.InBackground(func() rig.Answer { return b.Login(w.Open(t, number).Code, codes.PhoneCode) })
 				rig.Await(t, 10*time.Second, "the other has the openid", func() bool { return w.Count(wechattest.Code2Session).Total == 2 })
 				time.Sleep(300 * time.Millisecond) // until it is as far as it can get
@@ -101,9 +107,7 @@ func TestReplicasTogetherWasteNoCode(t *testing.T) {
 			},
 			"somebody else's login code while it is on its way": func(t *testing.T, number string) {
 				codes := w.Tap(t, number)
-				release := holdLate(t, w)
-				first := rig.InBackground(func() rig.Answer { return a.Login(codes.Code, codes.PhoneCode) })
-				rig.Await(t, 10*time.Second, "WeChat has taken the phone code", func() bool { return taken(w, codes.PhoneCode) })
+				first, release := underWay(t, codes)
 				thief := rig.InBackground(func() rig.Answer { return b.Login(w.Open(t, "13100000000").Code, codes.PhoneCode) })
 				time.AfterFunc(500*time.Millisecond, release)
 				(<-thief).WantProblem(t, 400, "phone_code_invalid", bothCodes)
@@ -118,9 +122,7 @@ func TestReplicasTogetherWasteNoCode(t *testing.T) {
 			},
 			"one that is slow is waited for, and then the client is told to try again": func(t *testing.T, number string) {
 				codes := w.Tap(t, number)
-				release := holdLate(t, w)
-				first := rig.InBackground(func() rig.Answer { return a.Login(codes.Code, codes.PhoneCode) })
-				rig.Await(t, 10*time.Second, "WeChat has taken the phone code", func() bool { return taken(w, codes.PhoneCode) })
+				first, release := underWay(t, codes)
 				again := b.Login(codes.Code, codes.PhoneCode)
 				again.WantProblem(t, 503, "wechat_unavailable", []string{})
 				if again.Header.Get("Retry-After") == "" {

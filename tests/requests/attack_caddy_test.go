@@ -54,7 +54,7 @@ func TestAttackThroughErrorHandlers(t *testing.T) {
 					if f.later != nil && path.target == "/public/x" {
 						socket = f.identity(t, pair)
 					}
-					_, got = f.handled(t, message(f.Addr, "GET", path.target+"?a=%7e&access_token="+pair.Token+"&b", upgradeLines...))
+					_, got = f.handled(t, message(f.Addr, "GET", path.target+"?a=%7e&access_token="+pair.Token+"&b", rig.UpgradeLines()...))
 					if got.wantIdentity(t, socket); strings.Contains(got.line, pair.Token) || !strings.Contains(got.line, path.target+"?a=%7e&b ") {
 						t.Errorf("at the upstream: %.200q", got.line)
 					}
@@ -198,7 +198,7 @@ func TestAttackFastCGI(t *testing.T) {
 	// Over HTTP/3 the protocol is "websocket", for which net/http/fcgi knows no
 	// version.
 	for _, over := range []sender{nil, later2(f.Addr)} {
-		a := over.send(f.Addr, message(f.Addr, "GET", "/api/x?a=b&access_token="+pair.Token, upgradeLines...))
+		a := over.send(f.Addr, message(f.Addr, "GET", "/api/x?a=b&access_token="+pair.Token, rig.UpgradeLines()...))
 		got := take()
 		if a.Status != 200 || got["X-Wx-User-Id"] != pair.UserInfo.ID {
 			t.Errorf("%d %v: %q", a.Status, a.Err, got["X-Wx-User-Id"])

@@ -98,14 +98,14 @@ func TestAttackTenThousandOfEverything(t *testing.T) {
 		lines  []string
 	}{
 		"parameters":                     {"/api/x?" + many("p%d=%[1]d", "&"), []string{auth}},
-		"parameters around a token":      {"/api/x?" + half + "access_token=" + pair.Token + "&" + half, upgradeLines},
-		"parameters nearly our own":      {"/api/x?" + many("%%61ccess_toke%d=x", "&") + "&access_token=" + pair.Token, upgradeLines},
+		"parameters around a token":      {"/api/x?" + half + "access_token=" + pair.Token + "&" + half, rig.UpgradeLines()},
+		"parameters nearly our own":      {"/api/x?" + many("%%61ccess_toke%d=x", "&") + "&access_token=" + pair.Token, rig.UpgradeLines()},
 		"nothing but ampersands":         {"/api/x?" + strings.Repeat("&", 10*n), []string{auth}},
 		"cookies":                        {"/api/x", []string{auth, "Cookie: " + many("c%d=%[1]d", "; ")}},
 		"cookies around a token":         {"/api/x", []string{"Cookie: " + many("c%d=%[1]d", "; ") + "; __Host-wx-auth=" + pair.Token + "; " + many("d%d=%[1]d", "; ")}},
 		"cookie lines":                   {"/api/x", append(lines("Cookie: c%d=%[1]d"), "Cookie: __Host-wx-auth="+pair.Token)},
 		"nothing but semicolons":         {"/api/x", []string{auth, "Cookie: " + strings.Repeat(";", 10*n)}},
-		"protocols around a token":       {"/api/x", upgradeWith("Sec-WebSocket-Protocol: " + many("p%d", ",") + ",bearer," + pair.Token + "," + many("q%d", ","))},
+		"protocols around a token":       {"/api/x", rig.UpgradeLines("Sec-WebSocket-Protocol: " + many("p%d", ",") + ",bearer," + pair.Token + "," + many("q%d", ","))},
 		"options of the connection":      {"/api/x", []string{auth, "Connection: " + many("X-WX-%d", ",")}},
 		"lines of Connection":            {"/api/x", append(lines("Connection: x-wx-user-id, x-%d"), auth)},
 		"identity headers":               {"/api/x", append(lines("X-WX-%d: "+forged), auth)},
@@ -143,8 +143,8 @@ func TestAttackTenThousandOfEverything(t *testing.T) {
 		query string
 	}{
 		"tokens in cookies":     {twoTokens, []string{"Cookie: " + many("__Host-wx-auth=%d", "; ")}, ""},
-		"tokens in parameters":  {twoTokens, upgradeLines, many("access_token=%d", "&")},
-		"tokens as protocols":   {twoTokens, upgradeWith("Sec-WebSocket-Protocol: " + many("bearer, %d", ", ")), ""},
+		"tokens in parameters":  {twoTokens, rig.UpgradeLines(), many("access_token=%d", "&")},
+		"tokens as protocols":   {twoTokens, rig.UpgradeLines("Sec-WebSocket-Protocol: " + many("bearer, %d", ", ")), ""},
 		"Authorization headers": {twoTokens, lines("Authorization: Bearer %d"), ""},
 		"commas":                {twoTokens, []string{"Authorization: Bearer " + pair.Token + strings.Repeat(",", n)}, ""},
 		"dots":                  {tokenInvalid, []string{"Authorization: Bearer " + strings.Repeat(".", 10*n)}, ""},

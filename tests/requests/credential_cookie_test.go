@@ -54,7 +54,7 @@ func TestCookieCountsOnlyFromTheSameSite(t *testing.T) {
 				}
 				g.wants(t, c.want, "POST", "/optional/x", append(c.lines, cookie, "Content-Length: 0")...)
 				// A page of another origin may open a WebSocket without a preflight.
-				g.wants(t, c.want, "GET", "/api/x", upgradeWith(append(c.lines, cookie)...)...)
+				g.wants(t, c.want, "GET", "/api/x", rig.UpgradeLines(append(c.lines, cookie)...)...)
 				g.wants(t, goesOn, "GET", "/api/x", append(c.lines, cookie)...)
 				// Such a request is anonymous, so nothing can be done in the user's
 				// name.

@@ -130,19 +130,11 @@ func TestEveryCellOfTheCredentialTable(t *testing.T) {
 		// Other sources are off by default, so a token there does not count.
 		for _, lines := range [][]string{
 			{"Cookie: __Host-wx-auth=" + ts.good},
-			upgradeWith("Sec-WebSocket-Protocol: bearer, " + ts.good),
+			rig.UpgradeLines("Sec-WebSocket-Protocol: bearer, " + ts.good),
 		} {
 			g.wants(t, tokenMissing, "GET", "/api/x?access_token="+ts.good, lines...)
 		}
 	})
-}
-
-var upgradeLines = []string{
-	"Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
-}
-
-func upgradeWith(lines ...string) []string {
-	return append(append([]string(nil), upgradeLines...), lines...)
 }
 
 var allSources = "credential cookie\ncredential query\ncredential websocket_protocol"
@@ -166,14 +158,14 @@ func TestEverySourceHasTheSameTable(t *testing.T) {
 			},
 		},
 		"query": {
-			func(token string) (string, []string) { return "a=%41&access_token=" + token + "&c", upgradeLines },
+			func(token string) (string, []string) { return "a=%41&access_token=" + token + "&c", rig.UpgradeLines() },
 			func(s rig.Seen, token string) bool {
 				return strings.HasSuffix(s.URI, "?a=%41&access_token="+token+"&c")
 			},
 		},
 		"websocket_protocol": {
 			func(token string) (string, []string) {
-				return "a=b", upgradeWith("Sec-WebSocket-Protocol: chat, bearer, " + token + ", v2.chat")
+				return "a=b", rig.UpgradeLines("Sec-WebSocket-Protocol: chat, bearer, " + token + ", v2.chat")
 			},
 			func(s rig.Seen, token string) bool {
 				return s.Header.Get("Sec-WebSocket-Protocol") == "chat, bearer, "+token+", v2.chat"
@@ -235,7 +227,7 @@ func TestCredentialIsRemovedAndNothingElse(t *testing.T) {
 			{"access_token=&b&access_token=T", "b"},
 			{"x=access_token=1&access_token=T&y=%zz", "x=access_token=1&y=%zz"},
 		} {
-			seen := g.wants(t, goesOn, "GET", "/api/a%2Cb?"+strings.ReplaceAll(c.query, "T", token), upgradeLines...)
+			seen := g.wants(t, goesOn, "GET", "/api/a%2Cb?"+strings.ReplaceAll(c.query, "T", token), rig.UpgradeLines()...)
 			if want := strings.TrimSuffix("/api/a%2Cb?"+c.want, "?"); seen.URI != want {
 				t.Errorf("%s: the upstream saw %q, want %q", c.query, seen.URI, want)
 			}
@@ -276,7 +268,7 @@ func TestCredentialIsRemovedAndNothingElse(t *testing.T) {
 			for l := range strings.SplitSeq(strings.ReplaceAll(c.lines, "T", token), "|") {
 				lines = append(lines, "Sec-WebSocket-Protocol: "+l)
 			}
-			seen := g.wants(t, goesOn, "GET", "/api/x", upgradeWith(lines...)...)
+			seen := g.wants(t, goesOn, "GET", "/api/x", rig.UpgradeLines(lines...)...)
 			if got := strings.Join(seen.Header["Sec-Websocket-Protocol"], "|"); got != c.want {
 				t.Errorf("%q: the upstream saw %q, want %q", c.lines, got, c.want)
 			}
@@ -286,7 +278,7 @@ func TestCredentialIsRemovedAndNothingElse(t *testing.T) {
 	for _, lines := range [][]string{nil, {"Upgrade: websocket"}, {"Connection: upgrade", "Upgrade: h2c"}} {
 		g.wants(t, tokenMissing, "GET", "/api/x?access_token="+token, append(lines, "Sec-WebSocket-Protocol: bearer, "+token)...)
 	}
-	g.wants(t, tokenMissing, "POST", "/api/x?access_token="+token, upgradeWith("Content-Length: 0")...)
+	g.wants(t, tokenMissing, "POST", "/api/x?access_token="+token, rig.UpgradeLines("Content-Length: 0")...)
 }
 
 // A request carries two credentials from different sources. If we used one and the
@@ -308,7 +300,7 @@ func TestConflictingSourcesAreRefused(t *testing.T) {
 						t.Run(nameA+"+"+nameB+"/"+kind+path, func(t *testing.T) {
 							queryA, lineA := a(one)
 							queryB, lineB := b(second)
-							lines := upgradeWith("Origin: " + g.origin)
+							lines := rig.UpgradeLines("Origin: " + g.origin)
 							for _, l := range []string{lineA, lineB} {
 								if l != "" {
 									lines = append(lines, l)
@@ -356,12 +348,12 @@ func TestPagesLogFilterHidesTokens(t *testing.T) {
 					"/x?access_token=" + token, "/x?a=b&%61ccess_token=" + token + "&c=d", "/x?access_token=" + token + "&y=%zz",
 					"http://" + g.Addr + "/x?access_token=" + token,
 				} {
-					if a := g.ask("GET", target, upgradeLines...); a.Err != nil || a.Status == 401 {
+					if a := g.ask("GET", target, rig.UpgradeLines()...); a.Err != nil || a.Status == 401 {
 						t.Errorf("%s: %d %v %s", target[:6], a.Status, a.Err, a.Body)
 					}
 				}
-				g.ask("GET", "/x", upgradeWith("Sec-WebSocket-Protocol: bearer, "+token)...)
-				g.ask("GET", "/x?access_token="+token+"#f", upgradeLines...)
+				g.ask("GET", "/x", rig.UpgradeLines("Sec-WebSocket-Protocol: bearer, "+token)...)
+				g.ask("GET", "/x?access_token="+token+"#f", rig.UpgradeLines()...)
 			}
 			send()
 			g.Log.Wait(t, 20*time.Second, "handled request", `"status":200`)

@@ -2,7 +2,6 @@
 package requests
 
 import (
-	"bufio"
 	"context"
 	"crypto/tls"
 	"encoding/base64"
@@ -27,22 +26,7 @@ const soon = time.Second
 
 func (g *guard) open(t testing.TB, target string, lines ...string) *rig.Socket {
 	t.Helper()
-	conn, err := net.Dial("tcp", g.Addr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.Close() })
-	fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: %s\r\n%s\r\n\r\n", target, g.Addr, strings.Join(upgradeWith(lines...), "\r\n"))
-	r := bufio.NewReader(conn)
-	resp, err := http.ReadResponse(r, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if resp.StatusCode != http.StatusSwitchingProtocols {
-		body, _ := io.ReadAll(resp.Body)
-		t.Fatalf("not upgraded: %s %s", resp.Status, body)
-	}
-	return &rig.Socket{ReadWriteCloser: conn, R: r}
+	return rig.OpenSocketWith(t, g.Addr, target, lines...)
 }
 
 // transport2 returns a transport for HTTP/2 without TLS.
@@ -272,7 +256,7 @@ func TestAnswerNamesNoCredentialAsProtocol(t *testing.T) {
 			{"bearer, " + token + ", chat", "chat", "chat"},
 			{"chat, bearer, " + token, "bearer, chat", "chat"},
 		} {
-			a := g.ask("GET", "/api/ws", upgradeWith("Sec-WebSocket-Protocol: "+c.offered, "X-Protocol: "+c.chosen)...)
+			a := g.ask("GET", "/api/ws", rig.UpgradeLines("Sec-WebSocket-Protocol: "+c.offered, "X-Protocol: "+c.chosen)...)
 			if a.Status != upgraded || a.Header.Get("Sec-WebSocket-Protocol") != c.want {
 				t.Errorf("chosen %.10q: %d, the answer says %q", c.chosen, a.Status, a.Header.Get("Sec-WebSocket-Protocol"))
 			}

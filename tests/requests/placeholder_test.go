@@ -32,8 +32,8 @@ func TestPlaceholdersShowTheCallerOnly(t *testing.T) {
 			"no token": {"", nil},
 			"header":   {"", []string{"Authorization: Bearer " + pair.Token}},
 			"cookie":   {"", []string{"Cookie: a=b; __Host-wx-auth=" + pair.Token}},
-			"query":    {"&access_token=" + pair.Token, upgradeLines},
-			"protocol": {"", upgradeWith("Sec-WebSocket-Protocol: bearer, " + pair.Token)},
+			"query":    {"&access_token=" + pair.Token, rig.UpgradeLines()},
+			"protocol": {"", rig.UpgradeLines("Sec-WebSocket-Protocol: bearer, " + pair.Token)},
 		} {
 			for _, path := range []string{"/api/x", "/optional/x", "/free/x"} {
 				if path == "/api/x" && source == "no token" {

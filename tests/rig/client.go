@@ -172,6 +172,14 @@ type Problem struct {
 	Renew     []string `json:"renew"`
 }
 
+// decoded returns the body of a successful answer.
+func decoded[T any](t testing.TB, a Answer) (body T) {
+	t.Helper()
+	a.Want(t, http.StatusOK)
+	a.Decode(t, "application/json", &body)
+	return body
+}
+
 // Changed is the answer to a change of number.
 type Changed struct {
 	Token     string   `json:"token"`
@@ -182,19 +190,14 @@ type Changed struct {
 // Changed returns the body of a successful change of number. Otherwise the test ends.
 func (a Answer) Changed(t testing.TB) Changed {
 	t.Helper()
-	a.Want(t, http.StatusOK)
-	var c Changed
-	a.Decode(t, "application/json", &c)
-	return c
+	return decoded[Changed](t, a)
 }
 
 // Pair returns the pair in a successful answer to a login or refresh. Otherwise the
 // test ends.
 func (a Answer) Pair(t testing.TB) Pair {
 	t.Helper()
-	a.Want(t, http.StatusOK)
-	var p Pair
-	a.Decode(t, "application/json", &p)
+	p := decoded[Pair](t, a)
 	if p.Token == "" || p.RefreshToken == "" {
 		t.Fatalf("no pair in %s", a.Body)
 	}
@@ -204,19 +207,13 @@ func (a Answer) Pair(t testing.TB) Pair {
 // UserInfo returns the body of a successful answer of /auth/wx/me.
 func (a Answer) UserInfo(t testing.TB) UserInfo {
 	t.Helper()
-	a.Want(t, http.StatusOK)
-	var u UserInfo
-	a.Decode(t, "application/json", &u)
-	return u
+	return decoded[UserInfo](t, a)
 }
 
 // Seen returns the request that the upstream got, from its usual answer.
 func (a Answer) Seen(t testing.TB) Seen {
 	t.Helper()
-	a.Want(t, http.StatusOK)
-	var s Seen
-	a.Decode(t, "application/json", &s)
-	return s
+	return decoded[Seen](t, a)
 }
 
 // Problem returns the body of an error. Otherwise the test ends.

@@ -148,6 +148,23 @@ func openSQL(address string) (*sql.DB, error) {
 	return db, nil
 }
 
+// onServer returns the administrator's handle and the URL of a server, and a new name for a
+// database there. If the server is missing, the test is skipped or fails; see LeaveOut.
+func onServer(t testing.TB, kind string) (admin *sql.DB, u *url.URL, own string) {
+	t.Helper()
+	s := servers[kind]
+	admin, err := s.admin()
+	if err != nil {
+		LeaveOut(t, "%s does not answer (set %s to its address): %v", kind, s.variable, err)
+	}
+	if u, err = url.Parse(s.address); err != nil {
+		t.Fatal(err)
+	}
+	var name [8]byte
+	rand.Read(name[:]) // never fails
+	return admin, u, "wx_auth_test_" + hex.EncodeToString(name[:])
+}
+
 // NewDatabase creates an empty database for the time of the test. If the server is
 // missing, the test is skipped or fails; see LeaveOut.
 func NewDatabase(t testing.TB, kind string) *Database {
@@ -160,18 +177,7 @@ func NewDatabase(t testing.TB, kind string) *Database {
 		t.Cleanup(func() { os.RemoveAll(dir) })
 		return open(t, "sqlite:"+filepath.Join(dir, "wx_auth.db"))
 	}
-	s := servers[kind]
-	admin, err := s.admin()
-	if err != nil {
-		LeaveOut(t, "%s does not answer (set %s to its address): %v", kind, s.variable, err)
-	}
-	u, err := url.Parse(s.address)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var name [8]byte
-	rand.Read(name[:]) // never fails
-	own := "wx_auth_test_" + hex.EncodeToString(name[:])
+	admin, u, own := onServer(t, kind)
 	space, end := "DATABASE", ""
 	if kind == "postgres" {
 		space, end = "SCHEMA", " CASCADE"

@@ -1,9 +1,6 @@
 package rig
 
 import (
-	"crypto/rand"
-	"encoding/hex"
-	"net/url"
 	"testing"
 )
 
@@ -12,18 +9,7 @@ import (
 // connections. The embedded handle asks for UTF-8; the URL does not.
 func NewPostgresIn(t testing.TB, encoding string, settings ...string) *Database {
 	t.Helper()
-	s := servers["postgres"]
-	admin, err := s.admin()
-	if err != nil {
-		LeaveOut(t, "postgres does not answer (set %s to its address): %v", s.variable, err)
-	}
-	u, err := url.Parse(s.address)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var name [8]byte
-	rand.Read(name[:]) // never fails
-	own := "wx_auth_test_" + hex.EncodeToString(name[:])
+	admin, u, own := onServer(t, "postgres")
 	statements := []string{"CREATE DATABASE " + own + " ENCODING '" + encoding + "' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"}
 	for _, setting := range settings {
 		statements = append(statements, "ALTER DATABASE "+own+" SET "+setting)

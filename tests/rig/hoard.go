@@ -2,6 +2,8 @@ package rig
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -72,4 +74,20 @@ func (s Search) WantNone(t testing.TB, where, text string) {
 	if len(found) > 5 {
 		t.Errorf("%s: and %d lines more", where, len(found)-5)
 	}
+}
+
+// Shown returns what an administrator can read about this Caddy, by where it is read.
+func (c *Caddy) Shown(t testing.TB) map[string]string {
+	t.Helper()
+	autosave, err := os.ReadFile(filepath.Join(c.Home, "config", "caddy", "autosave.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	shown := map[string]string{"autosave.json": string(autosave)}
+	for _, path := range []string{"/config/", "/metrics", "/debug/vars"} {
+		if shown[path], err = c.Admin(path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return shown
 }

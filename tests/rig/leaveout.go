@@ -13,9 +13,14 @@ const requireDeploy = "WX_AUTH_TEST_REQUIRE_DEPLOY"
 // LeaveOutDeploy leaves a test out, for that reason, or fails it.
 func LeaveOutDeploy(t testing.TB, what, reason string, args ...any) {
 	t.Helper()
-	reason = fmt.Sprintf(reason, args...)
-	if os.Getenv(requireDeploy) != "" {
-		t.Fatalf("%s is set, and %s cannot be tested: %s", requireDeploy, what, reason)
+	leaveOut(t, requireDeploy, what, fmt.Sprintf(reason, args...))
+}
+
+// leaveOut skips a test. If the environment variable is set, the test fails instead.
+func leaveOut(t testing.TB, variable, what, reason string) {
+	t.Helper()
+	if os.Getenv(variable) != "" {
+		t.Fatalf("%s is set, and %s cannot be tested: %s", variable, what, reason)
 	}
-	t.Skipf("LEFT OUT: %s: %s (%s=1 makes this a failure)", what, reason, requireDeploy)
+	t.Skipf("LEFT OUT: %s: %s (%s=1 makes this a failure)", what, reason, variable)
 }

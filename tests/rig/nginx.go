@@ -1,13 +1,10 @@
 package rig
 
 import (
-	"bytes"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"testing"
-	"time"
 )
 
 // requireNginx makes the tests fail, rather than be skipped, if nginx is missing.
@@ -21,10 +18,7 @@ func StartNginx(t *testing.T, addr, block string) {
 	if err != nil {
 		nginx = "/usr/sbin/nginx" // some users do not have it in their PATH
 		if _, err := os.Stat(nginx); err != nil {
-			if os.Getenv(requireNginx) != "" {
-				t.Fatalf("%s is set, and nginx is missing: apt-get install nginx-light", requireNginx)
-			}
-			t.Skipf("LEFT OUT: forward auth with nginx's auth_request, as nginx is not installed (apt-get install nginx-light); %s=1 makes this a failure", requireNginx)
+			leaveOut(t, requireNginx, "forward auth with nginx's auth_request", "nginx is not installed: apt-get install nginx-light")
 		}
 	}
 	dir := t.TempDir()
@@ -39,38 +33,8 @@ func StartNginx(t *testing.T, addr, block string) {
 	if err := os.WriteFile(file, []byte(conf+block+"}\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(nginx, "-p", dir, "-c", file, "-e", "stderr", "-g", "daemon off; master_process off;")
-	cmd.SysProcAttr = ChildAttributes()
-	var log bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &log, &log
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	exited := make(chan struct{})
-	go func() {
-		_ = cmd.Wait()
-		close(exited)
-	}()
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		<-exited
-		if t.Failed() {
-			t.Logf("nginx:\n%s", &log)
-		}
-	})
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-		conn, err := net.Dial("tcp", addr)
-		if err == nil {
-			conn.Close()
-			return
-		}
-		select {
-		case <-exited:
-			t.Fatalf("nginx ended:\n%s", &log)
-		default:
-			if time.Now().After(deadline) {
-				t.Fatal("nginx does not listen")
-			}
-		}
+	p := StartProgram(t, exec.Command(nginx, "-p", dir, "-c", file, "-e", "stderr", "-g", "daemon off; master_process off;"))
+	if !p.Listens(t, addr) {
+		t.Fatal("nginx ended")
 	}
 }

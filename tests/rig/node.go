@@ -40,11 +40,7 @@ func NodeHome(t testing.TB, dir, what string) string {
 // the test fails instead.
 func LeaveOutNode(t testing.TB, what, reason string, args ...any) {
 	t.Helper()
-	reason = fmt.Sprintf(reason, args...)
-	if os.Getenv(requireNode) != "" {
-		t.Fatalf("%s is set, and %s cannot be run: %s", requireNode, what, reason)
-	}
-	t.Skipf("LEFT OUT: %s: %s (%s=1 makes this a failure)", what, reason, requireNode)
+	leaveOut(t, requireNode, what, fmt.Sprintf(reason, args...))
 }
 
 func nodeHome(dir string) (string, error) {

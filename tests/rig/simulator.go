@@ -12,19 +12,7 @@ import (
 func StartSimulator(t testing.TB, flags ...string) string {
 	t.Helper()
 	address := FreeAddress(t)
-	var log Log
-	cmd := exec.Command(Simulator(t), append([]string{"-listen", address}, flags...)...)
-	cmd.Stdout, cmd.Stderr, cmd.SysProcAttr = &log, &log, ChildAttributes()
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-		if t.Failed() {
-			t.Logf("wx-sim says:\n%s", log.String())
-		}
-	})
+	StartProgram(t, exec.Command(Simulator(t), append([]string{"-listen", address}, flags...)...))
 	Await(t, 30*time.Second, "wx-sim listens", func() bool {
 		resp, err := http.Get("http://" + address + "/_control/clock")
 		if err == nil {

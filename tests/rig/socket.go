@@ -52,23 +52,35 @@ type Socket struct {
 	R io.Reader
 }
 
+// UpgradeLines are the header lines with which a client requests a WebSocket.
+func UpgradeLines(more ...string) []string {
+	return append([]string{"Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="}, more...)
+}
+
 // OpenSocket requests an upgrade with a token.
 func OpenSocket(t testing.TB, addr, target, token string) *Socket {
+	t.Helper()
+	return OpenSocketWith(t, addr, target, "Authorization: Bearer "+token)
+}
+
+// OpenSocketWith requests an upgrade with further header lines. The socket is closed at the
+// test's end.
+func OpenSocketWith(t testing.TB, addr, target string, lines ...string) *Socket {
 	t.Helper()
 	conn, err := net.Dial("tcp", addr)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: %s\r\nAuthorization: Bearer %s\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
-		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n", target, addr, token)
+	fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: %s\r\n%s\r\n\r\n", target, addr, strings.Join(UpgradeLines(lines...), "\r\n"))
 	r := bufio.NewReader(conn)
 	resp, err := http.ReadResponse(r, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if resp.StatusCode != http.StatusSwitchingProtocols {
-		t.Fatalf("not upgraded: %s", resp.Status)
+		body, _ := io.ReadAll(resp.Body)
+		t.Fatalf("not upgraded: %s %s", resp.Status, body)
 	}
 	return &Socket{conn, r}
 }

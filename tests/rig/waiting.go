@@ -44,3 +44,40 @@ func AtOnce(n int, do func(i int)) {
 	}
 	all.Wait()
 }
+
+// Loops are goroutines that do something again and again until they are ended.
+type Loops struct {
+	stop    chan struct{}
+	close   func()
+	running sync.WaitGroup
+}
+
+// NewLoops returns loops that end with the test at the latest.
+func NewLoops(t testing.TB) *Loops {
+	l := &Loops{stop: make(chan struct{})}
+	l.close = sync.OnceFunc(func() { close(l.stop) })
+	t.Cleanup(l.End)
+	return l
+}
+
+// Go calls do, after a pause each time, until it returns false or the loops are ended.
+func (l *Loops) Go(pause time.Duration, do func() bool) {
+	l.running.Go(func() {
+		for {
+			select {
+			case <-l.stop:
+				return
+			case <-time.After(pause):
+			}
+			if !do() {
+				return
+			}
+		}
+	})
+}
+
+// End ends the loops and waits until they have ended.
+func (l *Loops) End() {
+	l.close()
+	l.running.Wait()
+}

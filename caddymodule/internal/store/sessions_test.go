@@ -50,34 +50,39 @@ func TestHostileUserAgentIsStoredHarmlessly(t *testing.T) {
 	})
 }
 
+// winners makes n attempts at once, in turn on each of the stores, and returns how many of them
+// succeeded.
+func winners(t *testing.T, n int, stores []*Store, try func(s *Store, i int) (bool, error)) int32 {
+	t.Helper()
+	var won atomic.Int32
+	var wg sync.WaitGroup
+	for i := range n {
+		wg.Go(func() {
+			ok, err := try(stores[i%len(stores)], i)
+			if err != nil {
+				t.Error(err)
+			}
+			if ok {
+				won.Add(1)
+			}
+		})
+	}
+	wg.Wait()
+	return won.Load()
+}
+
 // Many refreshes of one token at once: exactly one may advance the counter.
 func TestAdvanceIsWonByOne(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
-		a := started(t, open)
-		b := started(t, open)
+		a, b := started(t, open), started(t, open)
 		opened, _ := logIn(t, a, user.Binding{AppID: "wx1", OpenID: "o1", UserID: "u1"}, user.Replace, now)
 		at, expires := now.Add(time.Hour), now.Add(31*24*time.Hour)
-		var won atomic.Int32
-		var wg sync.WaitGroup
-		for i := range 50 {
-			s := a
-			if i%2 == 1 {
-				s = b
-			}
-			wg.Go(func() {
-				ok, err := s.Advance(t.Context(), opened.ID, advance(0, 1, at, expires))
-				if err != nil {
-					t.Error(err)
-				}
-				if ok {
-					won.Add(1)
-				}
-			})
-		}
-		wg.Wait()
+		won := winners(t, 50, []*Store{a, b}, func(s *Store, _ int) (bool, error) {
+			return s.Advance(t.Context(), opened.ID, advance(0, 1, at, expires))
+		})
 		got, err := a.Session(t.Context(), opened.ID)
-		if won.Load() != 1 || err != nil || got.Counter != 1 || !got.AdvancedAt.Equal(at) || !got.RefreshedAt.Equal(at) || !got.ExpiresAt.Equal(expires) {
-			t.Errorf("won %d times: %+v, %v", won.Load(), got, err)
+		if won != 1 || err != nil || got.Counter != 1 || !got.AdvancedAt.Equal(at) || !got.RefreshedAt.Equal(at) || !got.ExpiresAt.Equal(expires) {
+			t.Errorf("won %d times: %+v, %v", won, got, err)
 		}
 		// The counter may jump far ahead, after the database has lost a write.
 		if ok, err := a.Advance(t.Context(), opened.ID, advance(1, 9, at, expires)); !ok || err != nil {
@@ -104,21 +109,10 @@ func TestEndWritesOneRevocation(t *testing.T) {
 		s := started(t, open)
 		opened, _ := logIn(t, s, user.Binding{AppID: "wx1", OpenID: "o1", UserID: "u1"}, user.Replace, now)
 		until := now.Add(time.Hour)
-		var won atomic.Int32
-		var wg sync.WaitGroup
-		for range 20 {
-			wg.Go(func() {
-				if ended, err := s.End(t.Context(), opened.ID, ending(now, until)); err != nil {
-					t.Error(err)
-				} else if ended {
-					won.Add(1)
-				}
-			})
-		}
-		wg.Wait()
+		won := winners(t, 20, []*Store{s}, func(s *Store, _ int) (bool, error) { return s.End(t.Context(), opened.ID, ending(now, until)) })
 		feed, err := s.Revocations(t.Context(), 0, 0)
-		if won.Load() != 1 || err != nil || len(feed) != 1 || feed[0].SessionID != opened.ID || !feed[0].Until.Equal(until) || feed[0].Seq < 1 {
-			t.Errorf("ended %d times: %+v, %v", won.Load(), feed, err)
+		if won != 1 || err != nil || len(feed) != 1 || feed[0].SessionID != opened.ID || !feed[0].Until.Equal(until) || feed[0].Seq < 1 {
+			t.Errorf("ended %d times: %+v, %v", won, feed, err)
 		}
 		if got, err := s.Session(t.Context(), opened.ID); err != nil || !got.EndedAt.Equal(now) {
 			t.Errorf("%+v, %v", got, err)

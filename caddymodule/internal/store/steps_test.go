@@ -3,8 +3,6 @@ package store
 import (
 	"bytes"
 	"errors"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -58,24 +56,12 @@ func lease(t *testing.T, s *Store, step login.Key, owner string, at time.Time, l
 func TestLeaseIsOneOwnersUntilItEnds(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		a, b := started(t, open), started(t, open)
-		var won atomic.Int32
-		var wg sync.WaitGroup
-		for i := range 40 {
-			s := a
-			if i%2 == 1 {
-				s = b
-			}
-			wg.Go(func() {
-				if found, err := s.Lease(t.Context(), string(rune('A'+i)), now, time.Hour, login.Key{7}); err != nil {
-					t.Error(err)
-				} else if found[0].Leased {
-					won.Add(1)
-				}
-			})
-		}
-		wg.Wait()
-		if won.Load() != 1 {
-			t.Fatalf("%d owners", won.Load())
+		won := winners(t, 40, []*Store{a, b}, func(s *Store, i int) (bool, error) {
+			found, err := s.Lease(t.Context(), string(rune('A'+i)), now, time.Hour, login.Key{7})
+			return err == nil && found[0].Leased, err
+		})
+		if won != 1 {
+			t.Fatalf("%d owners", won)
 		}
 
 		key := login.Key{8}
