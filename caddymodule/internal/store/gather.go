@@ -88,10 +88,12 @@ func (g *gather) next() []*gathered {
 }
 
 // lead sends a batch. If writes are waiting afterwards, the caller of the first of them sends the
-// next batch.
+// next batch. A panic is only a failure of the batch, because another caller's write may have caused
+// it. That write panics again when it is made alone.
 func (g *gather) lead(ctx context.Context, batch []*gathered) {
-	err := errGathered // the result if send panics, too
+	err := errGathered
 	defer func() {
+		_ = recover()
 		for _, w := range batch {
 			w.done <- err
 		}
@@ -194,7 +196,7 @@ func joinRows(list []statement) (joined []statement) {
 // depend on an earlier answer. On a database server the change may share a transaction with others,
 // see the type gather. statements returns the statements, and the queries to send after the COMMIT.
 // It is called for each attempt.
-func (s *Store) gather(ctx context.Context, doing string, how durability, statements func() (writes, behind []statement)) error {
+func (s *Store) gather(ctx context.Context, doing string, how durability, statements func() (writes, behind []statement)) (err error) {
 	if s.db.dialect.oneWriter { // the queue collects its writes
 		return s.change(ctx, doing, again, how, func(t *tx) error {
 			writes, _ := statements()
@@ -202,15 +204,15 @@ func (s *Store) gather(ctx context.Context, doing string, how durability, statem
 		})
 	}
 	ctx, end := s.db.begin(ctx, doing)
+	defer func() { end(s.db.proves(ctx), err) }()
 	p, err := s.use(ctx)
-	if err == nil {
-		w := &gathered{statements: statements}
-		err = p.gathers[gathering{how, guarded(ctx)}].write(ctx, w)
-		if errors.Is(err, errGathered) {
-			err = s.db.tries(ctx, p.write, again, func() error { return s.db.together(ctx, p.write, how, []*gathered{w}) })
-		}
-		err = s.db.wrap(ctx, doing+" in", s.explainMoved(ctx, err))
+	if err != nil {
+		return err
 	}
-	end(s.db.proves(ctx), err)
-	return err
+	w := &gathered{statements: statements}
+	err = p.gathers[gathering{how, guarded(ctx)}].write(ctx, w)
+	if errors.Is(err, errGathered) {
+		err = s.db.tries(ctx, p.write, again, func() error { return s.db.together(ctx, p.write, how, []*gathered{w}) })
+	}
+	return s.db.wrap(ctx, doing+" in", s.explainMoved(ctx, err))
 }

@@ -38,16 +38,27 @@ func behindGate(g *gather) *gate {
 // waits waits until n writes are waiting for a transaction.
 func (g *gather) waits(t *testing.T, n int) {
 	t.Helper()
+	g.until(t, func() bool { return len(g.waiting) == n })
+}
+
+// runs waits until n transactions are on their way.
+func (g *gather) runs(t *testing.T, n int) {
+	t.Helper()
+	g.until(t, func() bool { return g.running == n })
+}
+
+func (g *gather) until(t *testing.T, reached func() bool) {
+	t.Helper()
 	for range 2000 {
 		g.mu.Lock()
-		waiting := len(g.waiting)
+		ok := reached()
 		g.mu.Unlock()
-		if waiting == n {
+		if ok {
 			return
 		}
 		time.Sleep(time.Millisecond)
 	}
-	t.Fatalf("%d writes do not wait", n)
+	t.Fatal("the gather does not get there")
 }
 
 // Writes that arrive while transactions are on their way share the next ones. Each transaction has
@@ -89,11 +100,7 @@ func TestGatheredWriteIsTakenBack(t *testing.T) {
 	for range gatherAtOnce {
 		go func() { results <- g.write(ctx, new(gathered)) }()
 	}
-	for started := 0; started < gatherAtOnce; time.Sleep(time.Millisecond) {
-		g.mu.Lock()
-		started = g.running
-		g.mu.Unlock()
-	}
+	g.runs(t, gatherAtOnce)
 	late := make(chan error, 1)
 	go func() { late <- g.write(ctx, new(gathered)) }()
 	g.waits(t, 1)
@@ -109,8 +116,8 @@ func TestGatheredWriteIsTakenBack(t *testing.T) {
 	}
 }
 
-// The statements of a write panic. Only its own caller fails. The other writes of the transaction
-// are made alone, and the gather keeps working.
+// The statements of a write panic. The caller that sends the transaction is another one. It must not
+// panic: both writes are made alone, and only the faulty one panics then.
 func TestGatheredPanicStaysWithItsCaller(t *testing.T) {
 	g := &gather{send: func(_ context.Context, writes []*gathered) error {
 		for _, w := range writes {
@@ -118,19 +125,34 @@ func TestGatheredPanicStaysWithItsCaller(t *testing.T) {
 		}
 		return nil
 	}}
-	bad := &gathered{statements: func() (_, _ []statement) { panic("a fault") }}
-	func() {
-		defer func() {
-			if recover() == nil {
-				t.Error("no panic")
+	at := behindGate(g)
+	good := func() (_, _ []statement) { return nil, nil }
+	bad := func() (_, _ []statement) { panic("a fault") }
+	var all sync.WaitGroup
+	write := func(statements func() (_, _ []statement), want error) {
+		all.Go(func() {
+			defer func() {
+				if p := recover(); p != nil {
+					t.Error("a caller panics:", p)
+				}
+			}()
+			if err := g.write(t.Context(), &gathered{statements: statements}); !errors.Is(err, want) {
+				t.Errorf("%v, want %v", err, want)
 			}
-		}()
-		_ = g.write(t.Context(), bad)
-	}()
-	good := &gathered{statements: func() (_, _ []statement) { return nil, nil }}
-	if err := g.write(t.Context(), good); err != nil {
-		t.Error(err)
+		})
 	}
+	for n := range gatherAtOnce {
+		write(good, nil)
+		g.runs(t, n+1)
+	}
+	write(good, errGathered)
+	g.waits(t, 1)
+	write(bad, errGathered)
+	g.waits(t, 2)
+	close(at.open)
+	all.Wait()
+	write(good, nil)
+	all.Wait()
 }
 
 // Two first logins with one number, and a step that is too large for its column, share a
