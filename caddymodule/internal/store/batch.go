@@ -57,6 +57,9 @@ func (t *tx) send(last bool, statements ...statement) error {
 	all = append(all, statements...)
 	if last {
 		all = append(all, say(commitWork))
+		if t.impatient() {
+			all = append(all, say(t.db.dialect.patient))
+		}
 		all = append(all, t.behind...)
 	}
 	t.begun, t.committing = true, last
@@ -71,6 +74,9 @@ func (t *tx) opening() []statement {
 	if t.how == light && t.db.dialect.light != "" {
 		list = append(list, say(t.db.dialect.light))
 	}
+	if t.impatient() {
+		list = append(list, say(t.db.dialect.impatient))
+	}
 	if t.guarded {
 		for _, query := range t.db.dialect.guard {
 			list = append(list, ask(func(row) error { return nil }, query))
@@ -78,6 +84,8 @@ func (t *tx) opening() []statement {
 	}
 	return list
 }
+
+func (t *tx) impatient() bool { return t.shared && t.db.dialect.impatient != "" }
 
 // one runs a statement on its own.
 func (t *tx) one(st statement) error {
@@ -119,6 +127,9 @@ func (db *DB) changing(ctx context.Context, pool *sql.DB, how durability, change
 	defer func() {
 		if t.begun && !t.done { // a panic gets here, too
 			undo(ctx, conn)
+			if t.impatient() {
+				discard(conn)
+			}
 		}
 	}()
 	err = change(t)
@@ -138,9 +149,12 @@ func undo(ctx context.Context, conn *sql.Conn) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
 	if _, err := conn.ExecContext(ctx, "ROLLBACK"); err != nil {
-		_ = conn.Raw(func(any) error { return driver.ErrBadConn }) // closes the connection
+		discard(conn)
 	}
 }
+
+// discard closes a connection, so that it is not used again.
+func discard(conn *sql.Conn) { _ = conn.Raw(func(any) error { return driver.ErrBadConn }) }
 
 // reading runs queries, each in its own transaction. Proxies that split reads from writes send
 // transactions to the primary, so the results do not come from a database replica that lags.

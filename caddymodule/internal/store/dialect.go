@@ -95,6 +95,11 @@ type dialect struct {
 	// fails. It is nil if there is no network to wait for.
 	send func(ctx context.Context, db *DB, conn *sql.Conn, statements []statement) error
 
+	// impatient makes the locks of a transaction time out soon. patient ends that after the COMMIT.
+	// They are for transactions with several callers' writes, see gather.go, if the server does not
+	// notice that its client has given up. Otherwise they are empty.
+	impatient, patient string
+
 	// joins is set if one statement for several rows costs less than several statements.
 	joins bool
 

@@ -145,6 +145,7 @@ func newGathers(db *DB, pool *sql.DB) map[gathering]*gather {
 // Otherwise two replicas that lock the same rows in different orders would wait for each other.
 func (db *DB) together(ctx context.Context, pool *sql.DB, how durability, all []*gathered) error {
 	return db.changing(ctx, pool, how, func(t *tx) error {
+		t.shared = len(all) > 1
 		var writes []statement
 		for _, w := range all {
 			list, behind := w.statements()

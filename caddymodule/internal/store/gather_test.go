@@ -197,6 +197,61 @@ func TestGatheredWriteFailsAlone(t *testing.T) {
 	})
 }
 
+// A replica that hangs has locked the row of one client. The transaction that waits for it contains
+// other clients' writes, too, and holds the locks of their rows. They must be made soon after it has
+// failed. MySQL does not notice that its client has given up, and here a lock may take 30 seconds.
+func TestGatheredWriteBehindAHungReplica(t *testing.T) {
+	onServers(t, func(t *testing.T, _, address string) {
+		hung := started(t, handles(t, address))
+		s := started(t, func(opts Options) *DB {
+			db := handles(t, address)(opts)
+			if server, ok := db.server.(*mysqlAddress); ok {
+				server.config.Params["innodb_lock_wait_timeout"] = "30"
+			}
+			return db
+		})
+		expires := now.Add(time.Hour)
+		if err := hung.Keep(t.Context(), login.Key{2}, []byte("x"), expires); err != nil {
+			t.Fatal(err)
+		}
+		held, err := hung.db.pools.Load().write.BeginTx(t.Context(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer held.Rollback()
+		if _, err := held.Exec(hung.db.sql(`UPDATE {kept_steps} SET spent = 1`)); err != nil {
+			t.Fatal(err)
+		}
+		g := s.db.pools.Load().gathers[gathering{durable, false}]
+		at := make(chan struct{})
+		send := g.send
+		g.send = func(_ context.Context, writes []*gathered) error {
+			<-at
+			ctx, cancel := context.WithTimeout(context.Background(), gatherTimeout)
+			defer cancel()
+			return send(ctx, writes)
+		}
+		var all sync.WaitGroup
+		keep := func(step login.Key, want error) {
+			all.Go(func() {
+				if err := s.Keep(t.Context(), step, []byte("x"), expires); !errors.Is(err, want) {
+					t.Errorf("step %d: %v, want %v", step[:1], err, want)
+				}
+			})
+		}
+		for n := range gatherAtOnce {
+			keep(login.Key{byte(10 + n)}, nil)
+			g.runs(t, n+1)
+		}
+		for n := range 3 {
+			keep(login.Key{byte(1 + n)}, []error{nil, ErrUnavailable, nil}[n])
+			g.waits(t, n+1)
+		}
+		close(at)
+		all.Wait()
+	})
+}
+
 // Two replicas get the same codes in opposite orders. Their transactions must not deadlock, because
 // a database may notice a deadlock only after a second.
 func TestGatheredLeasesDoNotDeadlock(t *testing.T) {

@@ -45,6 +45,8 @@ var mysql = &dialect{
 	guardFailed: func(err error) bool { return mysqlNumber(err) == 1242 }, // a subquery has two rows
 	closeAlone:  `SELECT name FROM {meta} WHERE name = '` + keyCheckName + `' FOR UPDATE`,
 	send:        sendMySQL,
+	impatient:   `SET innodb_lock_wait_timeout = 1`, // the shortest
+	patient:     `SET innodb_lock_wait_timeout = ` + mysqlLockWait,
 	joins:       true, // it parses the text of each
 	temporary:   mysqlTemporary,
 	conflict: func(err error) bool {
@@ -75,6 +77,9 @@ var mysql = &dialect{
 		return false
 	},
 }
+
+// mysqlLockWait is how long a statement waits for the lock of a row, in seconds.
+const mysqlLockWait = "4"
 
 func mysqlText(characters int) string {
 	return fmt.Sprintf("VARCHAR(%d) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin", characters)
@@ -148,7 +153,7 @@ func parseMySQL(db *DB, address string) error {
 		"autocommit": "1",
 		// After a longer wait the client gives up on a statement, and the server does not notice
 		// that by itself.
-		"innodb_lock_wait_timeout": "4", "lock_wait_timeout": "10",
+		"innodb_lock_wait_timeout": mysqlLockWait, "lock_wait_timeout": "10",
 		// A server may be configured to ignore the client's character set, or its init_connect may
 		// change it.
 		"character_set_client": "utf8mb4", "character_set_results": "utf8mb4", "collation_connection": "utf8mb4_general_ci",

@@ -34,6 +34,7 @@ type tx struct {
 	how        durability
 	reads      bool        // each query has its own transaction
 	guarded    bool        // the transaction first checks that the store is not closed
+	shared     bool        // the writes are those of several callers
 	lags       bool        // queries need no transaction, see readLate
 	behind     []statement // statements to send after the COMMIT
 	begun      bool        // a statement was sent
