@@ -116,7 +116,7 @@ func TestGatheredWriteIsTakenBack(t *testing.T) {
 	}
 }
 
-// The statements of a write panic. The caller that sends the transaction is another one. It must not
+// The statements of a write panic. Another caller sends the transaction. That caller must not
 // panic: both writes are made alone, and only the faulty one panics then.
 func TestGatheredPanicStaysWithItsCaller(t *testing.T) {
 	g := &gather{send: func(_ context.Context, writes []*gathered) error {
@@ -198,8 +198,8 @@ func TestGatheredWriteFailsAlone(t *testing.T) {
 }
 
 // A replica that hangs has locked the row of one client. The transaction that waits for it contains
-// other clients' writes, too, and holds the locks of their rows. They must be made soon after it has
-// failed. MySQL does not notice that its client has given up, and here a lock may take 30 seconds.
+// other clients' writes, too, and holds the locks of their rows. They must be made soon after it
+// has failed. MySQL does not notice that its client has given up. Here it waits for 30 seconds.
 func TestGatheredWriteBehindAHungReplica(t *testing.T) {
 	onServers(t, func(t *testing.T, _, address string) {
 		hung := started(t, handles(t, address))
