@@ -88,8 +88,8 @@ func (g *gather) next() []*gathered {
 }
 
 // lead sends a batch. If writes are waiting afterwards, the caller of the first of them sends the
-// next batch. A panic is only a failure of the batch, because another caller's write may have caused
-// it. That write panics again when it is made alone.
+// next batch. A panic is only a failure of the batch, because another caller's write may have
+// caused it. That write panics again when it is made alone.
 func (g *gather) lead(ctx context.Context, batch []*gathered) {
 	err := errGathered
 	defer func() {
