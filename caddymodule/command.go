@@ -272,7 +272,7 @@ func (o *commandStore) open(ctx context.Context) error {
 	}
 	o.Directory = o.Store.Users(true, o.Sessions)
 	if o.External {
-		o.Directory = o.Elsewhere(user.Checked(&lateUsers{o, nil}), o.Sessions)
+		o.Directory = o.ExternalUsers(user.Checked(&lateUsers{o, nil}), o.Sessions)
 	}
 	return withRemedy(err, o.directory)
 }

@@ -76,7 +76,7 @@ func newSite(ctx caddy.Context, app *Background, set settings, users user.Direct
 		s.store = s.state.DB.WithTables(set.EncryptionKeys)
 	}
 	if users != nil {
-		s.directory = s.store.Elsewhere(user.Checked(users), s.set.Session)
+		s.directory = s.store.ExternalUsers(user.Checked(users), s.set.Session)
 	} else {
 		s.directory = s.store.Users(set.Register, s.set.Session).Countries(set.Countries)
 	}
@@ -112,7 +112,7 @@ var host = api.Host{ClientIP: clientIP, TrustedProxy: trustedProxy, RequestID: r
 func (s *site) apiSettings() api.Settings {
 	set := api.Settings{
 		Prefix: s.set.Endpoints, Apps: make(map[string]api.App), Cookie: s.set.Gate.Sources.Cookie, LoginRate: s.set.LoginRate,
-		Elsewhere: s.users != nil,
+		External: s.users != nil,
 	}
 	for _, a := range s.set.Apps {
 		set.Apps[a.ID] = api.App{App: a, WeChat: s.set.WeChat.nameOf(a.ID), Push: s.set.Pushes[a.ID], EraseRevoked: slices.Contains(s.set.EraseRevoked, a.ID)}
@@ -220,7 +220,7 @@ func (s *site) assemble(keys *store.Keys) (*api.Opened, error) {
 	if s.set.TestLogin != nil {
 		o.Accounts.TestPhone = s.set.TestLogin.Phone
 	}
-	o.Chain.Elsewhere, o.Chain.PhonesFixed = s.users != nil, !s.set.WeChat.SendOpenID
+	o.Chain.External, o.Chain.PhonesFixed = s.users != nil, !s.set.WeChat.SendOpenID
 	return o, nil
 }
 

@@ -93,7 +93,7 @@ func (u *SQLUsers) Provision(caddy.Context) error {
 	if err != nil {
 		return err
 	}
-	db, err := acquireForeign(address)
+	db, err := acquireExternal(address)
 	if err != nil {
 		return misset("users sql", err)
 	}
@@ -109,7 +109,7 @@ func (u *SQLUsers) Open(ctx context.Context) error {
 // Cleanup releases the database.
 func (u *SQLUsers) Cleanup() error {
 	if u.userDirectory != nil {
-		_, err := foreignPool.Delete(u.address)
+		_, err := externalPool.Delete(u.address)
 		return err
 	}
 	return nil
@@ -117,10 +117,10 @@ func (u *SQLUsers) Cleanup() error {
 
 // Hold implements [UsersHolder].
 func (u *SQLUsers) Hold() (release func()) {
-	if _, err := acquireForeign(u.address); err != nil {
+	if _, err := acquireExternal(u.address); err != nil {
 		return func() {}
 	}
-	return func() { _, _ = foreignPool.Delete(u.address) }
+	return func() { _, _ = externalPool.Delete(u.address) }
 }
 
 // resolve returns the resolved settings, as far as look knows their values.
@@ -131,8 +131,8 @@ func (u *SQLUsers) resolve(look lookup) (address string, q sqldir.Queries, err e
 	address, known, err := look(u.URL, syntax{})
 	mysql := false
 	if err == nil && known {
-		var db *store.Foreign
-		if db, err = store.NewForeign(address); err == nil {
+		var db *store.ExternalTables
+		if db, err = store.NewExternalTables(address); err == nil {
 			mysql = db.MySQL()
 		}
 	}
@@ -190,23 +190,23 @@ func (u *SQLUsers) directory(look lookup) (directoryName, error) {
 	return d, nil
 }
 
-// foreignPool holds the databases of users' tables: foreignDB by address.
-var foreignPool = caddy.NewUsagePool()
+// externalPool holds the databases of users' tables: externalDB by address.
+var externalPool = caddy.NewUsagePool()
 
-type foreignDB struct{ *store.Foreign }
+type externalDB struct{ *store.ExternalTables }
 
 // Destruct closes the connections.
-func (f foreignDB) Destruct() error { return f.Close() }
+func (f externalDB) Destruct() error { return f.Close() }
 
-func acquireForeign(address string) (*store.Foreign, error) {
-	v, _, err := foreignPool.LoadOrNew(address, func() (caddy.Destructor, error) {
-		db, err := store.NewForeign(address)
-		return foreignDB{db}, err
+func acquireExternal(address string) (*store.ExternalTables, error) {
+	v, _, err := externalPool.LoadOrNew(address, func() (caddy.Destructor, error) {
+		db, err := store.NewExternalTables(address)
+		return externalDB{db}, err
 	})
 	if err != nil {
 		return nil, err
 	}
-	return v.(foreignDB).Foreign, nil
+	return v.(externalDB).ExternalTables, nil
 }
 
 // Interface guards

@@ -13,8 +13,8 @@ import (
 type Lookup struct {
 	Directory user.Directory
 	Store     Reader
-	// Elsewhere means that users live in a directory outside of the store.
-	Elsewhere bool
+	// External means that users live in a directory outside of the store.
+	External bool
 }
 
 // Reader is the part of the store that Lookup reads.
@@ -80,7 +80,7 @@ func (l Lookup) Show(ctx context.Context, id string, now time.Time) (s Shown, er
 // next is the id to continue after, or empty at the end. For users in an external directory
 // only the ids are known.
 func (l Lookup) List(ctx context.Context, after string, limit int) (users []user.User, next string, err error) {
-	if l.Elsewhere {
+	if l.External {
 		ids, err := l.Store.ListBound(ctx, after, limit+1)
 		if err != nil {
 			return nil, "", err

@@ -96,7 +96,7 @@ var directoryRate = ratelimit.Rate{Count: 30, Per: time.Minute}
 
 // mayAsk returns a tooMany if the session must not cause a call to the directory now.
 func (c *call) mayAsk(purpose, sessionID string) error {
-	if !c.Elsewhere {
+	if !c.External {
 		return nil
 	}
 	if r := c.State.asks.Take(directoryRate, purpose+" "+sessionID, c.now); r != nil {

@@ -61,7 +61,7 @@ func (s *Server) levelOf(level zapcore.Level, what string) zapcore.Level {
 // worked records that the store works, and the directory if it is an external one.
 func (s *Server) worked() {
 	s.State.streaks.worked(string(problem.StoreUnavailable), string(problem.DirectoryUnavailable))
-	if s.Elsewhere {
+	if s.External {
 		s.State.directory.Worked(func(after time.Duration) {
 			s.Log.Info("the directory of users: back again", zap.Duration("after", after))
 		})

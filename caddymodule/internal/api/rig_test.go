@@ -55,9 +55,9 @@ func (s *served) Recorded() bool                { return s.opened != nil }
 func (s *served) Misconfigured() bool           { return false }
 func (s *served) Hold() func()                  { return func() {} }
 
-// serve starts a server. configure may change its settings. elsewhere is an external
+// serve starts a server. configure may change its settings. external is an external
 // directory, or nil.
-func serve(t *testing.T, elsewhere user.Directory, configure ...func(*Settings)) *served {
+func serve(t *testing.T, external user.Directory, configure ...func(*Settings)) *served {
 	t.Helper()
 	must := func(err error) {
 		t.Helper()
@@ -101,8 +101,8 @@ func serve(t *testing.T, elsewhere user.Directory, configure ...func(*Settings))
 	}
 	times := session.Settings{Idle: 24 * time.Hour, Lifetime: 48 * time.Hour, Grace: time.Minute, TokenLife: time.Hour, Max: 20}
 	directory := account.Directory(s.store.Users(true, times))
-	if elsewhere != nil {
-		directory = s.store.Elsewhere(user.Checked(elsewhere), times)
+	if external != nil {
+		directory = s.store.ExternalUsers(user.Checked(external), times)
 	}
 	core, logs := observer.New(zapcore.DebugLevel)
 	s.logs = logs
@@ -114,7 +114,7 @@ func serve(t *testing.T, elsewhere user.Directory, configure ...func(*Settings))
 				pushedApp: {App: wechat.App{ID: pushedApp, Secret: "s3cret"}, Push: push},
 			},
 			ServiceKey: func(shown string) bool { return shown == serviceKey },
-			LoginRate:  ratelimit.Rate{Count: 30, Per: time.Minute}, Elsewhere: elsewhere != nil,
+			LoginRate:  ratelimit.Rate{Count: 30, Per: time.Minute}, External: external != nil,
 		},
 		Host: Host{
 			ClientIP:     func(*http.Request) string { return "203.0.113.7" },
@@ -143,7 +143,7 @@ func serve(t *testing.T, elsewhere user.Directory, configure ...func(*Settings))
 	o.Chain = login.Chain{
 		WeChat:    &wechat.Client{APIs: []string{web.URL}, Timeout: 5 * time.Second, Tokens: wechat.NewStableToken(), Log: s.LogWeChat, Now: time.Now},
 		Directory: directory, Store: s.store, Sessions: o.Sessions, State: new(login.State),
-		Settings: login.Settings{Silent: 24 * time.Hour, NewOpenID: user.Replace, Elsewhere: elsewhere != nil},
+		Settings: login.Settings{Silent: 24 * time.Hour, NewOpenID: user.Replace, External: external != nil},
 		Mint:     o.Minter.Mint, Hold: s.Hold, Observe: ObserveStep, OnDone: s.OnDone, OnPhoneChange: s.OnPhoneChange,
 	}
 	s.opened = o

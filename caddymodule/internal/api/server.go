@@ -48,10 +48,10 @@ type Settings struct {
 	TestLogin  *TestLogin              // nil: none is configured
 	Cookie     string                  // name of the cookie that holds the token; empty: none
 	LoginRate  ratelimit.Rate          // of refused logins per client; zero: unlimited
-	// Elsewhere means that users are in a directory outside of the store. That may be
+	// External means that users are in a directory outside of the store. That may be
 	// somebody's backend, so calls to it are limited for each session. Calls to our own
 	// directory are not, because a refresh asks the store anyway.
-	Elsewhere bool
+	External bool
 }
 
 // App is a mini program.

@@ -186,7 +186,7 @@ func unavailable(err error) *problem.Problem {
 
 // lookup finds and shows users.
 func (c *call) lookup() account.Lookup {
-	return account.Lookup{Directory: c.Directory, Store: c.Store, Elsewhere: c.Elsewhere}
+	return account.Lookup{Directory: c.Directory, Store: c.Store, External: c.External}
 }
 
 func (c *call) showUser(id string) error {

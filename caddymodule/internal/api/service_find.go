@@ -21,7 +21,7 @@ func (c *call) findUser() error {
 	case p != nil:
 	case (phone == "") == (openid == ""), (openid == "") != (appid == ""):
 		p = problem.Invalid("Send either phone, or openid and appid.")
-	case phone != "" && c.Elsewhere:
+	case phone != "" && c.External:
 		p = problem.New(problem.NotHere)
 	}
 	if p != nil {
@@ -81,7 +81,7 @@ func (c *call) listUsers() error {
 	list := []map[string]any{}
 	for _, u := range users {
 		one := map[string]any{"id": u.ID} // for users in an external directory, only the id is known
-		if !c.Elsewhere {
+		if !c.External {
 			one = account.Record(u)
 		}
 		list = append(list, one)

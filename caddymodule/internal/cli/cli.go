@@ -72,7 +72,7 @@ func (o *Store) accounts() account.Accounts {
 }
 
 func (o *Store) lookup() account.Lookup {
-	return account.Lookup{Directory: o.Directory, Store: o.Store, Elsewhere: o.External}
+	return account.Lookup{Directory: o.Directory, Store: o.Store, External: o.External}
 }
 
 // Output receives the output of a command.

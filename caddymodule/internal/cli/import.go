@@ -18,7 +18,7 @@ func (o *Store) Import(ctx context.Context, out Output, file *os.File) error {
 	}
 	into := importer.Store(o.Store)
 	if o.External {
-		into = o.Store.ImportElsewhere()
+		into = o.Store.ImportExternal()
 	}
 	bar := newBar(os.Stderr)
 	sum, err := importer.Import{

@@ -50,10 +50,10 @@ type PhoneChange struct {
 	// bindings. At becomes the time of the last phone login of the session's openid.
 	Phone user.Phone
 	At    time.Time
-	// Elsewhere means that the record is in an external directory. Owner is the replica
+	// External means that the record is in an external directory. Owner is the replica
 	// that makes the change, for the mark.
-	Elsewhere bool
-	Owner     string
+	External bool
+	Owner    string
 	// Done, the key of this user and phone code, is kept until Expires: the code has
 	// moved the number.
 	Done    Key
@@ -87,7 +87,7 @@ func (c *Chain) ChangePhone(ctx context.Context, r ChangeRequest) (Result, error
 func (c *Chain) change(ctx context.Context, r ChangeRequest) (Result, error) {
 	// A session without an openid is a test login. Where the openid is not sent to WeChat,
 	// anyone with a stolen token could give the user the thief's number.
-	if c.PhonesFixed || r.OpenID == "" || c.Elsewhere && !user.ChangesPhones(c.Directory) {
+	if c.PhonesFixed || r.OpenID == "" || c.External && !user.ChangesPhones(c.Directory) {
 		return Result{}, refuse(problem.PhoneChangeClosed, nil)
 	}
 	s, u, err := c.changer(ctx, r)
@@ -100,19 +100,19 @@ func (c *Chain) change(ctx context.Context, r ChangeRequest) (Result, error) {
 	}
 	now := c.now().UTC().Truncate(time.Millisecond) // as the store keeps it
 	p := PhoneChange{
-		Session: s, Phone: number, At: now, Elsewhere: c.Elsewhere, Owner: c.State.replica(),
+		Session: s, Phone: number, At: now, External: c.External, Owner: c.State.replica(),
 		Done: keyOf("changed", r.parts(r.App.ID, r.UserID, r.PhoneCode)...), Expires: now.Add(keepFor),
 	}
 	var done PhoneChanged
-	if c.Elsewhere {
-		done, err = c.changeElsewhere(ctx, p)
+	if c.External {
+		done, err = c.changeExternal(ctx, p)
 	} else {
 		done, err = c.changeHere(ctx, p)
 	}
 	if err != nil {
 		return Result{}, err
 	}
-	if c.Elsewhere {
+	if c.External {
 		// The directory's answer about the user may depend on the number.
 		if u, err = c.checkUser(ctx, s.UserID); err != nil {
 			return Result{}, err
@@ -188,13 +188,13 @@ func (c *Chain) changeHere(ctx context.Context, p PhoneChange) (done PhoneChange
 	return done, notChanged(err)
 }
 
-// changeElsewhere moves the number of a user in an external directory. The changes of one user
+// changeExternal moves the number of a user in an external directory. The changes of one user
 // take turns, on all replicas.
-func (c *Chain) changeElsewhere(ctx context.Context, p PhoneChange) (done PhoneChanged, err error) {
+func (c *Chain) changeExternal(ctx context.Context, p PhoneChange) (done PhoneChanged, err error) {
 	turn := &steps{c: c, code: keyOf("changing", p.Session.UserID)}
 	defer func() { turn.end(ctx, err) }()
 	if _, err := turn.lease(ctx, turn.code); err != nil {
-		if errors.Is(err, errElsewhere) {
+		if errors.Is(err, errOtherReplica) {
 			err = fromDirectory(ErrChanging)
 		}
 		return done, err

@@ -97,12 +97,12 @@ func (b *book) owner(number string) string {
 	return b.numbers[number]
 }
 
-// elsewhere returns a chain whose users are in an external directory, and that directory.
-func elsewhere(t *testing.T) (*testChain, *book) {
+// external returns a chain whose users are in an external directory, and that directory.
+func external(t *testing.T) (*testChain, *book) {
 	t.Helper()
 	h := newBareChain(t)
 	b := &book{numbers: make(map[string]string)}
-	h.Directory, h.Chain.Elsewhere = h.store.Elsewhere(user.Checked(b), h.Sessions.Settings), true
+	h.Directory, h.Chain.External = h.store.ExternalUsers(user.Checked(b), h.Sessions.Settings), true
 	return h, b
 }
 
@@ -123,8 +123,8 @@ func wantChange(t *testing.T, err error, want problem.Code, renew ...string) {
 
 // Bob has Alice's former number now. His login asks the directory just before she changes her
 // number there, and ends just after it. He must not be let in as Alice.
-func TestLoginBesideAChangeElsewhere(t *testing.T) {
-	a, dir := elsewhere(t)
+func TestLoginBesideAChangeExternal(t *testing.T) {
+	a, dir := external(t)
 	b := a.replica()
 	alice := a.login(t, "wxA", a.code("alice"), a.phoneCode("alice", number))
 	dir.answered = func() {
@@ -143,8 +143,8 @@ func TestLoginBesideAChangeElsewhere(t *testing.T) {
 
 // The directory takes its time for a change. A login with the former number waits for the
 // end of the change, on whichever replica.
-func TestLoginWaitsForAChangeElsewhere(t *testing.T) {
-	a, dir := elsewhere(t)
+func TestLoginWaitsForAChangeExternal(t *testing.T) {
+	a, dir := external(t)
 	b := a.replica()
 	alice := a.login(t, "wxA", a.code("alice"), a.phoneCode("alice", number))
 	met, asked := make(chan struct{}), make(chan struct{})
@@ -179,8 +179,8 @@ func TestLoginWaitsForAChangeElsewhere(t *testing.T) {
 
 // The directory may or may not have changed the test user's number. A test login fails because
 // of the directory, and not because of the store, which works.
-func TestTestLoginBesideAChangeElsewhere(t *testing.T) {
-	h, dir := elsewhere(t)
+func TestTestLoginBesideAChangeExternal(t *testing.T) {
+	h, dir := external(t)
 	h.Sessions.Test = session.TestLogin{Marks: []string{"mark"}, Until: h.Now().Add(time.Hour)}
 	phone := user.Phone{Country: "86", National: number}
 	attempt := func() (login.Result, error) {
@@ -191,7 +191,7 @@ func TestTestLoginBesideAChangeElsewhere(t *testing.T) {
 		t.Fatal(err)
 	}
 	dir.fail = errors.New("away")
-	if err := h.Directory.(*store.Elsewhere).TakePhone(t.Context(), res.User.ID); !errors.Is(err, dir.fail) {
+	if err := h.Directory.(*store.ExternalDirectory).TakePhone(t.Context(), res.User.ID); !errors.Is(err, dir.fail) {
 		t.Fatal(err)
 	}
 	_, err = attempt()
@@ -200,8 +200,8 @@ func TestTestLoginBesideAChangeElsewhere(t *testing.T) {
 
 // A user changes to two numbers at once, on two replicas. The directory and the store must
 // end up with the same one.
-func TestTwoNumbersAtOnceElsewhere(t *testing.T) {
-	a, dir := elsewhere(t)
+func TestTwoNumbersAtOnceExternal(t *testing.T) {
+	a, dir := external(t)
 	b := a.replica()
 	alice := a.login(t, "wxA", a.code("alice"), a.phoneCode("alice", number))
 	for round := range 5 {
@@ -231,7 +231,7 @@ func TestTwoNumbersAtOnceElsewhere(t *testing.T) {
 // Whatever the directory answers, the client knows what to do, and no code is exchanged
 // twice.
 func TestAnswersOfADirectoryToAChange(t *testing.T) {
-	h, dir := elsewhere(t)
+	h, dir := external(t)
 	alice := h.login(t, "wxA", h.code("alice"), h.phoneCode("alice", number))
 	bob := h.login(t, "wxB", h.code("bob"), h.phoneCode("bob", otherNumber))
 	const next = "13600136000"
@@ -294,7 +294,7 @@ func TestChangeIsClosed(t *testing.T) {
 	test.Session.OpenID = ""
 	closed(test)
 	withMembers(h)
-	h.Chain.Elsewhere = true
+	h.Chain.External = true
 	closed(alice)
 	if h.wechat.phones != phones {
 		t.Error("a code was exchanged")
@@ -304,11 +304,11 @@ func TestChangeIsClosed(t *testing.T) {
 // The users of the store have moved to an external directory, with their ids, and their rows
 // are still in the store. Alice changes her number there. From then on the new number is hers,
 // and a login with the former one that asked before is not let in as her.
-func TestChangeAfterUsersHaveMovedElsewhere(t *testing.T) {
+func TestChangeAfterUsersHaveMovedExternal(t *testing.T) {
 	h := newTestChain(t)
 	alice := h.login(t, "wxA", h.code("alice"), h.phoneCode("alice", number))
 	dir := &book{numbers: map[string]string{number: alice.User.ID}}
-	h.Directory, h.Chain.Elsewhere = h.store.Elsewhere(user.Checked(dir), h.Sessions.Settings), true
+	h.Directory, h.Chain.External = h.store.ExternalUsers(user.Checked(dir), h.Sessions.Settings), true
 	dir.answered = func() {
 		if _, err := h.change(alice, h.phoneCode("alice", otherNumber)); err != nil {
 			t.Error(err)
@@ -320,7 +320,7 @@ func TestChangeAfterUsersHaveMovedElsewhere(t *testing.T) {
 	if again := h.login(t, "wxA", h.code("alice"), h.phoneCode("alice", otherNumber)); again.User.ID != alice.User.ID {
 		t.Errorf("Alice is %s, and was %s", again.User.ID, alice.User.ID)
 	}
-	if err := h.Directory.(*store.Elsewhere).Erase(t.Context(), alice.User.ID); err != nil {
+	if err := h.Directory.(*store.ExternalDirectory).Erase(t.Context(), alice.User.ID); err != nil {
 		t.Fatal(err)
 	}
 	if id, err := h.store.FindPhone(t.Context(), user.Phone{Country: "86", National: number}); !errors.Is(err, user.ErrUnknown) {

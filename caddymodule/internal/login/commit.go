@@ -19,10 +19,10 @@ type Commit struct {
 	Known Known
 	// Phone is the number that WeChat returned; zero at a silent login.
 	Phone user.Phone
-	// Elsewhere means that an external directory has returned the user. The directory decides
+	// External means that an external directory has returned the user. The directory decides
 	// whose number that is. A row of the store's own users, left from before the users moved
 	// there, does not count.
-	Elsewhere bool
+	External bool
 	// Begun is the time at which the first of the login's codes was first seen, by the
 	// database's clock. Zero means unknown.
 	Begun time.Time
@@ -55,13 +55,13 @@ type Account struct {
 	UnionID string
 	// Phone is the number that WeChat returned; zero at a silent login.
 	Phone user.Phone
-	// Elsewhere means that an external directory will be asked for the user. The store may
+	// External means that an external directory will be asked for the user. The store may
 	// still have rows of its own users, from before they moved there.
-	Elsewhere bool
+	External bool
 }
 
 func (c *Chain) account(r Request, who caller) Account {
-	return Account{AppID: r.App.ID, OpenID: who.OpenID, UnionID: who.UnionID, Elsewhere: c.Elsewhere}
+	return Account{AppID: r.App.ID, OpenID: who.OpenID, UnionID: who.UnionID, External: c.External}
 }
 
 // Known holds what the store knows about a WeChat account that logs in.

@@ -149,8 +149,8 @@ type Settings struct {
 	Silent time.Duration
 	// NewOpenID is the rule for a known user's other openid in the same app.
 	NewOpenID user.NewOpenID
-	// Elsewhere means that users live in a directory outside of the store.
-	Elsewhere bool
+	// External means that users live in a directory outside of the store.
+	External bool
 	// PhonesFixed means that nobody changes their number here, because WeChat is not
 	// asked to compare the phone code with the openid.
 	PhonesFixed bool

@@ -49,7 +49,7 @@ func (c *Chain) open(ctx context.Context, l underway, a admitted) (Result, error
 	var done Committed
 	err = c.observed(ctx, "session", func(ctx context.Context) (err error) {
 		done, err = c.Store.Commit(ctx, Commit{
-			Binding: b, Rule: c.NewOpenID, Until: until, Known: a.known, Phone: l.phone, Elsewhere: c.Elsewhere, Begun: l.begun, Session: s,
+			Binding: b, Rule: c.NewOpenID, Until: until, Known: a.known, Phone: l.phone, External: c.External, Begun: l.begun, Session: s,
 			Max: c.Sessions.Settings.Max, Replaces: replaces, Replaceable: func(s session.Session) bool {
 				return c.Sessions.CheckRefreshToken(l.r.RefreshToken, s, now) == nil
 			},

@@ -110,7 +110,7 @@ func (m *slowMembers) Erase(context.Context, string) error { return nil }
 func TestErasureWinsAgainstALoginUnderWay(t *testing.T) {
 	h := newTestChain(t)
 	m := &slowMembers{members: withMembers(h)}
-	there := h.store.Elsewhere(m, h.Sessions.Settings)
+	there := h.store.ExternalUsers(m, h.Sessions.Settings)
 	h.Directory = there
 	id := "m-" + number
 	erase := func() {

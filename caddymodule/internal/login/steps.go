@@ -54,9 +54,9 @@ const (
 	pendingPoll = 500 * time.Millisecond
 )
 
-// errElsewhere means that another replica is still working on the step, so no code was
+// errOtherReplica means that another replica is still working on the step, so no code was
 // spent.
-var errElsewhere = errors.New("another replica is at the same step of this login")
+var errOtherReplica = errors.New("another replica is at the same step of this login")
 
 // Step holds what the store knows about a step that a replica is about to do.
 type Step struct {
@@ -167,7 +167,7 @@ func (s *steps) lease(ctx context.Context, k Key) (Step, error) {
 		case <-ctx.Done():
 		}
 		again.Stop()
-		return Step{}, unavailable(errElsewhere, busyRetry)
+		return Step{}, unavailable(errOtherReplica, busyRetry)
 	}
 }
 

@@ -36,7 +36,7 @@ func (c *Chain) TestLogin(ctx context.Context, r Request, phone user.Phone) (res
 // may have another answer by now.
 func (c *Chain) testLogin(ctx context.Context, r Request, id string, phone user.Phone) (Result, error) {
 	// This also reads the number's owner.
-	known, err := c.Store.Known(ctx, Account{AppID: r.App.ID, Phone: phone, Elsewhere: c.Elsewhere})
+	known, err := c.Store.Known(ctx, Account{AppID: r.App.ID, Phone: phone, External: c.External})
 	if err != nil {
 		return Result{}, fromStore(err)
 	}
@@ -65,7 +65,7 @@ func (c *Chain) testLogin(ctx context.Context, r Request, id string, phone user.
 	}
 	until := c.Sessions.Settings.Until(now)
 	done, err := c.Store.CommitTest(ctx, Commit{
-		Binding: user.Binding{AppID: r.App.ID, UserID: u.ID}, Until: until, Known: known, Phone: phone, Elsewhere: c.Elsewhere, Begun: known.Asked,
+		Binding: user.Binding{AppID: r.App.ID, UserID: u.ID}, Until: until, Known: known, Phone: phone, External: c.External, Begun: known.Asked,
 		Session: s, Max: c.Sessions.Settings.Max,
 	})
 	if err != nil {

@@ -21,7 +21,7 @@ import (
 // number is no longer this user's.
 func (s *Store) ChangePhone(ctx context.Context, p login.PhoneChange) (login.PhoneChanged, error) {
 	return s.changePhone(ctx, "changing a number", p, func(c *changing) error {
-		if p.Elsewhere && !c.marked {
+		if p.External && !c.marked {
 			return login.ErrChanging // the number was taken away meanwhile
 		}
 		return c.move()
@@ -136,7 +136,7 @@ func (c *changing) questions() (list []statement) {
 			c.bindings = append(c.bindings, b)
 			return err
 		}, `SELECT `+bindingColumns+` FROM {bindings} WHERE user_id = ?`, userID))
-	if c.p.Elsewhere {
+	if c.p.External {
 		mark := login.ChangeMark(userID)
 		return append(list, ask(func(r row) error {
 			c.marked = true
@@ -170,7 +170,7 @@ func (c *changing) questions() (list []statement) {
 // allowed returns the reason, from what was read, why the change must not be made.
 func (c *changing) allowed() error {
 	number := c.number
-	if c.p.Elsewhere {
+	if c.p.External {
 		number = c.own.Phone
 	}
 	switch {
@@ -178,7 +178,7 @@ func (c *changing) allowed() error {
 		return errNoLock
 	case c.user != nil:
 		return c.user
-	case !c.p.Elsewhere && !c.found:
+	case !c.p.External && !c.found:
 		return user.ErrUnknown
 	case !c.live, c.own.UserID == "", c.own.State != user.Active:
 		return session.ErrEnded
@@ -197,7 +197,7 @@ func (c *changing) move() error {
 	p, userID := c.p, c.p.Session.UserID
 	var writes []statement
 	write := func(query string, args ...any) { writes = append(writes, say(query, args...)) }
-	if !p.Elsewhere {
+	if !p.External {
 		write(`DELETE FROM {user_phones} WHERE user_id = ?`, userID)
 		writes = append(writes, c.s.giveNumber(user.User{ID: userID, Phone: p.Phone})...)
 	}
@@ -205,7 +205,7 @@ func (c *changing) move() error {
 	for _, b := range c.bindings {
 		withdrawn = withdrawn || b.State == user.Withdrawn
 		query := `UPDATE {bindings} SET phone = ? WHERE appid = ? AND openid = ?`
-		if !p.Elsewhere || b.State != user.Active {
+		if !p.External || b.State != user.Active {
 			query += ` AND phone IS NOT NULL` // a binding without a number gets none
 		}
 		b.Phone = p.Phone
@@ -218,7 +218,7 @@ func (c *changing) move() error {
 	at := c.db.millis(slices.MaxFunc([]time.Time{p.At, c.own.PhoneAt}, time.Time.Compare))
 	write(`UPDATE {bindings} SET phone_at = ?, auth_at = ? WHERE appid = ? AND openid = ?`, at, c.db.millis(p.At), c.own.AppID, c.own.OpenID)
 	writes = append(writes, c.s.keepStep(p.Done, []byte("changed"), p.Expires))
-	if p.Elsewhere {
+	if p.External {
 		writes = append(writes, endMark(userID, p.Owner))
 	}
 	err := c.send(true, writes...)
@@ -229,9 +229,9 @@ func (c *changing) move() error {
 }
 
 // ChangesPhones reports whether the external directory changes numbers.
-func (e *Elsewhere) ChangesPhones() bool { return user.ChangesPhones(e.there) }
+func (e *ExternalDirectory) ChangesPhones() bool { return user.ChangesPhones(e.there) }
 
 // ChangePhone changes a number in the external directory.
-func (e *Elsewhere) ChangePhone(ctx context.Context, id string, to user.Phone) error {
+func (e *ExternalDirectory) ChangePhone(ctx context.Context, id string, to user.Phone) error {
 	return user.ChangePhone(ctx, e.there, id, to)
 }

@@ -178,21 +178,21 @@ func TestMarkOfAnExternalChange(t *testing.T) {
 		b := user.Binding{AppID: "wx1", OpenID: "alice", UserID: "a", PhoneAt: now, AuthAt: now, Phone: phone(t, numberBefore)}
 		alice, _ := logIn(t, open(defaults).With(testKeys(t, 1)), b, user.Keep, now)
 		execute(t, s, `DELETE FROM {users}`)
-		elsewhere := open(defaults).With(testKeys(t, 1)) // without users of its own
+		external := open(defaults).With(testKeys(t, 1)) // without users of its own
 		other := b
 		other.AppID, other.OpenID = "wx2", "alice2"
 		for _, one := range []user.Binding{other, {AppID: "wx3", OpenID: "alice3", UserID: "a", PhoneAt: now}} {
 			l := loginCommit(one, user.Keep, newSession("a", one.AppID, one.OpenID, now))
-			if err := elsewhere.Keep(t.Context(), l.Code, []byte("whose"), now.Add(time.Minute)); err != nil {
+			if err := external.Keep(t.Context(), l.Code, []byte("whose"), now.Add(time.Minute)); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := elsewhere.Commit(t.Context(), l); err != nil {
+			if _, err := external.Commit(t.Context(), l); err != nil {
 				t.Fatal(err)
 			}
 		}
 		known := func() login.Known {
 			t.Helper()
-			k, err := elsewhere.Known(t.Context(), login.Account{AppID: "wx1", OpenID: "bob", Phone: phone(t, numberBefore)})
+			k, err := external.Known(t.Context(), login.Account{AppID: "wx1", OpenID: "bob", Phone: phone(t, numberBefore)})
 			if err != nil || k.Asked.IsZero() {
 				t.Fatalf("%+v, %v", k, err)
 			}
@@ -202,33 +202,33 @@ func TestMarkOfAnExternalChange(t *testing.T) {
 		commits := func(k login.Known, want error) {
 			t.Helper()
 			bob.Known = k
-			if err := elsewhere.Keep(t.Context(), bob.Code, []byte("whose"), now.Add(time.Minute)); err != nil {
+			if err := external.Keep(t.Context(), bob.Code, []byte("whose"), now.Add(time.Minute)); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := elsewhere.Commit(t.Context(), bob); !errors.Is(err, want) {
+			if _, err := external.Commit(t.Context(), bob); !errors.Is(err, want) {
 				t.Errorf("%v, want %v", err, want)
 			}
 		}
 		before := known()
 		c := changeOf(t, alice, numberAfter, 1)
-		c.Elsewhere, c.Owner = true, "me"
-		if done, err := elsewhere.BeginPhoneChange(t.Context(), c, time.Minute); err != nil || done.Replayed {
+		c.External, c.Owner = true, "me"
+		if done, err := external.BeginPhoneChange(t.Context(), c, time.Minute); err != nil || done.Replayed {
 			t.Fatalf("%+v, %v", done, err)
 		}
 		during := known()
 		commits(before, login.ErrChanging)
 		commits(during, login.ErrChanging)
-		changed(t, elsewhere, c, nil)
+		changed(t, external, c, nil)
 		commits(before, login.ErrChanged)
 		commits(during, login.ErrChanged)
 		time.Sleep(2 * time.Millisecond) // the next reading of the clock must differ
 		commits(known(), nil)
-		if done, err := elsewhere.BeginPhoneChange(t.Context(), c, time.Minute); err != nil || done.AuthAt != c.At {
+		if done, err := external.BeginPhoneChange(t.Context(), c, time.Minute); err != nil || done.AuthAt != c.At {
 			t.Errorf("begun again: %+v, %v", done, err)
 		}
 		for appid, want := range map[string]string{"wx1": "+86" + numberAfter, "wx2": "+86" + numberAfter, "wx3": "+86" + numberAfter} {
 			openid := map[string]string{"wx1": "alice", "wx2": "alice2", "wx3": "alice3"}[appid]
-			if b, ok, err := elsewhere.Binding(t.Context(), appid, openid); err != nil || !ok || b.Phone.E164() != want {
+			if b, ok, err := external.Binding(t.Context(), appid, openid); err != nil || !ok || b.Phone.E164() != want {
 				t.Errorf("%s: %v, %s, %v", appid, ok, b.Phone.Masked(), err)
 			}
 		}
@@ -242,7 +242,7 @@ func TestMarkOfAnExternalChange(t *testing.T) {
 
 // changer is an external directory that changes numbers. It calls meanwhile before it answers.
 type changer struct {
-	elsewhere
+	externalBook
 	meanwhile func()
 	err       error
 }
@@ -281,7 +281,7 @@ func TestExternalNumberIsTakenAway(t *testing.T) {
 			}
 			bob := answered("bob")
 			c := changeOf(t, alice.Session, numberAfter, byte(i))
-			c.Elsewhere, c.Owner = true, "me"
+			c.External, c.Owner = true, "me"
 			if _, err := s.BeginPhoneChange(t.Context(), c, time.Minute); err != nil {
 				t.Fatal(err)
 			}
@@ -290,7 +290,7 @@ func TestExternalNumberIsTakenAway(t *testing.T) {
 					t.Errorf("%v: a login meanwhile: %v", taken, err)
 				}
 			}}
-			if err := s.Elsewhere(there, settings).TakePhone(t.Context(), id); !errors.Is(err, taken) {
+			if err := s.ExternalUsers(there, settings).TakePhone(t.Context(), id); !errors.Is(err, taken) {
 				t.Fatalf("%v, want %v", err, taken)
 			}
 			changed(t, s, c, login.ErrChanging)

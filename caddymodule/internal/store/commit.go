@@ -205,7 +205,7 @@ func (c *committing) spendCode() error {
 func (c *committing) askUser() statement {
 	args := []any{c.b.UserID, c.b.UserID}
 	numbers := "1"
-	if !c.l.Silent() && !c.l.Elsewhere {
+	if !c.l.Silent() && !c.l.External {
 		hashes := c.s.keys.Load().phoneHashes(c.l.Phone.E164())
 		numbers = `(SELECT COUNT(*) FROM {user_phones} WHERE user_id = ? AND phone_hash IN (` + strings.Repeat("?, ", len(hashes)-1) + `?))`
 		args = []any{c.b.UserID, c.b.UserID}

@@ -13,7 +13,7 @@ import (
 func TestTombstoneRefusesLoginsFromBefore(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
-		there := s.Elsewhere(&elsewhere{users: make(map[string]user.User)}, settings)
+		there := s.ExternalUsers(&externalBook{users: make(map[string]user.User)}, settings)
 		settled := func(begun time.Time) error {
 			l := loginCommit(user.Binding{AppID: "wx1", OpenID: "o1", UserID: "u", PhoneAt: now}, user.Replace, newSession("u", "wx1", "o1", now))
 			l.Begun = begun

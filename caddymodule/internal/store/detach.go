@@ -111,7 +111,7 @@ func (s *Store) giveNumber(u user.User) []statement {
 
 // DetachLeft does the same as [Users.DetachLeft], but asks the external directory to take away the
 // number. After a phone login that comes later, what is stored here stays.
-func (e *Elsewhere) DetachLeft(ctx context.Context, id, appid, openid string) (detached bool, err error) {
+func (e *ExternalDirectory) DetachLeft(ctx context.Context, id, appid, openid string) (detached bool, err error) {
 	var stays bool
 	owner := newID(e.store.db.opts.Now())
 	if err := e.store.rewrite(ctx, "looking at who has left", func(t *tx) (err error) {
@@ -143,7 +143,7 @@ func (e *Elsewhere) DetachLeft(ctx context.Context, id, appid, openid string) (d
 
 // TakePhone asks the external directory to take away a user's number, and then removes its copies
 // here.
-func (e *Elsewhere) TakePhone(ctx context.Context, id string) error {
+func (e *ExternalDirectory) TakePhone(ctx context.Context, id string) error {
 	owner := newID(e.store.db.opts.Now())
 	if err := e.store.rewrite(ctx, "beginning to take a number", func(t *tx) error {
 		if err := lockUser(t, id); err != nil {
@@ -176,7 +176,7 @@ const (
 
 // take asks the external directory to take away the number of a user who is marked. The mark ends
 // if the directory reports that it has changed nothing.
-func (e *Elsewhere) take(ctx context.Context, id, owner string) error {
+func (e *ExternalDirectory) take(ctx context.Context, id, owner string) error {
 	asking, cancel := context.WithTimeout(ctx, takingTime)
 	defer cancel()
 	err := user.ChangePhone(asking, e.there, id, user.Phone{})
@@ -192,7 +192,7 @@ func (e *Elsewhere) take(ctx context.Context, id, owner string) error {
 // WeChat account has detached. The directory then finds that user by the number. If the directory
 // refuses, the login goes on like any other. A user who is disabled here gets no number, and done
 // is true.
-func (e *Elsewhere) attach(ctx context.Context, l user.Login) (found user.User, done bool, err error) {
+func (e *ExternalDirectory) attach(ctx context.Context, l user.Login) (found user.User, done bool, err error) {
 	if l.Detached == "" || l.Silent() {
 		return user.User{}, false, nil
 	}

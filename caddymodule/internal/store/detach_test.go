@@ -13,7 +13,7 @@ import (
 
 // numbered is an external directory that changes numbers.
 type numbered struct {
-	*elsewhere
+	*externalBook
 	refuses error
 }
 
@@ -256,8 +256,8 @@ func TestTakePhoneFreesTheNumber(t *testing.T) {
 func TestExternalUsersAreDetached(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
-		there := numbered{elsewhere: &elsewhere{users: map[string]user.User{"u": {ID: "u", Phone: phone(t, alicesNumber)}}}}
-		d := s.Elsewhere(user.Checked(&there), settings)
+		there := numbered{externalBook: &externalBook{users: map[string]user.User{"u": {ID: "u", Phone: phone(t, alicesNumber)}}}}
+		d := s.ExternalUsers(user.Checked(&there), settings)
 		if _, err := in(t, s, d, "+alice/wx1", alicesNumber); err != nil {
 			t.Fatal(err)
 		}

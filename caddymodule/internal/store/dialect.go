@@ -34,9 +34,9 @@ type dialect struct {
 	// generated key is stored beside the file.
 	port string
 
-	// foreign describes how external tables are read. It is nil if such a database cannot hold
+	// external describes how external tables are read. It is nil if such a database cannot hold
 	// them.
-	foreign *foreignDialect
+	external *externalDialect
 
 	// parse parses the address without I/O, and refuses one that is not valid for this kind of
 	// database. Its errors contain no part of a password.

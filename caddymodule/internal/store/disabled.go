@@ -54,22 +54,22 @@ func eraseTraces(t *tx, id string, e session.Ending) (ended []string, err error)
 	return ended, err
 }
 
-// Elsewhere is an external directory, together with what this store keeps about its users:
+// ExternalDirectory is an external directory, together with what this store keeps about its users:
 // bindings, sessions, and which users are disabled.
-type Elsewhere struct {
+type ExternalDirectory struct {
 	store    *Store
 	there    user.Directory
 	sessions session.Settings
 }
 
-// Elsewhere wraps an external directory. Its Erase ends sessions by these settings.
-func (s *Store) Elsewhere(there user.Directory, sessions session.Settings) *Elsewhere {
-	return &Elsewhere{s, there, sessions}
+// ExternalUsers wraps an external directory. Its Erase ends sessions by these settings.
+func (s *Store) ExternalUsers(there user.Directory, sessions session.Settings) *ExternalDirectory {
+	return &ExternalDirectory{s, there, sessions}
 }
 
 // Login asks the external directory. A user who is disabled here stays disabled, whatever the
 // directory answers.
-func (e *Elsewhere) Login(ctx context.Context, l user.Login) (user.User, error) {
+func (e *ExternalDirectory) Login(ctx context.Context, l user.Login) (user.User, error) {
 	if found, done, err := e.attach(ctx, l); done || err != nil {
 		return found, err
 	}
@@ -77,11 +77,11 @@ func (e *Elsewhere) Login(ctx context.Context, l user.Login) (user.User, error) 
 }
 
 // Check asks the external directory, as Login does.
-func (e *Elsewhere) Check(ctx context.Context, id string) (user.User, error) {
+func (e *ExternalDirectory) Check(ctx context.Context, id string) (user.User, error) {
 	return e.judged(ctx)(e.there.Check(ctx, id))
 }
 
-func (e *Elsewhere) judged(ctx context.Context) func(user.User, error) (user.User, error) {
+func (e *ExternalDirectory) judged(ctx context.Context) func(user.User, error) (user.User, error) {
 	return func(u user.User, err error) (user.User, error) {
 		if err != nil || u.Disabled {
 			return u, err
@@ -100,7 +100,7 @@ func (e *Elsewhere) judged(ctx context.Context) func(user.User, error) (user.Use
 
 // Erase erases the user in the external directory first, then here. If the directory could not be
 // reached, a caller that knows only an openid can therefore repeat the erasure.
-func (e *Elsewhere) Erase(ctx context.Context, id string) error {
+func (e *ExternalDirectory) Erase(ctx context.Context, id string) error {
 	if err := e.there.Erase(ctx, id); err != nil {
 		return err
 	}
@@ -110,7 +110,7 @@ func (e *Elsewhere) Erase(ctx context.Context, id string) error {
 // EraseLeft erases a user who has left, like [Users.EraseLeft]. The external directory is not part
 // of the transaction. If a phone login comes after the directory was asked, what is stored here
 // stays, and the login finds or creates its user in the directory.
-func (e *Elsewhere) EraseLeft(ctx context.Context, id string) (erased bool, ended []string, err error) {
+func (e *ExternalDirectory) EraseLeft(ctx context.Context, id string) (erased bool, ended []string, err error) {
 	var stays bool
 	if err := e.store.rewrite(ctx, "looking at who has left", func(t *tx) (err error) {
 		stays, err = lockLeaver(t, id)
@@ -126,7 +126,7 @@ func (e *Elsewhere) EraseLeft(ctx context.Context, id string) (erased bool, ende
 
 // erase removes what is stored here about a locked user. The directory may assign the id again to a
 // login that begins later.
-func (e *Elsewhere) erase(t *tx, id string) (ended []string, err error) {
+func (e *ExternalDirectory) erase(t *tx, id string) (ended []string, err error) {
 	if err := bury(t, id); err != nil {
 		return nil, err
 	}
@@ -142,7 +142,7 @@ func (e *Elsewhere) erase(t *tx, id string) (ended []string, err error) {
 
 // SetDisabled disables or enables a user at this gateway. It does not ask the external directory.
 // Like [Store.SetDisabled] it ends no session.
-func (e *Elsewhere) SetDisabled(ctx context.Context, id string, disabled bool) error {
+func (e *ExternalDirectory) SetDisabled(ctx context.Context, id string, disabled bool) error {
 	return e.store.rewrite(ctx, "disabling a user", func(t *tx) error {
 		if err := lockUser(t, id); err != nil {
 			return err

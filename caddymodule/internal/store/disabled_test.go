@@ -8,17 +8,17 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
-// elsewhere is an external directory that records which users it was asked to erase.
-type elsewhere struct {
+// externalBook is an external directory that records which users it was asked to erase.
+type externalBook struct {
 	users  map[string]user.User
 	broken error
 }
 
-func (e *elsewhere) Login(ctx context.Context, l user.Login) (user.User, error) {
+func (e *externalBook) Login(ctx context.Context, l user.Login) (user.User, error) {
 	return e.Check(ctx, l.Phone.E164())
 }
 
-func (e *elsewhere) Check(_ context.Context, id string) (user.User, error) {
+func (e *externalBook) Check(_ context.Context, id string) (user.User, error) {
 	u, ok := e.users[id]
 	if !ok {
 		return u, user.ErrUnknown
@@ -26,7 +26,7 @@ func (e *elsewhere) Check(_ context.Context, id string) (user.User, error) {
 	return u, e.broken
 }
 
-func (e *elsewhere) Erase(_ context.Context, id string) error {
+func (e *externalBook) Erase(_ context.Context, id string) error {
 	if e.broken == nil {
 		delete(e.users, id)
 	}
@@ -39,8 +39,8 @@ func TestExternalUsersAreDisabledHere(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
 		number := phone(t, "13800138000")
-		there := &elsewhere{users: map[string]user.User{number.E164(): {ID: number.E164(), Phone: number}}}
-		users := s.Elsewhere(there, settings)
+		there := &externalBook{users: map[string]user.User{number.E164(): {ID: number.E164(), Phone: number}}}
+		users := s.ExternalUsers(there, settings)
 		for _, disabled := range []bool{true, true, false, false} {
 			if err := users.SetDisabled(t.Context(), number.E164(), disabled); err != nil {
 				t.Fatal(err)
@@ -64,8 +64,8 @@ func TestExternalUsersAreDisabledHere(t *testing.T) {
 func TestErasingReachesTheOtherDirectoryFirst(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
-		there := &elsewhere{users: map[string]user.User{"u": {ID: "u"}}, broken: errors.New("away")}
-		users := s.Elsewhere(there, settings)
+		there := &externalBook{users: map[string]user.User{"u": {ID: "u"}}, broken: errors.New("away")}
+		users := s.ExternalUsers(there, settings)
 		opened, _ := logIn(t, s, user.Binding{AppID: "wx1", OpenID: "o1", UnionID: "n1", UserID: "u"}, user.Keep, now)
 		if err := users.SetDisabled(t.Context(), "u", true); err != nil {
 			t.Fatal(err)
@@ -120,7 +120,7 @@ func TestDisabledMeanwhileOpensNoSession(t *testing.T) {
 			return err
 		}
 		disabled, erased, other := logIn("13800138000"), logIn("13800138001"), logIn("13800138002")
-		there := s.Elsewhere(&elsewhere{}, settings)
+		there := s.ExternalUsers(&externalBook{}, settings)
 		for _, err := range []error{
 			own.SetDisabled(t.Context(), disabled.ID, true),
 			own.Erase(t.Context(), erased.ID),
@@ -162,7 +162,7 @@ func TestPurgeKeepsDisabledExternalUsers(t *testing.T) {
 		if err := own.Erase(t.Context(), u.ID); err != nil {
 			t.Fatal(err)
 		}
-		if err := s.Elsewhere(&elsewhere{}, settings).SetDisabled(t.Context(), "elsewhere", true); err != nil {
+		if err := s.ExternalUsers(&externalBook{}, settings).SetDisabled(t.Context(), "elsewhere", true); err != nil {
 			t.Fatal(err)
 		}
 		execute(t, s, `UPDATE {barred_users} SET erased_at = ? WHERE erased_at > 0`, s.db.millis(now))

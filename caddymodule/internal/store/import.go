@@ -16,7 +16,7 @@ import (
 
 var (
 	_ importer.Store = (*Store)(nil)
-	_ importer.Store = boundElsewhere{}
+	_ importer.Store = boundExternal{}
 )
 
 // importTries bounds how often a batch is planned again because of a concurrent login. Each try
@@ -37,26 +37,26 @@ func (s *Store) Import(ctx context.Context, rows []importer.Row, rule user.NewOp
 	return s.importRows(ctx, rows, rule, false)
 }
 
-// ImportElsewhere imports rows for an external directory. It binds openids to the user ids in the
+// ImportExternal imports rows for an external directory. It binds openids to the user ids in the
 // rows, and neither looks up nor creates users. It stores each row's phone number, for directories
 // that do not return numbers.
-func (s *Store) ImportElsewhere() importer.Store { return boundElsewhere{s} }
+func (s *Store) ImportExternal() importer.Store { return boundExternal{s} }
 
-type boundElsewhere struct{ *Store }
+type boundExternal struct{ *Store }
 
 // Import implements [importer.Store].
-func (s boundElsewhere) Import(ctx context.Context, rows []importer.Row, rule user.NewOpenID) ([]importer.Outcome, error) {
+func (s boundExternal) Import(ctx context.Context, rows []importer.Row, rule user.NewOpenID) ([]importer.Outcome, error) {
 	return s.importRows(ctx, rows, rule, true)
 }
 
-func (s *Store) importRows(ctx context.Context, rows []importer.Row, rule user.NewOpenID, elsewhere bool) (outcomes []importer.Outcome, err error) {
+func (s *Store) importRows(ctx context.Context, rows []importer.Row, rule user.NewOpenID, external bool) (outcomes []importer.Outcome, err error) {
 	lock := make(map[string]bool)
 	for range importTries {
 		var plan *importPlan
 		// The first pass takes no lock, because often a file is imported again, and there is
 		// nothing to write.
 		if err := s.read(ctx, "reading what is known of an import in", func(t *tx) (err error) {
-			plan, err = s.planImport(t, rows, rule, elsewhere)
+			plan, err = s.planImport(t, rows, rule, external)
 			return err
 		}); err != nil {
 			return nil, err
@@ -70,7 +70,7 @@ func (s *Store) importRows(ctx context.Context, rows []importer.Row, rule user.N
 			if err := lockUsers(t, lock); err != nil {
 				return err
 			}
-			if plan, err = s.planImport(t, rows, rule, elsewhere); err != nil {
+			if plan, err = s.planImport(t, rows, rule, external); err != nil {
 				return err
 			}
 			if !s.db.dialect.oneWriter && !within(plan.joined, lock) {
@@ -134,7 +134,7 @@ func (p *importPlan) writes() bool {
 	return len(p.newUsers)+len(p.newBinds)+len(p.unioned) > 0
 }
 
-func (s *Store) planImport(t *tx, rows []importer.Row, rule user.NewOpenID, elsewhere bool) (*importPlan, error) {
+func (s *Store) planImport(t *tx, rows []importer.Row, rule user.NewOpenID, external bool) (*importPlan, error) {
 	p := &importPlan{
 		byPhone: make(map[string]string), users: make(map[string]user.Phone), erased: make(map[string]bool),
 		bindings: make(map[openidKey]user.Binding), openids: make(map[userApp]bool), unionids: make(map[string]string),
@@ -150,7 +150,7 @@ func (s *Store) planImport(t *tx, rows []importer.Row, rule user.NewOpenID, else
 	}
 	now := s.db.opts.Now().UTC().Truncate(time.Millisecond)
 	for _, r := range rows {
-		id, isNew, err := p.ownerOf(r, elsewhere)
+		id, isNew, err := p.ownerOf(r, external)
 		if err == nil {
 			err = p.contradicted(r, id, rule)
 		}
@@ -161,7 +161,7 @@ func (s *Store) planImport(t *tx, rows []importer.Row, rule user.NewOpenID, else
 		if isNew {
 			id = p.addUser(r, id, now)
 		}
-		bound := p.addBinding(r, id, elsewhere, now)
+		bound := p.addBinding(r, id, external, now)
 		p.outcomes = append(p.outcomes, importer.Outcome{NewUser: isNew, Bound: bound})
 	}
 	return p, nil
@@ -194,10 +194,10 @@ func (p *importPlan) addUser(r importer.Row, id string, now time.Time) string {
 }
 
 // addBinding adds a row's binding to the plan. It returns false if the openid is bound already.
-func (p *importPlan) addBinding(r importer.Row, id string, elsewhere bool, now time.Time) (added bool) {
+func (p *importPlan) addBinding(r importer.Row, id string, external bool, now time.Time) (added bool) {
 	before, bound := p.bindings[openidKey{r.AppID, r.OpenID}]
 	b := user.Binding{AppID: r.AppID, OpenID: r.OpenID, UnionID: r.UnionID, UserID: id, PhoneAt: now}
-	if elsewhere {
+	if external {
 		b.Phone = r.Phone
 	}
 	if r.UnionID != "" && p.suspended[userUnion{id, r.UnionID}] {
@@ -223,8 +223,8 @@ func (p *importPlan) addBinding(r importer.Row, id string, elsewhere bool, now t
 }
 
 // ownerOf returns the user id of a row. A new user has the id given in the row, or none yet.
-func (p *importPlan) ownerOf(r importer.Row, elsewhere bool) (id string, isNew bool, err error) {
-	if elsewhere {
+func (p *importPlan) ownerOf(r importer.Row, external bool) (id string, isNew bool, err error) {
+	if external {
 		switch {
 		case r.UserID == "":
 			return "", false, importer.ErrNoUserID

@@ -154,7 +154,7 @@ func TestImportForAnExternalDirectory(t *testing.T) {
 			{AppID: "wx1", OpenID: "o4", UserID: "member-7"},
 		}
 		for again := range 2 {
-			out := importedInto(t, s.ImportElsewhere(), user.Replace, rows...)
+			out := importedInto(t, s.ImportExternal(), user.Replace, rows...)
 			for i, want := range []error{nil, nil, importer.ErrNoUserID, importer.ErrOpenIDTaken, importer.ErrOtherOpenID} {
 				if !errors.Is(out[i].Refused, want) || out[i].NewUser || out[i].Bound != (want == nil && again == 0) {
 					t.Errorf("row %d, time %d: %+v", i, again, out[i])

@@ -48,7 +48,7 @@ type accountReader struct {
 }
 
 func (s *Store) accountReader(a login.Account) *accountReader {
-	return &accountReader{s: s, a: a, users: s.hasUsers.Load() && !a.Elsewhere}
+	return &accountReader{s: s, a: a, users: s.hasUsers.Load() && !a.External}
 }
 
 // questions returns the first queries. It resets the reader, so that a transaction can be run

@@ -100,9 +100,9 @@ func TestDenyKnowsAnOpenIDThatLeft(t *testing.T) {
 func TestPhoneLoginBeforeErasureKeepsUser(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
-		there := &elsewhere{users: make(map[string]user.User)}
+		there := &externalBook{users: make(map[string]user.User)}
 		for name, erase := range map[string]func(context.Context, string) (bool, []string, error){
-			"own": s.Users(true, settings).EraseLeft, "elsewhere": s.Elsewhere(there, settings).EraseLeft,
+			"own": s.Users(true, settings).EraseLeft, "elsewhere": s.ExternalUsers(there, settings).EraseLeft,
 		} {
 			for _, returns := range []string{"", "same", "other"} {
 				id := name + returns

@@ -19,10 +19,10 @@ import (
 
 // mysql is MySQL from 5.7 on, and MariaDB.
 var mysql = &dialect{
-	name:    "mysql",
-	port:    mysqlPort,
-	foreign: &mysqlForeign,
-	parse:   parseMySQL,
+	name:     "mysql",
+	port:     mysqlPort,
+	external: &mysqlExternal,
+	parse:    parseMySQL,
 	replaced: []string{
 		// UTC: a local time occurs twice when the clocks are set back.
 		"{now}", "(TIMESTAMPDIFF(MICROSECOND, '1970-01-01 00:00:00', UTC_TIMESTAMP(3)) DIV 1000)",
@@ -198,7 +198,7 @@ func openMySQL(ctx context.Context, db *DB, _ bool) (*pools, error) {
 	if err := config.Apply(client.BeforeConnect(address.encryptOutside)); err != nil {
 		return nil, permanent{err}
 	}
-	config.MultiStatements = !db.foreign // see sendMySQL
+	config.MultiStatements = !db.external // see sendMySQL
 	connector, err := client.NewConnector(config)
 	if err != nil {
 		return nil, permanent{err}
@@ -214,7 +214,7 @@ func openMySQL(ctx context.Context, db *DB, _ bool) (*pools, error) {
 		}
 		return nil, err
 	}
-	if !db.foreign {
+	if !db.external {
 		if err := checkTogether(ctx, pool); err != nil {
 			pool.Close()
 			return nil, err

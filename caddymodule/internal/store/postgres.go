@@ -25,10 +25,10 @@ import (
 const postgresOpenLock = `hashtext('caddy-wx-auth open {meta}')`
 
 var postgres = &dialect{
-	name:    "postgres",
-	port:    "5432",
-	foreign: &postgresForeign,
-	parse:   parsePostgres,
+	name:     "postgres",
+	port:     "5432",
+	external: &postgresExternal,
+	parse:    parsePostgres,
 	replaced: []string{
 		// clock_timestamp is the current time, and not the start of the transaction. In a SELECT of
 		// its own it is evaluated only once, so that comparisons with it can use an index.
@@ -227,10 +227,10 @@ func openPostgres(ctx context.Context, db *DB, _ bool) (*pools, error) {
 		// is unknown on the next. In this mode statements are prepared each time, without a name.
 		config.DefaultQueryExecMode = pgx.QueryExecModeExec
 	}
-	if db.foreign || config.DefaultQueryExecMode == pgx.QueryExecModeExec {
+	if db.external || config.DefaultQueryExecMode == pgx.QueryExecModeExec {
 		pool.Close()
 		connector := stdlib.GetConnector(*config, options...)
-		if db.foreign {
+		if db.external {
 			connector = rowsConnector{connector}
 		}
 		pool = sql.OpenDB(connector)

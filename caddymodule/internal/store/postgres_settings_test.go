@@ -111,7 +111,7 @@ func TestPoolerThatTakesNoSettings(t *testing.T) {
 			} else if _, err := st.Users(true, settings).Login(t.Context(), user.Login{Phone: phone(t, "13800138000")}); err != nil {
 				t.Error(err)
 			}
-			f := foreign(t, u.String())
+			f := external(t, u.String())
 			d := directoryOf(t, f, `SELECT '安' AS id WHERE 'a\' <> :phone`, "", `SELECT '1' AS id WHERE 'a\' <> :id`, "")
 			if err := d.Open(t.Context()); (err != nil) != (tc.says != "") || err != nil && (!errors.Is(err, user.ErrMisconfigured) || !strings.Contains(err.Error(), tc.says)) {
 				t.Errorf("users sql: %v", err)

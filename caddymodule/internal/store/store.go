@@ -58,14 +58,14 @@ type Options struct {
 
 // DB is one database. Its methods may be called from many goroutines at once.
 type DB struct {
-	url     string // for errors and logs
-	label   string // of a server, for metrics; without the prefix
-	path    string // path of the SQLite file
-	server  any    // the parsed address of a database server, in its dialect's type
-	secrets []string
-	dialect *dialect
-	foreign bool // the tables are external, see Foreign
-	opts    Options
+	url      string // for errors and logs
+	label    string // of a server, for metrics; without the prefix
+	path     string // path of the SQLite file
+	server   any    // the parsed address of a database server, in its dialect's type
+	secrets  []string
+	dialect  *dialect
+	external bool // the tables are external, see ExternalTables
+	opts     Options
 	// observer is called after each operation; see Observe. It may be nil.
 	observer func(Operation)
 	tables   *strings.Replacer

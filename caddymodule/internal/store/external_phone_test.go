@@ -12,7 +12,7 @@ import (
 // The query phone changes a user's number in the operator's table. If a unique index refuses the
 // number, it belongs to another user. A query that would change several users is undone.
 func TestNumberInOwnTableChanges(t *testing.T) {
-	onMembers(t, func(t *testing.T, f *Foreign) {
+	onMembers(t, func(t *testing.T, f *ExternalTables) {
 		put(t, f, `INSERT INTO members (mobile) VALUES ('13800138000')`)
 		put(t, f, `INSERT INTO members (mobile) VALUES ('13900139000')`)
 		change := func(query, id, number string) error {

@@ -25,7 +25,7 @@ var pieces = map[string][]string{
 // few, values would end up in the wrong places.
 func TestQueriesAreReadAsTheServersDo(t *testing.T) {
 	onServers(t, func(t *testing.T, kind, address string) {
-		f := foreign(t, address)
+		f := external(t, address)
 		if err := f.Do(t.Context(), func(sqldir.Tx) error { return nil }); err != nil {
 			t.Fatal(err)
 		}

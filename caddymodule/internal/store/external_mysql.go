@@ -25,7 +25,7 @@ var mysqlKinds = map[string]sqldir.Kind{
 	"DATE": sqldir.Other, "DATETIME": sqldir.Other, "TIMESTAMP": sqldir.Other, "TIME": sqldir.Other, "JSON": sqldir.Other,
 }
 
-var mysqlForeign = foreignDialect{
+var mysqlExternal = externalDialect{
 	mysql:       true,
 	placeholder: func(int) string { return "?" },
 	// With NULL as a parameter, MySQL may derive a type of bytes: CONCAT(NULL, NULL) is VARBINARY.

@@ -11,7 +11,7 @@ import (
 // It must do so even when the configuration is loaded and every parameter is NULL.
 func TestUsualExpressionsAreRead(t *testing.T) {
 	onServers(t, func(t *testing.T, kind, address string) {
-		f := foreign(t, address)
+		f := external(t, address)
 		put(t, f, "CREATE TABLE m (id INT, name VARCHAR(9), status INT, born DATE)")
 		put(t, f, "INSERT INTO m VALUES (7, 'a', 1, NULL)")
 		expressions := map[string]string{

@@ -22,7 +22,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user/sqldir"
 )
 
-var postgresForeign = foreignDialect{
+var postgresExternal = externalDialect{
 	placeholder: func(n int) string { return "$" + strconv.Itoa(n) },
 	// The types of the parameters are requested for each query: a column's type may have changed,
 	// and a prepared statement does not survive behind a pooler.

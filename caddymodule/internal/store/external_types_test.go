@@ -96,7 +96,7 @@ const ownTypes = `CREATE TYPE mood AS ENUM ('sad', 'ok');
 	CREATE TYPE pair AS (a integer, b text); CREATE TYPE span AS RANGE (subtype = float8)`
 
 // read opens a directory whose query find selects one more column, and logs in.
-func read(t *testing.T, f *Foreign, column, expression string) (user.User, error) {
+func read(t *testing.T, f *ExternalTables, column, expression string) (user.User, error) {
 	t.Helper()
 	d := directoryOf(t, f, fmt.Sprintf("SELECT 1 AS id, %s AS %s FROM (SELECT 1 AS one) x WHERE :phone <> ''", expression, column), "", "SELECT 1 AS id WHERE :id <> ''", "")
 	if err := d.Open(t.Context()); err != nil {
@@ -107,7 +107,7 @@ func read(t *testing.T, f *Foreign, column, expression string) (user.User, error
 
 // wantForm checks the JSON of a column as a member of userInfo and as a claim, and that NULL
 // becomes null.
-func wantForm(t *testing.T, f *Foreign, name, expression, null, want string) {
+func wantForm(t *testing.T, f *ExternalTables, name, expression, null, want string) {
 	t.Helper()
 	quote := `"claims.x"`
 	if f.MySQL() {
@@ -139,10 +139,10 @@ func wantForm(t *testing.T, f *Foreign, name, expression, null, want string) {
 	}
 }
 
-func onKind(t *testing.T, kind string, test func(t *testing.T, f *Foreign)) {
+func onKind(t *testing.T, kind string, test func(t *testing.T, f *ExternalTables)) {
 	onServers(t, func(t *testing.T, k, address string) {
 		if k == kind {
-			test(t, foreign(t, address))
+			test(t, external(t, address))
 		}
 	})
 }
@@ -150,7 +150,7 @@ func onKind(t *testing.T, kind string, test func(t *testing.T, f *Foreign)) {
 // Once, some column types that the driver returns in its own form caused a 503 for everybody, or
 // put raw bytes into a header.
 func TestPostgresTypesHaveOneForm(t *testing.T) {
-	onKind(t, "postgres", func(t *testing.T, f *Foreign) {
+	onKind(t, "postgres", func(t *testing.T, f *ExternalTables) {
 		for _, statement := range strings.Split(ownTypes, ";") {
 			put(t, f, statement)
 		}
@@ -171,7 +171,7 @@ func TestPostgresTypesHaveOneForm(t *testing.T) {
 
 // If a new version of PostgreSQL adds a type, this test fails until the type is listed here.
 func TestEveryPostgresTypeIsDecided(t *testing.T) {
-	onKind(t, "postgres", func(t *testing.T, f *Foreign) {
+	onKind(t, "postgres", func(t *testing.T, f *ExternalTables) {
 		decided := make(map[string]bool)
 		for _, c := range postgresForms {
 			decided[c.typ] = true
@@ -255,7 +255,7 @@ var mysqlForms = []struct{ typ, value, want string }{
 }
 
 // putIn creates a table with one column and inserts one row, in a session that allows zero dates.
-func putIn(t *testing.T, f *Foreign, typ, value string) {
+func putIn(t *testing.T, f *ExternalTables, typ, value string) {
 	t.Helper()
 	put(t, f, "CREATE OR REPLACE TABLE one_column (v "+typ+")")
 	err := f.Do(t.Context(), func(tx sqldir.Tx) error {
@@ -274,7 +274,7 @@ func putIn(t *testing.T, f *Foreign, typ, value string) {
 // Once, FLOAT caused a 503, BIT(1) put the byte 1 into a header, and a zero date was not treated as
 // missing.
 func TestMySQLTypesHaveOneForm(t *testing.T) {
-	onKind(t, "mysql", func(t *testing.T, f *Foreign) {
+	onKind(t, "mysql", func(t *testing.T, f *ExternalTables) {
 		for _, c := range mysqlForms {
 			putIn(t, f, c.typ, c.value)
 			wantForm(t, f, c.typ+" "+c.value, "(SELECT v FROM one_column LIMIT 1)", "(SELECT v FROM one_column WHERE FALSE)", c.want)
@@ -286,7 +286,7 @@ func TestMySQLTypesHaveOneForm(t *testing.T) {
 // time of a TIMESTAMP must not depend on it.
 func TestMomentsDoNotDependOnTheTimeZone(t *testing.T) {
 	onServers(t, func(t *testing.T, kind, address string) {
-		f := foreign(t, address)
+		f := external(t, address)
 		if kind == "mysql" {
 			put(t, f, "CREATE TABLE m (at TIMESTAMP NULL)")
 			put(t, f, "INSERT INTO m VALUES (FROM_UNIXTIME(1772366400))")
@@ -319,7 +319,7 @@ func TestMomentsDoNotDependOnTheTimeZone(t *testing.T) {
 // An id that is a fraction, bytes or a time identifies no user.
 func TestIDsOfOddTypesAreRefusedAtLoad(t *testing.T) {
 	onServers(t, func(t *testing.T, kind, address string) {
-		f := foreign(t, address)
+		f := external(t, address)
 		types := map[string][]string{
 			"postgres": {"1.5::float8", "TRUE", "now()", `'\x00'::bytea`, "'1'::money", "'{1}'::int[]", "'{}'::jsonb"},
 			"mysql":    {"1.5e0", "NOW()", "CAST('a' AS BINARY)", "DATE(NOW())"},

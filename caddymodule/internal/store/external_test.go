@@ -44,17 +44,17 @@ const (
 )
 
 // onMembers runs a test over a members table on each server.
-func onMembers(t *testing.T, test func(t *testing.T, f *Foreign)) {
+func onMembers(t *testing.T, test func(t *testing.T, f *ExternalTables)) {
 	onServers(t, func(t *testing.T, kind, address string) {
-		f := foreign(t, address)
+		f := external(t, address)
 		put(t, f, members[kind])
 		test(t, f)
 	})
 }
 
-func foreign(t *testing.T, address string) *Foreign {
+func external(t *testing.T, address string) *ExternalTables {
 	t.Helper()
-	f, err := NewForeign(address)
+	f, err := NewExternalTables(address)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -62,7 +62,7 @@ func foreign(t *testing.T, address string) *Foreign {
 	return f
 }
 
-func put(t *testing.T, f *Foreign, query string) {
+func put(t *testing.T, f *ExternalTables, query string) {
 	t.Helper()
 	err := f.Do(t.Context(), func(tx sqldir.Tx) error {
 		_, err := tx.Exec(query)
@@ -73,7 +73,7 @@ func put(t *testing.T, f *Foreign, query string) {
 	}
 }
 
-func directoryOf(t *testing.T, f *Foreign, find, create, check, erase string) *sqldir.Directory {
+func directoryOf(t *testing.T, f *ExternalTables, find, create, check, erase string) *sqldir.Directory {
 	t.Helper()
 	q, err := sqldir.ParseQueries(find, create, check, erase, f.MySQL())
 	if err != nil {
@@ -85,7 +85,7 @@ func directoryOf(t *testing.T, f *Foreign, find, create, check, erase string) *s
 // An operator keeps the users in a table of their own. The queries find, create, check and erase
 // them.
 func TestOwnTableIsADirectory(t *testing.T) {
-	onMembers(t, func(t *testing.T, f *Foreign) {
+	onMembers(t, func(t *testing.T, f *ExternalTables) {
 		d := directoryOf(t, f, findMember, createMember, checkMember, eraseMember)
 		if err := d.Open(t.Context()); err != nil {
 			t.Fatal(err)
@@ -141,7 +141,7 @@ func TestOwnTableIsADirectory(t *testing.T) {
 
 // The same national number in another country belongs to another person.
 func TestNumberInAnotherCountry(t *testing.T) {
-	onMembers(t, func(t *testing.T, f *Foreign) {
+	onMembers(t, func(t *testing.T, f *ExternalTables) {
 		d := directoryOf(t, f, findMember, createMember, checkMember, "")
 		put(t, f, `INSERT INTO members (mobile) VALUES ('15112345678')`)
 		german, err := user.ParsePhone("49", "15112345678")
@@ -157,7 +157,7 @@ func TestNumberInAnotherCountry(t *testing.T) {
 // An id from before the table was used, or a made-up id, matches no user: MySQL reads "1-a" as 1,
 // and PostgreSQL returns an error.
 func TestIDOfAnotherKindIsNobodys(t *testing.T) {
-	onMembers(t, func(t *testing.T, f *Foreign) {
+	onMembers(t, func(t *testing.T, f *ExternalTables) {
 		d := directoryOf(t, f, findMember, "", checkMember, eraseMember)
 		put(t, f, `INSERT INTO members (mobile) VALUES ('13800138000')`)
 		for _, id := range []string{"1-a", "01", "1 ", "1e0", "01a20a30-eddd-71c0-b9f8-bb3f5de858db", "x", "", "99999999999999999999999"} {
@@ -176,7 +176,7 @@ func TestIDOfAnotherKindIsNobodys(t *testing.T) {
 
 // A user who taps twice logs in twice at the same time. Only one user is created.
 func TestFirstLoginsAtOnceMakeOneMember(t *testing.T) {
-	onMembers(t, func(t *testing.T, f *Foreign) {
+	onMembers(t, func(t *testing.T, f *ExternalTables) {
 		d := directoryOf(t, f, findMember, createMember, checkMember, "")
 		ids, made := make([]string, 20), make([]bool, 20)
 		var wg sync.WaitGroup
@@ -209,7 +209,7 @@ func TestFirstLoginsAtOnceMakeOneMember(t *testing.T) {
 // An operator who adds the users by other means configures no query create. Then an unknown number
 // does not become a user.
 func TestWithoutCreateNobodyRegisters(t *testing.T) {
-	onMembers(t, func(t *testing.T, f *Foreign) {
+	onMembers(t, func(t *testing.T, f *ExternalTables) {
 		d := directoryOf(t, f, findMember, "", checkMember, "")
 		if _, err := d.Login(t.Context(), user.Login{OpenID: "o1", Phone: phone(t, "13800138000")}); !errors.Is(err, user.ErrRegistrationClosed) {
 			t.Error(err)
@@ -223,7 +223,7 @@ func TestWithoutCreateNobodyRegisters(t *testing.T) {
 // A mistyped query makes the load of the configuration fail, with the query's name. It must not
 // fail only at the first login.
 func TestWrongQueryIsNamedAtStart(t *testing.T) {
-	onMembers(t, func(t *testing.T, f *Foreign) {
+	onMembers(t, func(t *testing.T, f *ExternalTables) {
 		put(t, f, `INSERT INTO members (mobile) VALUES ('13800138000')`)
 		for name, tc := range map[string]struct{ find, create, check, erase, says string }{
 			"syntax":          {"SELECT member_no AS id FORM members WHERE mobile = :phone", "", checkMember, "", "query find"},
@@ -265,7 +265,7 @@ func TestWrongQueryIsNamedAtStart(t *testing.T) {
 	})
 }
 
-func rowsOf(t *testing.T, f *Foreign) (n int) {
+func rowsOf(t *testing.T, f *ExternalTables) (n int) {
 	t.Helper()
 	err := f.Do(t.Context(), func(tx sqldir.Tx) error {
 		_, rows, err := tx.Select(100, `SELECT member_no FROM members`)
@@ -281,14 +281,14 @@ func rowsOf(t *testing.T, f *Foreign) (n int) {
 // The database restarts. Logins wait for it, and the error does not blame the configuration.
 func TestDatabaseAwayIsNoMistake(t *testing.T) {
 	for _, address := range []string{"postgres://a:geheim123@127.0.0.1:1/x", "mysql://a:geheim123@127.0.0.1:1/x"} {
-		f := foreign(t, address)
+		f := external(t, address)
 		d := directoryOf(t, f, findMember, "", checkMember, "")
 		_, err := d.Login(t.Context(), user.Login{OpenID: "o1", Phone: phone(t, "13800138000")})
 		if !errors.Is(err, sqldir.ErrUnavailable) || errors.Is(err, user.ErrMisconfigured) || strings.Contains(err.Error(), "store ") || strings.Contains(err.Error(), "geheim123") {
 			t.Errorf("%s: %v", address, err)
 		}
 	}
-	onMembers(t, func(t *testing.T, f *Foreign) {
+	onMembers(t, func(t *testing.T, f *ExternalTables) {
 		slow := map[bool]string{false: "pg_sleep(30)::text", true: "SLEEP(30)"}[f.MySQL()]
 		d := directoryOf(t, f, `SELECT 1 AS id WHERE :phone <> '' AND `+slow+` = 'x'`, "", checkMember, "")
 		ctx, cancel := context.WithTimeout(t.Context(), sqldir.Timeout/10)
@@ -307,7 +307,7 @@ func TestDatabaseAwayIsNoMistake(t *testing.T) {
 func TestWrongPasswordIsMisconfigured(t *testing.T) {
 	onServers(t, func(t *testing.T, kind, address string) {
 		wrong := strings.Replace(address, "root@", "nobody_here:geheim123@", 1)
-		_, err := directoryOf(t, foreign(t, wrong), findMember, "", checkMember, "").Check(t.Context(), "1")
+		_, err := directoryOf(t, external(t, wrong), findMember, "", checkMember, "").Check(t.Context(), "1")
 		if err == nil || strings.Contains(err.Error(), "geheim123") {
 			t.Error(err)
 		}
@@ -321,7 +321,7 @@ func TestWrongPasswordIsMisconfigured(t *testing.T) {
 // External tables in SQLite are refused: two programs that write to one SQLite file lock each other
 // out.
 func TestNoOwnTableInSQLite(t *testing.T) {
-	if _, err := NewForeign("sqlite:/x.db"); err == nil || !strings.Contains(err.Error(), "postgres://") {
+	if _, err := NewExternalTables("sqlite:/x.db"); err == nil || !strings.Contains(err.Error(), "postgres://") {
 		t.Error(err)
 	}
 }

@@ -11,38 +11,38 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user/sqldir"
 )
 
-// Foreign is a database with external tables: the operator's own tables of users. It runs the
-// queries in the configuration, and creates, locks and migrates nothing. It implements
-// [sqldir.Database].
-type Foreign struct{ db *DB }
+// ExternalTables is a database with the operator's own tables of users. It runs the queries in the
+// configuration, and creates, locks and migrates nothing. It implements [sqldir.Database].
+type ExternalTables struct{ db *DB }
 
-// NewForeign parses the address of a database server, postgres://… or mysql://…, without I/O.
-func NewForeign(address string) (*Foreign, error) {
-	if d := dialectOf(address); d == nil || d.foreign == nil {
+// NewExternalTables parses the address of a database server, postgres://… or mysql://…. It does no
+// I/O.
+func NewExternalTables(address string) (*ExternalTables, error) {
+	if d := dialectOf(address); d == nil || d.external == nil {
 		return nil, errors.New("your own table of users must be in PostgreSQL, MySQL or MariaDB: write postgres://user:password@host/database or mysql://user:password@host/database")
 	}
 	db, err := New(address, Options{})
 	if err != nil {
 		return nil, err
 	}
-	db.foreign = true
-	return &Foreign{db}, nil
+	db.external = true
+	return &ExternalTables{db}, nil
 }
 
 // MySQL reports whether the database parses SQL as MySQL does.
-func (f *Foreign) MySQL() bool { return f.db.dialect.foreign.mysql }
+func (f *ExternalTables) MySQL() bool { return f.db.dialect.external.mysql }
 
 // String names the database, without credentials.
-func (f *Foreign) String() string { return f.db.url }
+func (f *ExternalTables) String() string { return f.db.url }
 
 // Close closes the connections for good.
-func (f *Foreign) Close() error { return f.db.Close() }
+func (f *ExternalTables) Close() error { return f.db.Close() }
 
 // Placeholder implements [sqldir.Database].
-func (f *Foreign) Placeholder(n int) string { return f.db.dialect.foreign.placeholder(n) }
+func (f *ExternalTables) Placeholder(n int) string { return f.db.dialect.external.placeholder(n) }
 
 // Do implements [sqldir.Database]. Its first call opens the connections.
-func (f *Foreign) Do(ctx context.Context, do func(sqldir.Tx) error) error {
+func (f *ExternalTables) Do(ctx context.Context, do func(sqldir.Tx) error) error {
 	p := f.db.pools.Load()
 	if p == nil {
 		err := f.db.opened(ctx, false, func(_ context.Context, opened *pools) error {
@@ -56,7 +56,7 @@ func (f *Foreign) Do(ctx context.Context, do func(sqldir.Tx) error) error {
 	var failed error // the error of do
 	var values []string
 	err := f.db.transaction(ctx, p.write, once, func(t *tx) error {
-		failed = do(foreignTx{t, &values})
+		failed = do(externalTx{t, &values})
 		return failed
 	})
 	if err == nil || err == failed && !errors.As(err, new(refused)) {
@@ -65,8 +65,8 @@ func (f *Foreign) Do(ctx context.Context, do func(sqldir.Tx) error) error {
 	return f.redacted(ctx, err, values)
 }
 
-// foreignDialect describes how one kind of database reads external tables.
-type foreignDialect struct {
+// externalDialect describes how one kind of database reads external tables.
+type externalDialect struct {
 	// mysql is set if queries are parsed as MySQL parses them, see [sqldir.ParseQueries].
 	mysql bool
 	// placeholder returns the n-th parameter of a query, counted from 1.
@@ -89,14 +89,14 @@ type refused struct{ error }
 
 func (e refused) Unwrap() error { return e.error }
 
-// foreignTx implements [sqldir.Tx]. It collects the values of the queries, so that they can be
+// externalTx implements [sqldir.Tx]. It collects the values of the queries, so that they can be
 // removed from errors.
-type foreignTx struct {
+type externalTx struct {
 	t      *tx
 	values *[]string
 }
 
-func (f foreignTx) Select(limit int, query string, args ...any) (columns []string, rows [][]any, err error) {
+func (f externalTx) Select(limit int, query string, args ...any) (columns []string, rows [][]any, err error) {
 	types, rows, err := f.query(limit, query, args...)
 	if err != nil {
 		return nil, nil, err
@@ -111,7 +111,7 @@ func (f foreignTx) Select(limit int, query string, args ...any) (columns []strin
 	return columns, rows, nil
 }
 
-func (f foreignTx) Describe(query string, args ...any) ([]sqldir.Column, error) {
+func (f externalTx) Describe(query string, args ...any) ([]sqldir.Column, error) {
 	if sample := f.dialect().sample; sample != nil {
 		for i := range args {
 			args[i] = sample
@@ -131,7 +131,7 @@ func (f foreignTx) Describe(query string, args ...any) ([]sqldir.Column, error) 
 }
 
 // query returns rows as the driver returns them.
-func (f foreignTx) query(limit int, query string, args ...any) (types []*sql.ColumnType, rows [][]any, err error) {
+func (f externalTx) query(limit int, query string, args ...any) (types []*sql.ColumnType, rows [][]any, err error) {
 	r, err := f.t.q.QueryContext(f.t.ctx, query, f.args(args)...)
 	if err != nil {
 		return nil, nil, refused{err}
@@ -156,7 +156,7 @@ func (f foreignTx) query(limit int, query string, args ...any) (types []*sql.Col
 	return types, rows, nil
 }
 
-func (f foreignTx) Exec(query string, args ...any) (int64, error) {
+func (f externalTx) Exec(query string, args ...any) (int64, error) {
 	r, err := f.t.q.ExecContext(f.t.ctx, query, f.args(args)...)
 	if err != nil {
 		return 0, refused{err}
@@ -168,7 +168,7 @@ func (f foreignTx) Exec(query string, args ...any) (int64, error) {
 	return n, nil
 }
 
-func (f foreignTx) Prepare(query string) error {
+func (f externalTx) Prepare(query string) error {
 	s, err := f.t.q.(*sql.Tx).PrepareContext(f.t.ctx, query)
 	if err != nil {
 		return refused{err}
@@ -180,7 +180,7 @@ func (f foreignTx) Prepare(query string) error {
 }
 
 // args returns a query's arguments for the driver, and collects their values.
-func (f foreignTx) args(args []any) []any {
+func (f externalTx) args(args []any) []any {
 	for _, a := range args {
 		if s, ok := a.(string); ok {
 			*f.values = append(*f.values, s)
@@ -192,14 +192,14 @@ func (f foreignTx) args(args []any) []any {
 	return args
 }
 
-func (f foreignTx) dialect() *foreignDialect { return f.t.db.dialect.foreign }
+func (f externalTx) dialect() *externalDialect { return f.t.db.dialect.external }
 
 // longNumber matches digits that could be a phone number.
 var longNumber = regexp.MustCompile(`[0-9]{7,}`)
 
 // redacted returns a driver's error without the query's values. Databases repeat values that they
 // refuse.
-func (f *Foreign) redacted(ctx context.Context, err error, values []string) error {
+func (f *ExternalTables) redacted(ctx context.Context, err error, values []string) error {
 	text := strings.TrimPrefix(f.db.redacted(err).Error(), "opening the store: "+f.db.url+": ")
 	text = strings.ReplaceAll(text, ErrUnavailable.Error()+": ", "")
 	for _, v := range values {
@@ -208,19 +208,19 @@ func (f *Foreign) redacted(ctx context.Context, err error, values []string) erro
 		}
 	}
 	text = longNumber.ReplaceAllString(text, "*****")
-	return foreignError{fmt.Sprintf("%s: %s", f.db.url, text), f.kind(ctx, err)}
+	return externalError{fmt.Sprintf("%s: %s", f.db.url, text), f.kind(ctx, err)}
 }
 
 // kind returns the error of sqldir or context that classifies err. It returns nil if only the
 // operator can fix the cause.
-func (f *Foreign) kind(ctx context.Context, err error) error {
+func (f *ExternalTables) kind(ctx context.Context, err error) error {
 	var p permanent
 	switch {
 	case errors.Is(ctx.Err(), context.Canceled):
 		return context.Canceled
 	case f.db.dialect.duplicate(err):
 		return sqldir.ErrDuplicate
-	case f.db.dialect.foreign.badValue(err):
+	case f.db.dialect.external.badValue(err):
 		return sqldir.ErrValue
 	case errors.As(err, &p):
 		return nil
@@ -230,17 +230,17 @@ func (f *Foreign) kind(ctx context.Context, err error) error {
 	return nil
 }
 
-// foreignError is a driver's error with its redacted text and its kind.
-type foreignError struct {
+// externalError is a driver's error with its redacted text and its kind.
+type externalError struct {
 	text string
 	kind error
 }
 
-func (e foreignError) Error() string { return e.text }
-func (e foreignError) Unwrap() error { return e.kind }
+func (e externalError) Error() string { return e.text }
+func (e externalError) Unwrap() error { return e.kind }
 
 // Interface guards
 var (
-	_ sqldir.Database = (*Foreign)(nil)
-	_ sqldir.Tx       = foreignTx{}
+	_ sqldir.Database = (*ExternalTables)(nil)
+	_ sqldir.Tx       = externalTx{}
 )

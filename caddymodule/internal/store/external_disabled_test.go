@@ -37,7 +37,7 @@ var disabledValues = map[string]struct{ out, in []string }{
 // sessions.
 func TestDisabledFailsClosed(t *testing.T) {
 	onServers(t, func(t *testing.T, kind, address string) {
-		f := foreign(t, address)
+		f := external(t, address)
 		if kind == "postgres" {
 			put(t, f, "CREATE TYPE state AS ENUM ('no', 'banned')")
 		}
@@ -94,7 +94,7 @@ func cutType(s string) (typ, value string) {
 // loaded, before anybody logs in.
 func TestDisabledOfOddTypesIsRefusedAtLoad(t *testing.T) {
 	onServers(t, func(t *testing.T, kind, address string) {
-		f := foreign(t, address)
+		f := external(t, address)
 		types := map[string][]string{
 			"postgres": {`'\x00'::bytea`, "'{1}'::int[]", "'(1,2)'::point", "'[1,2)'::int4range", "'<a/>'::xml"},
 			"mysql":    {"CAST('a' AS BINARY)", "POINT(1,2)"},
