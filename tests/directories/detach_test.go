@@ -108,6 +108,7 @@ func TestOldBackendErasesInstead(t *testing.T) {
 
 // A table with a `phone` query keeps the row of a member who withdraws the number.
 func TestTableDetachesMembers(t *testing.T) {
+	t.Parallel()
 	onServers(t, func(t *testing.T, g *rig.Gateway, db *rig.Database) {
 		if err := g.WeChat.AddApp(wechattest.App{ID: rig.AppID, Secret: rig.Secret, PushToken: pushToken, PushKey: pushKey}); err != nil {
 			t.Fatal(err)

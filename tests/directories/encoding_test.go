@@ -11,6 +11,7 @@ import (
 // The database dates from before UTF-8 was the default. The gateway must not start and
 // then answer every login with 503 because of it.
 func TestPostgresOfOtherEncodings(t *testing.T) {
+	t.Parallel()
 	for name, tc := range map[string]struct {
 		encoding, nick string
 		settings       []string

@@ -11,6 +11,7 @@ import (
 // A team with a backend imports the openids of its users, who then log in silently from
 // the first day.
 func TestImportBindsOpenidsToBackendUsers(t *testing.T) {
+	t.Parallel()
 	g, _ := newHooked(t)
 	known := g.WeChat.Open(t, number)
 	file := filepath.Join(g.Caddy.Home, "users.csv")

@@ -37,6 +37,7 @@ const shopHook, crewHook = "users webhook {env.SHOP} {\nsecret {env.HOOK_SECRET}
 // A customer is user 1 of the shop, and sends wx.login's code to the staff's site, where user
 // 1 is somebody else. Two sites with one store and different directories are refused.
 func TestCustomerIsNoMemberOfStaff(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		shop, staff string
 		says        []string // a part of the error; empty: it is accepted
@@ -79,6 +80,7 @@ func TestCustomerIsNoMemberOfStaff(t *testing.T) {
 // other people. It is refused, and the error contains the line to write. With that line it
 // succeeds.
 func TestReloadWithAnotherDirectory(t *testing.T) {
+	t.Parallel()
 	rig.OnDatabases(t, func(t *testing.T, db *rig.Database) {
 		g, _ := prepareSites(t, db.Environ()...)
 		g.Caddy.Start(rig.ReplicaSite(shopHook + "}"))
@@ -119,6 +121,7 @@ func TestReloadWithAnotherDirectory(t *testing.T) {
 // The simulator used for staging gives a tester the openid of a customer. A store
 // accepts an appid from one WeChat only.
 func TestStoreTakesAnAppidFromOneWeChat(t *testing.T) {
+	t.Parallel()
 	g := rig.NewGatewayWith(t, rig.GatewaySite())
 	p := g.MustLogin(t, number)
 	another := rig.NewWeChat(t)
@@ -147,6 +150,7 @@ func TestStoreTakesAnAppidFromOneWeChat(t *testing.T) {
 
 // Two find queries on one database give the same ids to different people.
 func TestSitesWithTwoFindQueries(t *testing.T) {
+	t.Parallel()
 	onServers(t, func(t *testing.T, g *rig.Gateway, db *rig.Database) {
 		site := func(table, realm string) string {
 			return "store {env.WX_AUTH_STORE}\nencryption_key {env.WX_AUTH_KEY}\nusers sql {env.WX_AUTH_STORE} {\nfind \"SELECT id FROM " + table + " WHERE phone = :phone\"\ncheck \"SELECT id FROM " + table + " WHERE id = :id\"\n" + realm + "\n}"
@@ -182,6 +186,7 @@ func TestSitesWithTwoFindQueries(t *testing.T) {
 // Two sites spell the URL of one store differently, so it looks like two. It must be
 // recognized as one, or a customer of the shop would be a member of staff.
 func TestOneStoreInTwoSpellings(t *testing.T) {
+	t.Parallel()
 	rig.OnDatabases(t, func(t *testing.T, db *rig.Database) {
 		g, _ := prepareSites(t, db.Environ()...)
 		second := strings.NewReplacer("127.0.0.1", "localhost", "/run/", "/run/./", "%2Frun%2F", "%2Frun%2F.%2F").Replace(db.URL) // the last pair is for a Unix socket
@@ -211,6 +216,7 @@ func TestOneStoreInTwoSpellings(t *testing.T) {
 // A backend serves two tenants, selected by a parameter. A reload that selects the other
 // tenant would give sessions to other people. The log warns of it, with the remedy.
 func TestChangedParameterIsWarnedOf(t *testing.T) {
+	t.Parallel()
 	g, _ := prepareSites(t)
 	site := func(tenant string) string {
 		return rig.HastySite("users webhook {env.SHOP}?tenant=" + tenant + " {\nsecret {env.HOOK_SECRET}\n}")
@@ -231,6 +237,7 @@ func TestChangedParameterIsWarnedOf(t *testing.T) {
 // Two replicas with different directories start at once on an empty store. One of them
 // is refused.
 func TestFirstReplicasWithTwoDirectories(t *testing.T) {
+	t.Parallel()
 	rig.OnDatabases(t, func(t *testing.T, db *rig.Database) {
 		replicas := rig.PrepareReplicas(t, db, 2)
 		shop := newBackend(t)
@@ -260,6 +267,7 @@ func TestFirstReplicasWithTwoDirectories(t *testing.T) {
 // The database is down when a configuration with another directory is loaded. Once it
 // is back, the site answers `misconfigured`, and nobody gets another user's session.
 func TestOtherDirectoryAfterAnOutage(t *testing.T) {
+	t.Parallel()
 	server := rig.NewServer(t, "postgres")
 	replicas := rig.PrepareReplicas(t, server.Database, 2)
 	shop := newBackend(t)

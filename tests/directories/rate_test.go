@@ -12,6 +12,7 @@ import (
 // bounded number of calls, a lost answer can still be repeated, and other users notice
 // nothing.
 func TestOneSessionAsksTheBackendSoOften(t *testing.T) {
+	t.Parallel()
 	g, b := newHooked(t)
 	eve, ann := g.MustLogin(t, number), g.MustLogin(t, other)
 	asked := func(userID string) (n int) {

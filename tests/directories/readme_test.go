@@ -125,6 +125,7 @@ func wantStrangersWay(t *testing.T, g *rig.Gateway, db *rig.Database) {
 // A team copies the webhook receiver and the Caddyfile from the page. Nothing else
 // may be needed.
 func TestPagesReceiverWorksAsWritten(t *testing.T) {
+	t.Parallel()
 	db := rig.NewDatabase(t, "mysql")
 	db.Run(t, membersInMySQL(t))
 	db.Run(t, `INSERT INTO members (id, mobile, nick_name, role) VALUES (7, '13800138000', '安安', 'admin')`)
@@ -163,6 +164,7 @@ func TestPagesReceiverWorksAsWritten(t *testing.T) {
 
 // A team copies the table and the queries from the page, in each database.
 func TestPagesTableNeedsNoCode(t *testing.T) {
+	t.Parallel()
 	for kind, create := range map[string]string{
 		"mysql":    membersInMySQL(t),
 		"postgres": rig.Replaced(t, membersInMySQL(t), "INT NOT NULL AUTO_INCREMENT", "SERIAL", "TINYINT(1) NOT NULL DEFAULT 0", "BOOLEAN NOT NULL DEFAULT FALSE"),
@@ -183,6 +185,7 @@ func TestPagesTableNeedsNoCode(t *testing.T) {
 // A team migrates by the page: the tokens of its former system keep working beside
 // ours.
 func TestPagesMigrationAcceptsOldTokens(t *testing.T) {
+	t.Parallel()
 	api := rig.FreeAddress(t)
 	startNode(t, `
 import express from 'express'
@@ -224,6 +227,7 @@ app.listen(process.env.PORT, '127.0.0.1')
 // A team copies the token verifier from the page. It must accept our tokens and no
 // others.
 func TestPagesVerifierAcceptsOnlyOurTokens(t *testing.T) {
+	t.Parallel()
 	api := rig.FreeAddress(t)
 	g := &rig.Gateway{WeChat: rig.NewWeChat(t), Upstream: rig.NewUpstream(t)}
 	g.Caddy = rig.StartCaddy(t, rig.GatewaySite("forward_token"), g.WeChat.Environ(g.Upstream.Addr)...)

@@ -49,6 +49,7 @@ func onServers(t *testing.T, test func(t *testing.T, g *rig.Gateway, db *rig.Dat
 // Members of a team's table log in, refresh and log out. Someone whose number is not in
 // the table is refused, or created by `create`.
 func TestMembersOfATableLogIn(t *testing.T) {
+	t.Parallel()
 	onServers(t, func(t *testing.T, g *rig.Gateway, db *rig.Database) {
 		g.Caddy.Start(tableSite(find, check))
 		codes := g.WeChat.Tap(t, number)
@@ -91,6 +92,7 @@ func TestMembersOfATableLogIn(t *testing.T) {
 
 // A query with a mistake is refused at load, and the former configuration stays in use.
 func TestWrongQueryKeepsTheConfiguration(t *testing.T) {
+	t.Parallel()
 	onServers(t, func(t *testing.T, g *rig.Gateway, db *rig.Database) {
 		wrong := strings.Replace(find, "mobile", "phone", 1)
 		if err := g.Caddy.TryStart(tableSite(wrong, check)); err == nil {
@@ -121,6 +123,7 @@ func TestWrongQueryKeepsTheConfiguration(t *testing.T) {
 // The team's database is down at the start and during logins. No phone code is lost,
 // and logins work as soon as it is back.
 func TestLoginsWaitForTheTable(t *testing.T) {
+	t.Parallel()
 	for _, kind := range []string{"postgres", "mysql"} {
 		g := &rig.Gateway{WeChat: rig.NewWeChat(t), Upstream: rig.NewUpstream(t)}
 		g.Caddy = rig.StartCaddy(t, tableSite(find, check), append(g.WeChat.Environ(g.Upstream.Addr), "MEMBERS_DB="+kind+"://wx:geheim123@127.0.0.1:1/x")...)

@@ -18,6 +18,7 @@ func typedSite(columns string, options ...string) string {
 // Earlier, a FLOAT was a 503 for everybody, a BIT(1) a header with %00, and a number of points
 // arrived as 1e+06.
 func TestOddColumnsArriveInOneForm(t *testing.T) {
+	t.Parallel()
 	onServers(t, func(t *testing.T, g *rig.Gateway, db *rig.Database) {
 		columns, want := "", map[string]string{}
 		quote := `"`
@@ -59,6 +60,7 @@ func TestOddColumnsArriveInOneForm(t *testing.T) {
 
 // A column that every login would fail on is found when the configuration is loaded.
 func TestColumnWithoutOneFormIsRefusedAtLoad(t *testing.T) {
+	t.Parallel()
 	onServers(t, func(t *testing.T, g *rig.Gateway, db *rig.Database) {
 		types := map[string]string{"avatar": "BYTEA", "price": "MONEY", "tags": "TEXT[]", "place": "POINT"}
 		if db.Kind == "mysql" {
@@ -80,6 +82,7 @@ func TestColumnWithoutOneFormIsRefusedAtLoad(t *testing.T) {
 // RuoYi writes '2' for a deleted user. Such a value must not be a 503 at login, nor
 // leave open sessions working: the user counts as disabled.
 func TestStatusNobodyForesawDisables(t *testing.T) {
+	t.Parallel()
 	onServers(t, func(t *testing.T, g *rig.Gateway, db *rig.Database) {
 		db.Run(t, "ALTER TABLE members ADD del_flag CHAR(1) NOT NULL DEFAULT '0'")
 		values := map[string][2]string{"DECIMAL(4,2)": {"0.00", "0.01"}, "CHAR(1)": {"'0'", "'2'"}, "VARCHAR(20)": {"'off'", "'banned'"}}

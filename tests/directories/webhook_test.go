@@ -26,6 +26,7 @@ func wantSeen(t *testing.T, g *rig.Gateway, token, national, roles string) {
 
 // The backend's answer about a user reaches the client in userInfo and the API in headers.
 func TestBackendAnswerReachesClientAndAPI(t *testing.T) {
+	t.Parallel()
 	g, b := newHooked(t)
 	codes := g.WeChat.Tap(t, number)
 	a := g.Login(codes.Code, codes.PhoneCode)
@@ -67,6 +68,7 @@ func TestBackendAnswerReachesClientAndAPI(t *testing.T) {
 // Whatever the backend answers, the client gets the right code and keeps its paid phone
 // code, no session is left behind, and the next attempt is the same login.
 func TestBrokenBackendCostsNobodyAPhoneCode(t *testing.T) {
+	t.Parallel()
 	g, b := newHooked(t)
 	for i, tc := range []struct {
 		name   string
@@ -139,6 +141,7 @@ func TestBrokenBackendCostsNobodyAPhoneCode(t *testing.T) {
 // A broken backend answers a silent login with another user's id. The client must not
 // become that user.
 func TestSilentLoginStaysTheSameUser(t *testing.T) {
+	t.Parallel()
 	g, b := newHooked(t)
 	p := g.MustLogin(t, number)
 	b.says(body(200, `{"id":"m13900139000"}`))
@@ -166,6 +169,7 @@ func TestSilentLoginStaysTheSameUser(t *testing.T) {
 // Every refresh asks the backend whether the user may still use the service, and the backend's
 // answer decides.
 func TestRefreshAsksTheBackend(t *testing.T) {
+	t.Parallel()
 	g, b := newHooked(t)
 	for name, tc := range map[string]struct {
 		answer http.HandlerFunc
@@ -200,6 +204,7 @@ func TestRefreshAsksTheBackend(t *testing.T) {
 
 // A team rotates the webhook's secret. With both secrets configured, no login fails.
 func TestChangedSecretWorksAtOnce(t *testing.T) {
+	t.Parallel()
 	g, b := newHooked(t)
 	g.MustLogin(t, number)
 	b.mu.Lock()
@@ -230,6 +235,7 @@ func TestChangedSecretWorksAtOnce(t *testing.T) {
 // A login that waits for the backend is answered although its configuration has been
 // replaced.
 func TestLoginUnderWayOutlivesAReload(t *testing.T) {
+	t.Parallel()
 	g, b := newHooked(t)
 	in, go1 := make(chan struct{}, 1), make(chan struct{})
 	b.says(func(w http.ResponseWriter, r *http.Request) {
@@ -254,6 +260,7 @@ func TestLoginUnderWayOutlivesAReload(t *testing.T) {
 // The backend answers with errors that contain the number and the secret. Neither may
 // be in the log.
 func TestPhonesAndSecretsStayOutOfTheLog(t *testing.T) {
+	t.Parallel()
 	g, b := newHooked(t)
 	for _, answer := range []http.HandlerFunc{body(500, number), body(200, number), body(302, number), body(200, `{"id":"u1"}`)} {
 		b.says(answer)

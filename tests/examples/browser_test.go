@@ -10,11 +10,13 @@ import (
 // People look at the demo's page before they trust the gateway. In Chromium, a person logs in
 // on its phone and uses each switch, in both languages.
 func TestDemoPage(t *testing.T) {
+	t.Parallel()
 	runInBrowser(t, "demo.test.js")
 }
 
 // A developer makes codes at the simulator's control page, and breaks WeChat there.
 func TestSimulatorPage(t *testing.T) {
+	t.Parallel()
 	runInBrowser(t, "wx-sim.test.js")
 }
 

@@ -19,17 +19,20 @@ const clientTime = 10 * time.Minute
 // The client package does the part of a login that happens on the phone. Its own tests
 // run against fakes, and against this gateway with the simulator.
 func TestClientOfMiniPrograms(t *testing.T) {
+	t.Parallel()
 	home := rig.NodeHome(t, "../../client", "the tests of client/")
 	runNodeTests(t, filepath.Join(rig.NodeCopy(t, home, "../../client"), "test", "*.test.js"))
 }
 
 // The pages of the plain shop run in miniprogram-simulate.
 func TestExampleMiniProgram(t *testing.T) {
+	t.Parallel()
 	runExample(t, "miniprogram")
 }
 
 // The uni-app shop is built by its own tool chain, which takes minutes, and runs in Chromium.
 func TestExampleUniApp(t *testing.T) {
+	t.Parallel()
 	if !rig.Long && os.Getenv("WX_AUTH_TEST_REQUIRE_NODE") == "" {
 		t.Skip("LEFT OUT: the builds of examples/uni-app, which take minutes (WX_AUTH_TEST_LONG=1 runs them)")
 	}

@@ -12,6 +12,7 @@ import (
 // The tests of forward auth run nginx with the configuration of docs/forward-auth.md. The
 // example has the same text in a file, and the two must stay equal.
 func TestNginxExampleIsThePages(t *testing.T) {
+	t.Parallel()
 	if example, block := readExample(t, "nginx/auth_request.conf"), rig.PageBlock(t, "forward-auth.md", "auth_request /_wx_auth"); !strings.HasSuffix(example, block) {
 		t.Error("examples/nginx/auth_request.conf is not the block of docs/forward-auth.md")
 	}

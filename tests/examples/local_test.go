@@ -27,6 +27,7 @@ var localAddress = regexp.MustCompile(`http://(?:localhost|127\.0\.0\.1):\d+`)
 // A developer who has never seen WeChat's console copies the commands of
 // examples/local/README.md, one block after the other, and has the shop in a browser.
 func TestLocalShopByItsREADME(t *testing.T) {
+	t.Parallel()
 	if !rig.Long && os.Getenv("WX_AUTH_TEST_REQUIRE_NODE") == "" {
 		t.Skip("LEFT OUT: the commands of examples/local/README.md, which compile and install for minutes (WX_AUTH_TEST_LONG=1 runs them)")
 	}

@@ -22,6 +22,7 @@ const sdkTime = 5 * time.Minute
 // The simulator works with every WeChat client, not only with ours: SDKs that other teams
 // wrote log in at cmd/wx-sim with nothing changed but the host.
 func TestSimulatorServesOtherSDKs(t *testing.T) {
+	t.Parallel()
 	base := rig.StartSimulator(t, "-app", rig.AppID+":"+rig.Secret)
 	for name, command := range map[string]func(t *testing.T) *exec.Cmd{
 		"node-easywechat": func(t *testing.T) *exec.Cmd {

@@ -217,6 +217,7 @@ func soakMark(phoneCode string) string {
 func (s *soak) idle() (routines, files int, profile string) {
 	s.client.HTTP.CloseIdleConnections()
 	rig.Await(s.t, 90*time.Second, "the connections to WeChat have been closed", func() bool {
+		s.w.HangUp()
 		routines, profile = goroutines(s.t, s.c)
 		return !strings.Contains(profile, "net/http.(*persistConn).readLoop")
 	})

@@ -15,6 +15,7 @@ import (
 // another mini program. What was open stays open: good tokens, the JWKS and WebSockets keep
 // working, and logins wait.
 func TestReloadWhileTheDatabaseIsAway(t *testing.T) {
+	t.Parallel()
 	for _, kind := range []string{"postgres", "mysql"} {
 		t.Run(kind, func(t *testing.T) {
 			server := rig.NewServer(t, kind)
@@ -56,6 +57,7 @@ func TestReloadWhileTheDatabaseIsAway(t *testing.T) {
 // A database server that is read-only does not count as open until it accepts writes.
 // The log says what to do.
 func TestReadOnlyServerIsNotReady(t *testing.T) {
+	t.Parallel()
 	for kind, c := range map[string]struct{ on, off []string }{
 		"postgres": {[]string{"ALTER SYSTEM SET default_transaction_read_only = on", "SELECT pg_reload_conf()"},
 			[]string{"ALTER SYSTEM SET default_transaction_read_only = off", "SELECT pg_reload_conf()"}},
@@ -103,6 +105,7 @@ func TestReadOnlyServerIsNotReady(t *testing.T) {
 // The database accepts connections but answers nothing. The health endpoint must say so
 // in time, however many clients ask, and the checks must not pile up.
 func TestHealthWhileTheDatabaseHangs(t *testing.T) {
+	t.Parallel()
 	db := rig.NewDatabase(t, "postgres")
 	u, err := url.Parse(db.URL)
 	if err != nil {

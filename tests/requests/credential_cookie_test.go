@@ -12,6 +12,7 @@ import (
 // A page of another site makes the browser send a request with the cookie (CSRF). The
 // cookie must not count then.
 func TestCookieCountsOnlyFromTheSameSite(t *testing.T) {
+	t.Parallel()
 	g := newGuard3(t, guardSite("credential cookie"))
 	token := g.login(t, "13800138000").Token
 	cookie := "Cookie: __Host-wx-auth=" + token
@@ -95,6 +96,7 @@ func TestCookieCountsOnlyFromTheSameSite(t *testing.T) {
 // A web client gets the token in a cookie that scripts cannot read, and a logout clears
 // it.
 func TestCookieIsSetAndCleared(t *testing.T) {
+	t.Parallel()
 	g := newGuard(t, guardSite("credential cookie __Host-shop"))
 	client := g.Client()
 	codes := g.wx.Tap(t, "13800138000")

@@ -45,6 +45,7 @@ const (
 // The table of credentials has a cell for each kind of path and each kind of credential. Every
 // cell must hold.
 func TestEveryCellOfTheCredentialTable(t *testing.T) {
+	t.Parallel()
 	g := newGuard3(t, guardSite(shortToken))
 	ts := someTokens(t, g, guardSite(longToken))
 
@@ -141,6 +142,7 @@ var allSources = "credential cookie\ncredential query\ncredential websocket_prot
 
 // The same table holds for a token from each of the other sources.
 func TestEverySourceHasTheSameTable(t *testing.T) {
+	t.Parallel()
 	g := newGuard3(t, guardSite(allSources, shortToken))
 	ts := someTokens(t, g, guardSite(allSources, longToken))
 	sources := map[string]struct {
@@ -215,6 +217,7 @@ func TestEverySourceHasTheSameTable(t *testing.T) {
 // After a token was taken from its place, the rest of the request must reach the
 // upstream unchanged.
 func TestCredentialIsRemovedAndNothingElse(t *testing.T) {
+	t.Parallel()
 	g := newGuard3(t, guardSite(allSources))
 	token := g.login(t, "13800138000").Token
 	everyHTTP(t, g, func(t *testing.T, g *guard) {
@@ -284,6 +287,7 @@ func TestCredentialIsRemovedAndNothingElse(t *testing.T) {
 // A request carries two credentials from different sources. If we used one and the
 // upstream the other, an attacker could mix identities.
 func TestConflictingSourcesAreRefused(t *testing.T) {
+	t.Parallel()
 	g := newGuard3(t, guardSite(allSources))
 	one, two := g.login(t, "13800138000").Token, g.login(t, "13900139000").Token
 	places := map[string]func(token string) (query, line string){
@@ -332,6 +336,7 @@ func TestConflictingSourcesAreRefused(t *testing.T) {
 
 // The log filter in docs/browsers.md must keep tokens in a query out of the access log.
 func TestPagesLogFilterHidesTokens(t *testing.T) {
+	t.Parallel()
 	block := rig.Replaced(t, rig.PageBlock(t, "browsers.md", "format filter"),
 		"{\n\tlog {\n", "{\n\tdefault_bind 127.0.0.1\n\tdebug\n\tlog {\n",
 		"api.example.com {", "http://{$ADDR} {", "localhost:3000", "{$UPSTREAM}",

@@ -96,6 +96,7 @@ func TestPagesCurlCommandsAnswerAsSaid(t *testing.T) {
 // The curl commands of docs/forward-auth.md, through the two proxies whose configurations it
 // prints.
 func TestForwardAuthCurlCommandsAnswerAsSaid(t *testing.T) {
+	t.Parallel()
 	needCurl(t)
 	for name, start := range map[string]func(*testing.T) *asker{"nginx": behindNginx, "caddy": behindCaddy} {
 		t.Run(name, func(t *testing.T) {

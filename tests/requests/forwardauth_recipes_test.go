@@ -18,6 +18,7 @@ func (p *asker) post(target, body string) rig.Answer {
 // Clients log in through the proxy and read our refusals, and a page of another origin
 // may send requests. Headers meant for the proxies must not reach the client.
 func TestForwardAuthRecipes(t *testing.T) {
+	t.Parallel()
 	for name, start := range map[string]func(*testing.T) *asker{"nginx": behindNginx, "caddy": behindCaddy} {
 		t.Run(name, func(t *testing.T) {
 			p := start(t)

@@ -67,6 +67,7 @@ func forwardAuth(t *testing.T, gateway, service string) (addr string) {
 // A server that answers 200 to everything, such as a Caddy without a site for that host, must
 // not count as a gateway that lets the request pass.
 func TestForwardAuthTakesNoStrangersYes(t *testing.T) {
+	t.Parallel()
 	app := rig.NewUpstream(t)
 	stranger := rig.Serve(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 	p := &asker{addr: forwardAuth(t, stranger, app.Addr)}
@@ -80,6 +81,7 @@ func TestForwardAuthTakesNoStrangersYes(t *testing.T) {
 // Requests through nginx and a second Caddy: the proxies must accept and refuse exactly
 // as the gateway does, and pass on exactly its identity headers.
 func TestForwardAuth(t *testing.T) {
+	t.Parallel()
 	for name, start := range map[string]func(*testing.T) *asker{"nginx": behindNginx, "caddy": behindCaddy} {
 		t.Run(name, func(t *testing.T) {
 			p := start(t)

@@ -106,6 +106,7 @@ func overHTTP(t *testing.T, caddyfile string, test func(t *testing.T, g *guard, 
 // A WebSocket is opened just before its token expires. It must not stay open for longer
 // than the token is valid.
 func TestWebSocketEndsWithItsToken(t *testing.T) {
+	t.Parallel()
 	overHTTP(t, guardSite("token {\nlifetime 3s\nleeway 0s\n}", "credential query"), func(t *testing.T, g *guard, open func(string, ...string) *rig.Socket) {
 		token := g.login(t, "13800138000").Token
 		end := expiry(t, token)
@@ -129,6 +130,7 @@ func TestWebSocketEndsWithItsToken(t *testing.T) {
 
 // A logout must end the session's WebSockets at once.
 func TestWebSocketEndsWithItsSession(t *testing.T) {
+	t.Parallel()
 	overHTTP(t, guardSite(), func(t *testing.T, g *guard, open func(string, ...string) *rig.Socket) {
 		for _, c := range []struct {
 			name  string
@@ -167,6 +169,7 @@ func TestWebSocketEndsWithItsSession(t *testing.T) {
 // A WebSocket on a public path is open to everybody, if the rule names CONNECT, which
 // is its method over HTTP/2 and HTTP/3.
 func TestPublicWebSocket(t *testing.T) {
+	t.Parallel()
 	overHTTP(t, guardSite("public GET CONNECT /live"), func(t *testing.T, g *guard, open func(string, ...string) *rig.Socket) {
 		open("/live").Alive(t)
 	})
@@ -175,6 +178,7 @@ func TestPublicWebSocket(t *testing.T) {
 // A client neither reads nor sends, so the proxy is blocked in a write. The connection
 // must end all the same.
 func TestStalledWebSocketEndsToo(t *testing.T) {
+	t.Parallel()
 	overHTTP(t, guardSite(), func(t *testing.T, g *guard, open func(string, ...string) *rig.Socket) {
 		pair := g.login(t, "13800138000")
 		open("/api/flood", "Authorization: Bearer "+pair.Token)
@@ -189,6 +193,7 @@ func TestStalledWebSocketEndsToo(t *testing.T) {
 
 // A WebSocket opened before a reload still ends with its token and its session.
 func TestReloadKeepsTheWatch(t *testing.T) {
+	t.Parallel()
 	overHTTP(t, guardSite(), func(t *testing.T, g *guard, open func(string, ...string) *rig.Socket) {
 		// On a busy machine, the reloads may take longer than the token is valid.
 		for lifetime := 6 * time.Second; !reloadKeepsTheWatch(t, g, open, lifetime); lifetime *= 2 {
@@ -230,6 +235,7 @@ func reloadKeepsTheWatch(t *testing.T, g *guard, open func(string, ...string) *r
 // Once no configuration has a wx_auth with this store, nothing would end the
 // connections later, so they end now.
 func TestConnectionsEndWithTheDirective(t *testing.T) {
+	t.Parallel()
 	g := newGuard(t, guardSite())
 	g.up.SetHandler(http.HandlerFunc(rig.EchoUpgrade))
 	s := g.open(t, "/api/ws", "Authorization: Bearer "+g.login(t, "13800138000").Token)
@@ -241,6 +247,7 @@ func TestConnectionsEndWithTheDirective(t *testing.T) {
 // A token in Sec-WebSocket-Protocol must not be repeated in the answer, where logs and
 // other servers see it.
 func TestAnswerNamesNoCredentialAsProtocol(t *testing.T) {
+	t.Parallel()
 	g := newGuard3(t, guardSite("credential websocket_protocol"))
 	g.up.SetHandler(http.HandlerFunc(rig.EchoUpgrade))
 	token := g.login(t, "13800138000").Token

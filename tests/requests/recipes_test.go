@@ -47,6 +47,7 @@ func TestWeChatsGatewayNamesTheClient(t *testing.T) {
 
 // The configuration for nginx in front is the example's file, which other tests run.
 func TestNginxInFrontIsTheExample(t *testing.T) {
+	t.Parallel()
 	example, err := os.ReadFile("../../examples/nginx/front.Caddyfile")
 	if err != nil {
 		t.Fatal(err)

@@ -114,11 +114,17 @@ func (u *Upstream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // address. Unlike httptest's server, it is closed without waiting for its handlers.
 func Serve(t testing.TB, h http.Handler) string {
 	t.Helper()
+	addr, _ := serve(t, h)
+	return addr
+}
+
+func serve(t testing.TB, h http.Handler) (addr string, srv *http.Server) {
+	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	srv := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second}
+	srv = &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second}
 	served := make(chan struct{})
 	go func() {
 		defer close(served)
@@ -128,5 +134,5 @@ func Serve(t testing.TB, h http.Handler) string {
 		_ = srv.Close()
 		<-served
 	})
-	return ln.Addr().String()
+	return ln.Addr().String(), srv
 }

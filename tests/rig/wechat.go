@@ -1,6 +1,7 @@
 package rig
 
 import (
+	"net/http"
 	"slices"
 	"sync"
 	"testing"
@@ -18,13 +19,23 @@ const (
 type WeChat struct {
 	*wechattest.Simulator
 	URL string // for `wechat { api … }`
+
+	server *http.Server
 }
 
 // NewWeChat starts the simulator, with one app, for the time of the test.
 func NewWeChat(t testing.TB) *WeChat {
 	t.Helper()
 	sim := wechattest.New(wechattest.Options{Apps: []wechattest.App{{ID: AppID, Secret: Secret}}})
-	return &WeChat{Simulator: sim, URL: "http://" + Serve(t, sim)}
+	addr, server := serve(t, sim)
+	return &WeChat{Simulator: sim, URL: "http://" + addr, server: server}
+}
+
+// HangUp closes the connections that wait for a further request, as WeChat's servers do after
+// a while. The gateway would keep them for longer than a test can wait.
+func (w *WeChat) HangUp() {
+	w.server.SetKeepAlivesEnabled(false)
+	w.server.SetKeepAlivesEnabled(true)
 }
 
 // Tap simulates a tap on the phone button by the owner of that +86 number, which gives
