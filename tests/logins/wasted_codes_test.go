@@ -50,6 +50,14 @@ func abandon(t *testing.T, c *rig.Caddy, codes wechattest.Codes, done func() boo
 	}
 }
 
+// wantNumber checks whose login a pair is of.
+func wantNumber(t testing.TB, p rig.Pair, number string) {
+	t.Helper()
+	if p.UserInfo.PhoneNumber != "+86"+number {
+		t.Errorf("user %+v, want the one with %s", p.UserInfo, number)
+	}
+}
+
 // A nervous user taps a hundred times with one pair of codes. WeChat gets each code
 // once, and all get the same session.
 func TestAHundredLoginsWithOnePairAreOne(t *testing.T) {
@@ -102,9 +110,7 @@ func TestConnectionLostAfterTheExchange(t *testing.T) {
 				waitUntil(t, "the abandoned login has opened its session", func() bool { return c.Rows(t, "sessions") == 1 })
 			}
 			pair := client.Login(codes.Code, codes.PhoneCode).Pair(t)
-			if pair.UserInfo.PhoneNumber != "+8613800138000" {
-				t.Errorf("user %+v", pair.UserInfo)
-			}
+			wantNumber(t, pair, "13800138000")
 			rig.WantCalls(t, w, 1, 1)
 			if n := c.Rows(t, "sessions"); n != 1 {
 				t.Errorf("%d sessions of one login", n)
@@ -131,9 +137,7 @@ func TestNewLoginCodeWithAnExchangedPhoneCode(t *testing.T) {
 				client.Login(codes.Code, codes.PhoneCode).Pair(t)
 			}
 			pair := client.Login(w.Open(t, "13800138000").Code, codes.PhoneCode).Pair(t)
-			if pair.UserInfo.PhoneNumber != "+8613800138000" {
-				t.Errorf("user %+v", pair.UserInfo)
-			}
+			wantNumber(t, pair, "13800138000")
 			rig.WantCalls(t, w, 2, 1)
 			if n := c.Rows(t, "users"); n != 1 {
 				t.Errorf("%d users", n)
@@ -182,9 +186,7 @@ func TestSomebodyElsesLoginCodeSpendsNothing(t *testing.T) {
 
 	// This does not harm the owner.
 	pair := client.Login(owner.Code, owner.PhoneCode).Pair(t)
-	if pair.UserInfo.PhoneNumber != "+8613800138000" {
-		t.Errorf("user %+v", pair.UserInfo)
-	}
+	wantNumber(t, pair, "13800138000")
 	rig.WantCalls(t, w, 2, 2)
 
 	// After it, the kept result is for the owner only, and WeChat is not asked for the
@@ -227,9 +229,7 @@ func TestOwnerAndThiefTryAtOnce(t *testing.T) {
 			release()
 		}
 	})
-	if p := answers[0].Pair(t); p.UserInfo.PhoneNumber != "+8613800138000" {
-		t.Errorf("user %+v", p.UserInfo)
-	}
+	wantNumber(t, answers[0].Pair(t), "13800138000")
 	wantRefusal(t, answers[1], 400, "phone_code_invalid", bothCodes)
 }
 
@@ -268,9 +268,7 @@ func TestStoreGoneAfterTheExchange(t *testing.T) {
 	}
 	unlock()
 	pair := client.Login(codes.Code, codes.PhoneCode).Pair(t)
-	if pair.UserInfo.PhoneNumber != "+8613800138000" {
-		t.Errorf("user %+v", pair.UserInfo)
-	}
+	wantNumber(t, pair, "13800138000")
 	rig.WantCalls(t, w, 1, 1)
 	if n := c.Rows(t, "sessions"); n != 2 {
 		t.Errorf("%d sessions, want the other's and this one", n)

@@ -62,6 +62,16 @@ func in(t *testing.T, s *Store, d user.Directory, who, number string) (user.User
 	return u, nil
 }
 
+// mustBeIn is in for a login that succeeds.
+func mustBeIn(t *testing.T, s *Store, d user.Directory, who, number string) user.User {
+	t.Helper()
+	u, err := in(t, s, d, who, number)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return u
+}
+
 const alicesNumber, newNumber, bobsNumber = "13800138001", "13800138002", "13800138003"
 
 // detached returns a user whom Alice's account in wx1 has detached.
@@ -163,10 +173,7 @@ func TestDetachingTwiceIsDetachingOnce(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
 		d := s.Users(true, settings)
-		u, err := in(t, s, d, "alice/wx1", alicesNumber)
-		if err != nil {
-			t.Fatal(err)
-		}
+		u := mustBeIn(t, s, d, "alice/wx1", alicesNumber)
 		logIn(t, s, bindingOf("alice/wx2", u.ID, now), user.Keep, now)
 		one, two := bindingOf("alice/wx1", "", now), bindingOf("alice/wx2", "", now)
 		leave(t, s, one.AppID, one.OpenID, now)
@@ -222,10 +229,7 @@ func TestTakePhoneFreesTheNumber(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
 		d := s.Users(true, settings)
-		u, err := in(t, s, d, "alice/wx1", alicesNumber)
-		if err != nil {
-			t.Fatal(err)
-		}
+		u := mustBeIn(t, s, d, "alice/wx1", alicesNumber)
 		for range 2 {
 			if err := d.TakePhone(t.Context(), u.ID); err != nil {
 				t.Fatal(err)

@@ -127,29 +127,30 @@ func (s *Simulator) tokenApp(value string) (*appState, int) {
 // RevokeTokens revokes all access tokens of an app, as when its secret is reset.
 // Clients learn it from 40001, and the next token call makes a new token.
 func (s *Simulator) RevokeTokens(appid string) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	app, err := s.app(appid)
-	if err != nil {
-		return err
-	}
-	app.stable.kill()
-	app.classic.kill()
-	return nil
+	return s.alterTokens(appid, func(app *appState) {
+		app.stable.kill()
+		app.classic.kill()
+	})
 }
 
 // RotateTokens does what another program with the same credentials may do at any time:
 // it replaces the stable token as force_refresh would (at once) and the classic token
 // as cgi-bin/token would (with the overlap). No quota is charged.
 func (s *Simulator) RotateTokens(appid string) error {
+	return s.alterTokens(appid, func(app *appState) {
+		app.stable.kill()
+		app.stable.current = s.newToken(app)
+		s.classicToken(app)
+	})
+}
+
+func (s *Simulator) alterTokens(appid string, alter func(*appState)) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	app, err := s.app(appid)
 	if err != nil {
 		return err
 	}
-	app.stable.kill()
-	app.stable.current = s.newToken(app)
-	s.classicToken(app)
+	alter(app)
 	return nil
 }
