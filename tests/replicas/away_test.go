@@ -24,6 +24,8 @@ func TestReloadWhileTheDatabaseIsAway(t *testing.T) {
 			ended := r.MustLogin(t, "13900139000")
 			r.Logout(ended.Token, "", false).Want(t, http.StatusNoContent)
 			server.Stop()
+			// The store is checked at most once a second.
+			rig.Await(t, 20*time.Second, "the database is away", func() bool { return r.Get("/auth/wx/health", "").Status == http.StatusServiceUnavailable })
 			for i, c := range []string{
 				rig.ReplicaSite(),
 				rig.ReplicaSite() + "http://" + rig.FreeAddress(t) + " {\nrespond hello\n}\n",
