@@ -17,9 +17,12 @@ const maxKept = 32 << 10
 
 func keptPlace(step login.Key) place { return place{"kept_steps", "value", string(step[:])} }
 
-// Keep seals the result of a login step and stores it until expires. It overwrites an earlier
-// result. It also ends the step's lease, whoever owns it, because the step is done. If next is
-// given, Keep reads in the same turnaround what the next call of Known will ask for.
+// Keep seals the result of a login step and stores it until expires. It also ends the step's lease,
+// whoever owns it, because the step is done. If next is given, Keep reads in the same turnaround
+// what the next call of Known will ask for.
+//
+// Keep overwrites an earlier result, except that of a login code that has opened a session. The
+// write may be a repeated one, and come after the login of another replica.
 func (s *Store) Keep(ctx context.Context, step login.Key, value []byte, expires time.Time, next ...login.Account) error {
 	return s.keep(ctx, durable, step, value, expires, next...)
 }
@@ -59,7 +62,8 @@ func (s *Store) keep(ctx context.Context, how durability, step login.Key, value 
 
 func (s *Store) keepStep(step login.Key, value []byte, expires time.Time) statement {
 	return onRow(step[:], "(?, ?, ?)", say(`INSERT INTO {kept_steps} (step, value, expires_at) VALUES (?, ?, ?)
-		ON CONFLICT (step) DO UPDATE SET value = excluded.value, expires_at = excluded.expires_at`,
+		ON CONFLICT (step) DO UPDATE SET
+			value = CASE WHEN {kept_steps}.spent = 1 THEN {kept_steps}.value ELSE excluded.value END, expires_at = excluded.expires_at`,
 		step[:], s.keys.Load().seal(keptPlace(step), value), s.db.millis(expires)))
 }
 

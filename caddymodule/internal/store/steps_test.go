@@ -220,6 +220,29 @@ func TestCommittedLoginIsKeptAndItsCodeSpent(t *testing.T) {
 	})
 }
 
+// A result was stored, but its writer did not learn that, and stores it again after another replica
+// has used it. The login code stays used, and the result does not say again whose it is.
+func TestResultStoredLateIsNotUsedTwice(t *testing.T) {
+	onEach(t, func(t *testing.T, open database) {
+		a, b := started(t, open), started(t, open)
+		l := loginCommit(user.Binding{AppID: "wx1", OpenID: "ann", UserID: "u", PhoneAt: now}, user.Deny, newSession("u", "wx1", "ann", now))
+		keep := func() {
+			t.Helper()
+			if err := a.KeepLight(t.Context(), l.Code, []byte("whose"), now.Add(time.Minute)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		keep()
+		if _, err := b.Commit(t.Context(), l); err != nil {
+			t.Fatal(err)
+		}
+		keep()
+		if value, ok, err := b.Kept(t.Context(), l.Code, now); string(value) != "spent" || !ok || err != nil {
+			t.Errorf("of the login code is known %q, %t, %v", value, ok, err)
+		}
+	})
+}
+
 // Signing keys are sealed in the database, and replicas agree on one key for each generation.
 func TestSigningKeysAreSealedAndAgreedOn(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
