@@ -27,7 +27,7 @@ func TestOperatorLooksAfterUsersElsewhere(t *testing.T) {
 			t.Errorf("%v:\n%s", args, out)
 		}
 	}
-	if out, err := o.Try(t, "", "users", "find", "+8613800138000"); err == nil || !strings.Contains(out, "directory of your own") {
+	if out, err := o.Try(t, "", "users", "find", "+8613800138000"); err == nil || !strings.Contains(out, "your own directory") {
 		t.Errorf("by phone number: %v\n%s", err, out)
 	}
 	o.Run(t, "users", "disable", id)
