@@ -28,6 +28,5 @@ func runInBrowser(t *testing.T, file string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Setenv("WX_AUTH_TEST_CADDYFILE", caddyfile)
-	runNodeTests(t, filepath.Join(rig.NodeCopy(t, home, "../browser"), file))
+	runNodeTests(t, filepath.Join(rig.NodeCopy(t, home, "../browser"), file), "WX_AUTH_TEST_CADDYFILE="+caddyfile)
 }

@@ -53,8 +53,9 @@ func runExample(t *testing.T, name string) {
 	runNodeTests(t, filepath.Join(run, "examples", "test", name, "*.test.js"))
 }
 
-// runNodeTests runs the tests of those files with this gateway and the simulator.
-func runNodeTests(t *testing.T, pattern string) {
+// runNodeTests runs the tests of those files with this gateway and the simulator, and with
+// further environment variables.
+func runNodeTests(t *testing.T, pattern string, env ...string) {
 	t.Helper()
 	files, err := filepath.Glob(pattern)
 	if err != nil || len(files) == 0 {
@@ -64,7 +65,7 @@ func runNodeTests(t *testing.T, pattern string) {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "node", append([]string{"--test", "--test-reporter=spec"}, files...)...)
 	cmd.Dir, cmd.SysProcAttr = filepath.Dir(files[0]), rig.ChildAttributes()
-	cmd.Env = append(os.Environ(), "WX_AUTH_TEST_CADDY="+rig.Binary(t), "WX_AUTH_TEST_SIM="+rig.Simulator(t))
+	cmd.Env = append(append(os.Environ(), env...), "WX_AUTH_TEST_CADDY="+rig.Binary(t), "WX_AUTH_TEST_SIM="+rig.Simulator(t))
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Fatalf("node --test: %v\n%s", err, out)
