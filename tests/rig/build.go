@@ -61,6 +61,9 @@ func Main(m *testing.M, smoke ...string) int {
 	}
 	defer os.RemoveAll(dir)
 	scratch = dir
+	if limit := flag.Lookup("test.timeout").Value.(flag.Getter).Get().(time.Duration); limit > 2*beforeTimeout {
+		defer time.AfterFunc(limit-beforeTimeout, endLate).Stop()
+	}
 	return m.Run()
 }
 

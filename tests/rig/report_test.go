@@ -3,6 +3,7 @@ package rig
 import (
 	"fmt"
 	"os"
+	"runtime"
 	"strings"
 	"testing"
 )
@@ -32,5 +33,18 @@ func TestReportShowsAPage(t *testing.T) {
 		if whole, err := os.ReadFile(path); err != nil || string(whole) != l.String() {
 			t.Errorf("the whole log is not in %q: %v", path, err)
 		}
+	}
+}
+
+// A package that runs into -timeout says in a page which tests are under way, and at which
+// line each of them waits.
+func TestLateTestsAreNamed(t *testing.T) {
+	stacks := make([]byte, 1<<20)
+	text := underWay(stacks[:runtime.Stack(stacks, true)])
+	if !strings.Contains(text, "rig.TestLateTestsAreNamed") || !strings.Contains(text, "report_test.go:") {
+		t.Errorf("it says %q", text)
+	}
+	if n := strings.Count(text, "\n"); n >= reportLines {
+		t.Errorf("%d lines", n)
 	}
 }
