@@ -94,6 +94,8 @@ func remedyFor(code problem.Code, cause error) zap.Field {
 		return remedy.DirectoryAway.Of(cause, remedyDirectory)
 	case problem.InternalError:
 		return remedy.Bug.Of(cause, remedyBug)
+	case problem.WeChatUnavailable, problem.WeChatTimeout: // also while another replica waits for WeChat
+		return remedy.WeChatAway.Of(cause, remedyWeChat)
 	}
 	return remedy.DirectoryUnusable.Of(cause, "see the cause")
 }

@@ -1,7 +1,6 @@
 package store
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -29,11 +28,12 @@ func (s *Store) Commit(ctx context.Context, l login.Commit) (done login.Committe
 	if len(l.Value) > maxKept {
 		return login.Committed{}, fmt.Errorf("committing a login: %d bytes are too many to keep", len(l.Value))
 	}
-	ours := s.readAhead(ctx).isOurs(l.Binding.UserID)
+	ours, unwritten := s.readAhead(ctx).isOurs(l.Binding.UserID)
 	var early []string
 	for range maxEarly {
 		err = s.write(ctx, "committing a login", func(t *tx) (err error) {
-			done, err = s.commit(t, l, ours)
+			c := &committing{tx: t, s: s, l: l, b: l.Binding, ours: ours, unwritten: unwritten}
+			done, err = c.commit()
 			return err
 		})
 		var failed error
@@ -61,9 +61,8 @@ func (s *Store) Commit(ctx context.Context, l login.Commit) (done login.Committe
 // commit takes two turnarounds. The first locks and reads everything that the login depends on. The
 // second writes. The decisions in between are made in Go. If sessions of other accounts have to
 // end, they are read in a further turnaround.
-func (s *Store) commit(t *tx, l login.Commit, ours bool) (login.Committed, error) {
-	c := &committing{tx: t, s: s, l: l, b: l.Binding, ours: ours}
-	if err := t.send(false, c.questions()...); err != nil {
+func (c *committing) commit() (login.Committed, error) {
+	if err := c.send(false, c.questions()...); err != nil {
 		return login.Committed{}, err
 	}
 	for _, step := range []func() error{
@@ -86,6 +85,8 @@ type committing struct {
 	l    login.Commit
 	b    user.Binding // the binding to write
 	ours bool         // the store's own directory returned the user
+
+	unwritten *user.User // the user, if they are ours and not written yet
 
 	// The results of the questions.
 	missing   int             // number of rows to lock that do not exist
@@ -119,7 +120,7 @@ func (c *committing) write(query string, args ...any) {
 // questions returns the queries for everything that a login depends on. The locks come first, so
 // that the queries after them see what earlier logins of the user have written.
 func (c *committing) questions() (list []statement) {
-	list = append(c.askLocks(), c.askCodes(), c.askUser(), c.askBindings(), c.askSessions())
+	list = append(c.askLocks(), c.askCode(), c.askReplayed(), c.askUser(), c.askBindings(), c.askSessions())
 	if c.l.Replaces != "" {
 		list = append(list, c.askReplaced())
 	}
@@ -156,36 +157,41 @@ func (c *committing) checkLocks() error {
 	return nil
 }
 
-// askCodes locks the stored login code, and reads the session that both codes have opened before,
-// if any. Several logins may use the same login code: each with another phone code, at another site
-// or on another replica. The lock makes them commit one after the other.
-func (c *committing) askCodes() statement {
+// askCode locks the stored login code. Several logins may use the same code: each with another
+// phone code, at another site or on another replica. The lock makes them commit one after the
+// other.
+func (c *committing) askCode() statement {
 	return ask(func(r row) error {
-		var step, sealed []byte
-		var spent, expires int64
-		if err := r.Scan(&step, &spent, &sealed, &expires); err != nil {
+		var spent int64
+		err := r.Scan(&spent)
+		c.codeLeft = spent == 0
+		return err
+	}, `SELECT spent FROM {kept_steps} WHERE step = ? {lock}`, c.l.Code[:])
+}
+
+// askReplayed reads the session that these codes have opened before, if any.
+func (c *committing) askReplayed() statement {
+	return ask(func(r row) error {
+		var sealed []byte
+		if err := r.Scan(&sealed); err != nil {
 			return err
-		}
-		if bytes.Equal(step, c.l.Code[:]) {
-			c.codeLeft = spent == 0
-			return nil
-		}
-		if expires <= c.db.millis(c.l.Session.CreatedAt) {
-			return nil
 		}
 		value, err := c.s.keys.Load().open(keptPlace(c.l.Login), sealed)
 		c.opened = append([]byte{}, value...)
 		return err
-	}, `SELECT step, spent, value, expires_at FROM {kept_steps} WHERE step IN (?, ?) {lock}`, c.l.Code[:], c.l.Login[:])
+	}, `SELECT value FROM {kept_steps} WHERE step = ? AND expires_at > ?`, c.l.Login[:], c.db.millis(c.l.Session.CreatedAt))
 }
 
-// checkReplayed ends the transaction if these codes have opened a session before. The login that
-// opened it had the same user, so it held the same lock.
+// checkReplayed ends the transaction if these codes have opened a session before. A login with a
+// new user then asks the directory again, which finds the user of that session.
 func (c *committing) checkReplayed() error {
-	if c.opened != nil {
-		return &login.Opened{Value: c.opened}
+	switch {
+	case c.opened == nil:
+		return nil
+	case c.unwritten != nil:
+		return login.ErrChanged
 	}
-	return nil
+	return &login.Opened{Value: c.opened}
 }
 
 // spendCode marks the login code as used, and fails if it was used before.
@@ -249,12 +255,14 @@ func (c *committing) askUser() statement {
 }
 
 // checkUser returns the error that askUser has found. It also refuses a user of the store's own
-// directory whose row has disappeared without a tombstone. A new user is written with a light
-// write, which a crash of PostgreSQL may undo. The directory then has to create the user again.
+// directory whose row has disappeared without a tombstone: the directory has to create the user
+// again. It writes a new user.
 func (c *committing) checkUser() error {
 	switch {
 	case c.user != nil:
 		return c.user
+	case c.unwritten != nil:
+		c.writes = append(c.writes, c.s.insertUser(*c.unwritten)...)
 	case c.ours && !c.userFound:
 		return login.ErrChanged
 	}
@@ -328,16 +336,20 @@ func (c *committing) bind() error {
 	return nil
 }
 
-// open opens the session, stores which codes have opened it, and commits all writes. If the new
-// binding exists by now, a login of another user has inserted it.
+// open opens the session, stores which codes have opened it, and commits all writes.
 func (c *committing) open() error {
 	opened, err := insertSession(c.db, c.l.Session)
 	if err != nil {
 		return err
 	}
-	c.writes = append(c.writes, opened, c.s.keepStep(c.l.Login, c.l.Value, c.l.Expires))
-	err = c.send(true, c.writes...)
-	if err != nil && c.own.UserID == "" && c.db.dialect.duplicate(err) {
+	return c.finish(opened, c.s.keepStep(c.l.Login, c.l.Value, c.l.Expires))
+}
+
+// finish commits all writes. If the new binding exists by now, a login of another user has inserted
+// it. If the new user's number does, another first login with this number was faster.
+func (c *committing) finish(last ...statement) error {
+	err := c.send(true, append(c.writes, last...)...)
+	if err != nil && (c.own.UserID == "" || c.unwritten != nil) && c.db.dialect.duplicate(err) {
 		return login.ErrChanged
 	}
 	return err

@@ -41,11 +41,12 @@ func TestLoginThatWasOvertakenIsRefused(t *testing.T) {
 // seen returns the time at which a new code was first seen.
 func seen(t *testing.T, s *Store, code byte) time.Time {
 	t.Helper()
+	time.Sleep(2 * time.Millisecond) // the readings of the clock before and after must differ
 	st := lease(t, s, login.Key{code}, "me", now, time.Minute)
 	if !st.Leased || st.Seen.IsZero() {
 		t.Fatalf("%+v", st)
 	}
-	time.Sleep(2 * time.Millisecond) // the next reading of the clock must differ
+	time.Sleep(2 * time.Millisecond)
 	return st.Seen
 }
 
@@ -175,16 +176,19 @@ func TestNumberMustStillBeTheUsers(t *testing.T) {
 	})
 }
 
-// A new user is written with a light write, and the database crashes before the login ends. The
-// user is gone, without a tombstone. Nobody may get a session of that user, and the directory must
-// be asked again.
+// The directory finds a user, whose row then disappears without a tombstone, as when a database is
+// restored. Nobody may get a session of that user, and the directory must be asked again.
 func TestLoginOfALostUserAsksAgain(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
-		ctx := s.Together(t.Context())
-		u, err := s.Users(true, settings).Login(ctx, user.Login{Phone: phone(t, "13800138000")})
-		if err != nil {
+		users, first := s.Users(true, settings), user.Login{Phone: phone(t, "13800138000")}
+		if _, err := users.Login(t.Context(), first); err != nil {
 			t.Fatal(err)
+		}
+		ctx := s.Together(t.Context())
+		u, err := users.Login(ctx, first)
+		if err != nil || u.New {
+			t.Fatal(u, err)
 		}
 		l := loginCommit(user.Binding{AppID: "wx1", OpenID: "o1", UserID: u.ID, PhoneAt: now}, user.Replace, newSession(u.ID, "wx1", "o1", now))
 		if err := s.Keep(ctx, l.Code, nil, now.Add(time.Minute)); err != nil {
@@ -197,6 +201,69 @@ func TestLoginOfALostUserAsksAgain(t *testing.T) {
 		}
 		if _, err := s.Commit(ctx, l); !errors.Is(err, login.ErrChanged) {
 			t.Errorf("%v", err)
+		}
+	})
+}
+
+// Two phones log in with one new number at the same time. A login writes its new user with the
+// session, so a login that fails leaves no user behind. Of two, the slower one has to ask again,
+// and then finds the user of the faster one.
+func TestNewUserIsWrittenWithTheSession(t *testing.T) {
+	onEach(t, func(t *testing.T, open database) {
+		s := started(t, open)
+		users := s.Users(true, settings)
+		number := phone(t, "13800138000")
+		begin := func(openid string) (context.Context, user.User, login.Commit) {
+			t.Helper()
+			ctx := s.Together(t.Context())
+			u, err := users.Login(ctx, user.Login{Phone: number})
+			if err != nil {
+				t.Fatal(err)
+			}
+			l := loginCommit(user.Binding{AppID: "wx1", OpenID: openid, UserID: u.ID, PhoneAt: now}, user.Keep, newSession(u.ID, "wx1", openid, now))
+			l.Phone = number
+			if err := s.Keep(ctx, l.Code, nil, now.Add(time.Minute)); err != nil {
+				t.Fatal(err)
+			}
+			return ctx, u, l
+		}
+		written := func(want int) {
+			t.Helper()
+			for _, table := range []string{"users", "user_phones", "sessions"} {
+				if n := count(t, s, `SELECT COUNT(*) FROM {`+table+`}`); n != want {
+					t.Errorf("%d rows of %s, want %d", n, table, want)
+				}
+			}
+		}
+		ctx1, u1, l1 := begin("o1")
+		ctx2, u2, l2 := begin("o2")
+		if !u1.New || !u2.New || u1.ID == u2.ID {
+			t.Fatalf("%+v and %+v", u1, u2)
+		}
+		failed := l1
+		failed.Code = login.Key{42} // nobody has kept its result
+		if _, err := s.Commit(ctx1, failed); !errors.Is(err, login.ErrCodeSpent) {
+			t.Error(err)
+		}
+		written(0)
+		if _, err := s.Commit(ctx1, l1); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Commit(ctx2, l2); !errors.Is(err, login.ErrChanged) {
+			t.Errorf("the slower one: %v", err)
+		}
+		written(1)
+		l2.Code, l2.Login = l1.Code, l1.Login
+		if _, err := s.Commit(ctx2, l2); !errors.Is(err, login.ErrChanged) {
+			t.Errorf("another replica with the codes of the faster one: %v", err)
+		}
+		u, err := users.Login(ctx2, user.Login{Phone: number})
+		if err != nil || u.ID != u1.ID || u.New {
+			t.Errorf("asked again: %+v, %v", u, err)
+		}
+		l2.Binding.UserID = u.ID
+		if _, err := s.Commit(ctx2, l2); !errors.As(err, new(*login.Opened)) {
+			t.Errorf("with that user: %v", err)
 		}
 	})
 }

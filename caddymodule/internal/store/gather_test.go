@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
-	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
 // gate makes the first transactions of a gather wait, so that a test decides which writes are sent
@@ -155,100 +154,38 @@ func TestGatheredPanicStaysWithItsCaller(t *testing.T) {
 	all.Wait()
 }
 
-// Two first logins with one number, and a step that is too large for its column, share a
-// transaction with the writes of other logins. The others succeed, and each error reaches its own
-// caller.
+// One transaction has the writes of many logins, and a row that exists already. The others succeed,
+// and the fault meets its own caller.
 func TestGatheredWriteFailsAlone(t *testing.T) {
 	onServers(t, func(t *testing.T, _, address string) {
 		s := started(t, handles(t, address))
-		users := s.Users(true, settings)
 		gathers := s.db.pools.Load().gathers[gathering{light, true}]
 		at := behindGate(gathers)
 		var all sync.WaitGroup
-		ids := make([]string, 12)
-		for i := range ids {
+		const leases = 12
+		for n := range byte(leases) {
 			all.Go(func() {
-				// Numbers 0 and 1 are equal.
-				number := fmt.Sprintf("1380000%04d", max(i, 1))
-				u, err := users.Login(t.Context(), user.Login{AppID: "wx1", OpenID: "o", Phone: phone(t, number)})
-				if err != nil {
-					t.Errorf("login %d: %v", i, err)
+				found, err := s.Lease(t.Context(), "a", now, time.Hour, login.Key{n, 1}, login.Key{n, 2})
+				if err != nil || !found[0].Leased || !found[1].Leased {
+					t.Errorf("lease %d: %+v, %v", n, found, err)
 				}
-				ids[i] = u.ID
 			})
 		}
-		gathers.waits(t, len(ids)-gatherAtOnce)
+		gathers.waits(t, leases-gatherAtOnce)
 		all.Go(func() {
-			found, err := s.Lease(t.Context(), "a", now, time.Hour, login.Key{1}, login.Key{2})
-			if err != nil || !found[0].Leased || !found[1].Leased {
-				t.Errorf("lease: %+v, %v", found, err)
+			err := s.gather(t.Context(), "a test", light, func() (writes, _ []statement) {
+				return []statement{say(`INSERT INTO {meta} (name, value) VALUES (?, ?)`, keyCheckName, []byte{1})}, nil
+			})
+			if !s.db.dialect.duplicate(err) {
+				t.Errorf("a second row: %v", err)
 			}
 		})
-		gathers.waits(t, len(ids)-gatherAtOnce+1)
+		gathers.waits(t, leases-gatherAtOnce+1)
 		close(at.open)
 		all.Wait()
-		if ids[0] != ids[1] {
-			t.Error("two users for one number")
+		if n := count(t, s, `SELECT COUNT(*) FROM {claimed_steps}`); n != 2*leases {
+			t.Errorf("%d leases", n)
 		}
-		slices.Sort(ids)
-		if n := len(slices.Compact(ids)); n != 11 {
-			t.Errorf("%d users, want 11", n)
-		}
-	})
-}
-
-// A replica that hangs has locked the row of one client. The transaction that waits for it contains
-// other clients' writes, too, and holds the locks of their rows. They must be made soon after it
-// has failed. MySQL does not notice that its client has given up. Here it waits for 30 seconds.
-func TestGatheredWriteBehindAHungReplica(t *testing.T) {
-	onServers(t, func(t *testing.T, _, address string) {
-		hung := started(t, handles(t, address))
-		s := started(t, func(opts Options) *DB {
-			db := handles(t, address)(opts)
-			if server, ok := db.server.(*mysqlAddress); ok {
-				server.config.Params["innodb_lock_wait_timeout"] = "30"
-			}
-			return db
-		})
-		expires := now.Add(time.Hour)
-		if err := hung.Keep(t.Context(), login.Key{2}, []byte("x"), expires); err != nil {
-			t.Fatal(err)
-		}
-		held, err := hung.db.pools.Load().write.BeginTx(t.Context(), nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer held.Rollback()
-		if _, err := held.Exec(hung.db.sql(`UPDATE {kept_steps} SET spent = 1`)); err != nil {
-			t.Fatal(err)
-		}
-		g := s.db.pools.Load().gathers[gathering{durable, false}]
-		at := make(chan struct{})
-		send := g.send
-		g.send = func(_ context.Context, writes []*gathered) error {
-			<-at
-			ctx, cancel := context.WithTimeout(context.Background(), gatherTimeout)
-			defer cancel()
-			return send(ctx, writes)
-		}
-		var all sync.WaitGroup
-		keep := func(step login.Key, want error) {
-			all.Go(func() {
-				if err := s.Keep(t.Context(), step, []byte("x"), expires); !errors.Is(err, want) {
-					t.Errorf("step %d: %v, want %v", step[:1], err, want)
-				}
-			})
-		}
-		for n := range gatherAtOnce {
-			keep(login.Key{byte(10 + n)}, nil)
-			g.runs(t, n+1)
-		}
-		for n := range 3 {
-			keep(login.Key{byte(1 + n)}, []error{nil, ErrUnavailable, nil}[n])
-			g.waits(t, n+1)
-		}
-		close(at)
-		all.Wait()
 	})
 }
 

@@ -20,8 +20,8 @@ type readAhead struct {
 	phone   user.Phone // the number of owner
 	owner   *foundUser
 	byID    *foundUser
-	id      string // the id of byID
-	ours    string // the id of the user that the store's own directory returned
+	id      string    // the id of byID
+	ours    user.User // the user that the store's own directory returned
 }
 
 // foundUser is a user that was read, or the reason why they could not be read.
@@ -120,22 +120,27 @@ func (b *readAhead) takeUser(id string) *foundUser {
 	return found
 }
 
-// noteOurs records which user the store's own directory returned.
-func (b *readAhead) noteOurs(id string) {
+// noteOurs records which user the store's own directory returned. If the user is new, they are
+// written when the login is committed.
+func (b *readAhead) noteOurs(u user.User) {
 	if b == nil {
 		return
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.ours = id
+	b.ours = u
 }
 
-// isOurs reports whether the store's own directory returned this user.
-func (b *readAhead) isOurs(id string) bool {
+// isOurs reports whether the store's own directory returned the user with this id, and returns them
+// if they are still to be written.
+func (b *readAhead) isOurs(id string) (ours bool, unwritten *user.User) {
 	if b == nil {
-		return false
+		return false, nil
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.ours == id
+	if u := b.ours; u.ID == id && u.New {
+		unwritten = &u
+	}
+	return b.ours.ID == id, unwritten
 }

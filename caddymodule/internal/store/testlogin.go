@@ -14,10 +14,10 @@ import (
 // number is still theirs. It returns login.ErrBound if a WeChat account is bound to the user, in
 // whatever state.
 func (s *Store) CommitTest(ctx context.Context, l login.Commit) (done login.Committed, err error) {
-	ours := s.readAhead(ctx).isOurs(l.Binding.UserID)
+	ours, unwritten := s.readAhead(ctx).isOurs(l.Binding.UserID)
 	for range maxEarly {
 		err = s.write(ctx, "committing a test login", func(t *tx) error {
-			c := &committing{tx: t, s: s, l: l, b: l.Binding, ours: ours}
+			c := &committing{tx: t, s: s, l: l, b: l.Binding, ours: ours, unwritten: unwritten}
 			if err := t.send(false, append(c.askLocks(), c.askUser(), c.askBindings(), c.askSessions())...); err != nil {
 				return err
 			}
@@ -31,7 +31,7 @@ func (s *Store) CommitTest(ctx context.Context, l login.Commit) (done login.Comm
 				return err
 			}
 			done = c.done
-			return c.send(true, append(c.writes, opened)...)
+			return c.finish(opened)
 		})
 		if !errors.Is(err, errNoLock) {
 			return done, err

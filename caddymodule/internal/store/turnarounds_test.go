@@ -114,7 +114,7 @@ func chain(t *testing.T, s *Store, now func() time.Time) *login.Chain {
 // explains each of them.
 func TestTurnaroundsOfALogin(t *testing.T) {
 	want := map[string]map[string]int64{
-		"first phone login":  {"postgres": 6, "mysql": 6},
+		"first phone login":  {"postgres": 5, "mysql": 5},
 		"later phone login":  {"postgres": 5, "mysql": 5},
 		"silent login":       {"postgres": 4, "mysql": 4},
 		"login sent again":   {"postgres": 6, "mysql": 6},

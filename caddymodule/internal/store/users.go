@@ -42,7 +42,7 @@ func (d *Users) Countries(codes []string) *Users {
 func (d *Users) Login(ctx context.Context, l user.Login) (found user.User, err error) {
 	defer func() {
 		if err == nil {
-			d.readAhead(ctx).noteOurs(found.ID)
+			d.readAhead(ctx).noteOurs(found)
 		}
 	}()
 	if l.Silent() {
@@ -69,20 +69,21 @@ func (d *Users) Login(ctx context.Context, l user.Login) (found user.User, err e
 	if !d.register || len(d.countries) > 0 && !slices.Contains(d.countries, l.Phone.Country) {
 		return user.User{}, user.ErrRegistrationClosed
 	}
-	// A light write suffices, because nobody learns of the user before the durable write of Commit.
 	now := d.db.opts.Now()
 	created := user.User{ID: newID(now), Phone: l.Phone, New: true, CreatedAt: now.UTC().Truncate(time.Millisecond)}
-	found = created
-	err = d.gather(ctx, "creating a user", light, func() (writes, _ []statement) { return d.insertUser(created), nil })
-	if d.db.dialect.duplicate(err) {
-		// Another first login with this number was faster, or this write was made twice.
-		err = d.read(ctx, "reading a user", find)
-		found.New = found.ID == created.ID
+	if d.readAhead(ctx) != nil {
+		return created, nil
 	}
-	if err != nil {
+	err = d.write(ctx, "creating a user", func(t *tx) error { return t.send(true, d.insertUser(created)...) })
+	switch {
+	case d.db.dialect.duplicate(err):
+		// Another first login with this number was faster.
+		err = d.read(ctx, "reading a user", find)
+		return found, err
+	case err != nil:
 		return user.User{}, err
 	}
-	return found, nil
+	return created, nil
 }
 
 // Check loads a user by id.
@@ -148,17 +149,16 @@ func (s *Store) byPhone(t *tx, p user.Phone) (user.User, error) {
 // insertUser returns the statements that insert a user. They fail on the unique index if the number
 // has an owner under any of the keys.
 func (s *Store) insertUser(u user.User) []statement {
-	user := say(`INSERT INTO {users} (id, phone, disabled, created_at) VALUES (?, ?, ?, ?)`,
-		u.ID, s.sealPhone(phonePlace(u.ID), u.Phone), flag(u.Disabled), s.db.millis(u.CreatedAt))
-	return append(s.insertNumber(u), onRow([]byte(u.ID), "(?, ?, ?, ?)", user))
+	return append([]statement{say(`INSERT INTO {users} (id, phone, disabled, created_at) VALUES (?, ?, ?, ?)`,
+		u.ID, s.sealPhone(phonePlace(u.ID), u.Phone), flag(u.Disabled), s.db.millis(u.CreatedAt))}, s.insertNumber(u)...)
 }
 
 // insertNumber returns the statements that enter a user's number into the index.
 func (s *Store) insertNumber(u user.User) (list []statement) {
 	keys := s.keys.Load()
 	for i, hash := range keys.phoneHashes(u.Phone.E164()) {
-		list = append(list, onRow(hash, "(?, ?, ?)", say(`INSERT INTO {user_phones} (phone_hash, key_id, user_id) VALUES (?, ?, ?)`,
-			hash, keys.keys[i].id[:], u.ID)))
+		list = append(list, say(`INSERT INTO {user_phones} (phone_hash, key_id, user_id) VALUES (?, ?, ?)`,
+			hash, keys.keys[i].id[:], u.ID))
 	}
 	return list
 }
