@@ -6,6 +6,10 @@ import (
 	"flag"
 	"fmt"
 	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -47,14 +51,72 @@ func turnarounds(t *testing.T, p *page) {
 		p.text("Logins and refreshes are compared with another version where its binary is given (`-baseline`).")
 		return
 	}
-	p.text("Phone logins and refreshes a second with 32 clients and no delays, as a ratio to those of `" + *baseline + "`, in pairs:")
+	name := filepath.Base(*baseline)
+	p.text("Phone logins and refreshes a second with 32 clients and no delays, as a ratio to those of `" + name + "`, in pairs:")
 	p.table("store", "logins/s", "ratio", "refreshes/s", "ratio")
+	spent := make(map[string][2]spentOn)
 	for _, kind := range rig.Kinds {
-		cells := append([]string{kind}, against(t, kind)...)
-		t.Log(cells)
-		p.row(cells...)
+		var cells []string
+		cells, spent[kind] = against(t, kind)
+		t.Log(kind, cells)
+		p.row(append([]string{kind}, cells...)...)
 	}
 	p.end()
+	p.text("Both cores were busy with these logins. Processor time of each:")
+	p.table("store", "version", "gateway", "database server", "load generator and simulator", "in all")
+	for _, kind := range rig.Kinds {
+		for i, version := range []string{name, "this"} {
+			each := spent[kind][i]
+			cells := []string{kind, version}
+			for _, d := range []time.Duration{each.gateway, each.server, each.load, each.gateway + each.server + each.load} {
+				cells = append(cells, fmt.Sprintf("%.2f ms", micros(d)/1000))
+			}
+			t.Log(cells)
+			p.row(cells...)
+		}
+	}
+	p.end()
+}
+
+// spentOn is the processor time of one login.
+type spentOn struct{ gateway, server, load time.Duration }
+
+// sinceSpent returns the processor time that each process has used since before.
+func (s spentOn) sinceSpent(before spentOn, requests int) spentOn {
+	n := time.Duration(requests)
+	return spentOn{(s.gateway - before.gateway) / n, (s.server - before.server) / n, (s.load - before.load) / n}
+}
+
+// spentBy returns the processor time that a gateway, the database servers on this machine and this
+// process have used so far.
+func spentBy(t *testing.T, c *rig.Caddy) spentOn {
+	s := spentOn{gateway: processorTime(t, c.PID()), load: processorTime(t, os.Getpid())}
+	names, err := filepath.Glob("/proc/[0-9]*/comm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range names {
+		comm, _ := os.ReadFile(name) // the process may be gone
+		switch strings.TrimSpace(string(comm)) {
+		case "postgres", "mariadbd", "mysqld":
+			s.server += ticks(filepath.Dir(name))
+		}
+	}
+	return s
+}
+
+// ticks returns the processor time of a process by its directory in /proc, in steps of ten
+// milliseconds. It is zero if the process is gone.
+func ticks(dir string) time.Duration {
+	text, _ := os.ReadFile(filepath.Join(dir, "stat"))
+	_, rest, _ := strings.Cut(string(text), ") ") // behind the name, which may contain blanks
+	f := strings.Fields(rest)
+	if len(f) < 13 {
+		return 0
+	}
+	user, _ := strconv.Atoi(f[11])
+	system, _ := strconv.Atoi(f[12])
+	return time.Duration(user+system) * 10 * time.Millisecond
 }
 
 // distantGateway returns a gateway whose database is behind a wire.
@@ -125,8 +187,9 @@ func distant(t *testing.T, kind string, added time.Duration) measured {
 	return l.run(t, g.Caddy)
 }
 
-// against compares logins and refreshes with the baseline's, pair by pair.
-func against(t *testing.T, kind string) (cells []string) {
+// against compares logins and refreshes with the baseline's, pair by pair. It returns what a login
+// costs with each.
+func against(t *testing.T, kind string) (cells []string, spent [2]spentOn) {
 	var gateways []*rig.Gateway
 	for _, binary := range []string{*baseline, rig.Binary(t)} {
 		g := &rig.Gateway{WeChat: newWeChat(t)}
@@ -143,6 +206,12 @@ func against(t *testing.T, kind string) (cells []string) {
 		func(g *rig.Gateway) load { return phoneLogins(t, g.WeChat, clients, n) },
 		func(g *rig.Gateway) load { return refreshes(t, g, clients, n) },
 	}
+	for which, g := range gateways {
+		loads[0](g).run(t, g.Caddy) // prepares what is prepared once
+		l, before := loads[0](g), spentBy(t, g.Caddy)
+		l.run(t, g.Caddy)
+		spent[which] = spentBy(t, g.Caddy).sinceSpent(before, n)
+	}
 	for _, l := range loads {
 		var ratios, rates []float64
 		for i := range rounds + 1 {
@@ -156,7 +225,7 @@ func against(t *testing.T, kind string) (cells []string) {
 		}
 		cells = append(cells, fmt.Sprintf("%.0f", spreadOf(rates).median), spreadOf(ratios).ratio())
 	}
-	return cells
+	return cells, spent
 }
 
 // refreshes returns a load with the first refreshes of n sessions.
