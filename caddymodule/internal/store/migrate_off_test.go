@@ -33,7 +33,7 @@ func TestMigrateOffVerifiesTheTables(t *testing.T) {
 			t.Fatalf("no tables: %v", err)
 		}
 		s := started(t, open)
-		if err := open(defaults).WithTables(testKeys(t, 1)).Open(t.Context()); err != nil {
+		if err := open(defaults).WithTables(testKeys(t, 1)).Open(patient(t)); err != nil {
 			t.Fatalf("all tables: %v", err)
 		}
 		execute(t, s, `ALTER TABLE {sessions} DROP COLUMN address`)
@@ -53,7 +53,7 @@ func TestPrintedSchemaIsWhatMigrateOffAccepts(t *testing.T) {
 		}
 		// Any handle can run it. This one migrates under another prefix.
 		other := open(Options{Prefix: "other_"}).With(testKeys(t, 2))
-		if err := other.Open(t.Context()); err != nil {
+		if err := other.Open(patient(t)); err != nil {
 			t.Fatal(err)
 		}
 		client, err := other.db.pools.Load().write.Conn(t.Context())
@@ -71,7 +71,7 @@ func TestPrintedSchemaIsWhatMigrateOffAccepts(t *testing.T) {
 		if err := client.Close(); err != nil {
 			t.Fatal(err)
 		}
-		if err := db.WithTables(testKeys(t, 1)).Open(t.Context()); err != nil {
+		if err := db.WithTables(testKeys(t, 1)).Open(patient(t)); err != nil {
 			t.Fatal(err)
 		}
 	})

@@ -35,7 +35,7 @@ func TestInterruptedMigrationContinues(t *testing.T) {
 			t.Fatal(err)
 		}
 		s := db.With(testKeys(t, 1))
-		if err := s.Open(t.Context()); err != nil {
+		if err := s.Open(patient(t)); err != nil {
 			t.Errorf("broken off after %d statements: %v", broken, err)
 		}
 		logIn(t, s, user.Binding{AppID: "wx1", OpenID: "o1", UserID: "u1"}, user.Keep, now)

@@ -116,7 +116,7 @@ func TestMoveTakesEverything(t *testing.T) {
 		}
 		// The old store is closed, and its error names the new store.
 		wantClosed(t, old, next.db.String())
-		if err := from(defaults).With(testKeys(t, 1)).Open(t.Context()); err != nil {
+		if err := from(defaults).With(testKeys(t, 1)).Open(patient(t)); err != nil {
 			t.Errorf("a replica cannot start with it: %v", err)
 		}
 		if _, err := (Move{From: old, To: to(defaults).Filler(testKeys(t, 9))}).Run(t.Context()); err == nil || !strings.Contains(err.Error(), "was moved to") {

@@ -96,7 +96,7 @@ func TestWrongKeyIsRefusedAndNothingIsWritten(t *testing.T) {
 			t.Errorf("written with a wrong key:\n%s\nbefore:\n%s", after, before)
 		}
 		// The same handle works with the right key, as after a corrected reload.
-		if err := wrong.db.With(testKeys(t, 3, 1)).Open(t.Context()); err != nil {
+		if err := wrong.db.With(testKeys(t, 3, 1)).Open(patient(t)); err != nil {
 			t.Errorf("an old key that is right: %v", err)
 		}
 	})

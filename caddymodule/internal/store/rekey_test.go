@@ -77,7 +77,7 @@ func wantFurnished(t *testing.T, s *Store, users []user.User) {
 // opens reports whether the database can be used with only these keys.
 func opens(t *testing.T, open database, keys *Keys) bool {
 	t.Helper()
-	err := open(defaults).With(keys).Open(t.Context())
+	err := open(defaults).With(keys).Open(patient(t))
 	if err != nil && !isPermanent(err, ErrKey) {
 		t.Fatal(err)
 	}

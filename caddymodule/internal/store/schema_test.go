@@ -77,7 +77,7 @@ func TestPrintedSchemaServesALimitedUser(t *testing.T) {
 
 		db := handles(t, theirs)(Options{Prefix: "own_", Now: defaults.Now})
 		s := db.WithTables(testKeys(t, 1))
-		if err := s.Open(t.Context()); err != nil {
+		if err := s.Open(patient(t)); err != nil {
 			t.Fatal(err)
 		}
 		users := furnish(t, s, 2)

@@ -83,11 +83,20 @@ func testKeys(t *testing.T, newest byte, old ...byte) *Keys {
 
 var defaults = Options{Now: func() time.Time { return now }}
 
+// patient returns a context for opening a store that has no tables yet: on a machine that is busy
+// with other tests, a server may take longer for them than a gateway waits at a time.
+func patient(t *testing.T) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	t.Cleanup(cancel)
+	return ctx
+}
+
 // started opens a store with the first test key.
 func started(t *testing.T, open database) *Store {
 	t.Helper()
 	s := open(defaults).With(testKeys(t, 1))
-	if err := s.Open(t.Context()); err != nil {
+	if err := s.Open(patient(t)); err != nil {
 		t.Fatal(err)
 	}
 	return s
