@@ -118,8 +118,8 @@ func TestTableDetachesMembers(t *testing.T) {
 			null = `ALTER TABLE members MODIFY mobile VARCHAR(20) NULL UNIQUE`
 		}
 		db.Run(t, null)
-		g.Caddy.Start(rig.Site("wx_auth {\napp {env.WX_APPID} {env.WX_SECRET} {\npush " + pushToken + " " + pushKey + "\n}\n" +
-			"users sql {env.MEMBERS_DB} {\n" + strings.Join([]string{find, create, check, "phone `UPDATE members SET mobile = :national WHERE id = :id AND COALESCE(:country, '86') = '86'`"}, "\n") +
+		g.Start(t, rig.Site("wx_auth {\napp {env.WX_APPID} {env.WX_SECRET} {\npush "+pushToken+" "+pushKey+"\n}\n"+
+			"users sql {env.MEMBERS_DB} {\n"+strings.Join([]string{find, create, check, "phone `UPDATE members SET mobile = :national WHERE id = :id AND COALESCE(:country, '86') = '86'`"}, "\n")+
 			"\n}\nwechat {\napi {$WX_API}\n}\n}\nreverse_proxy {$UPSTREAM}"))
 		ann := loginAs(t, g, "ann", number).Pair(t)
 		withdraw(t, g, "ann")

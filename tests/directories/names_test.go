@@ -83,8 +83,7 @@ func TestReloadWithAnotherDirectory(t *testing.T) {
 	t.Parallel()
 	rig.OnDatabases(t, func(t *testing.T, db *rig.Database) {
 		g, _ := prepareSites(t, db.Environ()...)
-		g.Caddy.Start(rig.ReplicaSite(shopHook + "}"))
-		g.AwaitStore(t)
+		g.Start(t, rig.ReplicaSite(shopHook+"}"))
 		p := g.MustLogin(t, number)
 		for _, mistaken := range []string{rig.ReplicaSite(crewHook + "}"), rig.ReplicaSite(), rig.ReplicaSite(crewHook + "realm crew\n}")} {
 			err := g.Caddy.Reload(mistaken)
@@ -209,7 +208,7 @@ func TestOneStoreInTwoSpellings(t *testing.T) {
 			t.Fatal("it started")
 		}
 		g.Caddy.Log.Wait(t, 20*time.Second, `"level":"error"`, "two sites share the store", "`realm ")
-		g.Caddy.Start(twoSites(site("WX_AUTH_STORE", "shop", "realm people\n"), site("WX_AUTH_AGAIN", "staff", "realm people\n")))
+		g.Start(t, twoSites(site("WX_AUTH_STORE", "shop", "realm people\n"), site("WX_AUTH_AGAIN", "staff", "realm people\n")))
 	})
 }
 
@@ -222,7 +221,7 @@ func TestChangedParameterIsWarnedOf(t *testing.T) {
 		return rig.HastySite("users webhook {env.SHOP}?tenant=" + tenant + " {\nsecret {env.HOOK_SECRET}\n}")
 	}
 	const changed = "the parameters of the URL of `users webhook` have changed"
-	g.Caddy.Start(site("shop"))
+	g.Start(t, site("shop"))
 	g.MustReload(t, site("shop"))
 	if lines := g.Caddy.Log.Lines(changed); len(lines) != 0 {
 		t.Errorf("the same parameter: %s", lines)
@@ -276,8 +275,7 @@ func TestOtherDirectoryAfterAnOutage(t *testing.T) {
 		r.Caddy.Setenv("HOOK_SECRET", secret)
 	}
 	first, second := replicas[0], replicas[1]
-	first.Caddy.Start(rig.ReplicaSite(shopHook + "}"))
-	first.AwaitStore(t)
+	first.Start(t, rig.ReplicaSite(shopHook+"}"))
 	p := first.MustLogin(t, number)
 	server.Stop()
 	// The running process has the store open, so it knows the store's name.

@@ -51,7 +51,7 @@ func onServers(t *testing.T, test func(t *testing.T, g *rig.Gateway, db *rig.Dat
 func TestMembersOfATableLogIn(t *testing.T) {
 	t.Parallel()
 	onServers(t, func(t *testing.T, g *rig.Gateway, db *rig.Database) {
-		g.Caddy.Start(tableSite(find, check))
+		g.Start(t, tableSite(find, check))
 		codes := g.WeChat.Tap(t, number)
 		a := g.Login(codes.Code, codes.PhoneCode)
 		p := a.Pair(t)
@@ -102,7 +102,7 @@ func TestWrongQueryKeepsTheConfiguration(t *testing.T) {
 		if err := g.Caddy.Validate(tableSite(wrong, check)); err != nil {
 			t.Errorf("validate asks the database: %v", err)
 		}
-		g.Caddy.Start(tableSite(find, check))
+		g.Start(t, tableSite(find, check))
 		if err := g.Caddy.Reload(tableSite(find, strings.Replace(check, "AS disabled", "FROM", 1))); err == nil || !strings.Contains(err.Error(), "query check") {
 			t.Errorf("reload: %v", err)
 		}

@@ -48,7 +48,7 @@ func TestReviewerOfABackend(t *testing.T) {
 func TestReviewerOfATable(t *testing.T) {
 	t.Parallel()
 	onServers(t, func(t *testing.T, g *rig.Gateway, db *rig.Database) {
-		g.Caddy.Start(strings.Replace(tableSite(find, create, check), "identity", "test_login "+testSecret+" +86"+testNumber+" until 2099-12-31\nidentity", 1))
+		g.Start(t, strings.Replace(tableSite(find, create, check), "identity", "test_login "+testSecret+" +86"+testNumber+" until 2099-12-31\nidentity", 1))
 		p := testLogin(g).Pair(t)
 		if p.UserInfo.ID != "42" {
 			t.Errorf("%+v", *p.UserInfo)

@@ -37,7 +37,7 @@ func TestOddColumnsArriveInOneForm(t *testing.T) {
 			columns += name + ", " + name + " AS " + quote + "claims." + name + quote + ", "
 			identity = append(identity, "identity X-"+name+" claims."+name)
 		}
-		g.Caddy.Start(typedSite(strings.TrimSuffix(columns, ", "), identity...))
+		g.Start(t, typedSite(strings.TrimSuffix(columns, ", "), identity...))
 		codes := g.WeChat.Tap(t, number)
 		a := g.Login(codes.Code, codes.PhoneCode)
 		p := g.Refresh(a.Pair(t).RefreshToken).Pair(t)
@@ -66,7 +66,7 @@ func TestColumnWithoutOneFormIsRefusedAtLoad(t *testing.T) {
 		if db.Kind == "mysql" {
 			types = map[string]string{"avatar": "BLOB", "token": "VARBINARY(16)", "vip": "BIT(1)", "place": "POINT"}
 		}
-		g.Caddy.Start(typedSite("nick_name"))
+		g.Start(t, typedSite("nick_name"))
 		g.MustLogin(t, number)
 		for name, typ := range types {
 			db.Run(t, "ALTER TABLE members ADD "+name+" "+typ)
@@ -92,7 +92,7 @@ func TestStatusNobodyForesawDisables(t *testing.T) {
 		} else {
 			values["FLOAT"], values["BIT(8)"], values["DATETIME"] = [2]string{"0", "0.5"}, [2]string{"b'0'", "b'110000'"}, [2]string{"NULL", "NOW()"}
 		}
-		g.Caddy.Start(typedSite("nick_name"))
+		g.Start(t, typedSite("nick_name"))
 		for typ, v := range values {
 			db.Run(t, "ALTER TABLE members DROP del_flag")
 			db.Run(t, "ALTER TABLE members ADD del_flag "+typ)

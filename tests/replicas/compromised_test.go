@@ -315,8 +315,7 @@ func TestConfiguredKeyIsChangedFirst(t *testing.T) {
 	for _, name := range []string{"WX_AUTH_KEY_NEW", "SIGN_OLD", "SIGN_NEW"} {
 		r.Caddy.Setenv(name, newEncryptionKey())
 	}
-	r.Caddy.Start(keyed(newOld, token("SIGN_OLD")))
-	r.AwaitStore(t)
+	r.Start(t, keyed(newOld, token("SIGN_OLD")))
 	p := r.MustLogin(t, number)
 	for range 2 {
 		out, err := command(t, r, keyed(newOld, token("SIGN_OLD")), "rekey", "--compromised")

@@ -60,6 +60,13 @@ func (r *Gateway) AwaitStore(t testing.TB) {
 	})
 }
 
+// Start starts the gateway with a site whose store is a server's, and waits until logins work.
+func (r *Gateway) Start(t testing.TB, caddyfile string) {
+	t.Helper()
+	r.Caddy.Start(caddyfile)
+	r.AwaitStore(t)
+}
+
 // Restart runs the gateway again as it was, and waits until logins work.
 func (r *Gateway) Restart(t testing.TB) {
 	t.Helper()
