@@ -114,6 +114,7 @@ func newLoginGateway(t testing.TB, db *rig.Database) *rig.Gateway {
 	g.Caddy = rig.StartCaddy(t, site(wxAuth("store {env.WX_AUTH_STORE}", "encryption_key {env.WX_AUTH_KEY}")),
 		append(g.WeChat.Environ("127.0.0.1:9"), db.Environ()...)...)
 	g.Client = g.Caddy.Client()
+	g.AwaitStore(t)
 	return g
 }
 

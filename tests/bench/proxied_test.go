@@ -40,6 +40,7 @@ func newCouple(t testing.TB, algorithm string) *couple {
 	c := &couple{wx: rig.NewWeChat(t), upstream: upstream, key: newSigning(t, algorithm)}
 	c.plain = rig.StartCaddy(t, site(), c.wx.Environ(upstream)...)
 	c.gateway = rig.StartCaddy(t, site(wxAuth(c.key.options())), c.wx.Environ(upstream)...)
+	(&rig.Gateway{Client: c.gateway.Client()}).AwaitStore(t)
 	c.token = login(t, c.gateway, c.wx)
 	return c
 }

@@ -195,8 +195,8 @@ func against(t *testing.T, kind string) (cells []string, spent [2]spentOn) {
 		g := &rig.Gateway{WeChat: newWeChat(t)}
 		db := rig.NewDatabase(t, kind)
 		g.Caddy = rig.NewCaddyOf(t, binary, append(g.WeChat.Environ("127.0.0.1:9"), db.Environ()...)...)
-		g.Caddy.Start(site(wxAuth("store {env.WX_AUTH_STORE}", "encryption_key {env.WX_AUTH_KEY}")))
 		g.Client = g.Caddy.Client()
+		g.Start(t, site(wxAuth("store {env.WX_AUTH_STORE}", "encryption_key {env.WX_AUTH_KEY}")))
 		defer g.Caddy.Stop()
 		gateways = append(gateways, g)
 	}

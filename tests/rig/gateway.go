@@ -34,6 +34,10 @@ func NewGatewayWith(t testing.TB, caddyfile string) *Gateway {
 	r := &Gateway{WeChat: NewWeChat(t), Upstream: NewUpstream(t)}
 	r.Caddy = StartCaddy(t, caddyfile, r.WeChat.Environ(r.Upstream.Addr)...)
 	r.Client = r.Caddy.Client()
+	// A busy disk may be too slow for the gateway's start, which then answers 503 and tries again.
+	Await(t, openTime, "the store is open", func() bool {
+		return r.Get("/auth/wx/health", "").Status != http.StatusServiceUnavailable
+	})
 	return r
 }
 
