@@ -149,10 +149,14 @@ func TestManySessionsEndInTime(t *testing.T) {
 			db.FillSessions(t, user, "o", many)
 			asked, begun := wire.Turnarounds(), time.Now()
 			answer := c.end(user, pairs[1])
-			// On a busy machine a service call may run out of time. When it is sent again, it
-			// continues where it was.
-			for tries := 0; answer.Status == http.StatusServiceUnavailable && c.name != "logout all" && tries < 3; tries++ {
-				answer = c.end(user, pairs[1])
+			// On a busy machine a call may run out of time. The next one continues where it was. A
+			// logout may have ended its own session by then, so it needs a new one.
+			for tries := 0; answer.Status == http.StatusServiceUnavailable && tries < 3; tries++ {
+				p := pairs[1]
+				if c.name == "logout all" {
+					p = a.MustLogin(t, number)
+				}
+				answer = c.end(user, p)
 			}
 			answer.Want(t, http.StatusNoContent)
 			took, turns := time.Since(begun), wire.Turnarounds()-asked
