@@ -215,6 +215,9 @@ type emptyBody struct{}
 func (emptyBody) Read([]byte) (int, error) { return 0, io.EOF }
 func (emptyBody) Close() error             { return nil }
 
+// WriteTo spares each request the buffer of 32 KB with which io.Copy would read.
+func (emptyBody) WriteTo(io.Writer) (int64, error) { return 0, nil }
+
 // countedConn counts the writes to a connection, so that we know whether a failed
 // request was sent.
 type countedConn struct {
