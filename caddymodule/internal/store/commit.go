@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
@@ -21,27 +22,57 @@ import (
 // that is already bound to this user ends no sessions either, and activates a suspended binding.
 // Any other phone login may come from the new owner of a recycled number, so the rule decides what
 // happens to the user's other accounts. An openid that was bound to another user moves to this one.
-func (s *Store) Commit(ctx context.Context, l login.Commit) (done login.Committed, err error) {
+func (s *Store) Commit(ctx context.Context, l login.Commit) (login.Committed, error) {
 	if !l.Rule.Valid() {
 		return login.Committed{}, fmt.Errorf("unknown rule %q for a new openid", l.Rule)
 	}
 	if len(l.Value) > maxKept {
 		return login.Committed{}, fmt.Errorf("committing a login: %d bytes are too many to keep", len(l.Value))
 	}
+	return s.commit(ctx, "committing a login", l, (*committing).questions,
+		(*committing).checkLocks, (*committing).checkReplayed, (*committing).checkUser, (*committing).checkCode, (*committing).endTests,
+		(*committing).decide, (*committing).bind, (*committing).endReplaced, (*committing).endSurplus, (*committing).open, (*committing).spendCode)
+}
+
+// commit commits a login in two turnarounds. The first locks and reads everything that the login
+// depends on. The second writes. The decisions in between are made in Go, by the steps. If sessions
+// of other accounts have to end, they are read in a further turnaround.
+func (s *Store) commit(ctx context.Context, doing string, l login.Commit, ask func(*committing) []statement, steps ...func(*committing) error) (done login.Committed, err error) {
 	ours, unwritten := s.readAhead(ctx).isOurs(l.Binding.UserID)
+	var c *committing // of the last attempt
+	w := &gathered{
+		rows: decidedBy(l),
+		questions: func(t *tx) []statement {
+			c = &committing{tx: t, s: s, l: l, b: l.Binding, ours: ours, unwritten: unwritten}
+			return ask(c)
+		},
+		statements: func(*tx) (_, _ []statement, err error) {
+			for _, step := range steps {
+				if err := step(c); err != nil {
+					return nil, nil, err
+				}
+			}
+			return c.writes, nil, nil
+		},
+	}
 	var early []string
 	for range maxEarly {
-		err = s.write(ctx, "committing a login", func(t *tx) (err error) {
-			c := &committing{tx: t, s: s, l: l, b: l.Binding, ours: ours, unwritten: unwritten}
-			done, err = c.commit()
-			return err
-		})
+		if l.Replaces == "" {
+			err = s.gather(ctx, doing, once, durable, w)
+		} else { // it probably ends a session, which takes further turnarounds
+			err = s.write(ctx, doing, func(t *tx) error { return t.together(w) })
+		}
 		var failed error
 		var many *tooManyToEnd
 		switch {
 		case err == nil:
+			done = c.done
 			done.Ended = append(early, done.Ended...)
 			return done, nil
+		case s.db.dialect.duplicate(err) && (c.own.UserID == "" || c.unwritten != nil):
+			// If the new binding exists by now, a login of another user has inserted it. If the new
+			// user's number does, another first login with this number was faster.
+			failed = login.ErrChanged
 		case errors.Is(err, errNoLock):
 			failed = s.makeLocks(ctx)
 		case errors.As(err, &many):
@@ -58,24 +89,26 @@ func (s *Store) Commit(ctx context.Context, l login.Commit) (done login.Committe
 	return login.Committed{}, fmt.Errorf("%w: %w", ErrUnavailable, err) // nothing was written
 }
 
-// commit takes two turnarounds. The first locks and reads everything that the login depends on. The
-// second writes. The decisions in between are made in Go. If sessions of other accounts have to
-// end, they are read in a further turnaround.
-func (c *committing) commit() (login.Committed, error) {
-	if err := c.send(false, c.questions()...); err != nil {
-		return login.Committed{}, err
+// decidedBy names what a login is decided by: its login code, its user, its number and its openid.
+func decidedBy(l login.Commit) []string {
+	rows := []string{string(l.Code[:]), l.Binding.AppID + " " + l.Binding.OpenID}
+	if !l.Silent() {
+		rows = append(rows, l.Phone.E164())
 	}
-	for _, step := range []func() error{
-		c.checkLocks, c.checkReplayed, c.checkUser, c.spendCode, c.endTests, c.decide, c.bind, c.endReplaced, c.endSurplus,
-	} {
-		if err := step(); err != nil {
-			return login.Committed{}, err
-		}
+	for _, n := range stripesOf(lockedBy(l)) {
+		rows = append(rows, strconv.Itoa(int(n)))
 	}
-	if err := c.open(); err != nil {
-		return login.Committed{}, err
+	return rows
+}
+
+// lockedBy returns the users that a login makes wait: its own and, if the openid may move away from
+// another one, that one.
+func lockedBy(l login.Commit) []string {
+	users := []string{l.Binding.UserID}
+	if from := l.Known.UserID; from != "" && !l.Silent() {
+		users = append(users, from)
 	}
-	return c.done, nil
+	return users
 }
 
 // committing is the transaction that commits a login.
@@ -117,8 +150,13 @@ func (c *committing) write(query string, args ...any) {
 	c.writes = append(c.writes, say(query, args...))
 }
 
-// questions returns the queries for everything that a login depends on. The locks come first, so
-// that the queries after them see what earlier logins of the user have written.
+// writeRow is like write, for a statement that writes one row; see onRow.
+func (c *committing) writeRow(key, rows, query string, args ...any) {
+	c.writes = append(c.writes, onRow([]byte(key), rows, say(query, args...)))
+}
+
+// questions returns the queries for everything that a login depends on. Those that lock come first,
+// so that the queries after them see what earlier logins of the user have written.
 func (c *committing) questions() (list []statement) {
 	list = append(c.askLocks(), c.askCode(), c.askReplayed(), c.askUser(), c.askBindings(), c.askSessions())
 	if c.l.Replaces != "" {
@@ -127,23 +165,18 @@ func (c *committing) questions() (list []statement) {
 	return list
 }
 
-// askLocks makes other logins of the user wait. If the openid may move away from another user, that
-// user's logins wait, too. Every change of a user's bindings and marks takes this lock. Each row is
-// locked by its own statement. If one statement locked two rows, MySQL might scan the whole small
-// table, and wait for the locks of all its rows.
+// askLocks makes other logins of the same users wait. Every change of a user's bindings and marks
+// takes this lock. Each row is locked by its own statement. If one statement locked two rows, MySQL
+// might scan the whole small table, and wait for the locks of all its rows.
 func (c *committing) askLocks() (list []statement) {
 	if c.db.dialect.oneWriter {
 		return nil
 	}
-	users := []string{c.b.UserID}
-	if from := c.l.Known.UserID; from != "" && !c.l.Silent() {
-		users = append(users, from)
-	}
-	for _, n := range stripesOf(users) {
-		list = append(list, ask(func(r row) error {
+	for _, n := range stripesOf(lockedBy(c.l)) {
+		list = append(list, onRow([]byte{byte(n)}, "", ask(func(r row) error {
 			c.missing--
 			return r.Scan(new(int64))
-		}, `SELECT stripe FROM {user_locks} WHERE stripe = ? {lock}`, int64(n)))
+		}, `SELECT stripe FROM {user_locks} WHERE stripe = ? {lock}`, int64(n))))
 	}
 	c.missing = len(list)
 	return list
@@ -161,12 +194,12 @@ func (c *committing) checkLocks() error {
 // phone code, at another site or on another replica. The lock makes them commit one after the
 // other.
 func (c *committing) askCode() statement {
-	return ask(func(r row) error {
+	return onRow(c.l.Code[:], "", ask(func(r row) error {
 		var spent int64
 		err := r.Scan(&spent)
 		c.codeLeft = spent == 0
 		return err
-	}, `SELECT spent FROM {kept_steps} WHERE step = ? {lock}`, c.l.Code[:])
+	}, `SELECT spent FROM {kept_steps} WHERE step = ? {lock}`, c.l.Code[:]))
 }
 
 // askReplayed reads the session that these codes have opened before, if any.
@@ -194,14 +227,11 @@ func (c *committing) checkReplayed() error {
 	return &login.Opened{Value: c.opened}
 }
 
-// spendCode marks the login code as used, and fails if it was used before.
-func (c *committing) spendCode() error {
+// checkCode refuses a login code that was used before.
+func (c *committing) checkCode() error {
 	if !c.codeLeft {
 		return login.ErrCodeSpent
 	}
-	expires := c.s.db.millis(c.l.Expires)
-	c.write(`UPDATE {kept_steps} SET spent = 1, value = ?, expires_at = CASE WHEN expires_at < ? THEN ? ELSE expires_at END WHERE step = ?`,
-		c.s.keys.Load().seal(keptPlace(c.l.Code), c.l.Spent), expires, expires, c.l.Code[:])
 	return nil
 }
 
@@ -315,17 +345,18 @@ func (c *committing) bind() error {
 	}
 	switch {
 	case own.UserID == "":
-		c.write(`INSERT INTO {bindings} (appid, openid, unionid, user_id, phone_at, auth_at, phone, bound_at, state_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, {now})`,
+		const row = `(?, ?, ?, ?, ?, ?, ?, ?, {now})`
+		c.writeRow(b.AppID+" "+b.OpenID, row, `INSERT INTO {bindings} (appid, openid, unionid, user_id, phone_at, auth_at, phone, bound_at, state_at) VALUES `+row,
 			b.AppID, b.OpenID, b.UnionID, b.UserID, c.s.db.millis(b.PhoneAt), c.s.db.millis(b.AuthAt), c.s.bindingPhone(b), c.s.db.millis(c.l.Session.CreatedAt))
 	case c.l.Silent():
 		if own.UserID == b.UserID && own.UnionID != b.UnionID {
-			c.write(`UPDATE {bindings} SET unionid = ? WHERE appid = ? AND openid = ? AND user_id = ?`, b.UnionID, b.AppID, b.OpenID, b.UserID)
+			c.writeRow(b.AppID+" "+b.OpenID, "", `UPDATE {bindings} SET unionid = ? WHERE appid = ? AND openid = ? AND user_id = ?`, b.UnionID, b.AppID, b.OpenID, b.UserID)
 		}
 	case own.UserID == b.UserID:
 		if b.PhoneAt.Before(own.PhoneAt) { // another login with a newer phone check has overtaken this one
 			b.PhoneAt, b.AuthAt, b.Phone = own.PhoneAt, own.AuthAt, own.Phone
 		}
-		c.write(`UPDATE {bindings} SET unionid = ?, phone_at = ?, auth_at = ?, phone = ?, state = ?, state_at = {now} WHERE appid = ? AND openid = ? AND user_id = ?`,
+		c.writeRow(b.AppID+" "+b.OpenID, "", `UPDATE {bindings} SET unionid = ?, phone_at = ?, auth_at = ?, phone = ?, state = ?, state_at = {now} WHERE appid = ? AND openid = ? AND user_id = ?`,
 			b.UnionID, c.s.db.millis(b.PhoneAt), c.s.db.millis(b.AuthAt), c.s.bindingPhone(b), int64(user.Active), b.AppID, b.OpenID, b.UserID)
 	default:
 		b.UnionID = c.l.Binding.UnionID // an openid that moves takes nothing along to its new user
@@ -336,21 +367,15 @@ func (c *committing) bind() error {
 	return nil
 }
 
-// open opens the session, stores which codes have opened it, and commits all writes.
+// open opens the session.
 func (c *committing) open() error {
 	opened, err := insertSession(c.db, c.l.Session)
-	if err != nil {
-		return err
-	}
-	return c.finish(opened, c.s.keepStep(c.l.Login, c.l.Value, c.l.Expires))
+	c.writes = append(c.writes, opened)
+	return err
 }
 
-// finish commits all writes. If the new binding exists by now, a login of another user has inserted
-// it. If the new user's number does, another first login with this number was faster.
-func (c *committing) finish(last ...statement) error {
-	err := c.send(true, append(c.writes, last...)...)
-	if err != nil && (c.own.UserID == "" || c.unwritten != nil) && c.db.dialect.duplicate(err) {
-		return login.ErrChanged
-	}
-	return err
+// spendCode stores which codes have opened the session, and marks the login code as used.
+func (c *committing) spendCode() error {
+	c.writes = append(c.writes, c.s.keepStep(c.l.Login, c.l.Value, c.l.Expires), c.s.keepOrSpend(c.l.Code, c.l.Spent, c.l.Expires, true))
+	return nil
 }

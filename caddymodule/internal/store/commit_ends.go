@@ -24,6 +24,9 @@ func (*tooManyToEnd) Error() string { return "too many sessions to end within a 
 
 // end ends the live sessions that match the condition, and returns their ids.
 func (c *committing) end(condition string, args ...any) ([]string, error) {
+	if c.shared {
+		return nil, errGathered
+	}
 	ids, err := c.strings(`SELECT id FROM {sessions} WHERE ended_at = 0 AND `+condition+` LIMIT ? {lock}`, append(slices.Clone(args), endBatch+1)...)
 	switch {
 	case err != nil || len(ids) == 0:
@@ -32,8 +35,16 @@ func (c *committing) end(condition string, args ...any) ([]string, error) {
 		return nil, &tooManyToEnd{c.ending(), condition, args}
 	}
 	slices.Sort(ids) // all transactions lock sessions in one order, so none deadlocks
-	_, err = endByID(c.tx, c.ending(), ids)
-	return ids, err
+	return ids, c.endByID(c.ending(), ids)
+}
+
+// endByID ends the sessions with these ids, unless the transaction has writes of other logins.
+func (c *committing) endByID(e session.Ending, ids []string) error {
+	if c.shared {
+		return errGathered
+	}
+	_, err := endByID(c.tx, e, ids)
+	return err
 }
 
 // maxLive bounds how many of a user's live sessions a login reads.
@@ -73,11 +84,8 @@ func (c *committing) endReplaced() error {
 		c.l.Replaceable == nil || !c.l.Replaceable(s) {
 		return nil
 	}
-	if _, err := endByID(c.tx, c.ending(), []string{s.ID}); err != nil {
-		return err
-	}
 	c.done.Replaced = s.ID
-	return nil
+	return c.endByID(c.ending(), []string{s.ID})
 }
 
 // endSurplus ends the sessions that were refreshed longest ago, so that the user has no more
@@ -104,9 +112,8 @@ func (c *committing) endSurplus() error {
 	}
 	e := c.ending()
 	e.Reason = session.ReasonMax
-	_, err := endByID(c.tx, e, ids)
 	c.done.Surplus = ids
-	return err
+	return c.endByID(e, ids)
 }
 
 // surplus selects a user's live sessions in one app at one issuer, the last refreshed first. It

@@ -100,9 +100,6 @@ type dialect struct {
 	// notice that its client has given up. Otherwise they are empty.
 	impatient, patient string
 
-	// joins is set if one statement for several rows costs less than several statements.
-	joins bool
-
 	// options apply to every transaction.
 	options *sql.TxOptions
 

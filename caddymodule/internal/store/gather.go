@@ -6,6 +6,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"math/bits"
 	"slices"
 	"strings"
 	"sync"
@@ -14,12 +15,12 @@ import (
 
 // A gather collects writes that arrive while others are on their way to a database server, and
 // sends them in one transaction. Under load, the writes of several logins then share the
-// transaction's statements, its turnaround and its flush to the disk. A write that arrives alone is
-// sent alone and at once.
+// transaction's statements, its turnarounds and its flush to the disk. A write that arrives alone
+// is sent alone and at once.
 //
-// A write can be gathered only if its statements do not depend on an earlier answer, and if it has
-// the same result when it is made twice. If a common transaction fails for any reason, each of its
-// writes is made once more, alone. So a write never fails because of another one.
+// A write can be gathered only if nothing is wrong when it is made twice. If a common transaction
+// fails for any reason, each of its writes is made once more, alone. So a write never fails because
+// of another one.
 type gather struct {
 	// send sends writes in one transaction.
 	send func(ctx context.Context, writes []*gathered) error
@@ -29,19 +30,28 @@ type gather struct {
 	running int
 }
 
-// gathered is a write that a gather sends.
+// gathered is a write that a gather sends. Its functions are called for each attempt.
 type gathered struct {
-	// statements returns the statements to send, and the queries to send after the COMMIT. It is
-	// called for each attempt.
-	statements func() (writes, behind []statement)
+	// rows names the rows that the write is decided by. Two writes that share a name never share a
+	// transaction, where neither would see what the other writes.
+	rows []string
+	// questions returns the queries that the transaction begins with. It may be nil.
+	questions func(*tx) []statement
+	// statements returns the statements to send when the questions are answered, and the queries to
+	// send after the COMMIT. If it returns an error, this write is not made.
+	statements func(*tx) (writes, behind []statement, err error)
 
+	err  error            // what statements has returned
 	lead chan []*gathered // receives a batch that the caller of this write must send
 	done chan error
 }
 
 const (
-	// gatherAtOnce bounds the common transactions that are on their way at the same time.
+	// gatherAtOnce bounds the transactions that are on their way at the same time.
 	gatherAtOnce = 4
+	// gatherEnough is how many writes must be waiting for each transaction that is on its way,
+	// before one more begins. A few large transactions cost the server less than many small ones.
+	gatherEnough = 8
 	// gatherMost bounds the writes of one transaction.
 	gatherMost = 64
 	// gatherTimeout bounds a common transaction, which may wait for the lock of a replica that
@@ -58,7 +68,7 @@ func (g *gather) write(ctx context.Context, w *gathered) error {
 	w.lead, w.done = make(chan []*gathered, 1), make(chan error, 1)
 	g.mu.Lock()
 	g.waiting = append(g.waiting, w)
-	if g.running < gatherAtOnce {
+	if g.begins() {
 		g.running++
 		w.lead <- g.next()
 	}
@@ -79,11 +89,24 @@ func (g *gather) write(ctx context.Context, w *gathered) error {
 	}
 }
 
+// begins reports whether one more transaction begins now. The caller holds g.mu.
+func (g *gather) begins() bool {
+	return len(g.waiting) > 0 && len(g.waiting) >= gatherEnough*g.running && g.running < gatherAtOnce
+}
+
 // next takes the writes for the next transaction from the waiting ones. The caller holds g.mu.
-func (g *gather) next() []*gathered {
-	n := min(len(g.waiting), gatherMost)
-	batch := g.waiting[:n:n]
-	g.waiting = g.waiting[n:]
+func (g *gather) next() (batch []*gathered) {
+	rows := make(map[string]bool)
+	g.waiting = slices.DeleteFunc(g.waiting, func(w *gathered) bool {
+		if len(batch) == gatherMost || slices.ContainsFunc(w.rows, func(row string) bool { return rows[row] }) {
+			return false
+		}
+		for _, row := range w.rows {
+			rows[row] = true
+		}
+		batch = append(batch, w)
+		return true
+	})
 	return batch
 }
 
@@ -95,21 +118,21 @@ func (g *gather) lead(ctx context.Context, batch []*gathered) {
 	defer func() {
 		_ = recover()
 		for _, w := range batch {
-			w.done <- err
+			w.done <- cmp.Or(err, w.err)
 		}
 		g.mu.Lock()
 		defer g.mu.Unlock()
-		if len(g.waiting) == 0 {
-			g.running--
-			return
+		g.running--
+		if g.begins() {
+			g.running++
+			next := g.next()
+			next[0].lead <- next
 		}
-		next := g.next()
-		next[0].lead <- next
 	}()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), gatherTimeout)
 	defer cancel()
-	if e := g.send(ctx, batch); e == nil {
-		err = nil
+	if e := g.send(ctx, batch); e == nil || len(batch) == 1 && batch[0].err != nil {
+		err = nil // or the one write was refused, which says nothing about the transaction
 	}
 }
 
@@ -135,32 +158,60 @@ func newGathers(db *DB, pool *sql.DB) map[gathering]*gather {
 	all := map[gathering]*gather{}
 	for _, kind := range []gathering{{durable, true}, {durable, false}, {light, true}, {light, false}} {
 		all[kind] = &gather{send: func(ctx context.Context, writes []*gathered) error {
-			return db.together(ctx, pool, kind.how, writes)
+			return db.changing(ctx, pool, kind.how, func(t *tx) error { return t.together(writes...) })
 		}}
 	}
 	return all
 }
 
-// together sends writes in one transaction. It sorts their statements by the rows that they lock.
-// Otherwise two replicas that lock the same rows in different orders would wait for each other.
-func (db *DB) together(ctx context.Context, pool *sql.DB, how durability, all []*gathered) error {
-	return db.changing(ctx, pool, how, func(t *tx) error {
-		t.shared = len(all) > 1
-		var writes []statement
-		for _, w := range all {
-			list, behind := w.statements()
+// together makes one or several writes in the transaction t, and commits it. Several writes take at
+// most two turnarounds. A write among them that needs a further one, or whose statements have an
+// order, is not made and gets errGathered.
+//
+// Statements are sorted by the rows that they lock. Otherwise two replicas that lock the same rows
+// in different orders would wait for each other.
+func (t *tx) together(all ...*gathered) error {
+	t.shared = len(all) > 1
+	var questions, writes []statement
+	for _, w := range all {
+		if w.questions != nil {
+			questions = append(questions, w.questions(t)...)
+		}
+	}
+	if len(questions) > 0 {
+		slices.SortStableFunc(questions, byLocks)
+		if err := t.send(false, questions...); err != nil {
+			return err
+		}
+	}
+	for _, w := range all {
+		list, behind, err := w.statements(t)
+		if err == nil && t.shared && slices.ContainsFunc(list, statement.ordered) {
+			err = errGathered
+		}
+		w.err = err
+		switch {
+		case err == nil:
 			writes, t.behind = append(writes, list...), append(t.behind, behind...)
+		case !t.shared:
+			return err
 		}
-		slices.SortStableFunc(writes, byLocks)
-		if db.dialect.joins {
-			writes = joinRows(writes)
-		}
-		if len(t.behind) > 0 {
-			t.behind = db.transacted(t.behind)
-		}
+	}
+	if t.conn == nil {
 		return t.send(true, writes...)
-	})
+	}
+	if !slices.ContainsFunc(writes, statement.ordered) {
+		slices.SortStableFunc(writes, byLocks)
+	}
+	if len(t.behind) > 0 {
+		t.behind = t.db.transacted(t.behind)
+	}
+	return t.send(true, joinRows(writes)...)
 }
+
+// ordered reports whether a statement must stay where it is among the others of its write: it
+// writes, and not just one row that is named.
+func (st statement) ordered() bool { return st.scan == nil && st.locks == nil }
 
 // byLocks orders statements by query and by the row that they lock. Statements that lock no row
 // come last.
@@ -179,30 +230,34 @@ func onRow(key []byte, rows string, st statement) statement {
 }
 
 // joinRows joins adjacent statements that have the same query, and differ only in their row, into
-// one statement.
+// one statement. It joins 2, 4, 8 and so on, so that there are few different statements: PostgreSQL
+// prepares each. It does not join statements for the same row, which PostgreSQL refuses.
 func joinRows(list []statement) (joined []statement) {
 	for len(list) > 0 {
 		st, n := list[0], 1
-		for st.rows != "" && n < len(list) && list[n].query == st.query {
-			st.args = slices.Concat(st.args, list[n].args)
+		for st.rows != "" && n < len(list) && list[n].query == st.query && !bytes.Equal(list[n].locks, list[n-1].locks) {
 			n++
 		}
-		st.query = strings.Replace(st.query, st.rows, st.rows+strings.Repeat(", "+st.rows, n-1), 1)
+		n = 1 << (bits.Len(uint(n)) - 1)
+		if n > 1 {
+			st.query = strings.Replace(st.query, st.rows, st.rows+strings.Repeat(", "+st.rows, n-1), 1)
+			st.args = slices.Clip(st.args)
+			for _, other := range list[1:n] {
+				st.args = append(st.args, other.args...)
+			}
+		}
 		joined, list = append(joined, st), list[n:]
 	}
 	return joined
 }
 
-// gather makes a change that has the same result when it is made twice, and whose statements do not
-// depend on an earlier answer. On a database server the change may share a transaction with others,
-// see the type gather. statements returns the statements, and the queries to send after the COMMIT.
-// It is called for each attempt.
-func (s *Store) gather(ctx context.Context, doing string, how durability, statements func() (writes, behind []statement)) (err error) {
+// gather makes a change. On a database server the change may share a transaction with others, see
+// the type gather. may states what happens if the change was made alone, and it is unknown whether
+// it was committed.
+func (s *Store) gather(ctx context.Context, doing string, may repeat, how durability, w *gathered) (err error) {
+	alone := func(t *tx) error { return t.together(w) }
 	if s.db.dialect.oneWriter { // the queue collects its writes
-		return s.change(ctx, doing, again, how, func(t *tx) error {
-			writes, _ := statements()
-			return t.send(true, writes...)
-		})
+		return s.change(ctx, doing, may, how, alone)
 	}
 	ctx, end := s.db.begin(ctx, doing)
 	defer func() { end(s.db.proves(ctx), err) }()
@@ -210,10 +265,9 @@ func (s *Store) gather(ctx context.Context, doing string, how durability, statem
 	if err != nil {
 		return err
 	}
-	w := &gathered{statements: statements}
 	err = p.gathers[gathering{how, guarded(ctx)}].write(ctx, w)
 	if errors.Is(err, errGathered) {
-		err = s.db.tries(ctx, p.write, again, func() error { return s.db.together(ctx, p.write, how, []*gathered{w}) })
+		err = s.db.tries(ctx, p.write, may, func() error { return s.db.changing(ctx, p.write, how, alone) })
 	}
 	return s.db.wrap(ctx, doing+" in", s.explainMoved(ctx, err))
 }

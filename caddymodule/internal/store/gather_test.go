@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -60,19 +61,23 @@ func (g *gather) until(t *testing.T, reached func() bool) {
 	t.Fatal("the gather does not get there")
 }
 
-// Writes that arrive while transactions are on their way share the next ones. Each transaction has
-// a bounded number of writes.
+// Writes that arrive while transactions are on their way share the next ones. The more are on their
+// way, the more must wait for one more to begin. Each has a bounded number of writes.
 func TestGatheredWritesShareTransactions(t *testing.T) {
 	g := new(gather)
 	at := behindGate(g)
 	var all sync.WaitGroup
-	for n := range gatherAtOnce + 100 {
+	waiting, running := 0, 0
+	for range 1 + gatherEnough*(1+2+3) + 100 {
 		all.Go(func() {
 			if err := g.write(t.Context(), new(gathered)); err != nil {
 				t.Error(err)
 			}
 		})
-		g.waits(t, max(0, n+1-gatherAtOnce))
+		if waiting++; running < 4 && waiting >= gatherEnough*running {
+			waiting, running = 0, running+1
+		}
+		g.until(t, func() bool { return len(g.waiting) == waiting && g.running == running })
 	}
 	close(at.open)
 	all.Wait()
@@ -81,7 +86,7 @@ func TestGatheredWritesShareTransactions(t *testing.T) {
 		sizes = append(sizes, <-at.sizes)
 	}
 	slices.Sort(sizes)
-	if want := []int{1, 1, 1, 1, 100 - gatherMost, gatherMost}; !slices.Equal(sizes, want) {
+	if want := []int{1, 8, 16, 24, 100 - gatherMost, gatherMost}; !slices.Equal(sizes, want) {
 		t.Errorf("transactions of %d writes, want %d", sizes, want)
 	}
 	if err := g.write(t.Context(), new(gathered)); err != nil || g.running != 0 {
@@ -95,11 +100,9 @@ func TestGatheredWriteIsTakenBack(t *testing.T) {
 	g := new(gather)
 	at := behindGate(g)
 	ctx, giveUp := context.WithCancel(t.Context())
-	results := make(chan error, gatherAtOnce+1)
-	for range gatherAtOnce {
-		go func() { results <- g.write(ctx, new(gathered)) }()
-	}
-	g.runs(t, gatherAtOnce)
+	first := make(chan error, 1)
+	go func() { first <- g.write(ctx, new(gathered)) }()
+	g.runs(t, 1)
 	late := make(chan error, 1)
 	go func() { late <- g.write(ctx, new(gathered)) }()
 	g.waits(t, 1)
@@ -108,10 +111,8 @@ func TestGatheredWriteIsTakenBack(t *testing.T) {
 		t.Error("it was sent after all:", err)
 	}
 	close(at.open)
-	for range gatherAtOnce {
-		if err := <-results; err != nil {
-			t.Error("one that was on its way:", err)
-		}
+	if err := <-first; err != nil {
+		t.Error("the one that was on its way:", err)
 	}
 }
 
@@ -120,15 +121,15 @@ func TestGatheredWriteIsTakenBack(t *testing.T) {
 func TestGatheredPanicStaysWithItsCaller(t *testing.T) {
 	g := &gather{send: func(_ context.Context, writes []*gathered) error {
 		for _, w := range writes {
-			w.statements()
+			w.statements(nil)
 		}
 		return nil
 	}}
 	at := behindGate(g)
-	good := func() (_, _ []statement) { return nil, nil }
-	bad := func() (_, _ []statement) { panic("a fault") }
+	good := func(*tx) (_, _ []statement, _ error) { return nil, nil, nil }
+	bad := func(*tx) (_, _ []statement, _ error) { panic("a fault") }
 	var all sync.WaitGroup
-	write := func(statements func() (_, _ []statement), want error) {
+	write := func(statements func(*tx) (_, _ []statement, _ error), want error) {
 		all.Go(func() {
 			defer func() {
 				if p := recover(); p != nil {
@@ -140,10 +141,8 @@ func TestGatheredPanicStaysWithItsCaller(t *testing.T) {
 			}
 		})
 	}
-	for n := range gatherAtOnce {
-		write(good, nil)
-		g.runs(t, n+1)
-	}
+	write(good, nil)
+	g.runs(t, 1)
 	write(good, errGathered)
 	g.waits(t, 1)
 	write(bad, errGathered)
@@ -162,7 +161,7 @@ func TestGatheredWriteFailsAlone(t *testing.T) {
 		gathers := s.db.pools.Load().gathers[gathering{light, true}]
 		at := behindGate(gathers)
 		var all sync.WaitGroup
-		const leases = 12
+		const leases = gatherEnough
 		for n := range byte(leases) {
 			all.Go(func() {
 				found, err := s.Lease(t.Context(), "a", now, time.Hour, login.Key{n, 1}, login.Key{n, 2})
@@ -171,16 +170,16 @@ func TestGatheredWriteFailsAlone(t *testing.T) {
 				}
 			})
 		}
-		gathers.waits(t, leases-gatherAtOnce)
+		gathers.waits(t, leases-1)
 		all.Go(func() {
-			err := s.gather(t.Context(), "a test", light, func() (writes, _ []statement) {
-				return []statement{say(`INSERT INTO {meta} (name, value) VALUES (?, ?)`, keyCheckName, []byte{1})}, nil
-			})
+			err := s.gather(t.Context(), "a test", again, light, &gathered{statements: func(*tx) (writes, _ []statement, _ error) {
+				return []statement{onRow([]byte{1}, "", say(`INSERT INTO {meta} (name, value) VALUES (?, ?)`, keyCheckName, []byte{1}))}, nil, nil
+			}})
 			if !s.db.dialect.duplicate(err) {
 				t.Errorf("a second row: %v", err)
 			}
 		})
-		gathers.waits(t, leases-gatherAtOnce+1)
+		gathers.runs(t, 2)
 		close(at.open)
 		all.Wait()
 		if n := count(t, s, `SELECT COUNT(*) FROM {claimed_steps}`); n != 2*leases {
@@ -205,11 +204,12 @@ func TestGatheredLeasesDoNotDeadlock(t *testing.T) {
 						if n == 1 {
 							step = login.Key{byte(round), byte(19 - i), 1}
 						}
-						writes[i] = &gathered{statements: func() (_, _ []statement) {
-							return s.leaseSteps(fmt.Sprint(n), time.Hour, step), nil
+						writes[i] = &gathered{statements: func(*tx) (_, _ []statement, _ error) {
+							return s.leaseSteps(fmt.Sprint(n), time.Hour, step), nil, nil
 						}}
 					}
-					if err := s.db.together(t.Context(), s.db.pools.Load().write, light, writes); err != nil {
+					together := func(t *tx) error { return t.together(writes...) }
+					if err := s.db.changing(t.Context(), s.db.pools.Load().write, light, together); err != nil {
 						t.Error(err)
 					}
 				})
@@ -219,19 +219,42 @@ func TestGatheredLeasesDoNotDeadlock(t *testing.T) {
 	})
 }
 
-// Adjacent statements that differ only in their row become one statement.
+// Adjacent statements that differ only in their row become one statement, for 2, 4, 8 and so on
+// different rows.
 func TestRowsAreJoined(t *testing.T) {
 	insert := func(n byte) statement {
 		return onRow([]byte{n}, "(?, ?)", say(`INSERT INTO t (a, b) VALUES (?, ?)`, n, n))
 	}
-	list := []statement{insert(3), say(`SELECT 1`), insert(1), onRow([]byte{2}, "?", say(`DELETE FROM t WHERE a IN (?)`, byte(2))), insert(2)}
+	list := []statement{insert(3), say(`SELECT 1`), insert(1), onRow([]byte{2}, "?", say(`DELETE FROM t WHERE a IN (?)`, byte(2))), insert(2), insert(3), insert(4)}
 	slices.SortStableFunc(list, byLocks)
 	var got []string
 	for _, st := range joinRows(list) {
 		got = append(got, fmt.Sprint(st.query, st.args))
 	}
-	want := []string{`DELETE FROM t WHERE a IN (?)[2]`, `INSERT INTO t (a, b) VALUES (?, ?), (?, ?), (?, ?)[1 1 2 2 3 3]`, `SELECT 1[]`}
+	want := []string{
+		`DELETE FROM t WHERE a IN (?)[2]`, `INSERT INTO t (a, b) VALUES (?, ?), (?, ?)[1 1 2 2]`, `INSERT INTO t (a, b) VALUES (?, ?)[3 3]`,
+		`INSERT INTO t (a, b) VALUES (?, ?), (?, ?)[3 3 4 4]`, `SELECT 1[]`,
+	}
 	if !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
+// Of the writes that wait, those that are decided by a common row are sent one after the other.
+func TestGatheredRowsStayApart(t *testing.T) {
+	g := new(gather)
+	for _, rows := range []string{"a b", "b c", "d", "c"} {
+		g.waiting = append(g.waiting, &gathered{rows: strings.Fields(rows)})
+	}
+	var got []string
+	for len(g.waiting) > 0 {
+		batch := ""
+		for _, w := range g.next() {
+			batch += strings.Join(w.rows, "") + " "
+		}
+		got = append(got, batch)
+	}
+	if want := []string{"ab d c ", "bc "}; !slices.Equal(got, want) {
 		t.Errorf("%q, want %q", got, want)
 	}
 }

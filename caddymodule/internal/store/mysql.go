@@ -47,7 +47,6 @@ var mysql = &dialect{
 	send:        sendMySQL,
 	impatient:   `SET innodb_lock_wait_timeout = 1`, // the shortest
 	patient:     `SET innodb_lock_wait_timeout = ` + mysqlLockWait,
-	joins:       true, // it parses the text of each
 	temporary:   mysqlTemporary,
 	conflict: func(err error) bool {
 		switch mysqlNumber(err) {

@@ -34,10 +34,11 @@ func (db *DB) scanSession(row row, more ...any) (s session.Session, err error) {
 // insertSession returns the statement that opens a session.
 func insertSession(db *DB, s session.Session) (statement, error) {
 	counter, err := counterColumn(s.Counter)
-	return say(`INSERT INTO {sessions} (`+sessionColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+	const row = `(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
+	return onRow([]byte(s.ID), row, say(`INSERT INTO {sessions} (`+sessionColumns+`) VALUES `+row,
 		s.ID, s.UserID, s.Issuer, s.AppID, s.OpenID, s.UnionID, db.millis(s.CreatedAt), db.millis(s.RefreshedAt),
 		counter, db.millis(s.AdvancedAt), db.millis(s.ExpiresAt), db.millis(s.EndedAt), db.fit(clip(s.UserAgent)), db.fit(clip(s.Address)),
-		s.Audience, string(s.EndReason), db.millis(s.TokensUntil), counter, s.Test), err
+		s.Audience, string(s.EndReason), db.millis(s.TokensUntil), counter, s.Test)), err
 }
 
 // Session reads a session. It returns session.ErrNotFound if there is none. If the store has users

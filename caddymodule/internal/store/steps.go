@@ -43,13 +43,13 @@ func (s *Store) keep(ctx context.Context, how durability, step login.Key, value 
 	r := new(accountReader)
 	// Even a closed store accepts WeChat's answers to logins under way, because a move copies them
 	// last.
-	err := s.gather(evenIfMoved(ctx), "keeping a step", how, func() (writes, behind []statement) {
+	err := s.gather(evenIfMoved(ctx), "keeping a step", again, how, &gathered{statements: func(*tx) (writes, behind []statement, _ error) {
 		if len(next) > 0 {
 			r = s.accountReader(next[0])
 			behind = r.questions()
 		}
-		return []statement{s.keepStep(step, value, expires), onRow(step[:], "?", say(`DELETE FROM {claimed_steps} WHERE step IN (?)`, step[:]))}, behind
-	})
+		return []statement{s.keepStep(step, value, expires), onRow(step[:], "?", say(`DELETE FROM {claimed_steps} WHERE step IN (?)`, step[:]))}, behind, nil
+	}})
 	if err != nil && len(next) > 0 && !errors.Is(err, ErrUnavailable) {
 		return s.keep(ctx, how, step, value, expires) // the statement that failed may be one of those for next
 	}
@@ -61,10 +61,19 @@ func (s *Store) keep(ctx context.Context, how durability, step login.Key, value 
 }
 
 func (s *Store) keepStep(step login.Key, value []byte, expires time.Time) statement {
-	return onRow(step[:], "(?, ?, ?)", say(`INSERT INTO {kept_steps} (step, value, expires_at) VALUES (?, ?, ?)
+	return s.keepOrSpend(step, value, expires, false)
+}
+
+// keepOrSpend stores the result of a step. If spent is set, the step is a login code that opens its
+// session with this: the result stays, and for at least as long as the one before.
+func (s *Store) keepOrSpend(step login.Key, value []byte, expires time.Time, spent bool) statement {
+	return onRow(step[:], "(?, ?, ?, ?)", say(`INSERT INTO {kept_steps} (step, value, expires_at, spent) VALUES (?, ?, ?, ?)
 		ON CONFLICT (step) DO UPDATE SET
-			value = CASE WHEN {kept_steps}.spent = 1 THEN {kept_steps}.value ELSE excluded.value END, expires_at = excluded.expires_at`,
-		step[:], s.keys.Load().seal(keptPlace(step), value), s.db.millis(expires)))
+			value = CASE WHEN {kept_steps}.spent = 1 THEN {kept_steps}.value ELSE excluded.value END,
+			expires_at = CASE WHEN {kept_steps}.expires_at > excluded.expires_at AND ({kept_steps}.spent = 1 OR excluded.spent = 1)
+				THEN {kept_steps}.expires_at ELSE excluded.expires_at END,
+			spent = CASE WHEN {kept_steps}.spent = 1 THEN 1 ELSE excluded.spent END`,
+		step[:], s.keys.Load().seal(keptPlace(step), value), s.db.millis(expires), flag(spent)))
 }
 
 // Kept returns a result that [Store.Keep] stored. It returns false if the result has expired or
@@ -99,10 +108,10 @@ func (s *Store) keptStep(t *tx, step login.Key, now time.Time) (value []byte, ok
 // A result that another owner stores meanwhile is not missed. Results are read after the lease was
 // taken, and Keep ends the lease in the transaction that stores a result.
 func (s *Store) Lease(ctx context.Context, owner string, now time.Time, life time.Duration, steps ...login.Key) (found []login.Step, err error) {
-	err = s.gather(ctx, "leasing a step", light, func() (writes, _ []statement) {
+	err = s.gather(ctx, "leasing a step", again, light, &gathered{statements: func(*tx) (writes, _ []statement, _ error) {
 		found = make([]login.Step, len(steps))
-		return append(s.leaseSteps(owner, life, steps...), s.askSteps(found, owner, now, steps)), nil
-	})
+		return append(s.leaseSteps(owner, life, steps...), s.askSteps(found, owner, now, steps)), nil, nil
+	}})
 	if err != nil {
 		return nil, err
 	}

@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"errors"
 	"slices"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
@@ -13,34 +12,10 @@ import (
 // Like Commit, it checks that the user was neither disabled nor erased meanwhile, and that the
 // number is still theirs. It returns login.ErrBound if a WeChat account is bound to the user, in
 // whatever state.
-func (s *Store) CommitTest(ctx context.Context, l login.Commit) (done login.Committed, err error) {
-	ours, unwritten := s.readAhead(ctx).isOurs(l.Binding.UserID)
-	for range maxEarly {
-		err = s.write(ctx, "committing a test login", func(t *tx) error {
-			c := &committing{tx: t, s: s, l: l, b: l.Binding, ours: ours, unwritten: unwritten}
-			if err := t.send(false, append(c.askLocks(), c.askUser(), c.askBindings(), c.askSessions())...); err != nil {
-				return err
-			}
-			for _, step := range []func() error{c.checkLocks, c.checkUser, c.checkUnbound, c.endSurplus} {
-				if err := step(); err != nil {
-					return err
-				}
-			}
-			opened, err := insertSession(c.db, l.Session)
-			if err != nil {
-				return err
-			}
-			done = c.done
-			return c.finish(opened)
-		})
-		if !errors.Is(err, errNoLock) {
-			return done, err
-		}
-		if err := s.makeLocks(ctx); err != nil {
-			return done, err
-		}
-	}
-	return done, err
+func (s *Store) CommitTest(ctx context.Context, l login.Commit) (login.Committed, error) {
+	return s.commit(ctx, "committing a test login", l, func(c *committing) []statement {
+		return append(c.askLocks(), c.askUser(), c.askBindings(), c.askSessions())
+	}, (*committing).checkLocks, (*committing).checkUser, (*committing).checkUnbound, (*committing).endSurplus, (*committing).open)
 }
 
 // checkUnbound returns an error if the user has an openid.

@@ -149,16 +149,16 @@ func (s *Store) byPhone(t *tx, p user.Phone) (user.User, error) {
 // insertUser returns the statements that insert a user. They fail on the unique index if the number
 // has an owner under any of the keys.
 func (s *Store) insertUser(u user.User) []statement {
-	return append([]statement{say(`INSERT INTO {users} (id, phone, disabled, created_at) VALUES (?, ?, ?, ?)`,
-		u.ID, s.sealPhone(phonePlace(u.ID), u.Phone), flag(u.Disabled), s.db.millis(u.CreatedAt))}, s.insertNumber(u)...)
+	return append([]statement{onRow([]byte(u.ID), "(?, ?, ?, ?)", say(`INSERT INTO {users} (id, phone, disabled, created_at) VALUES (?, ?, ?, ?)`,
+		u.ID, s.sealPhone(phonePlace(u.ID), u.Phone), flag(u.Disabled), s.db.millis(u.CreatedAt)))}, s.insertNumber(u)...)
 }
 
 // insertNumber returns the statements that enter a user's number into the index.
 func (s *Store) insertNumber(u user.User) (list []statement) {
 	keys := s.keys.Load()
 	for i, hash := range keys.phoneHashes(u.Phone.E164()) {
-		list = append(list, say(`INSERT INTO {user_phones} (phone_hash, key_id, user_id) VALUES (?, ?, ?)`,
-			hash, keys.keys[i].id[:], u.ID))
+		list = append(list, onRow(hash, "(?, ?, ?)", say(`INSERT INTO {user_phones} (phone_hash, key_id, user_id) VALUES (?, ?, ?)`,
+			hash, keys.keys[i].id[:], u.ID)))
 	}
 	return list
 }

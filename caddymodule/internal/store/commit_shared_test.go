@@ -1,0 +1,128 @@
+package store
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
+)
+
+// firstLogin prepares the first login of a new user, up to its commit.
+func firstLogin(t *testing.T, s *Store, national string) (context.Context, login.Commit) {
+	t.Helper()
+	ctx := s.Together(t.Context())
+	number := phone(t, national)
+	u, err := s.Users(true, settings).Login(ctx, user.Login{Phone: number})
+	if err != nil {
+		t.Fatal(err)
+	}
+	openid := "of " + national
+	l := loginCommit(user.Binding{AppID: "wx1", OpenID: openid, UserID: u.ID, PhoneAt: now}, user.Replace, newSession(u.ID, "wx1", openid, now))
+	l.Phone = number
+	if err := s.Keep(ctx, l.Code, nil, l.Expires); err != nil {
+		t.Fatal(err)
+	}
+	return ctx, l
+}
+
+// Many logins commit in one transaction. One of them is refused, one has a step that must be made
+// alone, and two are of one user. Each gets what it would get by itself.
+func TestLoginsShareATransaction(t *testing.T) {
+	onServers(t, func(t *testing.T, _, address string) {
+		s := started(t, handles(t, address))
+		gathers := s.db.pools.Load().gathers[gathering{durable, true}]
+		type one struct {
+			ctx  context.Context
+			l    login.Commit
+			want error
+		}
+		var all []one
+		add := func(ctx context.Context, l login.Commit, want error) { all = append(all, one{ctx, l, want}) }
+		const firsts = 5
+		for n := range firsts {
+			ctx, l := firstLogin(t, s, fmt.Sprint(13800138000+n))
+			add(ctx, l, nil)
+		}
+		former, _ := logIn(t, s, user.Binding{AppID: "wx1", OpenID: "former", UserID: "replaced", PhoneAt: now}, user.Replace, now)
+		add(t.Context(), keptLogin(t, s, "replaced", "latter", "13900139001"), nil) // the former account's session ends
+		spent := keptLogin(t, s, "late", "late", "13900139002")
+		spent.Code = sha256.Sum256([]byte("code " + former.ID))
+		add(t.Context(), spent, login.ErrCodeSpent)
+		add(t.Context(), keptLogin(t, s, "same", "one", "13900139003"), nil)
+		add(t.Context(), keptLogin(t, s, "same", "other", "13900139003"), nil)
+
+		at := behindGate(gathers)
+		var wg sync.WaitGroup
+		for n, one := range all {
+			wg.Go(func() {
+				done, err := s.Commit(one.ctx, one.l)
+				if !errors.Is(err, one.want) {
+					t.Errorf("login %d: %v, want %v", n, err, one.want)
+				}
+				if one.l.Binding.OpenID == "latter" && !slices.Equal(done.Ended, []string{former.ID}) {
+					t.Errorf("it has ended %q", done.Ended)
+				}
+			})
+			gathers.until(t, func() bool { return n < gatherEnough && len(gathers.waiting) == n || gathers.running == 2 })
+		}
+		close(at.open)
+		wg.Wait()
+		for table, want := range map[string]int{"users": firsts, "sessions": 1 + firsts + 1 + 2, "bindings": firsts + 1 + 1} {
+			if n := count(t, s, `SELECT COUNT(*) FROM {`+table+`}`); n != want {
+				t.Errorf("%d rows of %s, want %d", n, table, want)
+			}
+		}
+		if n := count(t, s, `SELECT COUNT(*) FROM {sessions} WHERE ended_at = 0`); n != firsts+1+1 {
+			t.Errorf("%d live sessions", n)
+		}
+		largest := 0
+		for len(at.sizes) > 0 {
+			largest = max(largest, <-at.sizes)
+		}
+		if largest < firsts { // users may share a lock by chance
+			t.Errorf("the largest transaction had %d logins", largest)
+		}
+	})
+}
+
+// keptLogin prepares a login of a user whom an external directory has returned, up to its commit.
+func keptLogin(t *testing.T, s *Store, userID, openid, national string) login.Commit {
+	t.Helper()
+	l := loginCommit(user.Binding{AppID: "wx1", OpenID: openid, UserID: userID, PhoneAt: now}, user.Replace, newSession(userID, "wx1", openid, now))
+	l.External, l.Phone = true, phone(t, national)
+	if err := s.Keep(t.Context(), l.Code, nil, l.Expires); err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+// A common transaction is committed, but its answer is lost. Each login is then made alone, and
+// finds the session that it has opened.
+func TestSharedCommitWithoutAnswer(t *testing.T) {
+	onServers(t, func(t *testing.T, _, address string) {
+		s := started(t, handles(t, address))
+		gathers := s.db.pools.Load().gathers[gathering{durable, true}]
+		send := gathers.send
+		gathers.send = func(ctx context.Context, writes []*gathered) error {
+			return errors.Join(send(ctx, writes), errors.New("the connection is lost"))
+		}
+		l := keptLogin(t, s, "alice", "alice@wx1", "13900139000")
+		var opened *login.Opened
+		if _, err := s.Commit(t.Context(), l); !errors.As(err, &opened) || string(opened.Value) != string(l.Value) {
+			t.Errorf("%v, %+v", err, opened)
+		}
+		ctx, first := firstLogin(t, s, "13800138000")
+		if _, err := s.Commit(ctx, first); !errors.Is(err, login.ErrChanged) {
+			t.Errorf("a new user's login, which asks the directory again: %v", err)
+		}
+		if n := count(t, s, `SELECT COUNT(*) FROM {sessions}`); n != 2 {
+			t.Errorf("%d sessions", n)
+		}
+	})
+}
