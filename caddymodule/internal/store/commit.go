@@ -18,6 +18,9 @@ import (
 // the login has made before, because the data may have changed since. [login.Store] lists the
 // errors. With any of them nothing is written.
 //
+// A commit that is not answered is made again. It then finds the session that it has opened, and
+// returns a [login.Opened] with l.Value. A login with a new user returns [login.ErrChanged] then.
+//
 // A silent login ends no sessions, and moves or suspends no openids. A phone login with an openid
 // that is already bound to this user ends no sessions either, and activates a suspended binding.
 // Any other phone login may come from the new owner of a recycled number, so the rule decides what
@@ -58,9 +61,9 @@ func (s *Store) commit(ctx context.Context, doing string, l login.Commit, ask fu
 	var early []string
 	for range maxEarly {
 		if l.Replaces == "" {
-			err = s.gather(ctx, doing, once, durable, w)
+			err = s.gather(ctx, doing, durable, w)
 		} else { // it probably ends a session, which takes further turnarounds
-			err = s.write(ctx, doing, func(t *tx) error { return t.together(w) })
+			err = s.rewrite(ctx, doing, func(t *tx) error { return t.together(w) })
 		}
 		var failed error
 		var many *tooManyToEnd

@@ -36,7 +36,7 @@ func firstLogin(t *testing.T, s *Store, national string) (context.Context, login
 func TestLoginsShareATransaction(t *testing.T) {
 	onServers(t, func(t *testing.T, _, address string) {
 		s := started(t, handles(t, address))
-		gathers := s.db.pools.Load().gathers[gathering{durable, true}]
+		gathers := s.gathers("committing a login", durable)
 		type one struct {
 			ctx  context.Context
 			l    login.Commit
@@ -107,7 +107,7 @@ func keptLogin(t *testing.T, s *Store, userID, openid, national string) login.Co
 func TestSharedCommitWithoutAnswer(t *testing.T) {
 	onServers(t, func(t *testing.T, _, address string) {
 		s := started(t, handles(t, address))
-		gathers := s.db.pools.Load().gathers[gathering{durable, true}]
+		gathers := s.gathers("committing a login", durable)
 		send := gathers.send
 		gathers.send = func(ctx context.Context, writes []*gathered) error {
 			return errors.Join(send(ctx, writes), errors.New("the connection is lost"))

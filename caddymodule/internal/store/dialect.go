@@ -16,6 +16,7 @@ import (
 //	{name}      a table, with the configured prefix
 //	{now}       the database's clock, in milliseconds since 1970
 //	{lock}      behind a SELECT: lock the rows until the transaction ends
+//	{found}     behind an UPDATE of one row: ask for the number of rows found, 1 or 0 or no answer
 //	{id 64}     in CREATE TABLE: text compared byte by byte, of at most 64 characters
 //	{text 64}   any text of at most 64 characters
 //	{int}       a signed 64-bit integer: counters, switches, times in milliseconds

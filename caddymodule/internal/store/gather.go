@@ -1,14 +1,11 @@
 package store
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"database/sql"
 	"errors"
-	"math/bits"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 )
@@ -65,6 +62,9 @@ var errGathered = errors.New("a transaction of several writes failed")
 // write sends w, or waits until another caller has sent it. If ctx ends before w is on its way, w
 // is not sent. After errGathered the caller must make the write alone.
 func (g *gather) write(ctx context.Context, w *gathered) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	w.lead, w.done = make(chan []*gathered, 1), make(chan error, 1)
 	g.mu.Lock()
 	g.waiting = append(g.waiting, w)
@@ -149,125 +149,67 @@ func (g *gather) leave(w *gathered) bool {
 
 // gathering is a kind of write. Only writes of the same kind share a transaction.
 type gathering struct {
+	doing   string
 	how     durability
 	guarded bool // see moved.go
 }
 
-// newGathers returns a gather for each kind of write.
-func newGathers(db *DB, pool *sql.DB) map[gathering]*gather {
-	all := map[gathering]*gather{}
-	for _, kind := range []gathering{{durable, true}, {durable, false}, {light, true}, {light, false}} {
-		all[kind] = &gather{send: func(ctx context.Context, writes []*gathered) error {
+// gathers has a gather for each kind of write.
+type gathers struct {
+	mu  sync.Mutex
+	all map[gathering]*gather
+}
+
+// of returns the gather for a kind of write to a pool.
+func (g *gathers) of(kind gathering, db *DB, pool *sql.DB) *gather {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	one := g.all[kind]
+	if one == nil {
+		one = &gather{send: func(ctx context.Context, writes []*gathered) error {
 			return db.changing(ctx, pool, kind.how, func(t *tx) error { return t.together(writes...) })
 		}}
+		if g.all == nil {
+			g.all = make(map[gathering]*gather)
+		}
+		g.all[kind] = one
 	}
-	return all
+	return one
 }
 
-// together makes one or several writes in the transaction t, and commits it. Several writes take at
-// most two turnarounds. A write among them that needs a further one, or whose statements have an
-// order, is not made and gets errGathered.
-//
-// Statements are sorted by the rows that they lock. Otherwise two replicas that lock the same rows
-// in different orders would wait for each other.
-func (t *tx) together(all ...*gathered) error {
-	t.shared = len(all) > 1
-	var questions, writes []statement
-	for _, w := range all {
-		if w.questions != nil {
-			questions = append(questions, w.questions(t)...)
-		}
-	}
-	if len(questions) > 0 {
-		slices.SortStableFunc(questions, byLocks)
-		if err := t.send(false, questions...); err != nil {
-			return err
-		}
-	}
-	for _, w := range all {
-		list, behind, err := w.statements(t)
-		if err == nil && t.shared && slices.ContainsFunc(list, statement.ordered) {
-			err = errGathered
-		}
-		w.err = err
-		switch {
-		case err == nil:
-			writes, t.behind = append(writes, list...), append(t.behind, behind...)
-		case !t.shared:
-			return err
-		}
-	}
-	if t.conn == nil {
-		return t.send(true, writes...)
-	}
-	if !slices.ContainsFunc(writes, statement.ordered) {
-		slices.SortStableFunc(writes, byLocks)
-	}
-	if len(t.behind) > 0 {
-		t.behind = t.db.transacted(t.behind)
-	}
-	return t.send(true, joinRows(writes)...)
-}
-
-// ordered reports whether a statement must stay where it is among the others of its write: it
-// writes, and not just one row that is named.
-func (st statement) ordered() bool { return st.scan == nil && st.locks == nil }
-
-// byLocks orders statements by query and by the row that they lock. Statements that lock no row
-// come last.
-func byLocks(a, b statement) int {
-	if (a.locks == nil) != (b.locks == nil) {
-		return len(b.locks) - len(a.locks)
-	}
-	return cmp.Or(strings.Compare(a.query, b.query), bytes.Compare(a.locks, b.locks))
-}
-
-// onRow records which row a statement locks. rows is the part of the query that is repeated,
-// separated by commas, when several such statements are joined into one.
-func onRow(key []byte, rows string, st statement) statement {
-	st.locks, st.rows = key, rows
-	return st
-}
-
-// joinRows joins adjacent statements that have the same query, and differ only in their row, into
-// one statement. It joins 2, 4, 8 and so on, so that there are few different statements: PostgreSQL
-// prepares each. It does not join statements for the same row, which PostgreSQL refuses.
-func joinRows(list []statement) (joined []statement) {
-	for len(list) > 0 {
-		st, n := list[0], 1
-		for st.rows != "" && n < len(list) && list[n].query == st.query && !bytes.Equal(list[n].locks, list[n-1].locks) {
-			n++
-		}
-		n = 1 << (bits.Len(uint(n)) - 1)
-		if n > 1 {
-			st.query = strings.Replace(st.query, st.rows, st.rows+strings.Repeat(", "+st.rows, n-1), 1)
-			st.args = slices.Clip(st.args)
-			for _, other := range list[1:n] {
-				st.args = append(st.args, other.args...)
-			}
-		}
-		joined, list = append(joined, st), list[n:]
-	}
-	return joined
-}
-
-// gather makes a change. On a database server the change may share a transaction with others, see
-// the type gather. may states what happens if the change was made alone, and it is unknown whether
-// it was committed.
-func (s *Store) gather(ctx context.Context, doing string, may repeat, how durability, w *gathered) (err error) {
-	alone := func(t *tx) error { return t.together(w) }
+// gather makes a change that may be made twice. On a database server the change may share a
+// transaction with others, see the type gather.
+func (s *Store) gather(ctx context.Context, doing string, how durability, w *gathered) error {
 	if s.db.dialect.oneWriter { // the queue collects its writes
-		return s.change(ctx, doing, may, how, alone)
+		return s.change(ctx, doing, again, how, func(t *tx) error { return t.together(w) })
 	}
+	return s.share(ctx, doing, s.db.proves(ctx), how, w)
+}
+
+// gatherRead asks a question. On a database server it may share a transaction with others.
+func (s *Store) gatherRead(ctx context.Context, doing string, question func() statement) error {
+	if s.db.dialect.oneWriter {
+		return s.read(ctx, doing, func(t *tx) error { return t.questions(question()) })
+	}
+	return s.share(evenIfMoved(ctx), doing, false, durable, &gathered{statements: func(*tx) (_, _ []statement, _ error) {
+		return []statement{question()}, nil, nil
+	}})
+}
+
+// share makes a write on a database server. proves states whether its success proves that the store
+// can be written.
+func (s *Store) share(ctx context.Context, doing string, proves bool, how durability, w *gathered) (err error) {
 	ctx, end := s.db.begin(ctx, doing)
-	defer func() { end(s.db.proves(ctx), err) }()
+	defer func() { end(proves, err) }()
 	p, err := s.use(ctx)
 	if err != nil {
 		return err
 	}
-	err = p.gathers[gathering{how, guarded(ctx)}].write(ctx, w)
+	err = p.gathers.of(gathering{doing, how, guarded(ctx)}, s.db, p.write).write(ctx, w)
 	if errors.Is(err, errGathered) {
-		err = s.db.tries(ctx, p.write, may, func() error { return s.db.changing(ctx, p.write, how, alone) })
+		err = s.db.tries(ctx, p.write, again, func() error {
+			return s.db.changing(ctx, p.write, how, func(t *tx) error { return t.together(w) })
+		})
 	}
 	return s.db.wrap(ctx, doing+" in", s.explainMoved(ctx, err))
 }

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
 // gate makes the first transactions of a gather wait, so that a test decides which writes are sent
@@ -33,6 +35,12 @@ func behindGate(g *gather) *gate {
 		return send(context.Background(), writes) // the test may have waited for longer than it takes
 	}
 	return open
+}
+
+// gathers returns the gather of an operation.
+func (s *Store) gathers(doing string, how durability) *gather {
+	p := s.db.pools.Load()
+	return p.gathers.of(gathering{doing, how, true}, s.db, p.write)
 }
 
 // waits waits until n writes are waiting for a transaction.
@@ -158,7 +166,7 @@ func TestGatheredPanicStaysWithItsCaller(t *testing.T) {
 func TestGatheredWriteFailsAlone(t *testing.T) {
 	onServers(t, func(t *testing.T, _, address string) {
 		s := started(t, handles(t, address))
-		gathers := s.db.pools.Load().gathers[gathering{light, true}]
+		gathers := s.gathers("leasing a step", light)
 		at := behindGate(gathers)
 		var all sync.WaitGroup
 		const leases = gatherEnough
@@ -172,7 +180,7 @@ func TestGatheredWriteFailsAlone(t *testing.T) {
 		}
 		gathers.waits(t, leases-1)
 		all.Go(func() {
-			err := s.gather(t.Context(), "a test", again, light, &gathered{statements: func(*tx) (writes, _ []statement, _ error) {
+			err := s.gather(t.Context(), "leasing a step", light, &gathered{statements: func(*tx) (writes, _ []statement, _ error) {
 				return []statement{onRow([]byte{1}, "", say(`INSERT INTO {meta} (name, value) VALUES (?, ?)`, keyCheckName, []byte{1}))}, nil, nil
 			}})
 			if !s.db.dialect.duplicate(err) {
@@ -184,6 +192,55 @@ func TestGatheredWriteFailsAlone(t *testing.T) {
 		all.Wait()
 		if n := count(t, s, `SELECT COUNT(*) FROM {claimed_steps}`); n != 2*leases {
 			t.Errorf("%d leases", n)
+		}
+	})
+}
+
+// Many refreshes share a transaction. One comes with a counter that is behind, two with the same.
+func TestRefreshesShareATransaction(t *testing.T) {
+	onServers(t, func(t *testing.T, _, address string) {
+		s := started(t, handles(t, address))
+		var sessions []session.Session
+		for n := range gatherEnough {
+			who := fmt.Sprint("u", n)
+			one, _ := logIn(t, s, user.Binding{AppID: "wx1", OpenID: who, UserID: who}, user.Keep, now)
+			sessions = append(sessions, one)
+		}
+		gathers := s.gathers("advancing a session", durable)
+		at := behindGate(gathers)
+		var all sync.WaitGroup
+		var mu sync.Mutex
+		advanced := make(map[string]int)
+		refresh := func(one session.Session, from uint64) {
+			all.Go(func() {
+				ok, err := s.Advance(t.Context(), one.ID, advance(from, from+1, now, now.Add(time.Hour)))
+				if err != nil {
+					t.Error(err)
+				}
+				if ok {
+					mu.Lock()
+					defer mu.Unlock()
+					advanced[one.ID]++
+				}
+			})
+		}
+		refresh(sessions[0], 0)
+		gathers.runs(t, 1)
+		for _, one := range sessions[1 : gatherEnough-1] {
+			refresh(one, 0)
+		}
+		refresh(sessions[1], 0)
+		refresh(sessions[gatherEnough-1], 7)
+		gathers.runs(t, 2)
+		close(at.open)
+		all.Wait()
+		for n, one := range sessions {
+			if want := 1 - n/(gatherEnough-1); advanced[one.ID] != want {
+				t.Errorf("session %d was advanced %d times, want %d", n, advanced[one.ID], want)
+			}
+			if found, err := s.Session(t.Context(), one.ID); err != nil || int(found.Counter) != advanced[one.ID] {
+				t.Errorf("session %d: counter %d, %v", n, found.Counter, err)
+			}
 		}
 	})
 }

@@ -26,7 +26,7 @@ var mysql = &dialect{
 	replaced: []string{
 		// UTC: a local time occurs twice when the clocks are set back.
 		"{now}", "(TIMESTAMPDIFF(MICROSECOND, '1970-01-01 00:00:00', UTC_TIMESTAMP(3)) DIV 1000)",
-		"{lock}", "FOR UPDATE", "{share}", "LOCK IN SHARE MODE",
+		"{lock}", "FOR UPDATE", "{share}", "LOCK IN SHARE MODE", "{found}", together + "SELECT ROW_COUNT()",
 		"{id 32}", mysqlText(32), "{id 64}", mysqlText(64), "{id 128}", mysqlText(128), "{text 512}", mysqlText(512),
 		"{int}", "BIGINT", "{bytes 32}", "VARBINARY(32)", "{blob}", "BLOB",
 		"{serial}", "BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY",

@@ -33,7 +33,7 @@ var postgres = &dialect{
 		// clock_timestamp is the current time, and not the start of the transaction. In a SELECT of
 		// its own it is evaluated only once, so that comparisons with it can use an index.
 		"{now}", "(SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT))",
-		"{lock}", "FOR UPDATE", "{share}", "",
+		"{lock}", "FOR UPDATE", "{share}", "", "{found}", "RETURNING 1",
 		"{id 32}", `VARCHAR(32) COLLATE "C"`, "{id 64}", `VARCHAR(64) COLLATE "C"`, "{id 128}", `VARCHAR(128) COLLATE "C"`,
 		"{text 512}", "VARCHAR(512)",
 		"{int}", "BIGINT", "{bytes 32}", "BYTEA", "{blob}", "BYTEA",

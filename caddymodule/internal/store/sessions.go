@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -49,18 +50,16 @@ func (s *Store) Session(ctx context.Context, id string) (found session.Session, 
 	if ahead != nil && !s.hasUsers.Load() {
 		ahead = nil
 	}
-	err = s.read(ctx, "reading a session", func(t *tx) (err error) {
+	err = s.gatherRead(ctx, "reading a session", func() statement {
 		found = session.Session{}
-		question := t.db.askSession(id, &found)
 		if ahead != nil {
-			question = s.askSessionAndUser(id, &found, ahead)
+			return s.askSessionAndUser(id, &found, ahead)
 		}
-		err = t.questions(question)
-		if err == nil && found.ID != id {
-			return session.ErrNotFound // MySQL ignores a blank at the end
-		}
-		return err
+		return s.db.askSession(id, &found)
 	})
+	if err == nil && found.ID != id {
+		err = session.ErrNotFound // MySQL ignores a blank at the end
+	}
 	return found, err
 }
 
@@ -131,12 +130,26 @@ func (s *Store) Advance(ctx context.Context, id string, a session.Advance) (adva
 	if err != nil {
 		return false, err
 	}
-	n, err := s.execute(ctx, "advancing a session", once,
-		`UPDATE {sessions} SET counter = ?, advanced_at = ?, refreshed_at = ?, expires_at = ?,
+	var n int64
+	tries := 0
+	err = s.gather(ctx, "advancing a session", durable, &gathered{statements: func(*tx) (_, _ []statement, _ error) {
+		n = 0
+		tries++
+		return []statement{onRow([]byte(id), "", ask(func(r row) error { return r.Scan(&n) },
+			`UPDATE {sessions} SET counter = ?, advanced_at = ?, refreshed_at = ?, expires_at = ?,
 				tokens_until = ?, tokens_counter = ?, audience = CASE WHEN audience = '' THEN ? ELSE audience END
-			WHERE id = ? AND counter = ? AND ended_at = 0`+openGuard,
-		is, s.db.millis(a.Now), s.db.millis(a.Now), s.db.millis(a.Expires), s.db.millis(a.TokensUntil), is, a.Audience, id, was)
-	return n == 1 && err == nil, err
+			WHERE id = ? AND counter = ? AND ended_at = 0 {found}`,
+			is, s.db.millis(a.Now), s.db.millis(a.Now), s.db.millis(a.Expires), s.db.millis(a.TokensUntil), is, a.Audience, id, was))}, nil, nil
+	}})
+	if err != nil || n == 1 || tries == 1 {
+		return n == 1 && err == nil, err
+	}
+	// An earlier try may have been committed without an answer.
+	found, err := s.Session(ctx, id)
+	if errors.Is(err, session.ErrNotFound) {
+		return false, nil
+	}
+	return found.Counter == a.To && found.AdvancedAt.Equal(s.db.fromMillis(s.db.millis(a.Now))) && err == nil, err
 }
 
 // Extend records that a session's last token expires later than recorded. It does nothing if the

@@ -22,7 +22,7 @@ var sqlite = &dialect{
 	parse: parseSQLite,
 	replaced: []string{
 		"{now}", "CAST(unixepoch('subsec') * 1000 AS INTEGER)",
-		"{share}", "",
+		"{share}", "", "{found}", "RETURNING 1",
 		"{lock}", "", // not needed: a writing transaction locks the whole database from its start
 		"{id 32}", "TEXT", "{id 64}", "TEXT", "{id 128}", "TEXT", "{text 512}", "TEXT",
 		"{int}", "INTEGER", "{bytes 32}", "BLOB", "{blob}", "BLOB",

@@ -88,9 +88,9 @@ type agreement struct{ configured, keys *Keys }
 
 // pools are the connections to an open database.
 type pools struct {
-	write, read *sql.DB               // the same pool if the database allows several writers
-	queue       *queue                // nil if the database is a server
-	gathers     map[gathering]*gather // nil if there is a queue
+	write, read *sql.DB // the same pool if the database allows several writers
+	queue       *queue  // nil if the database is a server
+	gathers     gathers // of a server
 }
 
 const (
@@ -175,9 +175,6 @@ func (db *DB) opened(ctx context.Context, create bool, then func(context.Context
 		var err error
 		if p, err = db.dialect.open(ctx, db, create); err != nil {
 			return db.wrap(ctx, "opening", err)
-		}
-		if p.queue == nil {
-			p.gathers = newGathers(db, p.write)
 		}
 		db.pools.Store(p)
 	}

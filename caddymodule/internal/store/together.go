@@ -1,0 +1,96 @@
+package store
+
+import (
+	"bytes"
+	"cmp"
+	"math/bits"
+	"slices"
+	"strings"
+)
+
+// together makes one or several writes in the transaction t, and commits it. Several writes take at
+// most two turnarounds. A write among them that needs a further one, or whose statements have an
+// order, is not made and gets errGathered.
+//
+// Statements are sorted by the rows that they lock. Otherwise two replicas that lock the same rows
+// in different orders would wait for each other.
+func (t *tx) together(all ...*gathered) error {
+	t.shared = len(all) > 1
+	var questions, writes []statement
+	for _, w := range all {
+		if w.questions != nil {
+			questions = append(questions, w.questions(t)...)
+		}
+	}
+	if len(questions) > 0 {
+		slices.SortStableFunc(questions, byLocks)
+		if err := t.send(false, questions...); err != nil {
+			return err
+		}
+	}
+	for _, w := range all {
+		list, behind, err := w.statements(t)
+		if err == nil && t.shared && slices.ContainsFunc(list, statement.ordered) {
+			err = errGathered
+		}
+		w.err = err
+		switch {
+		case err == nil:
+			writes, t.behind = append(writes, list...), append(t.behind, behind...)
+		case !t.shared:
+			return err
+		}
+	}
+	if t.conn == nil {
+		return t.send(true, writes...)
+	}
+	if !slices.ContainsFunc(writes, statement.ordered) {
+		slices.SortStableFunc(writes, byLocks)
+	}
+	if len(t.behind) > 0 {
+		t.behind = t.db.transacted(t.behind)
+	}
+	return t.send(true, joinRows(writes)...)
+}
+
+// ordered reports whether a statement must stay where it is among the others of its write: it
+// writes, and not just one row that is named.
+func (st statement) ordered() bool { return st.scan == nil && st.locks == nil }
+
+// byLocks orders statements by query and by the row that they lock. Statements that lock no row
+// come last.
+func byLocks(a, b statement) int {
+	if (a.locks == nil) != (b.locks == nil) {
+		return len(b.locks) - len(a.locks)
+	}
+	return cmp.Or(strings.Compare(a.query, b.query), bytes.Compare(a.locks, b.locks))
+}
+
+// onRow records which row a statement locks. rows is the part of the query that is repeated,
+// separated by commas, when several such statements are joined into one.
+func onRow(key []byte, rows string, st statement) statement {
+	st.locks, st.rows = key, rows
+	return st
+}
+
+// joinRows joins adjacent statements that have the same query, and differ only in their row, into
+// one statement. It joins 2, 4, 8 and so on, so that there are few different statements: PostgreSQL
+// prepares each. It does not join statements for the same row, which PostgreSQL refuses.
+func joinRows(list []statement) (joined []statement) {
+	for len(list) > 0 {
+		st, n := list[0], 1
+		for st.rows != "" && n < len(list) && list[n].query == st.query && !bytes.Equal(list[n].locks, list[n-1].locks) {
+			n++
+		}
+		n = 1 << (bits.Len(uint(n)) - 1)
+		if n > 1 {
+			st.query = strings.Replace(st.query, st.rows, st.rows+strings.Repeat(", "+st.rows, n-1), 1)
+			st.args = slices.Clip(st.args)
+			for _, other := range list[1:n] {
+				st.args = append(st.args, other.args...)
+			}
+		}
+		joined, list = append(joined, st), list[n:]
+	}
+	return joined
+}
