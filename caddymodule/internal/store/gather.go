@@ -68,10 +68,7 @@ func (g *gather) write(ctx context.Context, w *gathered) error {
 	w.lead, w.done = make(chan []*gathered, 1), make(chan error, 1)
 	g.mu.Lock()
 	g.waiting = append(g.waiting, w)
-	if g.begins() {
-		g.running++
-		w.lead <- g.next()
-	}
+	g.begin()
 	g.mu.Unlock()
 	given := ctx.Done()
 	for {
@@ -89,9 +86,15 @@ func (g *gather) write(ctx context.Context, w *gathered) error {
 	}
 }
 
-// begins reports whether one more transaction begins now. The caller holds g.mu.
-func (g *gather) begins() bool {
-	return len(g.waiting) > 0 && len(g.waiting) >= gatherEnough*g.running && g.running < gatherAtOnce
+// begin begins one more transaction if enough writes are waiting. The caller of its first write
+// sends it, and no other: that caller must not give up, because its own write is on its way. The
+// caller holds g.mu.
+func (g *gather) begin() {
+	if len(g.waiting) > 0 && len(g.waiting) >= gatherEnough*g.running && g.running < gatherAtOnce {
+		g.running++
+		next := g.next()
+		next[0].lead <- next
+	}
 }
 
 // next takes the writes for the next transaction from the waiting ones. The caller holds g.mu.
@@ -123,11 +126,7 @@ func (g *gather) lead(ctx context.Context, batch []*gathered) {
 		g.mu.Lock()
 		defer g.mu.Unlock()
 		g.running--
-		if g.begins() {
-			g.running++
-			next := g.next()
-			next[0].lead <- next
-		}
+		g.begin()
 	}()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), gatherTimeout)
 	defer cancel()

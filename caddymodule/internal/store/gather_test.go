@@ -315,3 +315,35 @@ func TestGatheredRowsStayApart(t *testing.T) {
 		t.Errorf("%q, want %q", got, want)
 	}
 }
+
+// A write arrives that begins a transaction, but waits itself, because it has a row in common with
+// one that goes first. Its caller gives up. The transaction is sent all the same.
+func TestGatheredLeaderGivesUp(t *testing.T) {
+	for range 20 { // a caller that has given up chooses at random what it sees first
+		g := new(gather)
+		at := behindGate(g)
+		done := make(chan error, 1+gatherEnough)
+		write := func(rows ...string) { done <- g.write(t.Context(), &gathered{rows: rows}) }
+		go write()
+		g.runs(t, 1)
+		for n := range gatherEnough - 1 {
+			go write("a row")
+			g.waits(t, n+1)
+		}
+		gone, giveUp := context.WithCancel(t.Context())
+		giveUp()
+		go func() { done <- g.write(gone, &gathered{rows: []string{"a row"}}) }()
+		g.runs(t, 2)
+		close(at.open)
+		for range 1 + gatherEnough {
+			select {
+			case err := <-done:
+				if err != nil && !errors.Is(err, context.Canceled) {
+					t.Error(err)
+				}
+			case <-time.After(5 * time.Second):
+				t.Fatal("a write is never sent")
+			}
+		}
+	}
+}
