@@ -60,10 +60,13 @@ func (s *Store) commit(ctx context.Context, doing string, l login.Commit, ask fu
 	}
 	var early []string
 	for range maxEarly {
-		if l.Replaces == "" {
-			err = s.gather(ctx, doing, durable, w)
-		} else { // it probably ends a session, which takes further turnarounds
+		switch {
+		case l.Login == login.Key{}: // a test login, which would open a second session if it were made twice
+			err = s.write(ctx, doing, func(t *tx) error { return t.together(w) })
+		case l.Replaces != "": // it probably ends a session, which takes further turnarounds
 			err = s.rewrite(ctx, doing, func(t *tx) error { return t.together(w) })
+		default:
+			err = s.gather(ctx, doing, durable, w)
 		}
 		var failed error
 		var many *tooManyToEnd

@@ -126,3 +126,26 @@ func TestSharedCommitWithoutAnswer(t *testing.T) {
 		}
 	})
 }
+
+// A test login is committed, but the answer is lost. It has no code by which its session is found
+// again, so it is not made once more.
+func TestTestLoginWithoutAnswer(t *testing.T) {
+	onServers(t, func(t *testing.T, _, address string) {
+		s := started(t, handles(t, address))
+		gathers := s.db.pools.Load().gathers[gathering{durable, true}]
+		send := gathers.send
+		gathers.send = func(ctx context.Context, writes []*gathered) error {
+			return errors.Join(send(ctx, writes), errors.New("the connection is lost"))
+		}
+		u, err := s.Users(true, settings).Login(t.Context(), user.Login{Phone: phone(t, "13800138000")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := commitTest(t, s, u); err != nil && !errors.Is(err, ErrUnavailable) {
+			t.Errorf("it is tried again: %v", err)
+		}
+		if n := count(t, s, `SELECT COUNT(*) FROM {sessions}`); n != 1 {
+			t.Errorf("%d sessions", n)
+		}
+	})
+}
