@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
@@ -147,5 +148,43 @@ func TestTestLoginWithoutAnswer(t *testing.T) {
 		if n := count(t, s, `SELECT COUNT(*) FROM {sessions}`); n != 1 {
 			t.Errorf("%d sessions", n)
 		}
+	})
+}
+
+// While a replica that hangs holds the lock of one user who logs in again and again, others hardly
+// wait.
+func TestLoginsBesideALock(t *testing.T) {
+	onServers(t, func(t *testing.T, _, address string) {
+		s := started(t, handles(t, address))
+		if err := s.makeLocks(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		held, release := make(chan bool), make(chan bool)
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			if err := s.db.changing(context.Background(), s.db.pools.Load().write, durable, func(t *tx) error {
+				err := lockUser(t, "alice")
+				close(held)
+				<-release
+				return err
+			}); err != nil {
+				t.Error(err)
+			}
+		})
+		<-held
+		for n := range 6 {
+			if n < 3 {
+				stuck := keptLogin(t, s, "alice", "alice@wx1", fmt.Sprint(13900139000+n))
+				wg.Go(func() { s.Commit(t.Context(), stuck) }) // it succeeds or not, depending on the time
+				time.Sleep(20 * time.Millisecond)
+			}
+			l := keptLogin(t, s, fmt.Sprint("user", n), fmt.Sprint("openid", n), fmt.Sprint(13900139100+n))
+			start := time.Now()
+			if _, err := s.Commit(t.Context(), l); err != nil || time.Since(start) > gatherTimeout/2 {
+				t.Errorf("login %d took %v: %v", n, time.Since(start), err)
+			}
+		}
+		close(release)
+		wg.Wait()
 	})
 }

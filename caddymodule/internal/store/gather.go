@@ -22,9 +22,14 @@ type gather struct {
 	// send sends writes in one transaction.
 	send func(ctx context.Context, writes []*gathered) error
 
+	// soon is the time after which a transaction counts as slow. Zero: none does.
+	soon time.Duration
+
 	mu      sync.Mutex
 	waiting []*gathered
-	running int
+	running int             // number of transactions that are on their way
+	slow    int             // how many of them are slow
+	busy    map[string]bool // the rows of the writes in them
 }
 
 // gathered is a write that a gather sends. Its functions are called for each attempt.
@@ -49,6 +54,9 @@ const (
 	// gatherEnough is how many writes must be waiting for each transaction that is on its way,
 	// before one more begins. A few large transactions cost the server less than many small ones.
 	gatherEnough = 8
+	// gatherSoon is the time after which a transaction probably waits for a lock. Others then begin
+	// as if it were not there.
+	gatherSoon = 100 * time.Millisecond
 	// gatherMost bounds the writes of one transaction.
 	gatherMost = 64
 	// gatherTimeout bounds a common transaction, which may wait for the lock of a replica that
@@ -90,22 +98,27 @@ func (g *gather) write(ctx context.Context, w *gathered) error {
 // sends it, and no other: that caller must not give up, because its own write is on its way. The
 // caller holds g.mu.
 func (g *gather) begin() {
-	if len(g.waiting) > 0 && len(g.waiting) >= gatherEnough*g.running && g.running < gatherAtOnce {
+	if len(g.waiting) < max(1, gatherEnough*(g.running-g.slow)) || g.running == gatherAtOnce {
+		return
+	}
+	if next := g.next(); len(next) > 0 {
 		g.running++
-		next := g.next()
 		next[0].lead <- next
 	}
 }
 
-// next takes the writes for the next transaction from the waiting ones. The caller holds g.mu.
+// next takes the writes for the next transaction from the waiting ones. It leaves those that would
+// wait for a write that is on its way. The caller holds g.mu.
 func (g *gather) next() (batch []*gathered) {
-	rows := make(map[string]bool)
+	if g.busy == nil {
+		g.busy = make(map[string]bool)
+	}
 	g.waiting = slices.DeleteFunc(g.waiting, func(w *gathered) bool {
-		if len(batch) == gatherMost || slices.ContainsFunc(w.rows, func(row string) bool { return rows[row] }) {
+		if len(batch) == gatherMost || slices.ContainsFunc(w.rows, func(row string) bool { return g.busy[row] }) {
 			return false
 		}
 		for _, row := range w.rows {
-			rows[row] = true
+			g.busy[row] = true
 		}
 		batch = append(batch, w)
 		return true
@@ -118,13 +131,18 @@ func (g *gather) next() (batch []*gathered) {
 // caused it. That write panics again when it is made alone.
 func (g *gather) lead(ctx context.Context, batch []*gathered) {
 	err := errGathered
+	over := g.slowly()
 	defer func() {
 		_ = recover()
-		for _, w := range batch {
-			w.done <- cmp.Or(err, w.err)
-		}
 		g.mu.Lock()
 		defer g.mu.Unlock()
+		for _, w := range batch {
+			for _, row := range w.rows {
+				delete(g.busy, row)
+			}
+			w.done <- cmp.Or(err, w.err)
+		}
+		over()
 		g.running--
 		g.begin()
 	}()
@@ -132,6 +150,30 @@ func (g *gather) lead(ctx context.Context, batch []*gathered) {
 	defer cancel()
 	if e := g.send(ctx, batch); e == nil || len(batch) == 1 && batch[0].err != nil {
 		err = nil // or the one write was refused, which says nothing about the transaction
+	}
+}
+
+// slowly counts a transaction as slow if it lasts for long. The caller calls over after it, holding
+// g.mu.
+func (g *gather) slowly() (over func()) {
+	if g.soon == 0 {
+		return func() {}
+	}
+	ended, counted := false, false
+	timer := time.AfterFunc(g.soon, func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		if !ended {
+			counted = true
+			g.slow++
+			g.begin()
+		}
+	})
+	return func() {
+		timer.Stop()
+		if ended = true; counted {
+			g.slow--
+		}
 	}
 }
 
@@ -165,7 +207,7 @@ func (g *gathers) of(kind gathering, db *DB, pool *sql.DB) *gather {
 	defer g.mu.Unlock()
 	one := g.all[kind]
 	if one == nil {
-		one = &gather{send: func(ctx context.Context, writes []*gathered) error {
+		one = &gather{soon: gatherSoon, send: func(ctx context.Context, writes []*gathered) error {
 			return db.changing(ctx, pool, kind.how, func(t *tx) error { return t.together(writes...) })
 		}}
 		if g.all == nil {

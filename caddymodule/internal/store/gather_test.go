@@ -26,6 +26,7 @@ type gate struct {
 func behindGate(g *gather) *gate {
 	open := &gate{make(chan struct{}), make(chan int, 1000)}
 	send := g.send
+	g.soon = 0 // what waits at the gate is not slow
 	g.send = func(ctx context.Context, writes []*gathered) error {
 		<-open.open
 		open.sizes <- len(writes)
@@ -309,6 +310,10 @@ func TestGatheredRowsStayApart(t *testing.T) {
 		for _, w := range g.next() {
 			batch += strings.Join(w.rows, "") + " "
 		}
+		if more := g.next(); len(more) > 0 {
+			t.Errorf("%d more are sent meanwhile", len(more))
+		}
+		clear(g.busy) // they have been sent
 		got = append(got, batch)
 	}
 	if want := []string{"ab d c ", "bc "}; !slices.Equal(got, want) {
