@@ -188,3 +188,22 @@ func TestLoginsBesideALock(t *testing.T) {
 		wg.Wait()
 	})
 }
+
+// A login is sent twice, because the rows to lock were missing at first. The second time, its
+// transaction does not even begin. The login is then made alone.
+func TestSecondSharedCommitFails(t *testing.T) {
+	onServers(t, func(t *testing.T, _, address string) {
+		s := started(t, handles(t, address))
+		gathers := s.db.pools.Load().gathers[gathering{durable, true}]
+		send, sent := gathers.send, 0
+		gathers.send = func(ctx context.Context, writes []*gathered) error {
+			if sent++; sent > 1 {
+				return errors.New("the connection is lost")
+			}
+			return send(ctx, writes)
+		}
+		if _, err := s.Commit(t.Context(), keptLogin(t, s, "alice", "alice@wx1", "13900139000")); err != nil || sent != 2 {
+			t.Errorf("sent %d times: %v", sent, err)
+		}
+	})
+}

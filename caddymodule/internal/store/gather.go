@@ -73,7 +73,7 @@ func (g *gather) write(ctx context.Context, w *gathered) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	w.lead, w.done = make(chan []*gathered, 1), make(chan error, 1)
+	w.err, w.lead, w.done = nil, make(chan []*gathered, 1), make(chan error, 1)
 	g.mu.Lock()
 	g.waiting = append(g.waiting, w)
 	g.begin()
