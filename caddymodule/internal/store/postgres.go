@@ -21,8 +21,9 @@ import (
 )
 
 // postgresOpenLock is the number of the advisory lock that every writing transaction shares. To
-// close the store takes the same lock exclusively.
-const postgresOpenLock = `hashtext('caddy-wx-auth open {meta}')`
+// close the store takes the same lock exclusively. The table's number keeps stores in several
+// schemas of one database apart.
+const postgresOpenLock = `hashtext('caddy-wx-auth open ' || '{meta}'::regclass::oid)`
 
 var postgres = &dialect{
 	name:     "postgres",
