@@ -28,6 +28,7 @@ type statement struct {
 	scan  func(row) error // called for each row; nil for statements that return no rows
 	locks []byte          // the key of the row that it locks, see gather.go
 	rows  string          // see onRow
+	last  bool            // it may come after all statements that are not last
 }
 
 // say makes a statement that returns no rows. ask makes a query.

@@ -39,7 +39,7 @@ func (s *Store) Commit(ctx context.Context, l login.Commit) (login.Committed, er
 
 // commit commits a login in two turnarounds. The first locks and reads everything that the login
 // depends on. The second writes. The decisions in between are made in Go, by the steps. If sessions
-// of other accounts have to end, they are read in a further turnaround.
+// of other accounts have to end, they are read in a further turnaround between them.
 func (s *Store) commit(ctx context.Context, doing string, l login.Commit, ask func(*committing) []statement, steps ...func(*committing) error) (done login.Committed, err error) {
 	ours, unwritten := s.readAhead(ctx).isOurs(l.Binding.UserID)
 	var c *committing // of the last attempt
@@ -60,12 +60,9 @@ func (s *Store) commit(ctx context.Context, doing string, l login.Commit, ask fu
 	}
 	var early []string
 	for range maxEarly {
-		switch {
-		case l.Login == login.Key{}: // a test login, which would open a second session if it were made twice
+		if l.Login == (login.Key{}) { // a test login, which would open a second session if it were made twice
 			err = s.write(ctx, doing, func(t *tx) error { return t.together(w) })
-		case l.Replaces != "": // it probably ends a session, which takes further turnarounds
-			err = s.rewrite(ctx, doing, func(t *tx) error { return t.together(w) })
-		default:
+		} else {
 			err = s.gather(ctx, doing, durable, w)
 		}
 		var failed error

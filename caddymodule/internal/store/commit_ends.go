@@ -34,17 +34,23 @@ func (c *committing) end(condition string, args ...any) ([]string, error) {
 	case len(ids) > endBatch:
 		return nil, &tooManyToEnd{c.ending(), condition, args}
 	}
+	// Those that this login ends already are live until its last turnaround.
+	ids = slices.DeleteFunc(ids, func(id string) bool { return slices.Contains(c.done.Ended, id) })
+	if len(ids) == 0 {
+		return nil, nil
+	}
 	slices.Sort(ids) // all transactions lock sessions in one order, so none deadlocks
-	return ids, c.endByID(c.ending(), ids)
+	c.endByID(c.ending(), ids)
+	return ids, nil
 }
 
-// endByID ends the sessions with these ids, unless the transaction has writes of other logins.
-func (c *committing) endByID(e session.Ending, ids []string) error {
-	if c.shared {
-		return errGathered
+// endByID ends the sessions with these ids. Nothing else that the login writes depends on that, so
+// it comes last.
+func (c *committing) endByID(e session.Ending, ids []string) {
+	for _, st := range c.db.endings(e, ids) {
+		st.last = true
+		c.writes = append(c.writes, st)
 	}
-	_, err := endByID(c.tx, e, ids)
-	return err
 }
 
 // maxLive bounds how many of a user's live sessions a login reads.
@@ -85,7 +91,8 @@ func (c *committing) endReplaced() error {
 		return nil
 	}
 	c.done.Replaced = s.ID
-	return c.endByID(c.ending(), []string{s.ID})
+	c.endByID(c.ending(), []string{s.ID})
+	return nil
 }
 
 // endSurplus ends the sessions that were refreshed longest ago, so that the user has no more
@@ -113,7 +120,8 @@ func (c *committing) endSurplus() error {
 	e := c.ending()
 	e.Reason = session.ReasonMax
 	c.done.Surplus = ids
-	return c.endByID(e, ids)
+	c.endByID(e, ids)
+	return nil
 }
 
 // surplus selects a user's live sessions in one app at one issuer, the last refreshed first. It

@@ -45,13 +45,17 @@ func TestLoginsShareATransaction(t *testing.T) {
 		}
 		var all []one
 		add := func(ctx context.Context, l login.Commit, want error) { all = append(all, one{ctx, l, want}) }
-		const firsts = 5
+		const firsts = 4
 		for n := range firsts {
 			ctx, l := firstLogin(t, s, fmt.Sprint(13800138000+n))
 			add(ctx, l, nil)
 		}
 		former, _ := logIn(t, s, user.Binding{AppID: "wx1", OpenID: "former", UserID: "replaced", PhoneAt: now}, user.Replace, now)
 		add(t.Context(), keptLogin(t, s, "replaced", "latter", "13900139001"), nil) // the former account's session ends
+		surplus, _ := logIn(t, s, user.Binding{AppID: "wx1", OpenID: "full", UserID: "full", PhoneAt: now}, user.Replace, now)
+		full := keptLogin(t, s, "full", "full", "13900139004")
+		full.Max, full.Known.UserID = 1, "full"
+		add(t.Context(), full, nil)
 		spent := keptLogin(t, s, "late", "late", "13900139002")
 		spent.Code = sha256.Sum256([]byte("code " + former.ID))
 		add(t.Context(), spent, login.ErrCodeSpent)
@@ -69,24 +73,27 @@ func TestLoginsShareATransaction(t *testing.T) {
 				if one.l.Binding.OpenID == "latter" && !slices.Equal(done.Ended, []string{former.ID}) {
 					t.Errorf("it has ended %q", done.Ended)
 				}
+				if one.l.Max == 1 && !slices.Equal(done.Surplus, []string{surplus.ID}) {
+					t.Errorf("it has ended %q", done.Surplus)
+				}
 			})
 			gathers.until(t, func() bool { return n < gatherEnough && len(gathers.waiting) == n || gathers.running == 2 })
 		}
 		close(at.open)
 		wg.Wait()
-		for table, want := range map[string]int{"users": firsts, "sessions": 1 + firsts + 1 + 2, "bindings": firsts + 1 + 1} {
+		for table, want := range map[string]int{"users": firsts, "sessions": firsts + 2 + 2 + 2, "bindings": firsts + 3, "revocations": 3} {
 			if n := count(t, s, `SELECT COUNT(*) FROM {`+table+`}`); n != want {
 				t.Errorf("%d rows of %s, want %d", n, table, want)
 			}
 		}
-		if n := count(t, s, `SELECT COUNT(*) FROM {sessions} WHERE ended_at = 0`); n != firsts+1+1 {
+		if n := count(t, s, `SELECT COUNT(*) FROM {sessions} WHERE ended_at = 0`); n != firsts+3 {
 			t.Errorf("%d live sessions", n)
 		}
 		largest := 0
 		for len(at.sizes) > 0 {
 			largest = max(largest, <-at.sizes)
 		}
-		if largest < firsts { // users may share a lock by chance
+		if largest < 5 { // users may share a lock by chance
 			t.Errorf("the largest transaction had %d logins", largest)
 		}
 	})
@@ -133,7 +140,7 @@ func TestSharedCommitWithoutAnswer(t *testing.T) {
 func TestTestLoginWithoutAnswer(t *testing.T) {
 	onServers(t, func(t *testing.T, _, address string) {
 		s := started(t, handles(t, address))
-		gathers := s.db.pools.Load().gathers[gathering{durable, true}]
+		gathers := s.gathers("committing a login", durable)
 		send := gathers.send
 		gathers.send = func(ctx context.Context, writes []*gathered) error {
 			return errors.Join(send(ctx, writes), errors.New("the connection is lost"))
@@ -194,7 +201,7 @@ func TestLoginsBesideALock(t *testing.T) {
 func TestSecondSharedCommitFails(t *testing.T) {
 	onServers(t, func(t *testing.T, _, address string) {
 		s := started(t, handles(t, address))
-		gathers := s.db.pools.Load().gathers[gathering{durable, true}]
+		gathers := s.gathers("committing a login", durable)
 		send, sent := gathers.send, 0
 		gathers.send = func(ctx context.Context, writes []*gathered) error {
 			if sent++; sent > 1 {

@@ -88,12 +88,8 @@ const (
 // this first, so that little is left for its final transaction.
 func (s *Store) anonymize(ctx context.Context, userID string) error {
 	return s.inBatches(ctx, "erasing a user", func(t *tx, ids []string) error {
-		in, keys, err := t.oneOf(ids)
-		if err != nil {
-			return err
-		}
-		_, err = t.exec(`UPDATE {sessions} SET `+anonymous+` WHERE ended_at + 0 <> 0 AND id`+in, keys...)
-		return err
+		in, keys := oneOf(ids)
+		return t.send(true, append(t.db.byIndex(ids), say(`UPDATE {sessions} SET `+anonymous+` WHERE ended_at + 0 <> 0 AND id`+in, keys...))...)
 	}, func([]string) {}, 0, `SELECT id FROM {sessions} WHERE user_id = ? AND ended_at <> 0 AND `+personal, userID)
 }
 
@@ -119,40 +115,52 @@ func endSessions(t *tx, e session.Ending, condition string, args ...any) ([]stri
 	return ids, nil
 }
 
-// endByID ends the sessions with these ids that are live, and returns how many it has ended. It
-// writes a revocation for each session that may have a valid access token, by the database's clock
-// or by ours.
-func endByID(t *tx, e session.Ending, ids []string) (int64, error) {
-	in, keys, err := t.oneOf(ids)
-	if err != nil {
-		return 0, err
+// endByID ends the sessions with these ids that are live, and returns how many it has ended.
+func endByID(t *tx, e session.Ending, ids []string) (ended int64, err error) {
+	list := t.db.endings(e, ids)
+	revoke := len(list) - 1
+	for i, st := range list {
+		if i == revoke && ended == 0 {
+			return 0, nil
+		}
+		n, err := t.exec(st.query, st.args...)
+		if err != nil {
+			return ended, err
+		}
+		if i == revoke-1 {
+			ended = n
+		}
 	}
-	now := t.db.millis(e.Now)
+	return ended, nil
+}
+
+// endings returns the statements that end the sessions with these ids that are live. The last one
+// writes a revocation for each session that may have a valid access token, by the database's clock
+// or by ours. The one before it ends them.
+func (db *DB) endings(e session.Ending, ids []string) []statement {
+	in, keys := oneOf(ids)
+	now := db.millis(e.Now)
 	// "+ 0" keeps the planner from using the index on ended_at: without statistics PostgreSQL
 	// prefers it to the ids, and reads all live sessions for each batch.
 	set := `ended_at = ?, end_reason = ?`
 	if e.Forget {
 		set += `, ` + anonymous
 	}
-	ended, err := t.exec(`UPDATE {sessions} SET `+set+` WHERE ended_at + 0 = 0 AND id`+in,
-		append([]any{now, string(e.Reason)}, keys...)...)
-	if err != nil || ended == 0 {
-		return ended, err
-	}
+	end := say(`UPDATE {sessions} SET `+set+` WHERE ended_at + 0 = 0 AND id`+in, append([]any{now, string(e.Reason)}, keys...)...)
 	// A session that another call ended in the same millisecond gets a second revocation, which
 	// does no harm.
-	_, err = t.exec(`INSERT INTO {revocations} (session_id, until_at, recorded_at)
+	revoke := say(`INSERT INTO {revocations} (session_id, until_at, recorded_at)
 		SELECT id, ?, {now} FROM {sessions} WHERE ended_at + 0 = ?
 			AND NOT (tokens_until > 0 AND tokens_counter = counter AND tokens_until < ? AND tokens_until < {now})
 			AND id`+in,
-		append([]any{t.db.millis(e.Until), now, now}, keys...)...)
-	return ended, err
+		append([]any{db.millis(e.Until), now, now}, keys...)...)
+	return append(db.byIndex(ids), end, revoke)
 }
 
 // oneOf returns a condition that matches any of the keys, and its parameters. There may be at most
 // endBatch keys. The condition has one of three lengths, so that there are few different
 // statements.
-func (t *tx) oneOf(keys []string) (in string, args []any, err error) {
+func oneOf(keys []string) (in string, args []any) {
 	size := 1
 	switch {
 	case len(keys) > 20:
@@ -160,13 +168,16 @@ func (t *tx) oneOf(keys []string) (in string, args []any, err error) {
 	case len(keys) > 1:
 		size = 20
 	}
-	if size > 1 && t.db.dialect.byIndex != "" {
-		if _, err := t.exec(t.db.dialect.byIndex); err != nil {
-			return "", nil, err
-		}
-	}
 	for i := range size {
 		args = append(args, keys[min(i, len(keys)-1)]) // repeating the last key finds nothing new
 	}
-	return ` IN (` + strings.Repeat("?, ", size-1) + `?)`, args, nil
+	return ` IN (` + strings.Repeat("?, ", size-1) + `?)`, args
+}
+
+// byIndex returns the statement to run before a statement with oneOf, if there is one.
+func (db *DB) byIndex(keys []string) []statement {
+	if len(keys) < 2 || db.dialect.byIndex == "" {
+		return nil
+	}
+	return []statement{say(db.dialect.byIndex)}
 }

@@ -321,6 +321,11 @@ func TestGatheredRowsStayApart(t *testing.T) {
 	}
 }
 
+// afterwards is a context that ends as soon as it was looked at.
+type afterwards struct{ context.Context }
+
+func (afterwards) Err() error { return nil }
+
 // A write arrives that begins a transaction, but waits itself, because it has a row in common with
 // one that goes first. Its caller gives up. The transaction is sent all the same.
 func TestGatheredLeaderGivesUp(t *testing.T) {
@@ -337,7 +342,7 @@ func TestGatheredLeaderGivesUp(t *testing.T) {
 		}
 		gone, giveUp := context.WithCancel(t.Context())
 		giveUp()
-		go func() { done <- g.write(gone, &gathered{rows: []string{"a row"}}) }()
+		go func() { done <- g.write(afterwards{gone}, &gathered{rows: []string{"a row"}}) }()
 		g.runs(t, 2)
 		close(at.open)
 		for range 1 + gatherEnough {

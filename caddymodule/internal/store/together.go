@@ -55,13 +55,24 @@ func (t *tx) together(all ...*gathered) error {
 
 // ordered reports whether a statement must stay where it is among the others of its write: it
 // writes, and not just one row that is named.
-func (st statement) ordered() bool { return st.scan == nil && st.locks == nil }
+func (st statement) ordered() bool { return st.scan == nil && st.locks == nil && !st.last }
 
-// byLocks orders statements by query and by the row that they lock. Statements that lock no row
-// come last.
+// place returns 0 for a statement that locks a row, 1 for one that does not, and 2 for a last one.
+func (st statement) place() int {
+	switch {
+	case st.last:
+		return 2
+	case st.locks == nil:
+		return 1
+	}
+	return 0
+}
+
+// byLocks orders statements by query and by the row that they lock. Then come the statements that
+// lock no row, and then the last ones.
 func byLocks(a, b statement) int {
-	if (a.locks == nil) != (b.locks == nil) {
-		return len(b.locks) - len(a.locks)
+	if a.place() != 0 || b.place() != 0 {
+		return a.place() - b.place()
 	}
 	return cmp.Or(strings.Compare(a.query, b.query), bytes.Compare(a.locks, b.locks))
 }
