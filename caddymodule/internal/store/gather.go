@@ -94,9 +94,8 @@ func (g *gather) write(ctx context.Context, w *gathered) error {
 	}
 }
 
-// begin begins one more transaction if enough writes are waiting. The caller of its first write
-// sends it, and no other: that caller must not give up, because its own write is on its way. The
-// caller holds g.mu.
+// begin begins one more transaction if enough writes are waiting. It is sent by the caller of its
+// first write, who waits for it in any case. begin is called with g.mu held.
 func (g *gather) begin() {
 	if len(g.waiting) < max(1, gatherEnough*(g.running-g.slow)) || g.running == gatherAtOnce {
 		return
@@ -108,7 +107,7 @@ func (g *gather) begin() {
 }
 
 // next takes the writes for the next transaction from the waiting ones. It leaves those that would
-// wait for a write that is on its way. The caller holds g.mu.
+// wait for a write that is on its way. It is called with g.mu held.
 func (g *gather) next() (batch []*gathered) {
 	if g.busy == nil {
 		g.busy = make(map[string]bool)
@@ -153,8 +152,8 @@ func (g *gather) lead(ctx context.Context, batch []*gathered) {
 	}
 }
 
-// slowly counts a transaction as slow if it lasts for long. The caller calls over after it, holding
-// g.mu.
+// slowly counts a transaction that begins now as slow once it has lasted for g.soon. When the
+// transaction is over, the caller must call over while it holds g.mu.
 func (g *gather) slowly() (over func()) {
 	if g.soon == 0 {
 		return func() {}
