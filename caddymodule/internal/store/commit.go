@@ -43,7 +43,7 @@ func (s *Store) Commit(ctx context.Context, l login.Commit) (login.Committed, er
 func (s *Store) commit(ctx context.Context, doing string, l login.Commit, ask func(*committing) []statement, steps ...func(*committing) error) (done login.Committed, err error) {
 	ours, unwritten := s.readAhead(ctx).isOurs(l.Binding.UserID)
 	var c *committing // of the last attempt
-	w := &gathered{
+	w := &grouped{
 		rows: decidedBy(l),
 		questions: func(t *tx) []statement {
 			c = &committing{tx: t, s: s, l: l, b: l.Binding, ours: ours, unwritten: unwritten}
@@ -63,7 +63,7 @@ func (s *Store) commit(ctx context.Context, doing string, l login.Commit, ask fu
 		if l.Login == (login.Key{}) { // a test login, which would open a second session if it were made twice
 			err = s.write(ctx, doing, func(t *tx) error { return t.together(w) })
 		} else {
-			err = s.gather(ctx, doing, durable, w)
+			err = s.group(ctx, doing, durable, w)
 		}
 		var failed error
 		var many *tooManyToEnd

@@ -25,7 +25,7 @@ func (*tooManyToEnd) Error() string { return "too many sessions to end within a 
 // end ends the live sessions that match the condition, and returns their ids.
 func (c *committing) end(condition string, args ...any) ([]string, error) {
 	if c.shared {
-		return nil, errGathered
+		return nil, errGroup
 	}
 	ids, err := c.strings(`SELECT id FROM {sessions} WHERE ended_at = 0 AND `+condition+` LIMIT ? {lock}`, append(slices.Clone(args), endBatch+1)...)
 	switch {

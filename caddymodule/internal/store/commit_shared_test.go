@@ -37,7 +37,7 @@ func firstLogin(t *testing.T, s *Store, national string) (context.Context, login
 func TestLoginsShareATransaction(t *testing.T) {
 	onServers(t, func(t *testing.T, _, address string) {
 		s := started(t, handles(t, address))
-		gathers := s.gathers("committing a login", durable)
+		groups := s.groups("committing a login", durable)
 		type one struct {
 			ctx  context.Context
 			l    login.Commit
@@ -62,7 +62,7 @@ func TestLoginsShareATransaction(t *testing.T) {
 		add(t.Context(), keptLogin(t, s, "same", "one", "13900139003"), nil)
 		add(t.Context(), keptLogin(t, s, "same", "other", "13900139003"), nil)
 
-		at := behindGate(gathers)
+		at := behindGate(groups)
 		var wg sync.WaitGroup
 		for n, one := range all {
 			wg.Go(func() {
@@ -77,7 +77,7 @@ func TestLoginsShareATransaction(t *testing.T) {
 					t.Errorf("it has ended %q", done.Surplus)
 				}
 			})
-			gathers.until(t, func() bool { return n < gatherEnough && len(gathers.waiting) == n || gathers.running == 2 })
+			groups.until(t, func() bool { return n < groupEnough && len(groups.waiting) == n || groups.running == 2 })
 		}
 		close(at.open)
 		wg.Wait()
@@ -115,9 +115,9 @@ func keptLogin(t *testing.T, s *Store, userID, openid, national string) login.Co
 func TestSharedCommitWithoutAnswer(t *testing.T) {
 	onServers(t, func(t *testing.T, _, address string) {
 		s := started(t, handles(t, address))
-		gathers := s.gathers("committing a login", durable)
-		send := gathers.send
-		gathers.send = func(ctx context.Context, writes []*gathered) error {
+		groups := s.groups("committing a login", durable)
+		send := groups.send
+		groups.send = func(ctx context.Context, writes []*grouped) error {
 			return errors.Join(send(ctx, writes), errors.New("the connection is lost"))
 		}
 		l := keptLogin(t, s, "alice", "alice@wx1", "13900139000")
@@ -140,9 +140,9 @@ func TestSharedCommitWithoutAnswer(t *testing.T) {
 func TestTestLoginWithoutAnswer(t *testing.T) {
 	onServers(t, func(t *testing.T, _, address string) {
 		s := started(t, handles(t, address))
-		gathers := s.gathers("committing a login", durable)
-		send := gathers.send
-		gathers.send = func(ctx context.Context, writes []*gathered) error {
+		groups := s.groups("committing a login", durable)
+		send := groups.send
+		groups.send = func(ctx context.Context, writes []*grouped) error {
 			return errors.Join(send(ctx, writes), errors.New("the connection is lost"))
 		}
 		u, err := s.Users(true, settings).Login(t.Context(), user.Login{Phone: phone(t, "13800138000")})
@@ -187,7 +187,7 @@ func TestLoginsBesideALock(t *testing.T) {
 			}
 			l := keptLogin(t, s, fmt.Sprint("user", n), fmt.Sprint("openid", n), fmt.Sprint(13900139100+n))
 			start := time.Now()
-			if _, err := s.Commit(t.Context(), l); err != nil || time.Since(start) > gatherTimeout/2 {
+			if _, err := s.Commit(t.Context(), l); err != nil || time.Since(start) > groupTimeout/2 {
 				t.Errorf("login %d took %v: %v", n, time.Since(start), err)
 			}
 		}
@@ -201,9 +201,9 @@ func TestLoginsBesideALock(t *testing.T) {
 func TestSecondSharedCommitFails(t *testing.T) {
 	onServers(t, func(t *testing.T, _, address string) {
 		s := started(t, handles(t, address))
-		gathers := s.gathers("committing a login", durable)
-		send, sent := gathers.send, 0
-		gathers.send = func(ctx context.Context, writes []*gathered) error {
+		groups := s.groups("committing a login", durable)
+		send, sent := groups.send, 0
+		groups.send = func(ctx context.Context, writes []*grouped) error {
 			if sent++; sent > 1 {
 				return errors.New("the connection is lost")
 			}

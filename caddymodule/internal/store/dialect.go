@@ -97,8 +97,8 @@ type dialect struct {
 	send func(ctx context.Context, db *DB, conn *sql.Conn, statements []statement) error
 
 	// impatient makes the locks of a transaction time out soon. patient ends that after the COMMIT.
-	// They are for transactions with several callers' writes, see gather.go, if the server does not
-	// notice that its client has given up. Otherwise they are empty.
+	// They are for transactions with several callers' writes, see group_commit.go, if the server
+	// does not notice that its client has given up. Otherwise they are empty.
 	impatient, patient string
 
 	// options apply to every transaction.

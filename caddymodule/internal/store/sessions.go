@@ -50,7 +50,7 @@ func (s *Store) Session(ctx context.Context, id string) (found session.Session, 
 	if ahead != nil && !s.hasUsers.Load() {
 		ahead = nil
 	}
-	err = s.gatherRead(ctx, "reading a session", func() statement {
+	err = s.groupRead(ctx, "reading a session", func() statement {
 		found = session.Session{}
 		if ahead != nil {
 			return s.askSessionAndUser(id, &found, ahead)
@@ -132,7 +132,7 @@ func (s *Store) Advance(ctx context.Context, id string, a session.Advance) (adva
 	}
 	var n int64
 	tries := 0
-	err = s.gather(ctx, "advancing a session", durable, &gathered{statements: func(*tx) (_, _ []statement, _ error) {
+	err = s.group(ctx, "advancing a session", durable, &grouped{statements: func(*tx) (_, _ []statement, _ error) {
 		n = 0
 		tries++
 		return []statement{onRow([]byte(id), "", ask(func(r row) error { return r.Scan(&n) },

@@ -43,7 +43,7 @@ func (s *Store) keep(ctx context.Context, how durability, step login.Key, value 
 	r := new(accountReader)
 	// Even a closed store accepts WeChat's answers to logins under way, because a move copies them
 	// last.
-	err := s.gather(evenIfMoved(ctx), "keeping a step", how, &gathered{statements: func(*tx) (writes, behind []statement, _ error) {
+	err := s.group(evenIfMoved(ctx), "keeping a step", how, &grouped{statements: func(*tx) (writes, behind []statement, _ error) {
 		if len(next) > 0 {
 			r = s.accountReader(next[0])
 			behind = r.questions()
@@ -108,7 +108,7 @@ func (s *Store) keptStep(t *tx, step login.Key, now time.Time) (value []byte, ok
 // A result that another owner stores meanwhile is not missed. Results are read after the lease was
 // taken, and Keep ends the lease in the transaction that stores a result.
 func (s *Store) Lease(ctx context.Context, owner string, now time.Time, life time.Duration, steps ...login.Key) (found []login.Step, err error) {
-	err = s.gather(ctx, "leasing a step", light, &gathered{statements: func(*tx) (writes, _ []statement, _ error) {
+	err = s.group(ctx, "leasing a step", light, &grouped{statements: func(*tx) (writes, _ []statement, _ error) {
 		found = make([]login.Step, len(steps))
 		return append(s.leaseSteps(owner, life, steps...), s.askSteps(found, owner, now, steps)), nil, nil
 	}})

@@ -90,7 +90,7 @@ type agreement struct{ configured, keys *Keys }
 type pools struct {
 	write, read *sql.DB // the same pool if the database allows several writers
 	queue       *queue  // nil if the database is a server
-	gathers     gathers // of a server
+	groups      groups  // of a server
 }
 
 const (

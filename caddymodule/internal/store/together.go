@@ -10,11 +10,11 @@ import (
 
 // together makes one or several writes in the transaction t, and commits it. Several writes take at
 // most two turnarounds. A write among them that needs a further one, or whose statements have an
-// order, is not made and gets errGathered.
+// order, is not made and gets errGroup.
 //
 // Statements are sorted by the rows that they lock. Otherwise two replicas that lock the same rows
 // in different orders would wait for each other.
-func (t *tx) together(all ...*gathered) error {
+func (t *tx) together(all ...*grouped) error {
 	t.shared = len(all) > 1
 	var questions, writes []statement
 	for _, w := range all {
@@ -31,7 +31,7 @@ func (t *tx) together(all ...*gathered) error {
 	for _, w := range all {
 		list, behind, err := w.statements(t)
 		if err == nil && t.shared && slices.ContainsFunc(list, statement.ordered) {
-			err = errGathered
+			err = errGroup
 		}
 		w.err = err
 		switch {

@@ -15,19 +15,19 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
-// gate makes the first transactions of a gather wait, so that a test decides which writes are sent
-// together.
+// gate makes the first transactions of a groupCommit wait, so that a test decides which writes are
+// sent together.
 type gate struct {
 	open  chan struct{} // closed to let all pass
 	sizes chan int      // of each transaction, as it is sent
 }
 
-// behindGate puts a gate in front of a gather's transactions.
-func behindGate(g *gather) *gate {
+// behindGate puts a gate in front of a groupCommit's transactions.
+func behindGate(g *groupCommit) *gate {
 	open := &gate{make(chan struct{}), make(chan int, 1000)}
 	send := g.send
 	g.soon = 0 // what waits at the gate is not slow
-	g.send = func(ctx context.Context, writes []*gathered) error {
+	g.send = func(ctx context.Context, writes []*grouped) error {
 		<-open.open
 		open.sizes <- len(writes)
 		if send == nil {
@@ -38,25 +38,25 @@ func behindGate(g *gather) *gate {
 	return open
 }
 
-// gathers returns the gather of an operation.
-func (s *Store) gathers(doing string, how durability) *gather {
+// groups returns the groupCommit of an operation.
+func (s *Store) groups(doing string, how durability) *groupCommit {
 	p := s.db.pools.Load()
-	return p.gathers.of(gathering{doing, how, true}, s.db, p.write)
+	return p.groups.of(groupKind{doing, how, true}, s.db, p.write)
 }
 
 // waits waits until n writes are waiting for a transaction.
-func (g *gather) waits(t *testing.T, n int) {
+func (g *groupCommit) waits(t *testing.T, n int) {
 	t.Helper()
 	g.until(t, func() bool { return len(g.waiting) == n })
 }
 
 // runs waits until n transactions are on their way.
-func (g *gather) runs(t *testing.T, n int) {
+func (g *groupCommit) runs(t *testing.T, n int) {
 	t.Helper()
 	g.until(t, func() bool { return g.running == n })
 }
 
-func (g *gather) until(t *testing.T, reached func() bool) {
+func (g *groupCommit) until(t *testing.T, reached func() bool) {
 	t.Helper()
 	for range 2000 {
 		g.mu.Lock()
@@ -67,23 +67,23 @@ func (g *gather) until(t *testing.T, reached func() bool) {
 		}
 		time.Sleep(time.Millisecond)
 	}
-	t.Fatal("the gather does not get there")
+	t.Fatal("it does not get there")
 }
 
 // Writes that arrive while transactions are on their way share the next ones. The more are on their
 // way, the more must wait for one more to begin. Each has a bounded number of writes.
-func TestGatheredWritesShareTransactions(t *testing.T) {
-	g := new(gather)
+func TestGroupedWritesShareTransactions(t *testing.T) {
+	g := new(groupCommit)
 	at := behindGate(g)
 	var all sync.WaitGroup
 	waiting, running := 0, 0
-	for range 1 + gatherEnough*(1+2+3) + 100 {
+	for range 1 + groupEnough*(1+2+3) + 100 {
 		all.Go(func() {
-			if err := g.write(t.Context(), new(gathered)); err != nil {
+			if err := g.write(t.Context(), new(grouped)); err != nil {
 				t.Error(err)
 			}
 		})
-		if waiting++; running < 4 && waiting >= gatherEnough*running {
+		if waiting++; running < 4 && waiting >= groupEnough*running {
 			waiting, running = 0, running+1
 		}
 		g.until(t, func() bool { return len(g.waiting) == waiting && g.running == running })
@@ -95,25 +95,25 @@ func TestGatheredWritesShareTransactions(t *testing.T) {
 		sizes = append(sizes, <-at.sizes)
 	}
 	slices.Sort(sizes)
-	if want := []int{1, 8, 16, 24, 100 - gatherMost, gatherMost}; !slices.Equal(sizes, want) {
+	if want := []int{1, 8, 16, 24, 100 - groupMost, groupMost}; !slices.Equal(sizes, want) {
 		t.Errorf("transactions of %d writes, want %d", sizes, want)
 	}
-	if err := g.write(t.Context(), new(gathered)); err != nil || g.running != 0 {
+	if err := g.write(t.Context(), new(grouped)); err != nil || g.running != 0 {
 		t.Errorf("afterwards: %v, and %d are running", err, g.running)
 	}
 }
 
 // If a caller gives up while its write is waiting, the write is not made. If a caller gives up
 // later, it must wait for the result, because the transaction still uses its data.
-func TestGatheredWriteIsTakenBack(t *testing.T) {
-	g := new(gather)
+func TestGroupedWriteIsTakenBack(t *testing.T) {
+	g := new(groupCommit)
 	at := behindGate(g)
 	ctx, giveUp := context.WithCancel(t.Context())
 	first := make(chan error, 1)
-	go func() { first <- g.write(ctx, new(gathered)) }()
+	go func() { first <- g.write(ctx, new(grouped)) }()
 	g.runs(t, 1)
 	late := make(chan error, 1)
-	go func() { late <- g.write(ctx, new(gathered)) }()
+	go func() { late <- g.write(ctx, new(grouped)) }()
 	g.waits(t, 1)
 	giveUp()
 	if err := <-late; !errors.Is(err, context.Canceled) {
@@ -127,8 +127,8 @@ func TestGatheredWriteIsTakenBack(t *testing.T) {
 
 // The statements of a write panic. Another caller sends the transaction. That caller must not
 // panic: both writes are made alone, and only the faulty one panics then.
-func TestGatheredPanicStaysWithItsCaller(t *testing.T) {
-	g := &gather{send: func(_ context.Context, writes []*gathered) error {
+func TestGroupedPanicStaysWithItsCaller(t *testing.T) {
+	g := &groupCommit{send: func(_ context.Context, writes []*grouped) error {
 		for _, w := range writes {
 			w.statements(nil)
 		}
@@ -145,16 +145,16 @@ func TestGatheredPanicStaysWithItsCaller(t *testing.T) {
 					t.Error("a caller panics:", p)
 				}
 			}()
-			if err := g.write(t.Context(), &gathered{statements: statements}); !errors.Is(err, want) {
+			if err := g.write(t.Context(), &grouped{statements: statements}); !errors.Is(err, want) {
 				t.Errorf("%v, want %v", err, want)
 			}
 		})
 	}
 	write(good, nil)
 	g.runs(t, 1)
-	write(good, errGathered)
+	write(good, errGroup)
 	g.waits(t, 1)
-	write(bad, errGathered)
+	write(bad, errGroup)
 	g.waits(t, 2)
 	close(at.open)
 	all.Wait()
@@ -164,13 +164,13 @@ func TestGatheredPanicStaysWithItsCaller(t *testing.T) {
 
 // One transaction has the writes of many logins, and a row that exists already. The others succeed,
 // and the fault meets its own caller.
-func TestGatheredWriteFailsAlone(t *testing.T) {
+func TestGroupedWriteFailsAlone(t *testing.T) {
 	onServers(t, func(t *testing.T, _, address string) {
 		s := started(t, handles(t, address))
-		gathers := s.gathers("leasing a step", light)
-		at := behindGate(gathers)
+		groups := s.groups("leasing a step", light)
+		at := behindGate(groups)
 		var all sync.WaitGroup
-		const leases = gatherEnough
+		const leases = groupEnough
 		for n := range byte(leases) {
 			all.Go(func() {
 				found, err := s.Lease(t.Context(), "a", now, time.Hour, login.Key{n, 1}, login.Key{n, 2})
@@ -179,16 +179,16 @@ func TestGatheredWriteFailsAlone(t *testing.T) {
 				}
 			})
 		}
-		gathers.waits(t, leases-1)
+		groups.waits(t, leases-1)
 		all.Go(func() {
-			err := s.gather(t.Context(), "leasing a step", light, &gathered{statements: func(*tx) (writes, _ []statement, _ error) {
+			err := s.group(t.Context(), "leasing a step", light, &grouped{statements: func(*tx) (writes, _ []statement, _ error) {
 				return []statement{onRow([]byte{1}, "", say(`INSERT INTO {meta} (name, value) VALUES (?, ?)`, keyCheckName, []byte{1}))}, nil, nil
 			}})
 			if !s.db.dialect.duplicate(err) {
 				t.Errorf("a second row: %v", err)
 			}
 		})
-		gathers.runs(t, 2)
+		groups.runs(t, 2)
 		close(at.open)
 		all.Wait()
 		if n := count(t, s, `SELECT COUNT(*) FROM {claimed_steps}`); n != 2*leases {
@@ -202,13 +202,13 @@ func TestRefreshesShareATransaction(t *testing.T) {
 	onServers(t, func(t *testing.T, _, address string) {
 		s := started(t, handles(t, address))
 		var sessions []session.Session
-		for n := range gatherEnough {
+		for n := range groupEnough {
 			who := fmt.Sprint("u", n)
 			one, _ := logIn(t, s, user.Binding{AppID: "wx1", OpenID: who, UserID: who}, user.Keep, now)
 			sessions = append(sessions, one)
 		}
-		gathers := s.gathers("advancing a session", durable)
-		at := behindGate(gathers)
+		groups := s.groups("advancing a session", durable)
+		at := behindGate(groups)
 		var all sync.WaitGroup
 		var mu sync.Mutex
 		advanced := make(map[string]int)
@@ -226,17 +226,17 @@ func TestRefreshesShareATransaction(t *testing.T) {
 			})
 		}
 		refresh(sessions[0], 0)
-		gathers.runs(t, 1)
-		for _, one := range sessions[1 : gatherEnough-1] {
+		groups.runs(t, 1)
+		for _, one := range sessions[1 : groupEnough-1] {
 			refresh(one, 0)
 		}
 		refresh(sessions[1], 0)
-		refresh(sessions[gatherEnough-1], 7)
-		gathers.runs(t, 2)
+		refresh(sessions[groupEnough-1], 7)
+		groups.runs(t, 2)
 		close(at.open)
 		all.Wait()
 		for n, one := range sessions {
-			if want := 1 - n/(gatherEnough-1); advanced[one.ID] != want {
+			if want := 1 - n/(groupEnough-1); advanced[one.ID] != want {
 				t.Errorf("session %d was advanced %d times, want %d", n, advanced[one.ID], want)
 			}
 			if found, err := s.Session(t.Context(), one.ID); err != nil || int(found.Counter) != advanced[one.ID] {
@@ -248,7 +248,7 @@ func TestRefreshesShareATransaction(t *testing.T) {
 
 // Two replicas get the same codes in opposite orders. Their transactions must not deadlock, because
 // a database may notice a deadlock only after a second.
-func TestGatheredLeasesDoNotDeadlock(t *testing.T) {
+func TestGroupedLeasesDoNotDeadlock(t *testing.T) {
 	onServers(t, func(t *testing.T, _, address string) {
 		open := handles(t, address)
 		a, b := started(t, open), started(t, open)
@@ -256,13 +256,13 @@ func TestGatheredLeasesDoNotDeadlock(t *testing.T) {
 			var both sync.WaitGroup
 			for n, s := range []*Store{a, b} {
 				both.Go(func() {
-					writes := make([]*gathered, 20)
+					writes := make([]*grouped, 20)
 					for i := range writes {
 						step := login.Key{byte(round), byte(i), 1}
 						if n == 1 {
 							step = login.Key{byte(round), byte(19 - i), 1}
 						}
-						writes[i] = &gathered{statements: func(*tx) (_, _ []statement, _ error) {
+						writes[i] = &grouped{statements: func(*tx) (_, _ []statement, _ error) {
 							return s.leaseSteps(fmt.Sprint(n), time.Hour, step), nil, nil
 						}}
 					}
@@ -299,10 +299,10 @@ func TestRowsAreJoined(t *testing.T) {
 }
 
 // Of the writes that wait, those that are decided by a common row are sent one after the other.
-func TestGatheredRowsStayApart(t *testing.T) {
-	g := new(gather)
+func TestGroupedRowsStayApart(t *testing.T) {
+	g := new(groupCommit)
 	for _, rows := range []string{"a b", "b c", "d", "c"} {
-		g.waiting = append(g.waiting, &gathered{rows: strings.Fields(rows)})
+		g.waiting = append(g.waiting, &grouped{rows: strings.Fields(rows)})
 	}
 	var got []string
 	for len(g.waiting) > 0 {
@@ -328,24 +328,24 @@ func (afterwards) Err() error { return nil }
 
 // A write arrives that begins a transaction, but waits itself, because it has a row in common with
 // one that goes first. Its caller gives up. The transaction is sent all the same.
-func TestGatheredLeaderGivesUp(t *testing.T) {
+func TestGroupedLeaderGivesUp(t *testing.T) {
 	for range 20 { // a caller that has given up chooses at random what it sees first
-		g := new(gather)
+		g := new(groupCommit)
 		at := behindGate(g)
-		done := make(chan error, 1+gatherEnough)
-		write := func(rows ...string) { done <- g.write(t.Context(), &gathered{rows: rows}) }
+		done := make(chan error, 1+groupEnough)
+		write := func(rows ...string) { done <- g.write(t.Context(), &grouped{rows: rows}) }
 		go write()
 		g.runs(t, 1)
-		for n := range gatherEnough - 1 {
+		for n := range groupEnough - 1 {
 			go write("a row")
 			g.waits(t, n+1)
 		}
 		gone, giveUp := context.WithCancel(t.Context())
 		giveUp()
-		go func() { done <- g.write(afterwards{gone}, &gathered{rows: []string{"a row"}}) }()
+		go func() { done <- g.write(afterwards{gone}, &grouped{rows: []string{"a row"}}) }()
 		g.runs(t, 2)
 		close(at.open)
-		for range 1 + gatherEnough {
+		for range 1 + groupEnough {
 			select {
 			case err := <-done:
 				if err != nil && !errors.Is(err, context.Canceled) {
