@@ -41,9 +41,6 @@ func (t *tx) together(all ...*grouped) error {
 			return err
 		}
 	}
-	if t.conn == nil {
-		return t.send(true, writes...)
-	}
 	if !slices.ContainsFunc(writes, statement.ordered) {
 		slices.SortStableFunc(writes, byLocks)
 	}
