@@ -109,9 +109,10 @@ func (s *Store) makeLocks(ctx context.Context) error {
 	for n := range userStripes {
 		all = append(all, n)
 	}
-	_, err := s.execute(ctx, "preparing locks", again, `INSERT INTO {user_locks} (stripe) VALUES (?)`+strings.Repeat(", (?)", len(all)-1)+`
-		ON CONFLICT (stripe) DO UPDATE SET stripe = excluded.stripe`, all...)
-	return err
+	return s.rewrite(ctx, "preparing locks", func(t *tx) error {
+		return t.send(true, say(`INSERT INTO {user_locks} (stripe) VALUES (?)`+strings.Repeat(", (?)", len(all)-1)+`
+			ON CONFLICT (stripe) DO UPDATE SET stripe = excluded.stripe`, all...))
+	})
 }
 
 // bindingPhone returns the value of the phone column. It is nil if the binding holds no number,

@@ -88,9 +88,8 @@ type dialect struct {
 	guardFailed func(error) bool
 
 	// closeAlone waits until no other transaction that writes is under way, and makes new ones wait
-	// until its own transaction ends. waitForWrites does the same for single statements that were
-	// sent before. Both are empty if there is nothing to wait for.
-	closeAlone, waitForWrites string
+	// until its own transaction ends. It is empty if there is nothing to wait for.
+	closeAlone string
 
 	// send runs statements on a connection in one turnaround, and stops at the first one that
 	// fails. It is nil if there is no network to wait for.

@@ -60,10 +60,6 @@ func (e movedError) Remedy() string {
 // Heading returns the heading for the log.
 func (movedError) Heading() remedy.Heading { return remedy.StoreMoved }
 
-// openGuard is a condition for single statements that write. If the store is closed, its subquery
-// has two rows, and the server refuses the statement.
-const openGuard = ` AND (SELECT 1 FROM {meta} WHERE name IN ('` + keyCheckName + `', '` + movedName + `') {share}) = 1`
-
 type whileMoved struct{}
 
 // evenIfMoved returns a context for writes that even a closed store accepts: writes for logins that
@@ -143,7 +139,7 @@ func (s *Store) closeFor(ctx context.Context, m Moved) error {
 		return err
 	}
 	ctx = evenIfMoved(ctx)
-	err = s.rewrite(ctx, "closing", func(t *tx) error {
+	return s.rewrite(ctx, "closing", func(t *tx) error {
 		if before := s.db.dialect.closeAlone; before != "" {
 			if _, err := t.exec(before); err != nil {
 				return err
@@ -151,13 +147,6 @@ func (s *Store) closeFor(ctx context.Context, m Moved) error {
 		}
 		return writeMeta(t, movedName, string(value))
 	})
-	if err == nil && s.db.dialect.waitForWrites != "" {
-		err = s.rewrite(ctx, "waiting for the last writes of", func(t *tx) error {
-			_, err := t.exec(s.db.dialect.waitForWrites)
-			return err
-		})
-	}
-	return err
 }
 
 // OpenAgain opens a store again after a move. It returns the store to which this one was moved, or

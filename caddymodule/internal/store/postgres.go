@@ -63,8 +63,6 @@ var postgres = &dialect{
 	guard:       []string{`SELECT pg_advisory_xact_lock_shared(` + postgresOpenLock + `)`, `SELECT (SELECT 1 FROM {meta} WHERE name IN ('` + keyCheckName + `', '` + movedName + `') {share})`},
 	guardFailed: func(err error) bool { return postgresCode(err) == "21000" }, // a subquery has two rows
 	closeAlone:  `SELECT pg_advisory_xact_lock(` + postgresOpenLock + `)`,
-	// A single statement locks the table before it looks whether the store is open.
-	waitForWrites: `LOCK TABLE {sessions} IN SHARE MODE`,
 
 	send:    sendPostgres,
 	options: &sql.TxOptions{Isolation: sql.LevelReadCommitted},

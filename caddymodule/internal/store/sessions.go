@@ -155,10 +155,10 @@ func (s *Store) Advance(ctx context.Context, id string, a session.Advance) (adva
 // Extend records that a session's last token expires later than recorded. It does nothing if the
 // recorded time is unknown or not earlier.
 func (s *Store) Extend(ctx context.Context, id string, tokensUntil time.Time) error {
-	_, err := s.execute(ctx, "extending a session", again,
-		`UPDATE {sessions} SET tokens_until = ? WHERE id = ? AND tokens_until > 0 AND tokens_until < ?`+openGuard,
-		s.db.millis(tokensUntil), id, s.db.millis(tokensUntil))
-	return err
+	return s.rewrite(ctx, "extending a session", func(t *tx) error {
+		return t.send(true, say(`UPDATE {sessions} SET tokens_until = ? WHERE id = ? AND tokens_until > 0 AND tokens_until < ?`,
+			s.db.millis(tokensUntil), id, s.db.millis(tokensUntil)))
+	})
 }
 
 // maxListed bounds a user's list of sessions.

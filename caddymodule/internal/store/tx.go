@@ -3,7 +3,6 @@ package store
 import (
 	"context"
 	"database/sql"
-	"database/sql/driver"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -107,34 +106,6 @@ func (s *Store) reading(ctx context.Context, doing string, lags bool, ask func(*
 		err = s.db.tries(ctx, p.read, again, func() error { return s.db.reading(ctx, p.read, lags, ask) })
 	}
 	return s.db.wrap(ctx, doing+" in", err)
-}
-
-// execute runs one statement as a durable transaction.
-func (s *Store) execute(ctx context.Context, doing string, may repeat, query string, args ...any) (n int64, err error) {
-	ctx, end := s.db.begin(ctx, doing)
-	defer func() { end(true, err) }()
-	p, err := s.use(ctx)
-	if err != nil {
-		return 0, err
-	}
-	if p.queue != nil {
-		err = p.queue.write(ctx, s.db, durable, func(t *tx) (err error) {
-			if err := checkOpen(t); err != nil {
-				return err
-			}
-			n, err = t.exec(query, args...)
-			return err
-		})
-	} else {
-		err = s.db.tries(ctx, p.write, may, func() (err error) {
-			n, err = (&tx{ctx: ctx, db: s.db, q: p.write}).exec(query, args...)
-			if err != nil && s.db.dialect.lost(err) && !errors.Is(err, driver.ErrBadConn) {
-				err = unknown{err}
-			}
-			return err
-		})
-	}
-	return n, s.db.wrap(ctx, doing+" in", s.explainMoved(ctx, err))
 }
 
 // write runs change in one durable transaction, which happens completely or not at all. If another
