@@ -181,3 +181,12 @@ func (db *DB) byIndex(keys []string) []statement {
 	}
 	return []statement{say(db.dialect.byIndex)}
 }
+
+// preferIndex makes the rest of the transaction look rows up by their indexes; see dialect.byIndex.
+func (t *tx) preferIndex() error {
+	if t.db.dialect.byIndex == "" {
+		return nil
+	}
+	_, err := t.exec(t.db.dialect.byIndex)
+	return err
+}

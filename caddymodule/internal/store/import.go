@@ -140,10 +140,8 @@ func (s *Store) planImport(t *tx, rows []importer.Row, rule user.NewOpenID, exte
 		bindings: make(map[openidKey]user.Binding), openids: make(map[userApp]bool), unionids: make(map[string]string),
 		created: make(map[string]bool), joined: make(map[string]bool), suspended: make(map[userUnion]bool),
 	}
-	if s.db.dialect.byIndex != "" {
-		if _, err := t.exec(s.db.dialect.byIndex); err != nil {
-			return nil, err
-		}
+	if err := t.preferIndex(); err != nil {
+		return nil, err
 	}
 	if err := s.lookUp(t, p, rows); err != nil {
 		return nil, err

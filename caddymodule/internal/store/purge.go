@@ -69,6 +69,9 @@ func (s *Store) Purge(ctx context.Context, limit int) (deleted int, err error) {
 		}
 		var n int64
 		err := s.write(ctx, "purging", func(t *tx) (err error) {
+			if err := t.preferIndex(); err != nil {
+				return err
+			}
 			n, err = t.exec(query, p.margin.Milliseconds(), limit)
 			return err
 		})
