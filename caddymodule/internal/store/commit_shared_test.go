@@ -110,16 +110,20 @@ func keptLogin(t *testing.T, s *Store, userID, openid, national string) login.Co
 	return l
 }
 
+// loseAnswers lets the transactions of an operation be made, but no caller gets an answer.
+func loseAnswers(groups *groupCommit) {
+	send := groups.send
+	groups.send = func(ctx context.Context, writes []*grouped) error {
+		return errors.Join(send(ctx, writes), errors.New("the connection is lost"))
+	}
+}
+
 // A common transaction is committed, but its answer is lost. Each login is then made alone, and
 // finds the session that it has opened.
 func TestSharedCommitWithoutAnswer(t *testing.T) {
 	onServers(t, func(t *testing.T, _, address string) {
 		s := started(t, handles(t, address))
-		groups := s.groups("committing a login", durable)
-		send := groups.send
-		groups.send = func(ctx context.Context, writes []*grouped) error {
-			return errors.Join(send(ctx, writes), errors.New("the connection is lost"))
-		}
+		loseAnswers(s.groups("committing a login", durable))
 		l := keptLogin(t, s, "alice", "alice@wx1", "13900139000")
 		var opened *login.Opened
 		if _, err := s.Commit(t.Context(), l); !errors.As(err, &opened) || string(opened.Value) != string(l.Value) {
@@ -140,11 +144,7 @@ func TestSharedCommitWithoutAnswer(t *testing.T) {
 func TestTestLoginWithoutAnswer(t *testing.T) {
 	onServers(t, func(t *testing.T, _, address string) {
 		s := started(t, handles(t, address))
-		groups := s.groups("committing a login", durable)
-		send := groups.send
-		groups.send = func(ctx context.Context, writes []*grouped) error {
-			return errors.Join(send(ctx, writes), errors.New("the connection is lost"))
-		}
+		loseAnswers(s.groups("committing a test login", durable))
 		u, err := s.Users(true, settings).Login(t.Context(), user.Login{Phone: phone(t, "13800138000")})
 		if err != nil {
 			t.Fatal(err)
