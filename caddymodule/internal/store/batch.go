@@ -26,7 +26,7 @@ type statement struct {
 	query string
 	args  []any
 	scan  func(row) error // called for each row; nil for statements that return no rows
-	locks []byte          // the key of the row that it locks, see group_commit.go
+	locks []byte          // the key of the row that it locks, see together.go
 	rows  string          // see onRow
 	last  bool            // it may come after all statements that are not last
 }

@@ -47,7 +47,8 @@ func (c *committing) end(condition string, args ...any) ([]string, error) {
 // endByID ends the sessions with these ids. Nothing else that the login writes depends on that, so
 // it comes last.
 func (c *committing) endByID(e session.Ending, ids []string) {
-	for _, st := range c.db.endings(e, ids) {
+	end, revoke := c.db.endings(e, ids)
+	for _, st := range append(c.db.byIndex(ids), end, revoke) {
 		st.last = true
 		c.writes = append(c.writes, st)
 	}

@@ -116,28 +116,25 @@ func endSessions(t *tx, e session.Ending, condition string, args ...any) ([]stri
 }
 
 // endByID ends the sessions with these ids that are live, and returns how many it has ended.
-func endByID(t *tx, e session.Ending, ids []string) (ended int64, err error) {
-	list := t.db.endings(e, ids)
-	revoke := len(list) - 1
-	for i, st := range list {
-		if i == revoke && ended == 0 {
-			return 0, nil
-		}
-		n, err := t.exec(st.query, st.args...)
-		if err != nil {
-			return ended, err
-		}
-		if i == revoke-1 {
-			ended = n
+func endByID(t *tx, e session.Ending, ids []string) (int64, error) {
+	if len(ids) > 1 {
+		if err := t.preferIndex(); err != nil {
+			return 0, err
 		}
 	}
-	return ended, nil
+	end, revoke := t.db.endings(e, ids)
+	ended, err := t.exec(end.query, end.args...)
+	if err != nil || ended == 0 {
+		return ended, err
+	}
+	_, err = t.exec(revoke.query, revoke.args...)
+	return ended, err
 }
 
-// endings returns the statements that end the sessions with these ids that are live. The last one
-// writes a revocation for each session that may have a valid access token, by the database's clock
-// or by ours. The one before it ends them.
-func (db *DB) endings(e session.Ending, ids []string) []statement {
+// endings returns the statement that ends the sessions with these ids that are live, and the one
+// that writes a revocation for each of them that may have a valid access token, by the database's
+// clock or by ours.
+func (db *DB) endings(e session.Ending, ids []string) (end, revoke statement) {
 	in, keys := oneOf(ids)
 	now := db.millis(e.Now)
 	// "+ 0" keeps the planner from using the index on ended_at: without statistics PostgreSQL
@@ -146,15 +143,15 @@ func (db *DB) endings(e session.Ending, ids []string) []statement {
 	if e.Forget {
 		set += `, ` + anonymous
 	}
-	end := say(`UPDATE {sessions} SET `+set+` WHERE ended_at + 0 = 0 AND id`+in, append([]any{now, string(e.Reason)}, keys...)...)
+	end = say(`UPDATE {sessions} SET `+set+` WHERE ended_at + 0 = 0 AND id`+in, append([]any{now, string(e.Reason)}, keys...)...)
 	// A session that another call ended in the same millisecond gets a second revocation, which
 	// does no harm.
-	revoke := say(`INSERT INTO {revocations} (session_id, until_at, recorded_at)
+	revoke = say(`INSERT INTO {revocations} (session_id, until_at, recorded_at)
 		SELECT id, ?, {now} FROM {sessions} WHERE ended_at + 0 = ?
 			AND NOT (tokens_until > 0 AND tokens_counter = counter AND tokens_until < ? AND tokens_until < {now})
 			AND id`+in,
 		append([]any{db.millis(e.Until), now, now}, keys...)...)
-	return append(db.byIndex(ids), end, revoke)
+	return end, revoke
 }
 
 // oneOf returns a condition that matches any of the keys, and its parameters. There may be at most
@@ -187,6 +184,5 @@ func (t *tx) preferIndex() error {
 	if t.db.dialect.byIndex == "" {
 		return nil
 	}
-	_, err := t.exec(t.db.dialect.byIndex)
-	return err
+	return t.one(say(t.db.dialect.byIndex))
 }
