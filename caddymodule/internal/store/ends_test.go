@@ -100,7 +100,9 @@ func TestFeedHoldsSessionsWithTokensOnly(t *testing.T) {
 			}
 			got := make(map[string]bool)
 			for _, r := range feed {
-				got[opened[r.SessionID]], last = true, r.Seq
+				if r.Seq > after { // a row of this millisecond is returned again
+					got[opened[r.SessionID]], last = true, r.Seq
+				}
 			}
 			if fmt.Sprint(got) != fmt.Sprint(want) {
 				t.Errorf("in the feed are %v, want %v", got, want)
