@@ -236,20 +236,15 @@ func (s *Store) groupRead(ctx context.Context, doing string, question func() sta
 	}})
 }
 
-// share makes a write on a database server. proves states whether its success proves that the store
-// can be written.
-func (s *Store) share(ctx context.Context, doing string, proves bool, how durability, w *grouped) (err error) {
-	ctx, end := s.db.begin(ctx, doing)
-	defer func() { end(proves, err) }()
-	p, err := s.use(ctx)
-	if err != nil {
+// share makes a write on a database server. proves is as in [Store.making].
+func (s *Store) share(ctx context.Context, doing string, proves bool, how durability, w *grouped) error {
+	return s.making(ctx, doing, proves, func(ctx context.Context, p *pools) error {
+		err := p.groups.of(groupKind{doing, how, guarded(ctx)}, s.db, p.write).write(ctx, w)
+		if errors.Is(err, errGroup) {
+			err = s.db.tries(ctx, p.write, again, func() error {
+				return s.db.changing(ctx, p.write, how, func(t *tx) error { return t.together(w) })
+			})
+		}
 		return err
-	}
-	err = p.groups.of(groupKind{doing, how, guarded(ctx)}, s.db, p.write).write(ctx, w)
-	if errors.Is(err, errGroup) {
-		err = s.db.tries(ctx, p.write, again, func() error {
-			return s.db.changing(ctx, p.write, how, func(t *tx) error { return t.together(w) })
-		})
-	}
-	return s.db.wrap(ctx, doing+" in", s.explainMoved(ctx, err))
+	})
 }

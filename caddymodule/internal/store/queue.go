@@ -5,6 +5,8 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 )
@@ -35,12 +37,38 @@ type queue struct {
 	runs     sync.WaitGroup
 }
 
+// pendingWrite is a write in the queue.
 type pendingWrite struct {
-	change func(*tx) error
-	how    durability
-	begun  bool // guarded by queue.mu
-	done   chan error
+	change  func(*tx) error
+	guarded bool // see moved.go
+	how     durability
+	begun   bool // guarded by queue.mu
+	done    chan error
 }
+
+// run makes the write on its own.
+func (w *pendingWrite) run(t *tx) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = panicked{p, debug.Stack()}
+		}
+	}()
+	if w.guarded {
+		if err := checkOpen(t); err != nil {
+			return err
+		}
+	}
+	return w.change(t)
+}
+
+// panicked is the panic of a write. The queue's goroutine must survive it: the write's caller panics
+// instead.
+type panicked struct {
+	value any
+	stack []byte
+}
+
+func (p panicked) Error() string { return fmt.Sprintf("%v\n\n%s", p.value, p.stack) }
 
 const (
 	// batchSize bounds the number of writes in one commit. So it bounds how long the first write
@@ -56,14 +84,14 @@ const (
 	batchTimeout = 10 * time.Second
 )
 
-// write runs change in a transaction that it may share with other writes. If ctx ends before change
-// has begun, change does not run. Once it has begun, it runs to its end, because an interrupted
-// statement would make the whole batch fail.
-func (q *queue) write(ctx context.Context, db *DB, how durability, change func(*tx) error) error {
+// write makes a write in a transaction that it may share with others. If ctx ends before the write
+// has begun, it is not made. Once it has begun, it runs to its end, because an interrupted statement
+// would make the whole batch fail.
+func (q *queue) write(ctx context.Context, db *DB, w *pendingWrite) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	w := &pendingWrite{change: change, how: how, done: make(chan error, 1)}
+	w.done = make(chan error, 1)
 	q.mu.Lock()
 	if q.closed {
 		q.mu.Unlock()
@@ -77,26 +105,30 @@ func (q *queue) write(ctx context.Context, db *DB, how durability, change func(*
 	}
 	q.mu.Unlock()
 
+	var err error
 	select {
-	case err := <-w.done:
-		return err
+	case err = <-w.done:
 	case <-ctx.Done():
-	}
-	q.mu.Lock()
-	begun := w.begun
-	if !begun {
-		for i, other := range q.waiting {
-			if other == w {
-				q.waiting = append(q.waiting[:i], q.waiting[i+1:]...)
-				break
-			}
+		if q.leave(w) {
+			return ctx.Err()
 		}
+		err = <-w.done
 	}
-	q.mu.Unlock()
-	if !begun {
-		return ctx.Err()
+	var p panicked
+	if errors.As(err, &p) {
+		panic(p)
 	}
-	return <-w.done
+	return err
+}
+
+// leave removes a write from the queue. It returns false if the write has begun.
+func (q *queue) leave(w *pendingWrite) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if !w.begun {
+		q.waiting = slices.DeleteFunc(q.waiting, func(other *pendingWrite) bool { return other == w })
+	}
+	return !w.begun
 }
 
 // close refuses further writes and waits for those in the queue.
@@ -198,11 +230,11 @@ var errOneWrite = errors.New("one of the writes failed")
 func (q *queue) together(db *DB, batch []*pendingWrite) (results []error, err error) {
 	results = make([]error, len(batch))
 	if len(batch) == 1 {
-		return results, q.transaction(db, batch[0].change)
+		return results, q.transaction(db, batch[0].run)
 	}
 	err = q.transaction(db, func(t *tx) error {
 		for _, w := range batch {
-			if err := w.change(t); err != nil {
+			if err := w.run(t); err != nil {
 				return fmt.Errorf("%w: %w", errOneWrite, err)
 			}
 		}
@@ -216,7 +248,7 @@ func (q *queue) together(db *DB, batch []*pendingWrite) (results []error, err er
 			if _, err := t.exec(`SAVEPOINT ` + oneWrite); err != nil {
 				return err
 			}
-			if results[i] = w.change(t); results[i] != nil {
+			if results[i] = w.run(t); results[i] != nil {
 				if _, err := t.exec(`ROLLBACK TO ` + oneWrite); err != nil {
 					return err
 				}

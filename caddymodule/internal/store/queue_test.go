@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -17,6 +18,11 @@ import (
 func holdWriter(t *testing.T, s *Store) (release func()) {
 	t.Helper()
 	p := s.db.pools.Load()
+	waitFor(t, "the queue to rest", func() bool {
+		p.queue.mu.Lock()
+		defer p.queue.mu.Unlock()
+		return !p.queue.running
+	})
 	conn, err := p.write.Conn(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -215,5 +221,44 @@ func TestDurableWriteReturnsOnceOnDisk(t *testing.T) {
 	}
 	if err := flushFile(filepath.Join(t.TempDir(), "none")); err == nil {
 		t.Error("a file that is not there was flushed")
+	}
+}
+
+// One of the writes of a batch panics. Its caller panics, the others are written, and the queue
+// goes on.
+func TestPanicStaysWithItsWrite(t *testing.T) {
+	s := started(t, newSQLite(t))
+	q := s.db.pools.Load().queue
+	write := func(name string) (panicked any, err error) {
+		defer func() { panicked = recover() }()
+		return nil, s.write(context.Background(), "testing", func(tx *tx) error {
+			_, err := tx.exec(`INSERT INTO {meta} (name, value) VALUES (?, x'00')`, name)
+			if name == "bad" {
+				panic("a fault")
+			}
+			return err
+		})
+	}
+	together := func(names ...string) {
+		t.Helper()
+		release := holdWriter(t, s)
+		var all sync.WaitGroup
+		for _, name := range names {
+			all.Go(func() {
+				p, err := write(name)
+				if err != nil || (name == "bad") != strings.Contains(fmt.Sprint(p), "a fault") {
+					t.Errorf("%s: panic %v, error %v", name, p, err)
+				}
+			})
+		}
+		waitFor(t, "a batch", func() bool { return q.length() == len(names) })
+		release()
+		all.Wait()
+	}
+	together("bad", "good", "better")
+	together("bad")
+	together("best")
+	if n := count(t, s, `SELECT COUNT(*) FROM {meta} WHERE name IN ('good', 'better', 'best', 'bad')`); n != 3 {
+		t.Errorf("%d rows were written, want 3", n)
 	}
 }

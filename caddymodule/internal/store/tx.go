@@ -131,28 +131,25 @@ const (
 	light   durability = true
 )
 
-func (s *Store) change(ctx context.Context, doing string, may repeat, how durability, change func(*tx) error) (err error) {
+func (s *Store) change(ctx context.Context, doing string, may repeat, how durability, change func(*tx) error) error {
+	return s.making(ctx, doing, s.db.proves(ctx), func(ctx context.Context, p *pools) error {
+		if p.queue != nil {
+			return p.queue.write(ctx, s.db, &pendingWrite{change: change, guarded: guarded(ctx), how: how})
+		}
+		return s.db.tries(ctx, p.write, may, func() error { return s.db.changing(ctx, p.write, how, change) })
+	})
+}
+
+// making makes a write, and describes its error. proves states whether its success proves that the
+// store can be written.
+func (s *Store) making(ctx context.Context, doing string, proves bool, write func(context.Context, *pools) error) (err error) {
 	ctx, end := s.db.begin(ctx, doing)
-	defer func() { end(s.db.proves(ctx), err) }()
+	defer func() { end(proves, err) }()
 	p, err := s.use(ctx)
 	if err != nil {
 		return err
 	}
-	if p.queue != nil {
-		if guarded(ctx) {
-			unchecked := change
-			change = func(t *tx) error {
-				if err := checkOpen(t); err != nil {
-					return err
-				}
-				return unchecked(t)
-			}
-		}
-		err = p.queue.write(ctx, s.db, how, change)
-	} else {
-		err = s.db.tries(ctx, p.write, may, func() error { return s.db.changing(ctx, p.write, how, change) })
-	}
-	return s.db.wrap(ctx, doing+" in", s.explainMoved(ctx, err))
+	return s.db.wrap(ctx, doing+" in", s.explainMoved(ctx, write(ctx, p)))
 }
 
 // repeat states whether a transaction may be run again when it is unknown whether it was committed.
