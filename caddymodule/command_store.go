@@ -11,6 +11,7 @@ import (
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/cli"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/clock"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/sqldb"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/store"
 )
 
@@ -28,7 +29,7 @@ the error at start names that version.`,
   caddy wx-auth schema mysql --table-prefix login_ | mysql app
   caddy wx-auth schema mysql --from 1`,
 		Args:      cobra.ExactArgs(1),
-		ValidArgs: store.Kinds(), // for the shell's completion
+		ValidArgs: sqldb.Kinds(), // for the shell's completion
 	}
 	prefix := cmd.Flags().String("table-prefix", defaultTablePrefix, "what the name of each table starts with, as in table_prefix")
 	from := cmd.Flags().Int("from", 0, "the version that the tables have")

@@ -17,6 +17,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/metrics"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/outage"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/remedy"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/sqldb"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/store"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/storestate"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/token"
@@ -86,7 +87,7 @@ func acquireStore(k storeKey) (*storeState, error) {
 func (s *storeState) measure(m *metrics.Metrics) {
 	label := s.DB.Label()
 	m.Stores(label, store.Operations())
-	s.DB.Observe(func(o store.Operation) {
+	s.DB.Observe(func(o sqldb.Operation) {
 		m.Operation(label, o.Name, o.Outcome(), o.Took)
 		if s.WasOpened() && o.Name != store.CountOperation {
 			s.note(o)
@@ -113,7 +114,7 @@ func (s *storeState) measure(m *metrics.Metrics) {
 // note logs when the store begins to fail, and when it works again. A server or file that has
 // become read-only still answers reads, so after a failed write only a successful write ends
 // the outage.
-func (s *storeState) note(o store.Operation) {
+func (s *storeState) note(o sqldb.Operation) {
 	switch {
 	case o.Outcome() == "unavailable":
 		if o.Write {

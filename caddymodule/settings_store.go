@@ -15,6 +15,7 @@ import (
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/ratelimit"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/remedy"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/sqldb"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/store"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
@@ -50,12 +51,12 @@ func (s *settings) resolveStore(h *Handler, look lookup) error {
 	if err != nil {
 		return misset("store", err)
 	}
-	if kind := store.KindOf(url); kind.Port != "" && len(h.EncryptionKeys) == 0 {
+	if kind := sqldb.KindOf(url); kind.Port != "" && len(h.EncryptionKeys) == 0 {
 		return misset("store", fmt.Errorf("%s needs encryption_key, as personal data is sealed before it leaves: "+
 			"encryption_key {env.WX_AUTH_KEY}, with what `openssl rand -base64 32` prints", kind.Name))
 	}
 	if known {
-		if s.Store.URL, err = store.Canonical(url); err != nil {
+		if s.Store.URL, err = sqldb.Canonical(url); err != nil {
 			return misset("store", err)
 		}
 		// New only parses: it opens nothing.
@@ -71,7 +72,7 @@ func checkTablePrefix(prefix string) error {
 	if err := noPlaceholder(prefix); err != nil {
 		return err
 	}
-	return store.CheckPrefix(prefix)
+	return sqldb.CheckPrefix(prefix)
 }
 
 func (s *settings) resolveKeys(h *Handler, look lookup) error {

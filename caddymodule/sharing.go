@@ -17,6 +17,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/remedy"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/sqldb"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/store"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
@@ -134,7 +135,7 @@ func placeOf(address string) string {
 	scheme, rest, _ := strings.Cut(address, "://")
 	scheme = strings.ToLower(scheme)
 	port := webPorts[scheme]
-	if kind := store.KindOf(scheme); kind.Port != "" {
+	if kind := sqldb.KindOf(scheme); kind.Port != "" {
 		scheme, port = kind.Name, kind.Port
 	}
 	rest, _, _ = strings.Cut(rest, "#")

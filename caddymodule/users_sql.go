@@ -10,7 +10,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
-	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/store"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/external"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user/sqldir"
 )
@@ -131,8 +131,8 @@ func (u *SQLUsers) resolve(look lookup) (address string, q sqldir.Queries, err e
 	address, known, err := look(u.URL, syntax{})
 	mysql := false
 	if err == nil && known {
-		var db *store.ExternalTables
-		if db, err = store.NewExternalTables(address); err == nil {
+		var db *external.Tables
+		if db, err = external.New(address); err == nil {
 			mysql = db.MySQL()
 		}
 	}
@@ -193,20 +193,20 @@ func (u *SQLUsers) directory(look lookup) (directoryName, error) {
 // externalPool holds the databases of users' tables: externalDB by address.
 var externalPool = caddy.NewUsagePool()
 
-type externalDB struct{ *store.ExternalTables }
+type externalDB struct{ *external.Tables }
 
 // Destruct closes the connections.
 func (f externalDB) Destruct() error { return f.Close() }
 
-func acquireExternal(address string) (*store.ExternalTables, error) {
+func acquireExternal(address string) (*external.Tables, error) {
 	v, _, err := externalPool.LoadOrNew(address, func() (caddy.Destructor, error) {
-		db, err := store.NewExternalTables(address)
+		db, err := external.New(address)
 		return externalDB{db}, err
 	})
 	if err != nil {
 		return nil, err
 	}
-	return v.(externalDB).ExternalTables, nil
+	return v.(externalDB).Tables, nil
 }
 
 // Interface guards

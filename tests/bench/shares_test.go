@@ -30,8 +30,8 @@ var (
 
 // loginParts are the parts of a login.
 var loginParts = []part{
-	{"writing to the store", []string{"internal/store.(*queue).run", "internal/store.(*Store).change", "internal/store.(*Store).share"}, nil},
-	{"reading from the store", []string{"internal/store.(*Store).read"}, nil},
+	{"writing to the store", []string{"internal/sqldb.(*queue).run", "internal/sqldb.(*Client).making"}, nil},
+	{"reading from the store", []string{"internal/sqldb.(*Client).read"}, nil},
 	{"calling WeChat", []string{"wechat.(*Transport).exchange", "net/http.(*persistConn).readLoop", "net/http.(*persistConn).writeLoop"}, nil},
 	{"HTTP server", []string{"net/http.(*conn).serve"}, nil},
 	{"signing the token", []string{"internal/login.(*Minter).Mint"}, nil},

@@ -17,7 +17,7 @@ var anotherClock = []rig.Change{
 	{File: "caddymodule/handler.go", Old: "time.Now()", New: "wrong(time.Now())"},
 	{File: "caddymodule/internal/api/endpoints.go", Old: "time.Now()", New: "wrong(time.Now())"},
 	{File: "caddymodule/internal/login/login.go", Old: "return time.Now()", New: "return wrong(time.Now())"},
-	{File: "caddymodule/internal/store/store.go", Old: "opts.Now = time.Now", New: "opts.Now = func() time.Time { return wrong(time.Now()) }"},
+	{File: "caddymodule/internal/store/db.go", Old: "opts.Now = time.Now", New: "opts.Now = func() time.Time { return wrong(time.Now()) }"},
 	{File: "caddymodule/wrong_clock.go", New: "package caddymodule\n" + wrongClock},
 	{File: "caddymodule/internal/api/wrong_clock.go", New: "package api\n" + wrongClock},
 	{File: "caddymodule/internal/login/wrong_clock.go", New: "package login\n" + wrongClock},

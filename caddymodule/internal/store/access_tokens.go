@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/sqldb"
 	"time"
 )
 
@@ -16,10 +17,10 @@ func accessTokenPlace(appid string) place { return place{"access_tokens", "token
 // LoadToken returns an app's stored access token, when it was fetched, and when it expires. ok is
 // false if there is none.
 func (s *Store) LoadToken(ctx context.Context, appid string) (value string, fetched, expires time.Time, ok bool, err error) {
-	err = s.read(ctx, "reading an access token", func(t *tx) error {
+	err = s.sql.Read(ctx, "reading an access token", func(t *sqldb.Tx) error {
 		var sealed []byte
 		var fetchedAt, expiresAt int64
-		err := t.row(`SELECT token, fetched_at, expires_at FROM {access_tokens} WHERE appid = ?`, appid).Scan(&sealed, &fetchedAt, &expiresAt)
+		err := t.Row(`SELECT token, fetched_at, expires_at FROM {access_tokens} WHERE appid = ?`, appid).Scan(&sealed, &fetchedAt, &expiresAt)
 		if errors.Is(err, sql.ErrNoRows) || err == nil && len(sealed) == 0 {
 			return nil
 		}
@@ -30,7 +31,7 @@ func (s *Store) LoadToken(ctx context.Context, appid string) (value string, fetc
 		if err != nil {
 			return err
 		}
-		value, fetched, expires, ok = string(opened), t.db.fromMillis(fetchedAt), t.db.fromMillis(expiresAt), true
+		value, fetched, expires, ok = string(opened), s.db.fromMillis(fetchedAt), s.db.fromMillis(expiresAt), true
 		return nil
 	})
 	return value, fetched, expires, ok, err
@@ -38,10 +39,10 @@ func (s *Store) LoadToken(ctx context.Context, appid string) (value string, fetc
 
 // StoreToken seals an access token and stores it in place of the previous one.
 func (s *Store) StoreToken(ctx context.Context, appid, value string, fetched, expires time.Time) error {
-	return s.rewrite(ctx, "storing an access token", func(t *tx) error {
-		_, err := t.exec(`INSERT INTO {access_tokens} (appid, token, fetched_at, expires_at, owner, lease_until) VALUES (?, ?, ?, ?, '', 0)
+	return s.sql.Rewrite(ctx, "storing an access token", func(t *sqldb.Tx) error {
+		_, err := t.Exec(`INSERT INTO {access_tokens} (appid, token, fetched_at, expires_at, owner, lease_until) VALUES (?, ?, ?, ?, '', 0)
 			ON CONFLICT (appid) DO UPDATE SET token = excluded.token, fetched_at = excluded.fetched_at, expires_at = excluded.expires_at`,
-			appid, s.keys.Load().seal(accessTokenPlace(appid), []byte(value)), t.db.millis(fetched), t.db.millis(expires))
+			appid, s.keys.Load().seal(accessTokenPlace(appid), []byte(value)), s.db.millis(fetched), s.db.millis(expires))
 		return err
 	})
 }
@@ -49,12 +50,12 @@ func (s *Store) StoreToken(ctx context.Context, appid, value string, fetched, ex
 // LeaseToken gives owner the right to fetch the app's next access token, up to the time until.
 // leased is false if another owner has a lease that is still valid at now.
 func (s *Store) LeaseToken(ctx context.Context, appid, owner string, now, until time.Time) (leased bool, err error) {
-	err = s.rewrite(ctx, "leasing an access token", func(t *tx) error {
-		n, err := t.exec(`UPDATE {access_tokens} SET owner = ?, lease_until = ? WHERE appid = ? AND (owner = ? OR lease_until <= ?)`,
-			owner, t.db.millis(until), appid, owner, t.db.millis(now))
+	err = s.sql.Rewrite(ctx, "leasing an access token", func(t *sqldb.Tx) error {
+		n, err := t.Exec(`UPDATE {access_tokens} SET owner = ?, lease_until = ? WHERE appid = ? AND (owner = ? OR lease_until <= ?)`,
+			owner, s.db.millis(until), appid, owner, s.db.millis(now))
 		if err == nil && n == 0 {
-			n, err = t.exec(`INSERT OR IGNORE INTO {access_tokens} (appid, token, fetched_at, expires_at, owner, lease_until) VALUES (?, ?, 0, 0, ?, ?)`,
-				appid, []byte{}, owner, t.db.millis(until))
+			n, err = t.Exec(`INSERT OR IGNORE INTO {access_tokens} (appid, token, fetched_at, expires_at, owner, lease_until) VALUES (?, ?, 0, 0, ?, ?)`,
+				appid, []byte{}, owner, s.db.millis(until))
 		}
 		leased = n == 1
 		return err
@@ -64,8 +65,8 @@ func (s *Store) LeaseToken(ctx context.Context, appid, owner string, now, until 
 
 // ReleaseToken ends the lease if owner has it.
 func (s *Store) ReleaseToken(ctx context.Context, appid, owner string) error {
-	return s.rewrite(ctx, "releasing an access token", func(t *tx) error {
-		_, err := t.exec(`UPDATE {access_tokens} SET owner = '', lease_until = 0 WHERE appid = ? AND owner = ?`, appid, owner)
+	return s.sql.Rewrite(ctx, "releasing an access token", func(t *sqldb.Tx) error {
+		_, err := t.Exec(`UPDATE {access_tokens} SET owner = '', lease_until = 0 WHERE appid = ? AND owner = ?`, appid, owner)
 		return err
 	})
 }

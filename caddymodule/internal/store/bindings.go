@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/sqldb"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
@@ -16,7 +17,7 @@ const bindingColumns = `appid, openid, unionid, user_id, phone_at, phone, state,
 
 // scanBinding reads bindingColumns. around is empty, or holds two further columns: the first comes
 // before bindingColumns, the second after them.
-func (s *Store) scanBinding(row row, around ...any) (b user.Binding, err error) {
+func (s *Store) scanBinding(row sqldb.Row, around ...any) (b user.Binding, err error) {
 	var phoneAt, authAt int64
 	var sealed []byte
 	columns := []any{&b.AppID, &b.OpenID, &b.UnionID, &b.UserID, &phoneAt, &sealed, &b.State, &authAt}
@@ -44,15 +45,15 @@ func bindingPhonePlace(b user.Binding) place {
 
 // Binding returns the user that an openid is bound to.
 func (s *Store) Binding(ctx context.Context, appid, openid string) (b user.Binding, found bool, err error) {
-	err = s.read(ctx, "reading a binding", func(t *tx) (err error) {
+	err = s.sql.Read(ctx, "reading a binding", func(t *sqldb.Tx) (err error) {
 		b, found, err = s.findBinding(t, `WHERE appid = ? AND openid = ?`, appid, openid)
 		return err
 	})
 	return b, found && err == nil, err
 }
 
-func (s *Store) findBinding(t *tx, which string, args ...any) (user.Binding, bool, error) {
-	b, err := s.scanBinding(t.row(`SELECT `+bindingColumns+` FROM {bindings} `+which, args...))
+func (s *Store) findBinding(t *sqldb.Tx, which string, args ...any) (user.Binding, bool, error) {
+	b, err := s.scanBinding(t.Row(`SELECT `+bindingColumns+` FROM {bindings} `+which, args...))
 	if errors.Is(err, sql.ErrNoRows) {
 		return user.Binding{}, false, nil
 	}
@@ -66,7 +67,7 @@ const userStripes = 256
 // lockUser makes other transactions that lock this user wait until this one ends. Transactions of
 // other users that share the row wait, too. Without the lock, two logins with new openids of one
 // user would not see each other, and both openids would stay.
-func lockUser(t *tx, id string) error { return lockUsers(t, map[string]bool{id: true}) }
+func lockUser(t *sqldb.Tx, id string) error { return lockUsers(t, map[string]bool{id: true}) }
 
 func stripe(id string) uint32 {
 	h := fnv.New32a()
@@ -86,13 +87,13 @@ func stripesOf(users []string) []uint32 {
 }
 
 // lockUsers locks several users, like lockUser.
-func lockUsers(t *tx, ids map[string]bool) error {
-	if t.db.dialect.oneWriter {
+func lockUsers(t *sqldb.Tx, ids map[string]bool) error {
+	if t.DB().Dialect.OneWriter {
 		return nil
 	}
 	for _, n := range stripesOf(slices.Collect(maps.Keys(ids))) {
 		// This creates a missing row, and locks it in any case.
-		if _, err := t.exec(`INSERT INTO {user_locks} (stripe) VALUES (?)
+		if _, err := t.Exec(`INSERT INTO {user_locks} (stripe) VALUES (?)
 			ON CONFLICT (stripe) DO UPDATE SET stripe = excluded.stripe`, n); err != nil {
 			return err
 		}
@@ -109,8 +110,8 @@ func (s *Store) makeLocks(ctx context.Context) error {
 	for n := range userStripes {
 		all = append(all, n)
 	}
-	return s.rewrite(ctx, "preparing locks", func(t *tx) error {
-		return t.send(true, say(`INSERT INTO {user_locks} (stripe) VALUES (?)`+strings.Repeat(", (?)", len(all)-1)+`
+	return s.sql.Rewrite(ctx, "preparing locks", func(t *sqldb.Tx) error {
+		return t.Send(true, sqldb.Say(`INSERT INTO {user_locks} (stripe) VALUES (?)`+strings.Repeat(", (?)", len(all)-1)+`
 			ON CONFLICT (stripe) DO UPDATE SET stripe = excluded.stripe`, all...))
 	})
 }

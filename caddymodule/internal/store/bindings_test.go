@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/sqldb"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
@@ -76,7 +77,7 @@ func TestBindingKeepsTheLastPhoneLogin(t *testing.T) {
 		logIn(t, s, b, user.Replace, now)
 		want(p1)
 		var raw []byte
-		err := s.read(t.Context(), "reading", func(tx *tx) error { return tx.row(`SELECT phone FROM {bindings}`).Scan(&raw) })
+		err := s.sql.Read(t.Context(), "reading", func(tx *sqldb.Tx) error { return tx.Row(`SELECT phone FROM {bindings}`).Scan(&raw) })
 		if err != nil || len(raw) == 0 || bytes.Contains(raw, []byte("13800138000")) {
 			t.Errorf("the number is not sealed: %q, %v", raw, err)
 		}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/sqldb"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
@@ -33,32 +34,32 @@ func (s *Store) ChangePhone(ctx context.Context, p login.PhoneChange) (login.Pho
 // number once this has returned.
 func (s *Store) BeginPhoneChange(ctx context.Context, p login.PhoneChange, life time.Duration) (login.PhoneChanged, error) {
 	return s.changePhone(ctx, "beginning to change a number", p, func(c *changing) error {
-		return c.send(true, beginMark(p.Session.UserID, p.Owner, life))
+		return c.Send(true, beginMark(p.Session.UserID, p.Owner, life))
 	})
 }
 
 // beginMark marks a user whose number is about to be changed in an external directory. A login of
 // the user is committed only if it asked the directory after the mark had ended. The mark of an
 // earlier change is replaced.
-func beginMark(userID, owner string, life time.Duration) statement {
+func beginMark(userID, owner string, life time.Duration) sqldb.Statement {
 	mark := login.ChangeMark(userID)
-	return say(`INSERT INTO {claimed_steps} (step, owner, lease_until, seen_at) VALUES (?, ?, {now} + ?, {now})
+	return sqldb.Say(`INSERT INTO {claimed_steps} (step, owner, lease_until, seen_at) VALUES (?, ?, {now} + ?, {now})
 		ON CONFLICT (step) DO UPDATE SET owner = excluded.owner, lease_until = excluded.lease_until`, mark[:], owner, life.Milliseconds())
 }
 
 // endMark ends a mark now, if owner has set it.
-func endMark(userID, owner string) statement {
+func endMark(userID, owner string) sqldb.Statement {
 	mark := login.ChangeMark(userID)
-	return say(`UPDATE {claimed_steps} SET owner = '', lease_until = {now} WHERE step = ? AND owner = ?`, mark[:], owner)
+	return sqldb.Say(`UPDATE {claimed_steps} SET owner = '', lease_until = {now} WHERE step = ? AND owner = ?`, mark[:], owner)
 }
 
 func (s *Store) changePhone(ctx context.Context, doing string, p login.PhoneChange, write func(*changing) error) (done login.PhoneChanged, err error) {
 	runs := 0
 	for range maxEarly {
-		err = s.rewrite(ctx, doing, func(t *tx) error {
+		err = s.sql.Rewrite(ctx, doing, func(t *sqldb.Tx) error {
 			runs++
-			c := &changing{tx: t, s: s, p: p}
-			if err := t.send(false, c.questions()...); err != nil {
+			c := &changing{Tx: t, s: s, p: p}
+			if err := t.Send(false, c.questions()...); err != nil {
 				return err
 			}
 			done.Replayed, done.AuthAt = false, p.At
@@ -85,7 +86,7 @@ func (s *Store) changePhone(ctx context.Context, doing string, p login.PhoneChan
 
 // changing is a transaction that changes a user's number.
 type changing struct {
-	*tx
+	*sqldb.Tx
 	s *Store
 	p login.PhoneChange
 
@@ -102,25 +103,25 @@ type changing struct {
 }
 
 // questions returns the queries for everything that the change depends on. The lock comes first.
-func (c *changing) questions() (list []statement) {
+func (c *changing) questions() (list []sqldb.Statement) {
 	userID := c.p.Session.UserID
-	if !c.db.dialect.oneWriter {
+	if !c.s.db.Dialect.OneWriter {
 		c.missing = 1
-		list = append(list, ask(func(r row) error {
+		list = append(list, sqldb.Ask(func(r sqldb.Row) error {
 			c.missing--
 			return r.Scan(new(int64))
 		}, `SELECT stripe FROM {user_locks} WHERE stripe = ? {lock}`, int64(stripe(userID))))
 	}
 	list = append(list,
-		ask(func(r row) error {
+		sqldb.Ask(func(r sqldb.Row) error {
 			c.replayed = true
 			return r.Scan(new(int64))
 		}, `SELECT 1 FROM {kept_steps} WHERE step = ?`, c.p.Done[:]),
-		ask(func(r row) error {
+		sqldb.Ask(func(r sqldb.Row) error {
 			c.live = true
 			return r.Scan(new(int64))
 		}, `SELECT 1 FROM {sessions} WHERE id = ? AND ended_at = 0`, c.p.Session.ID),
-		ask(func(r row) error {
+		sqldb.Ask(func(r sqldb.Row) error {
 			var disabled, erased int64
 			err := r.Scan(&disabled, &erased)
 			if disabled != 0 || erased == 0 {
@@ -128,7 +129,7 @@ func (c *changing) questions() (list []statement) {
 			}
 			return err
 		}, `SELECT disabled, erased_at FROM {barred_users} WHERE user_id = ?`, userID),
-		ask(func(r row) error {
+		sqldb.Ask(func(r sqldb.Row) error {
 			b, err := c.s.scanBinding(r)
 			if b.AppID == c.p.Session.AppID && b.OpenID == c.p.Session.OpenID {
 				c.own = b
@@ -138,7 +139,7 @@ func (c *changing) questions() (list []statement) {
 		}, `SELECT `+bindingColumns+` FROM {bindings} WHERE user_id = ?`, userID))
 	if c.p.External {
 		mark := login.ChangeMark(userID)
-		return append(list, ask(func(r row) error {
+		return append(list, sqldb.Ask(func(r sqldb.Row) error {
 			c.marked = true
 			return r.Scan(new(int64))
 		}, `SELECT 1 FROM {claimed_steps} WHERE step = ? AND owner = ?`, mark[:], c.p.Owner))
@@ -149,7 +150,7 @@ func (c *changing) questions() (list []statement) {
 		args = append(args, h)
 	}
 	return append(list,
-		ask(func(r row) error {
+		sqldb.Ask(func(r sqldb.Row) error {
 			u, err := c.s.scanUser(r)
 			if u.ID != userID {
 				return err
@@ -161,7 +162,7 @@ func (c *changing) questions() (list []statement) {
 			}
 			return nil
 		}, `SELECT id, phone, disabled, created_at FROM {users} WHERE id = ? {lock}`, userID),
-		ask(func(r row) error {
+		sqldb.Ask(func(r sqldb.Row) error {
 			c.taken = true
 			return r.Scan(new(int64))
 		}, `SELECT 1 FROM {user_phones} WHERE phone_hash IN (?`+strings.Repeat(", ?", len(hashes)-1)+`) AND user_id <> ?`, append(args, userID)...))
@@ -195,8 +196,8 @@ func (c *changing) allowed() error {
 // move writes the change.
 func (c *changing) move() error {
 	p, userID := c.p, c.p.Session.UserID
-	var writes []statement
-	write := func(query string, args ...any) { writes = append(writes, say(query, args...)) }
+	var writes []sqldb.Statement
+	write := func(query string, args ...any) { writes = append(writes, sqldb.Say(query, args...)) }
 	if !p.External {
 		write(`DELETE FROM {user_phones} WHERE user_id = ?`, userID)
 		writes = append(writes, c.s.giveNumber(user.User{ID: userID, Phone: p.Phone})...)
@@ -215,14 +216,14 @@ func (c *changing) move() error {
 		// The user has a number again, so no other login may give them one.
 		write(`UPDATE {bindings} SET state = ? WHERE user_id = ? AND state = ?`, int64(user.Detached), userID, int64(user.Withdrawn))
 	}
-	at := c.db.millis(slices.MaxFunc([]time.Time{p.At, c.own.PhoneAt}, time.Time.Compare))
-	write(`UPDATE {bindings} SET phone_at = ?, auth_at = ? WHERE appid = ? AND openid = ?`, at, c.db.millis(p.At), c.own.AppID, c.own.OpenID)
+	at := c.s.db.millis(slices.MaxFunc([]time.Time{p.At, c.own.PhoneAt}, time.Time.Compare))
+	write(`UPDATE {bindings} SET phone_at = ?, auth_at = ? WHERE appid = ? AND openid = ?`, at, c.s.db.millis(p.At), c.own.AppID, c.own.OpenID)
 	writes = append(writes, c.s.keepStep(p.Done, []byte("changed"), p.Expires))
 	if p.External {
 		writes = append(writes, endMark(userID, p.Owner))
 	}
-	err := c.send(true, writes...)
-	if err != nil && c.db.dialect.duplicate(err) {
+	err := c.Send(true, writes...)
+	if err != nil && c.s.db.Dialect.Duplicate(err) {
 		return user.ErrPhoneTaken // another user was faster
 	}
 	return err

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/sqldb"
 	"time"
 )
 
@@ -50,13 +51,13 @@ func (db *DB) asking() (answered func(databaseNow int64)) {
 }
 
 // readClock compares this process's clock with the database's.
-func (t *tx) readClock() error {
-	if t.db.opts.Clock == nil {
+func (db *DB) readClock(t *sqldb.Tx) error {
+	if db.opts.Clock == nil {
 		return nil
 	}
-	answered := t.db.asking()
+	answered := db.asking()
 	var now int64
-	err := t.row(`SELECT {now}`).Scan(&now)
+	err := t.Row(`SELECT {now}`).Scan(&now)
 	if err == nil {
 		answered(now)
 	}

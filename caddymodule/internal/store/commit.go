@@ -10,6 +10,7 @@ import (
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/sqldb"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
@@ -40,16 +41,16 @@ func (s *Store) Commit(ctx context.Context, l login.Commit) (login.Committed, er
 // commit commits a login in two turnarounds. The first locks and reads everything that the login
 // depends on. The second writes. The decisions in between are made in Go, by the steps. If sessions
 // of other accounts have to end, they are read in a further turnaround between them.
-func (s *Store) commit(ctx context.Context, doing string, l login.Commit, ask func(*committing) []statement, steps ...func(*committing) error) (done login.Committed, err error) {
+func (s *Store) commit(ctx context.Context, doing string, l login.Commit, ask func(*committing) []sqldb.Statement, steps ...func(*committing) error) (done login.Committed, err error) {
 	ours, unwritten := s.readAhead(ctx).isOurs(l.Binding.UserID)
 	var c *committing // of the last attempt
-	w := &grouped{
-		rows: decidedBy(l),
-		questions: func(t *tx) []statement {
-			c = &committing{tx: t, s: s, l: l, b: l.Binding, ours: ours, unwritten: unwritten}
+	w := &sqldb.Grouped{
+		Rows: decidedBy(l),
+		Questions: func(t *sqldb.Tx) []sqldb.Statement {
+			c = &committing{Tx: t, s: s, l: l, b: l.Binding, ours: ours, unwritten: unwritten}
 			return ask(c)
 		},
-		statements: func(*tx) (_, _ []statement, err error) {
+		Statements: func(*sqldb.Tx) (_, _ []sqldb.Statement, err error) {
 			for _, step := range steps {
 				if err := step(c); err != nil {
 					return nil, nil, err
@@ -61,9 +62,9 @@ func (s *Store) commit(ctx context.Context, doing string, l login.Commit, ask fu
 	var early []string
 	for range maxEarly {
 		if l.Login == (login.Key{}) { // a test login, which would open a second session if it were made twice
-			err = s.write(ctx, doing, func(t *tx) error { return t.together(w) })
+			err = s.sql.Write(ctx, doing, func(t *sqldb.Tx) error { return t.Together(w) })
 		} else {
-			err = s.group(ctx, doing, durable, w)
+			err = s.sql.Group(ctx, doing, sqldb.Durable, w)
 		}
 		var failed error
 		var many *tooManyToEnd
@@ -72,7 +73,7 @@ func (s *Store) commit(ctx context.Context, doing string, l login.Commit, ask fu
 			done = c.done
 			done.Ended = append(early, done.Ended...)
 			return done, nil
-		case s.db.dialect.duplicate(err) && (c.own.UserID == "" || c.unwritten != nil):
+		case s.db.Dialect.Duplicate(err) && (c.own.UserID == "" || c.unwritten != nil):
 			// If the new binding exists by now, a login of another user has inserted it. If the new
 			// user's number does, another first login with this number was faster.
 			failed = login.ErrChanged
@@ -116,7 +117,7 @@ func lockedBy(l login.Commit) []string {
 
 // committing is the transaction that commits a login.
 type committing struct {
-	*tx
+	*sqldb.Tx
 	s    *Store
 	l    login.Commit
 	b    user.Binding // the binding to write
@@ -138,7 +139,7 @@ type committing struct {
 	sessions  liveSessions    // the user's live sessions
 	replaces  session.Session // the session of the refresh token, if its ID is set
 
-	writes []statement
+	writes []sqldb.Statement
 	done   login.Committed
 }
 
@@ -150,17 +151,17 @@ type boundOpenID struct {
 
 // write adds a statement to the last turnaround.
 func (c *committing) write(query string, args ...any) {
-	c.writes = append(c.writes, say(query, args...))
+	c.writes = append(c.writes, sqldb.Say(query, args...))
 }
 
 // writeRow is like write, for a statement that writes one row; see onRow.
 func (c *committing) writeRow(key, rows, query string, args ...any) {
-	c.writes = append(c.writes, onRow([]byte(key), rows, say(query, args...)))
+	c.writes = append(c.writes, sqldb.OnRow([]byte(key), rows, sqldb.Say(query, args...)))
 }
 
 // questions returns the queries for everything that a login depends on. Those that lock come first,
 // so that the queries after them see what earlier logins of the user have written.
-func (c *committing) questions() (list []statement) {
+func (c *committing) questions() (list []sqldb.Statement) {
 	list = append(c.askLocks(), c.askCode(), c.askReplayed(), c.askUser(), c.askBindings(), c.askSessions())
 	if c.l.Replaces != "" {
 		list = append(list, c.askReplaced())
@@ -171,12 +172,12 @@ func (c *committing) questions() (list []statement) {
 // askLocks makes other logins of the same users wait. Every change of a user's bindings and marks
 // takes this lock. Each row is locked by its own statement. If one statement locked two rows, MySQL
 // might scan the whole small table, and wait for the locks of all its rows.
-func (c *committing) askLocks() (list []statement) {
-	if c.db.dialect.oneWriter {
+func (c *committing) askLocks() (list []sqldb.Statement) {
+	if c.s.db.Dialect.OneWriter {
 		return nil
 	}
 	for _, n := range stripesOf(lockedBy(c.l)) {
-		list = append(list, onRow([]byte{byte(n)}, "", ask(func(r row) error {
+		list = append(list, sqldb.OnRow([]byte{byte(n)}, "", sqldb.Ask(func(r sqldb.Row) error {
 			c.missing--
 			return r.Scan(new(int64))
 		}, `SELECT stripe FROM {user_locks} WHERE stripe = ? {lock}`, int64(n))))
@@ -196,8 +197,8 @@ func (c *committing) checkLocks() error {
 // askCode locks the stored login code. Several logins may use the same code: each with another
 // phone code, at another site or on another replica. The lock makes them commit one after the
 // other.
-func (c *committing) askCode() statement {
-	return onRow(c.l.Code[:], "", ask(func(r row) error {
+func (c *committing) askCode() sqldb.Statement {
+	return sqldb.OnRow(c.l.Code[:], "", sqldb.Ask(func(r sqldb.Row) error {
 		var spent int64
 		err := r.Scan(&spent)
 		c.codeLeft = spent == 0
@@ -206,8 +207,8 @@ func (c *committing) askCode() statement {
 }
 
 // askReplayed reads the session that these codes have opened before, if any.
-func (c *committing) askReplayed() statement {
-	return ask(func(r row) error {
+func (c *committing) askReplayed() sqldb.Statement {
+	return sqldb.Ask(func(r sqldb.Row) error {
 		var sealed []byte
 		if err := r.Scan(&sealed); err != nil {
 			return err
@@ -215,7 +216,7 @@ func (c *committing) askReplayed() statement {
 		value, err := c.s.keys.Load().open(keptPlace(c.l.Login), sealed)
 		c.opened = append([]byte{}, value...)
 		return err
-	}, `SELECT value FROM {kept_steps} WHERE step = ? AND expires_at > ?`, c.l.Login[:], c.db.millis(c.l.Session.CreatedAt))
+	}, `SELECT value FROM {kept_steps} WHERE step = ? AND expires_at > ?`, c.l.Login[:], c.s.db.millis(c.l.Session.CreatedAt))
 }
 
 // checkReplayed ends the transaction if these codes have opened a session before. A login with a
@@ -241,7 +242,7 @@ func (c *committing) checkCode() error {
 // askUser asks whether the user was disabled or erased during the login, and whether the number
 // still belongs to them. An external directory's answer counts only if nothing was changing the
 // number when the directory was asked: the mark of any change must have ended before.
-func (c *committing) askUser() statement {
+func (c *committing) askUser() sqldb.Statement {
 	args := []any{c.b.UserID, c.b.UserID}
 	numbers := "1"
 	if !c.l.Silent() && !c.l.External {
@@ -264,7 +265,7 @@ func (c *committing) askUser() statement {
 	const barred, own, changed, changing = 0, 1, 2, 3
 	// A login that began after the erasure is accepted: its directory has assigned the id again.
 	// The tombstone stays for a day, since other logins may have begun before the erasure.
-	return ask(func(r row) error {
+	return sqldb.Ask(func(r sqldb.Row) error {
 		var kind, disabled, n int64
 		if err := r.Scan(&kind, &disabled, &n); err != nil {
 			return err
@@ -303,7 +304,7 @@ func (c *committing) checkUser() error {
 }
 
 // askBindings reads all bindings and marks that matter to the login.
-func (c *committing) askBindings() statement {
+func (c *committing) askBindings() sqldb.Statement {
 	b := c.b
 	const columns = bindingColumns + `, state_at`
 	query := `SELECT 0, ` + columns + ` FROM {bindings} WHERE user_id = ?
@@ -314,7 +315,7 @@ func (c *committing) askBindings() statement {
 		query += ` UNION ALL SELECT 0, ` + columns + ` FROM {bindings} WHERE unionid = ? AND user_id <> ? AND NOT (appid = ? AND openid = ?)`
 		args = append(args, b.UnionID, b.UserID, b.AppID, b.OpenID)
 	}
-	return ask(func(r row) error {
+	return sqldb.Ask(func(r sqldb.Row) error {
 		var one boundOpenID
 		var mark int
 		binding, err := c.s.scanBinding(r, &mark, &one.since)
@@ -372,7 +373,7 @@ func (c *committing) bind() error {
 
 // open opens the session.
 func (c *committing) open() error {
-	opened, err := insertSession(c.db, c.l.Session)
+	opened, err := insertSession(c.s.db, c.l.Session)
 	c.writes = append(c.writes, opened)
 	return err
 }

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/sqldb"
 )
 
 // maxEarly bounds how often a login prepares its final transaction by creating lock rows or ending
@@ -24,10 +25,10 @@ func (*tooManyToEnd) Error() string { return "too many sessions to end within a 
 
 // end ends the live sessions that match the condition, and returns their ids.
 func (c *committing) end(condition string, args ...any) ([]string, error) {
-	if c.shared {
-		return nil, errGroup
+	if c.Shared() {
+		return nil, sqldb.ErrGroup
 	}
-	ids, err := c.strings(`SELECT id FROM {sessions} WHERE ended_at = 0 AND `+condition+` LIMIT ? {lock}`, append(slices.Clone(args), endBatch+1)...)
+	ids, err := c.Strings(`SELECT id FROM {sessions} WHERE ended_at = 0 AND `+condition+` LIMIT ? {lock}`, append(slices.Clone(args), endBatch+1)...)
 	switch {
 	case err != nil || len(ids) == 0:
 		return nil, err
@@ -47,9 +48,9 @@ func (c *committing) end(condition string, args ...any) ([]string, error) {
 // endByID ends the sessions with these ids. Nothing else that the login writes depends on that, so
 // it comes last.
 func (c *committing) endByID(e session.Ending, ids []string) {
-	end, revoke := c.db.endings(e, ids)
-	for _, st := range append(c.db.byIndex(ids), end, revoke) {
-		st.last = true
+	end, revoke := c.s.db.endings(e, ids)
+	for _, st := range append(c.s.db.byIndex(ids), end, revoke) {
+		st.Last = true
 		c.writes = append(c.writes, st)
 	}
 }
@@ -62,12 +63,12 @@ const maxLive = 200
 type liveSessions []session.Session
 
 // askSessions reads the user's live sessions. Hardly any user has as many as maxLive.
-func (c *committing) askSessions() statement {
-	return ask(func(r row) error {
+func (c *committing) askSessions() sqldb.Statement {
+	return sqldb.Ask(func(r sqldb.Row) error {
 		var one session.Session
 		var expires int64
 		err := r.Scan(&one.ID, &one.AppID, &one.OpenID, &one.Issuer, &expires, &one.Test)
-		one.ExpiresAt = c.db.fromMillis(expires)
+		one.ExpiresAt = c.s.db.fromMillis(expires)
 		c.sessions = append(c.sessions, one)
 		return err
 	}, `SELECT id, appid, openid, issuer, expires_at, test FROM {sessions} WHERE user_id = ? AND ended_at = 0
@@ -80,8 +81,8 @@ func (l liveSessions) ofOthers(appid, openid string) bool {
 }
 
 // askReplaced reads the session of the refresh token that came with the login.
-func (c *committing) askReplaced() statement {
-	return c.db.askSession(c.l.Replaces, &c.replaces)
+func (c *committing) askReplaced() sqldb.Statement {
+	return c.s.db.askSession(c.l.Replaces, &c.replaces)
 }
 
 // endReplaced ends the session that askReplaced has read, if this login may replace it.
@@ -137,8 +138,8 @@ func surplus(opened session.Session, now int64) (query string, args []any) {
 // issuer. EndSurplus calls each after every batch.
 func (s *Store) EndSurplus(ctx context.Context, stays session.Session, most int, e session.Ending, each func(ids []string)) error {
 	query, args := surplus(stays, s.db.millis(e.Now))
-	return s.inBatches(ctx, "ending sessions", func(t *tx, ids []string) error {
-		_, err := endByID(t, e, ids)
+	return s.inBatches(ctx, "ending sessions", func(t *sqldb.Tx, ids []string) error {
+		_, err := s.db.endByID(t, e, ids)
 		return err
 	}, each, most-1, query, args...)
 }

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/sqldb"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/sqldb/dbtest"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
@@ -35,9 +37,8 @@ func firstLogin(t *testing.T, s *Store, national string) (context.Context, login
 // Many logins commit in one transaction. One of them is refused, one has a step that must be made
 // alone, and two are of one user. Each gets what it would get by itself.
 func TestLoginsShareATransaction(t *testing.T) {
-	onServers(t, func(t *testing.T, _, address string) {
+	dbtest.OnServers(t, func(t *testing.T, _, address string) {
 		s := started(t, handles(t, address))
-		groups := s.groups("committing a login", durable)
 		type one struct {
 			ctx  context.Context
 			l    login.Commit
@@ -62,7 +63,7 @@ func TestLoginsShareATransaction(t *testing.T) {
 		add(t.Context(), keptLogin(t, s, "same", "one", "13900139003"), nil)
 		add(t.Context(), keptLogin(t, s, "same", "other", "13900139003"), nil)
 
-		at := behindGate(groups)
+		at := behindGate(s, "committing a login", sqldb.Durable)
 		var wg sync.WaitGroup
 		for n, one := range all {
 			wg.Go(func() {
@@ -77,7 +78,7 @@ func TestLoginsShareATransaction(t *testing.T) {
 					t.Errorf("it has ended %q", done.Surplus)
 				}
 			})
-			groups.until(t, func() bool { return n < groupEnough && len(groups.waiting) == n || groups.running == 2 })
+			at.until(t, func(waiting, running int) bool { return n < sqldb.GroupEnough && waiting == n || running == 2 })
 		}
 		close(at.open)
 		wg.Wait()
@@ -111,19 +112,20 @@ func keptLogin(t *testing.T, s *Store, userID, openid, national string) login.Co
 }
 
 // loseAnswers lets the transactions of an operation be made, but no caller gets an answer.
-func loseAnswers(groups *groupCommit) {
-	send := groups.send
-	groups.send = func(ctx context.Context, writes []*grouped) error {
-		return errors.Join(send(ctx, writes), errors.New("the connection is lost"))
-	}
+func loseAnswers(s *Store, doing string) {
+	s.sql.Grouping(doing, sqldb.Durable).Intercept(func(send sqldb.Send) sqldb.Send {
+		return func(ctx context.Context, writes []*sqldb.Grouped) error {
+			return errors.Join(send(ctx, writes), errors.New("the connection is lost"))
+		}
+	})
 }
 
 // A common transaction is committed, but its answer is lost. Each login is then made alone, and
 // finds the session that it has opened.
 func TestSharedCommitWithoutAnswer(t *testing.T) {
-	onServers(t, func(t *testing.T, _, address string) {
+	dbtest.OnServers(t, func(t *testing.T, _, address string) {
 		s := started(t, handles(t, address))
-		loseAnswers(s.groups("committing a login", durable))
+		loseAnswers(s, "committing a login")
 		l := keptLogin(t, s, "alice", "alice@wx1", "13900139000")
 		var opened *login.Opened
 		if _, err := s.Commit(t.Context(), l); !errors.As(err, &opened) || string(opened.Value) != string(l.Value) {
@@ -142,9 +144,9 @@ func TestSharedCommitWithoutAnswer(t *testing.T) {
 // A test login is committed, but the answer is lost. It has no code by which its session is found
 // again, so it is not made once more.
 func TestTestLoginWithoutAnswer(t *testing.T) {
-	onServers(t, func(t *testing.T, _, address string) {
+	dbtest.OnServers(t, func(t *testing.T, _, address string) {
 		s := started(t, handles(t, address))
-		loseAnswers(s.groups("committing a test login", durable))
+		loseAnswers(s, "committing a test login")
 		u, err := s.Users(true, settings).Login(t.Context(), user.Login{Phone: phone(t, "13800138000")})
 		if err != nil {
 			t.Fatal(err)
@@ -161,7 +163,7 @@ func TestTestLoginWithoutAnswer(t *testing.T) {
 // While a replica that hangs holds the lock of one user who logs in again and again, others hardly
 // wait.
 func TestLoginsBesideALock(t *testing.T) {
-	onServers(t, func(t *testing.T, _, address string) {
+	dbtest.OnServers(t, func(t *testing.T, _, address string) {
 		s := started(t, handles(t, address))
 		if err := s.makeLocks(t.Context()); err != nil {
 			t.Fatal(err)
@@ -169,7 +171,7 @@ func TestLoginsBesideALock(t *testing.T) {
 		held, release := make(chan bool), make(chan bool)
 		var wg sync.WaitGroup
 		wg.Go(func() {
-			if err := s.db.changing(context.Background(), s.db.pools.Load().write, durable, func(t *tx) error {
+			if err := s.sql.Write(context.Background(), "locking", func(t *sqldb.Tx) error {
 				err := lockUser(t, "alice")
 				close(held)
 				<-release
@@ -187,7 +189,7 @@ func TestLoginsBesideALock(t *testing.T) {
 			}
 			l := keptLogin(t, s, fmt.Sprint("user", n), fmt.Sprint("openid", n), fmt.Sprint(13900139100+n))
 			start := time.Now()
-			if _, err := s.Commit(t.Context(), l); err != nil || time.Since(start) > groupTimeout/2 {
+			if _, err := s.Commit(t.Context(), l); err != nil || time.Since(start) > sqldb.GroupTimeout/2 {
 				t.Errorf("login %d took %v: %v", n, time.Since(start), err)
 			}
 		}
@@ -199,16 +201,17 @@ func TestLoginsBesideALock(t *testing.T) {
 // A login is sent twice, because the rows to lock were missing at first. The second time, its
 // transaction does not even begin. The login is then made alone.
 func TestSecondSharedCommitFails(t *testing.T) {
-	onServers(t, func(t *testing.T, _, address string) {
+	dbtest.OnServers(t, func(t *testing.T, _, address string) {
 		s := started(t, handles(t, address))
-		groups := s.groups("committing a login", durable)
-		send, sent := groups.send, 0
-		groups.send = func(ctx context.Context, writes []*grouped) error {
-			if sent++; sent > 1 {
-				return errors.New("the connection is lost")
+		sent := 0
+		s.sql.Grouping("committing a login", sqldb.Durable).Intercept(func(send sqldb.Send) sqldb.Send {
+			return func(ctx context.Context, writes []*sqldb.Grouped) error {
+				if sent++; sent > 1 {
+					return errors.New("the connection is lost")
+				}
+				return send(ctx, writes)
 			}
-			return send(ctx, writes)
-		}
+		})
 		if _, err := s.Commit(t.Context(), keptLogin(t, s, "alice", "alice@wx1", "13900139000")); err != nil || sent != 2 {
 			t.Errorf("sent %d times: %v", sent, err)
 		}

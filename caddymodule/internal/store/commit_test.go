@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/sqldb"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/sqldb/dbtest"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
@@ -269,13 +271,13 @@ func TestNewUserIsWrittenWithTheSession(t *testing.T) {
 // A statement fails, and the code that sent it overlooks that. PostgreSQL then answers the COMMIT
 // with ROLLBACK. That must not count as a success.
 func TestCommitThatRollsBackFails(t *testing.T) {
-	onServers(t, func(t *testing.T, kind, address string) {
+	dbtest.OnServers(t, func(t *testing.T, kind, address string) {
 		if kind != "postgres" {
 			return // MySQL undoes the one statement, and commits the others
 		}
 		s := started(t, handles(t, address))
-		if err := s.write(t.Context(), "failing", func(t *tx) error {
-			_, _ = t.exec(`INSERT INTO {users} (id) VALUES (NULL)`)
+		if err := s.sql.Write(t.Context(), "failing", func(t *sqldb.Tx) error {
+			_, _ = t.Exec(`INSERT INTO {users} (id) VALUES (NULL)`)
 			return nil
 		}); err == nil {
 			t.Error("the commit counts as a success")

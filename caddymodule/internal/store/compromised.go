@@ -6,6 +6,7 @@ import (
 	"errors"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/sqldb"
 )
 
 // compromisedBatch is how many rows change in one transaction. Each batch is two
@@ -47,16 +48,16 @@ func (s *Store) endEverySession(ctx context.Context, count func(int)) (ended int
 	for last, more := "", true; more; {
 		var to sql.NullString
 		var rows int
-		err := s.read(ctx, "reading the sessions of", func(t *tx) error {
-			return t.row(`SELECT MAX(id), COUNT(*) FROM (SELECT id FROM {sessions} WHERE id > ? ORDER BY id LIMIT ?) AS batch`,
+		err := s.sql.Read(ctx, "reading the sessions of", func(t *sqldb.Tx) error {
+			return t.Row(`SELECT MAX(id), COUNT(*) FROM (SELECT id FROM {sessions} WHERE id > ? ORDER BY id LIMIT ?) AS batch`,
 				last, compromisedBatch).Scan(&to, &rows)
 		})
 		if err != nil || rows == 0 {
 			return ended, err
 		}
 		var n int64
-		err = s.rewrite(ctx, "ending the sessions of", func(t *tx) (err error) {
-			n, err = t.exec(`UPDATE {sessions} SET ended_at = {now}, end_reason = ? WHERE id > ? AND id <= ? AND ended_at = 0`,
+		err = s.sql.Rewrite(ctx, "ending the sessions of", func(t *sqldb.Tx) (err error) {
+			n, err = t.Exec(`UPDATE {sessions} SET ended_at = {now}, end_reason = ? WHERE id > ? AND id <= ? AND ended_at = 0`,
 				string(session.ReasonRevoked), last, to.String)
 			return err
 		})
@@ -73,13 +74,13 @@ func (s *Store) endEverySession(ctx context.Context, count func(int)) (ended int
 // empty deletes all rows of a table.
 func (s *Store) empty(ctx context.Context, table, key string, count func(int)) error {
 	query := `DELETE FROM ` + table + ` LIMIT ?`
-	if !s.db.dialect.deleteLimit {
+	if !s.db.Dialect.DeleteLimit {
 		query = `DELETE FROM ` + table + ` WHERE ` + key + ` IN (SELECT ` + key + ` FROM ` + table + ` LIMIT ?)`
 	}
 	for {
 		var n int64
-		err := s.rewrite(ctx, "emptying a table of", func(t *tx) (err error) {
-			n, err = t.exec(query, compromisedBatch)
+		err := s.sql.Rewrite(ctx, "emptying a table of", func(t *sqldb.Tx) (err error) {
+			n, err = t.Exec(query, compromisedBatch)
 			return err
 		})
 		if err != nil {
@@ -100,14 +101,14 @@ const distrustedPrefix = "distrusted "
 // first. Its first call records all keys and returns them. Later calls return the keys that were
 // recorded and are still configured.
 func (s *Store) Distrust(ctx context.Context, kids []string) (unchanged []string, err error) {
-	err = s.rewrite(ctx, "noting compromised keys in", func(t *tx) error {
+	err = s.sql.Rewrite(ctx, "noting compromised keys in", func(t *sqldb.Tx) error {
 		unchanged = nil
-		known, err := t.strings(`SELECT name FROM {meta} WHERE name LIKE ?`, distrustedPrefix+"%")
+		known, err := t.Strings(`SELECT name FROM {meta} WHERE name LIKE ?`, distrustedPrefix+"%")
 		if err != nil {
 			return err
 		}
 		for _, kid := range kids {
-			err := t.row(`SELECT 1 FROM {meta} WHERE name = ?`, distrustedPrefix+kid).Scan(new(int))
+			err := t.Row(`SELECT 1 FROM {meta} WHERE name = ?`, distrustedPrefix+kid).Scan(new(int))
 			if err != nil && !errors.Is(err, sql.ErrNoRows) {
 				return err
 			}
@@ -115,7 +116,7 @@ func (s *Store) Distrust(ctx context.Context, kids []string) (unchanged []string
 				unchanged = append(unchanged, kid)
 			}
 			if err != nil && len(known) == 0 {
-				if _, err := t.exec(`INSERT INTO {meta} (name, value) VALUES (?, ?)`, distrustedPrefix+kid, []byte("1")); err != nil {
+				if _, err := t.Exec(`INSERT INTO {meta} (name, value) VALUES (?, ?)`, distrustedPrefix+kid, []byte("1")); err != nil {
 					return err
 				}
 			}
@@ -127,8 +128,8 @@ func (s *Store) Distrust(ctx context.Context, kids []string) (unchanged []string
 
 // Trust removes what Distrust has recorded.
 func (s *Store) Trust(ctx context.Context) error {
-	return s.rewrite(ctx, "forgetting compromised keys in", func(t *tx) error {
-		_, err := t.exec(`DELETE FROM {meta} WHERE name LIKE ?`, distrustedPrefix+"%")
+	return s.sql.Rewrite(ctx, "forgetting compromised keys in", func(t *sqldb.Tx) error {
+		_, err := t.Exec(`DELETE FROM {meta} WHERE name LIKE ?`, distrustedPrefix+"%")
 		return err
 	})
 }

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/sqldb"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/sqldb/dbtest"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
@@ -70,22 +72,22 @@ func TestReplicasWithTwoKeysDoNotMix(t *testing.T) {
 // In a deadlock, the database aborts one of the two transactions. The store runs it again, so that
 // the caller does not notice.
 func TestDeadlockIsRunAgain(t *testing.T) {
-	onServers(t, func(t *testing.T, kind, address string) {
+	dbtest.OnServers(t, func(t *testing.T, kind, address string) {
 		open := handles(t, address)
 		a, b := started(t, open), started(t, open)
 		execute(t, a, `INSERT INTO {user_locks} (stripe) VALUES (1001), (1002)`)
 		both := func(s *Store, first, second int, met *sync.WaitGroup) (runs int, err error) {
-			err = s.write(t.Context(), "testing", func(tx *tx) error {
+			err = s.sql.Write(t.Context(), "testing", func(tx *sqldb.Tx) error {
 				runs++
 				var n int
-				if err := tx.row(`SELECT stripe FROM {user_locks} WHERE stripe = ? {lock}`, first).Scan(&n); err != nil {
+				if err := tx.Row(`SELECT stripe FROM {user_locks} WHERE stripe = ? {lock}`, first).Scan(&n); err != nil {
 					return err
 				}
 				if runs == 1 {
 					met.Done()
 					met.Wait()
 				}
-				return tx.row(`SELECT stripe FROM {user_locks} WHERE stripe = ? {lock}`, second).Scan(&n)
+				return tx.Row(`SELECT stripe FROM {user_locks} WHERE stripe = ? {lock}`, second).Scan(&n)
 			})
 			return runs, err
 		}
@@ -139,18 +141,18 @@ func TestTwoLoginsAtOnceLeaveOneOpenID(t *testing.T) {
 // Transactions run at READ COMMITTED whatever the server's default is, since the feed
 // depends on it.
 func TestTransactionsReadWhatIsCommitted(t *testing.T) {
-	onServers(t, func(t *testing.T, kind, address string) {
+	dbtest.OnServers(t, func(t *testing.T, kind, address string) {
 		s := started(t, handles(t, address))
 		other := started(t, handles(t, address))
-		err := s.write(t.Context(), "testing", func(tx *tx) error {
+		err := s.sql.Write(t.Context(), "testing", func(tx *sqldb.Tx) error {
 			var before, after int
-			if err := tx.row(`SELECT COUNT(*) FROM {kept_steps}`).Scan(&before); err != nil {
+			if err := tx.Row(`SELECT COUNT(*) FROM {kept_steps}`).Scan(&before); err != nil {
 				return err
 			}
 			if err := other.Keep(context.Background(), [32]byte{1}, nil, now); err != nil {
 				return err
 			}
-			if err := tx.row(`SELECT COUNT(*) FROM {kept_steps}`).Scan(&after); err != nil {
+			if err := tx.Row(`SELECT COUNT(*) FROM {kept_steps}`).Scan(&after); err != nil {
 				return err
 			}
 			if after != before+1 {

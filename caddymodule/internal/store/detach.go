@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/sqldb"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
@@ -13,7 +14,7 @@ import (
 // one of the user's openids still has a phone login, DetachLeft does nothing. A repeated call has
 // the same result.
 func (d *Users) DetachLeft(ctx context.Context, id, appid, openid string) (detached bool, err error) {
-	err = d.rewrite(ctx, "detaching a user", func(t *tx) error {
+	err = d.sql.Rewrite(ctx, "detaching a user", func(t *sqldb.Tx) error {
 		stays, err := lockLeaver(t, id)
 		if detached = !stays; err != nil || stays {
 			return err
@@ -29,7 +30,7 @@ func (d *Users) DetachLeft(ctx context.Context, id, appid, openid string) (detac
 // TakePhone takes away a user's number, or returns user.ErrUnknown. Once it has returned, logins
 // under way with that number open no session of this user.
 func (d *Users) TakePhone(ctx context.Context, id string) error {
-	return d.rewrite(ctx, "taking a user's number", func(t *tx) error {
+	return d.sql.Rewrite(ctx, "taking a user's number", func(t *sqldb.Tx) error {
 		if err := lockUser(t, id); err != nil {
 			return err
 		}
@@ -38,37 +39,37 @@ func (d *Users) TakePhone(ctx context.Context, id string) error {
 }
 
 // dropNumber removes the number of a locked user from every table.
-func (d *Users) dropNumber(t *tx, id string) error {
+func (d *Users) dropNumber(t *sqldb.Tx, id string) error {
 	// All writers of the phone index lock the user's row, so it comes first.
-	n, err := t.exec(`UPDATE {users} SET phone = ? WHERE id = ?`, d.sealPhone(phonePlace(id), user.Phone{}), id)
+	n, err := t.Exec(`UPDATE {users} SET phone = ? WHERE id = ?`, d.sealPhone(phonePlace(id), user.Phone{}), id)
 	if err == nil && n == 0 {
 		err = user.ErrUnknown
 	}
 	if err != nil {
 		return err
 	}
-	if _, err := t.exec(`DELETE FROM {user_phones} WHERE user_id = ?`, id); err != nil {
+	if _, err := t.Exec(`DELETE FROM {user_phones} WHERE user_id = ?`, id); err != nil {
 		return err
 	}
 	return dropCopies(t, id)
 }
 
 // dropCopies removes the copies of a locked user's number in the bindings.
-func dropCopies(t *tx, id string) error {
-	_, err := t.exec(`UPDATE {bindings} SET phone = NULL WHERE user_id = ?`, id)
+func dropCopies(t *sqldb.Tx, id string) error {
+	_, err := t.Exec(`UPDATE {bindings} SET phone = NULL WHERE user_id = ?`, id)
 	return err
 }
 
 // markWithdrawn records that a withdrawal through this openid has detached its user, unless another
 // openid had detached them before. The user must be locked.
-func markWithdrawn(t *tx, id, appid, openid string) error {
+func markWithdrawn(t *sqldb.Tx, id, appid, openid string) error {
 	var n int
-	err := t.row(`SELECT COUNT(*) FROM {bindings} WHERE user_id = ? AND state = ? AND NOT (appid = ? AND openid = ?)`,
+	err := t.Row(`SELECT COUNT(*) FROM {bindings} WHERE user_id = ? AND state = ? AND NOT (appid = ? AND openid = ?)`,
 		id, int64(user.Withdrawn), appid, openid).Scan(&n)
 	if err != nil || n > 0 {
 		return err
 	}
-	_, err = t.exec(`UPDATE {bindings} SET state = ? WHERE appid = ? AND openid = ? AND user_id = ?`, int64(user.Withdrawn), appid, openid, id)
+	_, err = t.Exec(`UPDATE {bindings} SET state = ? WHERE appid = ? AND openid = ? AND user_id = ?`, int64(user.Withdrawn), appid, openid, id)
 	return err
 }
 
@@ -78,12 +79,12 @@ func markWithdrawn(t *tx, id, appid, openid string) error {
 // otherwise they could come back as a new user.
 func (d *Users) attach(ctx context.Context, l user.Login) (found user.User, done bool, err error) {
 	// A light write suffices, as for a new user.
-	err = d.change(ctx, "attaching a user", once, light, func(t *tx) error {
+	err = d.sql.Change(ctx, "attaching a user", sqldb.Once, sqldb.Light, func(t *sqldb.Tx) error {
 		done = false
 		if err := lockUser(t, l.Detached); err != nil {
 			return err
 		}
-		found, err = d.scanUser(t.row(`SELECT id, phone, disabled, created_at FROM {users} WHERE id = ? {lock}`, l.Detached))
+		found, err = d.scanUser(t.Row(`SELECT id, phone, disabled, created_at FROM {users} WHERE id = ? {lock}`, l.Detached))
 		switch {
 		case errors.Is(err, user.ErrUnknown), err == nil && !found.Phone.IsZero():
 			return nil
@@ -92,9 +93,9 @@ func (d *Users) attach(ctx context.Context, l user.Login) (found user.User, done
 			return err
 		}
 		found.Phone, done = l.Phone, true
-		return t.send(true, d.giveNumber(found)...)
+		return t.Send(true, d.giveNumber(found)...)
 	})
-	if d.db.dialect.duplicate(err) {
+	if d.db.Dialect.Duplicate(err) {
 		return user.User{}, false, nil
 	}
 	if err != nil || !done {
@@ -105,8 +106,8 @@ func (d *Users) attach(ctx context.Context, l user.Login) (found user.User, done
 
 // giveNumber returns the statements that give u's number to a user without one. They fail on the
 // unique index if the number has an owner.
-func (s *Store) giveNumber(u user.User) []statement {
-	return append([]statement{say(`UPDATE {users} SET phone = ? WHERE id = ?`, s.sealPhone(phonePlace(u.ID), u.Phone), u.ID)}, s.insertNumber(u)...)
+func (s *Store) giveNumber(u user.User) []sqldb.Statement {
+	return append([]sqldb.Statement{sqldb.Say(`UPDATE {users} SET phone = ? WHERE id = ?`, s.sealPhone(phonePlace(u.ID), u.Phone), u.ID)}, s.insertNumber(u)...)
 }
 
 // DetachLeft does the same as [Users.DetachLeft], but asks the external directory to take away the
@@ -114,21 +115,21 @@ func (s *Store) giveNumber(u user.User) []statement {
 func (e *ExternalDirectory) DetachLeft(ctx context.Context, id, appid, openid string) (detached bool, err error) {
 	var stays bool
 	owner := newID(e.store.db.opts.Now())
-	if err := e.store.rewrite(ctx, "looking at who has left", func(t *tx) (err error) {
+	if err := e.store.sql.Rewrite(ctx, "looking at who has left", func(t *sqldb.Tx) (err error) {
 		if stays, err = lockLeaver(t, id); err != nil || stays {
 			return err
 		}
-		return t.one(beginMark(id, owner, takingLife))
+		return t.One(beginMark(id, owner, takingLife))
 	}); err != nil || stays {
 		return false, err
 	}
 	if err := e.take(ctx, id, owner); err != nil {
 		return false, err
 	}
-	err = e.store.rewrite(ctx, "detaching a user", func(t *tx) error {
+	err = e.store.sql.Rewrite(ctx, "detaching a user", func(t *sqldb.Tx) error {
 		stays, err := lockLeaver(t, id)
 		if err == nil {
-			err = t.one(endMark(id, owner))
+			err = t.One(endMark(id, owner))
 		}
 		if detached = !stays; err != nil || stays {
 			return err
@@ -145,22 +146,22 @@ func (e *ExternalDirectory) DetachLeft(ctx context.Context, id, appid, openid st
 // here.
 func (e *ExternalDirectory) TakePhone(ctx context.Context, id string) error {
 	owner := newID(e.store.db.opts.Now())
-	if err := e.store.rewrite(ctx, "beginning to take a number", func(t *tx) error {
+	if err := e.store.sql.Rewrite(ctx, "beginning to take a number", func(t *sqldb.Tx) error {
 		if err := lockUser(t, id); err != nil {
 			return err
 		}
-		return t.one(beginMark(id, owner, takingLife))
+		return t.One(beginMark(id, owner, takingLife))
 	}); err != nil {
 		return err
 	}
 	if err := e.take(ctx, id, owner); err != nil {
 		return err
 	}
-	return e.store.rewrite(ctx, "taking a user's number", func(t *tx) error {
+	return e.store.sql.Rewrite(ctx, "taking a user's number", func(t *sqldb.Tx) error {
 		if err := lockUser(t, id); err != nil {
 			return err
 		}
-		if err := t.one(endMark(id, owner)); err != nil {
+		if err := t.One(endMark(id, owner)); err != nil {
 			return err
 		}
 		return dropCopies(t, id)
@@ -181,7 +182,7 @@ func (e *ExternalDirectory) take(ctx context.Context, id, owner string) error {
 	defer cancel()
 	err := user.ChangePhone(asking, e.there, id, user.Phone{})
 	if errors.Is(err, user.ErrUnknown) || errors.Is(err, user.ErrPhoneFixed) {
-		if err := e.store.rewrite(ctx, "ending a mark", func(t *tx) error { return t.one(endMark(id, owner)) }); err != nil {
+		if err := e.store.sql.Rewrite(ctx, "ending a mark", func(t *sqldb.Tx) error { return t.One(endMark(id, owner)) }); err != nil {
 			return err
 		}
 	}

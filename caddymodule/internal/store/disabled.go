@@ -6,6 +6,7 @@ import (
 	"errors"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/sqldb"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
@@ -14,11 +15,11 @@ import (
 // of a disabled user is opened once it has returned, so a caller that ends the sessions afterwards
 // ends all of them.
 func (s *Store) SetDisabled(ctx context.Context, id string, disabled bool) error {
-	return s.rewrite(ctx, "disabling a user", func(t *tx) error {
+	return s.sql.Rewrite(ctx, "disabling a user", func(t *sqldb.Tx) error {
 		if err := lockUser(t, id); err != nil {
 			return err
 		}
-		n, err := t.exec(`UPDATE {users} SET disabled = ? WHERE id = ?`, flag(disabled), id)
+		n, err := t.Exec(`UPDATE {users} SET disabled = ? WHERE id = ?`, flag(disabled), id)
 		if err == nil && n == 0 {
 			return user.ErrUnknown
 		}
@@ -28,12 +29,12 @@ func (s *Store) SetDisabled(ctx context.Context, id string, disabled bool) error
 
 // bury leaves a tombstone. Logins that began before it open no session of this user. A disabled
 // user stays disabled.
-func bury(t *tx, id string) error {
+func bury(t *sqldb.Tx, id string) error {
 	// Replicas of older versions disable a user with a row that does not set this column.
-	if _, err := t.exec(`UPDATE {barred_users} SET disabled = 1 WHERE user_id = ? AND erased_at = 0`, id); err != nil {
+	if _, err := t.Exec(`UPDATE {barred_users} SET disabled = 1 WHERE user_id = ? AND erased_at = 0`, id); err != nil {
 		return err
 	}
-	_, err := t.exec(`INSERT INTO {barred_users} (user_id, erased_at, disabled) VALUES (?, {now}, 0)
+	_, err := t.Exec(`INSERT INTO {barred_users} (user_id, erased_at, disabled) VALUES (?, {now}, 0)
 		ON CONFLICT (user_id) DO UPDATE SET erased_at = excluded.erased_at`, id)
 	return err
 }
@@ -41,16 +42,16 @@ func bury(t *tx, id string) error {
 // eraseTraces removes what this database holds about a user of any directory: the bindings, the
 // marks, and the personal data of sessions. The sessions end but stay until they are purged, so
 // that their refresh tokens are refused as ended and not as unknown.
-func eraseTraces(t *tx, id string, e session.Ending) (ended []string, err error) {
+func (db *DB) eraseTraces(t *sqldb.Tx, id string, e session.Ending) (ended []string, err error) {
 	for _, table := range []string{"{bindings}", "{former_openids}"} {
-		if _, err := t.exec(`DELETE FROM `+table+` WHERE user_id = ?`, id); err != nil {
+		if _, err := t.Exec(`DELETE FROM `+table+` WHERE user_id = ?`, id); err != nil {
 			return nil, err
 		}
 	}
-	if ended, err = endSessions(t, e, `user_id = ?`, id); err != nil {
+	if ended, err = db.endSessions(t, e, `user_id = ?`, id); err != nil {
 		return nil, err
 	}
-	_, err = t.exec(`UPDATE {sessions} SET `+anonymous+` WHERE user_id = ? AND `+personal, id)
+	_, err = t.Exec(`UPDATE {sessions} SET `+anonymous+` WHERE user_id = ? AND `+personal, id)
 	return ended, err
 }
 
@@ -86,8 +87,8 @@ func (e *ExternalDirectory) judged(ctx context.Context) func(user.User, error) (
 		if err != nil || u.Disabled {
 			return u, err
 		}
-		err = e.store.read(ctx, "reading who is disabled", func(t *tx) error {
-			err := t.row(`SELECT 1 FROM {barred_users} WHERE user_id = ? AND (disabled <> 0 OR erased_at = 0)`, u.ID).Scan(new(int))
+		err = e.store.sql.Read(ctx, "reading who is disabled", func(t *sqldb.Tx) error {
+			err := t.Row(`SELECT 1 FROM {barred_users} WHERE user_id = ? AND (disabled <> 0 OR erased_at = 0)`, u.ID).Scan(new(int))
 			u.Disabled = err == nil
 			if errors.Is(err, sql.ErrNoRows) {
 				return nil
@@ -112,7 +113,7 @@ func (e *ExternalDirectory) Erase(ctx context.Context, id string) error {
 // stays, and the login finds or creates its user in the directory.
 func (e *ExternalDirectory) EraseLeft(ctx context.Context, id string) (erased bool, ended []string, err error) {
 	var stays bool
-	if err := e.store.rewrite(ctx, "looking at who has left", func(t *tx) (err error) {
+	if err := e.store.sql.Rewrite(ctx, "looking at who has left", func(t *sqldb.Tx) (err error) {
 		stays, err = lockLeaver(t, id)
 		return err
 	}); err != nil || stays {
@@ -126,35 +127,35 @@ func (e *ExternalDirectory) EraseLeft(ctx context.Context, id string) (erased bo
 
 // erase removes what is stored here about a locked user. The directory may assign the id again to a
 // login that begins later.
-func (e *ExternalDirectory) erase(t *tx, id string) (ended []string, err error) {
+func (e *ExternalDirectory) erase(t *sqldb.Tx, id string) (ended []string, err error) {
 	if err := bury(t, id); err != nil {
 		return nil, err
 	}
 	// A row and a number may be left from the time when the users were in this store.
 	for _, query := range []string{`DELETE FROM {users} WHERE id = ?`, `DELETE FROM {user_phones} WHERE user_id = ?`} {
-		if _, err := t.exec(query, id); err != nil {
+		if _, err := t.Exec(query, id); err != nil {
 			return nil, err
 		}
 	}
 	now := e.store.db.opts.Now()
-	return eraseTraces(t, id, session.Ending{Reason: session.ReasonRevoked, Now: now, Until: e.sessions.Until(now)})
+	return e.store.db.eraseTraces(t, id, session.Ending{Reason: session.ReasonRevoked, Now: now, Until: e.sessions.Until(now)})
 }
 
 // SetDisabled disables or enables a user at this gateway. It does not ask the external directory.
 // Like [Store.SetDisabled] it ends no session.
 func (e *ExternalDirectory) SetDisabled(ctx context.Context, id string, disabled bool) error {
-	return e.store.rewrite(ctx, "disabling a user", func(t *tx) error {
+	return e.store.sql.Rewrite(ctx, "disabling a user", func(t *sqldb.Tx) error {
 		if err := lockUser(t, id); err != nil {
 			return err
 		}
 		if !disabled {
-			if _, err := t.exec(`DELETE FROM {barred_users} WHERE user_id = ? AND erased_at = 0`, id); err != nil {
+			if _, err := t.Exec(`DELETE FROM {barred_users} WHERE user_id = ? AND erased_at = 0`, id); err != nil {
 				return err
 			}
-			_, err := t.exec(`UPDATE {barred_users} SET disabled = 0 WHERE user_id = ?`, id)
+			_, err := t.Exec(`UPDATE {barred_users} SET disabled = 0 WHERE user_id = ?`, id)
 			return err
 		}
-		_, err := t.exec(`INSERT INTO {barred_users} (user_id, erased_at, disabled) VALUES (?, 0, 1)
+		_, err := t.Exec(`INSERT INTO {barred_users} (user_id, erased_at, disabled) VALUES (?, 0, 1)
 			ON CONFLICT (user_id) DO UPDATE SET disabled = excluded.disabled`, id)
 		return err
 	})

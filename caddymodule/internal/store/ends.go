@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/sqldb"
 )
 
 const (
@@ -22,8 +23,8 @@ const (
 // does not exist, or if the connection broke during the commit.
 func (s *Store) End(ctx context.Context, id string, e session.Ending) (bool, error) {
 	var ended int64
-	err := s.rewrite(ctx, "ending a session", func(t *tx) (err error) {
-		ended, err = endByID(t, e, []string{id})
+	err := s.sql.Rewrite(ctx, "ending a session", func(t *sqldb.Tx) (err error) {
+		ended, err = s.db.endByID(t, e, []string{id})
 		return err
 	})
 	return ended == 1 && err == nil, err
@@ -43,8 +44,8 @@ func (s *Store) EndUser(ctx context.Context, userID string, e session.Ending, ea
 // each with the ids of every batch that has ended. After an error, a repeated call continues with
 // the rest. Sessions that are opened while it runs may stay.
 func (s *Store) endAll(ctx context.Context, e session.Ending, each func(ids []string), condition string, args ...any) error {
-	return s.inBatches(ctx, "ending sessions", func(t *tx, ids []string) error {
-		_, err := endByID(t, e, ids)
+	return s.inBatches(ctx, "ending sessions", func(t *sqldb.Tx, ids []string) error {
+		_, err := s.db.endByID(t, e, ids)
 		return err
 	}, each, 0, `SELECT id FROM {sessions} WHERE ended_at = 0 AND `+condition, args...)
 }
@@ -53,13 +54,13 @@ func (s *Store) endAll(ctx context.Context, e session.Ending, each func(ids []st
 // as first. It runs change for each batch of ids in its own transaction, perhaps more than once for
 // the same batch. The query must no longer find a session that change has changed. done is called
 // after each transaction.
-func (s *Store) inBatches(ctx context.Context, doing string, change func(*tx, []string) error, done func(ids []string), first int, query string, args ...any) error {
+func (s *Store) inBatches(ctx context.Context, doing string, change func(*sqldb.Tx, []string) error, done func(ids []string), first int, query string, args ...any) error {
 	for {
 		// One read serves many batches. A separate read for each would have to step over the index
 		// entries of all earlier batches.
 		var ids []string
-		err := s.read(ctx, doing, func(t *tx) (err error) {
-			ids, err = t.strings(query+` LIMIT ? OFFSET ?`, append(slices.Clone(args), endRead, first)...)
+		err := s.sql.Read(ctx, doing, func(t *sqldb.Tx) (err error) {
+			ids, err = t.Strings(query+` LIMIT ? OFFSET ?`, append(slices.Clone(args), endRead, first)...)
 			return err
 		})
 		if err != nil {
@@ -67,7 +68,7 @@ func (s *Store) inBatches(ctx context.Context, doing string, change func(*tx, []
 		}
 		slices.Sort(ids) // all transactions lock sessions in one order, so none deadlocks
 		for batch := range slices.Chunk(ids, endBatch) {
-			if err := s.rewrite(ctx, doing, func(t *tx) error { return change(t, batch) }); err != nil {
+			if err := s.sql.Rewrite(ctx, doing, func(t *sqldb.Tx) error { return change(t, batch) }); err != nil {
 				return err
 			}
 			done(batch)
@@ -87,9 +88,9 @@ const (
 // anonymize removes the personal data from a user's ended sessions, in batches. An erasure does
 // this first, so that little is left for its final transaction.
 func (s *Store) anonymize(ctx context.Context, userID string) error {
-	return s.inBatches(ctx, "erasing a user", func(t *tx, ids []string) error {
+	return s.inBatches(ctx, "erasing a user", func(t *sqldb.Tx, ids []string) error {
 		in, keys := oneOf(ids)
-		return t.send(true, append(t.db.byIndex(ids), say(`UPDATE {sessions} SET `+anonymous+` WHERE ended_at + 0 <> 0 AND id`+in, keys...))...)
+		return t.Send(true, append(s.db.byIndex(ids), sqldb.Say(`UPDATE {sessions} SET `+anonymous+` WHERE ended_at + 0 <> 0 AND id`+in, keys...))...)
 	}, func([]string) {}, 0, `SELECT id FROM {sessions} WHERE user_id = ? AND ended_at <> 0 AND `+personal, userID)
 }
 
@@ -101,14 +102,14 @@ func (s *Store) EndOpenID(ctx context.Context, appid, openid string, e session.E
 // endSessions ends the live sessions that match the condition, as part of a larger transaction, and
 // returns their ids. It is for a few sessions; use endAll for any number. A session that has
 // expired, but was not ended, counts as live.
-func endSessions(t *tx, e session.Ending, condition string, args ...any) ([]string, error) {
-	ids, err := t.strings(`SELECT id FROM {sessions} WHERE ended_at = 0 AND `+condition+` {lock}`, args...)
+func (db *DB) endSessions(t *sqldb.Tx, e session.Ending, condition string, args ...any) ([]string, error) {
+	ids, err := t.Strings(`SELECT id FROM {sessions} WHERE ended_at = 0 AND `+condition+` {lock}`, args...)
 	if err != nil {
 		return nil, err
 	}
 	slices.Sort(ids)
 	for batch := range slices.Chunk(ids, endBatch) {
-		if _, err := endByID(t, e, batch); err != nil {
+		if _, err := db.endByID(t, e, batch); err != nil {
 			return nil, err
 		}
 	}
@@ -116,25 +117,25 @@ func endSessions(t *tx, e session.Ending, condition string, args ...any) ([]stri
 }
 
 // endByID ends the sessions with these ids that are live, and returns how many it has ended.
-func endByID(t *tx, e session.Ending, ids []string) (int64, error) {
+func (db *DB) endByID(t *sqldb.Tx, e session.Ending, ids []string) (int64, error) {
 	if len(ids) > 1 {
-		if err := t.preferIndex(); err != nil {
+		if err := t.PreferIndex(); err != nil {
 			return 0, err
 		}
 	}
-	end, revoke := t.db.endings(e, ids)
-	ended, err := t.exec(end.query, end.args...)
+	end, revoke := db.endings(e, ids)
+	ended, err := t.Run(end)
 	if err != nil || ended == 0 {
 		return ended, err
 	}
-	_, err = t.exec(revoke.query, revoke.args...)
+	_, err = t.Run(revoke)
 	return ended, err
 }
 
 // endings returns the statement that ends the sessions with these ids that are live, and the one
 // that writes a revocation for each of them that may have a valid access token, by the database's
 // clock or by ours.
-func (db *DB) endings(e session.Ending, ids []string) (end, revoke statement) {
+func (db *DB) endings(e session.Ending, ids []string) (end, revoke sqldb.Statement) {
 	in, keys := oneOf(ids)
 	now := db.millis(e.Now)
 	// "+ 0" keeps the planner from using the index on ended_at: without statistics PostgreSQL
@@ -143,10 +144,10 @@ func (db *DB) endings(e session.Ending, ids []string) (end, revoke statement) {
 	if e.Forget {
 		set += `, ` + anonymous
 	}
-	end = say(`UPDATE {sessions} SET `+set+` WHERE ended_at + 0 = 0 AND id`+in, append([]any{now, string(e.Reason)}, keys...)...)
+	end = sqldb.Say(`UPDATE {sessions} SET `+set+` WHERE ended_at + 0 = 0 AND id`+in, append([]any{now, string(e.Reason)}, keys...)...)
 	// A session that another call ended in the same millisecond gets a second revocation, which
 	// does no harm.
-	revoke = say(`INSERT INTO {revocations} (session_id, until_at, recorded_at)
+	revoke = sqldb.Say(`INSERT INTO {revocations} (session_id, until_at, recorded_at)
 		SELECT id, ?, {now} FROM {sessions} WHERE ended_at + 0 = ?
 			AND NOT (tokens_until > 0 AND tokens_counter = counter AND tokens_until < ? AND tokens_until < {now})
 			AND id`+in,
@@ -172,17 +173,9 @@ func oneOf(keys []string) (in string, args []any) {
 }
 
 // byIndex returns the statement to run before a statement with oneOf, if there is one.
-func (db *DB) byIndex(keys []string) []statement {
-	if len(keys) < 2 || db.dialect.byIndex == "" {
+func (db *DB) byIndex(keys []string) []sqldb.Statement {
+	if len(keys) < 2 || db.Dialect.ByIndex == "" {
 		return nil
 	}
-	return []statement{say(db.dialect.byIndex)}
-}
-
-// preferIndex makes the rest of the transaction look rows up by their indexes; see dialect.byIndex.
-func (t *tx) preferIndex() error {
-	if t.db.dialect.byIndex == "" {
-		return nil
-	}
-	return t.one(say(t.db.dialect.byIndex))
+	return []sqldb.Statement{sqldb.Say(db.Dialect.ByIndex)}
 }

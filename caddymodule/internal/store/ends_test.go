@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/sqldb"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
@@ -74,7 +75,7 @@ func TestFeedHoldsSessionsWithTokensOnly(t *testing.T) {
 		add := func(name string, tokensUntil time.Time, change string) {
 			one := newSession("u1", "wx1", "o1", real)
 			one.Counter, one.TokensUntil = 1, tokensUntil
-			if err := s.write(t.Context(), "opening", func(t *tx) error { return addSession(t, one) }); err != nil {
+			if err := s.sql.Write(t.Context(), "opening", func(t *sqldb.Tx) error { return addSession(t, s, one) }); err != nil {
 				t.Fatal(err)
 			}
 			if change != "" {
@@ -138,7 +139,7 @@ func TestManySessionsEndInBatches(t *testing.T) {
 		const many = 3*endBatch + 7
 		for range many {
 			one := newSession("u1", "wx1", "o1", now)
-			if err := s.change(t.Context(), "opening", once, light, func(t *tx) error { return addSession(t, one) }); err != nil {
+			if err := s.sql.Change(t.Context(), "opening", sqldb.Once, sqldb.Light, func(t *sqldb.Tx) error { return addSession(t, s, one) }); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -172,7 +173,7 @@ func TestSessionThatAsksEndsLast(t *testing.T) {
 			if first == "" || one.ID < first {
 				first = one.ID
 			}
-			if err := s.change(t.Context(), "opening", once, light, func(t *tx) error { return addSession(t, one) }); err != nil {
+			if err := s.sql.Change(t.Context(), "opening", sqldb.Once, sqldb.Light, func(t *sqldb.Tx) error { return addSession(t, s, one) }); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -202,9 +203,9 @@ func TestLoginEndsVeryManySessions(t *testing.T) {
 			t.Fatal(err)
 		}
 		const many = 2*endBatch + 7
-		if err := s.write(t.Context(), "filling", func(t *tx) error {
+		if err := s.sql.Write(t.Context(), "filling", func(t *sqldb.Tx) error {
 			for range many {
-				if err := addSession(t, newSession("u", "wx1", "former", now)); err != nil {
+				if err := addSession(t, s, newSession("u", "wx1", "former", now)); err != nil {
 					return err
 				}
 			}
@@ -231,13 +232,13 @@ func TestLoginThatCannotEndSessionsFails(t *testing.T) {
 	if _, err := commit(t, s, loginCommit(b, user.Replace, newSession("u", "wx1", "former", now))); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.write(t.Context(), "filling", func(t *tx) error {
+	if err := s.sql.Write(t.Context(), "filling", func(t *sqldb.Tx) error {
 		for range endBatch + 1 {
-			if err := addSession(t, newSession("u", "wx1", "former", now)); err != nil {
+			if err := addSession(t, s, newSession("u", "wx1", "former", now)); err != nil {
 				return err
 			}
 		}
-		_, err := t.exec(`CREATE TRIGGER stay BEFORE UPDATE OF ended_at ON {sessions} BEGIN SELECT RAISE(IGNORE); END`)
+		_, err := t.Exec(`CREATE TRIGGER stay BEFORE UPDATE OF ended_at ON {sessions} BEGIN SELECT RAISE(IGNORE); END`)
 		return err
 	}); err != nil {
 		t.Fatal(err)
@@ -253,10 +254,10 @@ func TestLoginThatCannotEndSessionsFails(t *testing.T) {
 }
 
 // addSession opens a session within a transaction.
-func addSession(t *tx, one session.Session) error {
-	opened, err := insertSession(t.db, one)
+func addSession(t *sqldb.Tx, s *Store, one session.Session) error {
+	opened, err := insertSession(s.db, one)
 	if err != nil {
 		return err
 	}
-	return t.send(false, opened)
+	return t.Send(false, opened)
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/clock"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/importer"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/sqldb"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
@@ -55,7 +56,7 @@ func (s *Store) importRows(ctx context.Context, rows []importer.Row, rule user.N
 		var plan *importPlan
 		// The first pass takes no lock, because often a file is imported again, and there is
 		// nothing to write.
-		if err := s.read(ctx, "reading what is known of an import in", func(t *tx) (err error) {
+		if err := s.sql.Read(ctx, "reading what is known of an import in", func(t *sqldb.Tx) (err error) {
 			plan, err = s.planImport(t, rows, rule, external)
 			return err
 		}); err != nil {
@@ -66,32 +67,32 @@ func (s *Store) importRows(ctx context.Context, rows []importer.Row, rule user.N
 		}
 		maps.Copy(lock, plan.joined)
 		begun := time.Now()
-		err := s.rewrite(ctx, "importing into", func(t *tx) error {
+		err := s.sql.Rewrite(ctx, "importing into", func(t *sqldb.Tx) error {
 			if err := lockUsers(t, lock); err != nil {
 				return err
 			}
 			if plan, err = s.planImport(t, rows, rule, external); err != nil {
 				return err
 			}
-			if !s.db.dialect.oneWriter && !within(plan.joined, lock) {
+			if !s.db.Dialect.OneWriter && !within(plan.joined, lock) {
 				return errCrossed
 			}
 			return s.writeImport(t, plan)
 		})
 		switch {
 		case err == nil:
-			if s.db.dialect.oneWriter {
+			if s.db.Dialect.OneWriter {
 				// Other processes poll for the write lock. This pause gives them as much time as we
 				// have held it.
 				clock.Sleep(ctx, time.Since(begun))
 			}
 			return plan.outcomes, nil
-		case errors.Is(err, errCrossed), s.db.dialect.duplicate(err):
+		case errors.Is(err, errCrossed), s.db.Dialect.Duplicate(err):
 		default:
 			return nil, err
 		}
 	}
-	return nil, fmt.Errorf("importing into the store: %s: %w: %w", s.db.url, ErrUnavailable, errCrossed)
+	return nil, fmt.Errorf("importing into the store: %s: %w: %w", s.db.String(), ErrUnavailable, errCrossed)
 }
 
 // within reports whether all ids of a are in b.
@@ -134,13 +135,13 @@ func (p *importPlan) writes() bool {
 	return len(p.newUsers)+len(p.newBinds)+len(p.unioned) > 0
 }
 
-func (s *Store) planImport(t *tx, rows []importer.Row, rule user.NewOpenID, external bool) (*importPlan, error) {
+func (s *Store) planImport(t *sqldb.Tx, rows []importer.Row, rule user.NewOpenID, external bool) (*importPlan, error) {
 	p := &importPlan{
 		byPhone: make(map[string]string), users: make(map[string]user.Phone), erased: make(map[string]bool),
 		bindings: make(map[openidKey]user.Binding), openids: make(map[userApp]bool), unionids: make(map[string]string),
 		created: make(map[string]bool), joined: make(map[string]bool), suspended: make(map[userUnion]bool),
 	}
-	if err := t.preferIndex(); err != nil {
+	if err := t.PreferIndex(); err != nil {
 		return nil, err
 	}
 	if err := s.lookUp(t, p, rows); err != nil {
@@ -255,7 +256,7 @@ func (p *importPlan) ownerOf(r importer.Row, external bool) (id string, isNew bo
 }
 
 // lookUp reads what the store contains about the rows.
-func (s *Store) lookUp(t *tx, p *importPlan, rows []importer.Row) error {
+func (s *Store) lookUp(t *sqldb.Tx, p *importPlan, rows []importer.Row) error {
 	var hashes, ids, unionids []any
 	numbers := make(map[string]string) // hash → E.164
 	openids := make(map[string][]any)  // by app
@@ -274,7 +275,7 @@ func (s *Store) lookUp(t *tx, p *importPlan, rows []importer.Row) error {
 		}
 		openids[r.AppID] = append(openids[r.AppID], r.OpenID)
 	}
-	err := t.eachOf(func(row row) error {
+	err := eachOf(t, func(row sqldb.Row) error {
 		var hash []byte
 		var id string
 		err := row.Scan(&hash, &id)
@@ -285,7 +286,7 @@ func (s *Store) lookUp(t *tx, p *importPlan, rows []importer.Row) error {
 	if err != nil {
 		return err
 	}
-	if err := t.eachOf(func(row row) error {
+	if err := eachOf(t, func(row sqldb.Row) error {
 		var id string
 		var sealed []byte
 		if err := row.Scan(&id, &sealed); err != nil {
@@ -297,7 +298,7 @@ func (s *Store) lookUp(t *tx, p *importPlan, rows []importer.Row) error {
 	}, `SELECT id, phone FROM {users} WHERE id = ?`, nil, ids); err != nil {
 		return err
 	}
-	if err := t.eachOf(func(row row) error {
+	if err := eachOf(t, func(row sqldb.Row) error {
 		var id string
 		err := row.Scan(&id)
 		p.erased[id] = true
@@ -308,8 +309,8 @@ func (s *Store) lookUp(t *tx, p *importPlan, rows []importer.Row) error {
 	return p.lookUpBindings(t, openids, ids, unionids)
 }
 
-func (p *importPlan) lookUpBindings(t *tx, openids map[string][]any, ids, unionids []any) error {
-	add := func(row row) error {
+func (p *importPlan) lookUpBindings(t *sqldb.Tx, openids map[string][]any, ids, unionids []any) error {
+	add := func(row sqldb.Row) error {
 		var b user.Binding
 		err := row.Scan(&b.AppID, &b.OpenID, &b.UnionID, &b.UserID, &b.State)
 		p.bindings[openidKey{b.AppID, b.OpenID}] = b
@@ -324,32 +325,32 @@ func (p *importPlan) lookUpBindings(t *tx, openids map[string][]any, ids, unioni
 	}
 	const which = `SELECT appid, openid, unionid, user_id, state FROM {bindings} WHERE `
 	for appid, list := range openids {
-		if err := t.eachOf(add, which+`appid = ? AND openid = ?`, []any{appid}, list); err != nil {
+		if err := eachOf(t, add, which+`appid = ? AND openid = ?`, []any{appid}, list); err != nil {
 			return err
 		}
 	}
-	if err := t.eachOf(add, which+`user_id = ?`, nil, ids); err != nil {
+	if err := eachOf(t, add, which+`user_id = ?`, nil, ids); err != nil {
 		return err
 	}
-	return t.eachOf(add, which+`unionid = ?`, nil, unionids)
+	return eachOf(t, add, which+`unionid = ?`, nil, unionids)
 }
 
-func (s *Store) writeImport(t *tx, p *importPlan) error {
+func (s *Store) writeImport(t *sqldb.Tx, p *importPlan) error {
 	keys := s.keys.Load()
 	var users, numbers, bindings [][]any
 	for _, u := range p.newUsers {
-		users = append(users, []any{u.ID, s.sealPhone(phonePlace(u.ID), u.Phone), flag(u.Disabled), t.db.millis(u.CreatedAt)})
+		users = append(users, []any{u.ID, s.sealPhone(phonePlace(u.ID), u.Phone), flag(u.Disabled), s.db.millis(u.CreatedAt)})
 		for i, hash := range keys.phoneHashes(u.Phone.E164()) {
 			numbers = append(numbers, []any{hash, keys.keys[i].id[:], u.ID})
 		}
 	}
 	for _, b := range p.newBinds {
-		bindings = append(bindings, []any{b.AppID, b.OpenID, b.UnionID, b.UserID, t.db.millis(b.PhoneAt), s.bindingPhone(b), t.db.millis(b.PhoneAt)})
+		bindings = append(bindings, []any{b.AppID, b.OpenID, b.UnionID, b.UserID, s.db.millis(b.PhoneAt), s.bindingPhone(b), s.db.millis(b.PhoneAt)})
 	}
 	if err := errors.Join(
-		t.insert(`{users} (id, phone, disabled, created_at)`, users),
-		t.insert(`{user_phones} (phone_hash, key_id, user_id)`, numbers),
-		t.insert(`{bindings} (appid, openid, unionid, user_id, phone_at, phone, bound_at)`, bindings),
+		insertAll(t, `{users} (id, phone, disabled, created_at)`, users),
+		insertAll(t, `{user_phones} (phone_hash, key_id, user_id)`, numbers),
+		insertAll(t, `{bindings} (appid, openid, unionid, user_id, phone_at, phone, bound_at)`, bindings),
 	); err != nil {
 		return err
 	}
@@ -357,12 +358,12 @@ func (s *Store) writeImport(t *tx, p *importPlan) error {
 		if b.State == user.Active {
 			continue
 		}
-		if _, err := t.exec(`UPDATE {bindings} SET state = ?, state_at = {now} WHERE appid = ? AND openid = ?`, int64(b.State), b.AppID, b.OpenID); err != nil {
+		if _, err := t.Exec(`UPDATE {bindings} SET state = ?, state_at = {now} WHERE appid = ? AND openid = ?`, int64(b.State), b.AppID, b.OpenID); err != nil {
 			return err
 		}
 	}
 	for _, b := range p.unioned {
-		if _, err := t.exec(`UPDATE {bindings} SET unionid = ? WHERE appid = ? AND openid = ? AND user_id = ? AND unionid = ''`,
+		if _, err := t.Exec(`UPDATE {bindings} SET unionid = ? WHERE appid = ? AND openid = ? AND user_id = ? AND unionid = ''`,
 			b.UnionID, b.AppID, b.OpenID, b.UserID); err != nil {
 			return err
 		}
@@ -374,7 +375,7 @@ func (s *Store) writeImport(t *tx, p *importPlan) error {
 // One statement holds 8 or 64 queries, so that there are few different statements. "key IN (…)"
 // would be shorter, but PostgreSQL scans the whole table for it as long as the statistics say that
 // the table is small.
-func (t *tx) eachOf(scan func(row) error, query string, before, keys []any) error {
+func eachOf(t *sqldb.Tx, scan func(sqldb.Row) error, query string, before, keys []any) error {
 	for len(keys) > 0 {
 		size := 8
 		if len(keys) > size {
@@ -385,7 +386,7 @@ func (t *tx) eachOf(scan func(row) error, query string, before, keys []any) erro
 		for i := range size {
 			args = append(append(args, before...), keys[min(i, n-1)]) // repeating the last key finds nothing new
 		}
-		if err := t.each(scan, query+strings.Repeat(" UNION ALL "+query, size-1), args...); err != nil {
+		if err := t.Each(scan, query+strings.Repeat(" UNION ALL "+query, size-1), args...); err != nil {
 			return err
 		}
 		keys = keys[n:]
@@ -393,9 +394,9 @@ func (t *tx) eachOf(scan func(row) error, query string, before, keys []any) erro
 	return nil
 }
 
-// insert writes rows with statements of 64, 8 or one row, so that there are few different
+// insertAll writes rows with statements of 64, 8 or one row, so that there are few different
 // statements.
-func (t *tx) insert(into string, rows [][]any) error {
+func insertAll(t *sqldb.Tx, into string, rows [][]any) error {
 	for len(rows) > 0 {
 		n := 64
 		for n > len(rows) {
@@ -403,7 +404,7 @@ func (t *tx) insert(into string, rows [][]any) error {
 		}
 		one := "(" + strings.TrimSuffix(strings.Repeat("?, ", len(rows[0])), ", ") + ")"
 		query := `INSERT INTO ` + into + ` VALUES ` + strings.TrimSuffix(strings.Repeat(one+", ", n), ", ")
-		if _, err := t.exec(query, slices.Concat(rows[:n]...)...); err != nil {
+		if _, err := t.Exec(query, slices.Concat(rows[:n]...)...); err != nil {
 			return err
 		}
 		rows = rows[n:]

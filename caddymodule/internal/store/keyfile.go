@@ -3,15 +3,12 @@ package store
 import (
 	"errors"
 	"fmt"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/sqldb"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 )
-
-// KeyFile returns the path of an SQLite store's generated encryption key. The file is beside the
-// database, so that a copy of the directory has both.
-func (db *DB) KeyFile() string { return db.path + ".key" }
 
 // readKeyFile loads the generated key. It returns fs.ErrNotExist if the file is missing.
 func readKeyFile(path string) (*Keys, error) {
@@ -20,16 +17,16 @@ func readKeyFile(path string) (*Keys, error) {
 		return nil, err
 	}
 	if err != nil {
-		return nil, fileError(err)
+		return nil, sqldb.FileError(err)
 	}
 	defer f.Close()
 	text, err := io.ReadAll(io.LimitReader(f, 1024))
 	if err != nil {
-		return nil, fileError(err)
+		return nil, sqldb.FileError(err)
 	}
 	keys, err := ParseKeys(string(text))
 	if err != nil {
-		return nil, permanent{fmt.Errorf("key file %s: %w", path, err)}
+		return nil, sqldb.Permanent(fmt.Errorf("key file %s: %w", path, err))
 	}
 	return keys, nil
 }
@@ -46,13 +43,13 @@ func createKeyFile(path string) (*Keys, error) {
 	// CreateTemp's files are readable by their owner only.
 	f, err := os.CreateTemp(dir, filepath.Base(path)+"-*")
 	if err != nil {
-		return nil, fileError(err)
+		return nil, sqldb.FileError(err)
 	}
 	defer os.Remove(f.Name())
 	_, err = f.WriteString(text + "\n")
 	err = errors.Join(err, f.Sync(), f.Close())
 	if err != nil {
-		return nil, fileError(err)
+		return nil, sqldb.FileError(err)
 	}
 	// Unlike a rename, a link does not overwrite a file. If the file system does not support links,
 	// the caller's lock on the database must suffice.
@@ -66,7 +63,7 @@ func createKeyFile(path string) (*Keys, error) {
 		return readKeyFile(path)
 	}
 	if err != nil {
-		return nil, fileError(err)
+		return nil, sqldb.FileError(err)
 	}
-	return keys, syncDir(dir)
+	return keys, sqldb.SyncDir(dir)
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/sqldb"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
@@ -17,11 +18,11 @@ func (s *Store) Known(ctx context.Context, a login.Account) (login.Known, error)
 		return known, nil
 	}
 	r := s.accountReader(a)
-	err := s.read(ctx, "reading a binding", func(t *tx) error {
-		if err := t.questions(r.questions()...); err != nil || r.complete() {
+	err := s.sql.Read(ctx, "reading a binding", func(t *sqldb.Tx) error {
+		if err := t.Questions(r.questions()...); err != nil || r.complete() {
 			return err
 		}
-		return t.questions(r.takenQuestion())
+		return t.Questions(r.takenQuestion())
 	})
 	if err != nil {
 		return login.Known{}, err
@@ -53,14 +54,14 @@ func (s *Store) accountReader(a login.Account) *accountReader {
 
 // questions returns the first queries. It resets the reader, so that a transaction can be run
 // again.
-func (r *accountReader) questions() []statement {
+func (r *accountReader) questions() []sqldb.Statement {
 	a := r.a
 	r.own, r.alike, r.taken, r.byID, r.owners = user.Binding{}, nil, map[string]bool{}, map[string]*foundUser{}, nil
 	query, args := `SELECT `+bindingColumns+` FROM {bindings} WHERE appid = ? AND openid = ?`, []any{a.AppID, a.OpenID}
 	if a.UnionID != "" {
 		query, args = query+` UNION ALL SELECT `+bindingColumns+` FROM {bindings} WHERE unionid = ? AND NOT (appid = ? AND openid = ?)`, append(args, a.UnionID, a.AppID, a.OpenID)
 	}
-	list := []statement{ask(func(row row) error {
+	list := []sqldb.Statement{sqldb.Ask(func(row sqldb.Row) error {
 		b, err := r.s.scanBinding(row)
 		if b.AppID == a.AppID && b.OpenID == a.OpenID {
 			r.own = b
@@ -72,7 +73,7 @@ func (r *accountReader) questions() []statement {
 	if r.users {
 		return append(list, r.userQuestion())
 	}
-	return append(list, ask(func(row row) error {
+	return append(list, sqldb.Ask(func(row sqldb.Row) error {
 		var now int64
 		err := row.Scan(&now)
 		r.asked = databaseTime(now)
@@ -85,12 +86,12 @@ func (r *accountReader) questions() []statement {
 func (r *accountReader) complete() bool { return r.own.UserID != "" || len(r.alike) == 0 }
 
 // takenQuestion asks which users of the unionid have an openid in the app.
-func (r *accountReader) takenQuestion() statement {
+func (r *accountReader) takenQuestion() sqldb.Statement {
 	users := make([]any, 0, len(r.alike))
 	for _, b := range r.alike {
 		users = append(users, b.UserID)
 	}
-	return ask(func(row row) error {
+	return sqldb.Ask(func(row sqldb.Row) error {
 		var id string
 		err := row.Scan(&id)
 		r.taken[id] = true
@@ -100,7 +101,7 @@ func (r *accountReader) takenQuestion() statement {
 
 // userQuestion reads the owner of the number or, at a silent login, the users that the openid and
 // the unionid are bound to.
-func (r *accountReader) userQuestion() statement {
+func (r *accountReader) userQuestion() sqldb.Statement {
 	a := r.a
 	if !a.Phone.IsZero() {
 		return r.s.askOwners(a.Phone, &r.owners)
@@ -110,7 +111,7 @@ func (r *accountReader) userQuestion() statement {
 	if a.UnionID != "" {
 		query, args = query+` UNION ALL `+columns+`b.unionid = ?`, append(args, a.UnionID)
 	}
-	return ask(func(row row) error {
+	return sqldb.Ask(func(row sqldb.Row) error {
 		u, err := r.s.scanUser(row)
 		if u.ID != "" {
 			r.byID[u.ID] = &foundUser{u, err}
@@ -121,14 +122,14 @@ func (r *accountReader) userQuestion() statement {
 }
 
 // askOwners reads the owner of the number under each key.
-func (s *Store) askOwners(p user.Phone, owners *[]*foundUser) statement {
+func (s *Store) askOwners(p user.Phone, owners *[]*foundUser) sqldb.Statement {
 	hashes := s.keys.Load().phoneHashes(p.E164())
 	*owners = make([]*foundUser, len(hashes))
 	var args []any
 	for _, h := range hashes {
 		args = append(args, h)
 	}
-	return ask(func(row row) error {
+	return sqldb.Ask(func(row sqldb.Row) error {
 		var hash []byte
 		u, err := s.scanUser(row, &hash)
 		if u.ID == "" {

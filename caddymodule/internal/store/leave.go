@@ -6,6 +6,7 @@ import (
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/account"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/sqldb"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
@@ -17,7 +18,7 @@ import (
 // row allows no silent login until the next phone login. So a user who left one app cannot get back
 // into it silently through another app with the same unionid.
 func (s *Store) Leave(ctx context.Context, appid, openid string, before time.Time, e session.Ending) (left account.Leaver, err error) {
-	err = s.rewrite(ctx, "ending an openid's sessions", func(t *tx) error {
+	err = s.sql.Rewrite(ctx, "ending an openid's sessions", func(t *sqldb.Tx) error {
 		left = account.Leaver{}
 		const which = `WHERE appid = ? AND openid = ?`
 		b, bound, err := s.findBinding(t, which, appid, openid)
@@ -37,10 +38,10 @@ func (s *Store) Leave(ctx context.Context, appid, openid string, before time.Tim
 		if left.Returned = b.PhoneAt.After(before); left.Returned {
 			return nil
 		}
-		if left.Ended, err = endSessions(t, e, `openid = ? AND appid = ? LIMIT ?`, openid, appid, endBatch); err != nil || !bound {
+		if left.Ended, err = s.db.endSessions(t, e, `openid = ? AND appid = ? LIMIT ?`, openid, appid, endBatch); err != nil || !bound {
 			return err
 		}
-		if _, err := t.exec(`UPDATE {bindings} SET state = ?, state_at = {now}, phone_at = 0, auth_at = 0, phone = NULL WHERE appid = ? AND openid = ?`,
+		if _, err := t.Exec(`UPDATE {bindings} SET state = ?, state_at = {now}, phone_at = 0, auth_at = 0, phone = NULL WHERE appid = ? AND openid = ?`,
 			int64(user.Detached), appid, openid); err != nil {
 			return err
 		}
@@ -52,19 +53,19 @@ func (s *Store) Leave(ctx context.Context, appid, openid string, before time.Tim
 }
 
 // hasPhoneLogin reports whether any openid of the user still has a phone login.
-func hasPhoneLogin(t *tx, userID string) (bool, error) {
+func hasPhoneLogin(t *sqldb.Tx, userID string) (bool, error) {
 	var n int
-	err := t.row(`SELECT COUNT(*) FROM {bindings} WHERE user_id = ? AND phone_at <> 0 AND state NOT IN (?, ?)`,
+	err := t.Row(`SELECT COUNT(*) FROM {bindings} WHERE user_id = ? AND phone_at <> 0 AND state NOT IN (?, ?)`,
 		userID, int64(user.Detached), int64(user.Withdrawn)).Scan(&n)
 	return n > 0, err
 }
 
 // eraseUser erases a user in one transaction. erase removes what is stored about the locked user.
-func (s *Store) eraseUser(ctx context.Context, id string, erase func(*tx, string) (ended []string, err error)) error {
+func (s *Store) eraseUser(ctx context.Context, id string, erase func(*sqldb.Tx, string) (ended []string, err error)) error {
 	if err := s.anonymize(ctx, id); err != nil {
 		return err
 	}
-	return s.write(ctx, "erasing a user", func(t *tx) error {
+	return s.sql.Write(ctx, "erasing a user", func(t *sqldb.Tx) error {
 		if err := lockUser(t, id); err != nil {
 			return err
 		}
@@ -74,11 +75,11 @@ func (s *Store) eraseUser(ctx context.Context, id string, erase func(*tx, string
 }
 
 // eraseLeft is eraseUser for a user who has left. It does nothing if the user stays.
-func (s *Store) eraseLeft(ctx context.Context, id string, erase func(*tx, string) (ended []string, err error)) (erased bool, ended []string, err error) {
+func (s *Store) eraseLeft(ctx context.Context, id string, erase func(*sqldb.Tx, string) (ended []string, err error)) (erased bool, ended []string, err error) {
 	if err := s.anonymize(ctx, id); err != nil {
 		return false, nil, err
 	}
-	err = s.write(ctx, "erasing a user", func(t *tx) error {
+	err = s.sql.Write(ctx, "erasing a user", func(t *sqldb.Tx) error {
 		erased, ended = false, nil
 		stays, err := lockLeaver(t, id)
 		if err != nil || stays {
@@ -96,7 +97,7 @@ func (s *Store) eraseLeft(ctx context.Context, id string, erase func(*tx, string
 
 // lockLeaver locks a user who has left. stays is true if one of the user's openids has had a phone
 // login since it was decided to erase the user.
-func lockLeaver(t *tx, userID string) (stays bool, err error) {
+func lockLeaver(t *sqldb.Tx, userID string) (stays bool, err error) {
 	if err := lockUser(t, userID); err != nil {
 		return false, err
 	}
@@ -106,9 +107,9 @@ func lockLeaver(t *tx, userID string) (stays bool, err error) {
 // UserBindings lists a user's openids in all apps, active ones first. It leaves out those that have
 // left.
 func (s *Store) UserBindings(ctx context.Context, userID string) (list []user.Binding, err error) {
-	err = s.read(ctx, "reading a user's bindings", func(t *tx) error {
+	err = s.sql.Read(ctx, "reading a user's bindings", func(t *sqldb.Tx) error {
 		list = nil
-		return t.each(func(r row) error {
+		return t.Each(func(r sqldb.Row) error {
 			b, err := s.scanBinding(r)
 			list = append(list, b)
 			return err

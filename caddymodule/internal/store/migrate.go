@@ -6,6 +6,7 @@ import (
 	"embed"
 	"errors"
 	"fmt"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/sqldb"
 	"io/fs"
 	"slices"
 	"strconv"
@@ -37,13 +38,13 @@ var migrations = func() (all [][]string) {
 const versionName = "schema_version"
 
 // version returns the version of the schema, or 0 if there is none.
-func (db *DB) version(t *tx) (int, error) {
+func (db *DB) version(t *sqldb.Tx) (int, error) {
 	var n int
-	if err := t.row(db.dialect.hasTable, db.opts.Prefix+"meta").Scan(&n); err != nil || n == 0 {
+	if err := t.Row(db.Dialect.HasTable, db.opts.Prefix+"meta").Scan(&n); err != nil || n == 0 {
 		return 0, err
 	}
 	var text []byte
-	err := t.row(`SELECT value FROM {meta} WHERE name = ?`, versionName).Scan(&text)
+	err := t.Row(`SELECT value FROM {meta} WHERE name = ?`, versionName).Scan(&text)
 	if errors.Is(err, sql.ErrNoRows) {
 		return 0, nil // a migration was interrupted in a database that cannot undo it
 	}
@@ -52,7 +53,7 @@ func (db *DB) version(t *tx) (int, error) {
 	}
 	n, err = strconv.Atoi(string(text))
 	if err != nil {
-		return 0, permanent{fmt.Errorf("%w: its version is not a number", ErrSchema)}
+		return 0, sqldb.Permanent(fmt.Errorf("%w: its version is not a number", ErrSchema))
 	}
 	return n, nil
 }
@@ -62,18 +63,18 @@ func (db *DB) acceptable(version int, migrate bool) error {
 	latest := len(migrations)
 	switch {
 	case version > latest:
-		return permanent{fmt.Errorf("%w: it has version %d and this build knows %d: it was written by a newer caddy-wx-auth: use that version or a later one", ErrSchema, version, latest)}
+		return sqldb.Permanent(fmt.Errorf("%w: it has version %d and this build knows %d: it was written by a newer caddy-wx-auth: use that version or a later one", ErrSchema, version, latest))
 	case version == latest || migrate:
 		return nil
 	case version == 0:
-		return permanent{fmt.Errorf("%w: the tables %s… are missing and migrate is off: create them with the SQL that `caddy wx-auth schema` prints", ErrSchema, db.opts.Prefix)}
+		return sqldb.Permanent(fmt.Errorf("%w: the tables %s… are missing and migrate is off: create them with the SQL that `caddy wx-auth schema` prints", ErrSchema, db.opts.Prefix))
 	}
-	return permanent{fmt.Errorf("%w: it has version %d, this build needs %d, and migrate is off: migrate it with the SQL that `caddy wx-auth schema … --from %d` prints", ErrSchema, version, latest, version)}
+	return sqldb.Permanent(fmt.Errorf("%w: it has version %d, this build needs %d, and migrate is off: migrate it with the SQL that `caddy wx-auth schema … --from %d` prints", ErrSchema, version, latest, version))
 }
 
 // prepare migrates the tables to the latest version. If migrate is not set, it only verifies them.
-func (db *DB) prepare(ctx context.Context, p *pools, migrate bool) error {
-	asking := &tx{ctx: ctx, db: db, q: p.write}
+func (db *DB) prepare(ctx context.Context, p *sqldb.Pools, migrate bool) error {
+	asking := db.Asking(ctx, p.Write)
 	version, err := db.version(asking)
 	if err != nil {
 		return err
@@ -83,7 +84,7 @@ func (db *DB) prepare(ctx context.Context, p *pools, migrate bool) error {
 		if err := db.acceptable(version, migrate); err != nil {
 			return err
 		}
-		err := db.dialect.alone(ctx, db, p, func(t *tx) error {
+		err := db.Dialect.Alone(ctx, db.DB, p, func(t *sqldb.Tx) error {
 			// Another process may have migrated first.
 			if version, err = db.version(t); err != nil || version >= len(migrations) {
 				return err
@@ -102,7 +103,7 @@ func (db *DB) prepare(ctx context.Context, p *pools, migrate bool) error {
 		return err
 	}
 	if changed || !migrate {
-		if err := verify(asking); err != nil {
+		if err := db.verify(asking); err != nil {
 			return err
 		}
 	}
@@ -111,23 +112,23 @@ func (db *DB) prepare(ctx context.Context, p *pools, migrate bool) error {
 }
 
 // migrate changes the schema to this version from the one before.
-func (db *DB) migrate(t *tx, version int) error {
+func (db *DB) migrate(t *sqldb.Tx, version int) error {
 	for _, statement := range migrations[version-1] {
-		_, err := t.exec(statement)
-		if err == nil || db.dialect.done != nil && db.dialect.done(err) {
+		_, err := t.Exec(statement)
+		if err == nil || db.Dialect.Done != nil && db.Dialect.Done(err) {
 			continue
 		}
 		err = fmt.Errorf("migrating the schema to version %d: %w", version, err)
-		if db.dialect.denied(err) {
-			err = permanent{fmt.Errorf("%w (give the user the right to create tables and indexes, or create them with the SQL that `caddy wx-auth schema` prints and set migrate off)", err)}
+		if db.Dialect.Denied(err) {
+			err = sqldb.Permanent(fmt.Errorf("%w (give the user the right to create tables and indexes, or create them with the SQL that `caddy wx-auth schema` prints and set migrate off)", err))
 		}
 		return err
 	}
 	return setVersion(t, version)
 }
 
-func setVersion(t *tx, version int) error {
-	_, err := t.exec(`INSERT INTO {meta} (name, value) VALUES (?, ?)
+func setVersion(t *sqldb.Tx, version int) error {
+	_, err := t.Exec(`INSERT INTO {meta} (name, value) VALUES (?, ?)
 		ON CONFLICT (name) DO UPDATE SET value = excluded.value`, versionName, []byte(strconv.Itoa(version)))
 	return err
 }
@@ -151,19 +152,19 @@ var columns = map[string]string{
 }
 
 // verify checks that every table has the expected columns. It selects them, but no row.
-func verify(t *tx) error {
+func (db *DB) verify(t *sqldb.Tx) error {
 	var missing []error
 	for _, name := range tableNames {
-		err := t.each(nil, `SELECT `+columns[name]+` FROM {`+name+`} WHERE 1 = 0`)
+		err := t.Each(nil, `SELECT `+columns[name]+` FROM {`+name+`} WHERE 1 = 0`)
 		if err != nil {
-			if t.db.dialect.temporary(err) || t.ctx.Err() != nil {
+			if db.Dialect.Temporary(err) || t.Context().Err() != nil {
 				return err
 			}
-			missing = append(missing, fmt.Errorf("%s%s: %w", t.db.opts.Prefix, name, err))
+			missing = append(missing, fmt.Errorf("%s%s: %w", db.opts.Prefix, name, err))
 		}
 	}
 	if len(missing) > 0 {
-		return permanent{fmt.Errorf("%w: create the tables with the SQL that `caddy wx-auth schema` prints: %w", ErrSchema, errors.Join(missing...))}
+		return sqldb.Permanent(fmt.Errorf("%w: create the tables with the SQL that `caddy wx-auth schema` prints: %w", ErrSchema, errors.Join(missing...)))
 	}
 	return nil
 }

@@ -7,13 +7,15 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/sqldb"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/sqldb/dbtest"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
 // MySQL commits each schema change immediately. A migration that was interrupted at any point is
 // continued by the next start.
 func TestInterruptedMigrationContinues(t *testing.T) {
-	if without("mysql") {
+	if dbtest.Without("mysql") {
 		return
 	}
 	total := 0
@@ -23,10 +25,10 @@ func TestInterruptedMigrationContinues(t *testing.T) {
 	for _, broken := range []int{0, 1, 2, 4, 7, total} {
 		open := newMySQL(t)
 		db := open(defaults)
-		if err := db.opened(t.Context(), true, func(ctx context.Context, p *pools) error {
-			asking := &tx{ctx: ctx, db: db, q: p.write}
+		if err := db.Open(t.Context(), true, func(ctx context.Context, p *sqldb.Pools) error {
+			asking := db.Asking(t.Context(), p.Write)
 			for i, statement := range flat(migrations)[:broken] {
-				if _, err := asking.exec(statement); err != nil {
+				if _, err := asking.Exec(statement); err != nil {
 					return fmt.Errorf("statement %d: %w", i, err)
 				}
 			}
@@ -43,8 +45,8 @@ func TestInterruptedMigrationContinues(t *testing.T) {
 	// The database has another program's table with the name of one of our tables. The migration
 	// must not use it.
 	db := newMySQL(t)(defaults)
-	if err := db.opened(t.Context(), true, func(ctx context.Context, p *pools) error {
-		_, err := p.write.ExecContext(ctx, db.sql("CREATE TABLE {sessions} (x INT)"))
+	if err := db.Open(t.Context(), true, func(ctx context.Context, p *sqldb.Pools) error {
+		_, err := p.Write.ExecContext(ctx, db.SQL("CREATE TABLE {sessions} (x INT)"))
 		return err
 	}); err != nil {
 		t.Fatal(err)
@@ -63,7 +65,7 @@ func flat(lists [][]string) (all []string) {
 
 // The tables must not get the server's default character set or engine.
 func TestMySQLTablesAreUTF8AndInnoDB(t *testing.T) {
-	if without("mysql") {
+	if dbtest.Without("mysql") {
 		return
 	}
 	s := started(t, newMySQL(t))
@@ -74,7 +76,7 @@ func TestMySQLTablesAreUTF8AndInnoDB(t *testing.T) {
 		t.Errorf("%d tables of InnoDB", n)
 	}
 	var level string
-	if err := s.db.pools.Load().write.QueryRow(`SELECT @@sql_mode`).Scan(&level); err != nil || !strings.Contains(level, "STRICT_ALL_TABLES") {
+	if err := s.db.Pools().Write.QueryRow(`SELECT @@sql_mode`).Scan(&level); err != nil || !strings.Contains(level, "STRICT_ALL_TABLES") {
 		t.Error(level, err)
 	}
 	long := newSession(strings.Repeat("u", 200), "wx1", "o1", now)

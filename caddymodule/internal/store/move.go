@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/clock"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/sqldb"
 )
 
 // Move moves everything from one store to another: users, phone numbers, bindings, sessions,
@@ -192,10 +193,10 @@ func (m Move) begin(ctx context.Context) (state filling, err error) {
 		}
 	}
 	state = filling{ID: old.ID}
-	return state, m.To.rewrite(ctx, "preparing", func(t *tx) error { return writeFilling(t, state) })
+	return state, m.To.sql.Rewrite(ctx, "preparing", func(t *sqldb.Tx) error { return writeFilling(t, state) })
 }
 
-func writeFilling(t *tx, state filling) error {
+func writeFilling(t *sqldb.Tx, state filling) error {
 	text, err := json.Marshal(state)
 	if err != nil {
 		return err
@@ -205,16 +206,16 @@ func writeFilling(t *tx, state filling) error {
 
 // state returns the state of the move that fills the new store, or the zero value.
 func (m Move) state(ctx context.Context) (state filling, err error) {
-	err = m.To.read(ctx, "reading the state of the move in", func(t *tx) (err error) {
+	err = m.To.sql.Read(ctx, "reading the state of the move in", func(t *sqldb.Tx) (err error) {
 		state, err = readFilling(t)
 		return err
 	})
 	return state, err
 }
 
-func readFilling(t *tx) (state filling, err error) {
+func readFilling(t *sqldb.Tx) (state filling, err error) {
 	var text []byte
-	err = t.row(`SELECT value FROM {meta} WHERE name = ?`, fillingName).Scan(&text)
+	err = t.Row(`SELECT value FROM {meta} WHERE name = ?`, fillingName).Scan(&text)
 	if errors.Is(err, sql.ErrNoRows) {
 		return state, nil
 	}
@@ -230,8 +231,8 @@ func (m Move) check(ctx context.Context, began bool) error {
 	if !began {
 		for _, table := range []string{"users", "bindings", "sessions"} {
 			var some int
-			err := m.To.read(ctx, "looking into", func(t *tx) error {
-				return t.row(`SELECT COUNT(*) FROM (SELECT 1 FROM {` + table + `} LIMIT 1) AS counted`).Scan(&some)
+			err := m.To.sql.Read(ctx, "looking into", func(t *sqldb.Tx) error {
+				return t.Row(`SELECT COUNT(*) FROM (SELECT 1 FROM {` + table + `} LIMIT 1) AS counted`).Scan(&some)
 			})
 			if err != nil {
 				return err
@@ -279,26 +280,17 @@ func (m Move) counts(ctx context.Context, s *Store) (list []MovedTable, all int6
 // countRows runs a query that counts rows. It has no time limit of its own, because counting may
 // take long.
 func (s *Store) countRows(ctx context.Context, query string, args ...any) (n int64, err error) {
-	p, err := s.use(ctx)
-	if err != nil {
-		return 0, err
-	}
-	ask := func(t *tx) error { return t.row(query, args...).Scan(&n) }
-	if p.queue != nil {
-		err = ask(&tx{ctx: ctx, db: s.db, q: p.read})
-	} else {
-		err = s.db.tries(ctx, p.read, again, func() error { return s.db.reading(ctx, p.read, false, ask) })
-	}
-	return n, s.db.wrap(ctx, "counting the rows of", err)
+	err = s.sql.ReadLong(ctx, "counting the rows", func(t *sqldb.Tx) error { return t.Row(query, args...).Scan(&n) })
+	return n, err
 }
 
 // copyMeta copies the rows of meta that name the directory and the apps, and those about keys.
 func (m Move) copyMeta(ctx context.Context) error {
 	from, to := m.From.keys.Load(), m.To.keys.Load()
 	rows := make(map[string][]byte)
-	err := m.From.read(ctx, "reading the names of", func(t *tx) error {
+	err := m.From.sql.Read(ctx, "reading the names of", func(t *sqldb.Tx) error {
 		clear(rows)
-		return t.each(func(r row) error {
+		return t.Each(func(r sqldb.Row) error {
 			var name string
 			var value []byte
 			err := r.Scan(&name, &value)
@@ -327,7 +319,7 @@ func (m Move) copyMeta(ctx context.Context) error {
 			rows[name] = to.seal(place{"meta", "value", name}, from.keys[i].retained(until))
 		}
 	}
-	return m.To.rewrite(ctx, "naming the directory of", func(t *tx) error {
+	return m.To.sql.Rewrite(ctx, "naming the directory of", func(t *sqldb.Tx) error {
 		for name, value := range rows {
 			if err := writeMeta(t, name, string(value)); err != nil {
 				return err
@@ -339,7 +331,7 @@ func (m Move) copyMeta(ctx context.Context) error {
 
 // finish opens the new store, and records in the old one that the move is complete.
 func (m Move) finish(ctx context.Context, id string) error {
-	err := m.To.rewrite(ctx, "opening", func(t *tx) error { return writeFilling(t, filling{ID: id, Filled: true}) })
+	err := m.To.sql.Rewrite(ctx, "opening", func(t *sqldb.Tx) error { return writeFilling(t, filling{ID: id, Filled: true}) })
 	if err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/sqldb"
 	"slices"
 	"strconv"
 	"strings"
@@ -92,13 +93,13 @@ func (m Move) copyBatch(ctx context.Context, state filling) (filling, error) {
 	if err := m.reseal(table, names, rows); err != nil {
 		return state, err
 	}
-	var numbers []statement
+	var numbers []sqldb.Statement
 	if table.name == "users" {
 		if numbers, err = m.numbers(ctx, names, rows); err != nil {
 			return state, err
 		}
 	}
-	err = m.To.rewrite(ctx, "copying to", func(t *tx) error {
+	err = m.To.sql.Rewrite(ctx, "copying to", func(t *sqldb.Tx) error {
 		now, err := readFilling(t)
 		switch {
 		case err != nil:
@@ -106,10 +107,10 @@ func (m Move) copyBatch(ctx context.Context, state filling) (filling, error) {
 		case now.equal(next):
 			return nil // the commit had succeeded, and its answer was lost
 		case !now.equal(state):
-			return permanent{errors.New("another move into this store is running")}
+			return sqldb.Permanent(errors.New("another move into this store is running"))
 		}
 		for _, st := range append(numbers, insertRows(table, names, rows)...) {
-			if _, err := t.exec(st.query, st.args...); err != nil {
+			if _, err := t.Run(st); err != nil {
 				return err
 			}
 		}
@@ -139,9 +140,9 @@ func (m Move) readBatch(ctx context.Context, table movedTable, names []string, a
 		query, args = query+` WHERE `+table.by+` > ?`, []any{value}
 	}
 	for limit := moveBatch; ; limit *= 8 {
-		err := m.From.read(ctx, "copying", func(t *tx) error {
+		err := m.From.sql.Read(ctx, "copying", func(t *sqldb.Tx) error {
 			rows = nil
-			return t.each(func(r row) error {
+			return t.Each(func(r sqldb.Row) error {
 				row := newCells(names)
 				err := r.Scan(row...)
 				rows = append(rows, row)
@@ -193,7 +194,7 @@ func (m Move) reseal(table movedTable, names []string, rows []cells) error {
 
 // numbers returns the statements that enter the users' numbers into the index of the new store. A
 // number that is not in the old index gets no entry.
-func (m Move) numbers(ctx context.Context, names []string, rows []cells) ([]statement, error) {
+func (m Move) numbers(ctx context.Context, names []string, rows []cells) ([]sqldb.Statement, error) {
 	if len(rows) == 0 {
 		return nil, nil
 	}
@@ -203,9 +204,9 @@ func (m Move) numbers(ctx context.Context, names []string, rows []cells) ([]stat
 	for _, row := range rows {
 		args = append(args, row.param(id))
 	}
-	err := m.From.read(ctx, "reading the index of phone numbers of", func(t *tx) error {
+	err := m.From.sql.Read(ctx, "reading the index of phone numbers of", func(t *sqldb.Tx) error {
 		clear(owns)
-		ids, err := t.strings(`SELECT user_id FROM {user_phones} WHERE user_id IN (?`+strings.Repeat(", ?", len(args)-1)+`)`, args...)
+		ids, err := t.Strings(`SELECT user_id FROM {user_phones} WHERE user_id IN (?`+strings.Repeat(", ?", len(args)-1)+`)`, args...)
 		for _, id := range ids {
 			owns[id] = true
 		}
@@ -236,7 +237,7 @@ func (m Move) numbers(ctx context.Context, names []string, rows []cells) ([]stat
 const insertBatch = 250
 
 // insertRows returns the statements that insert rows.
-func insertRows(table movedTable, names []string, rows []cells) (list []statement) {
+func insertRows(table movedTable, names []string, rows []cells) (list []sqldb.Statement) {
 	var kept []int
 	for i, name := range names {
 		if name != table.left {
@@ -255,7 +256,7 @@ func insertRows(table movedTable, names []string, rows []cells) (list []statemen
 				args = append(args, row.param(k))
 			}
 		}
-		list = append(list, say(`INSERT INTO {`+table.name+`} (`+strings.Join(into, ", ")+`) VALUES `+values+strings.Repeat(", "+values, len(part)-1), args...))
+		list = append(list, sqldb.Say(`INSERT INTO {`+table.name+`} (`+strings.Join(into, ", ")+`) VALUES `+values+strings.Repeat(", "+values, len(part)-1), args...))
 	}
 	return list
 }

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/sqldb"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/sqldb/dbtest"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
@@ -20,9 +22,9 @@ import (
 // move.
 func moves(t *testing.T, test func(t *testing.T, from, to database)) {
 	t.Helper()
-	kinds := map[string]func(*testing.T) database{"sqlite": newSQLite, "postgres": newPostgres, "mysql": newMySQL}
+	kinds := map[string]func(*testing.T) database{"sqlite": newSQLite, "postgres": kinds["postgres"], "mysql": newMySQL}
 	for _, pair := range [][2]string{{"sqlite", "postgres"}, {"sqlite", "mysql"}, {"postgres", "sqlite"}, {"mysql", "postgres"}, {"sqlite", "sqlite"}} {
-		if without(pair[0]) || without(pair[1]) {
+		if dbtest.Without(pair[0]) || dbtest.Without(pair[1]) {
 			continue
 		}
 		t.Run(pair[0]+" to "+pair[1], func(t *testing.T) { test(t, kinds[pair[0]](t), kinds[pair[1]](t)) })
@@ -33,9 +35,9 @@ func moves(t *testing.T, test func(t *testing.T, from, to database)) {
 func contents(t *testing.T, s *Store, table movedTable) (rows []string) {
 	t.Helper()
 	names := columnsOf(table.name)
-	err := s.read(t.Context(), "dumping", func(tx *tx) error {
+	err := s.sql.Read(t.Context(), "dumping", func(tx *sqldb.Tx) error {
 		rows = nil
-		return tx.each(func(r row) error {
+		return tx.Each(func(r sqldb.Row) error {
 			c := newCells(names)
 			err := r.Scan(c...)
 			var b strings.Builder
@@ -147,8 +149,8 @@ func wantClosed(t *testing.T, s *Store, successor string) {
 	t.Helper()
 	var id string
 	var counter int64
-	err := s.read(t.Context(), "finding a session", func(t *tx) error {
-		return t.row(`SELECT id, counter FROM {sessions} WHERE ended_at = 0 LIMIT 1`).Scan(&id, &counter)
+	err := s.sql.Read(t.Context(), "finding a session", func(t *sqldb.Tx) error {
+		return t.Row(`SELECT id, counter FROM {sessions} WHERE ended_at = 0 LIMIT 1`).Scan(&id, &counter)
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -411,8 +413,8 @@ func TestMoveKnowsEachColumn(t *testing.T) {
 			continue
 		}
 		listed := columnsOf(table)
-		err := s.read(t.Context(), "looking at a table of", func(tx *tx) error {
-			return tx.each(func(r row) error {
+		err := s.sql.Read(t.Context(), "looking at a table of", func(tx *sqldb.Tx) error {
+			return tx.Each(func(r sqldb.Row) error {
 				var name, kind string
 				err := r.Scan(&name, &kind)
 				if !slices.Contains(listed, name) {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/remedy"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/sqldb"
 )
 
 // A store that was moved to another database is closed: it accepts no more writes. Otherwise a
@@ -60,35 +61,61 @@ func (e movedError) Remedy() string {
 // Heading returns the heading for the log.
 func (movedError) Heading() remedy.Heading { return remedy.StoreMoved }
 
-type whileMoved struct{}
-
 // evenIfMoved returns a context for writes that even a closed store accepts: writes for logins that
 // began before, of rows that are not copied, or for the move itself.
-func evenIfMoved(ctx context.Context) context.Context {
-	return context.WithValue(ctx, whileMoved{}, true)
+func evenIfMoved(ctx context.Context) context.Context { return sqldb.Unguarded(ctx) }
+
+// isOpen fails if the store is closed: the subquery has two rows then. Its lock makes closeAlone
+// wait for the transaction.
+const isOpen = `SELECT (SELECT 1 FROM {meta} WHERE name IN ('` + keyCheckName + `', '` + movedName + `') {share})`
+
+// postgresOpenLock is the number of the advisory lock that every writing transaction shares. To
+// close the store takes the same lock exclusively. The table's number keeps stores in several
+// schemas of one database apart.
+const postgresOpenLock = `hashtext('caddy-wx-auth open ' || '{meta}'::regclass::oid)`
+
+// moveLock is how the transactions on one kind of server see that the store is closed.
+type moveLock struct {
+	// first holds the first statements of each transaction that writes.
+	first []string
+	// closeAlone waits until no other transaction that writes is under way, and makes new ones wait
+	// until its own transaction ends.
+	closeAlone string
 }
 
-func guarded(ctx context.Context) bool { return ctx.Value(whileMoved{}) == nil }
+// moveLocks holds none for SQLite, where one transaction writes at a time, and asks checkOpen.
+var moveLocks = map[string]moveLock{
+	// The lock is taken by a statement of its own. So the query after it sees everything that was
+	// committed while it waited.
+	"postgres": {
+		first:      []string{`SELECT pg_advisory_xact_lock_shared(` + postgresOpenLock + `)`, isOpen},
+		closeAlone: `SELECT pg_advisory_xact_lock(` + postgresOpenLock + `)`,
+	},
+	"mysql": {
+		first:      []string{isOpen},
+		closeAlone: `SELECT name FROM {meta} WHERE name = '` + keyCheckName + `' FOR UPDATE`,
+	},
+}
 
-// checkOpen returns an error if the store is closed. With SQLite, each write calls it. The database
-// is asked only once for each transaction, because a move copies the store only after the
+// guardOf returns the guard of a kind of database, given an address.
+func guardOf(address string) sqldb.Guard {
+	return sqldb.Guard{Statements: moveLocks[sqldb.KindOf(address).Name].first, Check: checkOpen}
+}
+
+// checkOpen returns an error if the store is closed. A move copies the store only after the
 // transactions that began before.
-func checkOpen(t *tx) error {
-	if t.checked {
-		return t.closed
-	}
+func checkOpen(t *sqldb.Tx) error {
 	m, err := readMoved(t)
 	if err == nil && m != nil {
 		err = movedError{*m}
 	}
-	t.checked, t.closed = true, err
 	return err
 }
 
 // readMoved returns the store to which this one was moved, or nil if it is open.
-func readMoved(t *tx) (*Moved, error) {
+func readMoved(t *sqldb.Tx) (*Moved, error) {
 	var value []byte
-	err := t.row(`SELECT value FROM {meta} WHERE name = ?`, movedName).Scan(&value)
+	err := t.Row(`SELECT value FROM {meta} WHERE name = ?`, movedName).Scan(&value)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, nil
 	}
@@ -104,7 +131,7 @@ func readMoved(t *tx) (*Moved, error) {
 
 // MovedTo returns the store to which this one was moved, or nil if it is open.
 func (s *Store) MovedTo(ctx context.Context) (m *Moved, err error) {
-	err = s.read(ctx, "reading the row moved_to of", func(t *tx) (err error) {
+	err = s.sql.Read(ctx, "reading the row moved_to of", func(t *sqldb.Tx) (err error) {
 		m, err = readMoved(t)
 		return err
 	})
@@ -114,14 +141,14 @@ func (s *Store) MovedTo(ctx context.Context) (m *Moved, err error) {
 // explainMoved replaces the error of a guard with a movedError. It also records in the DB whether
 // the store is closed.
 func (s *Store) explainMoved(ctx context.Context, err error) error {
-	if err != nil && s.db.dialect.guardFailed != nil && s.db.dialect.guardFailed(err) {
+	if err != nil && s.db.Dialect.SeveralRows(err) {
 		m, readErr := s.MovedTo(ctx)
 		if readErr != nil || m == nil {
 			return errors.Join(err, readErr)
 		}
 		err = movedError{*m}
 	}
-	if moved := errors.Is(err, ErrMoved); moved || err == nil && guarded(ctx) {
+	if moved := errors.Is(err, ErrMoved); moved || err == nil && sqldb.Guarded(ctx) {
 		s.db.moved.Store(moved)
 	}
 	return err
@@ -129,7 +156,7 @@ func (s *Store) explainMoved(ctx context.Context, err error) error {
 
 // proves reports whether the success of a write proves that the store can be written. A write that
 // even a closed store accepts proves nothing.
-func (db *DB) proves(ctx context.Context) bool { return guarded(ctx) || !db.moved.Load() }
+func (db *DB) proves(ctx context.Context) bool { return sqldb.Guarded(ctx) || !db.moved.Load() }
 
 // closeFor closes the store. It waits for all writes that began before and did not see that the
 // store is closed.
@@ -139,9 +166,9 @@ func (s *Store) closeFor(ctx context.Context, m Moved) error {
 		return err
 	}
 	ctx = evenIfMoved(ctx)
-	return s.rewrite(ctx, "closing", func(t *tx) error {
-		if before := s.db.dialect.closeAlone; before != "" {
-			if _, err := t.exec(before); err != nil {
+	return s.sql.Rewrite(ctx, "closing", func(t *sqldb.Tx) error {
+		if before := moveLocks[s.db.Dialect.Name].closeAlone; before != "" {
+			if _, err := t.Exec(before); err != nil {
 				return err
 			}
 		}
@@ -152,18 +179,18 @@ func (s *Store) closeFor(ctx context.Context, m Moved) error {
 // OpenAgain opens a store again after a move. It returns the store to which this one was moved, or
 // nil if it was open.
 func (s *Store) OpenAgain(ctx context.Context) (m *Moved, err error) {
-	err = s.rewrite(evenIfMoved(ctx), "opening again", func(t *tx) (err error) {
+	err = s.sql.Rewrite(evenIfMoved(ctx), "opening again", func(t *sqldb.Tx) (err error) {
 		if m, err = readMoved(t); err != nil || m == nil {
 			return err
 		}
-		_, err = t.exec(`DELETE FROM {meta} WHERE name = ?`, movedName)
+		_, err = t.Exec(`DELETE FROM {meta} WHERE name = ?`, movedName)
 		return err
 	})
 	return m, err
 }
 
 // notFilled returns an error if a move into this store is not complete.
-func notFilled(t *tx) error {
+func notFilled(t *sqldb.Tx) error {
 	state, err := readFilling(t)
 	if err == nil && state.ID != "" && !state.Filled {
 		err = fmt.Errorf("%w: a move into this store is not complete: run `caddy wx-auth move` again", ErrUnavailable)

@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/sqldb"
 	"maps"
 	"slices"
 	"strconv"
@@ -67,7 +68,7 @@ func wechatName(appid string) string {
 // CheckNames compares names with the recorded ones, and records nothing. A name that is not
 // recorded yet matches. An error that is a *[NameError] is permanent.
 func (s *Store) CheckNames(ctx context.Context, n Names) error {
-	return s.read(ctx, "reading the names", func(t *tx) error { return n.compare(t) })
+	return s.sql.Read(ctx, "reading the names", func(t *sqldb.Tx) error { return n.compare(t) })
 }
 
 // RecordNames records the names that are not recorded yet. If a name differs from the recorded one,
@@ -80,7 +81,7 @@ func (s *Store) CheckNames(ctx context.Context, n Names) error {
 // RecordNames always writes, so its success shows that the database can be written.
 func (s *Store) RecordNames(ctx context.Context, n Names, find string) (changed bool, err error) {
 	// A replica must be able to start while its store is closed, because tokens stay valid.
-	err = s.rewrite(evenIfMoved(ctx), "recording the names", func(t *tx) error {
+	err = s.sql.Rewrite(evenIfMoved(ctx), "recording the names", func(t *sqldb.Tx) error {
 		changed = false
 		if err := n.compare(t); err != nil {
 			return err
@@ -95,7 +96,7 @@ func (s *Store) RecordNames(ctx context.Context, n Names, find string) (changed 
 		}
 		if find != "" {
 			var recorded []byte
-			err := t.row(`SELECT value FROM {meta} WHERE name = ?`, findName).Scan(&recorded)
+			err := t.Row(`SELECT value FROM {meta} WHERE name = ?`, findName).Scan(&recorded)
 			if err != nil && !errors.Is(err, sql.ErrNoRows) {
 				return err
 			}
@@ -104,7 +105,7 @@ func (s *Store) RecordNames(ctx context.Context, n Names, find string) (changed 
 				return err
 			}
 		}
-		if err := written(t); err != nil {
+		if err := s.db.written(t); err != nil {
 			return err
 		}
 		return n.compare(t) // another replica may have been faster
@@ -115,9 +116,9 @@ func (s *Store) RecordNames(ctx context.Context, n Names, find string) (changed 
 // Identity returns a value that is unique to this database, however its address is spelled. It is a
 // hash of the key check, which was sealed when the database was created.
 func (s *Store) Identity(ctx context.Context) (id string, err error) {
-	err = s.read(ctx, "reading the key check", func(t *tx) error {
+	err = s.sql.Read(ctx, "reading the key check", func(t *sqldb.Tx) error {
 		var check []byte
-		err := t.row(`SELECT value FROM {meta} WHERE name = ?`, keyCheckName).Scan(&check)
+		err := t.Row(`SELECT value FROM {meta} WHERE name = ?`, keyCheckName).Scan(&check)
 		id = fmt.Sprintf("%x", sha256.Sum256(check))
 		return err
 	})
@@ -126,31 +127,31 @@ func (s *Store) Identity(ctx context.Context) (id string, err error) {
 
 // Probe writes to the database, and returns once that is durable.
 func (s *Store) Probe(ctx context.Context) error {
-	if err := s.db.inPlace(); err != nil {
+	if err := s.db.InPlace(); err != nil {
 		return err
 	}
-	return s.rewrite(ctx, "writing", written)
+	return s.sql.Rewrite(ctx, "writing", s.db.written)
 }
 
-func written(t *tx) error {
-	return writeMeta(t, writtenName, strconv.FormatInt(t.db.opts.Now().UnixMilli(), 10))
+func (db *DB) written(t *sqldb.Tx) error {
+	return writeMeta(t, writtenName, strconv.FormatInt(db.opts.Now().UnixMilli(), 10))
 }
 
-func insertMeta(t *tx, name, value string) error {
-	_, err := t.exec(`INSERT OR IGNORE INTO {meta} (name, value) VALUES (?, ?)`, name, []byte(value))
+func insertMeta(t *sqldb.Tx, name, value string) error {
+	_, err := t.Exec(`INSERT OR IGNORE INTO {meta} (name, value) VALUES (?, ?)`, name, []byte(value))
 	return err
 }
 
-func writeMeta(t *tx, name, value string) error {
-	_, err := t.exec(`INSERT INTO {meta} (name, value) VALUES (?, ?)
+func writeMeta(t *sqldb.Tx, name, value string) error {
+	_, err := t.Exec(`INSERT INTO {meta} (name, value) VALUES (?, ?)
 		ON CONFLICT (name) DO UPDATE SET value = excluded.value`, name, []byte(value))
 	return err
 }
 
 // compare returns a *NameError for the first name that differs from the recorded one.
-func (n Names) compare(t *tx) error {
+func (n Names) compare(t *sqldb.Tx) error {
 	recorded := make(map[string]string)
-	err := t.each(func(r row) error {
+	err := t.Each(func(r sqldb.Row) error {
 		var name string
 		var value []byte
 		err := r.Scan(&name, &value)
@@ -163,22 +164,22 @@ func (n Names) compare(t *tx) error {
 	directory, found := recorded[directoryName]
 	switch {
 	case found && directory != n.Directory:
-		return permanent{&NameError{Recorded: directory, Configured: n.Directory}}
+		return sqldb.Permanent(&NameError{Recorded: directory, Configured: n.Directory})
 	case !found && n.Directory != OwnUsers:
 		// No name is recorded, so the store is older than this check. If it has users, its own
 		// table was the directory.
-		users, err := t.strings(`SELECT id FROM {users} LIMIT 1`)
+		users, err := t.Strings(`SELECT id FROM {users} LIMIT 1`)
 		if err != nil {
 			return err
 		}
 		if len(users) > 0 {
-			return permanent{&NameError{Recorded: OwnUsers, Configured: n.Directory, Users: true}}
+			return sqldb.Permanent(&NameError{Recorded: OwnUsers, Configured: n.Directory, Users: true})
 		}
 	}
 	for _, appid := range slices.Sorted(maps.Keys(n.WeChat)) {
 		name, found := recorded[wechatName(appid)]
 		if found && name != n.WeChat[appid] {
-			return permanent{&NameError{AppID: appid, Recorded: name, Configured: n.WeChat[appid]}}
+			return sqldb.Permanent(&NameError{AppID: appid, Recorded: name, Configured: n.WeChat[appid]})
 		}
 	}
 	return nil
@@ -201,12 +202,12 @@ const SurveyLimit = 10_000
 // Survey returns an overview of the store.
 func (s *Store) Survey(ctx context.Context) (v Survey, err error) {
 	v.Created = s.db.created.Load()
-	err = s.read(ctx, "counting the users", func(t *tx) (err error) {
+	err = s.sql.Read(ctx, "counting the users", func(t *sqldb.Tx) (err error) {
 		if v.Schema, err = s.db.version(t); err != nil {
 			return err
 		}
 		for table, n := range map[string]*int{"users": &v.Users, "bindings": &v.OpenIDs} {
-			if err := t.row(`SELECT COUNT(*) FROM (SELECT 1 FROM {` + table + `} LIMIT ` + strconv.Itoa(SurveyLimit) + `) AS counted`).Scan(n); err != nil {
+			if err := t.Row(`SELECT COUNT(*) FROM (SELECT 1 FROM {` + table + `} LIMIT ` + strconv.Itoa(SurveyLimit) + `) AS counted`).Scan(n); err != nil {
 				return err
 			}
 		}

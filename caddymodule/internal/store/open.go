@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/sqldb"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/token"
 )
 
@@ -20,9 +21,10 @@ import (
 // temporary.
 type Store struct {
 	db         *DB
-	configured *Keys // nil if the key is generated and kept beside the file
-	migrate    bool  // create the tables and keep them up to date
-	fills      bool  // a move fills the store, see moved.go
+	sql        sqldb.Client // runs operations on db
+	configured *Keys        // nil if the key is generated and kept beside the file
+	migrate    bool         // create the tables and keep them up to date
+	fills      bool         // a move fills the store, see moved.go
 
 	keys   atomic.Pointer[Keys] // the keys in use; nil until the store is open
 	failed atomic.Pointer[failure]
@@ -48,13 +50,19 @@ const openPause = time.Second
 // With returns the store for a configuration with these keys. If keys is nil, an SQLite store
 // generates its key and keeps it beside the file. Other databases require keys.
 func (db *DB) With(keys *Keys) *Store {
-	return &Store{db: db, configured: keys, migrate: true}
+	return db.with(keys, true)
 }
 
 // WithTables is like [DB.With], but the store only verifies the tables. The operator creates and
 // migrates them.
 func (db *DB) WithTables(keys *Keys) *Store {
-	return &Store{db: db, configured: keys}
+	return db.with(keys, false)
+}
+
+func (db *DB) with(keys *Keys, migrate bool) *Store {
+	s := &Store{db: db, configured: keys, migrate: migrate}
+	s.sql = sqldb.Client{DB: db.DB, Use: s.use, Wrote: s.explainMoved, Proves: db.proves}
+	return s
 }
 
 // Open opens the store. It checks that the keys are those of the database, and writes nothing if
@@ -65,41 +73,41 @@ func (s *Store) Open(ctx context.Context) error {
 	if s.keys.Load() != nil && s.db.ready.Load() {
 		return nil
 	}
-	return s.db.opened(ctx, s.migrate, s.open)
+	return s.db.Open(ctx, s.migrate, s.open)
 }
 
 // Reopen is like Open, but asks the database even if the store is open: another process may have
 // changed the keys or the tables since.
-func (s *Store) Reopen(ctx context.Context) error { return s.db.opened(ctx, s.migrate, s.open) }
+func (s *Store) Reopen(ctx context.Context) error { return s.db.Open(ctx, s.migrate, s.open) }
 
 // Resume uses what an earlier configuration with the same keys has opened. It does not ask the
 // database, so a reload succeeds while the database is down. It returns false if there was no such
 // configuration.
 func (s *Store) Resume() bool {
 	a := s.db.agreed.Load()
-	if a == nil || !s.db.ready.Load() || s.db.pools.Load() == nil || !a.configured.Equal(s.configured) {
+	if a == nil || !s.db.ready.Load() || s.db.Pools() == nil || !a.configured.Equal(s.configured) {
 		return false
 	}
 	s.keys.CompareAndSwap(nil, a.keys)
 	return true
 }
 
-func (s *Store) open(ctx context.Context, p *pools) error {
-	asking := &tx{ctx: ctx, db: s.db, q: p.write}
+func (s *Store) open(ctx context.Context, p *sqldb.Pools) error {
+	asking := s.db.Asking(ctx, p.Write)
 	// The key file is checked before the tables. Tables are created before the key, so if the key
 	// exists, its tables existed before it.
-	hadKey := s.db.hasKeyFile()
+	hadKey := s.db.HasKeyFile()
 	version, err := s.db.version(asking)
 	if err != nil {
 		return err
 	}
 	if version == 0 && hadKey {
-		blank, err := s.db.blank(asking)
+		blank, err := s.db.Blank(asking)
 		if err != nil {
 			return err
 		}
 		if blank {
-			return s.db.lost("is empty")
+			return s.db.Lost("is empty")
 		}
 		// The key belongs to a store with another prefix in the same file.
 	}
@@ -111,14 +119,14 @@ func (s *Store) open(ctx context.Context, p *pools) error {
 		if keys, err = s.agree(asking, false); err != nil {
 			return err
 		}
-	} else if s.configured == nil && s.db.dialect.port != "" {
-		return permanent{errors.New("encryption_key is missing: only an SQLite store generates its key, not " + s.db.dialect.name)}
+	} else if s.configured == nil && s.db.Dialect.Port != "" {
+		return sqldb.Permanent(errors.New("encryption_key is missing: only an SQLite store generates its key, not " + s.db.Dialect.Name))
 	}
 	if err := s.db.prepare(ctx, p, s.migrate); err != nil {
 		return err
 	}
 	if keys == nil {
-		err := s.db.dialect.alone(ctx, s.db, p, func(t *tx) (err error) {
+		err := s.db.Dialect.Alone(ctx, s.db.DB, p, func(t *sqldb.Tx) (err error) {
 			keys, err = s.agree(t, true)
 			return err
 		})
@@ -126,7 +134,7 @@ func (s *Store) open(ctx context.Context, p *pools) error {
 			return err
 		}
 	}
-	if err := asking.readClock(); err != nil {
+	if err := s.db.readClock(asking); err != nil {
 		return err
 	}
 	if !s.fills {
@@ -149,9 +157,9 @@ var keyCheckPlace = place{"meta", "value", keyCheckName}
 // agree checks that the keys belong to the database. If the database has no key check value yet and
 // create is set, agree stores one, and creates the key file if needed. Without create, it returns
 // nil keys in that case. create requires a transaction.
-func (s *Store) agree(t *tx, create bool) (*Keys, error) {
+func (s *Store) agree(t *sqldb.Tx, create bool) (*Keys, error) {
 	var check []byte
-	err := t.row(`SELECT value FROM {meta} WHERE name = ?`, keyCheckName).Scan(&check)
+	err := t.Row(`SELECT value FROM {meta} WHERE name = ?`, keyCheckName).Scan(&check)
 	found := err == nil
 	if err != nil && !errors.Is(err, sql.ErrNoRows) {
 		return nil, err
@@ -161,14 +169,14 @@ func (s *Store) agree(t *tx, create bool) (*Keys, error) {
 	}
 	keys := s.configured
 	if keys == nil {
-		if s.db.dialect.port != "" {
-			return nil, permanent{errors.New("encryption_key is missing")}
+		if s.db.Dialect.Port != "" {
+			return nil, sqldb.Permanent(errors.New("encryption_key is missing"))
 		}
 		keys, err = readKeyFile(s.db.KeyFile())
 		if errors.Is(err, fs.ErrNotExist) {
 			if found {
-				return nil, permanent{fmt.Errorf("%w: the database was sealed with a key that is not here: "+
-					"the key file %s is missing; restore it, or set the encryption_key that was used", ErrKey, s.db.KeyFile())}
+				return nil, sqldb.Permanent(fmt.Errorf("%w: the database was sealed with a key that is not here: "+
+					"the key file %s is missing; restore it, or set the encryption_key that was used", ErrKey, s.db.KeyFile()))
 			}
 			keys, err = createKeyFile(s.db.KeyFile())
 		}
@@ -177,7 +185,7 @@ func (s *Store) agree(t *tx, create bool) (*Keys, error) {
 		}
 	}
 	if !found {
-		_, err := t.exec(`INSERT INTO {meta} (name, value) VALUES (?, ?)`, keyCheckName, keys.seal(keyCheckPlace, []byte(keyCheckText)))
+		_, err := t.Exec(`INSERT INTO {meta} (name, value) VALUES (?, ?)`, keyCheckName, keys.seal(keyCheckPlace, []byte(keyCheckText)))
 		return keys, err
 	}
 	if text, err := keys.open(keyCheckPlace, check); err != nil || string(text) != keyCheckText {
@@ -185,7 +193,7 @@ func (s *Store) agree(t *tx, create bool) (*Keys, error) {
 		if s.configured == nil {
 			which = "key file " + s.db.KeyFile()
 		}
-		return nil, permanent{fmt.Errorf("%w: the database was sealed with another key than the %s holds; nothing was changed", ErrKey, which)}
+		return nil, sqldb.Permanent(fmt.Errorf("%w: the database was sealed with another key than the %s holds; nothing was changed", ErrKey, which))
 	}
 	return keys.withRetained(t, s.db.opts.Now())
 }
@@ -199,7 +207,7 @@ func (s *Store) Secrets(ctx context.Context) (*Keys, error) {
 }
 
 // use returns the connections. It opens the store if it is not open.
-func (s *Store) use(ctx context.Context) (*pools, error) {
+func (s *Store) use(ctx context.Context) (*sqldb.Pools, error) {
 	if s.keys.Load() == nil {
 		now := s.db.opts.Now()
 		if f := s.failed.Load(); f != nil && now.Sub(f.at) < openPause && !now.Before(f.at) {
@@ -212,8 +220,8 @@ func (s *Store) use(ctx context.Context) (*pools, error) {
 			return nil, err
 		}
 	}
-	if p := s.db.pools.Load(); p != nil {
+	if p := s.db.Pools(); p != nil {
 		return p, nil
 	}
-	return nil, fmt.Errorf("%s: %w: closed", s.db.url, ErrUnavailable)
+	return nil, s.db.ErrClosed()
 }

@@ -3,38 +3,36 @@ package store
 import (
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/url"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"testing"
 
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/sqldb/dbtest"
 )
 
 // An error that only the operator can fix is reported as such, and never contains the
 // password.
 func TestOperatorErrorsHideThePassword(t *testing.T) {
 	const password = "hunter2 $&%/x"
-	onServers(t, func(t *testing.T, kind, address string) {
-		s, role := servers[kind], testName()
+	dbtest.OnServers(t, func(t *testing.T, kind, address string) {
+		role := dbtest.Name()
 		u, err := url.Parse(address)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if kind == "mysql" {
-			s.do(t, "CREATE USER '%s'@'%%' IDENTIFIED BY 'right'", role)
-			t.Cleanup(func() { s.do(t, "DROP USER '%s'@'%%'", role) })
-			s.do(t, "CREATE USER '%s'@'localhost' IDENTIFIED BY 'right'", role)
-			t.Cleanup(func() { s.do(t, "DROP USER '%s'@'localhost'", role) })
+			dbtest.Do(t, kind, "CREATE USER '%s'@'%%' IDENTIFIED BY 'right'", role)
+			t.Cleanup(func() { dbtest.Do(t, kind, "DROP USER '%s'@'%%'", role) })
+			dbtest.Do(t, kind, "CREATE USER '%s'@'localhost' IDENTIFIED BY 'right'", role)
+			t.Cleanup(func() { dbtest.Do(t, kind, "DROP USER '%s'@'localhost'", role) })
 		} else {
-			s.do(t, "CREATE ROLE %s LOGIN PASSWORD 'right'", role)
-			t.Cleanup(func() { s.do(t, "DROP ROLE %s", role) })
-			s.do(t, "GRANT USAGE ON SCHEMA %s TO %s", u.Query().Get("search_path"), role)
-			t.Cleanup(func() { s.do(t, "DROP OWNED BY %s", role) })
+			dbtest.Do(t, kind, "CREATE ROLE %s LOGIN PASSWORD 'right'", role)
+			t.Cleanup(func() { dbtest.Do(t, kind, "DROP ROLE %s", role) })
+			dbtest.Do(t, kind, "GRANT USAGE ON SCHEMA %s TO %s", u.Query().Get("search_path"), role)
+			t.Cleanup(func() { dbtest.Do(t, kind, "DROP OWNED BY %s", role) })
 		}
 		cases := map[string]struct {
 			change func(u *url.URL)
@@ -113,29 +111,16 @@ func TestPostgresWrongPasswordIsPermanent(t *testing.T) {
 	}
 }
 
-// A server without TLS gives these answers while it starts, and when TLS is required.
-func TestPostgresThatRefusesTLS(t *testing.T) {
-	refused := errors.New("tls error: server refused TLS connection")
-	if !postgresRefused(refused) {
-		t.Error("TLS is required and refused")
-	}
-	for _, second := range []error{io.ErrUnexpectedEOF, &net.OpError{Op: "read", Err: syscall.ECONNRESET}, &pgconn.PgError{Code: "57P03"}} {
-		if err := errors.Join(refused, second); postgresRefused(err) || !postgresTemporary(err) {
-			t.Errorf("%v is treated as permanent", err)
-		}
-	}
-}
-
 // With a database server the key must be configured, because a generated file would
 // differ between replicas.
 func TestServersNeedAnEncryptionKey(t *testing.T) {
-	onServers(t, func(t *testing.T, _, address string) {
+	dbtest.OnServers(t, func(t *testing.T, _, address string) {
 		s := handles(t, address)(defaults).With(nil)
 		if err := s.Open(t.Context()); err == nil || errors.Is(err, ErrUnavailable) || !strings.Contains(err.Error(), "encryption_key") {
 			t.Error(err)
 		}
 		var n int
-		if err := s.db.pools.Load().read.QueryRow(s.db.sql(s.db.dialect.hasTable), "wx_auth_meta").Scan(&n); err != nil || n != 0 {
+		if err := s.db.Pools().Read.QueryRow(s.db.SQL(s.db.Dialect.HasTable), "wx_auth_meta").Scan(&n); err != nil || n != 0 {
 			t.Error("tables were created", n, err)
 		}
 	})

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/sqldb"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/sqldb/dbtest"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
@@ -17,8 +19,7 @@ import (
 // restart of the server.
 func sever(t *testing.T, kind, address string) (severed int) {
 	t.Helper()
-	s := servers[kind]
-	pool := s.admin.pools.Load().write
+	pool := dbtest.Admin(kind)
 	query := `SELECT pid FROM pg_stat_activity WHERE application_name = 'caddy-wx-auth' AND pid <> pg_backend_pid() AND query LIKE '%wx_auth%' AND datname = current_database()`
 	if kind == "mysql" {
 		query = `SELECT id FROM information_schema.processlist WHERE db = '` + address[strings.LastIndexByte(address, '/')+1:] + `'`
@@ -41,7 +42,7 @@ func sever(t *testing.T, kind, address string) (severed int) {
 		} else {
 			_, err = pool.Exec(fmt.Sprintf(`SELECT pg_terminate_backend(%d)`, id))
 		}
-		if err != nil && mysqlNumber(err) != 1094 { // the connection is gone already
+		if err != nil && sqldb.MySQLNumber(err) != 1094 { // the connection is gone already
 			t.Fatal(err)
 		}
 		severed++
@@ -55,12 +56,12 @@ func severable(kind, address string) string {
 		return address
 	}
 	_, path, _ := strings.Cut(address, "search_path=")
-	return withParameter(address, "application_name", path)
+	return dbtest.WithParameter(address, "application_name", path)
 }
 
 // The server drops an idle connection. The next query must not fail because of it.
 func TestDroppedConnectionIsReplaced(t *testing.T) {
-	onServers(t, func(t *testing.T, kind, address string) {
+	dbtest.OnServers(t, func(t *testing.T, kind, address string) {
 		s := started(t, handles(t, severable(kind, address)))
 		opened, _ := logIn(t, s, user.Binding{AppID: "wx1", OpenID: "o1", UserID: "u1"}, user.Keep, now)
 		for i := range 5 {
@@ -91,7 +92,7 @@ func TestDroppedConnectionIsReplaced(t *testing.T) {
 // Connections are cut every few milliseconds. A write that was acknowledged must have been made,
 // and one that failed must report a temporary error.
 func TestCutWritesAreDoneOrReported(t *testing.T) {
-	onServers(t, func(t *testing.T, kind, address string) {
+	dbtest.OnServers(t, func(t *testing.T, kind, address string) {
 		open := handles(t, severable(kind, address))
 		s := started(t, open)
 		const sessions = 8

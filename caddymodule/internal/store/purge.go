@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"crypto/sha256"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/sqldb"
 	"time"
 )
 
@@ -64,15 +65,15 @@ func (s *Store) Purge(ctx context.Context, limit int) (deleted int, err error) {
 	for _, p := range purges {
 		old := ` FROM ` + p.table + ` WHERE ` + p.time + ` < {now} - ?` + p.more + ` ORDER BY ` + p.time + ` LIMIT ?`
 		query := `DELETE` + old
-		if !s.db.dialect.deleteLimit {
+		if !s.db.Dialect.DeleteLimit {
 			query = `DELETE FROM ` + p.table + ` WHERE ` + p.key + ` IN (SELECT ` + p.key + old + `)`
 		}
 		var n int64
-		err := s.write(ctx, "purging", func(t *tx) (err error) {
-			if err := t.preferIndex(); err != nil {
+		err := s.sql.Write(ctx, "purging", func(t *sqldb.Tx) (err error) {
+			if err := t.PreferIndex(); err != nil {
 				return err
 			}
-			n, err = t.exec(query, p.margin.Milliseconds(), limit)
+			n, err = t.Exec(query, p.margin.Milliseconds(), limit)
 			return err
 		})
 		if err != nil {

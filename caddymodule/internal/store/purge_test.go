@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/sqldb/dbtest"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
@@ -102,7 +103,7 @@ func TestOneReplicaDoesTheHousekeeping(t *testing.T) {
 // Housekeeping deletes a few hundred rows at a time. PostgreSQL must find them by their keys, even
 // where a plan that reads all of a table seems to be the cheaper one.
 func TestPurgeReadsNoWholeTable(t *testing.T) {
-	onServers(t, func(t *testing.T, kind, address string) {
+	dbtest.OnServers(t, func(t *testing.T, kind, address string) {
 		if kind != "postgres" {
 			return // MySQL deletes along the index on the time
 		}

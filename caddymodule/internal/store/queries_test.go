@@ -10,12 +10,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/sqldb"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/sqldb/dbtest"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
 // A flood of logins must not open more connections than the server allows.
 func TestPoolsAreBounded(t *testing.T) {
-	onServers(t, func(t *testing.T, _, address string) {
+	dbtest.OnServers(t, func(t *testing.T, _, address string) {
 		s := started(t, handles(t, address))
 		var wg sync.WaitGroup
 		for range 200 {
@@ -26,7 +28,7 @@ func TestPoolsAreBounded(t *testing.T) {
 			})
 		}
 		wg.Wait()
-		if stats := s.db.pools.Load().write.Stats(); stats.MaxOpenConnections != maxConnections || stats.OpenConnections > maxConnections {
+		if stats := s.db.Pools().Write.Stats(); stats.MaxOpenConnections != 20 || stats.OpenConnections > 20 {
 			t.Errorf("%+v", stats)
 		}
 	})
@@ -46,7 +48,7 @@ func TestServersReadLargeTablesByIndex(t *testing.T) {
 		`SELECT user_id FROM {user_phones} WHERE user_id = 'x'`,
 		`SELECT id FROM {sessions} WHERE expires_at < 5 ORDER BY expires_at LIMIT 3`,
 	}
-	onServers(t, func(t *testing.T, kind, address string) {
+	dbtest.OnServers(t, func(t *testing.T, kind, address string) {
 		s := started(t, handles(t, address))
 		// The numbers from 1 to 2000, joined from digits.
 		digits := `(SELECT 0 AS d UNION ALL SELECT 1 UNION ALL SELECT 2 UNION ALL SELECT 3 UNION ALL SELECT 4 UNION ALL SELECT 5 UNION ALL SELECT 6 UNION ALL SELECT 7 UNION ALL SELECT 8 UNION ALL SELECT 9)`
@@ -59,7 +61,7 @@ func TestServersReadLargeTablesByIndex(t *testing.T) {
 			if kind == "mysql" {
 				table = "TABLE " + table
 			}
-			if err := s.read(t.Context(), "analyzing", func(t *tx) error { return t.each(func(row) error { return nil }, `ANALYZE `+table) }); err != nil {
+			if err := s.sql.Read(t.Context(), "analyzing", func(t *sqldb.Tx) error { return t.Each(func(sqldb.Row) error { return nil }, `ANALYZE `+table) }); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -75,17 +77,14 @@ func TestServersReadLargeTablesByIndex(t *testing.T) {
 func explain(t *testing.T, s *Store, query string) string {
 	t.Helper()
 	var b strings.Builder
-	err := s.write(t.Context(), "explaining", func(t *tx) error {
+	err := s.sql.Write(t.Context(), "explaining", func(t *sqldb.Tx) error {
 		b.Reset()
-		if s.db.dialect == postgres {
-			if _, err := t.exec(`SET LOCAL enable_seqscan = off`); err != nil {
+		if s.db.Dialect.Name == "postgres" {
+			if _, err := t.Exec(`SET LOCAL enable_seqscan = off`); err != nil {
 				return err
 			}
 		}
-		if err := t.begin(); err != nil {
-			return err
-		}
-		rows, err := t.q.QueryContext(t.ctx, t.db.sql(`EXPLAIN `+query))
+		rows, err := t.Raw().QueryContext(t.Context(), t.DB().SQL(`EXPLAIN `+query))
 		if err != nil {
 			return err
 		}
@@ -118,17 +117,17 @@ func explain(t *testing.T, s *Store, query string) string {
 
 // A statement that waits for a lock ends with its deadline, and the database stays usable.
 func TestQueriesEndAtTheirDeadline(t *testing.T) {
-	onServers(t, func(t *testing.T, _, address string) {
+	dbtest.OnServers(t, func(t *testing.T, _, address string) {
 		open := handles(t, address)
 		s := started(t, open)
 		opened, _ := logIn(t, s, user.Binding{AppID: "wx1", OpenID: "o1", UserID: "u1"}, user.Keep, now)
 		holder := started(t, open).db
-		lock, err := holder.pools.Load().write.Begin()
+		lock, err := holder.Pools().Write.Begin()
 		if err != nil {
 			t.Fatal(err)
 		}
 		var id string
-		if err := lock.QueryRow(holder.sql(`SELECT id FROM {sessions} WHERE ended_at = 0 {lock}`)).Scan(&id); err != nil {
+		if err := lock.QueryRow(holder.SQL(`SELECT id FROM {sessions} WHERE ended_at = 0 {lock}`)).Scan(&id); err != nil {
 			t.Fatal(err)
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
@@ -147,51 +146,13 @@ func TestQueriesEndAtTheirDeadline(t *testing.T) {
 	})
 }
 
-// Preparing a statement each time would cost one more turnaround.
-func TestMySQLStatementsArePreparedOnce(t *testing.T) {
-	if without("mysql") {
-		return
-	}
-	s := started(t, newMySQL(t))
-	pool := s.db.pools.Load().write
-	pool.SetMaxOpenConns(1)
-	prepared := func() (n int) {
-		var name string
-		if err := pool.QueryRow(`SHOW SESSION STATUS LIKE 'Com_stmt_prepare'`).Scan(&name, &n); err != nil {
-			t.Fatal(err)
-		}
-		return n
-	}
-	before := prepared()
-	for range 20 {
-		execute(t, s, `DELETE FROM {meta} WHERE name = ?`, "x")
-	}
-	if n := prepared() - before; n != 1 {
-		t.Errorf("prepared %d times", n)
-	}
-	// A statement that the server has forgotten causes no error.
-	conn, err := pool.Conn(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := conn.Raw(func(c any) error {
-		for _, stmt := range c.(*mysqlConn).prepared {
-			stmt.Close()
-		}
-		return nil
-	}); err != nil {
-		t.Fatal(err)
-	}
-	conn.Close()
-}
-
 // The feed uses the database's clock in UTC, whatever the session's time zone.
 func TestDatabaseClockIsUTC(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
 		var ms int64
-		ask := func(t *tx) error { return t.row(`SELECT {now}`).Scan(&ms) }
-		if err := s.read(t.Context(), "asking the clock", ask); err != nil {
+		ask := func(t *sqldb.Tx) error { return t.Row(`SELECT {now}`).Scan(&ms) }
+		if err := s.sql.Read(t.Context(), "asking the clock", ask); err != nil {
 			t.Fatal(err)
 		}
 		if off := time.Since(time.UnixMilli(ms)).Abs(); off > 5*time.Second {
@@ -203,13 +164,13 @@ func TestDatabaseClockIsUTC(t *testing.T) {
 // Behind a pooler such as PgBouncer, a statement that was prepared on one server connection is
 // unknown on another. So none must be prepared there.
 func TestPostgresModeSuitsThePooler(t *testing.T) {
-	if without("postgres") {
+	if dbtest.Without("postgres") {
 		return
 	}
-	address := postgresSchema(t)
+	address := dbtest.Fresh(t, "postgres")
 	for _, mode := range []string{"", "exec", "cache_describe", "describe_exec"} {
 		if mode != "" {
-			address = withParameter(strings.SplitN(address, "&default", 2)[0], "default_query_exec_mode", mode)
+			address = dbtest.WithParameter(strings.SplitN(address, "&default", 2)[0], "default_query_exec_mode", mode)
 		}
 		s := started(t, handles(t, address))
 		opened, _ := logIn(t, s, user.Binding{AppID: "wx1", OpenID: "o1", UserID: "u1"}, user.Keep, now)

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/sqldb"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
@@ -96,8 +97,8 @@ type sealedRow struct {
 func (s *Store) reseal(ctx context.Context, c sealedColumn, count func(int)) (sealed int, err error) {
 	within := []string{""}
 	if c.within != "" {
-		err := s.read(ctx, "reading what is sealed", func(t *tx) (err error) {
-			within, err = t.strings(`SELECT DISTINCT ` + c.within + ` FROM {` + c.table + `}`)
+		err := s.sql.Read(ctx, "reading what is sealed", func(t *sqldb.Tx) (err error) {
+			within, err = t.Strings(`SELECT DISTINCT ` + c.within + ` FROM {` + c.table + `}`)
 			return err
 		})
 		if err != nil {
@@ -150,9 +151,9 @@ func (s *Store) sealedRows(ctx context.Context, c sealedColumn, first string, la
 	if len(where) > 0 {
 		query += ` WHERE ` + strings.Join(where, " AND ")
 	}
-	err = s.read(ctx, "reading what is sealed", func(t *tx) error {
+	err = s.sql.Read(ctx, "reading what is sealed", func(t *sqldb.Tx) error {
 		rows = nil
-		return t.each(func(r row) error {
+		return t.Each(func(r sqldb.Row) error {
 			var row sealedRow
 			if err := r.Scan((*keyText)(&row.key), &row.more, &row.value); err != nil {
 				return err
@@ -168,7 +169,7 @@ func (s *Store) sealedRows(ctx context.Context, c sealedColumn, first string, la
 // changed meanwhile, because the replica has sealed them with its own newest key.
 func (s *Store) resealRows(ctx context.Context, c sealedColumn, first string, rows []sealedRow) (sealed int, err error) {
 	keys := s.keys.Load()
-	err = s.rewrite(ctx, "sealing again in", func(t *tx) error {
+	err = s.sql.Rewrite(ctx, "sealing again in", func(t *sqldb.Tx) error {
 		sealed = 0
 		for _, row := range rows {
 			if len(row.value) == 0 || keys.newest(row.value) {
@@ -183,7 +184,7 @@ func (s *Store) resealRows(ctx context.Context, c sealedColumn, first string, ro
 			if c.within != "" {
 				where, args = where+" AND "+c.within+" = ?", append(args, first)
 			}
-			n, err := t.exec(`UPDATE {`+c.table+`} SET `+c.column+` = ? WHERE `+where+` AND `+c.column+` = ?`, append(args, row.value)...)
+			n, err := t.Exec(`UPDATE {`+c.table+`} SET `+c.column+` = ? WHERE `+where+` AND `+c.column+` = ?`, append(args, row.value)...)
 			if err != nil {
 				return err
 			}
@@ -213,7 +214,7 @@ func (k *Keys) newest(sealed []byte) bool {
 
 // indexPhone enters a user's number into the index under each configured key. The user's row must
 // be locked, so that the user cannot be erased meanwhile.
-func (s *Store) indexPhone(t *tx, userID string, text []byte) error {
+func (s *Store) indexPhone(t *sqldb.Tx, userID string, text []byte) error {
 	country, national, _ := strings.Cut(string(text), " ")
 	number := user.Phone{Country: country, National: national}
 	if number.IsZero() {
@@ -221,7 +222,7 @@ func (s *Store) indexPhone(t *tx, userID string, text []byte) error {
 	}
 	keys := s.keys.Load()
 	for i, hash := range keys.phoneHashes(number.E164()) {
-		if _, err := t.exec(`INSERT OR IGNORE INTO {user_phones} (phone_hash, key_id, user_id) VALUES (?, ?, ?)`,
+		if _, err := t.Exec(`INSERT OR IGNORE INTO {user_phones} (phone_hash, key_id, user_id) VALUES (?, ?, ?)`,
 			hash, keys.keys[i].id[:], userID); err != nil {
 			return err
 		}
@@ -234,7 +235,7 @@ func (s *Store) indexPhone(t *tx, userID string, text []byte) error {
 func (s *Store) rekeyMeta(ctx context.Context, r Rekey) (sealed int, err error) {
 	keys := s.keys.Load()
 	until := s.db.opts.Now().Add(r.Sessions)
-	err = s.rewrite(ctx, "changing the key of", func(t *tx) error {
+	err = s.sql.Rewrite(ctx, "changing the key of", func(t *sqldb.Tx) error {
 		sealed = 0
 		rows := make(map[string][]byte)
 		if err := eachSealedMeta(t, func(name string, value []byte) { rows[name] = value }); err != nil {
@@ -242,7 +243,7 @@ func (s *Store) rekeyMeta(ctx context.Context, r Rekey) (sealed int, err error) 
 		}
 		for name, value := range rows {
 			if r.Compromised && name != keyCheckName {
-				if _, err := t.exec(`DELETE FROM {meta} WHERE name = ?`, name); err != nil {
+				if _, err := t.Exec(`DELETE FROM {meta} WHERE name = ?`, name); err != nil {
 					return err
 				}
 				continue
@@ -255,7 +256,7 @@ func (s *Store) rekeyMeta(ctx context.Context, r Rekey) (sealed int, err error) 
 			if err != nil {
 				return err
 			}
-			if _, err := t.exec(`UPDATE {meta} SET value = ? WHERE name = ?`, keys.seal(at, text), name); err != nil {
+			if _, err := t.Exec(`UPDATE {meta} SET value = ? WHERE name = ?`, keys.seal(at, text), name); err != nil {
 				return err
 			}
 			sealed++
@@ -265,7 +266,7 @@ func (s *Store) rekeyMeta(ctx context.Context, r Rekey) (sealed int, err error) 
 		}
 		for _, d := range keys.keys[1:] {
 			name := retainedPrefix + hex.EncodeToString(d.id[:])
-			if _, err := t.exec(`INSERT OR IGNORE INTO {meta} (name, value) VALUES (?, ?)`,
+			if _, err := t.Exec(`INSERT OR IGNORE INTO {meta} (name, value) VALUES (?, ?)`,
 				name, keys.seal(place{"meta", "value", name}, d.retained(until))); err != nil {
 				return err
 			}
@@ -296,8 +297,8 @@ func (k *keyText) Scan(v any) error {
 const retainedPrefix = "retained_key "
 
 // eachSealedMeta reads the sealed values of meta.
-func eachSealedMeta(t *tx, do func(name string, value []byte)) error {
-	return t.each(func(r row) error {
+func eachSealedMeta(t *sqldb.Tx, do func(name string, value []byte)) error {
+	return t.Each(func(r sqldb.Row) error {
 		var name string
 		var value []byte
 		err := r.Scan(&name, &value)
@@ -315,7 +316,7 @@ func (d derived) retained(until time.Time) []byte {
 }
 
 // withRetained returns the keys together with the retained former ones that are still valid.
-func (k *Keys) withRetained(t *tx, now time.Time) (*Keys, error) {
+func (k *Keys) withRetained(t *sqldb.Tx, now time.Time) (*Keys, error) {
 	rows := make(map[string][]byte)
 	if err := eachSealedMeta(t, func(name string, value []byte) { rows[name] = value }); err != nil {
 		return nil, err
@@ -327,7 +328,7 @@ func (k *Keys) withRetained(t *tx, now time.Time) (*Keys, error) {
 		}
 		text, err := k.open(place{"meta", "value", name}, value)
 		if err != nil || len(text) != retainedSize {
-			return nil, permanent{fmt.Errorf("meta.value of %s: %w", name, errors.Join(errSealed, err))}
+			return nil, sqldb.Permanent(fmt.Errorf("meta.value of %s: %w", name, errors.Join(errSealed, err)))
 		}
 		if time.UnixMilli(int64(binary.BigEndian.Uint64(text))).After(now) {
 			all.former = append(all.former, derived{refreshMAC: text[8:][:encryptionKeySize], claimSeal: text[8+encryptionKeySize:]})
@@ -346,9 +347,9 @@ func (s *Store) tidyPhones(ctx context.Context, count func(int)) error {
 		var gone [][]byte
 		var next []byte
 		n := 0
-		err := s.read(ctx, "reading the index of phone numbers of", func(t *tx) error {
+		err := s.sql.Read(ctx, "reading the index of phone numbers of", func(t *sqldb.Tx) error {
 			gone, n = nil, 0
-			return t.each(func(r row) error {
+			return t.Each(func(r sqldb.Row) error {
 				var hash, keyID []byte
 				if err := r.Scan(&hash, &keyID); err != nil {
 					return err
@@ -362,9 +363,9 @@ func (s *Store) tidyPhones(ctx context.Context, count func(int)) error {
 			}, `SELECT phone_hash, key_id FROM {user_phones} WHERE phone_hash > ? ORDER BY phone_hash LIMIT ?`, last, rekeyBatch)
 		})
 		if err == nil && len(gone) > 0 {
-			err = s.rewrite(ctx, "tidying the index of phone numbers of", func(t *tx) error {
+			err = s.sql.Rewrite(ctx, "tidying the index of phone numbers of", func(t *sqldb.Tx) error {
 				for _, hash := range gone {
-					if _, err := t.exec(`DELETE FROM {user_phones} WHERE phone_hash = ?`, hash); err != nil {
+					if _, err := t.Exec(`DELETE FROM {user_phones} WHERE phone_hash = ?`, hash); err != nil {
 						return err
 					}
 				}

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/sqldb"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/token"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
@@ -24,9 +25,9 @@ func furnish(t *testing.T, s *Store, users int) []user.User {
 	for i := range made {
 		made[i] = user.User{ID: newID(now), Phone: phone(t, fmt.Sprintf("138%08d", i)), CreatedAt: now}
 	}
-	err := s.write(t.Context(), "making users in", func(tx *tx) error {
+	err := s.sql.Write(t.Context(), "making users in", func(tx *sqldb.Tx) error {
 		for _, u := range made {
-			if err := tx.send(false, s.insertUser(u)...); err != nil {
+			if err := tx.Send(false, s.insertUser(u)...); err != nil {
 				return err
 			}
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/hex"
 	"fmt"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/sqldb"
 	"slices"
 	"strconv"
 	"strings"
@@ -42,13 +43,13 @@ const (
 // Announce records that the replica with this name is running, and which encryption keys it has, by
 // the database's clock. Call it several times within ReplicaUp.
 func (s *Store) Announce(ctx context.Context, name string) error {
-	return s.change(evenIfMoved(ctx), "announcing a replica in", again, light, func(t *tx) error {
+	return s.sql.Change(evenIfMoved(ctx), "announcing a replica in", sqldb.Again, sqldb.Light, func(t *sqldb.Tx) error {
 		var now int64
-		if err := t.row(`SELECT {now}`).Scan(&now); err != nil {
+		if err := t.Row(`SELECT {now}`).Scan(&now); err != nil {
 			return err
 		}
 		value := fmt.Sprintf("%d %s", now, strings.Join(append(s.keys.Load().IDs(), closesMark), ","))
-		_, err := t.exec(`INSERT INTO {meta} (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value`,
+		_, err := t.Exec(`INSERT INTO {meta} (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value`,
 			replicaPrefix+name, []byte(value))
 		return err
 	})
@@ -76,9 +77,9 @@ type announcement struct {
 }
 
 func (s *Store) announced(ctx context.Context) (list []announcement, err error) {
-	err = s.read(ctx, "reading the replicas of", func(t *tx) error {
+	err = s.sql.Read(ctx, "reading the replicas of", func(t *sqldb.Tx) error {
 		list = nil
-		return t.each(func(r row) error {
+		return t.Each(func(r sqldb.Row) error {
 			var name string
 			var value []byte
 			var now int64
@@ -115,9 +116,9 @@ func (s *Store) forget(ctx context.Context, gone []announcement) error {
 	if len(gone) == 0 {
 		return nil
 	}
-	return s.rewrite(ctx, "forgetting replicas of", func(t *tx) error {
+	return s.sql.Rewrite(ctx, "forgetting replicas of", func(t *sqldb.Tx) error {
 		for _, a := range gone {
-			if _, err := t.exec(`DELETE FROM {meta} WHERE name = ? AND value = ?`, replicaPrefix+a.Name, a.value); err != nil {
+			if _, err := t.Exec(`DELETE FROM {meta} WHERE name = ? AND value = ?`, replicaPrefix+a.Name, a.value); err != nil {
 				return err
 			}
 		}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/importer"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/sqldb/dbtest"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
@@ -43,20 +44,19 @@ func runClient(t *testing.T, kind, address, text string) {
 // limited creates a user without any rights, and returns the address with this user.
 func limited(t *testing.T, kind, address string) (theirs, name string) {
 	t.Helper()
-	name = testName()
-	s := servers[kind]
+	name = dbtest.Name()
 	u, err := url.Parse(address)
 	if err != nil {
 		t.Fatal(err)
 	}
 	switch kind {
 	case "postgres":
-		s.do(t, "CREATE ROLE %s LOGIN PASSWORD 'limited'", name)
-		s.do(t, "GRANT USAGE ON SCHEMA %s TO %s", u.Query().Get("search_path"), name)
-		t.Cleanup(func() { s.do(t, "DROP OWNED BY %s", name); s.do(t, "DROP ROLE %s", name) })
+		dbtest.Do(t, kind, "CREATE ROLE %s LOGIN PASSWORD 'limited'", name)
+		dbtest.Do(t, kind, "GRANT USAGE ON SCHEMA %s TO %s", u.Query().Get("search_path"), name)
+		t.Cleanup(func() { dbtest.Do(t, kind, "DROP OWNED BY %s", name); dbtest.Do(t, kind, "DROP ROLE %s", name) })
 	case "mysql":
-		s.do(t, "CREATE USER '%s'@'%%' IDENTIFIED BY 'limited'", name)
-		t.Cleanup(func() { s.do(t, "DROP USER '%s'@'%%'", name) })
+		dbtest.Do(t, kind, "CREATE USER '%s'@'%%' IDENTIFIED BY 'limited'", name)
+		t.Cleanup(func() { dbtest.Do(t, kind, "DROP USER '%s'@'%%'", name) })
 	}
 	u.User = url.UserPassword(name, "limited")
 	return u.String(), name
@@ -65,7 +65,7 @@ func limited(t *testing.T, kind, address string) (theirs, name string) {
 // An administrator runs the printed SQL and nothing else. It creates the tables, and grants enough
 // rights for a user that may not change tables.
 func TestPrintedSchemaServesALimitedUser(t *testing.T) {
-	onServers(t, func(t *testing.T, kind, address string) {
+	dbtest.OnServers(t, func(t *testing.T, kind, address string) {
 		text, err := Schema(kind, "own_", 0)
 		if err != nil {
 			t.Fatal(err)
@@ -117,7 +117,7 @@ func TestPrintedUpdateOfAnOlderSchema(t *testing.T) {
 		}
 	}
 	migrations = all
-	onServers(t, func(t *testing.T, kind, address string) {
+	dbtest.OnServers(t, func(t *testing.T, kind, address string) {
 		runClient(t, kind, address, old[kind])
 		s := handles(t, address)(defaults).WithTables(testKeys(t, 1))
 		if err := s.Open(t.Context()); !isPermanent(err, ErrSchema) || !strings.Contains(err.Error(), "--from 2") {
@@ -140,7 +140,7 @@ func TestPrintedUpdateOfAnOlderSchema(t *testing.T) {
 // commits. So numbers become visible out of order, and none may be missed. It must not matter that
 // the replicas' clocks differ by a minute.
 func TestRevocationThatCommitsLateIsRead(t *testing.T) {
-	onServers(t, func(t *testing.T, kind, address string) {
+	dbtest.OnServers(t, func(t *testing.T, kind, address string) {
 		open := handles(t, address)
 		s := started(t, open)
 		real := time.Now()
@@ -160,13 +160,13 @@ func TestRevocationThatCommitsLateIsRead(t *testing.T) {
 		}
 		poll()
 
-		held, err := s.db.pools.Load().write.BeginTx(t.Context(), s.db.dialect.options)
+		held, err := s.db.Pools().Write.BeginTx(t.Context(), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer held.Rollback()
 		until := real.Add(time.Hour)
-		if _, err := endSessions(&tx{ctx: t.Context(), db: s.db, q: held}, ending(real, until), `id = ?`, late.ID); err != nil {
+		if _, err := s.db.endSessions(s.db.Asking(t.Context(), held), ending(real, until), `id = ?`, late.ID); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := s.End(t.Context(), early.ID, ending(real, until)); err != nil {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/sqldb"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
@@ -20,7 +21,7 @@ const sessionColumns = `id, user_id, issuer, appid, openid, unionid, created_at,
 	audience, end_reason, tokens_until, tokens_counter, test`
 
 // scanSession reads sessionColumns and any further columns.
-func (db *DB) scanSession(row row, more ...any) (s session.Session, err error) {
+func (db *DB) scanSession(row sqldb.Row, more ...any) (s session.Session, err error) {
 	var created, refreshed, counter, advanced, expires, ended, tokens, tokensOf int64
 	err = row.Scan(append([]any{&s.ID, &s.UserID, &s.Issuer, &s.AppID, &s.OpenID, &s.UnionID, &created, &refreshed,
 		&counter, &advanced, &expires, &ended, &s.UserAgent, &s.Address, &s.Audience, &s.EndReason, &tokens, &tokensOf, &s.Test}, more...)...)
@@ -33,12 +34,12 @@ func (db *DB) scanSession(row row, more ...any) (s session.Session, err error) {
 }
 
 // insertSession returns the statement that opens a session.
-func insertSession(db *DB, s session.Session) (statement, error) {
+func insertSession(db *DB, s session.Session) (sqldb.Statement, error) {
 	counter, err := counterColumn(s.Counter)
 	const row = `(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
-	return onRow([]byte(s.ID), row, say(`INSERT INTO {sessions} (`+sessionColumns+`) VALUES `+row,
+	return sqldb.OnRow([]byte(s.ID), row, sqldb.Say(`INSERT INTO {sessions} (`+sessionColumns+`) VALUES `+row,
 		s.ID, s.UserID, s.Issuer, s.AppID, s.OpenID, s.UnionID, db.millis(s.CreatedAt), db.millis(s.RefreshedAt),
-		counter, db.millis(s.AdvancedAt), db.millis(s.ExpiresAt), db.millis(s.EndedAt), db.fit(clip(s.UserAgent)), db.fit(clip(s.Address)),
+		counter, db.millis(s.AdvancedAt), db.millis(s.ExpiresAt), db.millis(s.EndedAt), db.Fit(clip(s.UserAgent)), db.Fit(clip(s.Address)),
 		s.Audience, string(s.EndReason), db.millis(s.TokensUntil), counter, s.Test)), err
 }
 
@@ -50,7 +51,7 @@ func (s *Store) Session(ctx context.Context, id string) (found session.Session, 
 	if ahead != nil && !s.hasUsers.Load() {
 		ahead = nil
 	}
-	err = s.groupRead(ctx, "reading a session", func() statement {
+	err = s.sql.GroupRead(ctx, "reading a session", func() sqldb.Statement {
 		found = session.Session{}
 		if ahead != nil {
 			return s.askSessionAndUser(id, &found, ahead)
@@ -65,9 +66,9 @@ func (s *Store) Session(ctx context.Context, id string) (found session.Session, 
 
 // askSession reads a session together with the database's clock, so that a refresh uses the right
 // time even if this process's clock has just jumped.
-func (db *DB) askSession(id string, found *session.Session) statement {
+func (db *DB) askSession(id string, found *session.Session) sqldb.Statement {
 	answered := db.asking()
-	return ask(func(r row) (err error) {
+	return sqldb.Ask(func(r sqldb.Row) (err error) {
 		var now int64
 		var authAt sql.NullInt64
 		*found, err = db.scanSession(clockRow{r, &now, answered}, &now, &authAt)
@@ -82,9 +83,9 @@ const authAtOfS = `(SELECT b.auth_at FROM {bindings} b WHERE b.appid = s.appid A
 var sessionColumnsOfS = "s." + strings.Join(strings.Fields(sessionColumns), " s.")
 
 // askSessionAndUser is like askSession, but also reads the session's user.
-func (s *Store) askSessionAndUser(id string, found *session.Session, ahead *readAhead) statement {
+func (s *Store) askSessionAndUser(id string, found *session.Session, ahead *readAhead) sqldb.Statement {
 	answered := s.db.asking()
-	return ask(func(r row) (err error) {
+	return sqldb.Ask(func(r sqldb.Row) (err error) {
 		var now int64
 		var userID sql.NullString
 		var sealed []byte
@@ -107,7 +108,7 @@ func (s *Store) askSessionAndUser(id string, found *session.Session, ahead *read
 // clockRow is a row that contains the database's clock. Scan compares the clocks, so that the times
 // of the row are converted after the comparison.
 type clockRow struct {
-	row      row
+	row      sqldb.Row
 	now      *int64
 	answered func(int64)
 }
@@ -132,10 +133,10 @@ func (s *Store) Advance(ctx context.Context, id string, a session.Advance) (adva
 	}
 	var n int64
 	tries := 0
-	err = s.group(ctx, "advancing a session", durable, &grouped{statements: func(*tx) (_, _ []statement, _ error) {
+	err = s.sql.Group(ctx, "advancing a session", sqldb.Durable, &sqldb.Grouped{Statements: func(*sqldb.Tx) (_, _ []sqldb.Statement, _ error) {
 		n = 0
 		tries++
-		return []statement{onRow([]byte(id), "", ask(func(r row) error { return r.Scan(&n) },
+		return []sqldb.Statement{sqldb.OnRow([]byte(id), "", sqldb.Ask(func(r sqldb.Row) error { return r.Scan(&n) },
 			`UPDATE {sessions} SET counter = ?, advanced_at = ?, refreshed_at = ?, expires_at = ?,
 				tokens_until = ?, tokens_counter = ?, audience = CASE WHEN audience = '' THEN ? ELSE audience END
 			WHERE id = ? AND counter = ? AND ended_at = 0 {found}`,
@@ -155,8 +156,8 @@ func (s *Store) Advance(ctx context.Context, id string, a session.Advance) (adva
 // Extend records that a session's last token expires later than recorded. It does nothing if the
 // recorded time is unknown or not earlier.
 func (s *Store) Extend(ctx context.Context, id string, tokensUntil time.Time) error {
-	return s.rewrite(ctx, "extending a session", func(t *tx) error {
-		return t.send(true, say(`UPDATE {sessions} SET tokens_until = ? WHERE id = ? AND tokens_until > 0 AND tokens_until < ?`,
+	return s.sql.Rewrite(ctx, "extending a session", func(t *sqldb.Tx) error {
+		return t.Send(true, sqldb.Say(`UPDATE {sessions} SET tokens_until = ? WHERE id = ? AND tokens_until > 0 AND tokens_until < ?`,
 			s.db.millis(tokensUntil), id, s.db.millis(tokensUntil)))
 	})
 }
@@ -166,15 +167,15 @@ const maxListed = 1000
 
 // UserSessions lists a user's live sessions, newest first, at most a thousand.
 func (s *Store) UserSessions(ctx context.Context, userID string, now time.Time) (list []session.Session, err error) {
-	err = s.read(ctx, "reading a user's sessions", func(t *tx) error {
+	err = s.sql.Read(ctx, "reading a user's sessions", func(t *sqldb.Tx) error {
 		list = nil
-		return t.each(func(r row) error {
+		return t.Each(func(r sqldb.Row) error {
 			one, err := s.db.scanSession(r)
 			list = append(list, one)
 			return err
 		}, `SELECT `+sessionColumns+` FROM {sessions}
 			WHERE user_id = ? AND ended_at = 0 AND expires_at > ?
-			ORDER BY created_at DESC, id DESC LIMIT ?`, userID, t.db.millis(now), maxListed)
+			ORDER BY created_at DESC, id DESC LIMIT ?`, userID, s.db.millis(now), maxListed)
 	})
 	if err != nil {
 		return nil, err
@@ -184,8 +185,8 @@ func (s *Store) UserSessions(ctx context.Context, userID string, now time.Time) 
 
 // CountSessions counts the sessions that are live by the database's clock.
 func (s *Store) CountSessions(ctx context.Context) (n int, err error) {
-	err = s.readLate(ctx, "counting the sessions", func(t *tx) error {
-		return t.row(`SELECT COUNT(*) FROM {sessions} WHERE ended_at = 0 AND expires_at > {now}`).Scan(&n)
+	err = s.sql.ReadLate(ctx, "counting the sessions", func(t *sqldb.Tx) error {
+		return t.Row(`SELECT COUNT(*) FROM {sessions} WHERE ended_at = 0 AND expires_at > {now}`).Scan(&n)
 	})
 	return n, err
 }
@@ -194,17 +195,17 @@ func (s *Store) CountSessions(ctx context.Context) (n int, err error) {
 // were recorded within window by the database's clock. It also compares the clocks. A row that a
 // copy of the database shows late is found by a later poll, because each poll looks back by window.
 func (s *Store) Revocations(ctx context.Context, after int64, window time.Duration) (list []session.Revocation, err error) {
-	read := s.readLate
+	read := s.sql.ReadLate
 	if after == 0 {
 		// The first poll decides which tokens are valid from the start. A copy of the database that
 		// lags would let an ended session in.
-		read = s.read
+		read = s.sql.Read
 	}
-	err = read(ctx, "reading the revocations", func(t *tx) error {
+	err = read(ctx, "reading the revocations", func(t *sqldb.Tx) error {
 		list = nil
 		var until []int64
-		answered := t.db.asking()
-		err := t.each(func(r row) error {
+		answered := s.db.asking()
+		err := t.Each(func(r sqldb.Row) error {
 			var one session.Revocation
 			var ms int64
 			err := r.Scan(&one.Seq, &one.SessionID, &ms)
@@ -222,7 +223,7 @@ func (s *Store) Revocations(ctx context.Context, after int64, window time.Durati
 			UNION ALL
 			SELECT seq, session_id, until_at FROM {revocations} WHERE recorded_at >= {now} - ?`, after, window.Milliseconds())
 		for i := range list { // the clocks must be compared before the times are converted
-			list[i].Until = t.db.fromMillis(until[i])
+			list[i].Until = s.db.fromMillis(until[i])
 		}
 		return err
 	})

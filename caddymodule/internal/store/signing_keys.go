@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/sqldb"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/token"
 )
 
@@ -13,9 +14,9 @@ func signingKeyPlace(id string) place { return place{"signing_keys", "private_ke
 
 // Keys reads all signing keys, by algorithm and generation.
 func (s *Store) Keys(ctx context.Context) (list []token.StoredKey, err error) {
-	err = s.read(ctx, "reading the signing keys", func(t *tx) error {
+	err = s.sql.Read(ctx, "reading the signing keys", func(t *sqldb.Tx) error {
 		list = nil
-		return t.each(func(r row) error {
+		return t.Each(func(r sqldb.Row) error {
 			var k token.StoredKey
 			var sealed []byte
 			var created, signs, retired int64
@@ -27,7 +28,7 @@ func (s *Store) Keys(ctx context.Context) (list []token.StoredKey, err error) {
 				return fmt.Errorf("signing key %s: %w", k.ID, err)
 			}
 			k.Private = private
-			k.CreatedAt, k.SignsFrom, k.RetiredAt = t.db.fromMillis(created), t.db.fromMillis(signs), t.db.fromMillis(retired)
+			k.CreatedAt, k.SignsFrom, k.RetiredAt = s.db.fromMillis(created), s.db.fromMillis(signs), s.db.fromMillis(retired)
 			list = append(list, k)
 			return nil
 		}, `SELECT `+signingKeyColumns+` FROM {signing_keys} ORDER BY algorithm, generation`)
@@ -41,10 +42,10 @@ func (s *Store) Keys(ctx context.Context) (list []token.StoredKey, err error) {
 // AddKey stores a signing key. It returns false if there already is a key with this id, or with
 // this algorithm and generation.
 func (s *Store) AddKey(ctx context.Context, k token.StoredKey) (added bool, err error) {
-	err = s.write(ctx, "adding a signing key", func(t *tx) error {
-		n, err := t.exec(`INSERT OR IGNORE INTO {signing_keys} (`+signingKeyColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?)`,
+	err = s.sql.Write(ctx, "adding a signing key", func(t *sqldb.Tx) error {
+		n, err := t.Exec(`INSERT OR IGNORE INTO {signing_keys} (`+signingKeyColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?)`,
 			k.ID, string(k.Algorithm), k.Generation, s.keys.Load().seal(signingKeyPlace(k.ID), k.Private),
-			t.db.millis(k.CreatedAt), t.db.millis(k.SignsFrom), t.db.millis(k.RetiredAt))
+			s.db.millis(k.CreatedAt), s.db.millis(k.SignsFrom), s.db.millis(k.RetiredAt))
 		added = n == 1
 		return err
 	})
@@ -53,9 +54,9 @@ func (s *Store) AddKey(ctx context.Context, k token.StoredKey) (added bool, err 
 
 // RemoveKeys deletes signing keys. It ignores unknown ids.
 func (s *Store) RemoveKeys(ctx context.Context, ids []string) error {
-	return s.rewrite(ctx, "removing signing keys", func(t *tx) error {
+	return s.sql.Rewrite(ctx, "removing signing keys", func(t *sqldb.Tx) error {
 		for _, id := range ids {
-			if _, err := t.exec(`DELETE FROM {signing_keys} WHERE id = ?`, id); err != nil {
+			if _, err := t.Exec(`DELETE FROM {signing_keys} WHERE id = ?`, id); err != nil {
 				return err
 			}
 		}

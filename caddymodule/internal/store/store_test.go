@@ -10,6 +10,8 @@ import (
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/sqldb"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/sqldb/dbtest"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
@@ -17,13 +19,17 @@ import (
 // another process would have.
 type database func(opts Options) *DB
 
-// kinds are the databases of the conformance tests. Each function creates an empty one. Those of
-// servers are in servers_test.go.
+// kinds are the databases of the conformance tests. Each function creates an empty one.
 var kinds = map[string]func(t *testing.T) database{
 	"sqlite":   newSQLite,
-	"postgres": newPostgres,
+	"postgres": func(t *testing.T) database { return handles(t, dbtest.Fresh(t, "postgres")) },
 	"mysql":    newMySQL,
 }
+
+// TestServersLeftOut lists the databases that the tests have skipped.
+func TestServersLeftOut(t *testing.T) { dbtest.LeftOut(t) }
+
+func newMySQL(t *testing.T) database { return handles(t, dbtest.Fresh(t, "mysql")) }
 
 func newSQLite(t *testing.T) database {
 	return handles(t, "sqlite:"+filepath.Join(t.TempDir(), "wx.db"))
@@ -43,7 +49,7 @@ func handles(t *testing.T, address string) database {
 // onEach runs a conformance test over every kind of database.
 func onEach(t *testing.T, test func(t *testing.T, open database)) {
 	for name, fresh := range kinds {
-		if without(name) {
+		if dbtest.Without(name) {
 			continue
 		}
 		t.Run(name, func(t *testing.T) {
@@ -178,7 +184,7 @@ func logIn(t *testing.T, s *Store, b user.Binding, rule user.NewOpenID, at time.
 // count runs a query that returns one number.
 func count(t *testing.T, s *Store, query string, args ...any) (n int) {
 	t.Helper()
-	err := s.read(t.Context(), "counting", func(t *tx) error { return t.row(query, args...).Scan(&n) })
+	err := s.sql.Read(t.Context(), "counting", func(t *sqldb.Tx) error { return t.Row(query, args...).Scan(&n) })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -187,12 +193,12 @@ func count(t *testing.T, s *Store, query string, args ...any) (n int) {
 
 func execute(t *testing.T, s *Store, query string, args ...any) {
 	t.Helper()
-	if err := s.write(t.Context(), "changing", func(t *tx) error { _, err := t.exec(query, args...); return err }); err != nil {
+	if err := s.sql.Write(t.Context(), "changing", func(t *sqldb.Tx) error { _, err := t.Exec(query, args...); return err }); err != nil {
 		t.Fatal(err)
 	}
 }
 
 // ping asks the database for nothing but an answer.
 func ping(ctx context.Context, s *Store) error {
-	return s.read(ctx, "asking", func(t *tx) error { return t.row(`SELECT 1`).Scan(new(int)) })
+	return s.sql.Read(ctx, "asking", func(t *sqldb.Tx) error { return t.Row(`SELECT 1`).Scan(new(int)) })
 }

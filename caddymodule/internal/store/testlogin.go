@@ -6,6 +6,7 @@ import (
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/sqldb"
 )
 
 // CommitTest opens the session of a test login in one transaction. It binds and moves no openid.
@@ -13,7 +14,7 @@ import (
 // number is still theirs. It returns login.ErrBound if a WeChat account is bound to the user, in
 // whatever state.
 func (s *Store) CommitTest(ctx context.Context, l login.Commit) (login.Committed, error) {
-	return s.commit(ctx, "committing a test login", l, func(c *committing) []statement {
+	return s.commit(ctx, "committing a test login", l, func(c *committing) []sqldb.Statement {
 		return append(c.askLocks(), c.askUser(), c.askBindings(), c.askSessions())
 	}, (*committing).checkLocks, (*committing).checkUser, (*committing).checkUnbound, (*committing).endSurplus, (*committing).open)
 }
@@ -38,9 +39,9 @@ func (c *committing) endTests() error {
 
 // HasOpenID reports whether a WeChat account is bound to a user, in whatever state.
 func (s *Store) HasOpenID(ctx context.Context, userID string) (has bool, err error) {
-	err = s.read(ctx, "reading a user's bindings", func(t *tx) error {
+	err = s.sql.Read(ctx, "reading a user's bindings", func(t *sqldb.Tx) error {
 		has = false
-		return t.each(func(r row) error {
+		return t.Each(func(r sqldb.Row) error {
 			has = true
 			return r.Scan(new(string))
 		}, `SELECT user_id FROM {bindings} WHERE user_id = ? LIMIT 1`, userID)

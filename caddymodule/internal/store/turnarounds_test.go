@@ -14,6 +14,7 @@ import (
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/sqldb/dbtest"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
 )
@@ -31,7 +32,7 @@ func behind(t *testing.T, address string) (string, *counter) {
 		t.Fatal(err)
 	}
 	server := u.Host
-	u.Host = accepting(t, func(conn net.Conn) { c.carry(conn, server) })
+	u.Host = dbtest.Accepting(t, func(conn net.Conn) { c.carry(conn, server) })
 	return u.String(), c
 }
 
@@ -126,10 +127,10 @@ func TestTurnaroundsOfALogin(t *testing.T) {
 		"result kept":        {"postgres": 1, "mysql": 1},
 		"logout":             {"postgres": 4, "mysql": 4},
 	}
-	onServers(t, func(t *testing.T, kind, address string) {
+	dbtest.OnServers(t, func(t *testing.T, kind, address string) {
 		address, wire := behind(t, address)
 		s := started(t, handles(t, address))
-		pool := s.db.pools.Load().write
+		pool := s.db.Pools().Write
 		pool.SetMaxOpenConns(1) // one connection, which has prepared all statements
 		at := now
 		c := chain(t, s, func() time.Time { return at })

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/sqldb"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
@@ -48,14 +49,14 @@ func (d *Users) Login(ctx context.Context, l user.Login) (found user.User, err e
 	if l.Silent() {
 		return d.Check(ctx, l.UserID)
 	}
-	find := func(t *tx) (err error) {
+	find := func(t *sqldb.Tx) (err error) {
 		found, err = d.byPhone(t, l.Phone)
 		return err
 	}
 	if owner := d.readAhead(ctx).takeOwner(l.Phone); owner != nil {
-		found, err = owner.user, d.db.wrap(ctx, "reading a user in", owner.err)
+		found, err = owner.user, d.db.Wrap(ctx, "reading a user in", owner.err)
 	} else {
-		err = d.read(ctx, "reading a user", find)
+		err = d.sql.Read(ctx, "reading a user", find)
 	}
 	if !errors.Is(err, user.ErrUnknown) {
 		return found, err
@@ -74,11 +75,11 @@ func (d *Users) Login(ctx context.Context, l user.Login) (found user.User, err e
 	if d.readAhead(ctx) != nil {
 		return created, nil
 	}
-	err = d.write(ctx, "creating a user", func(t *tx) error { return t.send(true, d.insertUser(created)...) })
+	err = d.sql.Write(ctx, "creating a user", func(t *sqldb.Tx) error { return t.Send(true, d.insertUser(created)...) })
 	switch {
-	case d.db.dialect.duplicate(err):
+	case d.db.Dialect.Duplicate(err):
 		// Another first login with this number was faster.
-		err = d.read(ctx, "reading a user", find)
+		err = d.sql.Read(ctx, "reading a user", find)
 		return found, err
 	case err != nil:
 		return user.User{}, err
@@ -92,10 +93,10 @@ func (d *Users) Check(ctx context.Context, id string) (found user.User, err erro
 		return user.User{}, user.ErrUnknown
 	}
 	if read := d.readAhead(ctx).takeUser(id); read != nil {
-		return read.user, d.db.wrap(ctx, "reading a user in", read.err)
+		return read.user, d.db.Wrap(ctx, "reading a user in", read.err)
 	}
-	err = d.read(ctx, "reading a user", func(t *tx) (err error) {
-		found, err = d.scanUser(t.row(`SELECT id, phone, disabled, created_at FROM {users} WHERE id = ?`, id))
+	err = d.sql.Read(ctx, "reading a user", func(t *sqldb.Tx) (err error) {
+		found, err = d.scanUser(t.Row(`SELECT id, phone, disabled, created_at FROM {users} WHERE id = ?`, id))
 		if err == nil && found.ID != id {
 			return user.ErrUnknown // MySQL ignores a blank at the end
 		}
@@ -116,14 +117,14 @@ func (d *Users) EraseLeft(ctx context.Context, id string) (erased bool, ended []
 }
 
 // erase deletes a locked user.
-func (d *Users) erase(t *tx, id string) (ended []string, err error) {
+func (d *Users) erase(t *sqldb.Tx, id string) (ended []string, err error) {
 	now := d.db.opts.Now()
 	// All writers of the phone index lock the user's row, so it is deleted first.
-	n, err := t.exec(`DELETE FROM {users} WHERE id = ?`, id)
+	n, err := t.Exec(`DELETE FROM {users} WHERE id = ?`, id)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := t.exec(`DELETE FROM {user_phones} WHERE user_id = ?`, id); err != nil {
+	if _, err := t.Exec(`DELETE FROM {user_phones} WHERE user_id = ?`, id); err != nil {
 		return nil, err
 	}
 	if n > 0 { // the id of the store's own user is never assigned again
@@ -131,15 +132,15 @@ func (d *Users) erase(t *tx, id string) (ended []string, err error) {
 			return nil, err
 		}
 	}
-	return eraseTraces(t, id, session.Ending{Reason: session.ReasonRevoked, Now: now, Until: d.sessions.Until(now)})
+	return d.db.eraseTraces(t, id, session.Ending{Reason: session.ReasonRevoked, Now: now, Until: d.sessions.Until(now)})
 }
 
 func phonePlace(userID string) place { return place{"users", "phone", userID} }
 
 // byPhone looks up the number's owner under each key, newest first.
-func (s *Store) byPhone(t *tx, p user.Phone) (user.User, error) {
+func (s *Store) byPhone(t *sqldb.Tx, p user.Phone) (user.User, error) {
 	var owners []*foundUser
-	if err := t.questions(s.askOwners(p, &owners)); err != nil {
+	if err := t.Questions(s.askOwners(p, &owners)); err != nil {
 		return user.User{}, err
 	}
 	owner := firstOwner(owners)
@@ -148,16 +149,16 @@ func (s *Store) byPhone(t *tx, p user.Phone) (user.User, error) {
 
 // insertUser returns the statements that insert a user. They fail on the unique index if the number
 // has an owner under any of the keys.
-func (s *Store) insertUser(u user.User) []statement {
-	return append([]statement{onRow([]byte(u.ID), "(?, ?, ?, ?)", say(`INSERT INTO {users} (id, phone, disabled, created_at) VALUES (?, ?, ?, ?)`,
+func (s *Store) insertUser(u user.User) []sqldb.Statement {
+	return append([]sqldb.Statement{sqldb.OnRow([]byte(u.ID), "(?, ?, ?, ?)", sqldb.Say(`INSERT INTO {users} (id, phone, disabled, created_at) VALUES (?, ?, ?, ?)`,
 		u.ID, s.sealPhone(phonePlace(u.ID), u.Phone), flag(u.Disabled), s.db.millis(u.CreatedAt)))}, s.insertNumber(u)...)
 }
 
 // insertNumber returns the statements that enter a user's number into the index.
-func (s *Store) insertNumber(u user.User) (list []statement) {
+func (s *Store) insertNumber(u user.User) (list []sqldb.Statement) {
 	keys := s.keys.Load()
 	for i, hash := range keys.phoneHashes(u.Phone.E164()) {
-		list = append(list, onRow(hash, "(?, ?, ?)", say(`INSERT INTO {user_phones} (phone_hash, key_id, user_id) VALUES (?, ?, ?)`,
+		list = append(list, sqldb.OnRow(hash, "(?, ?, ?)", sqldb.Say(`INSERT INTO {user_phones} (phone_hash, key_id, user_id) VALUES (?, ?, ?)`,
 			hash, keys.keys[i].id[:], u.ID)))
 	}
 	return list
@@ -165,7 +166,7 @@ func (s *Store) insertNumber(u user.User) (list []statement) {
 
 // scanUser reads a user's columns and any further columns. If only the number cannot be opened, it
 // returns the rest of the user together with the error.
-func (s *Store) scanUser(row row, more ...any) (u user.User, err error) {
+func (s *Store) scanUser(row sqldb.Row, more ...any) (u user.User, err error) {
 	var sealed []byte
 	var disabled, created int64
 	err = row.Scan(append([]any{&u.ID, &sealed, &disabled, &created}, more...)...)

@@ -1,0 +1,50 @@
+package sqldb
+
+import (
+	"testing"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/sqldb/dbtest"
+)
+
+// Preparing a statement each time would cost one more turnaround.
+func TestMySQLStatementsArePreparedOnce(t *testing.T) {
+	if dbtest.Without("mysql") {
+		return
+	}
+	c := withRows(t, dbtest.Fresh(t, "mysql"))
+	pool := c.DB.Pools().Write
+	pool.SetMaxOpenConns(1)
+	prepared := func() (n int) {
+		var name string
+		if err := pool.QueryRow(`SHOW SESSION STATUS LIKE 'Com_stmt_prepare'`).Scan(&name, &n); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	before := prepared()
+	for range 20 {
+		if err := c.Write(t.Context(), "deleting", func(t *Tx) error {
+			_, err := t.Exec(`DELETE FROM {rows} WHERE name = ?`, "x")
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := prepared() - before; n != 1 {
+		t.Errorf("prepared %d times", n)
+	}
+	// A statement that the server has forgotten causes no error.
+	conn, err := pool.Conn(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := conn.Raw(func(c any) error {
+		for _, stmt := range c.(*mysqlConn).prepared {
+			stmt.Close()
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	conn.Close()
+}
