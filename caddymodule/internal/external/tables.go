@@ -43,7 +43,7 @@ func (f *Tables) MySQL() bool { return f.dialect.mysql }
 func (f *Tables) String() string { return f.db.String() }
 
 // Close closes the connections for good.
-func (f *Tables) Close() error { return f.db.Close(func() {}) }
+func (f *Tables) Close() error { return f.db.Close() }
 
 // Placeholder implements [sqldir.Database].
 func (f *Tables) Placeholder(n int) string { return f.dialect.placeholder(n) }

@@ -201,12 +201,11 @@ func (db *DB) Open(ctx context.Context, create bool, then func(context.Context, 
 // ErrClosed returns the error of an operation on a database that is closed for good.
 func (db *DB) ErrClosed() error { return fmt.Errorf("%s: %w: closed", db.url, ErrUnavailable) }
 
-// Close waits for running queries and closes the database for good. It calls before first.
-func (db *DB) Close(before func()) error {
+// Close waits for running queries and closes the database for good.
+func (db *DB) Close() error {
 	db.opening <- struct{}{}
 	defer func() { <-db.opening }()
 	db.closed = true
-	before()
 	p := db.pools.Swap(nil)
 	if p == nil {
 		return nil

@@ -18,7 +18,7 @@ func clientOf(t testing.TB, address string, opts Options) *Client {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { db.Close(func() {}) })
+	t.Cleanup(func() { db.Close() })
 	return &Client{
 		DB: db,
 		Use: func(context.Context) (*Pools, error) {

@@ -133,7 +133,7 @@ func TestCloseSeesWritesThrough(t *testing.T) {
 	}
 	waitFor(t, "the writes", func() bool { return q.length() == writes })
 	closed := make(chan error)
-	go func() { closed <- c.DB.Close(func() {}) }()
+	go func() { closed <- c.DB.Close() }()
 	waitFor(t, "closing to begin", func() bool { return c.DB.Pools() == nil })
 	release()
 	if err := <-closed; err != nil {

@@ -89,7 +89,8 @@ func New(address string, opts Options) (*DB, error) {
 
 // Close waits for running queries and closes the database for good.
 func (db *DB) Close() error {
-	return db.DB.Close(func() { db.ready.Store(false) })
+	defer db.ready.Store(false)
+	return db.DB.Close()
 }
 
 // answers are the errors that report what the database contains. Any other error reports that the
