@@ -88,7 +88,7 @@ func (s *storeState) measure(m *metrics.Metrics) {
 	label := s.DB.Label()
 	m.Stores(label, store.Operations())
 	s.DB.Observe(func(o sqldb.Operation) {
-		m.Operation(label, o.Name, o.Outcome(), o.Took)
+		m.Operation(label, o.Name, o.Outcome(), o.Took, o.Again)
 		if s.WasOpened() && o.Name != store.CountOperation {
 			s.note(o)
 		}

@@ -34,10 +34,11 @@ var metricsContract = map[string]string{
 	"store_operation_duration_seconds_count":  "operation store",
 	"store_operation_duration_seconds_sum":    "operation store",
 	"store_operation_duration_seconds_bucket": "le operation store",
-	"sessions":                    "store",
-	"revocation_feed_age_seconds": "store",
-	"panics_total":                "",
-	"build_info":                  "version",
+	"store_retries_total":                     "operation store",
+	"sessions":                                "store",
+	"revocation_feed_age_seconds":             "store",
+	"panics_total":                            "",
+	"build_info":                              "version",
 }
 
 var labelName = regexp.MustCompile(`([a-z_]+)="`)

@@ -72,7 +72,7 @@ func (m *Metrics) Register(to prometheus.Registerer) error {
 }
 
 func (m *Metrics) vectors() []prometheus.Collector {
-	return []prometheus.Collector{m.logins, m.phoneCodes, m.refreshes, m.calls, m.callTimes, m.fetches, m.operations, m.operationTime, m.panics, m.build}
+	return []prometheus.Collector{m.logins, m.phoneCodes, m.refreshes, m.calls, m.callTimes, m.fetches, m.operations, m.operationTime, m.retries, m.panics, m.build}
 }
 
 // Describe implements [prometheus.Collector].

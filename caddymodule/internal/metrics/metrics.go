@@ -48,6 +48,7 @@ type Metrics struct {
 	callTimes     *prometheus.HistogramVec
 	fetches       *prometheus.CounterVec
 	operations    *prometheus.CounterVec
+	retries       *prometheus.CounterVec
 	operationTime *prometheus.HistogramVec
 	panics        prometheus.Counter
 	build         prometheus.Gauge
@@ -79,6 +80,7 @@ func New() *Metrics {
 		fetches:       count("access_token_fetches_total", "Fetches of an access token by outcome: ok, or the class of the error.", "wechat", "app", "outcome"),
 		operations:    count("store_operations_total", "Operations of the store by outcome.", "store", "operation", "outcome"),
 		operationTime: times("store_operation_duration_seconds", "How long operations of the store took, with all retries.", storeBuckets, "store", "operation"),
+		retries:       count("store_retries_total", "Transactions of the store that were run again.", "store", "operation"),
 		panics: prometheus.NewCounter(prometheus.CounterOpts{
 			Namespace: namespace, Name: "panics_total", Help: "Requests that ended in a panic of the gateway's own code.",
 		}),
@@ -138,6 +140,7 @@ func (m *Metrics) Stores(store string, operations []string) {
 		for _, o := range []string{ok, "unavailable", "failed", "canceled"} {
 			m.operations.WithLabelValues(store, operation, o)
 		}
+		m.retries.WithLabelValues(store, operation)
 	}
 }
 
@@ -172,8 +175,9 @@ func (m *Metrics) Fetch(name, app string, kind wechat.Kind) {
 	m.fetches.WithLabelValues(name, m.known(app), classOf(kind)).Inc()
 }
 
-// Operation counts an operation of a store.
-func (m *Metrics) Operation(store, operation, outcome string, took time.Duration) {
+// Operation counts an operation of a store, whose transaction was run again so many times.
+func (m *Metrics) Operation(store, operation, outcome string, took time.Duration, again int) {
+	m.retries.WithLabelValues(store, operation).Add(float64(again))
 	m.operations.WithLabelValues(store, operation, outcome).Inc()
 	m.operationTime.WithLabelValues(store, operation).Observe(took.Seconds())
 }

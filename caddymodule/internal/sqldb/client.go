@@ -7,6 +7,9 @@ import (
 
 // A Client runs operations on a database that may not be open yet. Each operation is bounded in
 // time, traced and reported to [DB.Observe]. Its errors contain doing, such as "reading a session".
+//
+// A transaction is run again if another one was in its way, if the connection was lost, or if it
+// was shared with other writes and has failed.
 type Client struct {
 	DB *DB
 	// Use returns the connections. It opens the database if it is not open.
@@ -30,13 +33,13 @@ func (c *Client) ReadLate(ctx context.Context, doing string, ask func(*Tx) error
 }
 
 func (c *Client) read(ctx context.Context, doing string, lags bool, ask func(*Tx) error) (err error) {
-	ctx, end := c.DB.begin(ctx, doing)
-	defer func() { end(false, err) }()
+	ctx, u := c.DB.begin(ctx, doing)
+	defer func() { u.end(false, err) }()
 	p, err := c.Use(ctx)
 	if err != nil {
 		return err
 	}
-	return c.DB.Wrap(ctx, doing+" in", c.DB.ask(ctx, p, lags, ask))
+	return c.DB.Wrap(ctx, doing+" in", c.DB.ask(ctx, p, u, lags, ask))
 }
 
 // ReadLong is like Read, for queries that may take long: it has no time limit of its own, and is
@@ -46,14 +49,14 @@ func (c *Client) ReadLong(ctx context.Context, doing string, ask func(*Tx) error
 	if err != nil {
 		return err
 	}
-	return c.DB.Wrap(ctx, doing+" in", c.DB.ask(ctx, p, false, ask))
+	return c.DB.Wrap(ctx, doing+" in", c.DB.ask(ctx, p, new(underway), false, ask))
 }
 
-func (db *DB) ask(ctx context.Context, p *Pools, lags bool, ask func(*Tx) error) error {
+func (db *DB) ask(ctx context.Context, p *Pools, u *underway, lags bool, ask func(*Tx) error) error {
 	if p.queue != nil {
 		return ask(db.Asking(ctx, p.Read))
 	}
-	return db.tries(ctx, p.Read, Again, func() error { return db.reading(ctx, p.Read, lags, ask) })
+	return db.tries(ctx, p.Read, Again, u.counted(func() error { return db.reading(ctx, p.Read, lags, ask) }))
 }
 
 // Durability states whether a write survives a power cut by itself, or only after a later durable
@@ -81,24 +84,24 @@ func (c *Client) Rewrite(ctx context.Context, doing string, change func(*Tx) err
 
 // Change is like Write or Rewrite, with a durability.
 func (c *Client) Change(ctx context.Context, doing string, may Repeat, how Durability, change func(*Tx) error) error {
-	return c.making(ctx, doing, c.Proves(ctx), func(ctx context.Context, p *Pools) error {
+	return c.making(ctx, doing, c.Proves(ctx), func(ctx context.Context, p *Pools, u *underway) error {
 		if p.queue != nil {
 			return p.queue.write(ctx, c.DB, &pendingWrite{change: change, guarded: Guarded(ctx), how: how})
 		}
-		return c.DB.tries(ctx, p.Write, may, func() error { return c.DB.changing(ctx, p.Write, how, change) })
+		return c.DB.tries(ctx, p.Write, may, u.counted(func() error { return c.DB.changing(ctx, p.Write, how, change) }))
 	})
 }
 
 // making makes a write, and describes its error. proves states whether its success proves that the
 // database can be written.
-func (c *Client) making(ctx context.Context, doing string, proves bool, write func(context.Context, *Pools) error) (err error) {
-	ctx, end := c.DB.begin(ctx, doing)
-	defer func() { end(proves, err) }()
+func (c *Client) making(ctx context.Context, doing string, proves bool, write func(context.Context, *Pools, *underway) error) (err error) {
+	ctx, u := c.DB.begin(ctx, doing)
+	defer func() { u.end(proves, err) }()
 	p, err := c.Use(ctx)
 	if err != nil {
 		return err
 	}
-	return c.DB.Wrap(ctx, doing+" in", c.Wrote(ctx, write(ctx, p)))
+	return c.DB.Wrap(ctx, doing+" in", c.Wrote(ctx, write(ctx, p, u)))
 }
 
 // Group makes a change that may be made twice. On a database server the change may share a
@@ -122,12 +125,14 @@ func (c *Client) GroupRead(ctx context.Context, doing string, question func() St
 
 // share makes a write on a database server.
 func (c *Client) share(ctx context.Context, doing string, proves bool, how Durability, w *Grouped) error {
-	return c.making(ctx, doing, proves, func(ctx context.Context, p *Pools) error {
-		err := p.groups.of(groupKind{doing, how, Guarded(ctx)}, c.DB, p.Write).write(ctx, w)
+	return c.making(ctx, doing, proves, func(ctx context.Context, p *Pools, u *underway) error {
+		err := u.counted(func() error {
+			return p.groups.of(groupKind{doing, how, Guarded(ctx)}, c.DB, p.Write).write(ctx, w)
+		})()
 		if errors.Is(err, ErrGroup) {
-			err = c.DB.tries(ctx, p.Write, Again, func() error {
+			err = c.DB.tries(ctx, p.Write, Again, u.counted(func() error {
 				return c.DB.changing(ctx, p.Write, how, func(t *Tx) error { return t.Together(w) })
-			})
+			}))
 		}
 		return err
 	})

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/sqldb/dbtest"
 )
 
 // gate makes the first transactions of a groupCommit wait, so that a test decides which writes are
@@ -231,4 +233,30 @@ func TestGroupedLeaderGivesUp(t *testing.T) {
 			}
 		}
 	}
+}
+
+// A common transaction fails, so the write is made alone. That is reported, as it costs a further
+// transaction.
+func TestRetriesAreReported(t *testing.T) {
+	dbtest.OnServers(t, func(t *testing.T, _, address string) {
+		c := withRows(t, address)
+		var seen []int
+		c.DB.Observe(func(o Operation) { seen = append(seen, o.Again) })
+		insert := func(name string) {
+			t.Helper()
+			if err := c.Group(t.Context(), "inserting", Durable, &Grouped{Statements: func(*Tx) (_, _ []Statement, _ error) {
+				return []Statement{Say(`INSERT INTO {rows} (name) VALUES (?)`, name)}, nil, nil
+			}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		insert("shared")
+		c.Grouping("inserting", Durable).Intercept(func(Send) Send {
+			return func(context.Context, []*Grouped) error { return errors.New("lost") }
+		})
+		insert("alone")
+		if want := []int{0, 1}; !slices.Equal(seen, want) {
+			t.Errorf("run again %d times, want %d", seen, want)
+		}
+	})
 }

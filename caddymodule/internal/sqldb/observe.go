@@ -14,6 +14,7 @@ type Operation struct {
 	Name  string // one of Options.Operations, or OtherOperation
 	Write bool
 	Took  time.Duration
+	Again int   // how often it was run again, see Client
 	Err   error // nil also if the caller got an error that is an answer; see Options.Answer
 }
 
@@ -38,32 +39,48 @@ const OtherOperation = "other"
 // operation.
 func (db *DB) Observe(seen func(Operation)) { db.observer = seen }
 
-// begin starts an operation: it sets a time limit, traces and measures it until end is called.
-// write has the meaning of [Operation].Write.
-func (db *DB) begin(ctx context.Context, doing string) (_ context.Context, end func(write bool, err error)) {
+// underway is an operation that has begun.
+type underway struct {
+	db    *DB
+	doing string
+	start time.Time
+	runs  int // how often its transaction was run
+	stop  func(failed bool)
+}
+
+// begin starts an operation: it sets a time limit, traces and measures it until it ends.
+func (db *DB) begin(ctx context.Context, doing string) (context.Context, *underway) {
 	start := time.Now()
 	ctx, traced := span.Start(ctx, doing)
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
-	return ctx, func(write bool, err error) {
+	return ctx, &underway{db: db, doing: doing, start: start, stop: func(failed bool) {
 		cancel()
-		traced.End(err != nil)
-		db.ended(doing, write, start, err)
+		traced.End(failed)
+	}}
+}
+
+// counted returns run, and counts how often it is run.
+func (u *underway) counted(run func() error) func() error {
+	return func() error {
+		u.runs++
+		return run()
 	}
 }
 
-// ended reports an operation that began at start.
-func (db *DB) ended(doing string, write bool, start time.Time, err error) {
-	if db.observer == nil {
+// end reports the operation. write has the meaning of [Operation].Write.
+func (u *underway) end(write bool, err error) {
+	u.stop(err != nil)
+	if u.db.observer == nil {
 		return
 	}
-	name, known := db.opts.Operations[doing]
+	name, known := u.db.opts.Operations[u.doing]
 	if !known {
 		name = OtherOperation
 	}
-	if err != nil && (db.opts.Answer(err) || db.Dialect.Duplicate(err)) {
+	if err != nil && (u.db.opts.Answer(err) || u.db.Dialect.Duplicate(err)) {
 		err = nil
 	}
-	db.observer(Operation{name, write, time.Since(start), err})
+	u.db.observer(Operation{name, write, time.Since(u.start), max(0, u.runs-1), err})
 }
 
 // Label names the database in metrics: "<kind>:<host>/<database>/<prefix>", or the name of
