@@ -35,6 +35,7 @@ import (
 //	        create       <query>
 //	        check        <query>
 //	        erase        <query>
+//	        phone        <query>
 //	        realm        <name>
 //	    }
 //	    register       on|off

@@ -280,7 +280,7 @@ func TestPageHasEachWarning(t *testing.T) {
 			}
 			for _, line := range s.lines {
 				if cell, _, ok := strings.Cut(strings.TrimPrefix(line, "| "), " | "); ok && strings.HasPrefix(cell, "`") {
-					words = append(words, strings.Split(strings.Trim(cell, "`"), "`, `")...)
+					words = append(words, strings.Split(strings.ReplaceAll(strings.Trim(cell, "`"), "`、`", "`, `"), "`, `")...)
 				}
 			}
 		}
