@@ -22,8 +22,7 @@ type Tables struct {
 	dialect *dialect
 }
 
-// New parses the address of a database server, postgres://… or mysql://…. It does no
-// I/O.
+// New parses the address of a database server, postgres://… or mysql://…. It does no I/O.
 func New(address string) (*Tables, error) {
 	d := dialects[sqldb.KindOf(address).Name]
 	if d == nil {

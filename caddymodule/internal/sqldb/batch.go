@@ -28,7 +28,7 @@ type Statement struct {
 	scan  func(Row) error // called for each row; nil for statements that return no rows
 	locks []byte          // the key of the row that it locks, see together.go
 	rows  string          // see OnRow
-	Last  bool            // it may come after all statements that are not last
+	last  bool            // see Last
 }
 
 // Say makes a statement that returns no rows.

@@ -6,7 +6,8 @@ import (
 )
 
 // A Client runs operations on a database that may not be open yet. Each operation is bounded in
-// time, traced and reported to [DB.Observe]. Its errors contain doing, such as "reading a session".
+// time, traced and reported to [DB.Observe]. The parameter doing of the methods, such as "reading a
+// session", begins the text of their errors. All fields must be set.
 //
 // A transaction is run again if another one was in its way, if the connection was lost, or if it
 // was shared with other writes and has failed.
@@ -52,6 +53,7 @@ func (c *Client) ReadLong(ctx context.Context, doing string, ask func(*Tx) error
 	return c.DB.Wrap(ctx, doing+" in", c.DB.ask(ctx, p, new(underway), false, ask))
 }
 
+// ask runs a read, again if needed. lags is as in Tx.
 func (db *DB) ask(ctx context.Context, p *Pools, u *underway, lags bool, ask func(*Tx) error) error {
 	if p.queue != nil {
 		return ask(db.Asking(ctx, p.Read))
@@ -59,8 +61,8 @@ func (db *DB) ask(ctx context.Context, p *Pools, u *underway, lags bool, ask fun
 	return db.tries(ctx, p.Read, Again, u.counted(func() error { return db.reading(ctx, p.Read, lags, ask) }))
 }
 
-// Durability states whether a write survives a power cut by itself, or only after a later durable
-// write. All writes survive the end of this process.
+// Durability states whether a write survives a power cut by itself (Durable), or only after a later
+// durable write (Light). All writes survive the end of this process.
 type Durability bool
 
 const (
@@ -101,8 +103,12 @@ func (c *Client) making(ctx context.Context, doing string, proves bool, write fu
 	if err != nil {
 		return err
 	}
+	err = errPanicked // unless write returns
 	return c.DB.Wrap(ctx, doing+" in", c.Wrote(ctx, write(ctx, p, u)))
 }
+
+// errPanicked is how a write that panics is reported.
+var errPanicked = errors.New("the write panicked")
 
 // Group makes a change that may be made twice. On a database server the change may share a
 // transaction with others, see groupCommit.

@@ -39,21 +39,22 @@ var (
 type Options struct {
 	// Tables lists the tables that SQL names in braces, without the prefix. It may be empty.
 	Tables []string
-	// Prefix starts the name of every table. See [CheckPrefix].
+	// Prefix starts the name of every table, see [CheckPrefix]. It is required if there are Tables.
 	Prefix string
 	// Guard keeps writes out. By default it lets all of them in.
 	Guard Guard
 	// Answer reports whether an error says what the database contains, and not that a query failed.
 	// Such errors are returned as they are. By default none does.
 	Answer func(error) bool
-	// Explain may replace the error of an operation by one that says more. It may be nil.
+	// Explain returns an error that says more than the given one, or nil. Such an error is not
+	// temporary. Explain may be nil.
 	Explain func(error) error
 	// Operations maps the words with which an operation's errors begin to its name, for
 	// [DB.Observe].
 	Operations map[string]string
 
-	// Wrap returns the connector to use instead of a server's own. The connections then accept only
-	// one statement at a time, because the SQL is not ours. It may be nil.
+	// Wrap is for SQL that is not ours: the connections accept one statement at a time. It returns
+	// the connector to use, the given one or another. It may be nil.
 	Wrap func(driver.Connector) driver.Connector
 
 	lookup lookup

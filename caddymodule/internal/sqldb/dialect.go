@@ -10,12 +10,13 @@ import (
 	"strings"
 )
 
-// A Dialect holds what differs between kinds of databases. SQL is written once, in a
-// form common to SQLite and PostgreSQL, with
+// A Dialect holds what differs between kinds of databases. SQL is written once, in a form common to
+// SQLite and PostgreSQL, with
 //
 //	{name}      a table, with the configured prefix
 //	{now}       the database's clock, in milliseconds since 1970
 //	{lock}      behind a SELECT: lock the rows until the transaction ends
+//	{share}     the same on MySQL, but others may share the lock
 //	{found}     behind an UPDATE of one row: ask for the number of rows found, 1 or 0 or no answer
 //	{id 64}     in CREATE TABLE: text compared byte by byte, of at most 64 characters
 //	{text 64}   any text of at most 64 characters
@@ -24,11 +25,13 @@ import (
 //	{blob}      bytes, at most 64 KiB
 //	{serial}    a primary key that counts up and never repeats a number
 //	{options}   behind CREATE TABLE (…)
+//	{prefix}    the configured prefix, for names of indexes
 //
 // and ? for parameters, INSERT OR IGNORE, and ON CONFLICT (…) DO UPDATE SET c = excluded.c. Rewrite
 // turns these into the database's own form. The affected rows of an UPDATE must be the rows found,
 // not the rows changed (MySQL: clientFoundRows=true).
 type Dialect struct {
+	// Name is "sqlite", "postgres" or "mysql".
 	Name string
 
 	// Port is the server's default port. It is empty if the database is a file, and then the
@@ -57,7 +60,7 @@ type Dialect struct {
 	// one transaction.
 	Alone func(ctx context.Context, db *DB, p *Pools, do func(*Tx) error) error
 
-	// HasTable asks the database's catalogue whether a table exists.
+	// HasTable is a query for the number of tables that have the name in its parameter.
 	HasTable string
 
 	// OneWriter is set if a writing transaction keeps all others out.
@@ -151,6 +154,7 @@ func (db *DB) SQL(query string) string {
 }
 
 // Rewritten calls each for every query that was used so far, with the SQL of the database.
+// It is for tests.
 func (db *DB) Rewritten(each func(query, sql string)) {
 	db.queries.Range(func(query, sql any) bool {
 		each(query.(string), sql.(string))

@@ -53,10 +53,11 @@ func (db *DB) describe(ctx context.Context, doing string, err error) error {
 		return fmt.Errorf("%s the store: %s: %w", doing, db.url, p.error)
 	}
 	if db.opts.Explain != nil {
-		err = db.opts.Explain(err)
+		if explained := db.opts.Explain(err); explained != nil {
+			return fmt.Errorf("%s the store: %s: %w", doing, db.url, explained)
+		}
 	}
-	switch {
-	case db.Dialect.Temporary(err), db.pools.Load() == nil:
+	if db.Dialect.Temporary(err) || db.pools.Load() == nil {
 		return fmt.Errorf("%s the store: %s: %w: %w", doing, db.url, ErrUnavailable, err)
 	}
 	return fmt.Errorf("%s the store: %s: %w", doing, db.url, err)

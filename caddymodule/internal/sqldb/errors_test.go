@@ -1,7 +1,9 @@
 package sqldb
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"strings"
@@ -31,6 +33,65 @@ func TestUnavailableHasARemedy(t *testing.T) {
 		if err := db.Wrap(t.Context(), "asking", c.err); !errors.Is(err, ErrUnavailable) || !errors.As(err, &r) || !strings.Contains(r.Remedy(), c.want) {
 			t.Errorf("%v: the remedy is %v, want %q", c.err, r, c.want)
 		}
+	}
+}
+
+// The class of an error decides whether a caller tries again, and what the operator reads.
+func TestErrorsAreClassified(t *testing.T) {
+	answer, sealed, explained := errors.New("no such row"), errors.New("sealed"), errors.New("give the key")
+	db, err := New("postgres://wx:hunter2@db/shop", Options{
+		Answer: func(err error) bool { return errors.Is(err, answer) },
+		Explain: func(err error) error {
+			if errors.Is(err, sealed) {
+				return fmt.Errorf("%w: %w", explained, err)
+			}
+			return nil
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	over, cancel := context.WithCancel(t.Context())
+	cancel()
+	for _, c := range []struct {
+		ctx       context.Context
+		err       error
+		is        error
+		temporary bool
+		text      string
+	}{
+		{t.Context(), answer, answer, false, "no such row"},
+		{over, answer, answer, false, "no such row"},
+		{t.Context(), sealed, explained, false, "asking the store: postgres wx@db/shop: give the key: sealed"},
+		{t.Context(), Permanent(io.EOF), io.EOF, false, "asking the store: postgres wx@db/shop: EOF"},
+		{t.Context(), errors.New("with hunter2"), ErrUnavailable, true, "with *****"}, // as the database is not open
+		{t.Context(), context.DeadlineExceeded, ErrUnavailable, true, "deadline"},
+		{over, io.EOF, context.Canceled, false, "canceled"},
+	} {
+		got := db.Wrap(c.ctx, "asking", c.err)
+		if !errors.Is(got, c.is) || errors.Is(got, ErrUnavailable) != c.temporary || !strings.Contains(got.Error(), c.text) {
+			t.Errorf("%v became %v", c.err, got)
+		}
+	}
+	if db.Wrap(t.Context(), "asking", nil) != nil {
+		t.Error("no error became one")
+	}
+}
+
+// Each transaction that writes meets the guard, and reads do not.
+func TestGuardKeepsWritesOut(t *testing.T) {
+	c := newSQLite(t)
+	shut := errors.New("shut")
+	asked := 0
+	c.DB.opts.Guard.Check = func(*Tx) error { asked++; return shut }
+	if err := c.insert(t.Context(), Durable, "refused"); !errors.Is(err, shut) {
+		t.Errorf("a write: %v", err)
+	}
+	if err := c.insert(Unguarded(t.Context()), Durable, "let in"); err != nil {
+		t.Errorf("an unguarded write: %v", err)
+	}
+	if n := c.rows(t); n != 1 || asked != 1 {
+		t.Errorf("%d rows, the guard was asked %d times", n, asked)
 	}
 }
 

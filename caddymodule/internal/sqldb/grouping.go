@@ -6,7 +6,8 @@ import "context"
 // that share a transaction.
 type Grouping struct{ g *groupCommit }
 
-// Grouping returns the grouping of an operation.
+// Grouping returns the grouping of an operation that the guard applies to. The database must be
+// open.
 func (c *Client) Grouping(doing string, how Durability) Grouping {
 	p := c.DB.Pools()
 	return Grouping{p.groups.of(groupKind{doing, how, true}, c.DB, p.Write)}

@@ -256,8 +256,8 @@ func deadline(ctx context.Context) time.Time {
 var excluded = regexp.MustCompile(`\bexcluded\.(\w+)`)
 
 // mysqlSQL translates the handling of existing rows to MySQL. MySQL's INSERT IGNORE would ignore
-// more errors, such as truncated values. So the query becomes a plain INSERT, and exec checks its
-// error.
+// more errors, such as truncated values. So the query becomes a plain INSERT, and Tx.Exec checks
+// its error.
 func mysqlSQL(query string) string {
 	if rest, ok := strings.CutPrefix(query, insertOrIgnore); ok {
 		return "INSERT " + rest

@@ -52,7 +52,7 @@ type mysqlConn struct {
 }
 
 // maxPrepared bounds the prepared statements of a connection. The server limits their number for
-// all connections (max_prepared_stmt_count, by default 16382). This package has fewer different
+// all connections (max_prepared_stmt_count, by default 16382). The store has fewer different
 // statements.
 const maxPrepared = 64
 

@@ -1,7 +1,11 @@
 package sqldb
 
 import (
+	"context"
+	"database/sql/driver"
 	"testing"
+
+	client "github.com/go-sql-driver/mysql"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/sqldb/dbtest"
 )
@@ -21,14 +25,18 @@ func TestMySQLStatementsArePreparedOnce(t *testing.T) {
 		}
 		return n
 	}
-	before := prepared()
-	for range 20 {
+	drop := func() {
+		t.Helper()
 		if err := c.Write(t.Context(), "deleting", func(t *Tx) error {
 			_, err := t.Exec(`DELETE FROM {rows} WHERE name = ?`, "x")
 			return err
 		}); err != nil {
 			t.Fatal(err)
 		}
+	}
+	before := prepared()
+	for range 20 {
+		drop()
 	}
 	if n := prepared() - before; n != 1 {
 		t.Errorf("prepared %d times", n)
@@ -39,12 +47,21 @@ func TestMySQLStatementsArePreparedOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := conn.Raw(func(c any) error {
-		for _, stmt := range c.(*mysqlConn).prepared {
-			stmt.Close()
+		m := c.(*mysqlConn)
+		for query, stmt := range m.prepared {
+			m.prepared[query] = forgotten{stmt}
 		}
 		return nil
 	}); err != nil {
 		t.Fatal(err)
 	}
 	conn.Close()
+	drop()
+}
+
+// forgotten is a statement that the server no longer knows.
+type forgotten struct{ preparedStmt }
+
+func (forgotten) ExecContext(context.Context, []driver.NamedValue) (driver.Result, error) {
+	return nil, &client.MySQLError{Number: 1243}
 }

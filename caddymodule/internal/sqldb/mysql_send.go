@@ -14,8 +14,8 @@ import (
 const together = ";\n"
 
 // sendMySQL sends the statements as one text. The driver escapes the parameters, as the
-// connection's settings require (see parseMySQL), and writes them into the text. All this SQL is in
-// this package. Connections to external tables accept one statement at a time.
+// connection's settings require (see parseMySQL), and writes them into the text. None of this SQL
+// comes from a configuration. Connections to external tables accept one statement at a time.
 func sendMySQL(ctx context.Context, db *DB, conn *sql.Conn, statements []Statement) error {
 	var text strings.Builder
 	var args []any

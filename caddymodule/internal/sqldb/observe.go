@@ -12,7 +12,7 @@ import (
 // Operation is one operation of a database that has ended, for metrics and logs.
 type Operation struct {
 	Name  string // one of Options.Operations, or OtherOperation
-	Write bool
+	Write bool   // its success proves that the database can be written, see Client.Proves
 	Took  time.Duration
 	Again int   // how often it was run again, see Client
 	Err   error // nil also if the caller got an error that is an answer; see Options.Answer
@@ -32,7 +32,7 @@ func (o Operation) Outcome() string {
 	return "failed"
 }
 
-// OtherOperation stands for all operations that are not listed: those of the commands.
+// OtherOperation is the name of every operation that Options.Operations does not list.
 const OtherOperation = "other"
 
 // Observe sets a function that is called after each operation. It must be called before the first

@@ -49,11 +49,9 @@ var postgres = &Dialect{
 	},
 	// The search path decides which table is found, as it does when the table is used. to_regclass
 	// may not find a table that another process created while we waited for the lock.
-	HasTable: `SELECT COUNT(*) FROM pg_catalog.pg_class WHERE relname = ? AND relkind IN ('r', 'p') AND pg_catalog.pg_table_is_visible(oid)`,
-	begin:    `BEGIN ISOLATION LEVEL READ COMMITTED`,
-	light:    `SET LOCAL synchronous_commit TO OFF`,
-	// The lock is taken by a statement of its own. So the query after it sees everything that was
-	// committed while it waited.
+	HasTable:    `SELECT COUNT(*) FROM pg_catalog.pg_class WHERE relname = ? AND relkind IN ('r', 'p') AND pg_catalog.pg_table_is_visible(oid)`,
+	begin:       `BEGIN ISOLATION LEVEL READ COMMITTED`,
+	light:       `SET LOCAL synchronous_commit TO OFF`,
 	SeveralRows: func(err error) bool { return PostgresCode(err) == "21000" },
 
 	send:    sendPostgres,

@@ -20,7 +20,7 @@ type advised struct {
 
 func (e advised) Unwrap() error { return e.error }
 
-// OfStore marks the error for the function [login.OfStore].
+// OfStore marks the error as one of the store. Package login looks for this method.
 func (advised) OfStore() {}
 
 // Remedy returns the advice. It is logged with the error.

@@ -52,12 +52,12 @@ func (t *Tx) Together(all ...*Grouped) error {
 
 // ordered reports whether a statement must stay where it is among the others of its write: it
 // writes, and not just one row that is named.
-func (st Statement) ordered() bool { return st.scan == nil && st.locks == nil && !st.Last }
+func (st Statement) ordered() bool { return st.scan == nil && st.locks == nil && !st.last }
 
 // place returns 0 for a statement that locks a row, 1 for one that does not, and 2 for a last one.
 func (st Statement) place() int {
 	switch {
-	case st.Last:
+	case st.last:
 		return 2
 	case st.locks == nil:
 		return 1
@@ -72,6 +72,13 @@ func byLocks(a, b Statement) int {
 		return a.place() - b.place()
 	}
 	return cmp.Or(strings.Compare(a.query, b.query), bytes.Compare(a.locks, b.locks))
+}
+
+// Last lets a statement come after all others of a common transaction, because nothing that they do
+// depends on it.
+func Last(st Statement) Statement {
+	st.last = true
+	return st
 }
 
 // OnRow records which row a statement locks. rows is the part of the query that is repeated,

@@ -55,6 +55,8 @@ func (t *Tx) DB() *DB { return t.db }
 func (t *Tx) Context() context.Context { return t.ctx }
 
 // Raw returns what runs the statements, for SQL that is not in the form that [Dialect] describes.
+// On a server, a transaction of a [Client] begins with the first statement of the Tx. What Raw runs
+// before that is outside the transaction.
 func (t *Tx) Raw() Querier { return t.q }
 
 // Shared reports whether the transaction has writes of several callers.
@@ -119,7 +121,8 @@ func (t *Tx) Strings(query string, args ...any) ([]string, error) {
 	return out, err
 }
 
-// Repeat states whether a transaction may be run again when it is unknown whether it was committed.
+// Repeat states whether a transaction may be run again (Again) or not (Once) when it is unknown
+// whether it was committed.
 type Repeat bool
 
 const (
@@ -131,7 +134,8 @@ const (
 // connection was lost.
 const transactionTries = 4
 
-// Transaction runs change in a transaction of the pool.
+// Transaction runs change in a transaction of the pool, and sends each statement by itself. It has
+// no guard and no time limit, and returns errors as they are.
 func (db *DB) Transaction(ctx context.Context, pool *sql.DB, may Repeat, change func(*Tx) error) error {
 	return db.tries(ctx, pool, may, func() error { return db.transactionOnce(ctx, pool, change) })
 }

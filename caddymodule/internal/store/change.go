@@ -105,7 +105,7 @@ type changing struct {
 // questions returns the queries for everything that the change depends on. The lock comes first.
 func (c *changing) questions() (list []sqldb.Statement) {
 	userID := c.p.Session.UserID
-	if !c.s.db.Dialect.OneWriter {
+	if !c.s.db.sql.Dialect.OneWriter {
 		c.missing = 1
 		list = append(list, sqldb.Ask(func(r sqldb.Row) error {
 			c.missing--
@@ -223,7 +223,7 @@ func (c *changing) move() error {
 		writes = append(writes, endMark(userID, p.Owner))
 	}
 	err := c.Send(true, writes...)
-	if err != nil && c.s.db.Dialect.Duplicate(err) {
+	if err != nil && c.s.db.sql.Dialect.Duplicate(err) {
 		return user.ErrPhoneTaken // another user was faster
 	}
 	return err

@@ -40,7 +40,7 @@ func (db *DB) fromMillis(ms int64) time.Time {
 
 // asking is called before the database is asked for its clock. It returns a function to call with
 // the answer, in milliseconds since 1970. That function compares the clocks.
-func (db *DB) asking() (answered func(databaseNow int64)) {
+func (db *DB) comparesClock() (answered func(databaseNow int64)) {
 	if db.opts.Clock == nil {
 		return func(int64) {}
 	}
@@ -55,7 +55,7 @@ func (db *DB) readClock(t *sqldb.Tx) error {
 	if db.opts.Clock == nil {
 		return nil
 	}
-	answered := db.asking()
+	answered := db.comparesClock()
 	var now int64
 	err := t.Row(`SELECT {now}`).Scan(&now)
 	if err == nil {

@@ -73,7 +73,7 @@ func (s *Store) commit(ctx context.Context, doing string, l login.Commit, ask fu
 			done = c.done
 			done.Ended = append(early, done.Ended...)
 			return done, nil
-		case s.db.Dialect.Duplicate(err) && (c.own.UserID == "" || c.unwritten != nil):
+		case s.db.sql.Dialect.Duplicate(err) && (c.own.UserID == "" || c.unwritten != nil):
 			// If the new binding exists by now, a login of another user has inserted it. If the new
 			// user's number does, another first login with this number was faster.
 			failed = login.ErrChanged
@@ -154,7 +154,7 @@ func (c *committing) write(query string, args ...any) {
 	c.writes = append(c.writes, sqldb.Say(query, args...))
 }
 
-// writeRow is like write, for a statement that writes one row; see onRow.
+// writeRow is like write, for a statement that writes one row; see [sqldb.OnRow].
 func (c *committing) writeRow(key, rows, query string, args ...any) {
 	c.writes = append(c.writes, sqldb.OnRow([]byte(key), rows, sqldb.Say(query, args...)))
 }
@@ -173,7 +173,7 @@ func (c *committing) questions() (list []sqldb.Statement) {
 // takes this lock. Each row is locked by its own statement. If one statement locked two rows, MySQL
 // might scan the whole small table, and wait for the locks of all its rows.
 func (c *committing) askLocks() (list []sqldb.Statement) {
-	if c.s.db.Dialect.OneWriter {
+	if c.s.db.sql.Dialect.OneWriter {
 		return nil
 	}
 	for _, n := range stripesOf(lockedBy(c.l)) {

@@ -50,8 +50,7 @@ func (c *committing) end(condition string, args ...any) ([]string, error) {
 func (c *committing) endByID(e session.Ending, ids []string) {
 	end, revoke := c.s.db.endings(e, ids)
 	for _, st := range append(c.s.db.byIndex(ids), end, revoke) {
-		st.Last = true
-		c.writes = append(c.writes, st)
+		c.writes = append(c.writes, sqldb.Last(st))
 	}
 }
 

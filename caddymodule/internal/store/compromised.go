@@ -48,7 +48,7 @@ func (s *Store) endEverySession(ctx context.Context, count func(int)) (ended int
 	for last, more := "", true; more; {
 		var to sql.NullString
 		var rows int
-		err := s.sql.Read(ctx, "reading the sessions of", func(t *sqldb.Tx) error {
+		err := s.sql.Read(ctx, "reading the sessions", func(t *sqldb.Tx) error {
 			return t.Row(`SELECT MAX(id), COUNT(*) FROM (SELECT id FROM {sessions} WHERE id > ? ORDER BY id LIMIT ?) AS batch`,
 				last, compromisedBatch).Scan(&to, &rows)
 		})
@@ -56,7 +56,7 @@ func (s *Store) endEverySession(ctx context.Context, count func(int)) (ended int
 			return ended, err
 		}
 		var n int64
-		err = s.sql.Rewrite(ctx, "ending the sessions of", func(t *sqldb.Tx) (err error) {
+		err = s.sql.Rewrite(ctx, "ending the sessions", func(t *sqldb.Tx) (err error) {
 			n, err = t.Exec(`UPDATE {sessions} SET ended_at = {now}, end_reason = ? WHERE id > ? AND id <= ? AND ended_at = 0`,
 				string(session.ReasonRevoked), last, to.String)
 			return err
@@ -74,12 +74,12 @@ func (s *Store) endEverySession(ctx context.Context, count func(int)) (ended int
 // empty deletes all rows of a table.
 func (s *Store) empty(ctx context.Context, table, key string, count func(int)) error {
 	query := `DELETE FROM ` + table + ` LIMIT ?`
-	if !s.db.Dialect.DeleteLimit {
+	if !s.db.sql.Dialect.DeleteLimit {
 		query = `DELETE FROM ` + table + ` WHERE ` + key + ` IN (SELECT ` + key + ` FROM ` + table + ` LIMIT ?)`
 	}
 	for {
 		var n int64
-		err := s.sql.Rewrite(ctx, "emptying a table of", func(t *sqldb.Tx) (err error) {
+		err := s.sql.Rewrite(ctx, "emptying a table", func(t *sqldb.Tx) (err error) {
 			n, err = t.Exec(query, compromisedBatch)
 			return err
 		})
@@ -101,7 +101,7 @@ const distrustedPrefix = "distrusted "
 // first. Its first call records all keys and returns them. Later calls return the keys that were
 // recorded and are still configured.
 func (s *Store) Distrust(ctx context.Context, kids []string) (unchanged []string, err error) {
-	err = s.sql.Rewrite(ctx, "noting compromised keys in", func(t *sqldb.Tx) error {
+	err = s.sql.Rewrite(ctx, "noting compromised keys", func(t *sqldb.Tx) error {
 		unchanged = nil
 		known, err := t.Strings(`SELECT name FROM {meta} WHERE name LIKE ?`, distrustedPrefix+"%")
 		if err != nil {
@@ -128,7 +128,7 @@ func (s *Store) Distrust(ctx context.Context, kids []string) (unchanged []string
 
 // Trust removes what Distrust has recorded.
 func (s *Store) Trust(ctx context.Context) error {
-	return s.sql.Rewrite(ctx, "forgetting compromised keys in", func(t *sqldb.Tx) error {
+	return s.sql.Rewrite(ctx, "forgetting compromised keys", func(t *sqldb.Tx) error {
 		_, err := t.Exec(`DELETE FROM {meta} WHERE name LIKE ?`, distrustedPrefix+"%")
 		return err
 	})

@@ -48,7 +48,7 @@ type Options struct {
 
 // DB is one database. Its methods may be called from many goroutines at once.
 type DB struct {
-	*sqldb.DB
+	sql  *sqldb.DB
 	opts Options
 
 	ready   atomic.Bool // the schema has been verified
@@ -84,32 +84,44 @@ func New(address string, opts Options) (*DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &DB{DB: db, opts: opts}, nil
+	return &DB{sql: db, opts: opts}, nil
 }
 
 // Close waits for running queries and closes the database for good.
 func (db *DB) Close() error {
 	defer db.ready.Store(false)
-	return db.DB.Close()
+	return db.sql.Close()
 }
+
+// String names the database for logs and errors, without credentials.
+func (db *DB) String() string { return db.sql.String() }
+
+// Label names the database in metrics, see [sqldb.DB.Label].
+func (db *DB) Label() string { return db.sql.Label() }
+
+// KeyFile returns the path of an SQLite store's generated encryption key.
+func (db *DB) KeyFile() string { return db.sql.KeyFile() }
+
+// Observe sets a function that is called after each operation, see [sqldb.DB.Observe].
+func (db *DB) Observe(seen func(sqldb.Operation)) { db.sql.Observe(seen) }
 
 // answers are the errors that report what the database contains. Any other error reports that the
 // query failed.
 var answers = []error{
 	session.ErrNotFound, session.ErrEnded, user.ErrUnknown, user.ErrDisabled, user.ErrNewOpenID, user.ErrPhoneTaken,
-	login.ErrChanged, login.ErrOvertaken, login.ErrCodeSpent,
+	login.ErrChanged, login.ErrChanging, login.ErrChangedSince, login.ErrOvertaken, login.ErrBound, login.ErrCodeSpent,
 }
 
 func isAnswer(err error) bool {
 	return slices.ContainsFunc(answers, func(a error) bool { return errors.Is(err, a) }) || errors.As(err, new(*login.Opened))
 }
 
-// explainKey returns an unreadable for an ErrKey.
+// explainKey returns an unreadable for an ErrKey, and nil for any other error.
 func explainKey(err error) error {
 	if errors.Is(err, ErrKey) {
 		return unreadable{err}
 	}
-	return err
+	return nil
 }
 
 // unreadable is the ErrKey of a request that met a value sealed with an unknown key. Only the

@@ -95,7 +95,7 @@ func (d *Users) attach(ctx context.Context, l user.Login) (found user.User, done
 		found.Phone, done = l.Phone, true
 		return t.Send(true, d.giveNumber(found)...)
 	})
-	if d.db.Dialect.Duplicate(err) {
+	if d.db.sql.Dialect.Duplicate(err) {
 		return user.User{}, false, nil
 	}
 	if err != nil || !done {

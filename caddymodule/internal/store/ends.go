@@ -174,8 +174,8 @@ func oneOf(keys []string) (in string, args []any) {
 
 // byIndex returns the statement to run before a statement with oneOf, if there is one.
 func (db *DB) byIndex(keys []string) []sqldb.Statement {
-	if len(keys) < 2 || db.Dialect.ByIndex == "" {
+	if len(keys) < 2 || db.sql.Dialect.ByIndex == "" {
 		return nil
 	}
-	return []sqldb.Statement{sqldb.Say(db.Dialect.ByIndex)}
+	return []sqldb.Statement{sqldb.Say(db.sql.Dialect.ByIndex)}
 }

@@ -56,7 +56,7 @@ func (s *Store) importRows(ctx context.Context, rows []importer.Row, rule user.N
 		var plan *importPlan
 		// The first pass takes no lock, because often a file is imported again, and there is
 		// nothing to write.
-		if err := s.sql.Read(ctx, "reading what is known of an import in", func(t *sqldb.Tx) (err error) {
+		if err := s.sql.Read(ctx, "reading what is known of an import", func(t *sqldb.Tx) (err error) {
 			plan, err = s.planImport(t, rows, rule, external)
 			return err
 		}); err != nil {
@@ -67,27 +67,27 @@ func (s *Store) importRows(ctx context.Context, rows []importer.Row, rule user.N
 		}
 		maps.Copy(lock, plan.joined)
 		begun := time.Now()
-		err := s.sql.Rewrite(ctx, "importing into", func(t *sqldb.Tx) error {
+		err := s.sql.Rewrite(ctx, "importing", func(t *sqldb.Tx) error {
 			if err := lockUsers(t, lock); err != nil {
 				return err
 			}
 			if plan, err = s.planImport(t, rows, rule, external); err != nil {
 				return err
 			}
-			if !s.db.Dialect.OneWriter && !within(plan.joined, lock) {
+			if !s.db.sql.Dialect.OneWriter && !within(plan.joined, lock) {
 				return errCrossed
 			}
 			return s.writeImport(t, plan)
 		})
 		switch {
 		case err == nil:
-			if s.db.Dialect.OneWriter {
+			if s.db.sql.Dialect.OneWriter {
 				// Other processes poll for the write lock. This pause gives them as much time as we
 				// have held it.
 				clock.Sleep(ctx, time.Since(begun))
 			}
 			return plan.outcomes, nil
-		case errors.Is(err, errCrossed), s.db.Dialect.Duplicate(err):
+		case errors.Is(err, errCrossed), s.db.sql.Dialect.Duplicate(err):
 		default:
 			return nil, err
 		}

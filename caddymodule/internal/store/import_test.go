@@ -233,7 +233,7 @@ func TestImportOfManyRowsAtOnce(t *testing.T) {
 			}
 		}
 		// There are few different statements, however long the lists are.
-		s.db.Rewritten(func(query, _ string) {
+		s.db.sql.Rewritten(func(query, _ string) {
 			if strings.Count(query, "?") > 500 {
 				t.Errorf("a statement with %d parameters", strings.Count(query, "?"))
 			}

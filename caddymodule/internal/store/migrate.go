@@ -40,7 +40,7 @@ const versionName = "schema_version"
 // version returns the version of the schema, or 0 if there is none.
 func (db *DB) version(t *sqldb.Tx) (int, error) {
 	var n int
-	if err := t.Row(db.Dialect.HasTable, db.opts.Prefix+"meta").Scan(&n); err != nil || n == 0 {
+	if err := t.Row(db.sql.Dialect.HasTable, db.opts.Prefix+"meta").Scan(&n); err != nil || n == 0 {
 		return 0, err
 	}
 	var text []byte
@@ -74,7 +74,7 @@ func (db *DB) acceptable(version int, migrate bool) error {
 
 // prepare migrates the tables to the latest version. If migrate is not set, it only verifies them.
 func (db *DB) prepare(ctx context.Context, p *sqldb.Pools, migrate bool) error {
-	asking := db.Asking(ctx, p.Write)
+	asking := db.sql.Asking(ctx, p.Write)
 	version, err := db.version(asking)
 	if err != nil {
 		return err
@@ -84,7 +84,7 @@ func (db *DB) prepare(ctx context.Context, p *sqldb.Pools, migrate bool) error {
 		if err := db.acceptable(version, migrate); err != nil {
 			return err
 		}
-		err := db.Dialect.Alone(ctx, db.DB, p, func(t *sqldb.Tx) error {
+		err := db.sql.Dialect.Alone(ctx, db.sql, p, func(t *sqldb.Tx) error {
 			// Another process may have migrated first.
 			if version, err = db.version(t); err != nil || version >= len(migrations) {
 				return err
@@ -115,11 +115,11 @@ func (db *DB) prepare(ctx context.Context, p *sqldb.Pools, migrate bool) error {
 func (db *DB) migrate(t *sqldb.Tx, version int) error {
 	for _, statement := range migrations[version-1] {
 		_, err := t.Exec(statement)
-		if err == nil || db.Dialect.Done != nil && db.Dialect.Done(err) {
+		if err == nil || db.sql.Dialect.Done != nil && db.sql.Dialect.Done(err) {
 			continue
 		}
 		err = fmt.Errorf("migrating the schema to version %d: %w", version, err)
-		if db.Dialect.Denied(err) {
+		if db.sql.Dialect.Denied(err) {
 			err = sqldb.Permanent(fmt.Errorf("%w (give the user the right to create tables and indexes, or create them with the SQL that `caddy wx-auth schema` prints and set migrate off)", err))
 		}
 		return err
@@ -157,7 +157,7 @@ func (db *DB) verify(t *sqldb.Tx) error {
 	for _, name := range tableNames {
 		err := t.Each(nil, `SELECT `+columns[name]+` FROM {`+name+`} WHERE 1 = 0`)
 		if err != nil {
-			if db.Dialect.Temporary(err) || t.Context().Err() != nil {
+			if db.sql.Dialect.Temporary(err) || t.Context().Err() != nil {
 				return err
 			}
 			missing = append(missing, fmt.Errorf("%s%s: %w", db.opts.Prefix, name, err))

@@ -47,7 +47,7 @@ func TestMigrateOffVerifiesTheTables(t *testing.T) {
 func TestPrintedSchemaIsWhatMigrateOffAccepts(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		db := open(Options{Prefix: "own_"})
-		text, err := Schema(db.Dialect.Name, "own_", 0)
+		text, err := Schema(db.sql.Dialect.Name, "own_", 0)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -56,7 +56,7 @@ func TestPrintedSchemaIsWhatMigrateOffAccepts(t *testing.T) {
 		if err := other.Open(patient(t)); err != nil {
 			t.Fatal(err)
 		}
-		client, err := other.db.Pools().Write.Conn(t.Context())
+		client, err := other.db.sql.Pools().Write.Conn(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -25,8 +25,8 @@ func TestInterruptedMigrationContinues(t *testing.T) {
 	for _, broken := range []int{0, 1, 2, 4, 7, total} {
 		open := newMySQL(t)
 		db := open(defaults)
-		if err := db.Open(t.Context(), true, func(ctx context.Context, p *sqldb.Pools) error {
-			asking := db.Asking(t.Context(), p.Write)
+		if err := db.sql.Open(t.Context(), true, func(ctx context.Context, p *sqldb.Pools) error {
+			asking := db.sql.Asking(t.Context(), p.Write)
 			for i, statement := range flat(migrations)[:broken] {
 				if _, err := asking.Exec(statement); err != nil {
 					return fmt.Errorf("statement %d: %w", i, err)
@@ -45,8 +45,8 @@ func TestInterruptedMigrationContinues(t *testing.T) {
 	// The database has another program's table with the name of one of our tables. The migration
 	// must not use it.
 	db := newMySQL(t)(defaults)
-	if err := db.Open(t.Context(), true, func(ctx context.Context, p *sqldb.Pools) error {
-		_, err := p.Write.ExecContext(ctx, db.SQL("CREATE TABLE {sessions} (x INT)"))
+	if err := db.sql.Open(t.Context(), true, func(ctx context.Context, p *sqldb.Pools) error {
+		_, err := p.Write.ExecContext(ctx, db.sql.SQL("CREATE TABLE {sessions} (x INT)"))
 		return err
 	}); err != nil {
 		t.Fatal(err)
@@ -76,7 +76,7 @@ func TestMySQLTablesAreUTF8AndInnoDB(t *testing.T) {
 		t.Errorf("%d tables of InnoDB", n)
 	}
 	var level string
-	if err := s.db.Pools().Write.QueryRow(`SELECT @@sql_mode`).Scan(&level); err != nil || !strings.Contains(level, "STRICT_ALL_TABLES") {
+	if err := s.db.sql.Pools().Write.QueryRow(`SELECT @@sql_mode`).Scan(&level); err != nil || !strings.Contains(level, "STRICT_ALL_TABLES") {
 		t.Error(level, err)
 	}
 	long := newSession(strings.Repeat("u", 200), "wx1", "o1", now)

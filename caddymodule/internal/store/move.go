@@ -206,7 +206,7 @@ func writeFilling(t *sqldb.Tx, state filling) error {
 
 // state returns the state of the move that fills the new store, or the zero value.
 func (m Move) state(ctx context.Context) (state filling, err error) {
-	err = m.To.sql.Read(ctx, "reading the state of the move in", func(t *sqldb.Tx) (err error) {
+	err = m.To.sql.Read(ctx, "reading the state of the move", func(t *sqldb.Tx) (err error) {
 		state, err = readFilling(t)
 		return err
 	})
@@ -231,7 +231,7 @@ func (m Move) check(ctx context.Context, began bool) error {
 	if !began {
 		for _, table := range []string{"users", "bindings", "sessions"} {
 			var some int
-			err := m.To.sql.Read(ctx, "looking into", func(t *sqldb.Tx) error {
+			err := m.To.sql.Read(ctx, "looking for rows", func(t *sqldb.Tx) error {
 				return t.Row(`SELECT COUNT(*) FROM (SELECT 1 FROM {` + table + `} LIMIT 1) AS counted`).Scan(&some)
 			})
 			if err != nil {
@@ -288,7 +288,7 @@ func (s *Store) countRows(ctx context.Context, query string, args ...any) (n int
 func (m Move) copyMeta(ctx context.Context) error {
 	from, to := m.From.keys.Load(), m.To.keys.Load()
 	rows := make(map[string][]byte)
-	err := m.From.sql.Read(ctx, "reading the names of", func(t *sqldb.Tx) error {
+	err := m.From.sql.Read(ctx, "reading the names", func(t *sqldb.Tx) error {
 		clear(rows)
 		return t.Each(func(r sqldb.Row) error {
 			var name string
@@ -319,7 +319,7 @@ func (m Move) copyMeta(ctx context.Context) error {
 			rows[name] = to.seal(place{"meta", "value", name}, from.keys[i].retained(until))
 		}
 	}
-	return m.To.sql.Rewrite(ctx, "naming the directory of", func(t *sqldb.Tx) error {
+	return m.To.sql.Rewrite(ctx, "naming the directory", func(t *sqldb.Tx) error {
 		for name, value := range rows {
 			if err := writeMeta(t, name, string(value)); err != nil {
 				return err

@@ -99,7 +99,7 @@ func (m Move) copyBatch(ctx context.Context, state filling) (filling, error) {
 			return state, err
 		}
 	}
-	err = m.To.sql.Rewrite(ctx, "copying to", func(t *sqldb.Tx) error {
+	err = m.To.sql.Rewrite(ctx, "copying rows", func(t *sqldb.Tx) error {
 		now, err := readFilling(t)
 		switch {
 		case err != nil:
@@ -204,7 +204,7 @@ func (m Move) numbers(ctx context.Context, names []string, rows []cells) ([]sqld
 	for _, row := range rows {
 		args = append(args, row.param(id))
 	}
-	err := m.From.sql.Read(ctx, "reading the index of phone numbers of", func(t *sqldb.Tx) error {
+	err := m.From.sql.Read(ctx, "reading the index of phone numbers", func(t *sqldb.Tx) error {
 		clear(owns)
 		ids, err := t.Strings(`SELECT user_id FROM {user_phones} WHERE user_id IN (?`+strings.Repeat(", ?", len(args)-1)+`)`, args...)
 		for _, id := range ids {

@@ -413,7 +413,7 @@ func TestMoveKnowsEachColumn(t *testing.T) {
 			continue
 		}
 		listed := columnsOf(table)
-		err := s.sql.Read(t.Context(), "looking at a table of", func(tx *sqldb.Tx) error {
+		err := s.sql.Read(t.Context(), "looking at a table", func(tx *sqldb.Tx) error {
 			return tx.Each(func(r sqldb.Row) error {
 				var name, kind string
 				err := r.Scan(&name, &kind)

@@ -65,8 +65,8 @@ func (movedError) Heading() remedy.Heading { return remedy.StoreMoved }
 // began before, of rows that are not copied, or for the move itself.
 func evenIfMoved(ctx context.Context) context.Context { return sqldb.Unguarded(ctx) }
 
-// isOpen fails if the store is closed: the subquery has two rows then. Its lock makes closeAlone
-// wait for the transaction.
+// isOpen fails if the store is closed: the subquery has two rows then. On MySQL, its lock makes
+// closeAlone wait for the transaction.
 const isOpen = `SELECT (SELECT 1 FROM {meta} WHERE name IN ('` + keyCheckName + `', '` + movedName + `') {share})`
 
 // postgresOpenLock is the number of the advisory lock that every writing transaction shares. To
@@ -83,7 +83,7 @@ type moveLock struct {
 	closeAlone string
 }
 
-// moveLocks holds none for SQLite, where one transaction writes at a time, and asks checkOpen.
+// moveLocks has none for SQLite, where only one transaction writes at a time, and calls checkOpen.
 var moveLocks = map[string]moveLock{
 	// The lock is taken by a statement of its own. So the query after it sees everything that was
 	// committed while it waited.
@@ -102,8 +102,8 @@ func guardOf(address string) sqldb.Guard {
 	return sqldb.Guard{Statements: moveLocks[sqldb.KindOf(address).Name].first, Check: checkOpen}
 }
 
-// checkOpen returns an error if the store is closed. A move copies the store only after the
-// transactions that began before.
+// checkOpen returns an error if the store is closed. It is enough to ask once in a transaction,
+// because a move copies the store only after the transactions that began before.
 func checkOpen(t *sqldb.Tx) error {
 	m, err := readMoved(t)
 	if err == nil && m != nil {
@@ -131,7 +131,7 @@ func readMoved(t *sqldb.Tx) (*Moved, error) {
 
 // MovedTo returns the store to which this one was moved, or nil if it is open.
 func (s *Store) MovedTo(ctx context.Context) (m *Moved, err error) {
-	err = s.sql.Read(ctx, "reading the row moved_to of", func(t *sqldb.Tx) (err error) {
+	err = s.sql.Read(ctx, "reading the row moved_to", func(t *sqldb.Tx) (err error) {
 		m, err = readMoved(t)
 		return err
 	})
@@ -141,7 +141,7 @@ func (s *Store) MovedTo(ctx context.Context) (m *Moved, err error) {
 // explainMoved replaces the error of a guard with a movedError. It also records in the DB whether
 // the store is closed.
 func (s *Store) explainMoved(ctx context.Context, err error) error {
-	if err != nil && s.db.Dialect.SeveralRows(err) {
+	if err != nil && s.db.sql.Dialect.SeveralRows(err) {
 		m, readErr := s.MovedTo(ctx)
 		if readErr != nil || m == nil {
 			return errors.Join(err, readErr)
@@ -167,7 +167,7 @@ func (s *Store) closeFor(ctx context.Context, m Moved) error {
 	}
 	ctx = evenIfMoved(ctx)
 	return s.sql.Rewrite(ctx, "closing", func(t *sqldb.Tx) error {
-		if before := moveLocks[s.db.Dialect.Name].closeAlone; before != "" {
+		if before := moveLocks[s.db.sql.Dialect.Name].closeAlone; before != "" {
 			if _, err := t.Exec(before); err != nil {
 				return err
 			}

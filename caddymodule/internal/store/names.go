@@ -127,7 +127,7 @@ func (s *Store) Identity(ctx context.Context) (id string, err error) {
 
 // Probe writes to the database, and returns once that is durable.
 func (s *Store) Probe(ctx context.Context) error {
-	if err := s.db.InPlace(); err != nil {
+	if err := s.db.sql.InPlace(); err != nil {
 		return err
 	}
 	return s.sql.Rewrite(ctx, "writing", s.db.written)

@@ -46,8 +46,8 @@ var operations = map[string]string{
 	"leasing an access token":     "access_token",
 	"releasing an access token":   "access_token",
 	"purging":                     "housekeeping",
-	"announcing a replica in":     "housekeeping",
-	"forgetting replicas of":      "housekeeping",
+	"announcing a replica":        "housekeeping",
+	"forgetting replicas":         "housekeeping",
 	"writing":                     "probe",
 }
 

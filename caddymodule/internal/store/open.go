@@ -61,7 +61,7 @@ func (db *DB) WithTables(keys *Keys) *Store {
 
 func (db *DB) with(keys *Keys, migrate bool) *Store {
 	s := &Store{db: db, configured: keys, migrate: migrate}
-	s.sql = sqldb.Client{DB: db.DB, Use: s.use, Wrote: s.explainMoved, Proves: db.proves}
+	s.sql = sqldb.Client{DB: db.sql, Use: s.use, Wrote: s.explainMoved, Proves: db.proves}
 	return s
 }
 
@@ -73,19 +73,19 @@ func (s *Store) Open(ctx context.Context) error {
 	if s.keys.Load() != nil && s.db.ready.Load() {
 		return nil
 	}
-	return s.db.Open(ctx, s.migrate, s.open)
+	return s.db.sql.Open(ctx, s.migrate, s.open)
 }
 
 // Reopen is like Open, but asks the database even if the store is open: another process may have
 // changed the keys or the tables since.
-func (s *Store) Reopen(ctx context.Context) error { return s.db.Open(ctx, s.migrate, s.open) }
+func (s *Store) Reopen(ctx context.Context) error { return s.db.sql.Open(ctx, s.migrate, s.open) }
 
 // Resume uses what an earlier configuration with the same keys has opened. It does not ask the
 // database, so a reload succeeds while the database is down. It returns false if there was no such
 // configuration.
 func (s *Store) Resume() bool {
 	a := s.db.agreed.Load()
-	if a == nil || !s.db.ready.Load() || s.db.Pools() == nil || !a.configured.Equal(s.configured) {
+	if a == nil || !s.db.ready.Load() || s.db.sql.Pools() == nil || !a.configured.Equal(s.configured) {
 		return false
 	}
 	s.keys.CompareAndSwap(nil, a.keys)
@@ -93,21 +93,21 @@ func (s *Store) Resume() bool {
 }
 
 func (s *Store) open(ctx context.Context, p *sqldb.Pools) error {
-	asking := s.db.Asking(ctx, p.Write)
+	asking := s.db.sql.Asking(ctx, p.Write)
 	// The key file is checked before the tables. Tables are created before the key, so if the key
 	// exists, its tables existed before it.
-	hadKey := s.db.HasKeyFile()
+	hadKey := s.db.sql.HasKeyFile()
 	version, err := s.db.version(asking)
 	if err != nil {
 		return err
 	}
 	if version == 0 && hadKey {
-		blank, err := s.db.Blank(asking)
+		blank, err := s.db.sql.Blank(asking)
 		if err != nil {
 			return err
 		}
 		if blank {
-			return s.db.Lost("is empty")
+			return s.db.sql.Lost("is empty")
 		}
 		// The key belongs to a store with another prefix in the same file.
 	}
@@ -119,14 +119,14 @@ func (s *Store) open(ctx context.Context, p *sqldb.Pools) error {
 		if keys, err = s.agree(asking, false); err != nil {
 			return err
 		}
-	} else if s.configured == nil && s.db.Dialect.Port != "" {
-		return sqldb.Permanent(errors.New("encryption_key is missing: only an SQLite store generates its key, not " + s.db.Dialect.Name))
+	} else if s.configured == nil && s.db.sql.Dialect.Port != "" {
+		return sqldb.Permanent(errors.New("encryption_key is missing: only an SQLite store generates its key, not " + s.db.sql.Dialect.Name))
 	}
 	if err := s.db.prepare(ctx, p, s.migrate); err != nil {
 		return err
 	}
 	if keys == nil {
-		err := s.db.Dialect.Alone(ctx, s.db.DB, p, func(t *sqldb.Tx) (err error) {
+		err := s.db.sql.Dialect.Alone(ctx, s.db.sql, p, func(t *sqldb.Tx) (err error) {
 			keys, err = s.agree(t, true)
 			return err
 		})
@@ -169,7 +169,7 @@ func (s *Store) agree(t *sqldb.Tx, create bool) (*Keys, error) {
 	}
 	keys := s.configured
 	if keys == nil {
-		if s.db.Dialect.Port != "" {
+		if s.db.sql.Dialect.Port != "" {
 			return nil, sqldb.Permanent(errors.New("encryption_key is missing"))
 		}
 		keys, err = readKeyFile(s.db.KeyFile())
@@ -220,8 +220,8 @@ func (s *Store) use(ctx context.Context) (*sqldb.Pools, error) {
 			return nil, err
 		}
 	}
-	if p := s.db.Pools(); p != nil {
+	if p := s.db.sql.Pools(); p != nil {
 		return p, nil
 	}
-	return nil, s.db.ErrClosed()
+	return nil, s.db.sql.ErrClosed()
 }

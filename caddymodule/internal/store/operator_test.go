@@ -120,7 +120,7 @@ func TestServersNeedAnEncryptionKey(t *testing.T) {
 			t.Error(err)
 		}
 		var n int
-		if err := s.db.Pools().Read.QueryRow(s.db.SQL(s.db.Dialect.HasTable), "wx_auth_meta").Scan(&n); err != nil || n != 0 {
+		if err := s.db.sql.Pools().Read.QueryRow(s.db.sql.SQL(s.db.sql.Dialect.HasTable), "wx_auth_meta").Scan(&n); err != nil || n != 0 {
 			t.Error("tables were created", n, err)
 		}
 	})

@@ -65,7 +65,7 @@ func (s *Store) Purge(ctx context.Context, limit int) (deleted int, err error) {
 	for _, p := range purges {
 		old := ` FROM ` + p.table + ` WHERE ` + p.time + ` < {now} - ?` + p.more + ` ORDER BY ` + p.time + ` LIMIT ?`
 		query := `DELETE` + old
-		if !s.db.Dialect.DeleteLimit {
+		if !s.db.sql.Dialect.DeleteLimit {
 			query = `DELETE FROM ` + p.table + ` WHERE ` + p.key + ` IN (SELECT ` + p.key + old + `)`
 		}
 		var n int64

@@ -15,6 +15,9 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
+// maxConnections is the bound of package sqldb.
+const maxConnections = 20
+
 // A flood of logins must not open more connections than the server allows.
 func TestPoolsAreBounded(t *testing.T) {
 	dbtest.OnServers(t, func(t *testing.T, _, address string) {
@@ -28,7 +31,7 @@ func TestPoolsAreBounded(t *testing.T) {
 			})
 		}
 		wg.Wait()
-		if stats := s.db.Pools().Write.Stats(); stats.MaxOpenConnections != 20 || stats.OpenConnections > 20 {
+		if stats := s.db.sql.Pools().Write.Stats(); stats.MaxOpenConnections != maxConnections || stats.OpenConnections > maxConnections {
 			t.Errorf("%+v", stats)
 		}
 	})
@@ -79,7 +82,7 @@ func explain(t *testing.T, s *Store, query string) string {
 	var b strings.Builder
 	err := s.sql.Write(t.Context(), "explaining", func(t *sqldb.Tx) error {
 		b.Reset()
-		if s.db.Dialect.Name == "postgres" {
+		if s.db.sql.Dialect.Name == "postgres" {
 			if _, err := t.Exec(`SET LOCAL enable_seqscan = off`); err != nil {
 				return err
 			}
@@ -122,12 +125,12 @@ func TestQueriesEndAtTheirDeadline(t *testing.T) {
 		s := started(t, open)
 		opened, _ := logIn(t, s, user.Binding{AppID: "wx1", OpenID: "o1", UserID: "u1"}, user.Keep, now)
 		holder := started(t, open).db
-		lock, err := holder.Pools().Write.Begin()
+		lock, err := holder.sql.Pools().Write.Begin()
 		if err != nil {
 			t.Fatal(err)
 		}
 		var id string
-		if err := lock.QueryRow(holder.SQL(`SELECT id FROM {sessions} WHERE ended_at = 0 {lock}`)).Scan(&id); err != nil {
+		if err := lock.QueryRow(holder.sql.SQL(`SELECT id FROM {sessions} WHERE ended_at = 0 {lock}`)).Scan(&id); err != nil {
 			t.Fatal(err)
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)

@@ -169,7 +169,7 @@ func (s *Store) sealedRows(ctx context.Context, c sealedColumn, first string, la
 // changed meanwhile, because the replica has sealed them with its own newest key.
 func (s *Store) resealRows(ctx context.Context, c sealedColumn, first string, rows []sealedRow) (sealed int, err error) {
 	keys := s.keys.Load()
-	err = s.sql.Rewrite(ctx, "sealing again in", func(t *sqldb.Tx) error {
+	err = s.sql.Rewrite(ctx, "sealing again", func(t *sqldb.Tx) error {
 		sealed = 0
 		for _, row := range rows {
 			if len(row.value) == 0 || keys.newest(row.value) {
@@ -235,7 +235,7 @@ func (s *Store) indexPhone(t *sqldb.Tx, userID string, text []byte) error {
 func (s *Store) rekeyMeta(ctx context.Context, r Rekey) (sealed int, err error) {
 	keys := s.keys.Load()
 	until := s.db.opts.Now().Add(r.Sessions)
-	err = s.sql.Rewrite(ctx, "changing the key of", func(t *sqldb.Tx) error {
+	err = s.sql.Rewrite(ctx, "changing the key", func(t *sqldb.Tx) error {
 		sealed = 0
 		rows := make(map[string][]byte)
 		if err := eachSealedMeta(t, func(name string, value []byte) { rows[name] = value }); err != nil {
@@ -347,7 +347,7 @@ func (s *Store) tidyPhones(ctx context.Context, count func(int)) error {
 		var gone [][]byte
 		var next []byte
 		n := 0
-		err := s.sql.Read(ctx, "reading the index of phone numbers of", func(t *sqldb.Tx) error {
+		err := s.sql.Read(ctx, "reading the index of phone numbers", func(t *sqldb.Tx) error {
 			gone, n = nil, 0
 			return t.Each(func(r sqldb.Row) error {
 				var hash, keyID []byte
@@ -363,7 +363,7 @@ func (s *Store) tidyPhones(ctx context.Context, count func(int)) error {
 			}, `SELECT phone_hash, key_id FROM {user_phones} WHERE phone_hash > ? ORDER BY phone_hash LIMIT ?`, last, rekeyBatch)
 		})
 		if err == nil && len(gone) > 0 {
-			err = s.sql.Rewrite(ctx, "tidying the index of phone numbers of", func(t *sqldb.Tx) error {
+			err = s.sql.Rewrite(ctx, "tidying the index of phone numbers", func(t *sqldb.Tx) error {
 				for _, hash := range gone {
 					if _, err := t.Exec(`DELETE FROM {user_phones} WHERE phone_hash = ?`, hash); err != nil {
 						return err

@@ -25,7 +25,7 @@ func furnish(t *testing.T, s *Store, users int) []user.User {
 	for i := range made {
 		made[i] = user.User{ID: newID(now), Phone: phone(t, fmt.Sprintf("138%08d", i)), CreatedAt: now}
 	}
-	err := s.sql.Write(t.Context(), "making users in", func(tx *sqldb.Tx) error {
+	err := s.sql.Write(t.Context(), "making users", func(tx *sqldb.Tx) error {
 		for _, u := range made {
 			if err := tx.Send(false, s.insertUser(u)...); err != nil {
 				return err

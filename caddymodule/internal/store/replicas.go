@@ -43,7 +43,7 @@ const (
 // Announce records that the replica with this name is running, and which encryption keys it has, by
 // the database's clock. Call it several times within ReplicaUp.
 func (s *Store) Announce(ctx context.Context, name string) error {
-	return s.sql.Change(evenIfMoved(ctx), "announcing a replica in", sqldb.Again, sqldb.Light, func(t *sqldb.Tx) error {
+	return s.sql.Change(evenIfMoved(ctx), "announcing a replica", sqldb.Again, sqldb.Light, func(t *sqldb.Tx) error {
 		var now int64
 		if err := t.Row(`SELECT {now}`).Scan(&now); err != nil {
 			return err
@@ -77,7 +77,7 @@ type announcement struct {
 }
 
 func (s *Store) announced(ctx context.Context) (list []announcement, err error) {
-	err = s.sql.Read(ctx, "reading the replicas of", func(t *sqldb.Tx) error {
+	err = s.sql.Read(ctx, "reading the replicas", func(t *sqldb.Tx) error {
 		list = nil
 		return t.Each(func(r sqldb.Row) error {
 			var name string
@@ -116,7 +116,7 @@ func (s *Store) forget(ctx context.Context, gone []announcement) error {
 	if len(gone) == 0 {
 		return nil
 	}
-	return s.sql.Rewrite(ctx, "forgetting replicas of", func(t *sqldb.Tx) error {
+	return s.sql.Rewrite(ctx, "forgetting replicas", func(t *sqldb.Tx) error {
 		for _, a := range gone {
 			if _, err := t.Exec(`DELETE FROM {meta} WHERE name = ? AND value = ?`, replicaPrefix+a.Name, a.value); err != nil {
 				return err

@@ -13,7 +13,7 @@ import (
 // that have this version. The database's own client accepts it unchanged.
 func Schema(kind, prefix string, from int) (string, error) {
 	d := sqldb.DialectOf(kind)
-	if d == nil {
+	if d == nil || strings.Contains(kind, ":") {
 		return "", fmt.Errorf("unknown kind of database %q: use sqlite, postgres or mysql", kind)
 	}
 	if prefix == "" {

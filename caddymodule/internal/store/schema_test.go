@@ -160,13 +160,13 @@ func TestRevocationThatCommitsLateIsRead(t *testing.T) {
 		}
 		poll()
 
-		held, err := s.db.Pools().Write.BeginTx(t.Context(), nil)
+		held, err := s.db.sql.Pools().Write.BeginTx(t.Context(), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer held.Rollback()
 		until := real.Add(time.Hour)
-		if _, err := s.db.endSessions(s.db.Asking(t.Context(), held), ending(real, until), `id = ?`, late.ID); err != nil {
+		if _, err := s.db.endSessions(s.db.sql.Asking(t.Context(), held), ending(real, until), `id = ?`, late.ID); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := s.End(t.Context(), early.ID, ending(real, until)); err != nil {

@@ -39,7 +39,7 @@ func insertSession(db *DB, s session.Session) (sqldb.Statement, error) {
 	const row = `(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
 	return sqldb.OnRow([]byte(s.ID), row, sqldb.Say(`INSERT INTO {sessions} (`+sessionColumns+`) VALUES `+row,
 		s.ID, s.UserID, s.Issuer, s.AppID, s.OpenID, s.UnionID, db.millis(s.CreatedAt), db.millis(s.RefreshedAt),
-		counter, db.millis(s.AdvancedAt), db.millis(s.ExpiresAt), db.millis(s.EndedAt), db.Fit(clip(s.UserAgent)), db.Fit(clip(s.Address)),
+		counter, db.millis(s.AdvancedAt), db.millis(s.ExpiresAt), db.millis(s.EndedAt), db.sql.Fit(clip(s.UserAgent)), db.sql.Fit(clip(s.Address)),
 		s.Audience, string(s.EndReason), db.millis(s.TokensUntil), counter, s.Test)), err
 }
 
@@ -67,7 +67,7 @@ func (s *Store) Session(ctx context.Context, id string) (found session.Session, 
 // askSession reads a session together with the database's clock, so that a refresh uses the right
 // time even if this process's clock has just jumped.
 func (db *DB) askSession(id string, found *session.Session) sqldb.Statement {
-	answered := db.asking()
+	answered := db.comparesClock()
 	return sqldb.Ask(func(r sqldb.Row) (err error) {
 		var now int64
 		var authAt sql.NullInt64
@@ -84,7 +84,7 @@ var sessionColumnsOfS = "s." + strings.Join(strings.Fields(sessionColumns), " s.
 
 // askSessionAndUser is like askSession, but also reads the session's user.
 func (s *Store) askSessionAndUser(id string, found *session.Session, ahead *readAhead) sqldb.Statement {
-	answered := s.db.asking()
+	answered := s.db.comparesClock()
 	return sqldb.Ask(func(r sqldb.Row) (err error) {
 		var now int64
 		var userID sql.NullString
@@ -204,7 +204,7 @@ func (s *Store) Revocations(ctx context.Context, after int64, window time.Durati
 	err = read(ctx, "reading the revocations", func(t *sqldb.Tx) error {
 		list = nil
 		var until []int64
-		answered := s.db.asking()
+		answered := s.db.comparesClock()
 		err := t.Each(func(r sqldb.Row) error {
 			var one session.Revocation
 			var ms int64

@@ -83,7 +83,7 @@ func TestGroupedWriteFailsAlone(t *testing.T) {
 			err := s.sql.Group(t.Context(), "leasing a step", sqldb.Light, &sqldb.Grouped{Statements: func(*sqldb.Tx) (writes, _ []sqldb.Statement, _ error) {
 				return []sqldb.Statement{sqldb.OnRow([]byte{1}, "", sqldb.Say(`INSERT INTO {meta} (name, value) VALUES (?, ?)`, keyCheckName, []byte{1}))}, nil, nil
 			}})
-			if !s.db.Dialect.Duplicate(err) {
+			if !s.db.sql.Dialect.Duplicate(err) {
 				t.Errorf("a second row: %v", err)
 			}
 		})
@@ -164,9 +164,10 @@ func TestGroupedLeasesDoNotDeadlock(t *testing.T) {
 							return s.leaseSteps(fmt.Sprint(n), time.Hour, step), nil, nil
 						}}
 					}
-					together := func(t *sqldb.Tx) error { return t.Together(writes...) }
-					if err := s.sql.Change(t.Context(), "leasing", sqldb.Again, sqldb.Light, together); err != nil {
-						t.Error(err)
+					tries := 0
+					together := func(t *sqldb.Tx) error { tries++; return t.Together(writes...) }
+					if err := s.sql.Change(t.Context(), "leasing", sqldb.Again, sqldb.Light, together); err != nil || tries != 1 {
+						t.Errorf("made after %d tries: %v", tries, err)
 					}
 				})
 			}

@@ -33,7 +33,7 @@ func dump(t *testing.T, s *Store) string {
 		"sqlite":   `sqlite_schema`,
 		"postgres": `information_schema.columns WHERE table_schema = current_schema()`,
 		"mysql":    `information_schema.columns WHERE table_schema = DATABASE()`,
-	}[s.db.Dialect.Name]
+	}[s.db.sql.Dialect.Name]
 	fmt.Fprintln(&b, count(t, s, `SELECT COUNT(*) FROM `+catalogue))
 	var check []byte
 	if err := s.sql.Read(t.Context(), "dumping", func(t *sqldb.Tx) error {
@@ -346,7 +346,7 @@ func TestLockedDatabaseRecovers(t *testing.T) {
 	open := newSQLite(t)
 	s := started(t, open)
 	other := started(t, open)
-	lock, err := other.db.Pools().Write.Begin()
+	lock, err := other.db.sql.Pools().Write.Begin()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -423,11 +423,11 @@ func TestLargeTablesAreReadByIndex(t *testing.T) {
 
 	migration := make(map[string]bool) // the statements of migrations, which may take long
 	for _, statement := range flat(migrations) {
-		migration[strings.TrimSpace(s.db.SQL(statement))] = true
+		migration[strings.TrimSpace(s.db.sql.SQL(statement))] = true
 	}
 	large := regexp.MustCompile(`SCAN wx_auth_(users|user_phones|bindings|sessions|revocations|kept_steps|claimed_steps)\b`)
 	explained := 0
-	s.db.Rewritten(func(_, statement string) {
+	s.db.sql.Rewritten(func(_, statement string) {
 		query := strings.TrimSpace(statement)
 		if verb, _, _ := strings.Cut(query, " "); verb != "SELECT" && verb != "INSERT" && verb != "UPDATE" && verb != "DELETE" {
 			return // part of a migration
@@ -436,7 +436,7 @@ func TestLargeTablesAreReadByIndex(t *testing.T) {
 			return // a check of the columns
 		}
 		args := make([]any, strings.Count(query, "?"))
-		rows, err := s.db.Pools().Read.Query("EXPLAIN QUERY PLAN "+query, args...)
+		rows, err := s.db.sql.Pools().Read.Query("EXPLAIN QUERY PLAN "+query, args...)
 		if err != nil {
 			t.Fatal(query, err)
 		}

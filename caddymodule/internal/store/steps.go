@@ -38,7 +38,7 @@ func (s *Store) keep(ctx context.Context, how sqldb.Durability, step login.Key, 
 		return fmt.Errorf("keeping a step: %d bytes are too many", len(value))
 	}
 	ahead := s.readAhead(ctx)
-	if ahead == nil || s.db.Dialect.OneWriter {
+	if ahead == nil || s.db.sql.Dialect.OneWriter {
 		next = nil
 	}
 	r := new(accountReader)

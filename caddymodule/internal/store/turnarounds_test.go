@@ -130,7 +130,7 @@ func TestTurnaroundsOfALogin(t *testing.T) {
 	dbtest.OnServers(t, func(t *testing.T, kind, address string) {
 		address, wire := behind(t, address)
 		s := started(t, handles(t, address))
-		pool := s.db.Pools().Write
+		pool := s.db.sql.Pools().Write
 		pool.SetMaxOpenConns(1) // one connection, which has prepared all statements
 		at := now
 		c := chain(t, s, func() time.Time { return at })

@@ -54,7 +54,7 @@ func (d *Users) Login(ctx context.Context, l user.Login) (found user.User, err e
 		return err
 	}
 	if owner := d.readAhead(ctx).takeOwner(l.Phone); owner != nil {
-		found, err = owner.user, d.db.Wrap(ctx, "reading a user in", owner.err)
+		found, err = owner.user, d.db.sql.Wrap(ctx, "reading a user in", owner.err)
 	} else {
 		err = d.sql.Read(ctx, "reading a user", find)
 	}
@@ -77,7 +77,7 @@ func (d *Users) Login(ctx context.Context, l user.Login) (found user.User, err e
 	}
 	err = d.sql.Write(ctx, "creating a user", func(t *sqldb.Tx) error { return t.Send(true, d.insertUser(created)...) })
 	switch {
-	case d.db.Dialect.Duplicate(err):
+	case d.db.sql.Dialect.Duplicate(err):
 		// Another first login with this number was faster.
 		err = d.sql.Read(ctx, "reading a user", find)
 		return found, err
@@ -93,7 +93,7 @@ func (d *Users) Check(ctx context.Context, id string) (found user.User, err erro
 		return user.User{}, user.ErrUnknown
 	}
 	if read := d.readAhead(ctx).takeUser(id); read != nil {
-		return read.user, d.db.Wrap(ctx, "reading a user in", read.err)
+		return read.user, d.db.sql.Wrap(ctx, "reading a user in", read.err)
 	}
 	err = d.sql.Read(ctx, "reading a user", func(t *sqldb.Tx) (err error) {
 		found, err = d.scanUser(t.Row(`SELECT id, phone, disabled, created_at FROM {users} WHERE id = ?`, id))

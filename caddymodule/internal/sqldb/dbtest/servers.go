@@ -41,6 +41,8 @@ var servers = map[string]*server{
 // requireServers is an environment variable that makes a missing server a failure.
 const requireServers = "WX_AUTH_TEST_REQUIRE_DATABASES"
 
+// The tests of package sqldb use this package, so it cannot use sqldb.
+
 func connectPostgres(address string) (*sql.DB, error) {
 	config, err := pgx.ParseConfig(address)
 	if err != nil {
@@ -99,7 +101,7 @@ func LeftOut(t *testing.T) {
 		case os.Getenv(requireServers) != "":
 			t.Errorf("%s is missing (set %s to its address): %v", kind, s.variable, s.missing)
 		default:
-			t.Logf("LEFT OUT: all tests with %s, as %s does not answer (set %s to its address): %v", kind, s.address, s.variable, s.missing)
+			t.Logf("LEFT OUT: all tests with %s, which does not answer (set %s to its address): %v", kind, s.variable, s.missing)
 		}
 	}
 }
