@@ -124,3 +124,27 @@ func TestBackendTakesANumber(t *testing.T) {
 	g.Caddy.Log.Wait(t, 20*time.Second, `"service: take phone"`, alice.UserInfo.ID)
 	g.Caddy.Log.Wait(t, 20*time.Second, `"name":"wx_auth_phone_changed"`, alice.UserInfo.ID)
 }
+
+// Bob owns Alice's old number, logs in with it in another app, and moves on to a new one. Alice then
+// withdraws the old number, or closes her account. Neither lets her into what was his, nor erases
+// it: with her next number she is a new user, and he comes back with his own.
+func TestPutOutOwnerLeaves(t *testing.T) {
+	t.Parallel()
+	for _, cancels := range []bool{false, true} {
+		g := newPushed(t)
+		g.loginAs(t, "alice", otherApp, someNumber).Pair(t)
+		bob := g.loginAs(t, "bob", rig.AppID, someNumber).Pair(t)
+		g.loginAs(t, "bob", rig.AppID, "13700137000").Pair(t)
+		if cancels {
+			wantSuccess(t, g.push(t, wechattest.Push{AppID: otherApp, User: "alice", Event: "user_authorization_cancellation"}))
+		} else {
+			g.withdraw(t, "alice", otherApp)
+		}
+		if alice := g.loginAs(t, "alice", otherApp, anotherOne).Pair(t); alice.UserInfo.ID == bob.UserInfo.ID || !alice.UserInfo.IsNew {
+			t.Errorf("she closed her account: %v. She is let into his: %+v", cancels, *alice.UserInfo)
+		}
+		if back := g.loginAs(t, "bob", rig.AppID, someNumber).Pair(t); back.UserInfo.ID != bob.UserInfo.ID {
+			t.Errorf("she closed her account: %v. His was %s, now it is %s", cancels, bob.UserInfo.ID, back.UserInfo.ID)
+		}
+	}
+}

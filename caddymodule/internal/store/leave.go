@@ -10,9 +10,9 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
-// Leave ends the sessions of an openid whose user has left the app, and detaches its binding. It
-// does neither if the openid has had a phone login after the time before. A repeated call has the
-// same result.
+// Leave ends the sessions of an openid whose user has left the app, and detaches its binding. A
+// suspended one stays suspended. Leave does nothing if the openid has had a phone login after the
+// time before. A repeated call has the same result.
 //
 // The binding's row stays until the user is erased, so that a failed erasure can be repeated. The
 // row allows no silent login until the next phone login. So a user who left one app cannot get back
@@ -41,8 +41,14 @@ func (s *Store) Leave(ctx context.Context, appid, openid string, before time.Tim
 		if left.Ended, err = s.db.endSessions(t, e, `openid = ? AND appid = ? LIMIT ?`, openid, appid, endBatch); err != nil || !bound {
 			return err
 		}
+		state := user.Detached
+		if b.State == user.Suspended {
+			// Another account may be that of the number's new owner. So what this one does decides
+			// nothing about the user, neither now nor when it comes back.
+			state = user.Suspended
+		}
 		if _, err := t.Exec(`UPDATE {bindings} SET state = ?, state_at = {now}, phone_at = 0, auth_at = 0, phone = NULL WHERE appid = ? AND openid = ?`,
-			int64(user.Detached), appid, openid); err != nil {
+			int64(state), appid, openid); err != nil || state == user.Suspended {
 			return err
 		}
 		stays, err := hasPhoneLogin(t, b.UserID)
@@ -52,11 +58,12 @@ func (s *Store) Leave(ctx context.Context, appid, openid string, before time.Tim
 	return left, err
 }
 
-// hasPhoneLogin reports whether any openid of the user still has a phone login.
+// hasPhoneLogin reports whether any openid of the user still has a phone login. A suspended one may
+// be a former owner's.
 func hasPhoneLogin(t *sqldb.Tx, userID string) (bool, error) {
 	var n int
-	err := t.Row(`SELECT COUNT(*) FROM {bindings} WHERE user_id = ? AND phone_at <> 0 AND state NOT IN (?, ?)`,
-		userID, int64(user.Detached), int64(user.Withdrawn)).Scan(&n)
+	err := t.Row(`SELECT COUNT(*) FROM {bindings} WHERE user_id = ? AND phone_at <> 0 AND state = ?`,
+		userID, int64(user.Active)).Scan(&n)
 	return n > 0, err
 }
 

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/account"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
@@ -127,6 +128,41 @@ func TestPhoneLoginBeforeErasureKeepsUser(t *testing.T) {
 				if _, known := there.users[id]; known == want && name == "elsewhere" {
 					t.Errorf("%s: the directory has the user: %v", id, known)
 				}
+			}
+		}
+	})
+}
+
+// Bob owns Alice's old number, so her account is suspended. What she does with it later, in her own
+// app, decides nothing about the user: Bob may have moved on or have withdrawn the number by then.
+func TestSuspendedAccountDecidesNothing(t *testing.T) {
+	onEach(t, func(t *testing.T, open database) {
+		s := started(t, open)
+		users := s.Users(true, settings)
+		number := phone(t, "13800138000")
+		u, err := users.Login(t.Context(), user.Login{Phone: number})
+		if err != nil {
+			t.Fatal(err)
+		}
+		logIn(t, s, user.Binding{AppID: "wx1", OpenID: "alice", UserID: u.ID, PhoneAt: now}, user.Replace, now)
+		logIn(t, s, user.Binding{AppID: "wx2", OpenID: "bob", UserID: u.ID, PhoneAt: now}, user.Replace, now)
+		later := now.Add(time.Minute)
+		// Her account does not count as one that still has a phone login.
+		left := leave(t, s, "wx2", "bob", later)
+		if !left.Last {
+			t.Errorf("bob's does not decide: %+v", left)
+		}
+		if detached, err := users.DetachLeft(t.Context(), u.ID, "wx2", "bob"); err != nil || !detached {
+			t.Errorf("bob is not detached: %v, %v", detached, err)
+		}
+		if left := leave(t, s, "wx1", "alice", later); left.Last {
+			t.Errorf("alice's decides: %+v", left)
+		}
+		for openid, want := range map[string]string{"alice": "", "bob": u.ID} {
+			appid := map[string]string{"alice": "wx1", "bob": "wx2"}[openid]
+			known, err := s.Known(t.Context(), login.Account{AppID: appid, OpenID: openid})
+			if err != nil || known.Detached != want {
+				t.Errorf("%s would get the user %q with a new number, want %q: %v", openid, known.Detached, want, err)
 			}
 		}
 	})
