@@ -43,8 +43,11 @@ func (c *committing) decideSilent() error {
 	switch {
 	case now.AppID != known.AppID, now.OpenID != known.OpenID, now.UserID != known.UserID, now.State != known.State:
 		return login.ErrChanged
-	case c.own.UserID != c.b.UserID && c.former.AppID == c.b.AppID && c.former.OpenID == c.b.OpenID:
-		return user.ErrUnknown // the openid was unbound from this user: even if the directory remembers it, only a phone login may bind it again
+	case c.own.UserID == "" && known.UserID == "" && c.former.OpenID != "",
+		c.own.UserID != c.b.UserID && c.former.AppID == c.b.AppID && c.former.OpenID == c.b.OpenID:
+		// The openid was unbound from this user, or may have been: only the last one is marked. Even
+		// if the directory remembers it, only a phone login may bind it again.
+		return user.ErrUnknown
 	case c.own.UserID != "":
 		return nil
 	case !known.Taken && known.UserID == c.b.UserID && slices.ContainsFunc(c.others, c.inThisApp):
