@@ -7,8 +7,8 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/tests/rig"
 )
 
-// The backend remembers the openids of a number's former owners. After Alice came Bob, and after him
-// Carol. Neither of the former owners gets in without a phone login, and Carol's own openid does.
+// The backend remembers the openids of a number's former owners. After Alice came Bob, and after
+// him Carol. Neither of the former owners gets in without a phone login, and Carol does.
 func TestRememberedOwnerStaysOut(t *testing.T) {
 	t.Parallel()
 	for _, rule := range []string{"replace", "deny"} {

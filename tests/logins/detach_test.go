@@ -125,9 +125,9 @@ func TestBackendTakesANumber(t *testing.T) {
 	g.Caddy.Log.Wait(t, 20*time.Second, `"name":"wx_auth_phone_changed"`, alice.UserInfo.ID)
 }
 
-// Bob owns Alice's old number, logs in with it in another app, and moves on to a new one. Alice then
-// withdraws the old number, or closes her account. Neither lets her into what was his, nor erases
-// it: with her next number she is a new user, and he comes back with his own.
+// Bob owns Alice's old number, logs in with it in another app, and moves on to a new one. Alice
+// then withdraws the old number, or closes her account. Neither lets her into what was his, nor
+// erases it: with her next number she is a new user, and he comes back with his own.
 func TestPutOutOwnerLeaves(t *testing.T) {
 	t.Parallel()
 	for _, cancels := range []bool{false, true} {

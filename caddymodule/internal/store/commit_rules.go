@@ -45,8 +45,8 @@ func (c *committing) decideSilent() error {
 		return login.ErrChanged
 	case c.own.UserID == "" && known.UserID == "" && c.former.OpenID != "",
 		c.own.UserID != c.b.UserID && c.former.AppID == c.b.AppID && c.former.OpenID == c.b.OpenID:
-		// The openid was unbound from this user, or may have been: only the last one is marked. Even
-		// if the directory remembers it, only a phone login may bind it again.
+		// The openid was unbound from this user, or may have been, because only the last one is
+		// marked. Even if the directory remembers it, only a phone login may bind it again.
 		return user.ErrUnknown
 	case c.own.UserID != "":
 		return nil

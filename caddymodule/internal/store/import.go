@@ -116,6 +116,9 @@ type importPlan struct {
 	// suspended holds the WeChat accounts that are suspended at their user. Openids that a file
 	// adds to such an account are suspended, too.
 	suspended map[userUnion]bool
+	// loggedIn holds the active accounts that have logged in with their user's number here, and
+	// former those that have left, by user.
+	loggedIn, former map[string][]user.Binding
 
 	outcomes []importer.Outcome
 	newUsers []user.User
@@ -140,6 +143,7 @@ func (s *Store) planImport(t *sqldb.Tx, rows []importer.Row, rule user.NewOpenID
 		byPhone: make(map[string]string), users: make(map[string]user.Phone), erased: make(map[string]bool),
 		bindings: make(map[openidKey]user.Binding), openids: make(map[userApp]bool), unionids: make(map[string]string),
 		created: make(map[string]bool), joined: make(map[string]bool), suspended: make(map[userUnion]bool),
+		loggedIn: make(map[string][]user.Binding), former: make(map[string][]user.Binding),
 	}
 	if err := t.PreferIndex(); err != nil {
 		return nil, err
@@ -160,7 +164,7 @@ func (s *Store) planImport(t *sqldb.Tx, rows []importer.Row, rule user.NewOpenID
 		if isNew {
 			id = p.addUser(r, id, now)
 		}
-		bound := p.addBinding(r, id, external, now)
+		bound := p.addBinding(r, id, rule, external, now)
 		p.outcomes = append(p.outcomes, importer.Outcome{NewUser: isNew, Bound: bound})
 	}
 	return p, nil
@@ -193,13 +197,13 @@ func (p *importPlan) addUser(r importer.Row, id string, now time.Time) string {
 }
 
 // addBinding adds a row's binding to the plan. It returns false if the openid is bound already.
-func (p *importPlan) addBinding(r importer.Row, id string, external bool, now time.Time) (added bool) {
+func (p *importPlan) addBinding(r importer.Row, id string, rule user.NewOpenID, external bool, now time.Time) (added bool) {
 	before, bound := p.bindings[openidKey{r.AppID, r.OpenID}]
 	b := user.Binding{AppID: r.AppID, OpenID: r.OpenID, UnionID: r.UnionID, UserID: id, PhoneAt: now}
 	if external {
 		b.Phone = r.Phone
 	}
-	if r.UnionID != "" && p.suspended[userUnion{id, r.UnionID}] {
+	if r.UnionID != "" && p.suspended[userUnion{id, r.UnionID}] || rule != user.Keep && p.mayHaveLeft(b) {
 		b.State = user.Suspended
 	}
 	switch {
@@ -219,6 +223,16 @@ func (p *importPlan) addBinding(r importer.Row, id string, external bool, now ti
 		p.unionids[b.UnionID] = id
 	}
 	return !bound
+}
+
+// mayHaveLeft reports whether a new binding may be that of a former owner of the user's number. It
+// may be if another WeChat account has logged in with the number here, which the file may not know
+// of, or if somebody has left the user in this app, or with this unionid.
+func (p *importPlan) mayHaveLeft(b user.Binding) bool {
+	isSame := func(o user.Binding) bool { return o.SameAccount(b) }
+	here := p.loggedIn[b.UserID]
+	return !slices.ContainsFunc(here, isSame) &&
+		(len(here) > 0 || slices.ContainsFunc(p.former[b.UserID], func(f user.Binding) bool { return f.AppID == b.AppID || isSame(f) }))
 }
 
 // ownerOf returns the user id of a row. A new user has the id given in the row, or none yet.
@@ -312,7 +326,11 @@ func (s *Store) lookUp(t *sqldb.Tx, p *importPlan, rows []importer.Row) error {
 func (p *importPlan) lookUpBindings(t *sqldb.Tx, openids map[string][]any, ids, unionids []any) error {
 	add := func(row sqldb.Row) error {
 		var b user.Binding
-		err := row.Scan(&b.AppID, &b.OpenID, &b.UnionID, &b.UserID, &b.State)
+		var authAt int64
+		err := row.Scan(&b.AppID, &b.OpenID, &b.UnionID, &b.UserID, &b.State, &authAt)
+		if authAt > 0 && b.State == user.Active {
+			p.loggedIn[b.UserID] = append(p.loggedIn[b.UserID], b)
+		}
 		p.bindings[openidKey{b.AppID, b.OpenID}] = b
 		p.openids[userApp{b.UserID, b.AppID}] = true
 		if b.UnionID != "" && (b.State == user.Active || p.unionids[b.UnionID] == "") {
@@ -323,13 +341,21 @@ func (p *importPlan) lookUpBindings(t *sqldb.Tx, openids map[string][]any, ids, 
 		}
 		return err
 	}
-	const which = `SELECT appid, openid, unionid, user_id, state FROM {bindings} WHERE `
+	const which = `SELECT appid, openid, unionid, user_id, state, auth_at FROM {bindings} WHERE `
 	for appid, list := range openids {
 		if err := eachOf(t, add, which+`appid = ? AND openid = ?`, []any{appid}, list); err != nil {
 			return err
 		}
 	}
 	if err := eachOf(t, add, which+`user_id = ?`, nil, ids); err != nil {
+		return err
+	}
+	if err := eachOf(t, func(row sqldb.Row) error {
+		var f user.Binding
+		err := row.Scan(&f.UserID, &f.AppID, &f.OpenID, &f.UnionID)
+		p.former[f.UserID] = append(p.former[f.UserID], f)
+		return err
+	}, `SELECT user_id, appid, openid, unionid FROM {former_openids} WHERE user_id = ?`, nil, ids); err != nil {
 		return err
 	}
 	return eachOf(t, add, which+`unionid = ?`, nil, unionids)

@@ -267,3 +267,64 @@ func TestImportWakesNoSuspendedAccount(t *testing.T) {
 		}
 	})
 }
+
+// The file is older than a phone login here, and its openid may be that of the number's former
+// owner. It is suspended until its next phone login, unless it is the same WeChat account. With the
+// rule keep, accounts do not put each other out.
+func TestImportLetsNoFormerOwnerIn(t *testing.T) {
+	onEach(t, func(t *testing.T, open database) {
+		s := started(t, open)
+		bob := func(national string) (u user.User) {
+			t.Helper()
+			u, err := s.Users(true, settings).Login(t.Context(), user.Login{Phone: phone(t, national)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			logIn(t, s, user.Binding{AppID: "wx1", OpenID: "bob" + national, UnionID: "b" + national, UserID: u.ID, PhoneAt: now, AuthAt: now}, user.Replace, now)
+			return u
+		}
+		state := func(row importer.Row, rule user.NewOpenID) user.BindingState {
+			t.Helper()
+			if o := imported(t, s, rule, row)[0]; o.Refused != nil || !o.Bound {
+				t.Fatalf("%+v: %+v", row, o)
+			}
+			b, _, err := s.Binding(t.Context(), row.AppID, row.OpenID)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return b.State
+		}
+		bob("13800138001")
+		for name, c := range map[string]struct {
+			row  importer.Row
+			rule user.NewOpenID
+			want user.BindingState
+		}{
+			"another account": {importer.Row{AppID: "wx2", OpenID: "alice2"}, user.Replace, user.Suspended},
+			"with deny":       {importer.Row{AppID: "wx3", OpenID: "alice3", UnionID: "alice"}, user.Deny, user.Suspended},
+			"with keep":       {importer.Row{AppID: "wx4", OpenID: "alice4"}, user.Keep, user.Active},
+			"the same":        {importer.Row{AppID: "wx5", OpenID: "bob5", UnionID: "b13800138001"}, user.Replace, user.Active},
+		} {
+			c.row.Phone = phone(t, "13800138001")
+			if got := state(c.row, c.rule); got != c.want {
+				t.Errorf("%s: state %v, want %v", name, got, c.want)
+			}
+		}
+		// Alice was put out by Bob, who has moved on since. Neither the openid that he has replaced
+		// nor another one of her account comes back.
+		number := phone(t, "13800138002")
+		u, err := s.Users(true, settings).Login(t.Context(), user.Login{Phone: number})
+		if err != nil {
+			t.Fatal(err)
+		}
+		logIn(t, s, user.Binding{AppID: "wx1", OpenID: "alice1", UnionID: "alice1", UserID: u.ID, PhoneAt: now, AuthAt: now}, user.Replace, now)
+		bob("13800138002")
+		execute(t, s, `DELETE FROM {bindings} WHERE openid = ?`, "bob13800138002")
+		for _, row := range []importer.Row{{AppID: "wx1", OpenID: "alice1"}, {AppID: "wx6", OpenID: "alice6", UnionID: "alice1"}} {
+			row.Phone = number
+			if got := state(row, user.Replace); got != user.Suspended {
+				t.Errorf("%s: state %v", row.OpenID, got)
+			}
+		}
+	})
+}
