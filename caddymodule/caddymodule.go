@@ -51,6 +51,9 @@ func (*Handler) CaddyModule() caddy.ModuleInfo {
 // nothing.
 func (h *Handler) Provision(ctx caddy.Context) error {
 	set, err := h.settings()
+	if err == nil {
+		err = set.checkOwnApps()
+	}
 	if err != nil {
 		return err
 	}

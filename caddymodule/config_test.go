@@ -105,7 +105,7 @@ func TestCaddyShowsNoSecret(t *testing.T) {
 	t.Setenv("XDG_DATA_HOME", t.TempDir())
 	key := base64.StdEncoding.EncodeToString([]byte("an encryption key of 32 bytes!!!"))
 	secrets := map[string]string{
-		"WXT_SECRET": "appsecret-value", "WXT_KEY": key, "WXT_HS": "an-hs256-secret-of-32-bytes-or-more", "WXT_TOKENS": "k3y-of-the-token-service",
+		"WXT_SECRET": "a55ec2e7a55ec2e7a55ec2e7a55ec2e7", "WXT_KEY": key, "WXT_HS": "an-hs256-secret-of-32-bytes-or-more", "WXT_TOKENS": "k3y-of-the-token-service",
 	}
 	for name, value := range secrets {
 		t.Setenv(name, value)
@@ -274,6 +274,44 @@ func TestDefaultsOfTheReference(t *testing.T) {
 		}
 		if !reflect.DeepEqual(written, bare) {
 			t.Errorf("%s has %+v\nthe defaults are %+v", page, written, bare)
+		}
+	}
+}
+
+// An appid and an AppSecret that cannot be WeChat's are refused when the configuration is loaded,
+// and not by WeChat at the first login. Exchanged values are not repeated. A simulator has others.
+func TestOwnAppsHaveWeChatsForms(t *testing.T) {
+	const appid, secret = "wx0123456789abcdef", "0123456789abcdef0123456789abcdef"
+	for _, c := range []struct{ id, secret, wechat, want string }{
+		{appid, secret, "", ""},
+		{"gh_0123456789ab", secret, "", "is not an appid"},
+		{"wx0123", secret, "", "is not an appid"},
+		{appid, "abc", "", "is not an AppSecret"},
+		{appid, `"` + secret + `"`, "", "is not an AppSecret"},
+		{`"` + secret + `"`, `"` + appid + `"`, "", "is not an appid"},
+		{appid, "abc", "api https://api2.weixin.qq.com", "is not an AppSecret"},
+		{"gh_0123456789ab", "abc", "api http://127.0.0.1:9000", ""},
+	} {
+		t.Setenv("WXT_ID", c.id)
+		t.Setenv("WXT_SECRET", c.secret)
+		t.Setenv("XDG_DATA_HOME", t.TempDir())
+		raw, err := json.Marshal(mustParse(t, "wx_auth {env.WXT_ID} {env.WXT_SECRET} {\nwechat {\n"+c.wechat+"\n}\n}"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, err := caddy.ProvisionContext(&caddy.Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		loaded, err := ctx.LoadModuleByID("http.handlers.wx_auth", raw)
+		if err == nil {
+			defer loaded.(*Handler).Cleanup()
+		}
+		switch text := fmt.Sprint(err); {
+		case (err == nil) != (c.want == ""), !strings.Contains(text, c.want):
+			t.Errorf("%+v: %v, want %q", c, err, c.want)
+		case strings.Contains(text, secret):
+			t.Errorf("the error has the secret: %v", err)
 		}
 	}
 }

@@ -28,7 +28,7 @@ type serving struct {
 	logs   *observer.ObservedLogs
 }
 
-const servedApp, servedSecret = "wx0123456789abcdef", "5ec2e7"
+const servedApp, servedSecret = "wx0123456789abcdef", "5ec2e7005ec2e7005ec2e7005ec2e700"
 
 // provision loads the directive as Caddy does, but does not start it. more are further lines
 // of the directive.

@@ -9,11 +9,13 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
 )
 
-// appidForm is the form of WeChat's appids. Simulators use other words, which are accepted. A
-// secret of this form is refused, because somebody has exchanged appid and secret.
+// appidForm and secretForm are the forms of WeChat's appids and AppSecrets. Simulators use other
+// words. A secret with the form of an appid is always refused, because somebody has exchanged the
+// two.
 var (
-	appidForm = regexp.MustCompile(`^wx[0-9a-f]{16}$`)
-	wordForm  = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
+	appidForm  = regexp.MustCompile(`^wx[0-9a-f]{16}$`)
+	secretForm = regexp.MustCompile(`^[0-9a-f]{32}$`)
+	wordForm   = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
 )
 
 // resolveApps resolves the mini programs.
@@ -39,7 +41,7 @@ func (s *settings) resolveApps(h *Handler, look lookup) error {
 		}
 		if known {
 			if !wordForm.MatchString(id) {
-				return missetAt("app", i, fmt.Errorf("%q is not an appid: it is \"wx\" and 16 hexadecimal digits, as WeChat's console shows it", id))
+				return missetAt("app", i, errNoAppID)
 			}
 			if j, repeated := first[id]; repeated && j != i {
 				return missetAt("app", i, fmt.Errorf("the appid %s is given twice: keep one of them", id))
@@ -58,6 +60,28 @@ func (s *settings) resolveApps(h *Handler, look lookup) error {
 		s.Apps = append(s.Apps, wechat.App{ID: id, Secret: secret})
 		if err := s.resolveApp(i, a, id, look); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+var (
+	errNoAppID  = errors.New("that is not an appid: it is \"wx\" and 16 hexadecimal digits, without quotes, as WeChat's console shows it (Development → Development management)")
+	errNoSecret = errors.New("that is not an AppSecret: it has 32 hexadecimal digits, without quotes, as WeChat's console shows it (Development → Development management)")
+)
+
+// checkOwnApps checks the mini programs of WeChat itself, which would answer with an error only to
+// the first login. Errors do not contain the values, since they may have been exchanged.
+func (s *settings) checkOwnApps() error {
+	for i, a := range s.Apps {
+		if s.WeChat.nameOf(a.ID) != wechat.Own {
+			continue
+		}
+		if !appidForm.MatchString(a.ID) {
+			return missetAt("app", i, errNoAppID)
+		}
+		if !secretForm.MatchString(a.Secret) {
+			return missetAt("app", i, errNoSecret)
 		}
 	}
 	return nil
