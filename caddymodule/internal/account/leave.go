@@ -26,8 +26,8 @@ const (
 type Leaver struct {
 	// UserID is the user that the openid was bound to; empty if none.
 	UserID string
-	// Last means that the openid was active, and no other openid of the user that is active, in
-	// any app, has a phone login left. The user must then be erased or detached, see Directory.
+	// Last means that the openid was not suspended, and no other openid of the user, in any app,
+	// has a phone login left. The user must then be erased or detached, see Directory.
 	Last bool
 	// Returned means that the openid logged in with a phone number after its user had
 	// left. Then nothing is done.

@@ -58,12 +58,12 @@ func (s *Store) Leave(ctx context.Context, appid, openid string, before time.Tim
 	return left, err
 }
 
-// hasPhoneLogin reports whether any openid of the user still has a phone login. A suspended one may
-// be a former owner's.
+// hasPhoneLogin reports whether any openid of the user still has a phone login. A suspended one
+// counts, because it may be the same person's in another app.
 func hasPhoneLogin(t *sqldb.Tx, userID string) (bool, error) {
 	var n int
-	err := t.Row(`SELECT COUNT(*) FROM {bindings} WHERE user_id = ? AND phone_at <> 0 AND state = ?`,
-		userID, int64(user.Active)).Scan(&n)
+	err := t.Row(`SELECT COUNT(*) FROM {bindings} WHERE user_id = ? AND phone_at <> 0 AND state NOT IN (?, ?)`,
+		userID, int64(user.Detached), int64(user.Withdrawn)).Scan(&n)
 	return n > 0, err
 }
 
