@@ -114,10 +114,11 @@ func TestAttackThroughRewrites(t *testing.T) {
 // Some frameworks take headers such as X-Original-URL for the real path or method.
 func TestAttackByNamesOfOtherPaths(t *testing.T) {
 	t.Parallel()
-	f := newFort3(t, fortSite(expected("X-Original-URL", "X-Rewrite-URL", "X-HTTP-Method-Override")))
+	names := []string{"X-Original-URL", "X-Original-URI", "X-Rewrite-URL", "X-Script-Name", "X-HTTP-Path-Override", "X-HTTP-Method-Override"}
+	f := newFort3(t, fortSite(expected(names...)))
 	everyHTTP(t, f, func(t *testing.T, f *fort) {
 		for _, target := range []string{"/public/x", "/optional/x", "/free/x", "/healthz"} {
-			for _, name := range []string{"X-Original-URL", "X-Rewrite-URL", "X-HTTP-Method-Override"} {
+			for _, name := range names {
 				for _, s := range spellings(name) {
 					w := f.passes(t, message(f.Addr, "GET", target, s+": /api/"+forged, strings.ToLower(s)+"~: kept"))
 					for _, got := range w.fields {

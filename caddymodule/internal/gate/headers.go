@@ -177,7 +177,9 @@ func mayHaveTrailers(r *http.Request) bool {
 
 // dropOverrides removes headers that make an upstream treat a request as another one. A
 // public GET must not become a DELETE. Nor may a public path become another path at
-// frameworks that read IIS's headers for it.
+// frameworks that read IIS's or nginx's headers for it, or cut X-Script-Name off the path, as
+// Flask's well-known snippet ReverseProxied does. What X-Forwarded-* means is for the
+// upstream's trust in its proxies.
 func dropOverrides(h http.Header) {
 	for name := range h {
 		if isOverride(name) {
@@ -193,4 +195,7 @@ func isOverride(name string) bool {
 	})
 }
 
-var overrides = [...]string{"x-http-method", "x-http-method-override", "x-method-override", "x-original-url", "x-rewrite-url"}
+var overrides = [...]string{
+	"x-http-method", "x-http-method-override", "x-method-override",
+	"x-http-path-override", "x-original-uri", "x-original-url", "x-rewrite-url", "x-script-name",
+}

@@ -135,10 +135,12 @@ func TestRequireIsAheadOfOpenRules(t *testing.T) {
 	if v := g.Enter(r, open, now); v.Refusal != nil {
 		t.Errorf("a preflight: %+v", v.Refusal)
 	}
-	r = at("/free")
-	r.Header.Set("X-Original-Url", "/docs/inner/x")
-	if v := g.Enter(g.Prepare(r, false), open, now); v.Refusal != nil || r.Header.Get("X-Original-Url") != "" {
-		t.Errorf("beside a good token: %+v, %q", v.Refusal, r.Header)
+	for _, name := range []string{"X-Original-Url", "X-Original-Uri", "X-Script-Name", "X-Http-Path-Override"} {
+		r = at("/free")
+		r.Header.Set(name, "/docs/inner/x")
+		if v := g.Enter(g.Prepare(r, false), open, now); v.Refusal != nil || r.Header.Get(name) != "" {
+			t.Errorf("%s beside a good token: %+v, %q", name, v.Refusal, r.Header)
+		}
 	}
 }
 
