@@ -92,6 +92,22 @@ func TestVerifyRefusesAliases(t *testing.T) {
 	})
 }
 
+// A team gives forward auth a path of its own, which Caddy rewrites to /auth/wx/verify. A name that
+// Caddy drops before that must be refused there too.
+func TestRewrittenVerifyRefusesAliases(t *testing.T) {
+	t.Parallel()
+	f := newFort(t, strings.Replace(guardSite(), "wx_auth @guarded", "rewrite /check /auth/wx/verify\nwx_auth @guarded", 1))
+	pair := f.login(t, "13800138000")
+	for _, target := range []string{"/auth/wx/verify", "/check"} {
+		for _, name := range []string{"X_WX_USER_ID", "X.WX.PHONE", "X~WX~OPENID"} {
+			f.Client().Get(target, pair.Token, name+": forged").WantProblem(t, http.StatusForbidden, "forbidden", nil)
+		}
+		if a := f.Client().Get(target, pair.Token, "X_Other: kept"); a.Status != http.StatusNoContent {
+			t.Errorf("%s: %d", target, a.Status)
+		}
+	}
+}
+
 // Envoy keeps a client's header unless the answer sets it or lists it in
 // X-Envoy-Auth-Headers-To-Remove.
 func TestVerifyNamesWhatEnvoyIsToRemove(t *testing.T) {

@@ -18,7 +18,7 @@ import (
 type aliasKey struct{}
 
 // NoteAliases returns a function for a server's ConnContext. With it, the server notes the
-// names that Caddy drops in all requests to an endpoint of forward auth.
+// names that Caddy drops in all requests.
 func NoteAliases() func(context.Context, net.Conn) context.Context {
 	// Each connection runs this before its first request, so nothing reads the handler
 	// while it is replaced.
@@ -41,27 +41,22 @@ func NoteAliases() func(context.Context, net.Conn) context.Context {
 type aliasNoter struct{ http.Handler }
 
 func (n aliasNoter) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if strings.Contains(r.URL.Path, "/verify") {
-		if odd := oddNames(r.Header); odd != nil {
-			r = r.WithContext(context.WithValue(r.Context(), aliasKey{}, odd))
-		}
+	// Whatever the path: a directive may rewrite it to that of the endpoint later.
+	if names := droppedNames(r.Header); names != nil {
+		r = r.WithContext(context.WithValue(r.Context(), aliasKey{}, names))
 	}
 	n.Handler.ServeHTTP(w, r)
 }
 
-// oddNames returns the names that contain other characters than letters, digits and
-// "-".
-func oddNames(h http.Header) (odd []string) {
+// droppedNames returns the names that Caddy will drop. Every request pays for this, and hardly
+// any has such a name.
+func droppedNames(h http.Header) (dropped []string) {
 	for name := range h {
-		for i := range len(name) {
-			c := name[i]
-			if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && c != '-' {
-				odd = append(odd, name)
-				break
-			}
+		if strings.IndexByte(name, '_') >= 0 || strings.IndexByte(name, '.') >= 0 {
+			dropped = append(dropped, name)
 		}
 	}
-	return odd
+	return dropped
 }
 
 // aliased reports whether a request to /verify has a header that a backend may take for
@@ -73,7 +68,7 @@ func (s *Server) aliased(r *http.Request) bool {
 			return true
 		}
 	}
-	for name := range r.Header { // over HTTP/3 no names were noted
+	for name := range r.Header { // with other signs, or over HTTP/3, where no names were noted
 		if s.Gate.Alias(name) {
 			return true
 		}
