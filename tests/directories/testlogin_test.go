@@ -44,6 +44,22 @@ func TestReviewerOfABackend(t *testing.T) {
 	testLogin(g).WantProblem(t, http.StatusForbidden, "registration_closed", nil)
 }
 
+// The backend knows the openid of the number's owner, whom we have never seen. The silent login
+// binds it, and the reviewer's session ends.
+func TestSilentOwnerEndsTheReview(t *testing.T) {
+	t.Parallel()
+	g, b := newHooked(t, "test_login "+testSecret+" +86"+testNumber+" until 2099-12-31")
+	reviewer := testLogin(g).Pair(t)
+	b.says(func(w http.ResponseWriter, r *http.Request) { body(http.StatusOK, `{"id":"m`+testNumber+`"}`)(w, r) })
+	owner := g.Silent(g.WeChat.OpenAs(t, rig.AppID, "owner").Code).Pair(t)
+	if owner.UserInfo.ID != reviewer.UserInfo.ID {
+		t.Fatalf("the owner is %+v", *owner.UserInfo)
+	}
+	g.WantEnded(t, reviewer)
+	g.WantAlive(t, owner)
+	testLogin(g).WantProblem(t, http.StatusForbidden, "test_login_taken", nil)
+}
+
 // A reviewer is a member of the table like others.
 func TestReviewerOfATable(t *testing.T) {
 	t.Parallel()

@@ -108,6 +108,22 @@ func TestReviewerLogsInWithoutWeChat(t *testing.T) {
 	}
 }
 
+// Somebody has logged in with the number and later with another one. Nothing is bound to their
+// former account, but it is theirs: a test login must not open it.
+func TestLeftAccountClosesTheTestLogin(t *testing.T) {
+	t.Parallel()
+	g := newTested(t, testLine)
+	tap := func(number string) rig.Pair {
+		c := g.WeChat.TapAs(t, rig.AppID, "ann", wechattest.Phone{Number: number})
+		return g.Login(c.Code, c.PhoneCode).Pair(t)
+	}
+	first := tap(testNumber)
+	if second := tap(anotherOne); second.UserInfo.ID == first.UserInfo.ID {
+		t.Fatal("ann has not left the first account")
+	}
+	testLogin(g, testSecret).WantProblem(t, http.StatusForbidden, "test_login_taken", nil)
+}
+
 // Wrong secrets are refused, and at most ten a minute are compared. That affects neither other
 // clients nor other logins.
 func TestWrongTestSecretsAreLimited(t *testing.T) {

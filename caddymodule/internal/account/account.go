@@ -56,7 +56,7 @@ type Store interface {
 	// EndOpenID ends all sessions of an openid. It calls each with the ids of some
 	// sessions at a time.
 	EndOpenID(ctx context.Context, appid, openid string, e session.Ending, each func(ids []string)) error
-	// HasOpenID reports whether a WeChat account is bound to a user, in whatever state.
+	// HasOpenID reports whether a WeChat account is bound to a user, in whatever state, or was.
 	HasOpenID(ctx context.Context, userID string) (bool, error)
 	// Keep records for a time that a step was done. Kept reports whether it was.
 	Keep(ctx context.Context, step login.Key, value []byte, expires time.Time, of ...login.Account) error

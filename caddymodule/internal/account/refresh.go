@@ -79,7 +79,7 @@ func (a Accounts) mint(s session.Session, u user.User, now time.Time) (string, e
 }
 
 // checkTest is the part of check for a session of the site's test login. It ends when a
-// WeChat account is bound to the user.
+// WeChat account is, or was, bound to the user.
 func (a Accounts) checkTest(ctx context.Context, s session.Session, u *user.User, now time.Time) error {
 	bound, err := a.Store.HasOpenID(ctx, s.UserID)
 	if err != nil {

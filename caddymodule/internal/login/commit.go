@@ -109,7 +109,7 @@ var (
 	// ErrOvertaken means that another account has replaced this openid since the login
 	// began. Only fresh codes can prove who has the number.
 	ErrOvertaken = errors.New("another WeChat account logged in with this number meanwhile")
-	// ErrBound means that a WeChat account is bound to the user of a test login.
+	// ErrBound means that a WeChat account is, or was, bound to the user of a test login.
 	ErrBound = errors.New("a WeChat account is bound to the user")
 	// ErrCodeSpent means that the login code has already opened a session.
 	ErrCodeSpent = errors.New("the login code has opened a session already")

@@ -12,8 +12,8 @@ import (
 
 // TestLogin logs the owner of a phone number in without WeChat, in the site's test login.
 // The caller has checked the secret. The login binds and ends nothing, and the session has
-// no openid. It is refused if a WeChat account is bound to the user: somebody's account
-// must not be open to those who have the secret. The error is an *Error.
+// no openid. It is refused if a WeChat account is, or was, bound to the user: somebody's
+// account must not be open to those who have the secret. The error is an *Error.
 func (c *Chain) TestLogin(ctx context.Context, r Request, phone user.Phone) (res Result, err error) {
 	ctx = c.Store.Together(ctx)
 	id := directoryID(c.Sessions.Issuer, Request{App: r.App, WeChat: r.WeChat, PhoneCode: "test " + rand.Text()})

@@ -96,7 +96,7 @@ var codes = map[Code]entry{
 	NewOpenIDDenied:    {status: http.StatusForbidden, detail: "This phone number already belongs to another WeChat user of this mini program."},
 	TestLoginInvalid:   {status: http.StatusUnauthorized, detail: "This is not the secret of a test login here."},
 	TestLoginExpired:   {status: http.StatusForbidden, detail: "The date of the test login is over. The gateway's operator can set another one."},
-	TestLoginTaken:     {status: http.StatusForbidden, detail: "A WeChat account is bound to the user with the test login's number. Log in with it, or use another number for the test login."},
+	TestLoginTaken:     {status: http.StatusForbidden, detail: "A WeChat account is, or was, bound to the user with the test login's number. Use another number for the test login."},
 	WeChatUnavailable:  {status: http.StatusServiceUnavailable, detail: "WeChat does not take logins right now. Try again after Retry-After."},
 	WeChatError:        {status: http.StatusBadGateway, detail: "WeChat gave an answer that makes no sense. Renew what renew names and try again."},
 	WeChatTimeout:      {status: http.StatusGatewayTimeout, detail: "WeChat did not answer in time. Renew what renew names and try again."},

@@ -22,10 +22,11 @@ import (
 // A commit that is not answered is made again. It then finds the session that it has opened, and
 // returns a [login.Opened] with l.Value. A login with a new user returns [login.ErrChanged] then.
 //
-// A silent login ends no sessions, and moves or suspends no openids. A phone login with an openid
-// that is already bound to this user ends no sessions either, and activates a suspended binding.
-// Any other phone login may come from the new owner of a recycled number, so the rule decides what
-// happens to the user's other accounts. An openid that was bound to another user moves to this one.
+// A silent login ends no sessions but test sessions, and moves or suspends no openids. A phone
+// login with an openid that is already bound to this user ends no sessions either, and activates a
+// suspended binding. Any other phone login may come from the new owner of a recycled number, so the
+// rule decides what happens to the user's other accounts. An openid that was bound to another user
+// moves to this one.
 func (s *Store) Commit(ctx context.Context, l login.Commit) (login.Committed, error) {
 	if !l.Rule.Valid() {
 		return login.Committed{}, fmt.Errorf("unknown rule %q for a new openid", l.Rule)
@@ -136,6 +137,7 @@ type committing struct {
 	others    []boundOpenID   // the user's other bindings, in all apps
 	alike     []boundOpenID   // the unionid's bindings to other users, in all apps
 	former    boundOpenID     // the openid that was last unbound from the user in this app
+	left      bool            // an openid was unbound from the user, in any app; only a test login asks
 	sessions  liveSessions    // the user's live sessions
 	replaces  session.Session // the session of the refresh token, if its ID is set
 

@@ -2,8 +2,11 @@ package store
 
 import (
 	"errors"
+	"fmt"
+	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
@@ -58,6 +61,62 @@ func TestPhoneLoginEndsTestSessions(t *testing.T) {
 		}
 		if has, err := s.HasOpenID(t.Context(), "nobody"); err != nil || has {
 			t.Errorf("%v, %v", has, err)
+		}
+	})
+}
+
+// Ann has logged in with another number since, in whatever app, so nothing is bound to her former
+// user. It is still her account, and stays closed to test logins.
+func TestFormerOpenIDClosesATestLogin(t *testing.T) {
+	onEach(t, func(t *testing.T, open database) {
+		s := started(t, open)
+		d := s.Users(true, settings)
+		for i, app := range []string{"wx1", "wx2"} {
+			var users []user.User
+			for j := range 2 {
+				u, err := d.Login(t.Context(), user.Login{Phone: phone(t, fmt.Sprintf("138001380%d%d", i, j))})
+				if err != nil {
+					t.Fatal(err)
+				}
+				users = append(users, u)
+			}
+			if _, err := commitTest(t, s, users[0]); err != nil {
+				t.Fatal(err)
+			}
+			for _, u := range users {
+				logIn(t, s, bindingOf("ann/"+app, u.ID, now), user.Replace, now)
+			}
+			if n := count(t, s, `SELECT COUNT(*) FROM {bindings} WHERE user_id = ?`, users[0].ID); n != 0 {
+				t.Fatalf("%s: %d bindings", app, n)
+			}
+			if _, err := commitTest(t, s, users[0]); !errors.Is(err, login.ErrBound) {
+				t.Errorf("%s: %v", app, err)
+			}
+			if has, err := s.HasOpenID(t.Context(), users[0].ID); err != nil || !has {
+				t.Errorf("%s: %v, %v", app, has, err)
+			}
+		}
+	})
+}
+
+// A directory recognizes an openid that we have never seen, and the silent login binds it to the
+// test login's user. The test sessions end then. Later silent logins by that binding end nothing.
+func TestSilentBindingEndsTestSessions(t *testing.T) {
+	onEach(t, func(t *testing.T, open database) {
+		s := started(t, open)
+		u := user.User{ID: "m1", Phone: phone(t, "13800138001")}
+		tested, err := commitTest(t, s, u)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, want := range [][]string{{tested.Session.ID}, nil} {
+			b := bindingOf("owner/wx1", u.ID, now)
+			b.AuthAt = time.Time{}
+			l := loginCommit(b, user.Replace, newSession(u.ID, b.AppID, b.OpenID, now))
+			l.Phone = user.Phone{}
+			if done, err := commit(t, s, l); err != nil || !slices.Equal(done.Ended, want) || done.Rebound {
+				t.Errorf("silent login %d: %+v, %v; want %q ended", i, done, err, want)
+			}
 		}
 	})
 }
