@@ -17,7 +17,7 @@ import (
 type State struct {
 	logins    ratelimit.Limiter[string]       // logins that WeChat refused, by client or session
 	refreshes ratelimit.Limiter[string]       // refreshes that advanced, by session
-	asks      ratelimit.Limiter[string]       // calls to an external directory, by purpose and session
+	asks      ratelimit.Limiter[string]       // calls to an external directory, by purpose and session or WeChat account
 	wrongKeys ratelimit.Limiter[netip.Prefix] // wrong service keys, by client
 	// wrongTests counts wrong secrets of the test login, by client.
 	wrongTests ratelimit.Limiter[netip.Prefix]
@@ -90,16 +90,26 @@ func (l *loginLimit) settle(refused, succeeded bool) {
 }
 
 // directoryRate limits how often one session may cause a call to an external directory,
-// separately for /me and for refreshes. The directory may be somebody's backend, and nothing
-// else limits requests with a good token, or repeats of a refresh token within its grace.
+// separately for /me and for refreshes, and how often the logins of one WeChat account may. The
+// directory may be somebody's backend, and nothing else limits requests with a good token,
+// repeats of a refresh token within its grace, or logins that WeChat does not refuse.
 var directoryRate = ratelimit.Rate{Count: 30, Per: time.Minute}
 
 // mayAsk returns a tooMany if the session must not cause a call to the directory now.
 func (c *call) mayAsk(purpose, sessionID string) error {
+	return c.ask(purpose+" "+sessionID, c.now)
+}
+
+// loginMayAsk returns a tooMany if a WeChat account must not cause a call to the directory now.
+func (c *call) loginMayAsk(appid, openid string) error {
+	return c.ask("login "+appid+" "+openid, time.Now()) // the login may be older than its last question
+}
+
+func (c *call) ask(key string, now time.Time) error {
 	if !c.External {
 		return nil
 	}
-	if r := c.State.asks.Take(directoryRate, purpose+" "+sessionID, c.now); r != nil {
+	if r := c.State.asks.Take(directoryRate, key, now); r != nil {
 		return tooMany{"directory", directoryRate, *r}
 	}
 	return nil

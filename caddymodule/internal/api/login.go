@@ -41,10 +41,11 @@ func (c *call) login() error {
 	}
 	limit := c.limit(network, known, req.RefreshToken)
 	req.Admit = limit.reserve
+	req.MayAsk = func(openid string) error { return c.loginMayAsk(req.App.ID, openid) }
 	a := &attempt{request: c.requestID(), trace: span.TraceID(c.r.Context()), limit: limit}
 	res, err := c.Chain.Login(context.WithValue(c.r.Context(), attemptKey{}, a), req)
 	if err != nil {
-		c.tried.done = !errors.As(err, new(tooMany))
+		c.tried.done = errors.As(err, new(*login.Error)) || !errors.As(err, new(tooMany))
 		return c.refuse(loginProblem(err))
 	}
 	out := c.pair(res.Session, res.Token, res.RefreshToken)

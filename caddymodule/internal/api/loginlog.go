@@ -125,7 +125,9 @@ func (s *Server) logLogin(req login.Request, res login.Result, err error, a *att
 		return
 	}
 	var le *login.Error
-	if errors.As(err, &le) {
+	if errors.As(err, &le) && le.Code != problem.RateLimited {
+		// Beyond a rate no event is emitted: anyone could otherwise trigger event handlers as
+		// often as they like.
 		s.Emit(event.Refused(req.App.ID, le.Code, kind))
 	}
 	s.logFailed("login", err, fields)

@@ -36,6 +36,11 @@ func (c *Chain) admit(ctx context.Context, l underway) (admitted, error) {
 	if silent {
 		detached = ""
 	}
+	if l.r.MayAsk != nil {
+		if err := l.r.MayAsk(l.who.OpenID); err != nil {
+			return admitted{}, refuse(problem.RateLimited, err)
+		}
+	}
 	var u user.User
 	err = c.observed(ctx, "directory", func(ctx context.Context) error {
 		u, err = c.Directory.Login(ctx, user.Login{

@@ -46,6 +46,10 @@ type Request struct {
 	// ends with that error and neither code is sent. It is not called for requests that
 	// join a login under way. Optional.
 	Admit func() error
+	// MayAsk is called each time before the directory is asked about a login, with the openid
+	// that WeChat has named. Its error ends the login with an *Error that wraps it; what the
+	// codes gave stays kept. Optional.
+	MayAsk func(openid string) error
 }
 
 // siteBits is the length of the prefix of an IPv6 address that counts as one client
