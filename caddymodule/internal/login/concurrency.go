@@ -3,18 +3,30 @@ package login
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
 )
 
 const (
 	// maxCalls is how many calls of one kind may be under way at one WeChat.
 	maxCalls = 128
-	// maxQueue is how long a login waits for a free slot.
+	// maxShare is how many of them one client may have.
+	maxShare = maxCalls / 4
+	// maxQueue is how long a login waits for a free slot, and before that until its client
+	// has one to spare.
 	maxQueue = 2 * time.Second
+	// shareRetry is how long a client that has all of its slots is asked to wait. No period
+	// of login_rate is shorter.
+	shareRetry = time.Second
 )
 
-// errBusy means that a call was not made, so no code was spent.
-var errBusy = errors.New("too many calls to WeChat are under way")
+// errBusy and errShare mean that a call was not made, so no code was spent.
+var (
+	errBusy  = errors.New("too many calls to WeChat are under way")
+	errShare = errors.New("too many calls to WeChat are under way for this client")
+)
 
 // concurrency limits how many calls are under way at once.
 type concurrency chan struct{}
@@ -34,3 +46,61 @@ func (c concurrency) acquire(ctx context.Context) *Error {
 }
 
 func (c concurrency) release() { <-c }
+
+// shares limits how many calls of each client are under way, or wait for a slot. Without
+// it, one client could take all slots while WeChat is slow: login_rate bounds its refused
+// logins, but its good ones make room for more, and so does each session that it has. The
+// zero value is ready to use.
+type shares struct {
+	mu  sync.Mutex
+	use map[string]*share
+}
+
+// share holds the slots of one client.
+type share struct {
+	slots concurrency
+	users int // the logins that have a slot or wait for one
+}
+
+// within makes a call when the client named by holder has a free slot. If it has none for
+// a while, that is no fault of WeChat: the answer is that of a limit. An empty name stands
+// for clients that cannot be told apart, which are not limited.
+func (ss *shares) within(ctx context.Context, holder string, call func() error) error {
+	if holder == "" {
+		return call()
+	}
+	s := ss.enter(holder)
+	defer ss.leave(holder, s)
+	if e := s.slots.acquire(ctx); e != nil {
+		if errors.Is(e, errBusy) {
+			e = refuse(problem.RateLimited, errShare)
+			e.RetryAfter = shareRetry
+		}
+		return e
+	}
+	defer s.slots.release()
+	return call()
+}
+
+func (ss *shares) enter(holder string) *share {
+	ss.mu.Lock()
+	defer ss.mu.Unlock()
+	s := ss.use[holder]
+	if s == nil {
+		if ss.use == nil {
+			ss.use = make(map[string]*share)
+		}
+		s = &share{slots: make(concurrency, maxShare)}
+		ss.use[holder] = s
+	}
+	s.users++
+	return s
+}
+
+func (ss *shares) leave(holder string, s *share) {
+	ss.mu.Lock()
+	defer ss.mu.Unlock()
+	if s.users--; s.users == 0 {
+		delete(ss.use, holder)
+	}
+}

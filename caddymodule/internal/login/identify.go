@@ -82,9 +82,12 @@ func (c *Chain) askCaller(ctx context.Context, r Request) (caller, error) {
 	}
 	var s wechat.Session
 	err := c.observed(ctx, "jscode2session", func(ctx context.Context) error {
-		return c.State.upstreams.call(c.Route, r.WeChat, wechat.CallSession).do(ctx, r.App.ID, r.client(), c.now, func() (err error) {
-			s, err = c.WeChat.Code2Session(ctx, r.App, r.Code)
-			return err
+		u := c.State.upstreams.call(c.Route, r.WeChat, wechat.CallSession)
+		return u.shares.within(ctx, c.holder(r), func() error {
+			return u.do(ctx, r.App.ID, r.client(), c.now, func() (err error) {
+				s, err = c.WeChat.Code2Session(ctx, r.App, r.Code)
+				return err
+			})
 		})
 	})
 	// The error is ignored here: the phone step asks for the access token again and reports

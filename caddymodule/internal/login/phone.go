@@ -1,6 +1,7 @@
 package login
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -113,14 +114,19 @@ func earlier(a, b time.Time) time.Time {
 func (c *Chain) askPhone(ctx context.Context, r Request, openid string) (user.Phone, error) {
 	var number wechat.PhoneNumber
 	err := c.observed(ctx, "getuserphonenumber", func(ctx context.Context) error {
-		made := false // stays false if there was no access token
-		return c.State.upstreams.tokenOf(c.Route, r).do("", c.now, func() (bool, error) {
-			err := c.State.upstreams.call(c.Route, r.WeChat, wechat.CallPhone).do(ctx, r.App.ID, openid, c.now, func() (err error) {
-				made = true
-				number, err = c.WeChat.PhoneNumber(ctx, r.App, r.PhoneCode, openid)
-				return err
+		u := c.State.upstreams.call(c.Route, r.WeChat, wechat.CallPhone)
+		// A login waits for its client before it enters a breaker: as a probe that waits, it
+		// would keep the others' from probing.
+		return u.shares.within(ctx, cmp.Or(r.client(), openid), func() error {
+			made := false // stays false if there was no access token
+			return c.State.upstreams.tokenOf(c.Route, r).do("", c.now, func() (bool, error) {
+				err := u.do(ctx, r.App.ID, openid, c.now, func() (err error) {
+					made = true
+					number, err = c.WeChat.PhoneNumber(ctx, r.App, r.PhoneCode, openid)
+					return err
+				})
+				return made, err
 			})
-			return made, err
 		})
 	})
 	if err != nil {

@@ -10,9 +10,10 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
 )
 
-// upstream controls one of WeChat's calls: how many may be under way, a circuit
-// breaker, and the apps' quotas. It is kept over reloads.
+// upstream controls one of WeChat's calls: how many may be under way, of one client and
+// in all, a circuit breaker, and the apps' quotas. It is kept over reloads.
 type upstream struct {
+	shares  shares
 	turns   concurrency
 	breaker breaker
 	quotas  quotas

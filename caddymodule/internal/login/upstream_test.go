@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
 )
 
@@ -91,4 +93,75 @@ func TestCallsUnderWayAreBounded(t *testing.T) {
 		close(hold)
 		wg.Wait()
 	})
+}
+
+// One client begins three hundred logins while WeChat is slow. A quarter of the slots is its
+// own, another client's login begins at once, and so does one of a client that nobody can name.
+func TestOneClientHasAQuarterOfTheSlots(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var ss shares
+		hold := make(chan struct{})
+		var wg sync.WaitGroup
+		var underWay, busy atomic.Int64
+		for range 300 {
+			wg.Go(func() {
+				err := ss.within(context.Background(), "eve", func() error {
+					underWay.Add(1)
+					<-hold
+					return nil
+				})
+				var e *Error
+				if errors.As(err, &e) && e.Code == problem.RateLimited && e.RetryAfter == shareRetry && len(e.Renew) == 0 && !e.Refused {
+					busy.Add(1)
+				}
+			})
+		}
+		synctest.Wait()
+		start := time.Now()
+		for _, other := range []string{"ann", ""} {
+			if err := ss.within(context.Background(), other, func() error { return down }); !errors.Is(err, down) {
+				t.Errorf("another client, %q: %v", other, err)
+			}
+		}
+		if waited := time.Since(start); waited != 0 {
+			t.Errorf("the others waited for %v", waited)
+		}
+		time.Sleep(maxQueue)
+		synctest.Wait()
+		if u, b := underWay.Load(), busy.Load(); u != maxCalls/4 || b != 300-maxCalls/4 {
+			t.Errorf("%d are under way, %d were refused", u, b)
+		}
+		close(hold)
+		wg.Wait()
+		if len(ss.use) != 0 {
+			t.Errorf("%d clients are kept", len(ss.use))
+		}
+	})
+}
+
+// The slots are counted by address. Where addresses are unknown, they are counted by the
+// session, and a made-up refresh token is nobody's.
+func TestHolderOfASlot(t *testing.T) {
+	keys, err := session.NewKeys(make([]byte, 32))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &Chain{Sessions: session.Sessions{Keys: keys}}
+	id := session.NewID(time.Unix(1_700_000_000, 0))
+	ann := keys.RefreshToken(session.Session{ID: id})
+	address := netip.MustParsePrefix("192.0.2.1/32")
+	for name, tc := range map[string]struct {
+		r    Request
+		want string
+	}{
+		"an address":             {Request{Client: address}, "192.0.2.1/32"},
+		"an address and a token": {Request{Client: address, RefreshToken: ann}, "192.0.2.1/32"},
+		"a token":                {Request{RefreshToken: ann}, id},
+		"a made-up token":        {Request{RefreshToken: ann[:len(ann)-4] + "AAAA"}, ""},
+		"neither":                {Request{}, ""},
+	} {
+		if got := c.holder(tc.r); got != tc.want {
+			t.Errorf("%s: %q, want %q", name, got, tc.want)
+		}
+	}
 }
