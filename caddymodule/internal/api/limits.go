@@ -15,7 +15,7 @@ import (
 // State is the state of the limits, which exists once per store for all sites and
 // configurations. The zero value is ready to use.
 type State struct {
-	logins    ratelimit.Limiter[string]       // logins that WeChat refused, by client or session
+	logins    ratelimit.Limiter[string]       // logins that WeChat refused, see limit
 	refreshes ratelimit.Limiter[string]       // refreshes that advanced, by session
 	asks      ratelimit.Limiter[string]       // calls to an external directory, by purpose and session or WeChat account
 	wrongKeys ratelimit.Limiter[netip.Prefix] // wrong service keys, by client
@@ -30,32 +30,57 @@ type State struct {
 	directory outage.Outage
 }
 
-// loginLimit applies login_rate to one login.
+// loginLimit applies login_rate to one login or change of number.
 type loginLimit struct {
-	server *Server
-	key    string // the key by which the login is counted; empty: the limit is off
+	limiter *ratelimit.Limiter[string]
+	// counts are those in which the attempt is reserved. None: the limit is off.
+	counts []count
+	// address is a count that a refusal is charged to without a reservation. Optional.
+	address *count
 }
 
-// limit returns the limit for a login from a network, if that is known. A login with
-// one of our refresh tokens is counted by its session, so that others at the same
-// address cannot lock its device out.
+// count is the count of one client, or of one session, and the rate that bounds it.
+type count struct {
+	key  string
+	rate ratelimit.Rate
+}
+
+// sessionShare is how many times login_rate WeChat may refuse the logins with refresh
+// tokens from one address.
+const sessionShare = 4
+
+// limit returns the limit for a login from a network, if that is known. A login without
+// one of our refresh tokens is counted by its address. A login with one is counted by
+// its session, whatever the address owes, so that others at the same address cannot lock
+// its device out. The MAC keeps a client from naming another's session. But one client
+// may have the refresh tokens of many sessions, which are good for this after the
+// sessions have ended. So such logins are also counted together by their address, at
+// sessionShare times the rate, and what WeChat refuses of them is charged to the address
+// as well. However many tokens a client has, it gets 1 + sessionShare times the rate.
 func (c *call) limit(network netip.Prefix, known bool, refreshToken string) *loginLimit {
 	if id, ours := c.Sessions.Keys.SessionOf(refreshToken); ours {
-		return c.limitOf(id)
+		return c.limitOf(id, network, known)
 	}
-	l := &loginLimit{server: c.Server}
+	l := &loginLimit{limiter: &c.State.logins}
 	if known && c.LoginRate.Count > 0 {
-		l.key = network.String()
+		l.counts = []count{{network.String(), c.LoginRate}}
 	}
 	return l
 }
 
-// limitOf returns the limit for a session. It counts changes of number together with the
-// session's logins.
-func (c *call) limitOf(sessionID string) *loginLimit {
-	l := &loginLimit{server: c.Server}
-	if c.LoginRate.Count > 0 {
-		l.key = "session " + sessionID
+// limitOf returns the limit for a session at a network, if that is known. It counts
+// changes of number together with the session's logins.
+func (c *call) limitOf(sessionID string, network netip.Prefix, known bool) *loginLimit {
+	l := &loginLimit{limiter: &c.State.logins}
+	rate := c.LoginRate
+	if rate.Count == 0 {
+		return l
+	}
+	l.counts = []count{{"session " + sessionID, rate}}
+	if known {
+		all := ratelimit.Rate{Count: sessionShare * rate.Count, Per: rate.Per}
+		l.counts = append(l.counts, count{"sessions at " + network.String(), all})
+		l.address = &count{network.String(), rate}
 	}
 	return l
 }
@@ -63,29 +88,33 @@ func (c *call) limitOf(sessionID string) *loginLimit {
 // reserve lets the login begin, or returns a tooMany. WeChat's answer decides whether
 // the login counts, see settle.
 func (l *loginLimit) reserve() error {
-	if l.key == "" {
-		return nil
-	}
-	rate := l.server.LoginRate
-	if r := l.server.State.logins.Reserve(rate, l.key, time.Now()); r != nil {
-		return tooMany{"login", rate, *r}
+	now := time.Now()
+	for i, c := range l.counts {
+		if r := l.limiter.Reserve(c.rate, c.key, now); r != nil {
+			for _, reserved := range l.counts[:i] {
+				l.limiter.Release(reserved.key)
+			}
+			return tooMany{"login", c.rate, *r}
+		}
 	}
 	return nil
 }
 
 // settle ends what reserve began. Only a login that WeChat refused is counted.
 func (l *loginLimit) settle(refused, succeeded bool) {
-	if l.key == "" {
-		return
+	now := time.Now()
+	for _, c := range l.counts {
+		switch {
+		case refused:
+			l.limiter.Fail(c.rate, c.key, now)
+		case succeeded:
+			l.limiter.Succeed(c.key, now)
+		default:
+			l.limiter.Release(c.key)
+		}
 	}
-	limiter := &l.server.State.logins
-	switch {
-	case refused:
-		limiter.Fail(l.server.LoginRate, l.key, time.Now())
-	case succeeded:
-		limiter.Succeed(l.key, time.Now())
-	default:
-		limiter.Release(l.key)
+	if refused && l.address != nil {
+		l.limiter.Charge(l.address.rate, l.address.key, now)
 	}
 }
 

@@ -36,7 +36,11 @@ func (c *call) changePhone() error {
 		}
 		return c.refuse(p)
 	}
-	a := &attempt{request: c.requestID(), limit: c.limitOf(req.SessionID)}
+	network, known := c.client()
+	if known {
+		req.Client = network
+	}
+	a := &attempt{request: c.requestID(), limit: c.limitOf(req.SessionID, network, known)}
 	req.Admit = func() error {
 		if err := c.mayAsk("phone", req.SessionID); err != nil {
 			return err
