@@ -137,10 +137,12 @@ const (
 	// it through this openid. The next phone login of this WeChat account gives the user a new
 	// number.
 	Withdrawn
+	// Cancelled is like Detached, but the owner has closed the account.
+	Cancelled
 )
 
 // Left reports whether the owner of the binding has left the app.
-func (s BindingState) Left() bool { return s == Detached || s == Withdrawn }
+func (s BindingState) Left() bool { return s >= Detached }
 
 // SameAccount reports whether both bindings are known to belong to one WeChat account:
 // they have the same openid in the same app, or an equal unionid.

@@ -52,7 +52,7 @@ type Store interface {
 	Binding(ctx context.Context, appid, openid string) (user.Binding, bool, error)
 	// Leave ends the sessions of an openid whose user left before the given time, and
 	// detaches its binding. Repeating it gives the same result.
-	Leave(ctx context.Context, appid, openid string, before time.Time, e session.Ending) (Leaver, error)
+	Leave(ctx context.Context, appid, openid string, cancelled bool, before time.Time, e session.Ending) (Leaver, error)
 	// EndOpenID ends all sessions of an openid. It calls each with the ids of some
 	// sessions at a time.
 	EndOpenID(ctx context.Context, appid, openid string, e session.Ending, each func(ids []string)) error

@@ -19,6 +19,7 @@ var now = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
 // scene records, in order, what is done to one user, who has two sessions.
 type scene struct {
+	decides user.Binding // see Leaver; zero: the account that leaves
 	session.Store
 	Directory
 	done   []string
@@ -68,8 +69,15 @@ type messages struct {
 	*scene
 }
 
-func (m messages) Leave(context.Context, string, string, time.Time, session.Ending) (Leaver, error) {
-	return Leaver{UserID: "ann", Last: true}, m.do("leave")
+func (m messages) Leave(_ context.Context, appid, openid string, cancelled bool, _ time.Time, _ session.Ending) (Leaver, error) {
+	decides := user.Binding{AppID: appid, OpenID: openid, State: user.Detached}
+	if cancelled {
+		decides.State = user.Cancelled
+	}
+	if m.decides.OpenID != "" {
+		decides = m.decides
+	}
+	return Leaver{UserID: "ann", Last: true, Decides: decides}, m.do("leave")
 }
 
 func (m messages) EndOpenID(context.Context, string, string, session.Ending, func([]string)) error {
@@ -165,15 +173,20 @@ func TestWithdrawnNumberDetaches(t *testing.T) {
 		name, event  string
 		erase, fixed bool
 		broken, want string
+		decides      user.Binding // another account that has left before
 	}{
 		{name: "withdrawn", event: wechat.EventRevoke, want: "detach wx_auth_phone_changed"},
 		{name: "erase is set", event: wechat.EventRevoke, erase: true, want: "erase wx_auth_user_erased"},
 		{name: "the directory cannot", event: wechat.EventRevoke, fixed: true, want: "erase wx_auth_user_erased"},
 		{name: "cancelled", event: wechat.EventCancellation, want: "erase wx_auth_user_erased"},
 		{name: "the directory is away", event: wechat.EventRevoke, broken: "detach"},
+		{name: "another had withdrawn", event: wechat.EventCancellation, erase: true, want: "detach wx_auth_phone_changed",
+			decides: user.Binding{AppID: "wxB", OpenID: "o2", State: user.Detached}},
+		{name: "another had cancelled", event: wechat.EventRevoke, want: "erase wx_auth_user_erased",
+			decides: user.Binding{AppID: "wxB", OpenID: "o2", State: user.Cancelled}},
 	} {
 		s, a := newScene()
-		s.fixed, s.broken = c.fixed, c.broken
+		s.fixed, s.broken, s.decides = c.fixed, c.broken, c.decides
 		m := wechat.PushMessage{Event: c.event, RevokeInfo: "8", OpenID: "o1", CreatedAt: now}
 		left, err := a.Leave(t.Context(), "wxA", m, c.erase, now)
 		if errors.Is(err, ErrDirectory) != (c.broken != "") {

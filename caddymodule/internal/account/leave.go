@@ -26,9 +26,12 @@ const (
 type Leaver struct {
 	// UserID is the user that the openid was bound to; empty if none.
 	UserID string
-	// Last means that the openid was not suspended, and no other openid of the user, in any app,
-	// has a phone login left. The user must then be erased or detached, see Directory.
+	// Last means that no openid of the user, in any app, has a phone login left. The user must
+	// then be erased or detached, see Directory.
 	Last bool
+	// Decides is the account that decides which of the two. It is the one that has left, or,
+	// if that was suspended, the one that left last and was not.
+	Decides user.Binding
 	// Returned means that the openid logged in with a phone number after its user had
 	// left. Then nothing is done.
 	Returned bool
@@ -57,7 +60,7 @@ func (a Accounts) Leave(ctx context.Context, appid string, m wechat.PushMessage,
 		return nil, err
 	}
 	ending := a.Sessions.Ending(session.ReasonRevoked, now)
-	leaver, err := a.Store.Leave(ctx, appid, m.OpenID, m.CreatedAt.Add(leaveSkew), ending)
+	leaver, err := a.Store.Leave(ctx, appid, m.OpenID, m.Event != wechat.EventRevoke, m.CreatedAt.Add(leaveSkew), ending)
 	if err != nil {
 		return nil, err
 	}
@@ -77,9 +80,11 @@ func (a Accounts) Leave(ctx context.Context, appid string, m wechat.PushMessage,
 		return nil, err
 	}
 	if leaver.Last {
-		detach := m.Event == wechat.EventRevoke && !eraseRevoked
+		d := leaver.Decides
+		erase := eraseRevoked && d.AppID == appid && d.OpenID == m.OpenID // the setting is this app's
+		detach := d.State != user.Cancelled && !erase
 		if detach {
-			left.Detached, err = a.Directory.DetachLeft(ctx, left.UserID, appid, m.OpenID)
+			left.Detached, err = a.Directory.DetachLeft(ctx, left.UserID, d.AppID, d.OpenID)
 		}
 		switch {
 		case !detach, errors.Is(err, user.ErrPhoneFixed), errors.Is(err, user.ErrUnknown):

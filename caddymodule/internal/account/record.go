@@ -84,7 +84,7 @@ func (s Shown) Record() map[string]any {
 	return info
 }
 
-var bindingStates = map[user.BindingState]string{user.Active: "active", user.Suspended: "suspended", user.Detached: "detached", user.Withdrawn: "detached"}
+var bindingStates = map[user.BindingState]string{user.Active: "active", user.Suspended: "suspended", user.Detached: "detached", user.Withdrawn: "detached", user.Cancelled: "detached"}
 
 // Record returns an export as JSON.
 func (x Export) Record(id string) map[string]any {

@@ -81,7 +81,7 @@ func (c *committing) denied() bool {
 func (c *committing) replace() error {
 	b := c.b
 	var last boundOpenID // the last of the accounts that are replaced in this app
-	suspend := false
+	suspend, left := false, false
 	same, args := "", []any{b.UserID, b.AppID, b.OpenID, b.AppID, b.UnionID}
 	for _, o := range c.others {
 		switch {
@@ -90,7 +90,7 @@ func (c *committing) replace() error {
 				last = o
 			}
 		case !o.SameAccount(b):
-			suspend = suspend || o.State == user.Active
+			suspend, left = suspend || o.State == user.Active, left || o.State.Left()
 		default: // some of its sessions may be older than its known unionid
 			same, args = same+` AND NOT (appid = ? AND openid = ?)`, append(args, o.AppID, o.OpenID)
 		}
@@ -99,9 +99,9 @@ func (c *committing) replace() error {
 		c.write(`DELETE FROM {bindings} WHERE user_id = ? AND appid = ? AND openid <> ?`, b.UserID, b.AppID, b.OpenID)
 		c.mark(last.Binding)
 	}
-	if suspend {
-		c.write(`UPDATE {bindings} SET state = ?, state_at = {now} WHERE user_id = ? AND appid <> ? AND state = ? AND (unionid = '' OR unionid <> ?)`,
-			int64(user.Suspended), b.UserID, b.AppID, int64(user.Active), b.UnionID)
+	if suspend || left { // one that has left decides nothing about the user any more
+		c.write(`UPDATE {bindings} SET state = ?, state_at = {now} WHERE user_id = ? AND appid <> ? AND state <> ? AND (unionid = '' OR unionid <> ?)`,
+			int64(user.Suspended), b.UserID, b.AppID, int64(user.Suspended), b.UnionID)
 	}
 	var ended []string
 	var err error

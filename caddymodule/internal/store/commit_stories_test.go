@@ -51,7 +51,7 @@ func (c *cast) play(i int, sc scene) {
 	c.at = c.at.Add(time.Hour)
 	b := bindingOf(sc.who, sc.user, c.at)
 	if sc.leaves {
-		left, err := c.s.Leave(c.t.Context(), b.AppID, b.OpenID, c.at, ending(c.at, settings.Until(c.at)))
+		left, err := c.s.Leave(c.t.Context(), b.AppID, b.OpenID, false, c.at, ending(c.at, settings.Until(c.at)))
 		if err != nil {
 			c.t.Fatal(err)
 		}

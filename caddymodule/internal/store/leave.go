@@ -11,13 +11,14 @@ import (
 )
 
 // Leave ends the sessions of an openid whose user has left the app, and detaches its binding. A
-// suspended one stays suspended. Leave does nothing if the openid has had a phone login after the
-// time before. A repeated call has the same result.
+// suspended one stays suspended. cancelled states that the owner has closed the account, and not
+// only withdrawn the number. Leave does nothing if the openid has had a phone login after the time
+// before. A repeated call has the same result.
 //
 // The binding's row stays until the user is erased, so that a failed erasure can be repeated. The
 // row allows no silent login until the next phone login. So a user who left one app cannot get back
 // into it silently through another app with the same unionid.
-func (s *Store) Leave(ctx context.Context, appid, openid string, before time.Time, e session.Ending) (left account.Leaver, err error) {
+func (s *Store) Leave(ctx context.Context, appid, openid string, cancelled bool, before time.Time, e session.Ending) (left account.Leaver, err error) {
 	err = s.sql.Rewrite(ctx, "ending an openid's sessions", func(t *sqldb.Tx) error {
 		left = account.Leaver{}
 		const which = `WHERE appid = ? AND openid = ?`
@@ -41,29 +42,48 @@ func (s *Store) Leave(ctx context.Context, appid, openid string, before time.Tim
 		if left.Ended, err = s.db.endSessions(t, e, `openid = ? AND appid = ? LIMIT ?`, openid, appid, endBatch); err != nil || !bound {
 			return err
 		}
-		state := user.Detached
-		if b.State == user.Suspended {
-			// Another account may be that of the number's new owner. So what this one does decides
-			// nothing about the user, neither now nor when it comes back.
-			state = user.Suspended
+		switch {
+		case b.State == user.Suspended:
+		case cancelled:
+			b.State = user.Cancelled
+		default:
+			b.State = user.Detached
 		}
 		if _, err := t.Exec(`UPDATE {bindings} SET state = ?, state_at = {now}, phone_at = 0, auth_at = 0, phone = NULL WHERE appid = ? AND openid = ?`,
-			int64(state), appid, openid); err != nil || state == user.Suspended {
+			int64(b.State), appid, openid); err != nil {
 			return err
 		}
-		stays, err := hasPhoneLogin(t, b.UserID)
-		left.Last = !stays
+		if stays, err := hasPhoneLogin(t, b.UserID); err != nil || stays {
+			return err
+		}
+		left.Last, left.Decides = true, b
+		if b.State == user.Suspended {
+			left.Decides, left.Last, err = s.lastLeft(t, b.UserID)
+		}
 		return err
 	})
 	return left, err
+}
+
+// lastLeft returns the account of the user that left last. A suspended account cannot decide about
+// the user, neither when it leaves nor when it comes back, because another one may be that of the
+// number's new owner. But if that one has left before, what it wanted can be done now.
+func (s *Store) lastLeft(t *sqldb.Tx, userID string) (b user.Binding, found bool, err error) {
+	err = t.Each(func(r sqldb.Row) (err error) {
+		found = true
+		b, err = s.scanBinding(r)
+		return err
+	}, `SELECT `+bindingColumns+` FROM {bindings} WHERE user_id = ? AND state IN (?, ?, ?) ORDER BY state_at DESC LIMIT 1`,
+		userID, int64(user.Detached), int64(user.Withdrawn), int64(user.Cancelled))
+	return b, found, err
 }
 
 // hasPhoneLogin reports whether any openid of the user still has a phone login. A suspended one
 // counts, because it may be the same person's in another app.
 func hasPhoneLogin(t *sqldb.Tx, userID string) (bool, error) {
 	var n int
-	err := t.Row(`SELECT COUNT(*) FROM {bindings} WHERE user_id = ? AND phone_at <> 0 AND state NOT IN (?, ?)`,
-		userID, int64(user.Detached), int64(user.Withdrawn)).Scan(&n)
+	err := t.Row(`SELECT COUNT(*) FROM {bindings} WHERE user_id = ? AND phone_at <> 0 AND state < ?`,
+		userID, int64(user.Detached)).Scan(&n)
 	return n > 0, err
 }
 
@@ -120,8 +140,8 @@ func (s *Store) UserBindings(ctx context.Context, userID string) (list []user.Bi
 			b, err := s.scanBinding(r)
 			list = append(list, b)
 			return err
-		}, `SELECT `+bindingColumns+` FROM {bindings} WHERE user_id = ? AND phone_at <> 0 AND state NOT IN (?, ?) ORDER BY state, appid, openid LIMIT ?`,
-			userID, int64(user.Detached), int64(user.Withdrawn), maxListed)
+		}, `SELECT `+bindingColumns+` FROM {bindings} WHERE user_id = ? AND phone_at <> 0 AND state < ? ORDER BY state, appid, openid LIMIT ?`,
+			userID, int64(user.Detached), maxListed)
 	})
 	return list, err
 }

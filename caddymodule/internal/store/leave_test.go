@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -14,7 +15,7 @@ import (
 
 func leave(t *testing.T, s *Store, appid, openid string, before time.Time) account.Leaver {
 	t.Helper()
-	left, err := s.Leave(t.Context(), appid, openid, before, ending(now, settings.Until(now)))
+	left, err := s.Leave(t.Context(), appid, openid, false, before, ending(now, settings.Until(now)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -133,31 +134,73 @@ func TestPhoneLoginBeforeErasureKeepsUser(t *testing.T) {
 	})
 }
 
-// Bob owns Alice's old number, so her account is suspended. What she does with it later, in her own
-// app, decides nothing about the user: Bob may have moved on or have withdrawn the number by then.
+// Bob owns Alice's old number, so her account is suspended. Whether she withdraws the number or
+// closes her account, she decides nothing about the user. If nobody has a phone login then, Bob's
+// account decides, if it has left before. Hers may be the same person's, so until it leaves, too,
+// it counts as one that still has a phone login.
 func TestSuspendedAccountDecidesNothing(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		s := started(t, open)
 		users := s.Users(true, settings)
-		number := phone(t, "13800138000")
-		u, err := users.Login(t.Context(), user.Login{Phone: number})
-		if err != nil {
-			t.Fatal(err)
-		}
-		logIn(t, s, user.Binding{AppID: "wx1", OpenID: "alice", UserID: u.ID, PhoneAt: now}, user.Replace, now)
-		logIn(t, s, user.Binding{AppID: "wx2", OpenID: "bob", UserID: u.ID, PhoneAt: now}, user.Replace, now)
-		later := now.Add(time.Minute)
-		// Hers may be the same person's, so it counts as one that still has a phone login.
-		if left := leave(t, s, "wx2", "bob", later); left.Last {
-			t.Errorf("bob's decides: %+v", left)
-		}
-		if left := leave(t, s, "wx1", "alice", later); left.Last {
-			t.Errorf("alice's decides: %+v", left)
-		}
-		for appid, openid := range map[string]string{"wx1": "alice", "wx2": "bob"} {
-			known, err := s.Known(t.Context(), login.Account{AppID: appid, OpenID: openid})
-			if err != nil || known.Detached != "" {
-				t.Errorf("%s would get the user %q with a new number: %v", openid, known.Detached, err)
+		for i, c := range []struct {
+			bob, alice string // how each leaves; Bob "moves on" to another user
+			last       bool
+			state      user.BindingState
+		}{
+			{"moves on", "withdraws", false, 0},
+			{"moves on", "cancels", false, 0},
+			{"withdraws", "cancels", true, user.Detached},
+			{"withdraws", "withdraws", true, user.Detached},
+			{"cancels", "withdraws", true, user.Cancelled},
+			{"cancels", "cancels", true, user.Cancelled},
+		} {
+			name := fmt.Sprintf("bob %s, alice %s", c.bob, c.alice)
+			u, err := users.Login(t.Context(), user.Login{Phone: phone(t, fmt.Sprint(13800138000+i))})
+			if err != nil {
+				t.Fatal(err)
+			}
+			alice, bob := fmt.Sprint("alice", i), fmt.Sprint("bob", i)
+			bind := func(appid, openid, unionid string) {
+				logIn(t, s, user.Binding{AppID: appid, OpenID: openid, UnionID: unionid, UserID: u.ID, PhoneAt: now}, user.Replace, now)
+			}
+			bind("wx1", alice, alice)
+			bind("wx3", alice, alice)
+			leave := func(appid, openid, how string) account.Leaver {
+				t.Helper()
+				left, err := s.Leave(t.Context(), appid, openid, how == "cancels", now.Add(time.Minute), ending(now, settings.Until(now)))
+				if err != nil {
+					t.Fatal(err)
+				}
+				return left
+			}
+			leave("wx3", alice, "withdraws") // before Bob has the number
+			bind("wx2", bob, bob)
+			if c.bob == "moves on" {
+				execute(t, s, `DELETE FROM {bindings} WHERE openid = ?`, bob)
+			} else if left := leave("wx2", bob, c.bob); left.Last {
+				t.Errorf("%s: bob's decides: %+v", name, left)
+			}
+			left := leave("wx1", alice, c.alice)
+			if left.Last != c.last || c.last && (left.Decides.OpenID != bob || left.Decides.State != c.state) {
+				t.Errorf("%s: alice leaves: %+v", name, left)
+			}
+			if again := leave("wx3", alice, c.alice); again.Last != c.last || again.Decides.OpenID == alice {
+				t.Errorf("%s: alice leaves another app: %+v", name, again)
+			}
+			if left.Decides.State == user.Detached {
+				if detached, err := users.DetachLeft(t.Context(), u.ID, left.Decides.AppID, left.Decides.OpenID); err != nil || !detached {
+					t.Errorf("%s: %v, %v", name, detached, err)
+				}
+			}
+			for appid, openid := range map[string]string{"wx1": alice, "wx2": bob, "wx3": alice} {
+				want := ""
+				if openid == bob && left.Decides.State == user.Detached {
+					want = u.ID
+				}
+				known, err := s.Known(t.Context(), login.Account{AppID: appid, OpenID: openid, UnionID: openid})
+				if err != nil || known.Detached != want {
+					t.Errorf("%s: %s would get the user %q with a new number, want %q: %v", name, openid, known.Detached, want, err)
+				}
 			}
 		}
 	})
