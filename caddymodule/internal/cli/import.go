@@ -33,6 +33,9 @@ func (o *Store) Import(ctx context.Context, out Output, file *os.File) error {
 	}.Run(ctx, file)
 	bar.clear()
 	fmt.Fprintf(os.Stderr, "%s: %d users and %d openids are new, %d lines were known, %d refused.\n", o.Name, sum.NewUsers, sum.Bound, sum.Known, sum.Refused)
+	if sum.Suspended > 0 {
+		fmt.Fprintf(os.Stderr, "%d of the openids need a phone login first, because another WeChat account has used the number here.\n", sum.Suspended)
+	}
 	switch {
 	case errors.Is(err, context.Canceled):
 		return fmt.Errorf("interrupted after line %d: run the command again, and it skips what is already imported", sum.Line)

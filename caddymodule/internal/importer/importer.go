@@ -30,6 +30,9 @@ type Outcome struct {
 	// NewUser and Bound report a new user and a new binding. If both are false, the row
 	// was known already.
 	NewUser, Bound bool
+	// Suspended reports that the binding is new, but allows no silent login until the next
+	// phone login, because the openid may be that of the number's former owner.
+	Suspended bool
 }
 
 // The reasons for which the store refuses a row. Existing data is never overwritten.
@@ -70,8 +73,10 @@ type Totals struct {
 	Bytes    int64 // read from the file
 	NewUsers int
 	Bound    int // openids that were unknown before, including those of new users
-	Known    int
-	Refused  int
+	// Suspended are those of them that need a phone login first.
+	Suspended int
+	Known     int
+	Refused   int
 }
 
 // batchSize bounds the number of rows in one transaction, so that logins wait only briefly
@@ -128,6 +133,9 @@ func (t *Totals) count(o Outcome) {
 		}
 		if o.Bound {
 			t.Bound++
+		}
+		if o.Suspended {
+			t.Suspended++
 		}
 	default:
 		t.Known++

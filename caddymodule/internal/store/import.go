@@ -30,7 +30,7 @@ var errCrossed = errors.New("a concurrent login has changed the same users")
 
 // Import writes the users and openids that are not in the store yet. It does not change what is
 // there, so importing the same rows again writes nothing. An imported openid may log in silently
-// from then on, for as long as after a phone login.
+// from then on, for as long as after a phone login, unless it may be a former owner's.
 //
 // Import is for the directory in the store. Batches of a few hundred rows keep concurrent logins
 // from waiting.
@@ -116,9 +116,10 @@ type importPlan struct {
 	// suspended holds the WeChat accounts that are suspended at their user. Openids that a file
 	// adds to such an account are suspended, too.
 	suspended map[userUnion]bool
-	// loggedIn holds the active accounts that have logged in with their user's number here, and
-	// former those that have left, by user.
-	loggedIn, former map[string][]user.Binding
+	// loggedIn holds the active accounts that have logged in with their user's number here, by
+	// user, and left the users whom an account has left.
+	loggedIn map[string][]user.Binding
+	left     map[string]bool
 
 	outcomes []importer.Outcome
 	newUsers []user.User
@@ -143,7 +144,7 @@ func (s *Store) planImport(t *sqldb.Tx, rows []importer.Row, rule user.NewOpenID
 		byPhone: make(map[string]string), users: make(map[string]user.Phone), erased: make(map[string]bool),
 		bindings: make(map[openidKey]user.Binding), openids: make(map[userApp]bool), unionids: make(map[string]string),
 		created: make(map[string]bool), joined: make(map[string]bool), suspended: make(map[userUnion]bool),
-		loggedIn: make(map[string][]user.Binding), former: make(map[string][]user.Binding),
+		loggedIn: make(map[string][]user.Binding), left: make(map[string]bool),
 	}
 	if err := t.PreferIndex(); err != nil {
 		return nil, err
@@ -165,7 +166,8 @@ func (s *Store) planImport(t *sqldb.Tx, rows []importer.Row, rule user.NewOpenID
 			id = p.addUser(r, id, now)
 		}
 		bound := p.addBinding(r, id, rule, external, now)
-		p.outcomes = append(p.outcomes, importer.Outcome{NewUser: isNew, Bound: bound})
+		suspended := bound && p.bindings[openidKey{r.AppID, r.OpenID}].State == user.Suspended
+		p.outcomes = append(p.outcomes, importer.Outcome{NewUser: isNew, Bound: bound, Suspended: suspended})
 	}
 	return p, nil
 }
@@ -227,12 +229,10 @@ func (p *importPlan) addBinding(r importer.Row, id string, rule user.NewOpenID, 
 
 // mayHaveLeft reports whether a new binding may be that of a former owner of the user's number. It
 // may be if another WeChat account has logged in with the number here, which the file may not know
-// of, or if somebody has left the user in this app, or with this unionid.
+// of, or if somebody has left the user.
 func (p *importPlan) mayHaveLeft(b user.Binding) bool {
-	isSame := func(o user.Binding) bool { return o.SameAccount(b) }
 	here := p.loggedIn[b.UserID]
-	return !slices.ContainsFunc(here, isSame) &&
-		(len(here) > 0 || slices.ContainsFunc(p.former[b.UserID], func(f user.Binding) bool { return f.AppID == b.AppID || isSame(f) }))
+	return (len(here) > 0 || p.left[b.UserID]) && !slices.ContainsFunc(here, b.SameAccount)
 }
 
 // ownerOf returns the user id of a row. A new user has the id given in the row, or none yet.
@@ -351,11 +351,11 @@ func (p *importPlan) lookUpBindings(t *sqldb.Tx, openids map[string][]any, ids, 
 		return err
 	}
 	if err := eachOf(t, func(row sqldb.Row) error {
-		var f user.Binding
-		err := row.Scan(&f.UserID, &f.AppID, &f.OpenID, &f.UnionID)
-		p.former[f.UserID] = append(p.former[f.UserID], f)
+		var id string
+		err := row.Scan(&id)
+		p.left[id] = true
 		return err
-	}, `SELECT user_id, appid, openid, unionid FROM {former_openids} WHERE user_id = ?`, nil, ids); err != nil {
+	}, `SELECT user_id FROM {former_openids} WHERE user_id = ?`, nil, ids); err != nil {
 		return err
 	}
 	return eachOf(t, add, which+`unionid = ?`, nil, unionids)

@@ -320,7 +320,9 @@ func TestImportLetsNoFormerOwnerIn(t *testing.T) {
 		logIn(t, s, user.Binding{AppID: "wx1", OpenID: "alice1", UnionID: "alice1", UserID: u.ID, PhoneAt: now, AuthAt: now}, user.Replace, now)
 		bob("13800138002")
 		execute(t, s, `DELETE FROM {bindings} WHERE openid = ?`, "bob13800138002")
-		for _, row := range []importer.Row{{AppID: "wx1", OpenID: "alice1"}, {AppID: "wx6", OpenID: "alice6", UnionID: "alice1"}} {
+		for _, row := range []importer.Row{
+			{AppID: "wx1", OpenID: "alice1"}, {AppID: "wx6", OpenID: "alice6", UnionID: "alice1"}, {AppID: "wx7", OpenID: "alice7"},
+		} {
 			row.Phone = number
 			if got := state(row, user.Replace); got != user.Suspended {
 				t.Errorf("%s: state %v", row.OpenID, got)
