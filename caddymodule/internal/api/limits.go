@@ -35,8 +35,6 @@ type loginLimit struct {
 	limiter *ratelimit.Limiter[string]
 	// counts are those in which the attempt is reserved. None: the limit is off.
 	counts []count
-	// address is a count that a refusal is charged to without a reservation. Optional.
-	address *count
 }
 
 // count is the count of one client, or of one session, and the rate that bounds it.
@@ -55,8 +53,8 @@ const sessionShare = 4
 // its device out. The MAC keeps a client from naming another's session. But one client
 // may have the refresh tokens of many sessions, which are good for this after the
 // sessions have ended. So such logins are also counted together by their address, at
-// sessionShare times the rate, and what WeChat refuses of them is charged to the address
-// as well. However many tokens a client has, it gets 1 + sessionShare times the rate.
+// sessionShare times the rate. However many tokens a client has, it gets
+// 1 + sessionShare times the rate.
 func (c *call) limit(network netip.Prefix, known bool, refreshToken string) *loginLimit {
 	if id, ours := c.Sessions.Keys.SessionOf(refreshToken); ours {
 		return c.limitOf(id, network, known)
@@ -80,7 +78,6 @@ func (c *call) limitOf(sessionID string, network netip.Prefix, known bool) *logi
 	if known {
 		all := ratelimit.Rate{Count: sessionShare * rate.Count, Per: rate.Per}
 		l.counts = append(l.counts, count{"sessions at " + network.String(), all})
-		l.address = &count{network.String(), rate}
 	}
 	return l
 }
@@ -112,9 +109,6 @@ func (l *loginLimit) settle(refused, succeeded bool) {
 		default:
 			l.limiter.Release(c.key)
 		}
-	}
-	if refused && l.address != nil {
-		l.limiter.Charge(l.address.rate, l.address.key, now)
 	}
 }
 

@@ -12,7 +12,8 @@ import (
 const (
 	// maxCalls is how many calls of one kind may be under way at one WeChat.
 	maxCalls = 128
-	// maxShare is how many of them one client may have.
+	// maxShare is how many of them each client may have, and how many more there are for those
+	// whose share is used up. So one client alone gets half of all.
 	maxShare = maxCalls / 4
 	// maxQueue is how long a login waits for a free slot, and before that until its client
 	// has one to spare.
@@ -45,6 +46,15 @@ func (c concurrency) acquire(ctx context.Context) *Error {
 	}
 }
 
+func (c concurrency) tryAcquire() bool {
+	select {
+	case c <- struct{}{}:
+		return true
+	default:
+		return false
+	}
+}
+
 func (c concurrency) release() { <-c }
 
 // shares limits how many calls of each client are under way, or wait for a slot. Without
@@ -52,8 +62,9 @@ func (c concurrency) release() { <-c }
 // logins, but its good ones make room for more, and so does each session that it has. The
 // zero value is ready to use.
 type shares struct {
-	mu  sync.Mutex
-	use map[string]*share
+	mu    sync.Mutex
+	use   map[string]*share
+	spare concurrency // beyond the shares
 }
 
 // share holds the slots of one client.
@@ -71,14 +82,19 @@ func (ss *shares) within(ctx context.Context, holder string, call func() error) 
 	}
 	s := ss.enter(holder)
 	defer ss.leave(holder, s)
-	if e := s.slots.acquire(ctx); e != nil {
-		if errors.Is(e, errBusy) {
-			e = refuse(problem.RateLimited, errShare)
-			e.RetryAfter = shareRetry
+	slots := s.slots
+	if !slots.tryAcquire() {
+		if ss.spare.tryAcquire() {
+			slots = ss.spare
+		} else if e := slots.acquire(ctx); e != nil {
+			if errors.Is(e, errBusy) {
+				e = refuse(problem.RateLimited, errShare)
+				e.RetryAfter = shareRetry
+			}
+			return e
 		}
-		return e
 	}
-	defer s.slots.release()
+	defer slots.release()
 	return call()
 }
 
@@ -88,7 +104,7 @@ func (ss *shares) enter(holder string) *share {
 	s := ss.use[holder]
 	if s == nil {
 		if ss.use == nil {
-			ss.use = make(map[string]*share)
+			ss.use, ss.spare = make(map[string]*share), make(concurrency, maxShare)
 		}
 		s = &share{slots: make(concurrency, maxShare)}
 		ss.use[holder] = s

@@ -121,13 +121,6 @@ func (l *Limiter[K]) Fail(r Rate, k K, now time.Time) {
 	l.state(k, now).charge(r, now)
 }
 
-// Charge counts an attempt that was not reserved here and has failed.
-func (l *Limiter[K]) Charge(r Rate, k K, now time.Time) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.state(k, now).charge(r, now)
-}
-
 func (l *Limiter[K]) release(k K) {
 	if s, ok := l.keys[k]; ok && s.reserved > 0 {
 		s.reserved--

@@ -139,27 +139,6 @@ func TestReservationIsGivenBack(t *testing.T) {
 	}
 }
 
-// A failure is charged to an address besides the count that it was reserved in. It must not
-// end a reservation of somebody else at that address.
-func TestChargeEndsNoReservation(t *testing.T) {
-	rate := Rate{Count: 3, Per: time.Minute}
-	var l Limiter[string]
-	l.Reserve(rate, "office", start)
-	l.Charge(rate, "office", start)
-	if r := l.Reserve(rate, "office", start); r != nil {
-		t.Errorf("one under way and one charged of three: %+v", r)
-	}
-	if r := l.Reserve(rate, "office", start); r == nil || r.Wait != busyWait {
-		t.Errorf("two under way and one charged: %+v", r)
-	}
-	for range 2 {
-		l.Charge(rate, "office", start)
-	}
-	if r := l.Check(rate, "office", start); r == nil || r.Wait != 20*time.Second {
-		t.Errorf("three charged: %+v", r)
-	}
-}
-
 // A household has 2⁶⁴ IPv6 addresses. An attacker who changes the address for each
 // attempt is still one client.
 func TestIPv6NetworkIsOneClient(t *testing.T) {
