@@ -129,7 +129,8 @@ const (
 	// Active is a binding whose openid logs in silently.
 	Active BindingState = iota
 	// Suspended is a binding to a user whose number another WeChat account has used for a login
-	// since, or before the binding was imported. A phone login with the user's number makes the binding active again.
+	// since, or before the binding was imported. A phone login with the user's number makes the
+	// binding active again.
 	Suspended
 	// Detached is a binding whose owner has left the app, as WeChat reported.
 	Detached
