@@ -132,9 +132,8 @@ func (c *Client) GroupRead(ctx context.Context, doing string, question func() St
 // share makes a write on a database server.
 func (c *Client) share(ctx context.Context, doing string, proves bool, how Durability, w *Grouped) error {
 	return c.making(ctx, doing, proves, func(ctx context.Context, p *Pools, u *underway) error {
-		err := u.counted(func() error {
-			return p.groups.of(groupKind{doing, how, Guarded(ctx)}, c.DB, p.Write).write(ctx, w)
-		})()
+		u.runs++
+		err := p.groups.of(groupKind{doing, how, Guarded(ctx)}, c.DB, p.Write).write(ctx, w)
 		if errors.Is(err, ErrGroup) {
 			err = c.DB.tries(ctx, p.Write, Again, u.counted(func() error {
 				return c.DB.changing(ctx, p.Write, how, func(t *Tx) error { return t.Together(w) })

@@ -312,12 +312,7 @@ func (s *Store) lookUp(t *sqldb.Tx, p *importPlan, rows []importer.Row) error {
 	}, `SELECT id, phone FROM {users} WHERE id = ?`, nil, ids); err != nil {
 		return err
 	}
-	if err := eachOf(t, func(row sqldb.Row) error {
-		var id string
-		err := row.Scan(&id)
-		p.erased[id] = true
-		return err
-	}, `SELECT user_id FROM {barred_users} WHERE erased_at > 0 AND user_id = ?`, nil, ids); err != nil {
+	if err := eachOf(t, addTo(p.erased), `SELECT user_id FROM {barred_users} WHERE erased_at > 0 AND user_id = ?`, nil, ids); err != nil {
 		return err
 	}
 	return p.lookUpBindings(t, openids, ids, unionids)
@@ -350,15 +345,20 @@ func (p *importPlan) lookUpBindings(t *sqldb.Tx, openids map[string][]any, ids, 
 	if err := eachOf(t, add, which+`user_id = ?`, nil, ids); err != nil {
 		return err
 	}
-	if err := eachOf(t, func(row sqldb.Row) error {
-		var id string
-		err := row.Scan(&id)
-		p.left[id] = true
-		return err
-	}, `SELECT user_id FROM {former_openids} WHERE user_id = ?`, nil, ids); err != nil {
+	if err := eachOf(t, addTo(p.left), `SELECT user_id FROM {former_openids} WHERE user_id = ?`, nil, ids); err != nil {
 		return err
 	}
 	return eachOf(t, add, which+`unionid = ?`, nil, unionids)
+}
+
+// addTo returns a function that adds the id of each row to a set.
+func addTo(set map[string]bool) func(sqldb.Row) error {
+	return func(row sqldb.Row) error {
+		var id string
+		err := row.Scan(&id)
+		set[id] = true
+		return err
+	}
 }
 
 func (s *Store) writeImport(t *sqldb.Tx, p *importPlan) error {

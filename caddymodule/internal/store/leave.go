@@ -73,8 +73,8 @@ func (s *Store) lastLeft(t *sqldb.Tx, userID string) (b user.Binding, found bool
 		found = true
 		b, err = s.scanBinding(r)
 		return err
-	}, `SELECT `+bindingColumns+` FROM {bindings} WHERE user_id = ? AND state IN (?, ?, ?) ORDER BY state_at DESC LIMIT 1`,
-		userID, int64(user.Detached), int64(user.Withdrawn), int64(user.Cancelled))
+	}, `SELECT `+bindingColumns+` FROM {bindings} WHERE user_id = ? AND state >= ? ORDER BY state_at DESC LIMIT 1`,
+		userID, int64(user.Detached))
 	return b, found, err
 }
 
