@@ -74,8 +74,8 @@ type share struct {
 }
 
 // within makes a call when the client named by holder has a free slot. If it has none for
-// a while, that is no fault of WeChat: the answer is that of a limit. An empty name stands
-// for clients that cannot be told apart, which are not limited.
+// a while, that is no fault of WeChat: the answer is that of a limit. The name is empty
+// where clients are not known, and there is no limit then.
 func (ss *shares) within(ctx context.Context, holder string, call func() error) error {
 	if holder == "" {
 		return call()

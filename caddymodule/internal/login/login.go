@@ -69,8 +69,8 @@ func (r Request) client() string {
 	return r.Client.String()
 }
 
-// holder returns a name for the client whose calls under way are counted. Where clients
-// cannot be told apart it is the session of the login's refresh token, or else empty.
+// holder returns a name for the client whose calls under way are counted. Where clients are
+// not known, it is the session of the login's refresh token, or else empty.
 func (c *Chain) holder(r Request) string {
 	if who := r.client(); who != "" {
 		return who

@@ -310,7 +310,7 @@ func TestImportLetsNoFormerOwnerIn(t *testing.T) {
 				t.Errorf("%s: state %v, want %v", name, got, c.want)
 			}
 		}
-		// Alice was put out by Bob, who has moved on since. Neither the openid that he has replaced
+		// Bob has replaced Alice, and has moved on since. Neither the openid that he has replaced
 		// nor another one of her account comes back.
 		number := phone(t, "13800138002")
 		u, err := s.Users(true, settings).Login(t.Context(), user.Login{Phone: number})
