@@ -9,7 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/sqldb/dbtest"
 )
 
 // holdWriter keeps the only writing connection busy with a batch until release is called, so that
@@ -17,7 +18,7 @@ import (
 func holdWriter(t *testing.T, c *Client) (release func()) {
 	t.Helper()
 	p := c.DB.Pools()
-	waitFor(t, "the queue to rest", func() bool {
+	dbtest.WaitFor(t, "the queue to rest", func() bool {
 		p.queue.mu.Lock()
 		defer p.queue.mu.Unlock()
 		return !p.queue.running
@@ -30,7 +31,7 @@ func holdWriter(t *testing.T, c *Client) (release func()) {
 	go func() {
 		first <- c.Write(context.Background(), "waiting", func(*Tx) error { return nil })
 	}()
-	waitFor(t, "the first write to begin", func() bool {
+	dbtest.WaitFor(t, "the first write to begin", func() bool {
 		p.queue.mu.Lock()
 		defer p.queue.mu.Unlock()
 		return p.queue.running && len(p.queue.waiting) == 0
@@ -39,15 +40,6 @@ func holdWriter(t *testing.T, c *Client) (release func()) {
 		conn.Close()
 		if err := <-first; err != nil {
 			t.Error(err)
-		}
-	}
-}
-
-func waitFor(t *testing.T, what string, is func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(5 * time.Second); !is(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("waited in vain for " + what)
 		}
 	}
 }
@@ -87,7 +79,7 @@ func TestOneBadWriteLeavesItsBatchAlone(t *testing.T) {
 			})
 		})
 	}
-	waitFor(t, "a batch", func() bool { return q.length() == writes })
+	dbtest.WaitFor(t, "a batch", func() bool { return q.length() == writes })
 	release()
 	wg.Wait()
 	for i, err := range errs {
@@ -109,7 +101,7 @@ func TestAbandonedWriteDoesNotHappen(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	second := make(chan error)
 	go func() { second <- c.insert(ctx, Durable, "abandoned") }()
-	waitFor(t, "the second write to wait", func() bool { return q.length() == 1 })
+	dbtest.WaitFor(t, "the second write to wait", func() bool { return q.length() == 1 })
 	cancel()
 	if err := <-second; !errors.Is(err, context.Canceled) {
 		t.Error(err)
@@ -131,10 +123,10 @@ func TestCloseSeesWritesThrough(t *testing.T) {
 	for i := range writes {
 		go func() { errs <- c.insert(context.Background(), Durable, fmt.Sprint(i)) }()
 	}
-	waitFor(t, "the writes", func() bool { return q.length() == writes })
+	dbtest.WaitFor(t, "the writes", func() bool { return q.length() == writes })
 	closed := make(chan error)
 	go func() { closed <- c.DB.Close() }()
-	waitFor(t, "closing to begin", func() bool { return c.DB.Pools() == nil })
+	dbtest.WaitFor(t, "closing to begin", func() bool { return c.DB.Pools() == nil })
 	release()
 	if err := <-closed; err != nil {
 		t.Fatal(err)
@@ -188,7 +180,7 @@ func TestDurableWriteReturnsOnceOnDisk(t *testing.T) {
 	<-flushing
 	second, third := insert("second"), insert("third")
 	// Other callers can see the write, and make writes of their own, before it is on disk.
-	waitFor(t, "the others", func() bool { return c.rows(t) == 3 })
+	dbtest.WaitFor(t, "the others", func() bool { return c.rows(t) == 3 })
 	if err := c.insert(t.Context(), Light, "light"); err != nil {
 		t.Error("a light write:", err)
 	}
@@ -247,7 +239,7 @@ func TestPanicStaysWithItsWrite(t *testing.T) {
 				}
 			})
 		}
-		waitFor(t, "a batch", func() bool { return q.length() == len(names) })
+		dbtest.WaitFor(t, "a batch", func() bool { return q.length() == len(names) })
 		release()
 		all.Wait()
 	}

@@ -38,7 +38,7 @@ func behindGate(s *Store, doing string, how sqldb.Durability) *gate {
 // until waits until so many writes are waiting, and so many transactions are on their way.
 func (g *gate) until(t *testing.T, reached func(waiting, running int) bool) {
 	t.Helper()
-	waitFor(t, "the writes", func() bool { return reached(g.State()) })
+	dbtest.WaitFor(t, "the writes", func() bool { return reached(g.State()) })
 }
 
 // runs waits until n transactions are on their way.
@@ -51,15 +51,6 @@ func (g *gate) runs(t *testing.T, n int) {
 func (g *gate) waits(t *testing.T, n int) {
 	t.Helper()
 	g.until(t, func(waiting, _ int) bool { return waiting == n })
-}
-
-func waitFor(t *testing.T, what string, is func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(5 * time.Second); !is(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("waited in vain for " + what)
-		}
-	}
 }
 
 // One transaction has the writes of many logins, and a row that exists already. The others succeed,

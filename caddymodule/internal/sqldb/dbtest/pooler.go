@@ -11,10 +11,26 @@ import (
 	"github.com/jackc/pgx/v5/pgproto3"
 )
 
-// StrictPooler returns the address of an empty PostgreSQL database behind a pooler that, like some,
+// BehindPoolers runs a test with an empty PostgreSQL database behind a pooler that accepts no
+// settings: with a role that has the right settings by default, and with roles that have others.
+// says is what the error must contain for those. It is empty if there must be none.
+func BehindPoolers(t *testing.T, test func(t *testing.T, address, says string)) {
+	if Without("postgres") {
+		return
+	}
+	for setting, says := range map[string]string{
+		"":                                   "", // the role's settings are right
+		"standard_conforming_strings TO off": "ALTER ROLE",
+		"client_encoding TO 'LATIN1'":        "client_encoding",
+	} {
+		t.Run(setting, func(t *testing.T) { test(t, strictPooler(t, setting), says) })
+	}
+}
+
+// strictPooler returns the address of an empty PostgreSQL database behind a pooler that, like some,
 // refuses a connection that starts with settings that it does not know. The database's role has the
 // settings that the gateway needs by default, and then this one, which may be empty.
-func StrictPooler(t *testing.T, setting string) (address string) {
+func strictPooler(t *testing.T, setting string) (address string) {
 	t.Helper()
 	const kind = "postgres"
 	role := Name()

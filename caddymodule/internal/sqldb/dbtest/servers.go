@@ -197,3 +197,13 @@ func Accepting(t *testing.T, handle func(net.Conn)) (address string) {
 	}()
 	return listener.Addr().String()
 }
+
+// WaitFor waits until a condition holds, and fails the test if that takes long.
+func WaitFor(t *testing.T, what string, is func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(5 * time.Second); !is(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("waited in vain for " + what)
+		}
+	}
+}
