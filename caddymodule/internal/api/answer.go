@@ -36,7 +36,7 @@ func (s *Server) Refuse(w http.ResponseWriter, r *http.Request, p *problem.Probl
 	}
 	h.Set("Connection", "close")
 	err := answer(w, r, p.Status, "application/problem+json", p)
-	conn.DiscardUnread(w, r, s.Host.Exiting)
+	conn.DiscardUnread(w, r, s.subscriber(r), s.Host.Exiting)
 	return err
 }
 

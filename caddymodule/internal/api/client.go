@@ -13,15 +13,24 @@ import (
 // unknown. Behind a load balancer that Caddy does not trust, all clients have the load
 // balancer's address, and a limit by address would lock all of them out.
 func (c *call) client() (netip.Prefix, bool) {
-	addr, _ := netip.ParseAddr(c.address())
-	if addr = addr.Unmap(); network.Private(addr) {
+	client := c.subscriber(c.r)
+	if !client.IsValid() {
 		c.warnPrivate(c.r)
-		return netip.Prefix{}, false
+		return client, false
 	}
 	if !c.Host.TrustedProxy(c.r) && len(c.r.Header["X-Forwarded-For"]) > 0 {
 		c.warnForwarded()
 	}
-	return ratelimit.Subscriber(addr), true
+	return client, true
+}
+
+// subscriber returns the network that a request came from, or zero if it is private.
+func (s *Server) subscriber(r *http.Request) netip.Prefix {
+	addr, _ := netip.ParseAddr(s.Host.ClientIP(r))
+	if network.Private(addr) {
+		return netip.Prefix{}
+	}
+	return ratelimit.Subscriber(addr)
 }
 
 // address returns the client's address for logs and sessions.

@@ -7,7 +7,9 @@ package conn
 import (
 	"io"
 	"net/http"
+	"net/netip"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -21,10 +23,45 @@ const (
 	// longest that it delays a shutdown.
 	unreadStepTime = 2 * time.Second
 	maxUnreadConns = 256 // connections at the same time, in the whole process
+	// maxUnreadShare is how many of these one client may have. Otherwise one client could make
+	// all others lose the refusals of their uploads.
+	maxUnreadShare = maxUnreadConns / 2
 )
 
-// unreadSlots holds one item for each connection whose upload is being discarded.
-var unreadSlots = make(chan struct{}, maxUnreadConns)
+// unreadConns counts the connections whose uploads are being discarded.
+var unreadConns unreadCount
+
+// unreadCount counts connections by client. The zero value is ready to use.
+type unreadCount struct {
+	mu  sync.Mutex
+	all int
+	of  map[netip.Prefix]int
+}
+
+// enter reports whether one more connection of a client may be read. If so, leave must follow. Only
+// the bound for all applies to the zero client, which is one that cannot be told from others.
+func (c *unreadCount) enter(client netip.Prefix) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.all >= maxUnreadConns || client.IsValid() && c.of[client] >= maxUnreadShare {
+		return false
+	}
+	if c.of == nil {
+		c.of = make(map[netip.Prefix]int)
+	}
+	c.all++
+	c.of[client]++
+	return true
+}
+
+func (c *unreadCount) leave(client netip.Prefix) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.all--
+	if c.of[client]--; c.of[client] == 0 {
+		delete(c.of, client)
+	}
+}
 
 // StillSending reports whether the client of an HTTP/1 request may still be sending its
 // body. In HTTP/2 and HTTP/3, the server ends the single stream instead.
@@ -36,11 +73,12 @@ func StillSending(r *http.Request) bool {
 // nothing before they have sent everything. Closing a connection with unread data resets it, so the
 // client would lose the refusal. Therefore DiscardUnread flushes the answer, and reads and discards
 // what arrives, within bounds. If the body did not end within them, it closes the connection, as
-// the answer announces: the rest of the body must not be taken for the next request.
-func DiscardUnread(w http.ResponseWriter, r *http.Request, exiting func() bool) {
+// the answer announces: the rest of the body must not be taken for the next request. The client is
+// the network that the request came from, or zero where it is unknown.
+func DiscardUnread(w http.ResponseWriter, r *http.Request, client netip.Prefix, exiting func() bool) {
 	rc := http.NewResponseController(w)
 	_ = rc.Flush() // if a directive such as intercept holds the answer, it is sent after the body
-	if discard(rc, r, exiting) {
+	if discard(rc, r, client, exiting) {
 		return
 	}
 	// net/http would read for a while without a time limit before it closes the
@@ -51,16 +89,14 @@ func DiscardUnread(w http.ResponseWriter, r *http.Request, exiting func() bool) 
 
 // discard reads the body of r to its end. It returns false if a bound was reached,
 // or the body broke, before the end.
-func discard(rc *http.ResponseController, r *http.Request, exiting func() bool) (whole bool) {
+func discard(rc *http.ResponseController, r *http.Request, client netip.Prefix, exiting func() bool) (whole bool) {
 	if r.ContentLength > maxUnread || r.Header.Get("Expect") != "" {
 		return false // a client that expects 100 Continue does not send its body before that
 	}
-	select {
-	case unreadSlots <- struct{}{}:
-		defer func() { <-unreadSlots }()
-	default:
+	if !unreadConns.enter(client) {
 		return false
 	}
+	defer unreadConns.leave(client)
 	end := time.Now().Add(maxUnreadTime)
 	buf := make([]byte, 32<<10)
 	for total, step := 0, unreadStep; total <= maxUnread; {

@@ -4,6 +4,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"os"
 	"testing"
 	"testing/synctest"
@@ -13,11 +14,12 @@ import (
 // sender is a connection whose client sends some bytes after each pause.
 type sender struct {
 	http.ResponseWriter
-	each  int
-	pause time.Duration
-	left  int // bytes to come; negative: without end
-	due   time.Time
-	read  int
+	each   int
+	pause  time.Duration
+	left   int // bytes to come; negative: without end
+	due    time.Time
+	read   int
+	client netip.Prefix
 }
 
 func (s *sender) SetReadDeadline(at time.Time) error {
@@ -55,7 +57,7 @@ func (s *sender) upload(length int64) *http.Request {
 
 // discarded reads a body as after a refusal, and returns whether it ended.
 func (s *sender) discarded(r *http.Request, exiting func() bool) (whole bool) {
-	return discard(http.NewResponseController(s), r, exiting)
+	return discard(http.NewResponseController(s), r, s.client, exiting)
 }
 
 func staying() bool { return false }
@@ -101,23 +103,34 @@ func TestRefusedUploadsAreBounded(t *testing.T) {
 }
 
 // Very many clients upload at once and are refused. Only so many connections are read at a time.
-// The others are closed without being read, until one of those has ended.
+// The others are closed without being read, until one of those has ended. One client alone gets half
+// of the places, unless it cannot be told from others.
 func TestFewRefusedUploadsAreReadAtOnce(t *testing.T) {
-	one := func() bool {
-		s := &sender{each: 10, left: 10, due: time.Now().Add(time.Hour)}
+	a, b, unknown := netip.MustParsePrefix("198.51.100.1/32"), netip.MustParsePrefix("2001:db8::/64"), netip.Prefix{}
+	one := func(client netip.Prefix) bool {
+		s := &sender{each: 10, left: 10, due: time.Now().Add(time.Hour), client: client}
 		return s.discarded(s.upload(10), staying)
 	}
-	for range maxUnreadConns {
-		unreadSlots <- struct{}{}
+	fill := func(client netip.Prefix) (n int) {
+		for unreadConns.enter(client) {
+			t.Cleanup(func() { unreadConns.leave(client) })
+			n++
+		}
+		return n
 	}
-	if one() {
-		t.Error("one more was read")
+	if n := fill(a); n != maxUnreadShare || one(a) {
+		t.Errorf("one client got %d places, and one more was read", n)
 	}
-	for range maxUnreadConns {
-		<-unreadSlots
+	if !one(b) || !one(unknown) {
+		t.Error("another client has to wait for this one")
 	}
+	if n := fill(unknown); n != maxUnreadConns-maxUnreadShare || one(b) || one(unknown) {
+		t.Errorf("the others got %d places, and one more was read", n)
+	}
+	unreadConns.leave(a)
+	defer unreadConns.enter(a)
 	for range maxUnreadConns + 1 {
-		if !one() {
+		if !one(b) {
 			t.Fatal("a connection that has ended still counts")
 		}
 	}
