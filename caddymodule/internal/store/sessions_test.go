@@ -1,6 +1,7 @@
 package store
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"strings"
@@ -9,7 +10,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/clock"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/sqldb"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
 
@@ -231,6 +234,43 @@ func TestUnavailableStoreIsNoAnswer(t *testing.T) {
 		}
 		if _, err := s.Users(true, settings).Login(t.Context(), user.Login{Phone: phone(t, "13800138000")}); !errors.Is(err, ErrUnavailable) {
 			t.Error(err)
+		}
+	})
+}
+
+// A reload or a time limit ends a poll between two rows. Such a poll has no answer of the
+// database's clock, so it says nothing about the process's clock.
+func TestAbortedPollMovesNoClock(t *testing.T) {
+	onEach(t, func(t *testing.T, open database) {
+		c := clock.New()
+		s := open(Options{Clock: c}).With(testKeys(t, 1))
+		if err := s.Open(patient(t)); err != nil {
+			t.Fatal(err)
+		}
+		err := s.sql.Rewrite(t.Context(), "filling", func(tx *sqldb.Tx) error {
+			for range 3000 {
+				if _, err := tx.Exec(`INSERT INTO {revocations} (session_id, until_at, recorded_at) VALUES (?, ?, {now})`,
+					session.NewID(time.Now()), time.Now().Add(time.Hour).UnixMilli()); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		start := time.Now()
+		if _, err := s.Revocations(t.Context(), 0, time.Hour); err != nil {
+			t.Fatal(err)
+		}
+		whole := time.Since(start)
+		for i := range 100 {
+			ctx, cancel := context.WithTimeout(t.Context(), whole/4+time.Duration(i)*whole/150)
+			_, _ = s.Revocations(ctx, 0, time.Hour) // whether it was fast enough does not matter
+			cancel()
+			if c.State().Off {
+				t.Fatalf("after %d polls that were cut short the clock counts as wrong: %+v", i+1, c.State())
+			}
 		}
 	})
 }
