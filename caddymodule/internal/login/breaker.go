@@ -36,6 +36,8 @@ type breaker struct {
 	mu       sync.Mutex
 	failures int            // counted failures in a row
 	by       map[string]int // failures by client
+	inApp    map[string]int // failures that a client's input may have caused, by app
+	others   int            // all other failures
 	failed   time.Time      // time of the last failure
 	last     error          // the error of the last failure
 	pause    time.Duration
@@ -84,8 +86,8 @@ func (b *breaker) isOpen() bool {
 	return b.failures >= tripAfter
 }
 
-// leave records the outcome of a call. made is false if the call was not made.
-func (b *breaker) leave(who string, probe bool, now time.Time, err error, made bool) {
+// leave records the outcome of a call in an app. made is false if the call was not made.
+func (b *breaker) leave(app, who string, probe bool, now time.Time, err error, made bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if probe {
@@ -96,7 +98,8 @@ func (b *breaker) leave(who string, probe bool, now time.Time, err error, made b
 	}
 	outcome := b.classify(err, who)
 	if outcome == answered {
-		b.failures, b.by, b.pause, b.probers = 0, nil, 0, nil
+		b.forget()
+		b.pause, b.probers = 0, nil
 		return
 	}
 	if probe && who != "" {
@@ -109,31 +112,41 @@ func (b *breaker) leave(who string, probe bool, now time.Time, err error, made b
 		return
 	}
 	if now.Sub(b.failed) > forgetAfter && !probe {
-		b.failures, b.by = 0, nil
+		b.forget()
 	}
 	b.failed = now
-	if counts := b.count(who, err); counts && b.failures == tripAfter || probe {
+	before := b.failures
+	b.count(app, who, err)
+	if before < tripAfter && b.failures >= tripAfter || probe {
 		b.pause = min(max(firstPause, 2*b.pause), longestPause)
 		b.last, b.closed = err, now.Add(b.pause)
 	}
 }
 
-// count counts a failure, unless its client has caused perClient failures already. It reports
-// whether it did.
-func (b *breaker) count(who string, err error) bool {
+// count counts a failure, unless its client has caused perClient failures already. Where clients are
+// openids, failures that their input may have caused count by app: one person has an openid in each.
+func (b *breaker) count(app, who string, err error) {
 	var we *wechat.Error
-	if errors.As(err, &we) && !we.Unprovoked() {
-		if b.by[who] >= perClient {
-			return false
-		}
-		if b.by == nil {
-			b.by = make(map[string]int)
-		}
-		b.by[who]++
+	if errors.As(err, &we) && we.Unprovoked() {
+		b.others++
+		b.failures++
+		return
 	}
-	b.failures++
-	return true
+	if b.by[who] >= perClient {
+		return
+	}
+	if b.by == nil {
+		b.by, b.inApp = make(map[string]int), make(map[string]int)
+	}
+	if b.call != wechat.CallPhone {
+		app = ""
+	}
+	b.by[who]++
+	b.inApp[app]++
+	b.failures = max(b.failures, b.others+b.inApp[app])
 }
+
+func (b *breaker) forget() { b.failures, b.by, b.inApp, b.others = 0, nil, nil, 0 }
 
 // classification groups the outcomes of a call by what they prove about WeChat.
 type classification int

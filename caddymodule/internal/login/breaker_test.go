@@ -23,7 +23,11 @@ func newTrial(t *testing.T) *trial {
 }
 
 func (tr *trial) do(who string, result error) error {
-	return tr.b.do(who, func() time.Time { return tr.now }, func() (bool, error) { tr.calls++; return true, result })
+	return tr.in("app", who, result)
+}
+
+func (tr *trial) in(app, who string, result error) error {
+	return tr.b.do(app, who, func() time.Time { return tr.now }, func() (bool, error) { tr.calls++; return true, result })
 }
 
 // made reports whether the call was made.
@@ -111,6 +115,30 @@ func TestOneClientOpensNoBreaker(t *testing.T) {
 	}
 	if !tr.made("ann", nil) {
 		t.Error("two clients opened it")
+	}
+}
+
+// One person has an openid in each of several apps, and causes failures in all of them. That opens
+// no breaker: it takes several clients in one app, and then it is open for all apps.
+func TestOnePersonOfManyAppsOpensNoBreaker(t *testing.T) {
+	tr := newTrial(t)
+	tr.b.call = wechat.CallPhone
+	failed := &wechat.Error{Call: wechat.CallPhone, Kind: wechat.KindBadAnswer, Status: 502}
+	fail := func(app, who string) { _ = tr.in(app, who+" in "+app, failed) }
+	for i := range 50 {
+		fail(fmt.Sprint("app ", i%5), "eve")
+	}
+	before := tr.calls
+	_ = tr.in("app 9", "ann", failed)
+	if tr.calls == before {
+		t.Fatal("one person opened it")
+	}
+	for range perClient {
+		fail("app 1", "bob")
+		fail("app 1", "carol")
+	}
+	if before = tr.calls; tr.in("app 9", "dan", nil) == nil || tr.calls > before {
+		t.Error("three clients of one app did not open it")
 	}
 }
 
@@ -253,10 +281,10 @@ func TestProbeThatIsNotMade(t *testing.T) {
 	tr := newTrial(t)
 	tr.open(3, reset)
 	tr.now = tr.now.Add(firstPause)
-	_ = tr.b.do("ann", func() time.Time { return tr.now }, func() (bool, error) { return false, unavailable(errBusy, busyRetry) })
+	_ = tr.b.do("app", "ann", func() time.Time { return tr.now }, func() (bool, error) { return false, unavailable(errBusy, busyRetry) })
 	func() {
 		defer func() { _ = recover() }()
-		_ = tr.b.do("bob", func() time.Time { return tr.now }, func() (bool, error) { panic("in a call") })
+		_ = tr.b.do("app", "bob", func() time.Time { return tr.now }, func() (bool, error) { panic("in a call") })
 	}()
 	if !tr.made("eve", nil) {
 		t.Error("nobody may probe any more")

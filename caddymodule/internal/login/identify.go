@@ -75,7 +75,7 @@ func (c *Chain) askCaller(ctx context.Context, r Request) (caller, error) {
 	var warm errgroup.Group
 	if r.PhoneCode != "" {
 		warm.Go(func() error {
-			return c.State.upstreams.tokenOf(c.Route, r).do("", c.now, func() (bool, error) {
+			return c.State.upstreams.tokenOf(c.Route, r).do(r.App.ID, "", c.now, func() (bool, error) {
 				return true, c.observed(ctx, "access_token", func(ctx context.Context) error { return c.WeChat.WarmToken(ctx, r.App) })
 			})
 		})

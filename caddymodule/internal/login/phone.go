@@ -119,7 +119,7 @@ func (c *Chain) askPhone(ctx context.Context, r Request, openid string) (user.Ph
 		// would keep the others' from probing.
 		return u.shares.within(ctx, cmp.Or(r.client(), openid), func() error {
 			made := false // stays false if there was no access token
-			return c.State.upstreams.tokenOf(c.Route, r).do("", c.now, func() (bool, error) {
+			return c.State.upstreams.tokenOf(c.Route, r).do(r.App.ID, "", c.now, func() (bool, error) {
 				err := u.do(ctx, r.App.ID, openid, c.now, func() (err error) {
 					made = true
 					number, err = c.WeChat.PhoneNumber(ctx, r.App, r.PhoneCode, openid)

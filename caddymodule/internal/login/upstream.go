@@ -105,7 +105,7 @@ func (u *upstream) do(ctx context.Context, appid, who string, now func() time.Ti
 	if e := u.quotas.enter(appid, now()); e != nil {
 		return e
 	}
-	return u.breaker.do(who, now, func() (bool, error) {
+	return u.breaker.do(appid, who, now, func() (bool, error) {
 		if e := u.turns.acquire(ctx); e != nil {
 			return false, e
 		}
@@ -118,14 +118,14 @@ func (u *upstream) do(ctx context.Context, appid, who string, now func() time.Ti
 
 // do makes a call through the breaker. call reports whether it was made, and returns
 // the error of WeChat or, if it was not made, of the login.
-func (b *breaker) do(who string, now func() time.Time, call func() (made bool, err error)) error {
+func (b *breaker) do(app, who string, now func() time.Time, call func() (made bool, err error)) error {
 	probe, e := b.enter(who, now())
 	if e != nil {
 		return e
 	}
 	var made bool
 	var err error
-	defer func() { b.leave(who, probe, now(), err, made) }() // after a panic too
+	defer func() { b.leave(app, who, probe, now(), err, made) }() // after a panic too
 	made, err = call()
 	if err == nil {
 		return nil

@@ -26,7 +26,7 @@ func TestDeadWeChatStopsNoOther(t *testing.T) {
 		asked := false
 		for i := range 2 * tripAfter {
 			_ = us.call("hosts", "staging", wechat.CallSession).do(t.Context(), "wxA", fmt.Sprint(i), now, func() error { return reset })
-			_ = us.token("staging", "wxA").do("", now, func() (bool, error) { return true, down })
+			_ = us.token("staging", "wxA").do("wxA", "", now, func() (bool, error) { return true, down })
 		}
 		err := us.call("hosts", name, call).do(t.Context(), "wxA", "ann", now, func() error { asked = true; return nil })
 		if asked != (err == nil) {
@@ -44,11 +44,11 @@ func TestDeadWeChatStopsNoOther(t *testing.T) {
 		t.Error(err)
 	}
 	for source, want := range map[string]bool{"staging": false, "production": true} {
-		if err := us.token(source, "wxA").do("", now, func() (bool, error) { return true, nil }); (err == nil) != want {
+		if err := us.token(source, "wxA").do("wxA", "", now, func() (bool, error) { return true, nil }); (err == nil) != want {
 			t.Errorf("the access token of %s: %v", source, err)
 		}
 	}
-	if err := us.token("staging", "wxB").do("", now, func() (bool, error) { return true, nil }); err != nil {
+	if err := us.token("staging", "wxB").do("wxB", "", now, func() (bool, error) { return true, nil }); err != nil {
 		t.Errorf("the access token of another app: %v", err)
 	}
 }
