@@ -2,6 +2,7 @@ package login
 
 import (
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
@@ -103,6 +104,9 @@ var (
 	// ErrChanged means that the facts on which the login was decided have changed
 	// since.
 	ErrChanged = errors.New("what the login was decided on has changed")
+	// ErrOpenedBefore is an ErrChanged: the login's codes have opened a session, and the directory
+	// has returned a new user. If it does so again, the user of that session is gone.
+	ErrOpenedBefore = fmt.Errorf("the codes have opened a session before: %w", ErrChanged)
 	// ErrChanging means that the user's number is being changed in an external directory, so
 	// the directory's answer may be outdated.
 	ErrChanging = errors.New("the user's number is being changed")

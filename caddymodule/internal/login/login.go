@@ -330,6 +330,9 @@ func (c *Chain) finish(ctx context.Context, l underway) (res Result, err error) 
 	if erased != "" {
 		return Result{}, c.overtaken(l, user.ErrUnknown)
 	}
+	if errors.Is(err, ErrOpenedBefore) {
+		return Result{}, refuse(problem.LoginCodeInvalid, err, wechat.RenewCode)
+	}
 	return Result{}, fromStore(err)
 }
 

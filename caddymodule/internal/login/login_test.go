@@ -82,6 +82,7 @@ type faultyStore struct {
 	*store.Store
 	failing    atomic.Bool
 	committing atomic.Bool // logins can be committed
+	refusal    error       // of each commit
 }
 
 var errStore = errors.New("the disk is gone")
@@ -103,6 +104,9 @@ func (f *faultyStore) KeepLight(ctx context.Context, k login.Key, v []byte, expi
 func (f *faultyStore) Commit(ctx context.Context, c login.Commit) (login.Committed, error) {
 	if f.failing.Load() || !f.committing.Load() {
 		return login.Committed{}, errStore
+	}
+	if f.refusal != nil {
+		return login.Committed{}, f.refusal
 	}
 	return f.Store.Commit(ctx, c)
 }
@@ -255,6 +259,16 @@ func TestEndedSessionIsNotRevivedByItsCodes(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.refused(t, "wxA", code, phoneCode, problem.LoginCodeInvalid, "code")
+}
+
+// Two replicas have one pair of codes, and the user is erased as soon as one of them has opened the
+// session. The other finds the codes used and no user, however often it asks. That is no outage.
+func TestCodesOfAnErasedUserAreUsed(t *testing.T) {
+	h := newTestChain(t)
+	h.store.refusal = login.ErrOpenedBefore
+	h.refused(t, "wxA", h.code("ann"), h.phoneCode("ann", number), problem.LoginCodeInvalid, "code")
+	h.store.refusal = login.ErrChanged
+	h.refused(t, "wxA", h.code("ann"), h.phoneCode("ann", number), problem.StoreUnavailable)
 }
 
 // The answer was lost. The client comes back with a new login code and the same phone code,

@@ -20,7 +20,7 @@ import (
 // errors. With any of them nothing is written.
 //
 // A commit that is not answered is made again. It then finds the session that it has opened, and
-// returns a [login.Opened] with l.Value. A login with a new user returns [login.ErrChanged] then.
+// returns a [login.Opened] with l.Value, or [login.ErrOpenedBefore] if the user is new.
 //
 // A silent login ends no sessions but test sessions, and moves or suspends no openids. A phone
 // login with an openid that is already bound to this user ends no sessions either, and activates a
@@ -137,6 +137,7 @@ type committing struct {
 	others    []boundOpenID   // the user's other bindings, in all apps
 	alike     []boundOpenID   // the unionid's bindings to other users, in all apps
 	former    boundOpenID     // the openid that was last unbound from the user in this app
+	formers   []boundOpenID   // the same in each of the other apps
 	left      bool            // an openid was unbound from the user, in any app; only a test login asks
 	sessions  liveSessions    // the user's live sessions
 	replaces  session.Session // the session of the refresh token, if its ID is set
@@ -228,7 +229,7 @@ func (c *committing) checkReplayed() error {
 	case c.opened == nil:
 		return nil
 	case c.unwritten != nil:
-		return login.ErrChanged
+		return login.ErrOpenedBefore
 	}
 	return &login.Opened{Value: c.opened}
 }
@@ -311,8 +312,8 @@ func (c *committing) askBindings() sqldb.Statement {
 	const columns = bindingColumns + `, state_at`
 	query := `SELECT 0, ` + columns + ` FROM {bindings} WHERE user_id = ?
 		UNION ALL SELECT 0, ` + columns + ` FROM {bindings} WHERE appid = ? AND openid = ? AND user_id <> ?
-		UNION ALL SELECT 1, appid, openid, unionid, user_id, 0, NULL, 0, 0, left_at FROM {former_openids} WHERE user_id = ? AND appid = ?`
-	args := []any{b.UserID, b.AppID, b.OpenID, b.UserID, b.UserID, b.AppID}
+		UNION ALL SELECT 1, appid, openid, unionid, user_id, 0, NULL, 0, 0, left_at FROM {former_openids} WHERE user_id = ?`
+	args := []any{b.UserID, b.AppID, b.OpenID, b.UserID, b.UserID}
 	if c.l.Silent() && b.UnionID != "" {
 		query += ` UNION ALL SELECT 0, ` + columns + ` FROM {bindings} WHERE unionid = ? AND user_id <> ? AND NOT (appid = ? AND openid = ?)`
 		args = append(args, b.UnionID, b.UserID, b.AppID, b.OpenID)
@@ -325,8 +326,10 @@ func (c *committing) askBindings() sqldb.Statement {
 		switch {
 		case err != nil:
 			return err
-		case mark == 1:
+		case mark == 1 && c.inThisApp(one):
 			c.former = one
+		case mark == 1:
+			c.formers = append(c.formers, one)
 		case one.AppID == b.AppID && one.OpenID == b.OpenID:
 			c.own = one
 			if c.b.UnionID == "" {

@@ -254,7 +254,7 @@ func TestNewUserIsWrittenWithTheSession(t *testing.T) {
 		}
 		written(1)
 		l2.Code, l2.Login = l1.Code, l1.Login
-		if _, err := s.Commit(ctx2, l2); !errors.Is(err, login.ErrChanged) {
+		if _, err := s.Commit(ctx2, l2); !errors.Is(err, login.ErrOpenedBefore) {
 			t.Errorf("another replica with the codes of the faster one: %v", err)
 		}
 		u, err := users.Login(ctx2, user.Login{Phone: number})
