@@ -117,7 +117,7 @@ type importPlan struct {
 	// adds to such an account are suspended, too.
 	suspended map[userUnion]bool
 	// loggedIn holds the active accounts that have logged in with their user's number here, by
-	// user, and left the users whom an account has left.
+	// user. left holds the users that have lost an account, or have one that is not active.
 	loggedIn map[string][]user.Binding
 	left     map[string]bool
 
@@ -323,7 +323,10 @@ func (p *importPlan) lookUpBindings(t *sqldb.Tx, openids map[string][]any, ids, 
 		var b user.Binding
 		var authAt int64
 		err := row.Scan(&b.AppID, &b.OpenID, &b.UnionID, &b.UserID, &b.State, &authAt)
-		if authAt > 0 && b.State == user.Active {
+		switch {
+		case b.State != user.Active:
+			p.left[b.UserID] = true
+		case authAt > 0:
 			p.loggedIn[b.UserID] = append(p.loggedIn[b.UserID], b)
 		}
 		p.bindings[openidKey{b.AppID, b.OpenID}] = b

@@ -328,5 +328,13 @@ func TestImportLetsNoFormerOwnerIn(t *testing.T) {
 				t.Errorf("%s: state %v", row.OpenID, got)
 			}
 		}
+		// The new owner has withdrawn the number in the only app with a phone login, and still uses
+		// another one, by the unionid.
+		u = bob("13800138003")
+		logIn(t, s, user.Binding{AppID: "wx2", OpenID: "bob2", UnionID: "b13800138003", UserID: u.ID}, user.Replace, now)
+		execute(t, s, `UPDATE {bindings} SET state = ?, auth_at = 0 WHERE user_id = ? AND appid = 'wx1'`, int64(user.Detached), u.ID)
+		if got := state(importer.Row{AppID: "wx8", OpenID: "alice8", Phone: u.Phone}, user.Replace); got != user.Suspended {
+			t.Errorf("after a withdrawal: state %v", got)
+		}
 	})
 }
