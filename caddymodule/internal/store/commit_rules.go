@@ -43,11 +43,8 @@ func (c *committing) decideSilent() error {
 	switch {
 	case now.AppID != known.AppID, now.OpenID != known.OpenID, now.UserID != known.UserID, now.State != known.State:
 		return login.ErrChanged
-	case c.own.UserID == "" && known.UserID == "" && c.former.OpenID != "",
-		c.own.UserID != c.b.UserID && c.former.AppID == c.b.AppID && c.former.OpenID == c.b.OpenID:
-		// The openid was unbound from this user, or may have been, because only the last one is
-		// marked. Even if the directory remembers it, only a phone login may bind it again.
-		return user.ErrUnknown
+	case c.own.UserID != c.b.UserID && c.mayHaveLeft():
+		return user.ErrUnknown // even if the directory remembers it, only a phone login may bind it
 	case c.own.UserID != "":
 		return nil
 	case !known.Taken && known.UserID == c.b.UserID && slices.ContainsFunc(c.others, c.inThisApp):
@@ -56,6 +53,29 @@ func (c *committing) decideSilent() error {
 		return user.ErrNewOpenID // only the directory knows this account
 	}
 	return nil
+}
+
+// mayHaveLeft reports whether an account that is not bound to the user in this app may be that of a
+// former owner. For an account that only the directory knows, that is so if any account was unbound
+// from the user, as only the last one in each app is marked, or if another one has logged in with
+// the user's number. With the rule keep, accounts in other apps do not put each other out.
+func (c *committing) mayHaveLeft() bool {
+	same := func(o boundOpenID) bool { return o.OpenID != "" && o.SameAccount(c.b) }
+	active := func(o boundOpenID) bool { return o.State == user.Active }
+	switch {
+	case same(c.former) && c.former.OpenID == c.b.OpenID:
+		return true
+	case slices.ContainsFunc(c.others, func(o boundOpenID) bool { return active(o) && same(o) }):
+		return false // it has come back in another app
+	case same(c.former), slices.ContainsFunc(c.formers, same):
+		return true
+	case c.own.UserID != "" || c.l.Known.UserID != "":
+		return false
+	case c.former.OpenID != "":
+		return true
+	}
+	return c.l.Rule != user.Keep && (len(c.formers) > 0 ||
+		slices.ContainsFunc(c.others, func(o boundOpenID) bool { return active(o) && !o.AuthAt.IsZero() }))
 }
 
 func (c *committing) inThisApp(o boundOpenID) bool { return o.AppID == c.b.AppID }

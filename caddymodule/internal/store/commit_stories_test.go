@@ -352,3 +352,63 @@ func TestReplacedOpenIDNeedsItsPhone(t *testing.T) {
 		}
 	})
 }
+
+// A directory remembers Alice's account, and Bob has the number now. She has not used the mini
+// program in which she asks before, so nothing of hers was unbound there. Her unionid shows that she
+// was put out elsewhere, and without one Bob's phone login is reason enough. Bob himself gets in, and
+// with the rule keep everybody does.
+func TestRememberedAccountNeedsItsPhone(t *testing.T) {
+	onEach(t, func(t *testing.T, open database) {
+		for name, c := range map[string]struct {
+			logins []user.Binding
+			who    user.Binding
+			rule   user.NewOpenID
+			want   error
+		}{
+			"replaced elsewhere": {
+				[]user.Binding{{AppID: "wx1", OpenID: "alice", UnionID: "a"}, {AppID: "wx1", OpenID: "bob"}},
+				user.Binding{AppID: "wx2", OpenID: "alice2", UnionID: "a"}, user.Replace, user.ErrUnknown,
+			},
+			"another one was replaced": {
+				[]user.Binding{{AppID: "wx1", OpenID: "alice"}, {AppID: "wx1", OpenID: "bob"}},
+				user.Binding{AppID: "wx2", OpenID: "alice2"}, user.Replace, user.ErrUnknown,
+			},
+			"never seen": {
+				[]user.Binding{{AppID: "wx1", OpenID: "bob"}},
+				user.Binding{AppID: "wx2", OpenID: "alice2"}, user.Replace, user.ErrUnknown,
+			},
+			"never seen, with keep": {
+				[]user.Binding{{AppID: "wx1", OpenID: "bob"}},
+				user.Binding{AppID: "wx2", OpenID: "alice2"}, user.Keep, nil,
+			},
+			"the new owner": {
+				[]user.Binding{{AppID: "wx1", OpenID: "alice", UnionID: "a"}, {AppID: "wx1", OpenID: "bob", UnionID: "b"}},
+				user.Binding{AppID: "wx2", OpenID: "bob2", UnionID: "b"}, user.Replace, nil,
+			},
+			"replaced, and back": {
+				[]user.Binding{
+					{AppID: "wx1", OpenID: "alice", UnionID: "a"}, {AppID: "wx1", OpenID: "bob"}, {AppID: "wx1", OpenID: "alice", UnionID: "a"},
+				},
+				user.Binding{AppID: "wx2", OpenID: "alice2", UnionID: "a"}, user.Replace, nil,
+			},
+			"nobody has logged in": {nil, user.Binding{AppID: "wx2", OpenID: "alice2"}, user.Replace, nil},
+		} {
+			t.Run(name, func(t *testing.T) {
+				s := started(t, open)
+				for _, table := range []string{"{sessions}", "{bindings}", "{former_openids}"} {
+					execute(t, s, `DELETE FROM `+table)
+				}
+				for _, b := range c.logins {
+					b.UserID, b.PhoneAt, b.AuthAt = "u", now, now
+					logIn(t, s, b, c.rule, now)
+				}
+				c.who.UserID = "u"
+				l := loginCommit(c.who, c.rule, newSession("u", c.who.AppID, c.who.OpenID, now))
+				l.Phone = user.Phone{}
+				if _, err := commit(t, s, l); !errors.Is(err, c.want) {
+					t.Errorf("%v, want %v", err, c.want)
+				}
+			})
+		}
+	})
+}
