@@ -39,7 +39,7 @@ type unreadCount struct {
 }
 
 // enter reports whether one more connection of a client may be read. If so, leave must follow. Only
-// the bound for all applies to the zero client, which is one that cannot be told from others.
+// the bound for all applies to the zero client, whose network is unknown.
 func (c *unreadCount) enter(client netip.Prefix) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()

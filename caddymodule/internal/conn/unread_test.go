@@ -103,8 +103,8 @@ func TestRefusedUploadsAreBounded(t *testing.T) {
 }
 
 // Very many clients upload at once and are refused. Only so many connections are read at a time.
-// The others are closed without being read, until one of those has ended. One client alone gets half
-// of the places, unless it cannot be told from others.
+// The others are closed without being read, until one of those has ended. One client alone gets
+// half of the places, unless its address is unknown.
 func TestFewRefusedUploadsAreReadAtOnce(t *testing.T) {
 	a, b, unknown := netip.MustParsePrefix("198.51.100.1/32"), netip.MustParsePrefix("2001:db8::/64"), netip.Prefix{}
 	one := func(client netip.Prefix) bool {
