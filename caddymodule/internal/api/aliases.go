@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 )
@@ -63,15 +64,41 @@ func droppedNames(h http.Header) (dropped []string) {
 // one of our identity headers, under a name that the proxy does not know.
 func (s *Server) aliased(r *http.Request) bool {
 	noted, _ := r.Context().Value(aliasKey{}).([]string)
-	for _, name := range noted {
-		if s.Gate.Alias(name) {
-			return true
-		}
+	if slices.ContainsFunc(noted, s.Gate.Alias) {
+		return true
 	}
-	for name := range r.Header { // with other signs, or over HTTP/3, where no names were noted
+	// Caddy keeps names with other signs. Those with "_" or "." are gone here, and over HTTP/3
+	// nothing has noted them: ConnContext is not called for its requests. So such a request is
+	// not refused, which is harmless, because no proxy asks over HTTP/3.
+	for name := range r.Header {
 		if s.Gate.Alias(name) {
 			return true
 		}
 	}
 	return false
+}
+
+// maxClaimed bounds the names that [Server.claimed] returns, in bytes. The proxies bound the
+// headers of an answer, and an answer with more is an error to them.
+const maxClaimed = 2 << 10
+
+// claimed returns the names of a request to /verify under which the client claims an identity.
+// Envoy removes them from the request only if the answer lists them. ok is false if there are too
+// many: none of them may be left out.
+func (s *Server) claimed(r *http.Request) (names []string, ok bool) {
+	bytes := 0
+	add := func(name string) {
+		if s.Gate.ClaimsIdentity(name) {
+			names = append(names, name)
+			bytes += len(name)
+		}
+	}
+	noted, _ := r.Context().Value(aliasKey{}).([]string)
+	for _, name := range noted {
+		add(name)
+	}
+	for name := range r.Header {
+		add(name)
+	}
+	return names, bytes <= maxClaimed
 }

@@ -72,6 +72,10 @@ type Route struct {
 	// aliased means that some backends would take a header of the request for one of
 	// our identity headers. It is set only if Verify is.
 	aliased bool
+	// claimed are the names under which the client claims an identity, and overclaimed means
+	// that there are too many of them. They are set only if Verify is.
+	claimed     []string
+	overclaimed bool
 }
 
 // Route returns where a request goes, and whether it is below the prefix at all. The
@@ -93,7 +97,10 @@ func (s *Server) Route(r *http.Request) (Route, bool) {
 	}
 	to := Route{rest: rest, Verify: isVerify(rest)}
 	to.Quiet = to.Verify || strings.HasPrefix(rest, "/service/")
-	to.aliased = to.Verify && s.aliased(r)
+	if to.Verify {
+		names, few := s.claimed(r)
+		to.aliased, to.claimed, to.overclaimed = s.aliased(r), names, !few
+	}
 	return to, true
 }
 

@@ -35,9 +35,12 @@ func (c *call) verify() error {
 	if c.route.aliased {
 		return c.refuse(problem.New(problem.Forbidden).WithDetail("The request has a header whose name some backends take for an identity header's."))
 	}
+	if c.route.overclaimed {
+		return c.refuse(problem.New(problem.Forbidden).WithDetail("The request has too many headers whose names begin with X-WX-."))
+	}
 	h := c.w.Header()
 	c.Gate.SetIdentity(h, v.Caller)
-	if names := c.Gate.Unset(h); names != "" {
+	if names := c.Gate.Unset(h, c.r.Header, c.route.claimed); names != "" {
 		h.Set("X-Envoy-Auth-Headers-To-Remove", names)
 	}
 	return c.answer(http.StatusNoContent, "", nil)

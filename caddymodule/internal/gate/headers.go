@@ -23,7 +23,7 @@ func (g *Gate) Prepare(r *http.Request, trusted bool) *http.Request {
 		}
 		// Overrides must go before the path is compared with requirements: the upstream must
 		// serve that same path.
-		if g.claimsIdentity(name) || len(g.requirements) > 0 && isOverride(name) {
+		if g.ClaimsIdentity(name) || len(g.requirements) > 0 && isOverride(name) {
 			delete(h, name)
 		}
 	}
@@ -45,9 +45,9 @@ func (g *Gate) passes(name string) bool {
 	return false
 }
 
-// claimsIdentity reports whether an upstream could read a header as one of our identity
+// ClaimsIdentity reports whether an upstream could read a header as one of our identity
 // headers.
-func (g *Gate) claimsIdentity(name string) bool {
+func (g *Gate) ClaimsIdentity(name string) bool {
 	if len(name) >= len(ownPrefix) && foldEqual(name[:len(ownPrefix)], ownPrefix) {
 		return true
 	}
@@ -63,32 +63,55 @@ func (g *Gate) claimsIdentity(name string) bool {
 // that foldEqual treats as the same name.
 func (g *Gate) Alias(name string) bool {
 	for i := range g.headers {
-		own := g.headers[i].folded
-		if len(name) == len(own) && foldEqual(name, own) && !strings.EqualFold(name, own) {
+		if isAlias(name, g.headers[i].folded) {
 			return true
 		}
 	}
-	return len(name) == len(testName) && foldEqual(name, testName) && !strings.EqualFold(name, testName)
+	return slices.ContainsFunc(trustedNames, func(own string) bool { return isAlias(name, own) })
 }
 
-// Unset lists the names of the identity headers that h does not set, for
-// X-Envoy-Auth-Headers-To-Remove: a header that the client sent must not reach the service. We
-// never set the spelling with "_", so that spelling is always listed. By default Envoy does
-// not send us the client's headers, so we cannot know which of them exist.
-func (g *Gate) Unset(h http.Header) string {
+func isAlias(name, own string) bool {
+	return len(name) == len(own) && foldEqual(name, own) && !strings.EqualFold(name, own)
+}
+
+// trustedNames are headers that upstreams trust, whatever the settings say: the mark of a test
+// login, and those by which WeChat Cloud Hosting names the user, or the user of a mini program
+// that shares its resources.
+var trustedNames = []string{testName, "x-wx-source", "x-wx-from-openid", "x-wx-from-appid", "x-wx-from-unionid"}
+
+// Unset lists the names of headers for X-Envoy-Auth-Headers-To-Remove. A header that the client
+// sent must not reach the service, unless the answer h sets it. By default Envoy does not send us
+// the client's headers, so the identity headers and those that upstreams trust are listed in any
+// case. We never set the spelling with "_", so that spelling is always listed.
+//
+// claimed are the names for which [Gate.ClaimsIdentity] was true before [Gate.Prepare]. asked has
+// the headers that Prepare left: a trusted proxy may send them, so they are not listed.
+func (g *Gate) Unset(h, asked http.Header, claimed []string) string {
 	var names []string
-	list := func(name, key string) {
-		if _, set := h[key]; !set {
+	list := func(name string) {
+		key := http.CanonicalHeaderKey(name)
+		_, set := h[key]
+		_, left := asked[key]
+		if !set && !left && !slices.ContainsFunc(names, func(n string) bool { return strings.EqualFold(n, name) }) {
 			names = append(names, name)
 		}
-		if underscored := strings.ReplaceAll(name, "-", "_"); underscored != name {
-			names = append(names, underscored)
-		}
+	}
+	both := func(name string) {
+		list(name)
+		list(strings.ReplaceAll(name, "-", "_"))
 	}
 	for i := range g.headers {
-		list(g.headers[i].folded, g.headers[i].key)
+		both(g.headers[i].folded)
 	}
-	list(testName, testKey)
+	for _, own := range DefaultHeaders() {
+		both(strings.ToLower(own.Name))
+	}
+	for _, own := range trustedNames {
+		both(own)
+	}
+	for _, name := range claimed {
+		list(name)
+	}
 	return strings.Join(names, ",")
 }
 

@@ -4,6 +4,7 @@ import (
 	"io"
 	"net/http"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -206,12 +207,12 @@ func TestTestLoginsAreMarked(t *testing.T) {
 	if g.SetIdentity(h, identity(token.Claims{Subject: "u", Test: "mark"})); h.Get("X-WX-TEST") != "1" || h.Get("X-User") != "u" {
 		t.Errorf("%q", h)
 	}
-	if list := "," + g.Unset(h) + ","; strings.Contains(list, ",x-wx-test,") || !strings.Contains(list, ",x_wx_test,") {
+	if list := "," + g.Unset(h, nil, nil) + ","; strings.Contains(list, ",x-wx-test,") || !strings.Contains(list, ",x_wx_test,") {
 		t.Errorf("to remove: %s", list)
 	}
 	h = http.Header{}
-	if g.SetIdentity(h, someone()); h.Get("X-WX-TEST") != "" || !strings.Contains(g.Unset(h), "x-wx-test") {
-		t.Errorf("%q, to remove: %s", h, g.Unset(h))
+	if g.SetIdentity(h, someone()); h.Get("X-WX-TEST") != "" || !strings.Contains(g.Unset(h, nil, nil), "x-wx-test") {
+		t.Errorf("%q, to remove: %s", h, g.Unset(h, nil, nil))
 	}
 	if !g.Alias("X_Wx_Test") || g.Alias("X-WX-Test") {
 		t.Error("another spelling of the header is not taken for one")
@@ -220,5 +221,51 @@ func TestTestLoginsAreMarked(t *testing.T) {
 		if _, err := New(s, nil); err == nil {
 			t.Errorf("%+v is accepted", s)
 		}
+	}
+}
+
+// Envoy leaves a client's header in the request unless we list it. A backend for WeChat Cloud
+// Hosting takes X-WX-FROM-OPENID for an identity, so it is listed, whatever identity headers the
+// site sets, and so is every other header under x-wx- that the client sent.
+func TestUnsetNamesWhatBackendsTrust(t *testing.T) {
+	for name, s := range map[string]Settings{
+		"default": {},
+		"one":     {Headers: []Header{{"X-User-ID", "id"}}},
+		"source":  {Headers: append(DefaultHeaders(), Header{"X-WX-SOURCE", "source"})},
+	} {
+		g := newGate(t, s, nil)
+		answer := http.Header{}
+		g.SetIdentity(answer, someone())
+		// The proxy of a site with pass_header may send this one, and Prepare has left it.
+		asked := http.Header{"X-Wx-Risk-Rank": {"2"}}
+		claimed := []string{"X-Wx-Openid", "X-Wx-Roles", "X_wx_roles", "X-Wx-Risk-Rank", "X-Wx-From-Openid"}
+		list := strings.Split(g.Unset(answer, asked, claimed), ",")
+		for _, want := range []string{
+			"x-wx-user-id", "x-wx-openid", "x-wx-appid", "x-wx-unionid", "x-wx-phone", "x-wx-test", "x-wx-source",
+			"x-wx-from-openid", "x-wx-from-appid", "x-wx-from-unionid", "x-wx-roles", "x-wx-risk-rank",
+		} {
+			var named int
+			for _, name := range list {
+				if strings.EqualFold(name, want) {
+					named++
+				}
+			}
+			need := 1
+			if answer.Get(want) != "" || asked.Get(want) != "" {
+				need = 0
+			}
+			if named != need {
+				t.Errorf("%s, %s: named %d times, want %d, in %q", name, want, named, need, list)
+			}
+		}
+		for _, want := range []string{"x_wx_user_id", "x_wx_source", "x_wx_from_unionid", "X_wx_roles"} {
+			if !slices.Contains(list, want) {
+				t.Errorf("%s: %s is not named in %q", name, want, list)
+			}
+		}
+	}
+	g := newGate(t, Settings{Headers: []Header{{"X-User-ID", "id"}}}, nil)
+	if !g.Alias("X_Wx_Source") || !g.Alias("X_Wx_From-Openid") || g.Alias("X-Wx-From-Openid") {
+		t.Error("another spelling of WeChat's headers is not taken for one")
 	}
 }
