@@ -3,6 +3,7 @@ package requests
 import (
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 
@@ -76,11 +77,16 @@ func TestForwardAuthRecipes(t *testing.T) {
 			})
 			t.Run("preflight", func(t *testing.T) {
 				preflight := []string{"Origin: https://page.example", "Access-Control-Request-Method: PUT"}
-				s := p.ask("OPTIONS", "/orders/1", append(preflight, "X-WX-USER-ID: forged", "X-WX-TEST: 1", "Authorization: Bearer x", "X-HTTP-Method-Override: DELETE")...).Seen(t)
+				removed := append(slices.Concat(gatewayNames, cloudNames, overrideNames), "Authorization")
+				lines := slices.Clone(preflight)
+				for _, name := range removed {
+					lines = append(lines, name+": forged")
+				}
+				s := p.ask("OPTIONS", "/orders/1", lines...).Seen(t)
 				if s.Method != "OPTIONS" || s.Header.Get("Access-Control-Request-Method") != "PUT" {
 					t.Errorf("the service saw %+v", s)
 				}
-				for _, name := range []string{"X-WX-USER-ID", "X-WX-PHONE", "X-WX-TEST", "Authorization", "X-HTTP-Method-Override"} {
+				for _, name := range removed {
 					s.WantHeader(t, name, "")
 				}
 				before := p.app.Hits()
@@ -93,6 +99,57 @@ func TestForwardAuthRecipes(t *testing.T) {
 					}
 				}
 			})
+		})
+	}
+}
+
+// Headers that a service may trust. The recipes remove the client's own: the identity headers,
+// those of WeChat Cloud Hosting, and, of preflights, those that name another path or method.
+var (
+	gatewayNames  = []string{"X-WX-USER-ID", "X-WX-PHONE", "X-WX-OPENID", "X-WX-APPID", "X-WX-UNIONID", "X-WX-TEST"}
+	cloudNames    = []string{"X-WX-SOURCE", "X-WX-FROM-OPENID", "X-WX-FROM-APPID", "X-WX-FROM-UNIONID"}
+	overrideNames = []string{
+		"X-HTTP-Method", "X-HTTP-Method-Override", "X-Method-Override", "X-HTTP-Path-Override",
+		"X-Original-URI", "X-Original-URL", "X-Rewrite-URL", "X-Script-Name",
+	}
+)
+
+// A team adds the identity header X-User-Role, as the page says for its proxy. A client can
+// neither set it, not even in a preflight, nor have it deleted by Connection.
+func TestForwardAuthAddedHeader(t *testing.T) {
+	t.Parallel()
+	const remove = "request_header -*wx*"
+	for name, start := range map[string]func(*testing.T, ...string) *asker{
+		"nginx": func(t *testing.T, identity ...string) *asker {
+			return nginxBefore(t, decider(t, identity...),
+				"auth_request /_wx_auth;", "auth_request /_wx_auth;\nauth_request_set $wx_role $upstream_http_x_user_role;",
+				"proxy_set_header X-WX-PHONE", "proxy_set_header X-User-Role $wx_role;\nproxy_set_header X-WX-PHONE")
+		},
+		"caddy": func(t *testing.T, identity ...string) *asker {
+			p := &asker{app: rig.NewUpstream(t), auth: decider(t, identity...)}
+			p.addr = forwardAuth(t, p.auth.Addr, p.app.Addr, remove, remove+"\nrequest_header -X-User-Role", " X-WX-TEST\n", " X-WX-TEST X-User-Role\n")
+			return p
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := start(t, "identity X-WX-USER-ID id", "identity X-User-Role appid")
+			good := "Authorization: Bearer " + p.auth.login(t, "13800138000").Token
+			for _, line := range []string{
+				"X-User-Role: forged", "X_User_Role: forged", "Connection: X-User-Role", "connection: close, x-user-role",
+				"Connection: Upgrade, X-User-Role", "Connection: keep-alive\r\nConnection: X-User-Role",
+			} {
+				s := p.ask("GET", "/x", good, line).Seen(t)
+				if got := strings.Join(s.Header["X-User-Role"], "|"); got != rig.AppID || s.Header.Get("X_User_Role") != "" {
+					t.Errorf("%s: %q at the service", line, s.Header)
+				}
+			}
+			if name == "caddy" { // the configuration of nginx upgrades nothing
+				s := p.ask("GET", "/x", good, "Connection: keep-alive, X-User-Role , UPGRADE", "Upgrade: websocket").Seen(t)
+				s.WantHeader(t, "Upgrade", "websocket")
+				s.WantHeader(t, "X-User-Role", rig.AppID)
+			}
+			preflight := []string{"Origin: https://page.example", "Access-Control-Request-Method: PUT", "X-User-Role: forged"}
+			p.ask("OPTIONS", "/x", preflight...).Seen(t).WantHeader(t, "X-User-Role", "")
 		})
 	}
 }

@@ -1,7 +1,9 @@
 package requests
 
 import (
+	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 
@@ -59,7 +61,7 @@ func TestVerifyRefusesAliases(t *testing.T) {
 		for _, target := range []string{"/auth/wx/verify", "/auth/wx/verify/orders"} {
 			for _, name := range []string{
 				"X_WX_USER_ID", "x_wx_user_id", "X.WX.USER.ID", "X-WX_USER-ID", "X-WX-USER_ID", "X_WX.USER-ID", "X~WX~USER~ID", "X-WX-USER!ID", "x-wx-user'id",
-				"X_User_Phone", "x.user.phone", "X-User|Phone",
+				"X_User_Phone", "x.user.phone", "X-User|Phone", "X_WX_SOURCE", "X-WX-FROM_OPENID", "x.wx.from.unionid",
 			} {
 				if g.later != nil {
 					name = strings.ToLower(name)
@@ -131,6 +133,25 @@ func TestVerifyNamesWhatEnvoyIsToRemove(t *testing.T) {
 	if a.Header.Get("X-Wx-Unionid") != "" {
 		t.Error("the user has a unionid: nothing was tried")
 	}
+	for _, name := range []string{"x-wx-source", "x-wx-from-openid", "x-wx-from-appid", "x-wx-from-unionid"} {
+		if !named[name] {
+			t.Errorf("%s is not named", name)
+		}
+	}
+	a = g.ask("GET", "/auth/wx/verify", "Authorization: Bearer "+pair.Token, "X-WX-Roles: forged", "X_WX_Level: forged", "X-WX-OPENID: forged", "X-Other: x")
+	a.Want(t, http.StatusNoContent)
+	list := "," + strings.ToLower(a.Header.Get("X-Envoy-Auth-Headers-To-Remove")) + ","
+	for name, want := range map[string]bool{"x-wx-roles": true, "x_wx_level": true, "x-wx-openid": false, "x-other": false} {
+		if strings.Contains(list, ","+name+",") != want {
+			t.Errorf("%s: want named %t in %s", name, want, list)
+		}
+	}
+	// The list is bounded. A client with more names cannot push one of them out of it.
+	var many []string
+	for i := range 100 {
+		many = append(many, fmt.Sprintf("X-WX-%d-%s: forged", i, strings.Repeat("x", 30)))
+	}
+	g.wants(t, refusal{403, "forbidden"}, "GET", "/auth/wx/verify", append(many, "Authorization: Bearer "+pair.Token)...)
 	if a := g.ask("GET", "/auth/wx/verify"); a.Header.Get("X-Envoy-Auth-Headers-To-Remove") != "" {
 		t.Error("a refusal names headers")
 	}
@@ -159,7 +180,7 @@ func TestForwardAuthAsRecorded(t *testing.T) {
 	g := newGuard(t, guardSite("credential cookie"))
 	pair := g.login(t, "13800138000")
 	good := "Authorization: Bearer " + pair.Token
-	ours := []string{"X-Wx-User-Id", "X-Wx-Openid", "X-Wx-Appid", "X-Wx-Unionid", "X-Wx-Phone"}
+	ours := traefikNames(t)
 	for _, proxy := range []struct {
 		name   string
 		ask    func(method, path string, client http.Header) rig.Answer
@@ -207,11 +228,19 @@ func TestForwardAuthAsRecorded(t *testing.T) {
 		t.Run(proxy.name, func(t *testing.T) {
 			for _, method := range []string{"GET", "POST", "DELETE", "OPTIONS"} {
 				client := http.Header{"Authorization": {"Bearer " + pair.Token}, "X-Wx-User-Id": {"forged"}, "X-Wx-Unionid": {"forged"}, "X-Wx-Phone": {"forged", "forged"}}
+				for _, name := range cloudNames {
+					client.Set(name, "forged")
+				}
 				a := proxy.ask(method, "/orders/1?a=b", client)
 				a.Want(t, http.StatusNoContent)
 				proxy.change(client, a.Header)
 				if got := client.Get("X-Wx-User-Id"); got != pair.UserInfo.ID || len(client["X-Wx-Unionid"]) != 0 || len(client["X-Wx-Phone"]) != 1 || client.Get("X-Wx-Phone") != "+8613800138000" {
 					t.Errorf("%s: the service gets %v", method, client)
+				}
+				for _, name := range cloudNames {
+					if client.Get(name) != "" {
+						t.Errorf("%s: the service gets the client's %s", method, name)
+					}
 				}
 				for _, alias := range []string{"X_WX_USER_ID", "x_wx_unionid", "X_WX-PHONE"} {
 					if a := proxy.ask(method, "/orders/1", http.Header{"Authorization": {"Bearer " + pair.Token}, alias: {"forged"}}); a.Status != http.StatusForbidden {
@@ -230,6 +259,32 @@ func TestForwardAuthAsRecorded(t *testing.T) {
 	if list := a.Header.Get("X-Envoy-Auth-Headers-To-Remove"); !strings.Contains(list, "x_wx_user_id") {
 		t.Errorf("to remove: %s", list)
 	}
+}
+
+// traefikNames returns the headers that the page lets Traefik set or remove. Its two pages name
+// the same ones, and remove them from preflights together with each override.
+func traefikNames(t *testing.T) (names []string) {
+	for _, page := range rig.InBothLanguages("forward-auth.md") {
+		block := rig.PageBlock(t, page, "authResponseHeaders:")
+		_, rest, _ := strings.Cut(block, "authResponseHeaders: [")
+		list, rest, _ := strings.Cut(rest, "]")
+		_, rest, _ = strings.Cut(rest, "{")
+		removed, _, _ := strings.Cut(rest, "}")
+		names = nil
+		for name := range strings.SplitSeq(list, ",") {
+			name = strings.TrimSpace(name)
+			names = append(names, http.CanonicalHeaderKey(name))
+			if !strings.Contains(removed, name+`: ""`) {
+				t.Errorf("%s: preflights keep the client's %s", page, name)
+			}
+		}
+		for _, name := range append(slices.Concat(gatewayNames, cloudNames), overrideNames...) {
+			if !strings.Contains(removed, name+`: ""`) {
+				t.Errorf("%s: preflights keep the client's %s", page, name)
+			}
+		}
+	}
+	return names
 }
 
 // linesOf returns headers as header lines.
