@@ -123,8 +123,9 @@ func (b *breaker) leave(app, who string, probe bool, now time.Time, err error, m
 	}
 }
 
-// count counts a failure, unless its client has caused perClient failures already. Where clients are
-// openids, failures that their input may have caused count by app: one person has an openid in each.
+// count counts a failure, unless its client has caused perClient failures already. Where clients
+// are openids, failures that their input may have caused count by app: one person has an openid in
+// each.
 func (b *breaker) count(app, who string, err error) {
 	var we *wechat.Error
 	if errors.As(err, &we) && we.Unprovoked() {

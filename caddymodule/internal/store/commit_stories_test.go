@@ -353,10 +353,10 @@ func TestReplacedOpenIDNeedsItsPhone(t *testing.T) {
 	})
 }
 
-// A directory remembers Alice's account, and Bob has the number now. She has not used the mini
-// program in which she asks before, so nothing of hers was unbound there. Her unionid shows that she
-// was put out elsewhere, and without one Bob's phone login is reason enough. Bob himself gets in, and
-// with the rule keep everybody does.
+// A directory remembers Alice's account, and Bob has the number now. She comes to a mini program
+// that she has not used before, so no openid was unbound there. Her unionid shows that she was put
+// out elsewhere. Without one, Bob's phone login is reason enough to ask for hers. Bob himself gets
+// in, and with the rule keep everybody does.
 func TestRememberedAccountNeedsItsPhone(t *testing.T) {
 	onEach(t, func(t *testing.T, open database) {
 		for name, c := range map[string]struct {
