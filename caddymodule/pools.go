@@ -3,6 +3,7 @@ package caddymodule
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -53,6 +54,7 @@ type storeState struct {
 
 	outage  outage.Outage
 	unwrite atomic.Bool // a write has failed, and none has worked since
+	lost    atomic.Bool // the file was deleted or replaced when something failed last
 	unread  []func()    // functions that remove the store's metrics
 }
 
@@ -113,18 +115,20 @@ func (s *storeState) measure(m *metrics.Metrics) {
 
 // note logs when the store begins to fail, and when it works again. A server or file that has
 // become read-only still answers reads, so after a failed write only a successful write ends
-// the outage.
+// the outage. So it is with a damaged file. A replaced file accepts writes, and all of them will
+// be lost, so only the right file ends that outage.
 func (s *storeState) note(o sqldb.Operation) {
 	switch {
-	case o.Outcome() == "unavailable":
-		if o.Write {
+	case o.Outcome() == "unavailable", errors.Is(o.Err, store.ErrDamaged):
+		if o.Write || errors.Is(o.Err, store.ErrDamaged) {
 			s.unwrite.Store(true)
 		}
+		s.lost.Store(errors.Is(o.Err, store.ErrLost))
 		s.outage.Failed(func(since time.Time) {
 			ourLog().Error("the store: failing since "+since.UTC().Format(time.RFC3339), zap.String("store", s.DB.String()), zap.Error(o.Err),
 				remedy.StoreAway.Of(withRemedy(o.Err, directoryName{}), "check that the database runs, can be reached and has space; tokens keep working, and logins and refreshes will when it is back"))
 		})
-	case o.Err == nil && (o.Write || !s.unwrite.Load()):
+	case o.Err == nil && (o.Write || !s.unwrite.Load()) && !(s.lost.Load() && s.DB.InPlace() != nil):
 		s.unwrite.Store(false)
 		s.outage.Worked(func(after time.Duration) {
 			ourLog().Info("the store: back again", zap.String("store", s.DB.String()), zap.Duration("after", after))

@@ -1,7 +1,9 @@
 package operation
 
 import (
+	"database/sql"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -71,6 +73,119 @@ func TestLostStoreIsNotMadeAgain(t *testing.T) {
 			}
 		})
 	}
+}
+
+// dump copies a database to another file, as an operator does with sqlite3.
+func dump(path, to string) error {
+	db, err := sql.Open("sqlite", path)
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	_, err = db.Exec("VACUUM INTO ?", to)
+	return err
+}
+
+// damage overwrites a part of each page of the database but the first one.
+func damage(path string) error {
+	db, err := sql.Open("sqlite", path)
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	if _, err := db.Exec("PRAGMA wal_checkpoint(TRUNCATE)"); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	for at := int64(4096); err == nil && at < info.Size(); at += 4096 {
+		_, err = f.WriteAt(make([]byte, 512), at)
+	}
+	return err
+}
+
+// While Caddy runs, the store's file is deleted, replaced or damaged. One line says so, with a
+// remedy that leads to the right heading. It stays an outage, even if a replaced file takes
+// writes, until the right file is back.
+func TestStoreIsLostWhileItRuns(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		lose          func(path string) error
+		login         int // the status of logins meanwhile
+		cause, remedy string
+		back          func(path string) error // nil: only a restart helps
+	}{
+		"deleted": {func(path string) error {
+			return errors.Join(os.Remove(path), os.Remove(path+"-wal"), os.Remove(path+"-shm"))
+		}, 503, "the file was deleted", "put the same file back", nil},
+		"the directory is deleted": {func(path string) error { return os.RemoveAll(filepath.Dir(path)) }, 503, "the file was deleted", "put the same file back", nil},
+		"its log is deleted":       {func(path string) error { return os.Remove(path + "-wal") }, 503, "its log was deleted", "restart Caddy", nil},
+		"moved away": {func(path string) error { return os.Rename(filepath.Dir(path), filepath.Dir(path)+".away") }, 503, "the file was deleted", "put the same file back",
+			func(path string) error { return os.Rename(filepath.Dir(path)+".away", filepath.Dir(path)) }},
+		"replaced": {func(path string) error {
+			return errors.Join(dump(path, path+".new"), os.Rename(path, path+".old"), os.Rename(path+".new", path))
+		}, 200, "the file was replaced", "put the same file back", func(path string) error { return os.Rename(path+".old", path) }},
+		"damaged": {damage, 503, "the database is damaged", "stop Caddy, restore the file from a backup", nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := rig.NewGateway(t)
+			path := storeFile(r.Caddy)
+			for i := range 20 {
+				r.MustLogin(t, fmt.Sprintf("138001380%02d", i))
+			}
+			if err := c.lose(path); err != nil {
+				t.Fatal(err)
+			}
+			codes := r.WeChat.Tap(t, "13800138055")
+			if a := r.Login(codes.Code, codes.PhoneCode); a.Status != c.login {
+				t.Errorf("a login: %d %s", a.Status, a.Body)
+			}
+			rig.Await(t, 10*time.Second, "it is not healthy", func() bool { return r.Get(works, "").Status == 503 })
+			r.Caddy.Log.Wait(t, rig.CommandTime, `"level":"error"`, "the store: failing since", c.cause, `"remedy":"`+c.remedy, "#the-store-is-lost")
+			r.Silent(r.WeChat.Open(t, "13800138000").Code)
+			time.Sleep(2500 * time.Millisecond) // longer than a success must last to end an outage
+			if again := r.Caddy.Log.Lines("the store: back again"); len(again) > 0 {
+				t.Errorf("works again: %s", again)
+			}
+			if n := len(r.Caddy.Log.Lines("the store: failing since")); n != 1 {
+				t.Errorf("%d lines of one outage", n)
+			}
+			for _, line := range r.Caddy.Log.Lines("login failed", `"remedy":`) {
+				if !strings.Contains(line, c.remedy) {
+					t.Errorf("another remedy: %s", line)
+				}
+			}
+			if c.back == nil {
+				return
+			}
+			if err := c.back(path); err != nil {
+				t.Fatal(err)
+			}
+			rig.Await(t, 10*time.Second, "it is healthy", func() bool { return r.Get(works, "").Status == 200 })
+			r.Caddy.Log.Wait(t, 10*time.Second, "the store: back again")
+		})
+	}
+}
+
+// The log of a running store is deleted. The remedy is a restart: what is in the log comes into
+// the file when Caddy stops.
+func TestDeletedLogIsNotLost(t *testing.T) {
+	t.Parallel()
+	r := rig.NewGateway(t)
+	p := r.MustLogin(t, "13800138000")
+	if err := os.Remove(storeFile(r.Caddy) + "-wal"); err != nil {
+		t.Fatal(err)
+	}
+	rig.Await(t, 10*time.Second, "it is not healthy", func() bool { return r.Get(works, "").Status == 503 })
+	r.Caddy.Log.Wait(t, rig.CommandTime, "the store: failing since", `"remedy":"restart Caddy`)
+	r.Caddy.Stop()
+	r.Caddy.Restart()
+	r.WantSame(t, p, "13800138000")
 }
 
 // A mistyped path, or another HOME, leads to an empty store. The log names the file,

@@ -88,6 +88,7 @@ func (c *Client) Rewrite(ctx context.Context, doing string, change func(*Tx) err
 func (c *Client) Change(ctx context.Context, doing string, may Repeat, how Durability, change func(*Tx) error) error {
 	return c.making(ctx, doing, c.Proves(ctx), func(ctx context.Context, p *Pools, u *underway) error {
 		if p.queue != nil {
+			u.early = how == Light
 			return p.queue.write(ctx, c.DB, &pendingWrite{change: change, guarded: Guarded(ctx), how: how})
 		}
 		return c.DB.tries(ctx, p.Write, may, u.counted(func() error { return c.DB.changing(ctx, p.Write, how, change) }))

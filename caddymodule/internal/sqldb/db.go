@@ -28,8 +28,11 @@ var (
 	ErrReadOnly = errors.New("it cannot be written")
 
 	// ErrLost reports that an SQLite file is missing or empty, although files beside it show that
-	// it had users.
+	// it had users, or that it was deleted or replaced while it is open.
 	ErrLost = errors.New("the database is lost")
+
+	// ErrDamaged reports that the content of an SQLite file is damaged. No later retry succeeds.
+	ErrDamaged = errors.New("the database is damaged")
 
 	// ErrSchema reports that the tables are missing, or that this build cannot work with them.
 	ErrSchema = errors.New("unusable schema")

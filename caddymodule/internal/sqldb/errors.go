@@ -21,7 +21,16 @@ func IsPermanent(err error) bool { return errors.As(err, new(permanent)) }
 // Wrap describes an error, and adds a remedy if the store is unavailable.
 func (db *DB) Wrap(ctx context.Context, doing string, err error) error {
 	err = db.describe(ctx, doing, err)
-	if err != nil && errors.Is(err, ErrUnavailable) && !errors.As(err, new(interface{ Remedy() string })) {
+	if err == nil || errors.As(err, new(interface{ Remedy() string })) {
+		return err
+	}
+	if errors.Is(err, ErrUnavailable) && !errors.Is(err, ErrLost) {
+		// The error of a file that is gone does not say so: SQLite names its log, or the disk.
+		if gone := db.gone(); gone != nil {
+			err = fmt.Errorf("%w: %w", err, gone)
+		}
+	}
+	if errors.Is(err, ErrUnavailable) || errors.Is(err, ErrDamaged) {
 		return advised{err, db.remedyOf(err)}
 	}
 	return err
@@ -51,6 +60,9 @@ func (db *DB) describe(ctx context.Context, doing string, err error) error {
 	var p permanent
 	if errors.As(err, &p) {
 		return fmt.Errorf("%s the store: %s: %w", doing, db.url, p.error)
+	}
+	if sqliteDamaged(err) {
+		return fmt.Errorf("%s the store: %s: %w: %w", doing, db.url, ErrDamaged, err)
 	}
 	if db.opts.Explain != nil {
 		if explained := db.opts.Explain(err); explained != nil {

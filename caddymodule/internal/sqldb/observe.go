@@ -44,7 +44,8 @@ type underway struct {
 	db    *DB
 	doing string
 	start time.Time
-	runs  int // how often its transaction was run
+	runs  int  // how often its transaction was run
+	early bool // its success does not wait for the file, so it does not prove that there is one
 	stop  func(failed bool)
 }
 
@@ -79,6 +80,9 @@ func (u *underway) end(write bool, err error) {
 	}
 	if err != nil && (u.db.opts.Answer(err) || u.db.Dialect.Duplicate(err)) {
 		err = nil
+	}
+	if u.early && err == nil {
+		write = false
 	}
 	u.db.observer(Operation{name, write, time.Since(u.start), max(0, u.runs-1), err})
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/remedy"
 )
 
-// advised is the error of an unavailable store, with advice for the operator.
+// advised is the error of a store that is unavailable or damaged, with advice for the operator.
 type advised struct {
 	error
 	remedy string
@@ -31,7 +31,7 @@ func (e advised) Heading() remedy.Heading {
 	switch {
 	case e.remedy == remedyReadOnly:
 		return remedy.StoreReadOnly
-	case errors.Is(e.error, ErrLost):
+	case errors.Is(e.error, ErrLost), errors.Is(e.error, ErrDamaged):
 		return remedy.StoreLost
 	}
 	return remedy.StoreAway
@@ -49,12 +49,23 @@ const (
 	remedySpace       = "free space on the disk of the database"
 	remedyConnections = "raise max_connections of the database, or run fewer replicas: each uses up to 20 connections"
 	remedyFiles       = "raise the limit of open files for Caddy (LimitNOFILE= in its systemd unit, or ulimit -n)"
+	remedyLost        = "put the same file back; or stop Caddy, restore the file from a backup, and start Caddy"
+	remedyLogLost     = "restart Caddy: when it stops, it writes the rest of its log into the file"
+	remedyDamaged     = "stop Caddy, restore the file from a backup, and start Caddy; or point the store elsewhere"
 	remedyReadOnly    = "let the user that runs Caddy write to the file and its directory, or connect to the server that takes writes (a replica or a server with read_only takes none)"
 )
 
 // remedyOf returns advice for the operator about a database that cannot be used.
 func (db *DB) remedyOf(err error) string {
 	var dns *net.DNSError
+	switch {
+	case errors.Is(err, errLogLost):
+		return remedyLogLost
+	case errors.Is(err, ErrLost):
+		return remedyLost
+	case errors.Is(err, ErrDamaged):
+		return remedyDamaged
+	}
 	text := strings.ToLower(err.Error())
 	for _, r := range remedies {
 		if strings.Contains(text, r.text) {
@@ -62,8 +73,6 @@ func (db *DB) remedyOf(err error) string {
 		}
 	}
 	switch {
-	case errors.Is(err, ErrLost):
-		return "put the file back from a backup; to begin with an empty store on purpose, remove the key file and the log beside it, too"
 	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE), strings.Contains(text, "too many open files"):
 		return remedyFiles
 	case errors.Is(err, ErrReadOnly):

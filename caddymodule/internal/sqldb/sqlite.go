@@ -110,7 +110,7 @@ func openSQLite(ctx context.Context, db *DB, create bool) (*Pools, error) {
 	return &Pools{
 		Write: write,
 		Read:  sqliteConnections(path, readers, "_query_only=1"),
-		queue: &queue{pool: write, flush: func() error { return flushFile(path + "-wal") }},
+		queue: &queue{pool: write, flush: func() error { return db.flushLog(path + "-wal") }},
 	}, nil
 }
 
@@ -185,8 +185,15 @@ func sqliteOpenError(err error) error {
 	switch sqliteCode(err) & 0xff {
 	case codes.SQLITE_CANTOPEN, codes.SQLITE_PERM, codes.SQLITE_AUTH:
 		return permanent{fmt.Errorf("%w (the store needs a file and a directory that it may write to)", err)}
-	case codes.SQLITE_NOTADB, codes.SQLITE_CORRUPT:
-		return permanent{fmt.Errorf("%w (restore the file from a backup, or point the store elsewhere)", err)}
+	}
+	if sqliteDamaged(err) {
+		return permanent{fmt.Errorf("%w: %w (restore the file from a backup, or point the store elsewhere)", ErrDamaged, err)}
 	}
 	return err
+}
+
+// sqliteDamaged reports whether SQLite has found that the file's content makes no sense.
+func sqliteDamaged(err error) bool {
+	c := sqliteCode(err) & 0xff
+	return c == codes.SQLITE_CORRUPT || c == codes.SQLITE_NOTADB
 }

@@ -139,15 +139,38 @@ func (db *DB) Lost(how string) error {
 // InPlace returns an error if the open file was deleted or replaced. Everything that is written to
 // it would be lost when this process ends.
 func (db *DB) InPlace() error {
+	if gone := db.gone(); gone != nil {
+		return fmt.Errorf("%s: %w: %w", db.url, ErrUnavailable, gone)
+	}
+	return nil
+}
+
+// gone returns an ErrLost if the open file was deleted or replaced.
+func (db *DB) gone() error {
 	opened := db.file.Load()
 	if opened == nil {
 		return nil
 	}
-	if now, err := os.Stat(db.path); err != nil || !os.SameFile(*opened, now) {
-		return fmt.Errorf("writing to the store: %s: %w: %w: the file was deleted or replaced while it is open: put it back, or restart Caddy with the right one",
-			db.url, ErrUnavailable, ErrLost)
+	now, err := os.Stat(db.path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR):
+		return fmt.Errorf("%w: the file was deleted while it is open", ErrLost)
+	case err == nil && !os.SameFile(*opened, now):
+		return fmt.Errorf("%w: the file was replaced while it is open", ErrLost)
 	}
-	return nil
+	return nil // or the path cannot be read, of which SQLite has an error of its own
+}
+
+// errLogLost reports that SQLite's log was deleted, but not its file.
+var errLogLost = errors.New("its log was deleted while it is open")
+
+// flushLog waits until SQLite's log is on disk.
+func (db *DB) flushLog(path string) error {
+	err := flushFile(path)
+	if errors.Is(err, fs.ErrNotExist) && db.gone() == nil {
+		return fmt.Errorf("%w: %w: %w", ErrLost, errLogLost, err)
+	}
+	return err
 }
 
 func hasContent(path string) bool {

@@ -29,6 +29,7 @@ var (
 	ErrUnavailable = sqldb.ErrUnavailable
 	ErrReadOnly    = sqldb.ErrReadOnly
 	ErrLost        = sqldb.ErrLost
+	ErrDamaged     = sqldb.ErrDamaged
 	ErrSchema      = sqldb.ErrSchema
 )
 
@@ -101,6 +102,9 @@ func (db *DB) Label() string { return db.sql.Label() }
 
 // KeyFile returns the path of an SQLite store's generated encryption key.
 func (db *DB) KeyFile() string { return db.sql.KeyFile() }
+
+// InPlace returns an error if an open SQLite file was deleted or replaced, see [sqldb.DB.InPlace].
+func (db *DB) InPlace() error { return db.sql.InPlace() }
 
 // Observe sets a function that is called after each operation, see [sqldb.DB.Observe].
 func (db *DB) Observe(seen func(sqldb.Operation)) { db.sql.Observe(seen) }

@@ -127,10 +127,12 @@ func (s *Store) Identity(ctx context.Context) (id string, err error) {
 
 // Probe writes to the database, and returns once that is durable.
 func (s *Store) Probe(ctx context.Context) error {
-	if err := s.db.sql.InPlace(); err != nil {
-		return err
-	}
-	return s.sql.Rewrite(ctx, "writing", s.db.written)
+	return s.sql.Rewrite(ctx, "writing", func(t *sqldb.Tx) error {
+		if err := s.db.sql.InPlace(); err != nil {
+			return err
+		}
+		return s.db.written(t)
+	})
 }
 
 func (db *DB) written(t *sqldb.Tx) error {

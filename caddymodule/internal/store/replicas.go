@@ -44,6 +44,9 @@ const (
 // the database's clock. Call it several times within ReplicaUp.
 func (s *Store) Announce(ctx context.Context, name string) error {
 	return s.sql.Change(evenIfMoved(ctx), "announcing a replica", sqldb.Again, sqldb.Light, func(t *sqldb.Tx) error {
+		if err := s.db.sql.InPlace(); err != nil {
+			return err
+		}
 		var now int64
 		if err := t.Row(`SELECT {now}`).Scan(&now); err != nil {
 			return err
