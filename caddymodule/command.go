@@ -18,6 +18,7 @@ import (
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/cli"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/clock"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/remedy"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/store"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/token"
@@ -205,7 +206,7 @@ func addStore(list []*commandStore, h *Handler) ([]*commandStore, error) {
 			return nil, err
 		}
 		at = &commandStore{key: key, set: s, db: db, clock: watch, directory: directory, names: names, handler: &again, users: func() {}}
-		at.Name, at.Store.Store, at.NewOpenID, at.External = db.String(), db.WithTables(s.EncryptionKeys), s.Login.NewOpenID, directory.external
+		at.Name, at.Store.Store, at.NewOpenID, at.External = db.String(), db.ForCommand(s.EncryptionKeys, s.Store.Migrate), s.Login.NewOpenID, directory.external
 		if key.prefix != defaultTablePrefix {
 			at.Name += ", tables " + key.prefix + "…"
 		}
@@ -261,9 +262,8 @@ func (o *commandStore) open(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
 	err := o.Store.Open(ctx)
-	if errors.Is(err, store.ErrSchema) {
-		err = fmt.Errorf("%w\nStart Caddy with this configuration first: it creates the tables. "+
-			"The path of an SQLite file depends on the user: run this as the user that runs Caddy", err)
+	if errors.Is(err, store.ErrNone) {
+		err = remedied{err, o.howToCreate(), remedy.StoreUnusable}
 	}
 	if err == nil {
 		// A command records no names: only a running configuration decides whose ids the store

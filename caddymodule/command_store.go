@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -285,6 +286,19 @@ The database must exist, and have none of the tables or empty ones. Without
 		})
 	}
 	return cmd
+}
+
+// howToCreate returns the remedy for a store without tables.
+func (o *commandStore) howToCreate() string {
+	_, file := strings.CutPrefix(o.key.url, "sqlite:")
+	switch {
+	case !o.set.Store.Migrate:
+		return "create them with the SQL that `caddy wx-auth schema` prints, as migrate is off"
+	case !file:
+		return "start Caddy with this configuration first: it creates the tables, or reports why it cannot"
+	}
+	return "run this as the user that runs Caddy, as the default path depends on the user; if Caddy has run with this configuration before, the file is lost: " +
+		"restore it from a backup; else start Caddy with this configuration first: it creates the file"
 }
 
 // successor returns the store that an address and keys name, as a configuration would.

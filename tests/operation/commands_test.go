@@ -281,7 +281,7 @@ func TestCommandsCreateNoStore(t *testing.T) {
 	o := operator{&rig.Gateway{WeChat: w}, rig.GatewaySite()}
 	o.Caddy = rig.NewCaddy(t, w.Environ("127.0.0.1:1")...)
 	for _, args := range [][]string{{"keys", "list"}, {"keys", "rotate"}, {"rekey"}, {"import", os.DevNull}} {
-		if out, err := o.try(t, args...); err == nil || !strings.Contains(out, "Start Caddy with this configuration first") {
+		if out, err := o.try(t, args...); err == nil || !strings.Contains(out, "start Caddy with this configuration first") {
 			t.Errorf("%v without a store: %v\n%s", args, err, out)
 		}
 	}

@@ -1,8 +1,10 @@
 package operation
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -78,7 +80,7 @@ func TestDoctorFindsFaults(t *testing.T) {
 			{Check: "secret", Subject: "encryption_keys", Text: "is written in the configuration"},
 			{Check: "store", Text: "wrong encryption key"}}},
 		{"no store", doctorSite(good, sim, "store sqlite:{$HOME}/other/none.db", strict), nil, "", []finding{
-			{Check: "store", Text: "none.db", Remedy: "check that the database runs"}}},
+			{Check: "store", Text: "none.db", Remedy: "run this as the user that runs Caddy"}}},
 		{"missing variable", doctorSite("{env.NOBODY_SET_IT}", sim, "", strict), nil, "", []finding{
 			{Check: "configuration", Text: "set the environment variable NOBODY_SET_IT"}}},
 		{"proxies not strict", doctorSite(good, sim, "", "servers {\ntrusted_proxies static private_ranges\n}"), nil, "", []finding{
@@ -153,5 +155,72 @@ func TestDoctorWritesLinesWithoutSecrets(t *testing.T) {
 	}
 	if strings.Contains(out, literal) || strings.Contains(out, rig.ServiceKey) || strings.Contains(out, rig.Secret) {
 		t.Errorf("a secret is in\n%s", out)
+	}
+}
+
+// A store does not open. The doctor names the cause and the remedy for this kind of fault, and
+// gives no advice that would make it worse, such as to begin with an empty store.
+func TestDoctorAboutUnusableStores(t *testing.T) {
+	t.Parallel()
+	key := func(path string) string { return path + ".key" }
+	postgres, mysql := rig.NewDatabase(t, "postgres"), rig.NewDatabase(t, "mysql")
+	with := func(address, parameter string) string {
+		if strings.Contains(address, "?") {
+			return address + "&" + parameter
+		}
+		return address + "?" + parameter
+	}
+	named := func(address, database string) string {
+		u, err := url.Parse(address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		u.Path = "/" + database
+		return u.String()
+	}
+	const server = "store {env.WX_AUTH_STORE}\nencryption_key {env.WX_AUTH_KEY}"
+	for _, c := range []struct {
+		name, options, address string
+		fault                  func(path string) error // of the SQLite file of a gateway that has run
+		text, remedy           string
+	}{
+		{"no tables", server, postgres.URL, nil, "are missing", "it creates the tables, or reports why it cannot"},
+		{"no tables, and none made", "store {env.WX_AUTH_STORE} {\nmigrate off\n}\nencryption_key {env.WX_AUTH_KEY}", mysql.URL, nil, "migrate is off", "do what the error says"},
+		{"no such database", server, named(postgres.URL, "nowhere"), nil, "3D000", "create the database"},
+		{"no such database of MySQL", server, named(mysql.URL, "nowhere"), nil, "1049", "create the database"},
+		{"no such user", server, strings.Replace(mysql.URL, "root@", "nobody:wrong@", 1), nil, "Access denied", "correct the user and the password"},
+		{"no TLS of MySQL", server, with(mysql.URL, "tls=true"), nil, "TLS", "tls=false"},
+		{"no certificates", server, with(postgres.URL, "sslmode=verify-full&sslrootcert=/nowhere.pem"), nil, "/nowhere.pem", "put the file that the address names"},
+		{"no certificates of MySQL", server, with(mysql.URL, "tls=true&tls_ca=/nowhere.pem"), nil, "/nowhere.pem", "put the file that the address names"},
+		{"lost", "", "", os.Remove, "is missing", "restore the file and its key file"},
+		{"the directory is lost", "", "", func(path string) error { return os.RemoveAll(filepath.Dir(path)) }, "does not exist", "the file is lost: restore it"},
+		{"damaged", "", "", func(path string) error { return os.WriteFile(path, make([]byte, 8192), 0o600) }, "the database is damaged", "restore the file from a backup"},
+		{"no key", "", "", func(path string) error { return os.Remove(key(path)) }, "is missing", "give the store the key"},
+		{"another key", "", "", func(path string) error { return os.WriteFile(key(path), []byte(randomKey()), 0o600) }, "another key", "give the store the key"},
+		{"no key in its file", "", "", func(path string) error { return os.WriteFile(key(path), []byte("?"), 0o600) }, "key file", "give the store the key"},
+		{"a directory for a key", "", "", func(path string) error { return errors.Join(os.Remove(key(path)), os.Mkdir(key(path), 0o700)) }, "is a directory", "give the store the key"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			w := rig.NewWeChat(t)
+			caddyfile := doctorSite("{env.WX_SECRET}", "{$WX_API}", c.options, strict)
+			o := rig.Operator{Caddy: rig.NewCaddy(t, append(w.Environ("127.0.0.1:1"), "WX_AUTH_STORE="+c.address, "WX_AUTH_KEY="+postgres.Key)...), Caddyfile: caddyfile}
+			if c.fault != nil {
+				o.Caddy.Start(caddyfile)
+				o.Caddy.Stop()
+				if err := c.fault(o.Caddy.StoreFile()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			var said struct{ Checks []finding }
+			if err := o.JSON(t, &said, "doctor"); err == nil {
+				t.Error("the exit code is 0")
+			}
+			for _, f := range said.Checks {
+				if f.Check == "store" && (f.State != "wrong" || !strings.Contains(f.Text, c.text) || !strings.Contains(f.Remedy, c.remedy)) {
+					t.Errorf("%+v", f)
+				}
+			}
+		})
 	}
 }

@@ -113,7 +113,7 @@ func (d *Doctor) Configuration(subject string, err error) {
 // opening the store, if any. offset is the database's clock minus ours.
 func (d *Doctor) Store(ctx context.Context, o *Store, opened error, offset time.Duration) {
 	if opened != nil {
-		d.failed("store", o.Name, opened, "check that the database runs and can be reached from here, and the user and password in its address")
+		d.failed("store", o.Name, opened, cmp.Or(o.Remedy(opened), "check that the database runs and can be reached from here, and its address in `store`"))
 		return
 	}
 	if err := o.Probe(ctx); err != nil {

@@ -36,6 +36,9 @@ var (
 
 	// ErrSchema reports that the tables are missing, or that this build cannot work with them.
 	ErrSchema = errors.New("unusable schema")
+
+	// ErrNone reports, together with ErrSchema, that nothing has created the tables yet.
+	ErrNone = errors.New("no tables yet")
 )
 
 // Options set how to use a database.

@@ -38,6 +38,9 @@ type Dialect struct {
 	// generated key is stored beside the file.
 	Port string
 
+	// plainText is the parameter of an address that turns TLS off. It is empty for a file.
+	plainText string
+
 	// parse parses the address without I/O, and refuses one that is not valid for this kind of
 	// database. Its errors contain no part of a password.
 	parse func(db *DB, address string) error

@@ -2,14 +2,17 @@ package sqldb
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"strings"
 	"syscall"
 	"testing"
 
+	mysqlclient "github.com/go-sql-driver/mysql"
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
@@ -32,6 +35,34 @@ func TestUnavailableHasARemedy(t *testing.T) {
 		var r interface{ Remedy() string }
 		if err := db.Wrap(t.Context(), "asking", c.err); !errors.Is(err, ErrUnavailable) || !errors.As(err, &r) || !strings.Contains(r.Remedy(), c.want) {
 			t.Errorf("%v: the remedy is %v, want %q", c.err, r, c.want)
+		}
+	}
+}
+
+// A database does not open, and only the operator can fix it. The doctor writes these remedies.
+func TestOpenErrorsHaveRemedies(t *testing.T) {
+	for _, c := range []struct {
+		address string
+		err     error
+		want    string
+	}{
+		{"postgres://wx@db/shop", errors.New("tls error: server refused TLS connection"), "sslmode=disable"},
+		{"mysql://wx@db/shop", mysqlclient.ErrNoTLS, "tls=false"},
+		{"postgres://wx@db/shop", x509.UnknownAuthorityError{}, "root certificates"},
+		{"postgres://wx@db/shop", &pgconn.PgError{Code: "3D000"}, "create the database"},
+		{"postgres://wx@db/shop", &pgconn.PgError{Code: "42501"}, "all rights"},
+		{"postgres://wx@db/shop", &pgconn.PgError{Code: "28P01"}, "correct the user and the password"},
+		{"mysql://wx@db/shop", &mysqlclient.MySQLError{Number: 1044}, "all rights"},
+		{"sqlite:/wx.db", fs.ErrPermission, "write to the file"},
+		{"sqlite:/wx.db", errors.New("is a directory"), "the path in `store`"},
+		{"postgres://wx@db/shop", io.EOF, ""},
+	} {
+		db, err := New(c.address, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := db.Remedy(fmt.Errorf("opening: %w", c.err)); !strings.Contains(got, c.want) || (got == "") != (c.want == "") {
+			t.Errorf("%v: the remedy is %q, want %q", c.err, got, c.want)
 		}
 	}
 }

@@ -19,8 +19,11 @@ import (
 
 // mysql is MySQL from 5.7 on, and MariaDB.
 var mysql = &Dialect{
-	Name:  "mysql",
-	Port:  mysqlPort,
+	Name: "mysql",
+	Port: mysqlPort,
+
+	plainText: "tls=false",
+
 	parse: parseMySQL,
 	replaced: []string{
 		// UTC: a local time occurs twice when the clocks are set back.
@@ -181,11 +184,11 @@ func openMySQL(ctx context.Context, db *DB, _ bool) (*Pools, error) {
 	if address.ca != "" {
 		pem, err := os.ReadFile(address.ca)
 		if err != nil {
-			return nil, permanent{fmt.Errorf("tls_ca: %w", err)}
+			return nil, permanent{namedFile{fmt.Errorf("tls_ca: %w", err)}}
 		}
 		config.TLS.RootCAs = x509.NewCertPool()
 		if !config.TLS.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, permanent{fmt.Errorf("tls_ca: %s holds no certificate in PEM", address.ca)}
+			return nil, permanent{namedFile{fmt.Errorf("tls_ca: %s holds no certificate in PEM", address.ca)}}
 		}
 	}
 	if err := config.Apply(client.BeforeConnect(address.encryptOutside)); err != nil {

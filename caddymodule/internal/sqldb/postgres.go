@@ -21,8 +21,11 @@ import (
 )
 
 var postgres = &Dialect{
-	Name:  "postgres",
-	Port:  "5432",
+	Name: "postgres",
+	Port: "5432",
+
+	plainText: "sslmode=disable",
+
 	parse: parsePostgres,
 	replaced: []string{
 		// clock_timestamp is the current time, and not the start of the transaction. In a SELECT of
@@ -171,7 +174,8 @@ func openPostgres(ctx context.Context, db *DB, _ bool) (*Pools, error) {
 	address := db.server.(*postgresAddress)
 	config, err := pgx.ParseConfig(address.url)
 	if err != nil {
-		return nil, permanent{fmt.Errorf("the address: %w", causeOf(err))}
+		// New has parsed the rest of the address.
+		return nil, permanent{namedFile{fmt.Errorf("the address: %w", causeOf(err))}}
 	}
 	if config.ConnectTimeout == 0 || config.ConnectTimeout > dialTimeout {
 		config.ConnectTimeout = dialTimeout

@@ -6,8 +6,11 @@ import (
 	"errors"
 	"io/fs"
 	"net"
+	"slices"
 	"strings"
 	"syscall"
+
+	client "github.com/go-sql-driver/mysql"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/remedy"
 )
@@ -52,6 +55,7 @@ const (
 	remedyLost        = "put the same file back; or stop Caddy, restore the file from a backup, and start Caddy"
 	remedyLogLost     = "restart Caddy: when it stops, it writes the rest of its log into the file"
 	remedyDamaged     = "stop Caddy, restore the file from a backup, and start Caddy; or point the store elsewhere"
+	remedyCertificate = "check the host in `store`, and the file of root certificates that it names"
 	remedyReadOnly    = "let the user that runs Caddy write to the file and its directory, or connect to the server that takes writes (a replica or a server with read_only takes none)"
 )
 
@@ -80,11 +84,48 @@ func (db *DB) remedyOf(err error) string {
 	case errors.As(err, &dns):
 		return "check the host in `store`, and this machine's DNS"
 	case errors.As(err, new(x509.UnknownAuthorityError)), errors.As(err, new(x509.HostnameError)), errors.As(err, new(*tls.CertificateVerificationError)):
-		return "check the host in `store`, and the file of root certificates that it names"
+		return remedyCertificate
 	case db.Dialect.Port == "" && errors.Is(err, fs.ErrPermission):
 		return remedyReadOnly
 	case db.Dialect.Port == "":
 		return "check that the disk of the SQLite file works and has space"
 	}
 	return "check that the database runs and can be reached from here; tokens stay valid meanwhile, and all else works again when it is back"
+}
+
+// namedFile is the error of a file that the address of a server names.
+type namedFile struct{ error }
+
+func (e namedFile) Unwrap() error { return e.error }
+
+// Remedy returns advice for the operator about an error of [DB.Open]. It is empty if there is none
+// for this kind of error.
+func (db *DB) Remedy(err error) string {
+	var own interface{ Remedy() string }
+	code, number := PostgresCode(err), MySQLNumber(err)
+	switch {
+	case errors.As(err, &own):
+		return own.Remedy()
+	case errors.Is(err, ErrLost):
+		return "restore the file and its key file from the same backup, or correct the path in `store`"
+	case errors.Is(err, ErrDamaged):
+		return remedyDamaged
+	case errors.As(err, new(namedFile)):
+		return "put the file that the address names in its place, and let the user that runs Caddy read it; or correct its path in `store`"
+	case certificateRefused(err):
+		return remedyCertificate
+	case strings.Contains(err.Error(), "server refused TLS connection"), errors.Is(err, client.ErrNoTLS):
+		return "turn TLS on at the server; on a network that you trust, " + db.Dialect.plainText + " in the address does without"
+	case code == "3D000", number == 1049:
+		return "create the database that the address names, or correct its name in `store`"
+	case db.Dialect.Denied(err):
+		return "give the user in the address all rights on its database and schema"
+	case strings.HasPrefix(code, "28"), slices.Contains([]uint16{1045, 1130, 1698}, number):
+		return "correct the user and the password in `store`, and let that user in from this host at the server"
+	case db.Dialect.Port == "" && errors.Is(err, fs.ErrPermission):
+		return remedyReadOnly
+	case db.Dialect.Port == "":
+		return "see the error, and check the path in `store`"
+	}
+	return ""
 }

@@ -38,7 +38,7 @@ func (db *DB) createFile(path string, create bool) error {
 		return permanent{fmt.Errorf("%w: it is a symbolic link to a file that does not exist: restore that file, "+
 			"or remove the link to begin with an empty store on purpose", ErrLost)}
 	case !create:
-		return permanent{fmt.Errorf("%w: the file does not exist (with migrate off it is not created)", ErrSchema)}
+		return permanent{fmt.Errorf("%w: %w: the file does not exist", ErrSchema, ErrNone)}
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return FileError(err)

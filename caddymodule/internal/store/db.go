@@ -31,6 +31,7 @@ var (
 	ErrLost        = sqldb.ErrLost
 	ErrDamaged     = sqldb.ErrDamaged
 	ErrSchema      = sqldb.ErrSchema
+	ErrNone        = sqldb.ErrNone
 )
 
 // ErrKey reports that the database, or something in it, was sealed with an encryption key that is

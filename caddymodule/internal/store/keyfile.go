@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 )
 
 // readKeyFile loads the generated key. It returns fs.ErrNotExist if the file is missing.
@@ -21,12 +22,15 @@ func readKeyFile(path string) (*Keys, error) {
 	}
 	defer f.Close()
 	text, err := io.ReadAll(io.LimitReader(f, 1024))
+	if errors.Is(err, syscall.EISDIR) { // Docker makes a directory of a file to mount that is missing
+		return nil, sqldb.Permanent(fmt.Errorf("%w: the key file %s is a directory", ErrKey, path))
+	}
 	if err != nil {
 		return nil, sqldb.FileError(err)
 	}
 	keys, err := ParseKeys(string(text))
 	if err != nil {
-		return nil, sqldb.Permanent(fmt.Errorf("key file %s: %w", path, err))
+		return nil, sqldb.Permanent(fmt.Errorf("%w: key file %s: %w", ErrKey, path, err))
 	}
 	return keys, nil
 }

@@ -58,22 +58,38 @@ func (db *DB) version(t *sqldb.Tx) (int, error) {
 	return n, nil
 }
 
+// tablesBy states what creates the tables and keeps them up to date.
+type tablesBy int
+
+const (
+	bySelf     tablesBy = iota // the store itself, when it is opened
+	byOperator                 // the operator, by hand
+	byCaddy                    // Caddy when it runs, and not this command
+)
+
 // acceptable returns an error for a version that this build can neither use nor migrate.
-func (db *DB) acceptable(version int, migrate bool) error {
+func (db *DB) acceptable(version int, by tablesBy) error {
 	latest := len(migrations)
+	var err error
 	switch {
 	case version > latest:
-		return sqldb.Permanent(fmt.Errorf("%w: it has version %d and this build knows %d: it was written by a newer caddy-wx-auth: use that version or a later one", ErrSchema, version, latest))
-	case version == latest || migrate:
+		err = fmt.Errorf("%w: it has version %d and this build knows %d: it was written by a newer caddy-wx-auth: use that version or a later one", ErrSchema, version, latest)
+	case version == latest || by == bySelf:
 		return nil
+	case version == 0 && by == byCaddy:
+		err = fmt.Errorf("%w: %w: the tables %s… are missing", ErrSchema, ErrNone, db.opts.Prefix)
 	case version == 0:
-		return sqldb.Permanent(fmt.Errorf("%w: the tables %s… are missing and migrate is off: create them with the SQL that `caddy wx-auth schema` prints", ErrSchema, db.opts.Prefix))
+		err = fmt.Errorf("%w: the tables %s… are missing and migrate is off: create them with the SQL that `caddy wx-auth schema` prints", ErrSchema, db.opts.Prefix)
+	case by == byCaddy:
+		err = fmt.Errorf("%w: it has version %d and this build needs %d: start Caddy with this build, which migrates it", ErrSchema, version, latest)
+	default:
+		err = fmt.Errorf("%w: it has version %d, this build needs %d, and migrate is off: migrate it with the SQL that `caddy wx-auth schema … --from %d` prints", ErrSchema, version, latest, version)
 	}
-	return sqldb.Permanent(fmt.Errorf("%w: it has version %d, this build needs %d, and migrate is off: migrate it with the SQL that `caddy wx-auth schema … --from %d` prints", ErrSchema, version, latest, version))
+	return sqldb.Permanent(err)
 }
 
-// prepare migrates the tables to the latest version. If migrate is not set, it only verifies them.
-func (db *DB) prepare(ctx context.Context, p *sqldb.Pools, migrate bool) error {
+// prepare migrates the tables to the latest version, or only verifies them.
+func (db *DB) prepare(ctx context.Context, p *sqldb.Pools, by tablesBy) error {
 	asking := db.sql.Asking(ctx, p.Write)
 	version, err := db.version(asking)
 	if err != nil {
@@ -81,7 +97,7 @@ func (db *DB) prepare(ctx context.Context, p *sqldb.Pools, migrate bool) error {
 	}
 	changed := version < len(migrations)
 	for version < len(migrations) {
-		if err := db.acceptable(version, migrate); err != nil {
+		if err := db.acceptable(version, by); err != nil {
 			return err
 		}
 		err := db.sql.Dialect.Alone(ctx, db.sql, p, func(t *sqldb.Tx) error {
@@ -99,10 +115,10 @@ func (db *DB) prepare(ctx context.Context, p *sqldb.Pools, migrate bool) error {
 	if version, err = db.version(asking); err != nil {
 		return err
 	}
-	if err := db.acceptable(version, migrate); err != nil {
+	if err := db.acceptable(version, by); err != nil {
 		return err
 	}
-	if changed || !migrate {
+	if changed || by != bySelf {
 		if err := db.verify(asking); err != nil {
 			return err
 		}

@@ -23,7 +23,7 @@ type Store struct {
 	db         *DB
 	sql        sqldb.Client // runs operations on db
 	configured *Keys        // nil if the key is generated and kept beside the file
-	migrate    bool         // create the tables and keep them up to date
+	by         tablesBy     // what creates the tables
 	fills      bool         // a move fills the store, see moved.go
 
 	keys   atomic.Pointer[Keys] // the keys in use; nil until the store is open
@@ -50,17 +50,26 @@ const openPause = time.Second
 // With returns the store for a configuration with these keys. If keys is nil, an SQLite store
 // generates its key and keeps it beside the file. Other databases require keys.
 func (db *DB) With(keys *Keys) *Store {
-	return db.with(keys, true)
+	return db.with(keys, bySelf)
 }
 
 // WithTables is like [DB.With], but the store only verifies the tables. The operator creates and
 // migrates them.
 func (db *DB) WithTables(keys *Keys) *Store {
-	return db.with(keys, false)
+	return db.with(keys, byOperator)
 }
 
-func (db *DB) with(keys *Keys, migrate bool) *Store {
-	s := &Store{db: db, configured: keys, migrate: migrate}
+// ForCommand is like [DB.WithTables], for a command beside a configuration whose Caddy may migrate
+// the tables.
+func (db *DB) ForCommand(keys *Keys, migrate bool) *Store {
+	if migrate {
+		return db.with(keys, byCaddy)
+	}
+	return db.with(keys, byOperator)
+}
+
+func (db *DB) with(keys *Keys, by tablesBy) *Store {
+	s := &Store{db: db, configured: keys, by: by}
 	s.sql = sqldb.Client{DB: db.sql, Use: s.use, Wrote: s.explainMoved, Proves: db.proves}
 	return s
 }
@@ -73,12 +82,23 @@ func (s *Store) Open(ctx context.Context) error {
 	if s.keys.Load() != nil && s.db.ready.Load() {
 		return nil
 	}
-	return s.db.sql.Open(ctx, s.migrate, s.open)
+	return s.db.sql.Open(ctx, s.by == bySelf, s.open)
+}
+
+// Remedy returns advice for the operator about an error of Open, see [sqldb.DB.Remedy].
+func (s *Store) Remedy(err error) string {
+	if errors.Is(err, ErrKey) {
+		return "give the store the key that it was sealed with: `encryption_key`, or the key file from the same backup as the database"
+	}
+	if errors.Is(err, ErrSchema) {
+		return "do what the error says; if this is another store than you meant, correct `store`"
+	}
+	return s.db.sql.Remedy(err)
 }
 
 // Reopen is like Open, but asks the database even if the store is open: another process may have
 // changed the keys or the tables since.
-func (s *Store) Reopen(ctx context.Context) error { return s.db.sql.Open(ctx, s.migrate, s.open) }
+func (s *Store) Reopen(ctx context.Context) error { return s.db.sql.Open(ctx, s.by == bySelf, s.open) }
 
 // Resume uses what an earlier configuration with the same keys has opened. It does not ask the
 // database, so a reload succeeds while the database is down. It returns false if there was no such
@@ -111,7 +131,7 @@ func (s *Store) open(ctx context.Context, p *sqldb.Pools) error {
 		}
 		// The key belongs to a store with another prefix in the same file.
 	}
-	if err := s.db.acceptable(version, s.migrate); err != nil {
+	if err := s.db.acceptable(version, s.by); err != nil {
 		return err
 	}
 	var keys *Keys
@@ -122,7 +142,7 @@ func (s *Store) open(ctx context.Context, p *sqldb.Pools) error {
 	} else if s.configured == nil && s.db.sql.Dialect.Port != "" {
 		return sqldb.Permanent(errors.New("encryption_key is missing: only an SQLite store generates its key, not " + s.db.sql.Dialect.Name))
 	}
-	if err := s.db.prepare(ctx, p, s.migrate); err != nil {
+	if err := s.db.prepare(ctx, p, s.by); err != nil {
 		return err
 	}
 	if keys == nil {
