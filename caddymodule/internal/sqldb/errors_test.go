@@ -29,6 +29,8 @@ func TestUnavailableHasARemedy(t *testing.T) {
 		{&net.DNSError{Err: "no such host", Name: "db"}, "DNS"},
 		{&net.OpError{Op: "dial", Err: syscall.EMFILE}, "open files"},
 		{errors.New("FATAL: sorry, too many clients already"), "max_connections"},
+		{&mysqlclient.MySQLError{Number: 1226, Message: "User 'wx' has exceeded the 'max_user_connections' resource (current value: 2)"}, "max_user_connections"},
+		{&pgconn.PgError{Code: "08P01", Message: "database \"shop\" is disabled"}, "ENABLE"},
 		{errors.New("could not extend file: No space left on device"), "free space"},
 		{syscall.ECONNREFUSED, "runs and can be reached"},
 	} {

@@ -11,6 +11,7 @@ import (
 	"syscall"
 
 	client "github.com/go-sql-driver/mysql"
+	codes "modernc.org/sqlite/lib"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/remedy"
 )
@@ -45,6 +46,8 @@ func (e advised) Heading() remedy.Heading {
 var remedies = []struct{ text, remedy string }{
 	{"disk is full", remedySpace}, {"no space left", remedySpace}, {"disk full", remedySpace}, {"could not extend file", remedySpace},
 	{"too many connections", remedyConnections}, {"too many clients", remedyConnections}, {"remaining connection slots", remedyConnections},
+	{"max_user_connections", "raise max_user_connections of the database's user, or run fewer replicas: each uses up to 20 connections"},
+	{"is disabled", "let the pooler take connections again: ENABLE <database> at the console of PgBouncer"},
 	{"database is locked", "another process holds the SQLite file for a long time: look for one with `fuser`, such as a backup or a shell of sqlite3, and end it"},
 }
 
@@ -88,6 +91,9 @@ func (db *DB) remedyOf(err error) string {
 	case db.Dialect.Port == "" && errors.Is(err, fs.ErrPermission):
 		return remedyReadOnly
 	case db.Dialect.Port == "":
+		if sqliteCode(err)&0xff == codes.SQLITE_CANTOPEN { // SQLite does not say why
+			return "check that the disk of the SQLite file works and has space; if it does, " + remedyFiles
+		}
 		return "check that the disk of the SQLite file works and has space"
 	}
 	return "check that the database runs and can be reached from here; tokens stay valid meanwhile, and all else works again when it is back"

@@ -93,3 +93,13 @@ func TestFileIsDamagedWhileOpen(t *testing.T) {
 		t.Errorf("%v, with the remedy %q", err, a.remedy)
 	}
 }
+
+// SQLite has one error for a disk that fails and for a process without a free file descriptor.
+func TestSQLiteThatCannotOpenAFile(t *testing.T) {
+	c := newSQLite(t)
+	_, err := sqliteConnections(filepath.Join(t.TempDir(), "none", "wx.db"), 1).Exec(`CREATE TABLE t (x)`)
+	var a advised
+	if err = c.DB.Wrap(t.Context(), "asking", err); !errors.As(err, &a) || !strings.Contains(a.Remedy(), "the disk") || !strings.Contains(a.Remedy(), "LimitNOFILE") {
+		t.Errorf("%v, with the remedy %q", err, a.remedy)
+	}
+}
