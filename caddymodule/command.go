@@ -106,6 +106,11 @@ func (c *configFlags) handlers() (found []*Handler, file string, config []byte, 
 			return nil, "", nil, err
 		}
 	}
+	if c.file != "" && c.file != "-" { // the standard input
+		if _, err := os.Stat(c.file); err != nil { // Caddy's own error hides its cause
+			return nil, c.file, nil, fmt.Errorf("reading the configuration: %w", err)
+		}
+	}
 	config, file, _, err = caddycmd.LoadConfig(c.file, c.adapter)
 	if err != nil {
 		return nil, file, nil, err

@@ -87,6 +87,8 @@ func TestDoctorFindsFaults(t *testing.T) {
 			{Check: "proxies", Text: "not strict", Remedy: "trusted_proxies_strict"}}},
 		{"everybody a proxy", doctorSite(good, sim, "", "servers {\ntrusted_proxies static 0.0.0.0/0\ntrusted_proxies_strict\n}"), nil, "", []finding{
 			{Check: "proxies", Text: "0.0.0.0/0", Remedy: "private_ranges"}}},
+		{"no environment file", doctorSite(good, sim, "", strict), nil, "/nowhere.env", []finding{
+			{Check: "configuration", Text: "/nowhere.env", Remedy: "the file is missing"}}},
 		{"readable environment", doctorSite(good, sim, "service_key {env.SERVICE}", strict), nil, env, []finding{
 			{Check: "file", Subject: env, Text: "mode 0644", Remedy: "chmod 600"}}},
 	} {
@@ -131,6 +133,10 @@ func TestDoctorFindsFaults(t *testing.T) {
 				}
 			}
 		})
+	}
+	out, err := g.Caddy.Command("wx-auth", "doctor", "--json", "--config", "/nowhere/Caddyfile")
+	if err == nil || !strings.Contains(out, "/nowhere/Caddyfile") || !strings.Contains(out, "the file is missing") {
+		t.Errorf("a missing configuration: %v\n%s", err, out)
 	}
 	// None of this has changed anything for the running gateway.
 	g.WantAlive(t, p)

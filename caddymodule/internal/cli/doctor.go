@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -100,7 +101,10 @@ const unset = "set://"
 func (d *Doctor) Configuration(subject string, err error) {
 	if err != nil {
 		remedy := "fix the line; `caddy validate` checks the rest of the configuration"
-		if strings.Contains(err.Error(), unset) {
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			remedy = "the file is missing: put it in its place, or correct its path, in --config, --envfile or the configuration"
+		case strings.Contains(err.Error(), unset):
 			remedy = "set the variable that is named after set://, as for Caddy itself: use --envfile, or its environment"
 		}
 		d.failed("configuration", subject, err, remedy)
