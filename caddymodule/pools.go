@@ -119,7 +119,7 @@ func (s *storeState) measure(m *metrics.Metrics) {
 // be lost, so only the right file ends that outage.
 func (s *storeState) note(o sqldb.Operation) {
 	switch {
-	case o.Outcome() == "unavailable", errors.Is(o.Err, store.ErrDamaged):
+	case o.Outcome() == "unavailable":
 		if o.Write || errors.Is(o.Err, store.ErrDamaged) {
 			s.unwrite.Store(true)
 		}

@@ -18,13 +18,13 @@ type Operation struct {
 	Err   error // nil also if the caller got an error that is an answer; see Options.Answer
 }
 
-// Outcome returns "ok", "unavailable" (a later try may succeed), "canceled" (nobody waited
-// any longer) or "failed".
+// Outcome returns "ok", "unavailable" (the database cannot be used, until a later try or a
+// restore), "canceled" (nobody waited any longer) or "failed".
 func (o Operation) Outcome() string {
 	switch {
 	case o.Err == nil:
 		return "ok"
-	case errors.Is(o.Err, ErrUnavailable):
+	case errors.Is(o.Err, ErrUnavailable), errors.Is(o.Err, ErrDamaged):
 		return "unavailable"
 	case errors.Is(o.Err, context.Canceled):
 		return "canceled"
