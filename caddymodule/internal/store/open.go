@@ -82,7 +82,7 @@ func (s *Store) Open(ctx context.Context) error {
 	if s.keys.Load() != nil && s.db.ready.Load() {
 		return nil
 	}
-	return s.db.sql.Open(ctx, s.by == bySelf, s.open)
+	return s.Reopen(ctx)
 }
 
 // Remedy returns advice for the operator about an error of Open, see [sqldb.DB.Remedy].
@@ -98,7 +98,13 @@ func (s *Store) Remedy(err error) string {
 
 // Reopen is like Open, but asks the database even if the store is open: another process may have
 // changed the keys or the tables since.
-func (s *Store) Reopen(ctx context.Context) error { return s.db.sql.Open(ctx, s.by == bySelf, s.open) }
+func (s *Store) Reopen(ctx context.Context) error {
+	err := s.db.sql.Open(ctx, s.by == bySelf, s.open)
+	if s.by == byOperator && errors.Is(err, ErrNone) {
+		err = fmt.Errorf("%w, and with migrate off it is not created", err)
+	}
+	return err
+}
 
 // Resume uses what an earlier configuration with the same keys has opened. It does not ask the
 // database, so a reload succeeds while the database is down. It returns false if there was no such
