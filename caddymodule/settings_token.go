@@ -108,10 +108,15 @@ func (t *tokenSettings) resolveTimes(set Token) (err error) {
 	if err != nil {
 		return misset("token leeway", err)
 	}
-	if t.Leeway > t.Lifetime {
-		return misset("token leeway", fmt.Errorf("%s is more than the token's lifetime of %s: use a few seconds, such as 2s", written(t.Leeway), written(t.Lifetime)))
+	return t.checkLeeway()
+}
+
+func (t *tokenSettings) checkLeeway() error {
+	if t.Leeway <= t.Lifetime {
+		return nil
 	}
-	return nil
+	return misset("token leeway", fmt.Errorf("%s is more than the token's lifetime of %s: use a few seconds, such as %s",
+		written(t.Leeway), written(t.Lifetime), written(min(2*time.Second, t.Lifetime))))
 }
 
 // resolvePolicy resolves what verifiers compare: issuer, audience and type.
@@ -234,7 +239,7 @@ func (s *settings) resolveSessionTimes(h *Handler) error {
 			if h.Token == nil || h.Token.Leeway == nil {
 				s.Token.Leeway = min(s.Token.Leeway, s.Token.Lifetime)
 			}
-			return nil
+			return s.Token.checkLeeway()
 		}
 		return misset("token lifetime", fmt.Errorf("tokens that are good for %s outlive a session that ends after %s without a refresh: lower the token's lifetime or raise the session's times",
 			written(s.Token.Lifetime), written(t.Idle)))
