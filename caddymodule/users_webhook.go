@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"slices"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
@@ -118,6 +119,9 @@ func (w *WebhookUsers) resolve(look lookup) (*webhook.Directory, error) {
 		if err == nil && known {
 			var s webhook.Secret
 			s, err = webhook.ParseSecret(text)
+			if err == nil && slices.ContainsFunc(d.Secrets, s.Equal) {
+				err = errors.New("a secret is given twice: keep one of them")
+			}
 			d.Secrets = append(d.Secrets, s)
 		}
 		if err != nil {

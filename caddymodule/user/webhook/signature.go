@@ -19,6 +19,9 @@ const secretPrefix = "whsec_"
 // The size of a secret, in bytes (Standard Webhooks, "Symmetric").
 const leastSecret, mostSecret = 24, 64
 
+// leastBytes is how many different bytes a secret has. A random one almost never has fewer.
+const leastBytes = 8
+
 // ParseSecret parses a secret in the format of Standard Webhooks: "whsec_" and 24 to 64
 // bytes in base64. The error does not contain the secret.
 func ParseSecret(text string) (Secret, error) {
@@ -34,8 +37,18 @@ func ParseSecret(text string) (Secret, error) {
 	if len(key) < leastSecret || len(key) > mostSecret {
 		return Secret{}, errors.New("a secret has 24 to 64 bytes: " + remedy)
 	}
+	different := make(map[byte]bool)
+	for _, b := range key {
+		different[b] = true
+	}
+	if len(different) < leastBytes {
+		return Secret{}, errors.New("the secret could be guessed: " + remedy)
+	}
 	return Secret{key}, nil
 }
+
+// Equal reports whether two secrets are the same.
+func (s Secret) Equal(other Secret) bool { return hmac.Equal(s.key, other.key) }
 
 // String returns a placeholder, so that a secret is not printed by accident.
 func (Secret) String() string { return secretPrefix + "*****" }

@@ -29,6 +29,7 @@ func TestMalformedSecretsAreNotPrinted(t *testing.T) {
 		"empty":          "whsec_",
 		"16 bytes":       "whsec_AAAAAAAAAAAAAAAAAAAAAA==",
 		"65 bytes":       "whsec_" + strings.Repeat("AAAA", 21) + "AAA=",
+		"zeros":          "whsec_" + strings.Repeat("AAAA", 10) + "AAA=",
 		"asymmetric":     "whsk_" + good,
 		"upper case":     "WHSEC_" + good,
 		"blank at start": " whsec_" + good,
