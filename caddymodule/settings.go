@@ -62,6 +62,7 @@ func resolve(h *Handler, look lookup) (settings, error) {
 	for _, part := range []func(*Handler, lookup) error{
 		s.resolveApps, s.resolvePaths, s.resolveRequire, s.resolveStore, s.resolveUsers, s.resolveLogin,
 		s.resolveToken, s.resolveSession, s.resolveIdentity, s.resolveCredentials, s.resolveWeChat, s.resolveService, s.resolveTestLogin,
+		s.checkOwnSecrets,
 	} {
 		if err := part(h, look); err != nil {
 			return settings{}, err
