@@ -32,6 +32,9 @@ func (s *settings) resolvePaths(h *Handler, _ lookup) error {
 			var rules []gate.Rule
 			rules, err = gate.ParsePublic(append(append([]string(nil), r.Methods...), r.Paths...))
 			s.Gate.Public = append(s.Gate.Public, rules...)
+			if err == nil {
+				err = s.noEndpoint(rules)
+			}
 		}
 		if err != nil {
 			return missetAt("public", i, err)
@@ -45,6 +48,9 @@ func (s *settings) resolvePaths(h *Handler, _ lookup) error {
 		}
 		if err == nil {
 			s.Gate.Optional = append(s.Gate.Optional, rules...)
+			err = s.noEndpoint(rules)
+		}
+		if err == nil {
 			_, err = gate.New(gate.Settings{Public: s.Gate.Public, Optional: s.Gate.Optional}, nil)
 		}
 		if err != nil {
@@ -52,6 +58,20 @@ func (s *settings) resolvePaths(h *Handler, _ lookup) error {
 		}
 	}
 	return nil
+}
+
+// noEndpoint refuses a rule for endpoints only, which it would not change.
+func (s *settings) noEndpoint(rules []gate.Rule) error {
+	for _, r := range rules {
+		if r.Below(s.Endpoints) {
+			return s.atEndpoint(r.Path)
+		}
+	}
+	return nil
+}
+
+func (s *settings) atEndpoint(path string) error {
+	return fmt.Errorf("%s has no effect: the endpoints at %s know no rule, and never reach the upstream; leave the path out, or move them with `endpoints`", path, s.Endpoints)
 }
 
 // resolveRequire resolves the conditions for the callers of some paths.
@@ -72,6 +92,14 @@ func (s *settings) resolveRequire(h *Handler, look lookup) error {
 func (s *settings) requirement(r Requirement, look lookup) (gate.Requirement, error) {
 	if err := noPlaceholder(strings.Join(append(r.Paths, r.Field), " ")); err != nil {
 		return gate.Requirement{}, err
+	}
+	if err := gate.CheckRequired(r.Paths, r.Field); err != nil {
+		return gate.Requirement{}, err
+	}
+	for _, path := range r.Paths {
+		if gate.RequiredBelow(s.Endpoints, path) {
+			return gate.Requirement{}, s.atEndpoint(path)
+		}
 	}
 	values := slices.Clone(r.Values)
 	for i, raw := range values {
@@ -111,10 +139,16 @@ func checkPrefix(prefix string) error {
 	return nil
 }
 
-// pathsOnly refuses placeholders in paths, and a path that would be read as a method.
+// pathsOnly refuses placeholders, a path that would be read as a method, and a method that would
+// be read as a path.
 func pathsOnly(r Rule) error {
 	if err := noPlaceholder(strings.Join(r.Methods, " ")); err != nil {
 		return err
+	}
+	for _, m := range r.Methods {
+		if m == "" || m[0] == '/' || m[0] == '*' {
+			return fmt.Errorf("%q is not a method: methods are in capitals, such as POST", m)
+		}
 	}
 	for _, p := range r.Paths {
 		if err := noPlaceholder(p); err != nil {

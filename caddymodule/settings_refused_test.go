@@ -87,6 +87,9 @@ func TestSettingsRefuseAtProvision(t *testing.T) {
 		"test secret empty":    {Handler{Apps: oneApp(), TestLogin: &TestLogin{"{env.WXT_EMPTY}", "+8613000000000", "2026-12-31"}}, "test_login: the secret: {env.WXT_EMPTY} is empty"},
 		"rule without path":    {Handler{Apps: oneApp(), Public: []Rule{{Methods: []string{"GET"}}}}, "public names methods but no path"},
 		"method as a path":     {Handler{Apps: oneApp(), Public: []Rule{{Paths: []string{"POST", "/x"}}}}, `public: "POST" is not a path`},
+		"path as a method":     {Handler{Apps: oneApp(), Public: []Rule{{Methods: []string{"/secret"}, Paths: []string{"/y"}}}}, `public: "/secret" is not a method`},
+		"star as a method":     {Handler{Apps: oneApp(), Public: []Rule{{Methods: []string{"*"}, Paths: []string{"/y"}}}}, `public: "*" is not a method`},
+		"age of a millisecond": {Handler{Apps: oneApp(), Require: []Requirement{{Paths: []string{"/a"}, Field: "phone_within", Values: []string{"1ms"}}}}, "is not an age from a second"},
 		"url for stable":       {Handler{Apps: oneApp(), WeChat: &WeChat{AccessTokenURL: "https://x.example.com"}}, "wechat access_token: stable takes no URL"},
 	} {
 		t.Run(name, func(t *testing.T) {

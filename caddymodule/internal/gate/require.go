@@ -39,32 +39,54 @@ type Requirement struct {
 // phoneWithin is the field that requires a recent login with a phone number.
 const phoneWithin = "phone_within"
 
+// mostAge is the longest age of phone_within: a hundred years. A longer one is a mistake.
+const mostAge = 100 * 365 * 24 * time.Hour
+
 // NewRequirement returns a checked requirement. duration parses the age of phone_within.
 // The error shows the correct form.
 func NewRequirement(paths []string, field string, values []string, duration func(string) (time.Duration, error)) (Requirement, error) {
 	r := Requirement{Paths: paths, Field: field, Values: values}
-	if len(paths) == 0 {
-		return r, errors.New("require names no path; write: require /admin/* claims.role admin")
-	}
-	for _, p := range paths {
-		if err := checkPattern(p); err != nil {
-			return r, fmt.Errorf("require %s: %w", p, err)
-		}
-	}
-	if field == "" {
-		return r, fmt.Errorf("require %s names no field; write: require %s claims.role admin", paths[0], paths[0])
+	if err := CheckRequired(paths, field); err != nil {
+		return r, err
 	}
 	if field == phoneWithin {
 		return r.within(duration)
 	}
-	if _, ok := fieldOf(field); !ok || (field != "appid" && !strings.HasPrefix(field, "claims.")) {
-		return r, fmt.Errorf("require %s: there is no field %q; write claims.<name>, appid or phone_within", paths[0], field)
-	}
 	if len(values) == 0 || slices.Contains(values, "") {
-		return r, fmt.Errorf("require %s %s: a value is missing; name the values that may pass: require %s %s admin",
-			paths[0], field, paths[0], field)
+		example := "admin"
+		if field == "appid" {
+			example = "{env.WX_APPID}"
+		}
+		return r, fmt.Errorf("require %s %s: a value is missing; name the values that may pass: require %s %s %s",
+			paths[0], field, paths[0], field, example)
 	}
 	return r, nil
+}
+
+// CheckRequired checks the paths and the field of a requirement, whose values may not be known
+// yet. The error shows the correct form.
+func CheckRequired(paths []string, field string) error {
+	switch {
+	case len(paths) > 0:
+	case field == "*":
+		return errors.New("require *: paths begin with \"/\"; write /* for all of them")
+	case isMethod(field):
+		return fmt.Errorf("require takes no method, it is for all of them; write: require /admin/* claims.role admin (not %q)", field)
+	default:
+		return errors.New("require names no path; write: require /admin/* claims.role admin")
+	}
+	for _, p := range paths {
+		if err := checkPattern(p); err != nil {
+			return fmt.Errorf("require %s: %w", p, err)
+		}
+	}
+	if field == "" {
+		return fmt.Errorf("require %s names no field; write: require %s claims.role admin", paths[0], paths[0])
+	}
+	if _, ok := fieldOf(field); field != phoneWithin && (!ok || field != "appid" && !strings.HasPrefix(field, "claims.")) {
+		return fmt.Errorf("require %s: there is no field %q; write claims.<name>, appid or phone_within", paths[0], field)
+	}
+	return nil
 }
 
 // within sets the age of a phone_within requirement.
@@ -73,8 +95,8 @@ func (r Requirement) within(duration func(string) (time.Duration, error)) (Requi
 		return r, fmt.Errorf("require %s phone_within takes one age; write: require %s phone_within 15m", r.Paths[0], r.Paths[0])
 	}
 	age, err := duration(r.Values[0])
-	if err != nil || age <= 0 {
-		return r, fmt.Errorf("require %s phone_within: %q is not an age; write for example 15m or 24h", r.Paths[0], r.Values[0])
+	if err != nil || age < time.Second || age > mostAge {
+		return r, fmt.Errorf("require %s phone_within: %q is not an age from a second to a hundred years; write for example 15m or 24h", r.Paths[0], r.Values[0])
 	}
 	r.Values, r.Within = nil, age
 	return r, nil
@@ -120,6 +142,13 @@ func (p *pattern) covers(path string) bool {
 		return false
 	}
 	return p.match(rule.base) || p.prefix && strings.HasPrefix(rule.base, p.base+"/")
+}
+
+// RequiredBelow reports whether a requirement for path concerns nothing but prefix and what is
+// below it. Both are compared as the paths of requests are.
+func RequiredBelow(prefix, path string) bool {
+	p := compilePattern(prefix + "/*")
+	return p.covers(path)
 }
 
 // equalLower compares ASCII without regard to case, and all other bytes as they are.
@@ -171,6 +200,13 @@ type requirements []requirement
 // effect.
 func compileRequirements(rs []Requirement, public, optional []Rule) (requirements, error) {
 	var compiled requirements
+	if len(rs) > 0 {
+		for _, rule := range slices.Concat(public, optional) {
+			if err := rule.checkFolded(); err != nil {
+				return nil, err
+			}
+		}
+	}
 	for _, r := range rs {
 		c := requirement{values: r.Values, within: r.Within}
 		if r.Field != phoneWithin {
@@ -193,6 +229,18 @@ func compileRequirements(rs []Requirement, public, optional []Rule) (requirement
 		compiled = append(compiled, c)
 	}
 	return compiled, nil
+}
+
+// checkFolded refuses a rule that requirements leave without effect, because its path is no
+// longer canonical when it is folded.
+func (r Rule) checkFolded() error {
+	path := strings.TrimSuffix(r.Path, "*")
+	folded := fold(path)
+	if isASCII(path) || Canonical((&url.URL{Path: folded}).EscapedPath()) {
+		return nil
+	}
+	return fmt.Errorf("the rule for %s has no effect: beside require, a path that an upstream may read as %q always needs a token; name another path",
+		r.Path, folded)
 }
 
 // place is the path of a request as the requirements see it.

@@ -159,6 +159,8 @@ func TestRequireIsCheckedAtLoad(t *testing.T) {
 		"/a role admin": "claims.<name>", "/a id u1": "claims.<name>", "/a claims. x": "claims.<name>", "/a phone_within": "one age",
 		"/a phone_within 1h 2h": "one age", "/a phone_within 0s": "not an age", "/a phone_within -1h": "not an age",
 		"/a phone_within soon": "not an age", "/a*b claims.x y": "stands at the end", "/a//b claims.x y": "empty", "/a/{x} claims.x y": "placeholder",
+		"* appid x": "write /* for all", "GET /a appid x": "takes no method", "/a appid": "require /a appid {env.WX_APPID}",
+		"/a phone_within 1ms": "not an age", "/a phone_within 900000h": "not an age",
 	} {
 		if _, err := parse(args); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("require %s: %v, want %q", args, err, want)
@@ -171,6 +173,7 @@ func TestRequireIsCheckedAtLoad(t *testing.T) {
 		{"/a/* appid x", "/a/b", "", true}, {"/a/* appid x", "/a", "", true}, {"/a/* appid x", "/A/b/*", "", true}, {"/a/* appid x", "", "/a/", true},
 		{"/a appid x", "/a/", "", true}, {"/* appid x", "", "/b/*", true}, {"/a appid x", "/a/*", "", false}, {"/a/* appid x", "/b", "/*", false},
 		{"/a/* appid x", "/ab", "", false}, {"/a/b/* appid x", "/a/*", "", false},
+		{"/a appid x", "/公告？", "", true}, {"/a appid x", "/公告？/*", "", true}, {"/a appid x", "/公告/*", "/ｂ", false},
 	} {
 		s := Settings{Require: []Requirement{require(t, c.require)}}
 		if c.public != "" {

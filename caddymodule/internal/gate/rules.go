@@ -127,6 +127,12 @@ func checkPattern(pattern string) error {
 		"or one of ; % \\ ? # or a control character, which upstreams may read differently; name another path")
 }
 
+// Below reports whether a rule matches nothing but prefix and what is below it.
+func (r Rule) Below(prefix string) bool {
+	rest, ok := strings.CutPrefix(r.Path, prefix)
+	return ok && (rest == "" || rest[0] == '/')
+}
+
 // isMethod reports whether s has the form of the methods in a rule. Methods are
 // case-sensitive, and the methods in use are in capitals.
 func isMethod(s string) bool {
