@@ -41,6 +41,7 @@ type Background struct {
 	sites   []*site
 	rings   map[ringKey]*token.RingSettings
 	warned  map[*caddyhttp.Server]bool // servers whose trusted proxies have been warned about
+	shared  map[string]bool            // identities of databases that were warned about
 	cancel  context.CancelFunc
 	loops   sync.WaitGroup
 }

@@ -62,11 +62,13 @@ const keyA, keyB = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=", "IAECAwQFBgcI
 func TestDirectivesOfOneStoreMustAgreeOnIt(t *testing.T) {
 	path := "sqlite:" + filepath.Join(t.TempDir(), "wx.db")
 	for name, c := range map[string]struct{ one, other, says string }{
-		"the same": {directive(path, "encryption_key "+keyA), directive(path, "encryption_key "+keyA), ""},
-		"migrate":  {directive(path), directive(path + " {\n migrate off\n}"), "store migrate: another wx_auth"},
-		"keys":     {directive(path, "encryption_key "+keyA), directive(path, "encryption_key "+keyB), "encryption_key: another wx_auth"},
-		"old keys": {directive(path, "encryption_key "+keyA), directive(path, "encryption_key "+keyA+" "+keyB), "encryption_key: another wx_auth"},
-		"no key":   {directive(path, "encryption_key "+keyA), directive(path), "encryption_key: another wx_auth"},
+		"the same":   {directive(path, "encryption_key "+keyA), directive(path, "encryption_key "+keyA), ""},
+		"a WeChat":   {directive(path), directive(path, "wechat {\n api http://127.0.0.1:9\n}"), "if 127.0.0.1:9 is a proxy to WeChat itself, write `realm weixin.qq.com`"},
+		"two others": {directive(path, "wechat {\n api http://127.0.0.1:8\n}"), directive(path, "wechat {\n api http://127.0.0.1:9\n}"), "such as `realm staging`"},
+		"migrate":    {directive(path), directive(path + " {\n migrate off\n}"), "store migrate: another wx_auth"},
+		"keys":       {directive(path, "encryption_key "+keyA), directive(path, "encryption_key "+keyB), "encryption_key: another wx_auth"},
+		"old keys":   {directive(path, "encryption_key "+keyA), directive(path, "encryption_key "+keyA+" "+keyB), "encryption_key: another wx_auth"},
+		"no key":     {directive(path, "encryption_key "+keyA), directive(path), "encryption_key: another wx_auth"},
 		"other prefixes": {directive(path, "encryption_key "+keyA),
 			directive(path+" {\n migrate off\n table_prefix other_\n}", "encryption_key "+keyB), ""},
 	} {

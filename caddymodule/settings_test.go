@@ -232,7 +232,7 @@ func TestNameOfAWeChat(t *testing.T) {
 		{"", "weixin.qq.com"},
 		{"wechat {\napi https://api.weixin.qq.com\n}", "weixin.qq.com"},
 		{"wechat {\napi https://api2.weixin.qq.com https://api.weixin.qq.com\n}", "weixin.qq.com"},
-		{"wechat {\napi https://SZ.api.Weixin.QQ.com:443/\nrealm other\n}", "weixin.qq.com"},
+		{"wechat {\napi https://SZ.api.Weixin.QQ.com:443/\nrealm weixin.qq.com\n}", "weixin.qq.com"},
 		{"wechat {\napi https://weixin.qq.com.example.com\n}", "weixin.qq.com.example.com:443"},
 		{"wechat {\napi https://notweixin.qq.com\n}", "notweixin.qq.com:443"},
 		{"wechat {\napi https://api.weixin.qq.com https://proxy.example.com\n}", "api.weixin.qq.com:443"},

@@ -215,13 +215,21 @@ func (a *Background) warnOfSharing() {
 				sharing = append(sharing, other)
 			}
 		}
-		if why := sharedByChance(sharing); len(why) > 0 {
-			a.log.Warn("several sites share one store, and with it users, sessions and keys: "+strings.Join(why, "; "),
-				zap.String("store", s.state.DB.String()), zap.Int("sites", len(sharing)),
-				remedy.StoreShared.Field("to mean it, write the same line `store`, and the same `register` and `countries`, in each of them, best in a snippet; "+
-					"else give one a store of its own (store sqlite:/another/path, or table_prefix another_)"))
-		}
+		a.warnOfSites(sharing)
 	}
+}
+
+// warnOfSites logs a line if sites of one store seem to share it by mistake. It reports whether
+// it did.
+func (a *Background) warnOfSites(sharing []*site) bool {
+	why := sharedByChance(sharing)
+	if len(why) > 0 {
+		a.log.Warn("several sites share one store, and with it users, sessions and keys: "+strings.Join(why, "; "),
+			zap.String("store", sharing[0].state.DB.String()), zap.Int("sites", len(sharing)),
+			remedy.StoreShared.Field("to mean it, write the same line `store`, and the same `register` and `countries`, in each of them, best in a snippet; "+
+				"else give one a store of its own (store sqlite:/another/path, or table_prefix another_)"))
+	}
+	return len(why) > 0
 }
 
 // sharedByChance returns the signs that sites share a store by mistake.
@@ -263,66 +271,46 @@ func sameNames(what string, a, b directoryName, an, bn store.Names) error {
 	}
 	for _, appid := range slices.Sorted(maps.Keys(an.WeChat)) {
 		if name, shared := bn.WeChat[appid]; shared && name != an.WeChat[appid] {
-			return misset("wechat", fmt.Errorf("two sites share %s and take the appid %s from two WeChats, %q and %q, which may give one openid to two people: "+
-				"%s; or, if both are the same WeChat, write one name in both, such as `realm staging` in the block of wechat", what, appid, an.WeChat[appid], name, ownStore))
+			return misset("wechat", fmt.Errorf("two sites share %s and take the appid %s from two WeChats, %q and %q, which may give one openid to two people: %s; or, %s",
+				what, appid, an.WeChat[appid], name, ownStore, oneWeChat(an.WeChat[appid], name)))
 		}
 	}
 	return nil
 }
 
+// oneWeChat is the remedy for two names of one WeChat. WeChat's own hosts always have its own name.
+func oneWeChat(a, b string) string {
+	if b == wechat.Own {
+		a, b = b, a
+	}
+	if a == wechat.Own {
+		return fmt.Sprintf("if %s is a proxy to WeChat itself, write `realm %s` in the block of wechat of the site that uses it", b, wechat.Own)
+	}
+	return "if both are the same WeChat, write one name in both, such as `realm staging` in the block of wechat"
+}
+
 // identified compares a site whose store has just been opened with sites whose store has
-// another address: two addresses may lead to the same database.
+// another address: two addresses may lead to the same database. It warns once of each database
+// that such sites may share by mistake.
 func (a *Background) identified(s *site, identity string) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	s.identity = identity
+	sharing := []*site{s}
 	for _, other := range a.sites {
 		if other.state == s.state || other.identity != identity {
 			continue
 		}
+		sharing = append(sharing, other)
 		if err := sameNames("the store "+s.state.DB.String()+", which "+other.state.DB.String()+" is too", other.directoryName, s.directoryName, other.names, s.names); err != nil {
 			return err
 		}
 	}
-	return nil
-}
-
-// remedied is an error with its remedy.
-type remedied struct {
-	error
-	remedy  string
-	heading remedy.Heading
-}
-
-func (e remedied) Error() string { return e.error.Error() + ": " + e.remedy }
-func (e remedied) Unwrap() error { return e.error }
-
-// Remedy returns the remedy for the log.
-func (e remedied) Remedy() string { return e.remedy }
-
-// Heading returns the heading for the log.
-func (e remedied) Heading() remedy.Heading { return e.heading }
-
-// withRemedy adds a remedy to the error of a store that belongs to another directory or
-// WeChat, or that cannot be written.
-func withRemedy(err error, d directoryName) error {
-	var names *store.NameError
-	const own = "give this site a store of its own: store sqlite:/another/path, or table_prefix another_ in the block of store"
-	switch {
-	case errors.As(err, new(remedied)):
-		return err
-	case errors.As(err, &names) && names.AppID != "":
-		same := "if that is the same WeChat, by a proxy or under its former address, write `realm " + names.Recorded + "` in the block of wechat; else "
-		if names.Configured == wechat.Own {
-			same = "if " + names.Recorded + " was a proxy to WeChat itself, run once in the database: DELETE FROM wx_auth_meta (or with your table_prefix) WHERE name = 'wechat:" + names.AppID + "'; else "
+	if !a.shared[identity] && a.warnOfSites(sharing) {
+		if a.shared == nil {
+			a.shared = make(map[string]bool)
 		}
-		return remedied{err, same + own, remedy.StoreUnusable}
-	case errors.As(err, &names) && d.name == store.OwnUsers && !d.written:
-		return remedied{err, "write the line `users` of that directory again, with `realm " + names.Recorded + "` in its block; or " + own, remedy.StoreUnusable}
-	case errors.As(err, &names):
-		return remedied{err, "if the ids are the same people's, write `realm " + names.Recorded + "` in the block of users; else " + own, remedy.StoreUnusable}
-	case errors.Is(err, store.ErrReadOnly):
-		return remedied{err, "let the user that runs Caddy write to the file and its directory, or connect to the server that takes writes (a replica or a server with read_only takes none)", remedy.StoreReadOnly}
+		a.shared[identity] = true
 	}
-	return err
+	return nil
 }
