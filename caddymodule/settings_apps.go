@@ -44,7 +44,7 @@ func (s *settings) resolveApps(h *Handler, look lookup) error {
 				return missetAt("app", i, errNoAppID)
 			}
 			if j, repeated := first[id]; repeated && j != i {
-				return missetAt("app", i, fmt.Errorf("the appid %s is given twice: keep one of them", id))
+				return missetAt("app", i, fmt.Errorf("the appid %s is given twice: keep one of them", a.ID))
 			}
 			first[id] = i
 		}

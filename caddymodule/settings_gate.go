@@ -115,7 +115,7 @@ func (s *settings) requirement(r Requirement, look lookup) (gate.Requirement, er
 		}
 		if known {
 			if values[i] = value; !slices.ContainsFunc(s.Apps, func(a wechat.App) bool { return a.ID == value || a.ID == "" }) {
-				return gate.Requirement{}, fmt.Errorf("appid %s is not one of the mini programs that log in here; write one of their appids", value)
+				return gate.Requirement{}, fmt.Errorf("appid %s is not one of the mini programs that log in here; write one of their appids", raw)
 			}
 		}
 	}

@@ -47,7 +47,7 @@ func TestSettingsRefuseAtProvision(t *testing.T) {
 		"no secret":            {Handler{Apps: []App{{ID: "wx0123456789abcdef"}}}, "both the appid and its secret are needed"},
 		"no app":               {Handler{}, "there is no mini program"},
 		"secret with space":    {Handler{Apps: []App{{ID: "wx0123456789abcdef", Secret: "{env.WXT_SPACE}"}}}, "copy it again"},
-		"same app twice":       {Handler{Apps: []App{{ID: "wx0123456789abcdef", Secret: "s"}, {ID: "{env.WXT_APPID}", Secret: "s"}}}, "the appid wx0123456789abcdef is given twice"},
+		"same app twice":       {Handler{Apps: []App{{ID: "wx0123456789abcdef", Secret: "s"}, {ID: "{env.WXT_APPID}", Secret: "s"}}}, "the appid {env.WXT_APPID} is given twice"},
 		"short HS256 secret":   {Handler{Apps: oneApp(), Token: &Token{Algorithm: "HS256", Key: "{env.WXT_SHORT}"}}, "token key: an HS256 secret of 18 bytes is too short"},
 		"key without value":    {Handler{Apps: oneApp(), Token: &Token{Algorithm: "HS256", Key: "{env.WXT_EMPTY}"}}, "token key: {env.WXT_EMPTY} is empty"},
 		"service key":          {Handler{Apps: oneApp(), ServiceKey: "{env.WXT_SHORT}"}, "service_key: the key could be guessed"},
@@ -56,7 +56,7 @@ func TestSettingsRefuseAtProvision(t *testing.T) {
 		"push token":           {Handler{Apps: []App{{ID: "wx0123456789abcdef", Secret: "s", Push: &Push{Token: "{env.WXT_WORDS}", EncodingAESKey: "k"}}}}, "app push: the token has 3 to 32 letters and digits"},
 		"push without a key":   {Handler{Apps: []App{{ID: "wx0123456789abcdef", Secret: "s", Push: &Push{Token: "token"}}}}, "app push: the EncodingAESKey has 43"},
 		"app's api":            {Handler{Apps: []App{{ID: "wx0123456789abcdef", Secret: "s", API: []string{"{env.WXT_HTTP}"}}}}, "app api: over http the AppSecret"},
-		"issuer":               {Handler{Apps: oneApp(), Token: &Token{Issuer: "{env.WXT_WORDS}"}}, "token issuer: \"two words\" is not a name"},
+		"issuer":               {Handler{Apps: oneApp(), Token: &Token{Issuer: "{env.WXT_WORDS}"}}, "token issuer: \"{env.WXT_WORDS}\" is not a name"},
 		"encryption key":       {Handler{Apps: oneApp(), EncryptionKeys: []string{"{env.WXT_KEY}"}}, "encryption_key: the encryption key: use 32 bytes in base64"},
 		"no encryption key":    {Handler{Apps: oneApp(), Store: &Store{URL: "{env.WXT_PG}"}}, "store: postgres needs encryption_key"},
 		"api over http":        {Handler{Apps: oneApp(), WeChat: &WeChat{API: []string{"{env.WXT_HTTP}"}}}, "wechat api: over http the AppSecret would travel in clear"},
@@ -90,6 +90,8 @@ func TestSettingsRefuseAtProvision(t *testing.T) {
 		"path as a method":     {Handler{Apps: oneApp(), Public: []Rule{{Methods: []string{"/secret"}, Paths: []string{"/y"}}}}, `public: "/secret" is not a method`},
 		"star as a method":     {Handler{Apps: oneApp(), Public: []Rule{{Methods: []string{"*"}, Paths: []string{"/y"}}}}, `public: "*" is not a method`},
 		"age of a millisecond": {Handler{Apps: oneApp(), Require: []Requirement{{Paths: []string{"/a"}, Field: "phone_within", Values: []string{"1ms"}}}}, "is not an age from a second"},
+		"same audience twice":  {Handler{Apps: oneApp(), Token: &Token{Audience: []string{"{env.WXT_HEX}", "{env.WXT_HEX}"}}}, `token audience: "{env.WXT_HEX}" is given twice`},
+		"secret as an appid":   {Handler{Apps: oneApp(), Require: []Requirement{{Paths: []string{"/a"}, Field: "appid", Values: []string{"{env.WXT_HEX}"}}}}, "appid {env.WXT_HEX} is not one of"},
 		"url for stable":       {Handler{Apps: oneApp(), WeChat: &WeChat{AccessTokenURL: "https://x.example.com"}}, "wechat access_token: stable takes no URL"},
 	} {
 		t.Run(name, func(t *testing.T) {

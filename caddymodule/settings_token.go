@@ -32,8 +32,11 @@ const (
 	// mostSessions bounds the live sessions of a user in an app, and thereby the length of the
 	// user's list of sessions.
 	mostSessions = 1000
-	// mostAudiences is how many audiences a token can carry.
+	// mostAudiences is how many audiences a token can carry, and mostAudience is how many bytes
+	// they have in all. With more, a token with large claims would not fit into a header, and
+	// each login would fail after WeChat has been paid for the number.
 	mostAudiences = 32
+	mostAudience  = 1 << 10
 )
 
 // tokenSettings are the resolved settings of the block token.
@@ -121,16 +124,21 @@ func (t *tokenSettings) checkLeeway() error {
 
 // resolvePolicy resolves what verifiers compare: issuer, audience and type.
 func (t *tokenSettings) resolvePolicy(set Token, look lookup) (err error) {
-	if t.Issuer, err = look.checked(cmp.Or(set.Issuer, defaultIssuer), checkName); err != nil {
+	if t.Issuer, _, err = look.name(cmp.Or(set.Issuer, defaultIssuer)); err != nil {
 		return misset("token issuer", err)
 	}
+	size := 0
 	for _, raw := range set.Audience {
-		name, err := look.checked(raw, checkName)
-		if err == nil && slices.Contains(t.Audience, name) {
-			err = fmt.Errorf("%q is given twice: keep one of them", name)
+		name, known, err := look.name(raw)
+		if known {
+			size += len(name)
 		}
-		if err == nil && len(t.Audience) == mostAudiences {
-			err = fmt.Errorf("at most %d audiences fit into a token", mostAudiences)
+		switch {
+		case err != nil:
+		case slices.Contains(t.Audience, name):
+			err = fmt.Errorf("%q is given twice: keep one of them", raw)
+		case len(t.Audience) == mostAudiences || size > mostAudience:
+			err = fmt.Errorf("at most %d audiences, with %d characters in all, fit into a token", mostAudiences, mostAudience)
 		}
 		if err != nil {
 			return misset("token audience", err)
@@ -159,8 +167,8 @@ func (t *tokenSettings) resolveClaims(names []string) error {
 			err = fmt.Errorf("%q has a meaning of its own in the token and cannot be set: choose another name in your directory", name)
 		case slices.Contains(names[:i], name):
 			err = fmt.Errorf("%q is given twice: keep one of them", name)
-		default:
-			err = checkName(name)
+		case !isName(name):
+			err = errNoName(name)
 		}
 		if err != nil {
 			return err
@@ -170,11 +178,22 @@ func (t *tokenSettings) resolveClaims(names []string) error {
 	return nil
 }
 
-func checkName(name string) error {
-	if name == "" || len(name) > 256 || strings.ContainsFunc(name, func(c rune) bool { return c <= ' ' || c > '~' }) {
-		return fmt.Errorf("%q is not a name: use 1 to 256 visible ASCII characters", name)
+// name replaces the placeholders of a name in a token. Its errors hold the text as it is written,
+// because a placeholder may stand for a secret by mistake.
+func (look lookup) name(raw string) (name string, known bool, err error) {
+	name, known, err = look(raw, syntax{})
+	if err == nil && known && !isName(name) {
+		err = errNoName(raw)
 	}
-	return nil
+	return name, known, err
+}
+
+func isName(name string) bool {
+	return name != "" && len(name) <= 256 && !strings.ContainsFunc(name, func(c rune) bool { return c <= ' ' || c > '~' })
+}
+
+func errNoName(raw string) error {
+	return fmt.Errorf("%.80q is not a name: use 1 to 256 visible ASCII characters", raw)
 }
 
 // resolveKey resolves a key that is configured instead of generated.
