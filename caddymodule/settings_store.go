@@ -103,8 +103,11 @@ func (s *settings) resolveLogin(h *Handler, _ lookup) error {
 			s.Login.Silent = 0
 		case set.MaxAge < 0:
 			return misset("silent_login", errors.New("the max age must be greater than zero; to turn it off write: silent_login off"))
-		case set.MaxAge != 0:
-			s.Login.Silent = time.Duration(set.MaxAge)
+		default:
+			var err error
+			if s.Login.Silent, err = span(set.MaxAge, defaultSilent, time.Second); err != nil {
+				return misset("silent_login", err)
+			}
 		}
 	}
 	if h.OnNewOpenID != "" {

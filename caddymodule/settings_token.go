@@ -90,13 +90,13 @@ func (s *settings) resolveToken(h *Handler, look lookup) error {
 }
 
 func (t *tokenSettings) resolveTimes(set Token) (err error) {
-	if t.Rotate, err = span(set.Rotate, defaultRotate); err != nil {
+	if t.Rotate, err = span(set.Rotate, defaultRotate, 0); err != nil {
 		return misset("token rotate", err)
 	}
 	if t.Rotate < leastRotate {
 		return misset("token rotate", fmt.Errorf("%s is too short for a key to be known everywhere before it signs: use 1h or more, such as 90d", written(t.Rotate)))
 	}
-	if t.Lifetime, err = span(set.Lifetime, defaultLifetime); err == nil {
+	if t.Lifetime, err = span(set.Lifetime, defaultLifetime, 0); err == nil {
 		err = wholeSeconds(t.Lifetime)
 	}
 	if err != nil {
@@ -104,7 +104,7 @@ func (t *tokenSettings) resolveTimes(set Token) (err error) {
 	}
 	t.Leeway = min(defaultLeeway, t.Lifetime)
 	if set.Leeway != nil {
-		if t.Leeway, err = span(*set.Leeway, 0); err == nil {
+		if t.Leeway, err = span(*set.Leeway, 0, 0); err == nil {
 			err = wholeSeconds(t.Leeway)
 		}
 	}
@@ -228,13 +228,13 @@ func (s *settings) resolveSessionTimes(h *Handler) error {
 	}
 	var err error
 	t := &s.Session
-	if t.Lifetime, err = span(set.Lifetime, defaultSessionLifetime); err != nil {
+	if t.Lifetime, err = span(set.Lifetime, defaultSessionLifetime, time.Second); err != nil {
 		return misset("session lifetime", err)
 	}
-	if t.Idle, err = span(set.Idle, min(defaultIdle, t.Lifetime)); err != nil {
+	if t.Idle, err = span(set.Idle, min(defaultIdle, t.Lifetime), time.Second); err != nil {
 		return misset("session idle", err)
 	}
-	if t.Grace, err = span(set.Grace, min(defaultGrace, t.Idle)); err != nil {
+	if t.Grace, err = span(set.Grace, min(defaultGrace, t.Idle), time.Millisecond); err != nil {
 		return misset("session grace", err)
 	}
 	t.Max = defaultMax
@@ -248,7 +248,7 @@ func (s *settings) resolveSessionTimes(h *Handler) error {
 	case t.Idle > t.Lifetime:
 		return misset("session idle", fmt.Errorf("%s is more than the session's lifetime of %s: lower idle or raise lifetime", written(t.Idle), written(t.Lifetime)))
 	case t.Grace > t.Idle:
-		return misset("session grace", fmt.Errorf("%s is more than the session's idle time of %s: use a minute or so, such as 60s", written(t.Grace), written(t.Idle)))
+		return misset("session grace", fmt.Errorf("%s is more than the session's idle time of %s: use at most %s", written(t.Grace), written(t.Idle), written(t.Idle)))
 	}
 	// A client that refreshes only when its token has expired must still find its session
 	// open. Idle is never more than lifetime, so comparing with idle is enough.
@@ -266,14 +266,17 @@ func (s *settings) resolveSessionTimes(h *Handler) error {
 	return nil
 }
 
-// span returns the duration that is set, or its default.
-func span(set caddy.Duration, otherwise time.Duration) (time.Duration, error) {
+// span returns the duration that is set, or its default. A duration below least is refused: in
+// JSON a number without a unit is nanoseconds, which nobody means.
+func span(set caddy.Duration, otherwise, least time.Duration) (time.Duration, error) {
 	d := time.Duration(set)
 	switch {
 	case d == 0:
 		return otherwise, nil
 	case d < 0:
 		return 0, fmt.Errorf("%s is negative: use a time such as %s", written(d), written(otherwise))
+	case d < least:
+		return 0, fmt.Errorf("%s is too short: use %s or more, such as %s; in JSON write a unit, as in \"90s\"", written(d), written(least), written(otherwise))
 	case d > mostTime:
 		return 0, fmt.Errorf("%s is more than a hundred years: use a time such as %s", written(d), written(otherwise))
 	}
