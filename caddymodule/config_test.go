@@ -293,6 +293,8 @@ func TestOwnAppsHaveWeChatsForms(t *testing.T) {
 		{`"` + secret + `"`, `"` + appid + `"`, "", "is not an appid"},
 		{appid, "abc", "api https://api2.weixin.qq.com", "is not an AppSecret"},
 		{"gh_0123456789ab", "abc", "api http://127.0.0.1:9000", ""},
+		{"WX0123456789abcdef", secret, "}\napp wx1123456789abcdef " + secret + " {", "app 1 of 2: that is not an appid"},
+		{appid, secret, "}\napp wx1123456789abcdef abc {", "app 2 of 2: that is not an AppSecret"},
 	} {
 		t.Setenv("WXT_ID", c.id)
 		t.Setenv("WXT_SECRET", c.secret)

@@ -77,11 +77,18 @@ func (s *settings) checkOwnApps() error {
 		if s.WeChat.nameOf(a.ID) != wechat.Own {
 			continue
 		}
-		if !appidForm.MatchString(a.ID) {
-			return missetAt("app", i, errNoAppID)
+		var err error
+		switch {
+		case !appidForm.MatchString(a.ID):
+			err = errNoAppID
+		case !secretForm.MatchString(a.Secret):
+			err = errNoSecret
 		}
-		if !secretForm.MatchString(a.Secret) {
-			return missetAt("app", i, errNoSecret)
+		if err != nil && len(s.Apps) > 1 { // this error has no line of a Caddyfile
+			err = fmt.Errorf("app %d of %d: %w", i+1, len(s.Apps), err)
+		}
+		if err != nil {
+			return missetAt("app", i, err)
 		}
 	}
 	return nil

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -65,6 +66,9 @@ func (s *settings) resolveStore(h *Handler, look lookup) error {
 func checkTablePrefix(prefix string) error {
 	if err := noPlaceholder(prefix); err != nil {
 		return err
+	}
+	if strings.HasPrefix(prefix, "sqlite_") {
+		return errors.New("SQLite keeps names that begin with sqlite_ for itself: use another prefix, such as shop_")
 	}
 	return sqldb.CheckPrefix(prefix)
 }

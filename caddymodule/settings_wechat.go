@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 	"unicode"
@@ -161,6 +162,9 @@ func checkAPI(raw string) error {
 	if u.RawQuery != "" || u.ForceQuery {
 		return errors.New("a base URL has no query: use a URL such as " + wechat.DefaultAPI)
 	}
+	if ownHost(raw) && strings.Trim(u.Path, "/") != "" {
+		return errors.New("WeChat's own hosts have no path before that of a call: use a URL such as " + wechat.DefaultAPI)
+	}
 	return nil
 }
 
@@ -175,6 +179,11 @@ func parseURL(raw string) (*url.URL, error) {
 		return nil, errors.New("a URL with a user name or password cannot be used: it would show in logs")
 	case strings.Contains(raw, "#"):
 		return nil, errors.New("a URL with a fragment cannot be used: remove what begins with #")
+	}
+	if port := u.Port(); port != "" {
+		if n, err := strconv.Atoi(port); err != nil || n < 1 || n > 65535 {
+			return nil, errors.New("the URL's port is not between 1 and 65535: leave it out for the default, or write the right one")
+		}
 	}
 	return u, nil
 }
