@@ -53,7 +53,7 @@ func ParseHeader(name, field string) (Header, error) {
 }
 
 func (h Header) check() error {
-	if err := checkName(h.Name); err != nil {
+	if err := checkName(h.Name, "identity X-User-ID id"); err != nil {
 		return fmt.Errorf("identity %s: %w", h.Name, err)
 	}
 	if _, ok := fieldOf(h.Field); !ok {
@@ -62,25 +62,24 @@ func (h Header) check() error {
 	return nil
 }
 
-func checkName(name string) error {
+// checkName checks the name of a header. example is a correct line of its directive.
+func checkName(name, example string) error {
 	if name == "" {
-		return errors.New("the header has no name; write: identity X-User-ID id")
+		return fmt.Errorf("the header has no name; write: %s", example)
 	}
 	if strings.ContainsAny(name, "_.") {
 		return fmt.Errorf("a header with \"_\" or \".\" in its name is dropped by Caddy; write %s",
 			strings.NewReplacer("_", "-", ".", "-").Replace(name))
 	}
-	for i := range len(name) {
-		c := name[i]
-		if (c < 'A' || c > 'Z') && (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' {
-			return errors.New("a header's name is made of letters, digits and \"-\"; write: identity X-User-ID id")
-		}
+	lower := strings.ToLower(name)
+	letter := func(c rune) bool { return 'a' <= c && c <= 'z' }
+	if !strings.ContainsFunc(lower, letter) || strings.ContainsFunc(lower, func(c rune) bool { return !letter(c) && (c < '0' || c > '9') && c != '-' }) {
+		return fmt.Errorf("a header's name is made of letters, digits and \"-\"; write: %s", example)
 	}
 	if len(name) > 64 {
 		return errors.New("the header's name is longer than 64 characters")
 	}
-	lower := strings.ToLower(name)
-	if slices.Contains(reservedNames, lower) ||
+	if slices.Contains(reservedNames, lower) || slices.Contains(overrides[:], lower) ||
 		slices.ContainsFunc(reservedPrefixes, func(p string) bool { return strings.HasPrefix(lower, p) }) {
 		return errors.New("this header has a meaning of its own in HTTP, and would be taken from every request; " +
 			"choose another name, such as X-User-ID")
@@ -88,21 +87,23 @@ func checkName(name string) error {
 	return nil
 }
 
-// reservedNames and reservedPrefixes are headers that cannot be identity headers, because an
-// identity header is removed from every request. Some of them frame or route a message. Some
-// are deleted or set by proxies ("close" and "upgrade" are the options that Connection may
-// still name). The others are needed by clients, upstreams or this gate for their standard
-// purpose.
+// reservedNames, reservedPrefixes and overrides are headers that cannot be identity headers,
+// because an identity header is removed from every request. Some of them frame or route a message.
+// Some are deleted or set by proxies ("close" and "upgrade" are the options that Connection may
+// still name). Some make a proxy serve something else (X-Accel-Redirect). The others are needed
+// by clients, upstreams or this gate for their standard purpose.
 var (
 	reservedNames = []string{
 		"accept", "age", "allow", "alt-svc", "authorization", "cache-control", "close", "connection", "cookie",
-		"date", "dnt", "early-data", "expect", "forwarded", "from", "host", "http2-settings", "incremental", "keep-alive",
-		"last-event-id", "link", "location", "max-forwards", "origin", "pragma", "prefer", "priority", "range", "referer",
-		"server", "set-cookie", "te", "trailer", "transfer-encoding", "upgrade", "upgrade-insecure-requests",
-		"user-agent", "vary", "via", "www-authenticate", "x-http-method", "x-http-method-override",
-		"x-method-override", "x-real-ip", "x-requested-with", "x-request-id",
+		"date", "dnt", "early-data", "etag", "expect", "forwarded", "from", "host", "http2-settings", "incremental", "keep-alive",
+		"last-event-id", "link", "location", "max-forwards", "origin", "pragma", "prefer", "priority", "proxy", "range", "referer",
+		"retry-after", "server", "set-cookie", "status", "te", "traceparent", "tracestate", "trailer", "transfer-encoding",
+		"upgrade", "upgrade-insecure-requests", "user-agent", "vary", "via", "www-authenticate",
+		"x-content-type-options", "x-real-ip", "x-requested-with", "x-request-id", "x-sendfile",
 	}
-	reservedPrefixes = []string{"accept-", "access-control-", "content-", "if-", "proxy-", "sec-", "x-forwarded-"}
+	reservedPrefixes = []string{
+		"accept-", "access-control-", "content-", "if-", "proxy-", "sec-", "x-accel-", "x-envoy-", "x-forwarded-",
+	}
 )
 
 // field reads one value of an identity.
@@ -174,7 +175,7 @@ func checkPassed(names []string, headers []identityHeader) ([]string, error) {
 	for _, name := range names {
 		lower := strings.ToLower(name)
 		ours := func(h identityHeader) bool { return h.folded == lower }
-		if err := checkName(name); err != nil {
+		if err := checkName(name, "pass_header X-WX-Risk-Rank"); err != nil {
 			return nil, fmt.Errorf("pass_header %s: %w", name, err)
 		}
 		switch {

@@ -196,6 +196,19 @@ func TestMistakenHeadersAreRefusedWithRemedy(t *testing.T) {
 		{"X-Forwarded-For", "id", "choose another name"},
 		{"Sec-WebSocket-Protocol", "id", "choose another name"},
 		{"X-HTTP-Method-Override", "id", "choose another name"},
+		{"X-Original-URL", "id", "choose another name"},
+		{"X-Script-Name", "id", "choose another name"},
+		{"X-HTTP-Path-Override", "id", "choose another name"},
+		{"Proxy", "id", "choose another name"},
+		{"X-Accel-Redirect", "id", "choose another name"},
+		{"X-Envoy-Original-Path", "id", "choose another name"},
+		{"Status", "id", "choose another name"},
+		{"ETag", "id", "choose another name"},
+		{"Retry-After", "id", "choose another name"},
+		{"X-Content-Type-Options", "id", "choose another name"},
+		{"Traceparent", "id", "choose another name"},
+		{"-", "id", "letters, digits"},
+		{"12-3", "id", "letters, digits"},
 	} {
 		if h, err := ParseHeader(c.name, c.field); err == nil {
 			t.Errorf("%s %s: taken as %v", c.name, c.field, h)
