@@ -11,6 +11,9 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/gate"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/token"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
 )
 
@@ -82,11 +85,31 @@ func (s *settings) resolveRequire(h *Handler, look lookup) error {
 			s.Gate.Require = append(s.Gate.Require, required)
 			_, err = gate.New(gate.Settings{Public: s.Gate.Public, Optional: s.Gate.Optional, Require: s.Gate.Require}, nil)
 		}
+		if err == nil {
+			err = h.checkClaim(r.Field)
+		}
+		if err == nil && h.UsersRaw == nil && strings.HasPrefix(r.Field, "claims.") && !h.plainPhone(r.Field) {
+			err = errors.New("no user has claims, so nobody would pass: they come from your own directory, by `users webhook` or `users sql`")
+		}
 		if err != nil {
 			return missetAt("require", i, err)
 		}
 	}
 	return nil
+}
+
+// checkClaim refuses the name of a claim that no directory may set, in a field claims.<name>.
+func (h *Handler) checkClaim(field string) error {
+	name, ok := strings.CutPrefix(field, "claims.")
+	if ok && !h.plainPhone(field) && (user.ReservedClaim(name) || token.Reserved(name)) {
+		return fmt.Errorf("%q has a meaning of its own in the token, so no directory may set it: choose another name there", name)
+	}
+	return nil
+}
+
+// plainPhone reports whether a field is the phone number that `token { claims }` adds.
+func (h *Handler) plainPhone(field string) bool {
+	return field == "claims."+login.PhoneClaim && h.Token != nil && slices.Contains(h.Token.Claims, login.PhoneClaim)
 }
 
 func (s *settings) requirement(r Requirement, look lookup) (gate.Requirement, error) {
@@ -171,6 +194,11 @@ func (s *settings) resolveIdentity(h *Handler, _ lookup) error {
 		err := noPlaceholder(id.Header + " " + id.Field)
 		if err == nil {
 			header, err = gate.ParseHeader(id.Header, id.Field)
+		}
+		if err == nil {
+			if err = h.checkClaim(id.Field); err != nil {
+				err = fmt.Errorf("%w; what the gateway knows itself are the fields id, openid, appid, unionid, phone and session", err)
+			}
 		}
 		if err == nil {
 			s.Gate.Headers = append(s.Gate.Headers, header)
