@@ -201,7 +201,7 @@ type SilentLogin struct {
 // number in. It works only while no WeChat account is bound to that user. The upstream gets
 // X-WX-TEST: 1 with its requests.
 type TestLogin struct {
-	// The secret, of 16 to 256 visible ASCII characters. Write it as a placeholder.
+	// The secret, of 16 to 256 characters. Write it as a placeholder.
 	Secret string `json:"secret,omitempty"`
 
 	// The phone number in E.164: +8613800138000. May contain placeholders.

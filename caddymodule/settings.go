@@ -46,6 +46,8 @@ type settings struct {
 	Session   session.Settings
 	LoginRate ratelimit.Rate
 	WeChat    wechatSettings
+	// Useless says of rules why they have no effect.
+	Useless []string
 }
 
 const day = 24 * time.Hour

@@ -9,9 +9,11 @@ import (
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/gate"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/remedy"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/token"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
@@ -35,9 +37,7 @@ func (s *settings) resolvePaths(h *Handler, _ lookup) error {
 			var rules []gate.Rule
 			rules, err = gate.ParsePublic(append(append([]string(nil), r.Methods...), r.Paths...))
 			s.Gate.Public = append(s.Gate.Public, rules...)
-			if err == nil {
-				err = s.noEndpoint(rules)
-			}
+			s.noteEndpoints("public", rules)
 		}
 		if err != nil {
 			return missetAt("public", i, err)
@@ -51,9 +51,7 @@ func (s *settings) resolvePaths(h *Handler, _ lookup) error {
 		}
 		if err == nil {
 			s.Gate.Optional = append(s.Gate.Optional, rules...)
-			err = s.noEndpoint(rules)
-		}
-		if err == nil {
+			s.noteEndpoints("optional", rules)
 			_, err = gate.New(gate.Settings{Public: s.Gate.Public, Optional: s.Gate.Optional}, nil)
 		}
 		if err != nil {
@@ -63,18 +61,24 @@ func (s *settings) resolvePaths(h *Handler, _ lookup) error {
 	return nil
 }
 
-// noEndpoint refuses a rule for endpoints only, which it would not change.
-func (s *settings) noEndpoint(rules []gate.Rule) error {
+// noteEndpoints notes the rules that are for endpoints only.
+func (s *settings) noteEndpoints(name string, rules []gate.Rule) {
 	for _, r := range rules {
 		if r.Below(s.Endpoints) {
-			return s.atEndpoint(r.Path)
+			s.noteEndpoint(name, r.Path)
 		}
 	}
-	return nil
 }
 
-func (s *settings) atEndpoint(path string) error {
-	return fmt.Errorf("%s has no effect: the endpoints at %s know no rule, and never reach the upstream; leave the path out, or move them with `endpoints`", path, s.Endpoints)
+func (s *settings) noteEndpoint(name, path string) {
+	s.Useless = append(s.Useless, fmt.Sprintf("%s %s is for endpoints only, and the endpoints at %s know no rule", name, path, s.Endpoints))
+}
+
+// warnUseless logs the rules that have no effect.
+func (s *settings) warnUseless(log *zap.Logger) {
+	for _, why := range s.Useless {
+		log.Warn("a rule has no effect: "+why, remedy.RuleUseless.Field("remove the path from the rule; claims come from your own directory, by `users webhook` or `users sql`"))
+	}
 }
 
 // resolveRequire resolves the conditions for the callers of some paths.
@@ -89,7 +93,7 @@ func (s *settings) resolveRequire(h *Handler, look lookup) error {
 			err = h.checkClaim(r.Field)
 		}
 		if err == nil && h.UsersRaw == nil && strings.HasPrefix(r.Field, "claims.") && !h.plainPhone(r.Field) {
-			err = errors.New("no user has claims, so nobody would pass: they come from your own directory, by `users webhook` or `users sql`")
+			s.Useless = append(s.Useless, fmt.Sprintf("require %s %s lets nobody pass, as the users of the store have no claims", strings.Join(r.Paths, " "), r.Field))
 		}
 		if err != nil {
 			return missetAt("require", i, err)
@@ -121,7 +125,7 @@ func (s *settings) requirement(r Requirement, look lookup) (gate.Requirement, er
 	}
 	for _, path := range r.Paths {
 		if gate.RequiredBelow(s.Endpoints, path) {
-			return gate.Requirement{}, s.atEndpoint(path)
+			s.noteEndpoint("require", path)
 		}
 	}
 	values := slices.Clone(r.Values)

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"go.uber.org/zap"
 
@@ -108,9 +110,9 @@ func (t *testLoginSettings) warnExpired(log *zap.Logger, now time.Time) {
 
 const (
 	// leastTestSecret is half of what `openssl rand -hex 16` prints. A random secret of that
-	// length almost never has fewer different characters than leastTestCharacters.
+	// length never has fewer different characters than leastTestCharacters.
 	leastTestSecret     = 16
-	leastTestCharacters = 6
+	leastTestCharacters = 4
 	// mostTestSecret leaves the body of a login well below its limit.
 	mostTestSecret = 256
 )
@@ -154,13 +156,16 @@ func (s *settings) resolveTestLogin(h *Handler, look lookup) error {
 }
 
 // checkTestSecret refuses a secret that could be guessed, or that cannot be typed as it is
-// configured. Its errors hold no part of the secret.
+// configured. It may be a sentence. Its errors hold no part of the secret.
 func checkTestSecret(secret string) error {
-	characters, visible := charactersOf(secret)
-	if !visible {
-		return errors.New("it holds a space, a line break or another character than visible ASCII: use what `openssl rand -hex 16` prints")
+	if !utf8.ValidString(secret) || strings.TrimSpace(secret) != secret || strings.ContainsFunc(secret, func(c rune) bool { return !unicode.IsPrint(c) }) {
+		return errors.New("it begins or ends with a space, or holds a character that nobody can type: use what `openssl rand -hex 16` prints")
 	}
-	if len(secret) < leastTestSecret || len(secret) > mostTestSecret || characters < leastTestCharacters {
+	seen := make(map[rune]bool)
+	for _, c := range secret {
+		seen[c] = true
+	}
+	if n := utf8.RuneCountInString(secret); n < leastTestSecret || n > mostTestSecret || len(seen) < leastTestCharacters {
 		return fmt.Errorf("it could be guessed: use %d to %d random characters, such as `openssl rand -hex 16` prints", leastTestSecret, mostTestSecret)
 	}
 	return nil

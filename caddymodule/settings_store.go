@@ -109,7 +109,7 @@ func (s *settings) resolveLogin(h *Handler, _ lookup) error {
 			return misset("silent_login", errors.New("the max age must be greater than zero; to turn it off write: silent_login off"))
 		default:
 			var err error
-			if s.Login.Silent, err = span(set.MaxAge, defaultSilent, time.Second); err != nil {
+			if s.Login.Silent, err = span(set.MaxAge, defaultSilent, leastAge); err != nil {
 				return misset("silent_login", err)
 			}
 		}

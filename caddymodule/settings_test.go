@@ -267,3 +267,34 @@ func mustParse(t *testing.T, directive string) *Handler {
 	}
 	return h
 }
+
+// Rules for endpoints only, and a claim where no user has claims, change nothing. The configuration
+// loads, and says so.
+func TestUselessRulesAreNoted(t *testing.T) {
+	h := Handler{
+		Apps:     oneApp(),
+		Public:   []Rule{{Methods: []string{"POST"}, Paths: []string{"/auth/wx/refresh", "/docs"}}, {Paths: []string{"/auth/*"}}},
+		Optional: []string{"/auth/wx/me"},
+		Require: []Requirement{
+			{Paths: []string{"/x", "/AUTH/wx/service/*"}, Field: "phone_within", Values: []string{"5m"}},
+			{Paths: []string{"/admin/*"}, Field: "claims.role", Values: []string{"admin"}},
+			{Paths: []string{"/auth/wx-admin"}, Field: "phone_within", Values: []string{"5m"}},
+		},
+	}
+	set, err := h.settings()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{
+		"public /auth/wx/refresh is for endpoints only", "optional /auth/wx/me is for endpoints only",
+		"require /AUTH/wx/service/* is for endpoints only", "require /admin/* claims.role lets nobody pass",
+	}
+	for i, why := range set.Useless {
+		if i >= len(want) || !strings.HasPrefix(why, want[i]) {
+			t.Errorf("%q", why)
+		}
+	}
+	if len(set.Useless) != len(want) {
+		t.Errorf("%d notes, want %d", len(set.Useless), len(want))
+	}
+}

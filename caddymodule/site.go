@@ -64,6 +64,7 @@ func newSite(ctx caddy.Context, app *Background, set settings, users user.Direct
 		storeKey: storeKey{set.Store.URL, set.Store.TablePrefix},
 	}
 	set.TestLogin.warnExpired(s.log, time.Now())
+	set.warnUseless(s.log)
 	var err error
 	if s.gate, err = gate.New(set.Gate, &s.tokens); err != nil {
 		return nil, err

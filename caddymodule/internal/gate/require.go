@@ -39,8 +39,8 @@ type Requirement struct {
 // phoneWithin is the field that requires a recent login with a phone number.
 const phoneWithin = "phone_within"
 
-// mostAge is the longest age of phone_within: a hundred years. A longer one is a mistake.
-const mostAge = 100 * 365 * 24 * time.Hour
+// Ages of phone_within outside of these bounds are mistakes.
+const leastAge, mostAge = 100 * time.Millisecond, 100 * 365 * 24 * time.Hour
 
 // NewRequirement returns a checked requirement. duration parses the age of phone_within.
 // The error shows the correct form.
@@ -95,8 +95,8 @@ func (r Requirement) within(duration func(string) (time.Duration, error)) (Requi
 		return r, fmt.Errorf("require %s phone_within takes one age; write: require %s phone_within 15m", r.Paths[0], r.Paths[0])
 	}
 	age, err := duration(r.Values[0])
-	if err != nil || age < time.Second || age > mostAge {
-		return r, fmt.Errorf("require %s phone_within: %q is not an age from a second to a hundred years; write for example 15m or 24h", r.Paths[0], r.Values[0])
+	if err != nil || age < leastAge || age > mostAge {
+		return r, fmt.Errorf("require %s phone_within: %q is not an age from 100ms to a hundred years; write for example 15m or 24h", r.Paths[0], r.Values[0])
 	}
 	r.Values, r.Within = nil, age
 	return r, nil
