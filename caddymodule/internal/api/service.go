@@ -95,8 +95,7 @@ func (c *call) revoke() error {
 // everything is done. After a 503 the same call goes on with what is left.
 func (c *call) served(what, userID string, ended session.Ended, err error) error {
 	if err != nil {
-		c.storeFailed("service: "+what, err)
-		return c.refuse(unavailable(err))
+		return c.refuse(c.failed("service: "+what, err))
 	}
 	c.Log.Info("service: "+what, zap.String("user", userID), zap.Int("ended", ended.Count), zap.Strings("sessions", ended.IDs),
 		zap.String("address", c.address()), zap.String("requestId", c.requestID()))
@@ -172,8 +171,17 @@ func (c *call) eraseUser(id string) error {
 	return c.served("erase", id, ended, err)
 }
 
-// unavailable returns the answer to an erasure that failed: the client should try
-// again.
+// failed logs what the directory or the store could not do, and returns the problem for the
+// client.
+func (c *call) failed(doing string, err error) *problem.Problem {
+	if errors.Is(err, account.ErrDirectory) {
+		return c.directoryOrStoreFailed(doing, err)
+	}
+	return c.storeFailed(doing, err)
+}
+
+// unavailable returns the problem for an operation that the directory or the store could not
+// complete.
 func unavailable(err error) *problem.Problem {
 	switch {
 	case errors.Is(err, user.ErrMisconfigured):
@@ -194,11 +202,8 @@ func (c *call) showUser(id string) error {
 	switch {
 	case errors.Is(err, user.ErrUnknown):
 		return c.noSuchUser()
-	case errors.Is(err, account.ErrDirectory):
-		c.storeFailed("looking up a user", err)
-		return c.refuse(unavailable(err))
 	case err != nil:
-		return c.refuse(c.storeFailed("looking up a user", err))
+		return c.refuse(c.failed("looking up a user", err))
 	}
 	return c.answer(http.StatusOK, "application/json", shown.Record())
 }

@@ -10,6 +10,10 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/zap/zapcore"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/remedy"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat/wechattest"
 )
@@ -81,6 +85,27 @@ func serveMembers(t *testing.T) (*served, *members) {
 func (s *served) service(method, path, body string) *httptest.ResponseRecorder {
 	s.t.Helper()
 	return s.do(with(serviceKey, httptest.NewRequest(method, "/auth/wx/service/"+path, strings.NewReader(body))))
+}
+
+// An operator reads in the log what to do about a directory that is away. The line must not send
+// them to the database, which works, and must not make the next failure of the database look
+// like one that is known.
+func TestServiceLogsTheDirectorysRemedy(t *testing.T) {
+	for method, doing := range map[string]string{http.MethodGet: "looking up a user", http.MethodDelete: "service: erase"} {
+		s, m := serveMembers(t)
+		s.logIn(pushedApp, "ann")
+		m.breaks(true)
+		if w := s.service(method, "users/"+number, ""); w.Code != http.StatusServiceUnavailable || !strings.Contains(w.Body.String(), "directory_unavailable") {
+			t.Errorf("%s: %d %s", method, w.Code, w.Body)
+		}
+		lines := s.logs.FilterMessage(doing + ": the user directory does not answer").FilterField(remedy.DirectoryAway.Field(remedyDirectory))
+		if lines.Len() != 1 {
+			t.Errorf("%s: %v", method, s.logs.All())
+		}
+		if level := s.levelOf(zapcore.ErrorLevel, string(problem.StoreUnavailable)); level != zapcore.ErrorLevel {
+			t.Errorf("%s: the store's next failure is logged at %s", method, level)
+		}
+	}
 }
 
 // A user of an external directory is disabled while the directory does not answer. It works,
