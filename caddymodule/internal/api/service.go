@@ -121,7 +121,7 @@ func (c *call) serviceUser() error {
 	case http.MethodDelete:
 		return c.eraseUser(id)
 	}
-	return c.showUser(id)
+	return c.showUser("show", id)
 }
 
 func (c *call) noSuchUser() error {
@@ -197,7 +197,8 @@ func (c *call) lookup() account.Lookup {
 	return account.Lookup{Directory: c.Directory, Store: c.Store, External: c.External}
 }
 
-func (c *call) showUser(id string) error {
+// showUser shows a user, and logs it under what the backend asked for.
+func (c *call) showUser(what, id string) error {
 	shown, err := c.lookup().Show(c.r.Context(), id, c.now)
 	switch {
 	case errors.Is(err, user.ErrUnknown):
@@ -205,5 +206,6 @@ func (c *call) showUser(id string) error {
 	case err != nil:
 		return c.refuse(c.failed("looking up a user", err))
 	}
+	c.shown(what, id)
 	return c.answer(http.StatusOK, "application/json", shown.Record())
 }

@@ -36,8 +36,7 @@ func (c *call) findUser() error {
 	case err != nil:
 		return c.refuse(c.storeFailed("finding a user", err))
 	}
-	c.shown("find", id)
-	return c.showUser(id)
+	return c.showUser("find", id)
 }
 
 func (c *call) ownerOf(phone, openid, appid string) (id string, err error) {

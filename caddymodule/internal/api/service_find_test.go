@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"go.uber.org/zap"
+
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat/wechattest"
 )
 
@@ -39,6 +41,30 @@ func TestServiceFindsUsers(t *testing.T) {
 	for _, entry := range s.logs.All() {
 		if text := fmt.Sprint(entry.Message, entry.ContextMap()); strings.Contains(text, number) || strings.Contains(text, openid) {
 			t.Errorf("the log has it: %s", text)
+		}
+	}
+}
+
+// An auditor asks when the backend read a user's data. The access log has no service endpoints, so
+// each read must be one line of our own, and a read that found nobody is none.
+func TestServiceLogsEachRead(t *testing.T) {
+	s := serve(t, nil)
+	id := s.logIn(servedApp, "ann").UserInfo["id"].(string)
+	for _, c := range []struct{ method, path, body, what, user string }{
+		{http.MethodGet, "users/" + id, "", "show", id},
+		{http.MethodPost, "users/find", `{"phone":"+86` + number + `"}`, "find", id},
+		{http.MethodGet, "users/" + id + "/export", "", "export", id},
+		{http.MethodGet, "users", "", "list", ""},
+		{http.MethodGet, "users/nobody", "", "", ""},
+	} {
+		s.logs.TakeAll()
+		s.service(c.method, c.path, c.body)
+		lines := s.logs.FilterMessageSnippet("service: ")
+		if c.what == "" && lines.Len() == 0 {
+			continue
+		}
+		if lines.Len() != 1 || lines.FilterMessage("service: "+c.what).FilterField(zap.String("user", c.user)).Len() != 1 {
+			t.Errorf("%s %s: %v", c.method, c.path, lines.All())
 		}
 	}
 }
