@@ -198,3 +198,33 @@ func TestWithdrawnNumberDetaches(t *testing.T) {
 		}
 	}
 }
+
+// blankless is a database that ignores blanks at the end, as MySQL does, and cannot take a NUL,
+// as PostgreSQL cannot.
+type blankless struct{ Reader }
+
+func (blankless) Binding(_ context.Context, appid, openid string) (user.Binding, bool, error) {
+	if strings.Contains(appid+openid, "\x00") {
+		return user.Binding{}, false, errors.New("invalid byte sequence")
+	}
+	found := strings.TrimRight(appid, " ") == "wxA" && strings.TrimRight(openid, " ") == "o1"
+	return user.Binding{UserID: "ann"}, found, nil
+}
+
+// A backend looks up what a client sent it as an openid. A text that no openid can be finds
+// nobody on any database: not the user of a similar openid, and no outage of the store.
+func TestByOpenIDTakesOnlyAnOpenID(t *testing.T) {
+	for _, c := range []struct {
+		appid, openid string
+		found         bool
+	}{
+		{"wxA", "o1", true},
+		{"wxA", "o1 ", false}, {"wxA ", "o1", false}, {"wxA", "o1\x00", false}, {"wxA\x00", "o1", false},
+		{"wxA", "", false}, {"wxA", "用户", false}, {"wxA", strings.Repeat("o", 129), false},
+	} {
+		id, err := Lookup{Store: blankless{}}.ByOpenID(t.Context(), c.appid, c.openid)
+		if c.found && (id != "ann" || err != nil) || !c.found && !errors.Is(err, user.ErrUnknown) {
+			t.Errorf("%q %q: %q, %v", c.appid, c.openid, id, err)
+		}
+	}
+}

@@ -37,6 +37,10 @@ type Reader interface {
 
 // ByOpenID returns the id of the user of an openid, or user.ErrUnknown.
 func (l Lookup) ByOpenID(ctx context.Context, appid, openid string) (id string, err error) {
+	if !user.ValidID(appid) || !user.ValidID(openid) {
+		// PostgreSQL cannot take a NUL, and MySQL ignores blanks at the end.
+		return "", user.ErrUnknown
+	}
 	b, found, err := l.Store.Binding(ctx, appid, openid)
 	if err == nil && !found {
 		err = user.ErrUnknown

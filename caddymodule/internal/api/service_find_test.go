@@ -22,15 +22,17 @@ func TestServiceFindsUsers(t *testing.T) {
 	_, openid, _ = strings.Cut(openid, `"openid":"`)
 	openid, _, _ = strings.Cut(openid, `"`)
 	for body, want := range map[string]int{
-		`{"phone":"+86` + number + `"}`:                           200,
-		`{"phone":"+86 138-0013-8000"}`:                           200,
-		`{"openid":"` + openid + `","appid":"` + servedApp + `"}`: 200,
-		`{"openid":"` + openid + `","appid":"` + pushedApp + `"}`: 404,
-		`{"phone":"+8613900139000"}`:                              404,
-		`{"phone":"` + number + `"}`:                              400,
-		`{"phone":"nobody"}`:                                      400,
-		`{"openid":"` + openid + `"}`:                             400,
-		`{"phone":"+86` + number + `","openid":"o","appid":"wx"}`: 400,
+		`{"phone":"+86` + number + `"}`:                            200,
+		`{"phone":"+86 138-0013-8000"}`:                            200,
+		`{"openid":"` + openid + `","appid":"` + servedApp + `"}`:  200,
+		`{"openid":"` + openid + `","appid":"` + pushedApp + `"}`:  404,
+		`{"openid":"` + openid + `\u0000","appid":"wx"}`:           404,
+		`{"openid":"` + openid + ` ","appid":"` + servedApp + `"}`: 404,
+		`{"phone":"+8613900139000"}`:                               404,
+		`{"phone":"` + number + `"}`:                               400,
+		`{"phone":"nobody"}`:                                       400,
+		`{"openid":"` + openid + `"}`:                              400,
+		`{"phone":"+86` + number + `","openid":"o","appid":"wx"}`:  400,
 		`{}`: 400,
 	} {
 		w := s.service(http.MethodPost, "users/find", body)
