@@ -42,7 +42,7 @@ func (a Accounts) check(ctx context.Context, s session.Session, now time.Time) (
 	switch {
 	case errors.Is(err, user.ErrUnknown), err == nil && u.Disabled:
 		gone := err
-		if _, err := a.Sessions.EndUser(ctx, s.UserID, session.ReasonRevoked, now); err != nil {
+		if _, err := a.revoke(ctx, s.UserID, now); err != nil {
 			return u, err
 		}
 		if gone != nil {

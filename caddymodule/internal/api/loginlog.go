@@ -64,6 +64,11 @@ func (s *Server) OnDone(ctx context.Context, req login.Request, res login.Result
 	s.logLogin(req, res, err, a)
 }
 
+// OnRevoked emits the event for sessions that have ended because the directory refused their user.
+func (s *Server) OnRevoked(userID string, ended session.Ended) {
+	s.Emit(event.Revoked(userID, ended, session.ReasonRevoked)...)
+}
+
 // settle ends the reservation of an attempt, and returns the code of its refusal, which
 // is empty if it succeeded.
 func (s *Server) settle(a *attempt, res login.Result, err error) (code problem.Code) {

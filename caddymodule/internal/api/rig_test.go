@@ -144,7 +144,7 @@ func serve(t *testing.T, external user.Directory, configure ...func(*Settings)) 
 		WeChat:    &wechat.Client{APIs: []string{web.URL}, Timeout: 5 * time.Second, Tokens: wechat.NewStableToken(), Log: s.LogWeChat, Now: time.Now},
 		Directory: directory, Store: s.store, Sessions: o.Sessions, State: new(login.State),
 		Settings: login.Settings{Silent: 24 * time.Hour, NewOpenID: user.Replace, External: external != nil},
-		Mint:     o.Minter.Mint, Hold: s.Hold, Observe: ObserveStep, OnDone: s.OnDone, OnPhoneChange: s.OnPhoneChange,
+		Mint:     o.Minter.Mint, Hold: s.Hold, Observe: ObserveStep, OnDone: s.OnDone, OnPhoneChange: s.OnPhoneChange, OnRevoked: s.OnRevoked,
 	}
 	s.opened = o
 	return s

@@ -12,6 +12,7 @@ import (
 
 	"go.uber.org/zap/zapcore"
 
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/event"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/remedy"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
@@ -24,6 +25,7 @@ type members struct {
 	mu     sync.Mutex
 	known  map[string]bool
 	broken bool
+	locked bool // all users are disabled
 }
 
 var errBroken = errors.New("the members' service is away")
@@ -39,7 +41,7 @@ func (m *members) Login(_ context.Context, l user.Login) (user.User, error) {
 	if !m.known[id] {
 		return user.User{}, user.ErrUnknown
 	}
-	return user.User{ID: id}, nil
+	return user.User{ID: id, Disabled: m.locked}, nil
 }
 
 func (m *members) Check(_ context.Context, id string) (user.User, error) {
@@ -51,7 +53,7 @@ func (m *members) Check(_ context.Context, id string) (user.User, error) {
 	case !m.known[id]:
 		return user.User{}, user.ErrUnknown
 	}
-	return user.User{ID: id}, nil
+	return user.User{ID: id, Disabled: m.locked}, nil
 }
 
 func (m *members) Erase(_ context.Context, id string) error {
@@ -105,6 +107,61 @@ func TestServiceLogsTheDirectorysRemedy(t *testing.T) {
 		if level := s.levelOf(zapcore.ErrorLevel, string(problem.StoreUnavailable)); level != zapcore.ErrorLevel {
 			t.Errorf("%s: the store's next failure is logged at %s", method, level)
 		}
+	}
+}
+
+// renumbered is members whose numbers can be changed.
+type renumbered struct{ *members }
+
+func (renumbered) ChangePhone(context.Context, string, user.Phone) error { return nil }
+
+// A team locks a user in its own directory, and another system acts on wx_auth_revoked. Whichever
+// request learns of it first ends the user's sessions, and the event names them.
+func TestDirectorysLockIsAnEvent(t *testing.T) {
+	for what, try := range map[string]func(s *served, p pair) *httptest.ResponseRecorder{
+		"refresh": func(s *served, p pair) *httptest.ResponseRecorder {
+			return s.post("/auth/wx/refresh", `{"refreshToken":"`+p.RefreshToken+`"}`)
+		},
+		"login": func(s *served, _ pair) *httptest.ResponseRecorder {
+			return s.post("/auth/wx", s.loginBody(pushedApp, "ann"))
+		},
+		"test login": func(s *served, _ pair) *httptest.ResponseRecorder {
+			return s.post("/auth/wx", `{"appid":"`+servedApp+`","testLogin":"the secret"}`)
+		},
+		"change of number": func(s *served, p pair) *httptest.ResponseRecorder {
+			return s.do(with(p.Token, httptest.NewRequest(http.MethodPost, "/auth/wx/phone", strings.NewReader(`{"phoneCode":"c"}`))))
+		},
+	} {
+		m := &members{known: make(map[string]bool)}
+		s := serve(t, renumbered{m}, func(s *Settings) {
+			s.TestLogin = &TestLogin{Secret: func(shown string) bool { return shown == "the secret" }, Phone: user.Phone{Country: "86", National: number}, Until: time.Now().Add(time.Hour)}
+		})
+		var mu sync.Mutex
+		var revoked []event.Event
+		s.Emit = func(events ...event.Event) {
+			mu.Lock()
+			defer mu.Unlock()
+			for _, e := range events {
+				if e.Name() == "wx_auth_revoked" {
+					revoked = append(revoked, e)
+				}
+			}
+		}
+		s.opened.Accounts.Emit = s.Emit
+		p := s.logIn(pushedApp, "ann")
+		m.mu.Lock()
+		m.locked = true
+		m.mu.Unlock()
+		for range 2 { // the second finds no session to end
+			if w := try(s, p); w.Code/100 != 4 || s.alive(p) {
+				t.Errorf("%s: %d %s, alive %v", what, w.Code, w.Body, s.alive(p))
+			}
+		}
+		mu.Lock()
+		if len(revoked) != 1 || revoked[0].Data()["user"] != number || revoked[0].Data()["count"] != 1 || revoked[0].Data()["reason"] != "revoked" {
+			t.Errorf("%s: %v", what, revoked)
+		}
+		mu.Unlock()
 	}
 }
 

@@ -54,7 +54,7 @@ func (c *Chain) admit(ctx context.Context, l underway) (admitted, error) {
 		return admitted{}, fromDirectory(err)
 	}
 	if u.Disabled {
-		if _, err := c.Sessions.EndUser(ctx, u.ID, session.ReasonRevoked, now); err != nil {
+		if err := c.revoke(ctx, u.ID, now); err != nil {
 			return admitted{}, fromStore(err)
 		}
 		return admitted{}, refuse(problem.UserDisabled, nil)
@@ -64,6 +64,15 @@ func (c *Chain) admit(ctx context.Context, l underway) (admitted, error) {
 		u.Phone, b.Phone = phone, phone
 	}
 	return admitted{u, b, known}, nil
+}
+
+// revoke ends the sessions of a user that the directory has disabled, or does not know.
+func (c *Chain) revoke(ctx context.Context, userID string, now time.Time) error {
+	ended, err := c.Sessions.EndUser(ctx, userID, session.ReasonRevoked, now)
+	if c.OnRevoked != nil && ended.Count > 0 { // after an error, too, some may have ended
+		c.OnRevoked(userID, ended)
+	}
+	return err
 }
 
 // recognized returns the binding by which a login is recognized, or an empty one. It refuses a

@@ -145,14 +145,14 @@ func (c *Chain) changer(ctx context.Context, r ChangeRequest) (session.Session, 
 	return s, u, err
 }
 
-// checkUser returns a user who may still use the service. It ends the sessions of a user who
-// may not.
+// checkUser returns a user that may still use the service. If the user is disabled or unknown, it
+// ends the user's sessions.
 func (c *Chain) checkUser(ctx context.Context, id string) (user.User, error) {
 	u, err := c.Directory.Check(ctx, id)
 	gone := errors.Is(err, user.ErrUnknown)
 	switch {
 	case gone, err == nil && u.Disabled:
-		if _, err := c.Sessions.EndUser(ctx, id, session.ReasonRevoked, c.now()); err != nil {
+		if err := c.revoke(ctx, id, c.now()); err != nil {
 			return u, fromStore(err)
 		}
 		if gone {

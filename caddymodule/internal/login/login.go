@@ -171,7 +171,7 @@ type Settings struct {
 }
 
 // Chain logs users in by the settings of one configuration. All fields but Observe,
-// OnDone, OnPhoneChange and Now are required.
+// PhoneCode, OnDone, OnPhoneChange, OnRevoked and Now are required.
 type Chain struct {
 	WeChat    WeChat
 	Directory user.Directory
@@ -198,6 +198,9 @@ type Chain struct {
 	OnDone func(ctx context.Context, r Request, res Result, err error)
 	// OnPhoneChange is OnDone for a change of number. Optional.
 	OnPhoneChange func(ctx context.Context, r ChangeRequest, res Result, err error)
+	// OnRevoked is called with the sessions that end because the directory says that their user
+	// is disabled or unknown. Optional.
+	OnRevoked func(userID string, ended session.Ended)
 	// Now returns the current time; nil means time.Now.
 	Now func() time.Time
 }

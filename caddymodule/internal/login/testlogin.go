@@ -46,7 +46,7 @@ func (c *Chain) testLogin(ctx context.Context, r Request, id string, phone user.
 	}
 	now := c.now()
 	if u.Disabled {
-		if _, err := c.Sessions.EndUser(ctx, u.ID, session.ReasonRevoked, now); err != nil {
+		if err := c.revoke(ctx, u.ID, now); err != nil {
 			return Result{}, fromStore(err)
 		}
 		return Result{}, refuse(problem.UserDisabled, nil)
