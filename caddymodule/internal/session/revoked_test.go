@@ -229,6 +229,22 @@ func TestRevokedKeepsWhatAMapWould(t *testing.T) {
 	}
 }
 
+// A site that shares a signing key with us names its sessions as it likes, also by ids that begin
+// with zeros. Such a session stays revoked when the table grows.
+func TestRevokedKeepsAnIDOfZeros(t *testing.T) {
+	r := NewRevoked()
+	zeros := make([]string, 64)
+	for i := range zeros {
+		zeros[i] = fmt.Sprintf("00000000-0000-0000-8000-%010x07", i)
+		r.Add(zeros[i], start.Add(time.Hour))
+	}
+	for i, id := range zeros {
+		if !r.Contains(id) {
+			t.Errorf("%d: %s is lost", i, id)
+		}
+	}
+}
+
 // BenchmarkRevokedMemory reports the memory of a million revoked sessions.
 func BenchmarkRevokedMemory(b *testing.B) {
 	for b.Loop() {

@@ -49,9 +49,9 @@ var seed = maphash.MakeSeed()
 
 // find returns the slot of a session, or the empty slot where it would go.
 func (t *revokedTable) find(id sid) (at int, found bool) {
-	hi, lo := id.halves()
+	hi, lo := id.halves() // hashed as they are stored, so that a copy of the table finds them
 	mask := len(t.slots) - 1
-	for at = int(maphash.Comparable(seed, id)) & mask; ; at = (at + 1) & mask {
+	for at = int(maphash.Comparable(seed, [2]uint64{hi, lo})) & mask; ; at = (at + 1) & mask {
 		// The writer stores a slot's lo before its hi.
 		switch t.slots[at].hi.Load() {
 		case 0:
