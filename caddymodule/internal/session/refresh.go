@@ -35,6 +35,7 @@ func (ss Sessions) Refresh(ctx context.Context, refreshToken string, now time.Ti
 	if !ok {
 		return Session{}, "", ErrRefreshInvalid
 	}
+	measured := now // monotonic: a rate must not see that the wall clock is set
 	now = stored(now)
 	ctx = ss.Store.Together(ctx)
 	welcomed := false
@@ -62,7 +63,7 @@ func (ss Sessions) Refresh(ctx context.Context, refreshToken string, now time.Ti
 			// The rate limit comes first, because the directory may be somebody's
 			// backend.
 			if ss.Allow != nil && presented.counter >= s.Counter {
-				if err := ss.Allow(s.ID, now); err != nil {
+				if err := ss.Allow(s.ID, measured); err != nil {
 					return Session{}, "", err
 				}
 			}
@@ -86,6 +87,9 @@ func (ss Sessions) Refresh(ctx context.Context, refreshToken string, now time.Ti
 			return Session{}, "", err
 		}
 		if advanced {
+			if ss.Advanced != nil {
+				ss.Advanced(s.ID, measured)
+			}
 			return s, ss.Keys.RefreshToken(s), nil
 		}
 	}
@@ -106,9 +110,6 @@ func (ss Sessions) advance(ctx context.Context, s *Session, to uint64, now time.
 	}
 	if !advanced {
 		return false, nil
-	}
-	if ss.Advanced != nil {
-		ss.Advanced(s.ID, now)
 	}
 	s.Counter, s.AdvancedAt, s.RefreshedAt, s.ExpiresAt, s.TokensUntil = a.To, now, now, a.Expires, a.TokensUntil
 	s.Audience = cmp.Or(s.Audience, a.Audience)

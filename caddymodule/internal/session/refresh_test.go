@@ -292,6 +292,25 @@ func TestRateIsAskedBeforeTheDirectory(t *testing.T) {
 	}
 }
 
+// NTP sets the wall clock back by hours. What a session has used of its rate must not refuse its
+// refreshes until the clock is where it was: the rate is measured by the monotonic clock.
+func TestRateIsMeasuredMonotonically(t *testing.T) {
+	s := opened()
+	s.Counter = 5
+	ss := desk(t, newMemory(s))
+	var allowed, advanced time.Time
+	ss.Allow = func(_ string, now time.Time) error { allowed = now; return nil }
+	ss.Advanced = func(_ string, now time.Time) { advanced = now }
+	now := time.Now()
+	now = now.Add(s.AdvancedAt.Sub(now)) // the session's time, with a monotonic reading
+	if _, _, err := ss.Refresh(t.Context(), at(ss.Keys, s, 5), now, func(context.Context, Session) error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if allowed != now || advanced != now {
+		t.Errorf("%v, allowed at %v, advanced at %v", now, allowed, advanced)
+	}
+}
+
 // A session ends after its idle time and after its lifetime, whichever comes first,
 // also if the settings were shortened meanwhile.
 func TestSessionsExpire(t *testing.T) {
