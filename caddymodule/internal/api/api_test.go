@@ -13,8 +13,10 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/account"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/gate"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/problem"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/ratelimit"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/token"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat/wechattest"
 )
@@ -59,6 +61,46 @@ func TestPathsUnderThePrefix(t *testing.T) {
 	for _, path := range []string{"/", "/auth/w", "/auth/wxy", "/AUTH/wx", "/auth%2Fwx"} {
 		if _, ours := s.Route(httptest.NewRequest(http.MethodGet, path, nil)); ours {
 			t.Errorf("%s is ours", path)
+		}
+	}
+}
+
+// unloaded is what verifies tokens before the keys are loaded.
+type unloaded struct{ err error }
+
+func (unloaded) Ours(string) bool                                    { return true }
+func (u unloaded) Verify(string, time.Time) (*token.Identity, error) { return nil, u.err }
+
+// The phone button costs money. A change of number that is refused before the code is sent to
+// WeChat says that the same code works again.
+func TestPhoneRefusalNamesNoCodeToRenew(t *testing.T) {
+	for what, c := range map[string]struct {
+		tokens error
+		auth   []string
+		body   string
+		status int
+	}{
+		"two credentials":    {nil, []string{"Bearer a.b.c", "Bearer d.e.f"}, `{"phoneCode":"c"}`, 400},
+		"no phone code":      {nil, nil, `{}`, 400},
+		"keys are missing":   {gate.ErrUnavailable, nil, `{"phoneCode":"c"}`, 503},
+		"keys are not right": {gate.ErrMisconfigured, nil, `{"phoneCode":"c"}`, 503},
+	} {
+		s := serve(t, nil)
+		auth := c.auth
+		if auth == nil {
+			auth = []string{"Bearer " + s.logIn(servedApp, "ann").Token}
+		}
+		if c.tokens != nil {
+			g, err := gate.New(gate.Settings{}, unloaded{c.tokens})
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.Gate = g
+		}
+		r := httptest.NewRequest(http.MethodPost, "/auth/wx/phone", strings.NewReader(c.body))
+		r.Header["Authorization"] = auth
+		if w := s.do(r); w.Code != c.status || !strings.Contains(w.Body.String(), `"renew":[]`) {
+			t.Errorf("%s: %d %s", what, w.Code, w.Body)
 		}
 	}
 }

@@ -25,14 +25,14 @@ func (c *call) changePhone() error {
 	if tooEarly(c.r) {
 		return c.refuse(problem.New(problem.TooEarly))
 	}
+	var req login.ChangeRequest
 	caller, p := c.caller()
-	if p != nil {
-		return c.refuse(p)
+	if p == nil {
+		req, p = c.changeRequest(caller)
 	}
-	req, p := c.changeRequest(caller)
 	if p != nil {
-		if p.Status == http.StatusBadRequest {
-			p = p.WithRenew(nil)
+		if p.Status == http.StatusBadRequest || p.Status == http.StatusServiceUnavailable {
+			p = p.WithRenew(nil) // the code was not sent to WeChat
 		}
 		return c.refuse(p)
 	}
