@@ -124,10 +124,9 @@ func (h *Handler) enter(r *http.Request) (in entry) {
 	in.route, in.ours = h.site.api.Route(r) // before Prepare removes headers that Route reads
 	trusted, _ := caddyhttp.GetVar(r.Context(), caddyhttp.TrustedProxyVarKey).(bool)
 	in.r = h.site.gate.Prepare(r, trusted)
-	if in.ours && (in.route.Verify || r.Method != http.MethodTrace) {
+	if in.ours {
 		return in
 	}
-	in.ours = false
 	h.site.Ready(r.Context())
 	query := r.URL.RawQuery
 	in.Decision = h.site.gate.Enter(in.r, h.protects, time.Now())

@@ -65,6 +65,25 @@ func TestPathsUnderThePrefix(t *testing.T) {
 	}
 }
 
+// TRACE is refused as any method that an endpoint does not have: the answer names those that it
+// has, and repeats nothing of the request.
+func TestTraceIsRefusedByEachEndpoint(t *testing.T) {
+	s := serve(t, nil)
+	for path, allow := range map[string]string{
+		"/auth/wx": "POST", "/auth/wx/me": "GET", "/auth/wx/sessions/x": "DELETE", "/auth/wx/health": "GET, HEAD",
+		"/auth/wx/service/users/x": "GET, PATCH, DELETE", "/auth/wx/push/" + pushedApp: "GET, POST", "/auth/wx/nothing": "",
+	} {
+		w := s.do(with("the.bearer.token", httptest.NewRequest(http.MethodTrace, path, nil)))
+		want := http.StatusMethodNotAllowed
+		if allow == "" {
+			want = http.StatusNotFound
+		}
+		if w.Code != want || w.Header().Get("Allow") != allow || strings.Contains(w.Body.String(), "the.bearer.token") {
+			t.Errorf("%s: %d, Allow %q, %s", path, w.Code, w.Header().Get("Allow"), w.Body)
+		}
+	}
+}
+
 // unloaded is what verifies tokens before the keys are loaded.
 type unloaded struct{ err error }
 
