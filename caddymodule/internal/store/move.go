@@ -156,8 +156,12 @@ func (m Move) begin(ctx context.Context) (state filling, err error) {
 	if err != nil {
 		return state, err
 	}
-	if other, err := m.To.MovedTo(ctx); err != nil || other != nil {
-		return state, errors.Join(err, errors.New("the new store was itself moved to another one, and is closed"))
+	other, err := m.To.MovedTo(ctx)
+	if err != nil {
+		return state, err
+	}
+	if other != nil {
+		return state, errors.New("the new store was itself moved to another one, and is closed")
 	}
 	one, err1 := m.From.Identity(ctx)
 	two, err2 := m.To.Identity(ctx)

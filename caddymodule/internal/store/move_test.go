@@ -348,6 +348,20 @@ func TestMoveRefusesToBegin(t *testing.T) {
 	}
 }
 
+// The new store cannot be read. The operator must not be sent to look for another move.
+func TestMoveToAnUnreadableStore(t *testing.T) {
+	old := started(t, newSQLite(t))
+	next := newSQLite(t)(defaults).Filler(testKeys(t, 1))
+	if err := next.Open(patient(t)); err != nil {
+		t.Fatal(err)
+	}
+	execute(t, next, `DROP TABLE {meta}`)
+	_, err := Move{From: old, To: next}.begin(t.Context())
+	if err == nil || strings.Contains(err.Error(), "itself moved") || !strings.Contains(err.Error(), "moved_to") {
+		t.Error(err)
+	}
+}
+
 // There are many users, and one has more openids than a batch has rows. No row is lost between two
 // batches.
 func TestMoveReadsAllRowsOfAKey(t *testing.T) {
