@@ -70,9 +70,11 @@ func (t *Tokens) Verify(raw string, now time.Time) (*Identity, error) {
 
 // reloadSoon starts a reload of the ring, because another replica may have made a key that is
 // not known here. Clients choose the key that a token names, so such reloads are limited.
+// A time in the future is from before the clock was set back.
 func (t *Tokens) reloadSoon(now time.Time) {
 	last := t.reloadedAt.Load()
-	if now.UnixNano()-last >= int64(reloadEvery) && t.reloadedAt.CompareAndSwap(last, now.UnixNano()) {
+	since := now.UnixNano() - last
+	if (since < 0 || since >= int64(reloadEvery)) && t.reloadedAt.CompareAndSwap(last, now.UnixNano()) {
 		t.ReloadRing()
 	}
 }
