@@ -79,6 +79,7 @@ func (c *call) revoke() error {
 		ended, err := c.Accounts.Revoke(ctx, userID, c.now)
 		return c.served("revoke", userID, ended, err)
 	}
+	var ended session.Ended
 	s, err := c.Store.Session(ctx, sessionID)
 	if errors.Is(err, session.ErrNotFound) {
 		p := problem.New(problem.NotFound)
@@ -86,9 +87,9 @@ func (c *call) revoke() error {
 		return c.refuse(p)
 	}
 	if err == nil {
-		_, err = c.Accounts.End(ctx, s, session.ReasonRevoked, c.now)
+		ended, err = c.Accounts.End(ctx, s, session.ReasonRevoked, c.now)
 	}
-	return c.served("revoke", s.UserID, session.Ended{Count: 1, IDs: []string{s.ID}}, err)
+	return c.served("revoke", s.UserID, ended, err)
 }
 
 // served logs what was done for the backend and answers it, with 204 only when

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"net/http"
 	"net/http/httptest"
@@ -10,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/event"
@@ -162,6 +164,25 @@ func TestDirectorysLockIsAnEvent(t *testing.T) {
 			t.Errorf("%s: %v", what, revoked)
 		}
 		mu.Unlock()
+	}
+}
+
+// A backend repeats a call whose answer was lost. The log counts the sessions that each call has
+// ended, and not one that had ended before.
+func TestServiceLogsWhatItEnded(t *testing.T) {
+	s := serve(t, nil)
+	p := s.logIn(servedApp, "ann")
+	var sessions struct{ Sessions []struct{ ID string } }
+	list := s.do(with(p.Token, httptest.NewRequest(http.MethodGet, "/auth/wx/sessions", nil)))
+	if err := json.Unmarshal(list.Body.Bytes(), &sessions); err != nil || len(sessions.Sessions) != 1 {
+		t.Fatalf("%v %s", err, list.Body)
+	}
+	for _, want := range []int{1, 0} {
+		s.logs.TakeAll()
+		w := s.service(http.MethodPost, "revoke", `{"sessionId":"`+sessions.Sessions[0].ID+`"}`)
+		if lines := s.logs.FilterMessage("service: revoke").FilterField(zap.Int("ended", want)); w.Code != http.StatusNoContent || lines.Len() != 1 {
+			t.Errorf("%d, want %d ended: %v", w.Code, want, s.logs.All())
+		}
 	}
 }
 
