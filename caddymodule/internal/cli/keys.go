@@ -59,6 +59,11 @@ func (list *Keys) Add(ctx context.Context, out Output, o *Store, now time.Time) 
 	for _, k := range infos {
 		rows = append(rows, []string{k.ID, string(k.Algorithm), strconv.FormatInt(k.Generation, 10), string(k.Use), moment(k.SignsFrom), moment(k.Retired)})
 	}
+	for _, ks := range o.Static {
+		for _, id := range ks.IDs() {
+			rows = append(rows, []string{id, "", "", string(token.Signs), "", ""})
+		}
+	}
 	return out.table("KID | ALGORITHM | GENERATION | USE | SIGNS FROM | UNTIL", rows)
 }
 
