@@ -15,6 +15,8 @@ import (
 
 	driver "modernc.org/sqlite"
 	codes "modernc.org/sqlite/lib"
+
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/clock"
 )
 
 var sqlite = &Dialect{
@@ -120,7 +122,7 @@ func sqliteReady(ctx context.Context, pool *sql.DB) (mode string, err error) {
 		// If several processes open a new file at the same time, SQLite may report a lock here at
 		// once, without waiting for busyTimeout.
 		err = pool.QueryRowContext(ctx, `PRAGMA journal_mode`).Scan(&mode)
-		if sqliteCode(err)&0xff != codes.SQLITE_BUSY || ctx.Err() != nil {
+		if sqliteCode(err)&0xff != codes.SQLITE_BUSY || !clock.Sleep(ctx, 10*time.Millisecond) {
 			break
 		}
 	}
