@@ -240,7 +240,7 @@ func (s *Store) use(ctx context.Context) (*sqldb.Pools, error) {
 			return nil, f.err
 		}
 		if err := s.Open(ctx); err != nil {
-			if !errors.Is(err, context.Canceled) {
+			if ctx.Err() == nil { // else it may be this request's own time that is up
 				s.failed.Store(&failure{err, s.db.opts.Now()})
 			}
 			return nil, err

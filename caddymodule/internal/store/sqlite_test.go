@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/sqldb"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 )
@@ -455,6 +456,26 @@ func TestLargeTablesAreReadByIndex(t *testing.T) {
 	})
 	if explained < 20 {
 		t.Errorf("%d statements were seen", explained)
+	}
+}
+
+// The request that opens the store runs out of its own time. That is no failure of the store, and
+// the next request opens it.
+func TestOneLateOpenIsForgotten(t *testing.T) {
+	clock := now
+	db, err := New("sqlite:"+filepath.Join(t.TempDir(), "wx.db"), Options{Now: func() time.Time { return clock }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = db.Close() })
+	s := db.With(nil)
+	late, cancel := context.WithDeadline(t.Context(), time.Now().Add(-time.Second))
+	defer cancel()
+	if _, err := s.Session(late, "x"); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("late: %v", err)
+	}
+	if _, err := s.Session(t.Context(), "x"); !errors.Is(err, session.ErrNotFound) {
+		t.Errorf("then: %v", err)
 	}
 }
 
