@@ -216,7 +216,7 @@ func (s *site) assemble(keys *store.Keys) (*api.Opened, error) {
 		Directory: s.directory, Store: s.store, Sessions: o.Sessions, State: &s.state.login, Route: s.wechatKey,
 		Settings: s.set.Login,
 		Mint:     o.Minter.Mint, Hold: s.Hold, Observe: api.ObserveStep, OnDone: s.api.OnDone, OnPhoneChange: s.api.OnPhoneChange,
-		OnRevoked: s.api.OnRevoked, PhoneCode: s.app.metrics.PhoneCode,
+		OnRevoked: s.api.OnRevoked, OnPanic: s.api.OnPanic, PhoneCode: s.app.metrics.PhoneCode,
 	}
 	if s.set.TestLogin != nil {
 		o.Accounts.TestPhone = s.set.TestLogin.Phone

@@ -69,6 +69,9 @@ func (s *Server) OnRevoked(userID string, ended session.Ended) {
 	s.Emit(event.Revoked(userID, ended, session.ReasonRevoked)...)
 }
 
+// OnPanic logs a panic while the result of a login is delivered to the store later.
+func (s *Server) OnPanic(p any) { s.Panicked("panic in the delivery of a login's result", p) }
+
 // settle ends the reservation of an attempt, and returns the code of its refusal, which
 // is empty if it succeeded.
 func (s *Server) settle(a *attempt, res login.Result, err error) (code problem.Code) {

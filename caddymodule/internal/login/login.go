@@ -171,7 +171,7 @@ type Settings struct {
 }
 
 // Chain logs users in by the settings of one configuration. All fields but Observe,
-// PhoneCode, OnDone, OnPhoneChange, OnRevoked and Now are required.
+// PhoneCode, OnDone, OnPhoneChange, OnRevoked, OnPanic and Now are required.
 type Chain struct {
 	WeChat    WeChat
 	Directory user.Directory
@@ -201,6 +201,9 @@ type Chain struct {
 	// OnRevoked is called with the sessions that end because the directory says that their user
 	// is disabled or unknown. Optional.
 	OnRevoked func(userID string, ended session.Ended)
+	// OnPanic is called with the value of a panic outside of a login, while a result is delivered
+	// later. It is called by the function that recovers. Optional.
+	OnPanic func(p any)
 	// Now returns the current time; nil means time.Now.
 	Now func() time.Time
 }

@@ -83,6 +83,7 @@ type faultyStore struct {
 	failing    atomic.Bool
 	committing atomic.Bool // logins can be committed
 	refusal    error       // of each commit
+	panics     atomic.Bool // Keep panics
 }
 
 var errStore = errors.New("the disk is gone")
@@ -90,6 +91,9 @@ var errStore = errors.New("the disk is gone")
 func (f *faultyStore) Keep(ctx context.Context, k login.Key, v []byte, expires time.Time, next ...login.Account) error {
 	if f.failing.Load() {
 		return errStore
+	}
+	if f.panics.Load() {
+		panic("a fault")
 	}
 	return f.Store.Keep(ctx, k, v, expires, next...)
 }

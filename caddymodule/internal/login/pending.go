@@ -76,6 +76,14 @@ func (p *pending) rest(now time.Time) map[Key]*pendingResult {
 	return rest
 }
 
+// stopped records that nothing delivers the results any more. The next put reports that deliver
+// must be started.
+func (p *pending) stopped() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.delivering = false
+}
+
 // deliverLater keeps a result in memory until the store can take it.
 func (c *Chain) deliverLater(k Key, value []byte, now, expires time.Time) {
 	if !c.State.pending.put(k, value, now, expires) {
@@ -84,6 +92,14 @@ func (c *Chain) deliverLater(k Key, value []byte, now, expires time.Time) {
 	release := c.Hold()
 	go func() {
 		defer release()
+		defer func() {
+			if p := recover(); p != nil { // no server recovers a panic in this goroutine
+				c.State.pending.stopped()
+				if c.OnPanic != nil {
+					c.OnPanic(p)
+				}
+			}
+		}()
 		c.deliver()
 	}()
 }

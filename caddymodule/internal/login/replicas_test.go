@@ -199,6 +199,33 @@ func TestPendingResultReachesOtherReplicas(t *testing.T) {
 	a.wantCalls(t, 1, 1)
 }
 
+// A fault shows only when a result is delivered later. No server recovers that panic, which would
+// end the process: it is reported, and the result stays for a client that comes again.
+func TestPanicWhileAResultIsDelivered(t *testing.T) {
+	h := newTestChain(t)
+	reported := make(chan any, 1)
+	h.OnPanic = func(p any) { reported <- p }
+	h.wechat.entered, h.wechat.gate = make(chan struct{}, 1), make(chan struct{})
+	code, phoneCode := h.code("ann"), h.phoneCode("ann", number)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		h.refused(t, "wxA", code, phoneCode, problem.StoreUnavailable)
+	}()
+	<-h.wechat.entered
+	h.store.failing.Store(true)
+	close(h.wechat.gate)
+	<-done
+	h.store.panics.Store(true)
+	h.store.failing.Store(false)
+	if p := <-reported; p != "a fault" {
+		t.Errorf("%v", p)
+	}
+	h.store.panics.Store(false)
+	h.login(t, "wxA", code, phoneCode)
+	h.wantCalls(t, 1, 1)
+}
+
 // The first login creates the user and then fails. The answer that finally succeeds
 // must still say that the user is new.
 func TestUserIsNewUntilAnAnswerArrives(t *testing.T) {
