@@ -16,7 +16,9 @@ const (
 	longestQuiet = time.Minute
 )
 
-// Outage watches one thing. It is safe for concurrent use, and the zero value is ready.
+// Outage watches one thing. It is safe for concurrent use, and the zero value is ready. It calls
+// the functions that it is given without its lock, because they write to the log, and the next
+// operation must not wait for that.
 type Outage struct {
 	mu     sync.Mutex
 	since  time.Time // the start of the outage; zero: there is none
@@ -30,6 +32,13 @@ type Outage struct {
 // Failed reports a failure. It calls began if that is the first one.
 func (o *Outage) Failed(began func(since time.Time)) {
 	now := time.Now()
+	if o.begins(now) {
+		began(now)
+	}
+}
+
+// begins records a failure, and reports whether an outage begins with it.
+func (o *Outage) begins(now time.Time) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.failed = now
@@ -38,7 +47,7 @@ func (o *Outage) Failed(began func(since time.Time)) {
 		o.timer = nil
 	}
 	if !o.since.IsZero() {
-		return
+		return false
 	}
 	if o.ended.IsZero() || now.Sub(o.ended) > relapse {
 		o.quiet = quiet
@@ -46,7 +55,7 @@ func (o *Outage) Failed(began func(since time.Time)) {
 		o.quiet = min(2*o.quiet, longestQuiet)
 	}
 	o.since = now
-	began(now)
+	return true
 }
 
 // Worked reports a success. If that ends an outage, ended is called after the quiet time, with the
@@ -59,17 +68,22 @@ func (o *Outage) Worked(ended func(after time.Duration)) {
 	}
 	o.timers++
 	number := o.timers
-	o.timer = time.AfterFunc(o.quiet, func() { o.over(number, ended) })
+	o.timer = time.AfterFunc(o.quiet, func() {
+		if after, over := o.over(number); over {
+			ended(after)
+		}
+	})
 }
 
-// over ends the outage, unless something has failed since the timer was set.
-func (o *Outage) over(number int, ended func(time.Duration)) {
+// over ends the outage, unless something has failed since the timer was set. It returns the time
+// between the outage's first and last failure.
+func (o *Outage) over(number int) (after time.Duration, over bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.timer == nil || o.timers != number {
-		return
+		return 0, false
 	}
-	after := o.failed.Sub(o.since)
+	after = o.failed.Sub(o.since)
 	o.timer, o.since, o.ended = nil, time.Time{}, time.Now()
-	ended(after)
+	return after, true
 }

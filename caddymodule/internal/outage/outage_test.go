@@ -1,6 +1,7 @@
 package outage
 
 import (
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -9,14 +10,23 @@ import (
 // watched is an outage that counts its events.
 type watched struct {
 	Outage
+	mu           sync.Mutex // of the counts: the outage holds no lock while it calls
 	began, ended int
 	after        time.Duration
 }
 
-func (w *watched) fails() { w.Failed(func(time.Time) { w.began++ }) }
+func (w *watched) fails() {
+	w.Failed(func(time.Time) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.began++
+	})
+}
 
 func (w *watched) works() {
 	w.Worked(func(after time.Duration) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
 		w.ended++
 		w.after = after
 	})
@@ -76,4 +86,27 @@ func TestFailureContinuesTheOutage(t *testing.T) {
 			t.Errorf("it began %d times and ended %d times", o.began, o.ended)
 		}
 	})
+}
+
+// The log is on a disk that hangs. The operations that report to the outage do not wait for it.
+func TestOutageLogsWithoutItsLock(t *testing.T) {
+	var o Outage
+	logging, log := make(chan struct{}), make(chan struct{})
+	defer close(log)
+	go o.Failed(func(time.Time) {
+		close(logging)
+		<-log
+	})
+	<-logging
+	reported := make(chan struct{})
+	go func() {
+		defer close(reported)
+		o.Failed(func(time.Time) {})
+		o.Worked(func(time.Duration) {})
+	}()
+	select {
+	case <-reported:
+	case <-time.After(5 * time.Second):
+		t.Error("an operation waits for the log")
+	}
 }
