@@ -84,7 +84,7 @@ func TestTraceIsRefusedByEachEndpoint(t *testing.T) {
 	}
 }
 
-// unloaded is what verifies tokens before the keys are loaded.
+// unloaded is a gate.Tokens that cannot decide, as before the keys are loaded.
 type unloaded struct{ err error }
 
 func (unloaded) Ours(string) bool                                    { return true }

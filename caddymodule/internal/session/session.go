@@ -247,7 +247,7 @@ type Sessions struct {
 	Revoked *Revoked
 	// Allow is the rate limit. Refresh calls it before it asks for the user or advances
 	// the counter, and returns its error unchanged. Optional: nil allows everything.
-	// Its now has the monotonic reading of Refresh's.
+	// Its now keeps the monotonic reading, if the caller of Refresh gave one.
 	Allow func(sessionID string, now time.Time) error
 	// Advanced is called after a counter has advanced. Of fifty concurrent refreshes
 	// with one token, all may call Allow, but only one advances. Optional.
