@@ -122,8 +122,7 @@ func (h *Handler) enter(r *http.Request) (in entry) {
 		}
 	}()
 	in.route, in.ours = h.site.api.Route(r) // before Prepare removes headers that Route reads
-	trusted, _ := caddyhttp.GetVar(r.Context(), caddyhttp.TrustedProxyVarKey).(bool)
-	in.r = h.site.gate.Prepare(r, trusted)
+	in.r = h.site.gate.Prepare(r, trustedProxy(r))
 	if in.ours {
 		return in
 	}
@@ -184,7 +183,7 @@ func setPlaceholders(r *http.Request, caller *token.Identity) {
 		return
 	}
 	if caller == nil {
-		repl.Map(ofNobody)
+		repl.Map(anonymousPlaceholders)
 		return
 	}
 	repl.DeleteByPrefix("http.auth.user.")
@@ -199,7 +198,7 @@ func setPlaceholders(r *http.Request, caller *token.Identity) {
 	})
 }
 
-func ofNobody(key string) (any, bool) {
+func anonymousPlaceholders(key string) (any, bool) {
 	_, ok := placeholders[key]
 	return "", ok || strings.HasPrefix(key, claimPlaceholder)
 }

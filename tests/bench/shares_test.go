@@ -30,7 +30,7 @@ var (
 
 // loginParts are the parts of a login.
 var loginParts = []part{
-	{"writing to the store", []string{"internal/sqldb.(*queue).run", "internal/sqldb.(*Client).making"}, nil},
+	{"writing to the store", []string{"internal/sqldb.(*queue).run", "internal/sqldb.(*Client).perform"}, nil},
 	{"reading from the store", []string{"internal/sqldb.(*Client).read"}, nil},
 	{"calling WeChat", []string{"wechat.(*Transport).exchange", "net/http.(*persistConn).readLoop", "net/http.(*persistConn).writeLoop"}, nil},
 	{"HTTP server", []string{"net/http.(*conn).serve"}, nil},

@@ -86,7 +86,7 @@ func (c *Client) Rewrite(ctx context.Context, doing string, change func(*Tx) err
 
 // Change is like Write or Rewrite, with a durability.
 func (c *Client) Change(ctx context.Context, doing string, may Repeat, how Durability, change func(*Tx) error) error {
-	return c.making(ctx, doing, c.Proves(ctx), func(ctx context.Context, p *Pools, u *underway) error {
+	return c.perform(ctx, doing, c.Proves(ctx), func(ctx context.Context, p *Pools, u *underway) error {
 		if p.queue != nil {
 			u.early = how == Light
 			return p.queue.write(ctx, c.DB, &pendingWrite{change: change, guarded: Guarded(ctx), how: how})
@@ -95,9 +95,9 @@ func (c *Client) Change(ctx context.Context, doing string, may Repeat, how Durab
 	})
 }
 
-// making makes a write, and describes its error. proves states whether its success proves that the
+// perform runs a write and describes its error. proves says whether its success proves that the
 // database can be written.
-func (c *Client) making(ctx context.Context, doing string, proves bool, write func(context.Context, *Pools, *underway) error) (err error) {
+func (c *Client) perform(ctx context.Context, doing string, proves bool, write func(context.Context, *Pools, *underway) error) (err error) {
 	ctx, u := c.DB.begin(ctx, doing)
 	defer func() { u.end(proves, err) }()
 	p, err := c.Use(ctx)
@@ -132,7 +132,7 @@ func (c *Client) GroupRead(ctx context.Context, doing string, question func() St
 
 // share makes a write on a database server.
 func (c *Client) share(ctx context.Context, doing string, proves bool, how Durability, w *Grouped) error {
-	return c.making(ctx, doing, proves, func(ctx context.Context, p *Pools, u *underway) error {
+	return c.perform(ctx, doing, proves, func(ctx context.Context, p *Pools, u *underway) error {
 		u.runs++
 		err := p.groups.of(groupKind{doing, how, Guarded(ctx)}, c.DB, p.Write).write(ctx, w)
 		if errors.Is(err, ErrGroup) {

@@ -197,7 +197,7 @@ func (e *ExternalDirectory) attach(ctx context.Context, l user.Login) (found use
 	if l.Detached == "" || l.Silent() {
 		return user.User{}, false, nil
 	}
-	found, err = e.judged(ctx)(user.User{ID: l.Detached}, nil)
+	found, err = e.withDisabled(ctx)(user.User{ID: l.Detached}, nil)
 	if err != nil || found.Disabled {
 		return found, err == nil, err
 	}

@@ -74,15 +74,15 @@ func (e *ExternalDirectory) Login(ctx context.Context, l user.Login) (user.User,
 	if found, done, err := e.attach(ctx, l); done || err != nil {
 		return found, err
 	}
-	return e.judged(ctx)(e.there.Login(ctx, l))
+	return e.withDisabled(ctx)(e.there.Login(ctx, l))
 }
 
 // Check asks the external directory, as Login does.
 func (e *ExternalDirectory) Check(ctx context.Context, id string) (user.User, error) {
-	return e.judged(ctx)(e.there.Check(ctx, id))
+	return e.withDisabled(ctx)(e.there.Check(ctx, id))
 }
 
-func (e *ExternalDirectory) judged(ctx context.Context) func(user.User, error) (user.User, error) {
+func (e *ExternalDirectory) withDisabled(ctx context.Context) func(user.User, error) (user.User, error) {
 	return func(u user.User, err error) (user.User, error) {
 		if err != nil || u.Disabled {
 			return u, err
