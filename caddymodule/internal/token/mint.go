@@ -69,10 +69,10 @@ func encodeClaims(w writer, seal Sealer, c *Claims) ([]byte, error) {
 		return nil, errors.New("a claim that every token has is missing")
 	}
 	if !c.AuthTime.IsZero() && !inRange(c.AuthTime) {
-		return nil, errors.New("its auth_time is out of range")
+		return nil, errors.New("the token's auth_time is out of range")
 	}
 	if !inRange(c.IssuedAt) || !inRange(c.Expires) || !c.Expires.After(c.IssuedAt) {
-		return nil, errors.New("its times are out of range")
+		return nil, errors.New("the token's times are out of range")
 	}
 	id := c.ID
 	if id == "" {
