@@ -58,7 +58,8 @@ type Store interface {
 	EndOpenID(ctx context.Context, appid, openid string, e session.Ending, each func(ids []string)) error
 	// HasOpenID reports whether a WeChat account is bound to a user, in whatever state, or was.
 	HasOpenID(ctx context.Context, userID string) (bool, error)
-	// Keep records for a time that a step was done. Kept reports whether it was.
+	// Keep stores value as the result of a step until expires. Of names the accounts that the store
+	// may read ahead. Kept returns the value; ok is false if there is none.
 	Keep(ctx context.Context, step login.Key, value []byte, expires time.Time, of ...login.Account) error
 	Kept(ctx context.Context, step login.Key, now time.Time) (value []byte, ok bool, err error)
 }

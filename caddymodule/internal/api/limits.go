@@ -33,7 +33,7 @@ type State struct {
 // loginLimit applies login_rate to one login or change of number.
 type loginLimit struct {
 	limiter *ratelimit.Limiter[string]
-	// counts are those in which the attempt is reserved. None: the limit is off.
+	// counts lists the counters in which the attempt is reserved. If it is empty, the limit is off.
 	counts []count
 }
 

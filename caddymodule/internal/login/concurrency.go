@@ -12,11 +12,11 @@ import (
 const (
 	// maxCalls is how many calls of one kind may be under way at one WeChat.
 	maxCalls = 128
-	// maxShare is how many of them each client may have, and how many more there are for those
-	// whose share is used up. So one client alone gets half of all.
+	// maxShare is the number of slots that each client has. As many more are for clients that have
+	// used up theirs, so one client alone gets at most half of all.
 	maxShare = maxCalls / 4
-	// maxQueue is how long a login waits for a free slot, and before that until its client
-	// has one to spare.
+	// maxQueue bounds each of a login's two waits: for a slot of its client's share, and then for
+	// a slot among all calls.
 	maxQueue = 2 * time.Second
 	// shareRetry is how long a client that has all of its slots is asked to wait. No period
 	// of login_rate is shorter.

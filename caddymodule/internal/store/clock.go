@@ -38,8 +38,8 @@ func (db *DB) fromMillis(ms int64) time.Time {
 	return time.UnixMilli(ms).Add(-db.opts.Clock.Shift()).UTC()
 }
 
-// asking is called before the database is asked for its clock. It returns a function to call with
-// the answer, in milliseconds since 1970. That function compares the clocks.
+// comparesClock is called before the database is asked for its clock. It returns a function that
+// must be called with the answer, in milliseconds since 1970, and that compares the clocks.
 func (db *DB) comparesClock() (answered func(databaseNow int64)) {
 	if db.opts.Clock == nil {
 		return func(int64) {}
