@@ -9,10 +9,12 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/gate"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/ratelimit"
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/remedy"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/session"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/store"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
@@ -46,8 +48,18 @@ type settings struct {
 	Session   session.Settings
 	LoginRate ratelimit.Rate
 	WeChat    wechatSettings
-	// Useless says of rules why they have no effect.
-	Useless []string
+	// Useless are the settings that have no effect.
+	Useless []useless
+}
+
+// useless is a setting that has no effect, with the reason and what to do.
+type useless struct{ what, remedy string }
+
+// warnUseless logs the settings that have no effect.
+func (s *settings) warnUseless(log *zap.Logger) {
+	for _, u := range s.Useless {
+		log.Warn("a setting has no effect: "+u.what, remedy.SettingUseless.Field(u.remedy))
+	}
 }
 
 const day = 24 * time.Hour

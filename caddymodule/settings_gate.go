@@ -9,11 +9,9 @@ import (
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
-	"go.uber.org/zap"
 
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/gate"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/login"
-	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/remedy"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/token"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/user"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/wechat"
@@ -71,14 +69,10 @@ func (s *settings) noteEndpoints(name string, rules []gate.Rule) {
 }
 
 func (s *settings) noteEndpoint(name, path string) {
-	s.Useless = append(s.Useless, fmt.Sprintf("%s %s is for endpoints only, and the endpoints at %s know no rule", name, path, s.Endpoints))
-}
-
-// warnUseless logs the rules that have no effect.
-func (s *settings) warnUseless(log *zap.Logger) {
-	for _, why := range s.Useless {
-		log.Warn("a rule has no effect: "+why, remedy.RuleUseless.Field("remove the path from the rule; claims come from your own directory, by `users webhook` or `users sql`"))
-	}
+	s.Useless = append(s.Useless, useless{
+		fmt.Sprintf("%s %s is for endpoints only, and the endpoints at %s know no rule", name, path, s.Endpoints),
+		"remove the path from the rule",
+	})
 }
 
 // resolveRequire resolves the conditions for the callers of some paths.
@@ -93,7 +87,10 @@ func (s *settings) resolveRequire(h *Handler, look lookup) error {
 			err = h.checkClaim(r.Field)
 		}
 		if err == nil && h.UsersRaw == nil && strings.HasPrefix(r.Field, "claims.") && !h.plainPhone(r.Field) {
-			s.Useless = append(s.Useless, fmt.Sprintf("require %s %s lets nobody pass, as the users of the store have no claims", strings.Join(r.Paths, " "), r.Field))
+			s.Useless = append(s.Useless, useless{
+				fmt.Sprintf("require %s %s lets nobody pass, as the users of the store have no claims", strings.Join(r.Paths, " "), r.Field),
+				"claims come from your own directory: add `users webhook` or `users sql`, or remove the rule",
+			})
 		}
 		if err != nil {
 			return missetAt("require", i, err)

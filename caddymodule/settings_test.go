@@ -232,7 +232,7 @@ func TestNameOfAWeChat(t *testing.T) {
 		{"", "weixin.qq.com"},
 		{"wechat {\napi https://api.weixin.qq.com\n}", "weixin.qq.com"},
 		{"wechat {\napi https://api2.weixin.qq.com https://api.weixin.qq.com\n}", "weixin.qq.com"},
-		{"wechat {\napi https://SZ.api.Weixin.QQ.com:443/\nrealm weixin.qq.com\n}", "weixin.qq.com"},
+		{"wechat {\napi https://SZ.api.Weixin.QQ.com:443/\nrealm other\n}", "weixin.qq.com"},
 		{"wechat {\napi https://weixin.qq.com.example.com\n}", "weixin.qq.com.example.com:443"},
 		{"wechat {\napi https://notweixin.qq.com\n}", "notweixin.qq.com:443"},
 		{"wechat {\napi https://api.weixin.qq.com https://proxy.example.com\n}", "api.weixin.qq.com:443"},
@@ -268,9 +268,9 @@ func mustParse(t *testing.T, directive string) *Handler {
 	return h
 }
 
-// Rules for endpoints only, and a claim where no user has claims, change nothing. The configuration
-// loads, and says so.
-func TestUselessRulesAreNoted(t *testing.T) {
+// Rules for endpoints only, a claim where no user has claims, and a name for WeChat's own hosts
+// change nothing. The configuration loads, and each load logs them.
+func TestUselessSettingsAreNoted(t *testing.T) {
 	h := Handler{
 		Apps:     oneApp(),
 		Public:   []Rule{{Methods: []string{"POST"}, Paths: []string{"/auth/wx/refresh", "/docs"}}, {Paths: []string{"/auth/*"}}},
@@ -280,6 +280,7 @@ func TestUselessRulesAreNoted(t *testing.T) {
 			{Paths: []string{"/admin/*"}, Field: "claims.role", Values: []string{"admin"}},
 			{Paths: []string{"/auth/wx-admin"}, Field: "phone_within", Values: []string{"5m"}},
 		},
+		WeChat: &WeChat{Realm: "staging"},
 	}
 	set, err := h.settings()
 	if err != nil {
@@ -287,14 +288,14 @@ func TestUselessRulesAreNoted(t *testing.T) {
 	}
 	want := []string{
 		"public /auth/wx/refresh is for endpoints only", "optional /auth/wx/me is for endpoints only",
-		"require /AUTH/wx/service/* is for endpoints only", "require /admin/* claims.role lets nobody pass",
+		"require /AUTH/wx/service/* is for endpoints only", "require /admin/* claims.role lets nobody pass", "wechat realm: ",
 	}
-	for i, why := range set.Useless {
-		if i >= len(want) || !strings.HasPrefix(why, want[i]) {
-			t.Errorf("%q", why)
+	for i, u := range set.Useless {
+		if i >= len(want) || !strings.HasPrefix(u.what, want[i]) || u.remedy == "" {
+			t.Errorf("%+v", u)
 		}
 	}
 	if len(set.Useless) != len(want) {
-		t.Errorf("%d notes, want %d", len(set.Useless), len(want))
+		t.Errorf("%d of them, want %d", len(set.Useless), len(want))
 	}
 }

@@ -73,7 +73,8 @@ func (s *settings) resolveWeChat(h *Handler, look lookup) error {
 		return err
 	}
 	if w.Realm != "" && w.Realm != wechat.Own && !slices.ContainsFunc(s.Apps, func(a wechat.App) bool { return w.nameOf(a.ID) != wechat.Own }) {
-		return misset("wechat realm", fmt.Errorf("all hosts are WeChat's own, whose name is %s: leave the line out, or write `api` with the hosts of the other WeChat", wechat.Own))
+		s.Useless = append(s.Useless, useless{"wechat realm: all hosts are WeChat's own, whose name is " + wechat.Own,
+			"remove the line, or write `api` with the hosts of the other WeChat"})
 	}
 	if err := w.resolveAccessToken(set, len(h.Apps), look); err != nil {
 		return misset("wechat access_token", err)

@@ -33,7 +33,7 @@ const (
 	DirectoryChanged   Heading = "the-directory-may-mean-other-people"
 	ClientUnknown      Heading = "the-addresses-of-clients-are-not-known"
 	SecondDirective    Heading = "a-request-reaches-a-second-wx_auth"
-	RuleUseless        Heading = "a-rule-has-no-effect"
+	SettingUseless     Heading = "a-setting-has-no-effect"
 	RequireUnenforced  Heading = "require-does-not-hold-for-verify"
 	PushRefused        Heading = "a-message-push-is-refused"
 	ErasureIncomplete  Heading = "user-data-was-not-deleted"
