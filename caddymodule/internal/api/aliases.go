@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"maps"
 	"net"
 	"net/http"
 	"slices"
@@ -60,23 +61,17 @@ func droppedNames(h http.Header) (dropped []string) {
 	return dropped
 }
 
+// sentNames returns the names of a request's headers as the client sent them, before Caddy dropped
+// those with "_" or ".". Over HTTP/3 nothing has noted these: ConnContext is not called for its
+// requests. That is harmless, because no proxy asks over HTTP/3.
+func sentNames(r *http.Request) []string {
+	noted, _ := r.Context().Value(aliasKey{}).([]string)
+	return slices.AppendSeq(slices.Clone(noted), maps.Keys(r.Header))
+}
+
 // aliased reports whether a request to /verify has a header that a backend may take for
 // one of our identity headers, under a name that the proxy does not know.
-func (s *Server) aliased(r *http.Request) bool {
-	noted, _ := r.Context().Value(aliasKey{}).([]string)
-	if slices.ContainsFunc(noted, s.Gate.Alias) {
-		return true
-	}
-	// Caddy keeps names with other signs. Those with "_" or "." are gone here, and over HTTP/3
-	// nothing has noted them: ConnContext is not called for its requests. So such a request is
-	// not refused, which is harmless, because no proxy asks over HTTP/3.
-	for name := range r.Header {
-		if s.Gate.Alias(name) {
-			return true
-		}
-	}
-	return false
-}
+func (s *Server) aliased(sent []string) bool { return slices.ContainsFunc(sent, s.Gate.Alias) }
 
 // maxClaimed bounds the names that [Server.claimed] returns, in bytes. The proxies bound the
 // headers of an answer, and an answer with more is an error to them.
@@ -85,20 +80,13 @@ const maxClaimed = 2 << 10
 // claimed returns the names of a request to /verify under which the client claims an identity.
 // Envoy removes them from the request only if the answer lists them. ok is false if there are too
 // many: none of them may be left out.
-func (s *Server) claimed(r *http.Request) (names []string, ok bool) {
+func (s *Server) claimed(sent []string) (names []string, ok bool) {
 	bytes := 0
-	add := func(name string) {
+	for _, name := range sent {
 		if s.Gate.ClaimsIdentity(name) {
 			names = append(names, name)
 			bytes += len(name)
 		}
-	}
-	noted, _ := r.Context().Value(aliasKey{}).([]string)
-	for _, name := range noted {
-		add(name)
-	}
-	for name := range r.Header {
-		add(name)
 	}
 	return names, bytes <= maxClaimed
 }

@@ -98,8 +98,9 @@ func (s *Server) Route(r *http.Request) (Route, bool) {
 	to := Route{rest: rest, Verify: isVerify(rest)}
 	to.Quiet = to.Verify || strings.HasPrefix(rest, "/service/")
 	if to.Verify {
-		names, few := s.claimed(r)
-		to.aliased, to.claimed, to.overclaimed = s.aliased(r), names, !few
+		sent := sentNames(r)
+		names, few := s.claimed(sent)
+		to.aliased, to.claimed, to.overclaimed = s.aliased(sent), names, !few
 	}
 	return to, true
 }
