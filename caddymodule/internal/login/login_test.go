@@ -184,6 +184,24 @@ func (h *testChain) login(t *testing.T, app, code, phoneCode string) login.Resul
 	return res
 }
 
+// failAfterExchange begins a login whose phone code WeChat exchanges while the store has begun to
+// fail, and returns its codes.
+func (h *testChain) failAfterExchange(t *testing.T) (code, phoneCode string) {
+	t.Helper()
+	h.wechat.entered, h.wechat.gate = make(chan struct{}, 1), make(chan struct{})
+	code, phoneCode = h.code("ann"), h.phoneCode("ann", number)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		h.refused(t, "wxA", code, phoneCode, problem.StoreUnavailable)
+	}()
+	<-h.wechat.entered // the login code's result is kept by now
+	h.store.failing.Store(true)
+	close(h.wechat.gate)
+	<-done
+	return code, phoneCode
+}
+
 func (h *testChain) refused(t *testing.T, app, code, phoneCode string, want problem.Code, renew ...string) {
 	t.Helper()
 	_, err := h.Login(t.Context(), login.Request{App: wechat.App{ID: app}, Code: code, PhoneCode: phoneCode})
@@ -313,17 +331,7 @@ func TestBadLoginCodeSparesThePhoneCode(t *testing.T) {
 // it is back.
 func TestStoreFailureAfterTheExchange(t *testing.T) {
 	h := newTestChain(t)
-	h.wechat.entered, h.wechat.gate = make(chan struct{}, 1), make(chan struct{})
-	code, phoneCode := h.code("ann"), h.phoneCode("ann", number)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		h.refused(t, "wxA", code, phoneCode, problem.StoreUnavailable)
-	}()
-	<-h.wechat.entered // the login code's result is kept by now
-	h.store.failing.Store(true)
-	close(h.wechat.gate)
-	<-done
+	code, phoneCode := h.failAfterExchange(t)
 	h.refused(t, "wxA", code, phoneCode, problem.StoreUnavailable)
 	h.store.failing.Store(false)
 	h.login(t, "wxA", code, phoneCode)

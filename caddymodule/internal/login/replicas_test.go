@@ -182,17 +182,7 @@ func (l *lateWeChat) PhoneNumber(ctx context.Context, app wechat.App, code, open
 func TestPendingResultReachesOtherReplicas(t *testing.T) {
 	a := newTestChain(t)
 	b := a.replica()
-	a.wechat.entered, a.wechat.gate = make(chan struct{}, 1), make(chan struct{})
-	code, phoneCode := a.code("ann"), a.phoneCode("ann", number)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		a.refused(t, "wxA", code, phoneCode, problem.StoreUnavailable)
-	}()
-	<-a.wechat.entered
-	a.store.failing.Store(true)
-	close(a.wechat.gate)
-	<-done
+	code, phoneCode := a.failAfterExchange(t)
 	a.store.failing.Store(false)
 	time.Sleep(time.Second) // the store is tried every half second
 	b.login(t, "wxA", code, phoneCode)
@@ -205,17 +195,7 @@ func TestPanicWhileAResultIsDelivered(t *testing.T) {
 	h := newTestChain(t)
 	reported := make(chan any, 1)
 	h.OnPanic = func(p any) { reported <- p }
-	h.wechat.entered, h.wechat.gate = make(chan struct{}, 1), make(chan struct{})
-	code, phoneCode := h.code("ann"), h.phoneCode("ann", number)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		h.refused(t, "wxA", code, phoneCode, problem.StoreUnavailable)
-	}()
-	<-h.wechat.entered
-	h.store.failing.Store(true)
-	close(h.wechat.gate)
-	<-done
+	code, phoneCode := h.failAfterExchange(t)
 	h.store.panics.Store(true)
 	h.store.failing.Store(false)
 	if p := <-reported; p != "a fault" {
