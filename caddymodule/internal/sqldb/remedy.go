@@ -2,7 +2,6 @@ package sqldb
 
 import (
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"io/fs"
 	"net"
@@ -86,7 +85,7 @@ func (db *DB) remedyOf(err error) string {
 		return remedyReadOnly
 	case errors.As(err, &dns):
 		return "check the host in `store`, and this machine's DNS"
-	case errors.As(err, new(x509.UnknownAuthorityError)), errors.As(err, new(x509.HostnameError)), errors.As(err, new(*tls.CertificateVerificationError)):
+	case certificateRefused(err), errors.As(err, new(*tls.CertificateVerificationError)):
 		return remedyCertificate
 	case db.Dialect.Port == "" && errors.Is(err, fs.ErrPermission):
 		return remedyReadOnly
