@@ -9,6 +9,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/gate"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/ratelimit"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/sqldb"
 	"github.com/wx-auth/caddy-wx-auth/caddymodule/internal/store"
@@ -109,7 +110,7 @@ func (s *settings) resolveLogin(h *Handler, _ lookup) error {
 			return misset("silent_login", errors.New("the max age must be greater than zero; to turn it off write: silent_login off"))
 		default:
 			var err error
-			if s.Login.Silent, err = span(set.MaxAge, defaultSilent, leastAge); err != nil {
+			if s.Login.Silent, err = span(set.MaxAge, defaultSilent, gate.LeastAge); err != nil {
 				return misset("silent_login", err)
 			}
 		}

@@ -26,8 +26,6 @@ const (
 	// leastRotate leaves time for the ten minutes in which a new key is published before it
 	// signs.
 	leastRotate = time.Hour
-	// leastAge is the shortest age that can be meant.
-	leastAge = 100 * time.Millisecond
 	// mostTime is the longest duration that is accepted: a hundred years. A longer one is a
 	// mistake.
 	mostTime = 100 * 365 * day

@@ -39,8 +39,11 @@ type Requirement struct {
 // phoneWithin is the field that requires a recent login with a phone number.
 const phoneWithin = "phone_within"
 
-// Ages of phone_within outside of these bounds are mistakes.
-const leastAge, mostAge = 100 * time.Millisecond, 100 * 365 * 24 * time.Hour
+// LeastAge is the shortest age of a phone login that a setting can mean, and mostAge the longest.
+const (
+	LeastAge = 100 * time.Millisecond
+	mostAge  = 100 * 365 * 24 * time.Hour
+)
 
 // NewRequirement returns a checked requirement. duration parses the age of phone_within.
 // The error shows the correct form.
@@ -95,7 +98,7 @@ func (r Requirement) within(duration func(string) (time.Duration, error)) (Requi
 		return r, fmt.Errorf("require %s phone_within takes one age; write: require %s phone_within 15m", r.Paths[0], r.Paths[0])
 	}
 	age, err := duration(r.Values[0])
-	if err != nil || age < leastAge || age > mostAge {
+	if err != nil || age < LeastAge || age > mostAge {
 		return r, fmt.Errorf("require %s phone_within: %q is not an age from 100ms to a hundred years; write for example 15m or 24h", r.Paths[0], r.Values[0])
 	}
 	r.Values, r.Within = nil, age
