@@ -177,9 +177,9 @@ type secret struct {
 	what, value string
 }
 
-// checkOwnSecrets refuses two secrets with the same value: somebody who is given one of them has
-// both. The secret of a test login must not be an appid either, as appids are public. Placeholders
-// that are not replaced yet are compared as they are written.
+// checkOwnSecrets refuses two secrets with the same value: a person that gets one of them has both.
+// The secret of a test login must not be an appid either, as appids are public. Placeholders that
+// are not replaced yet are compared as they are written.
 func (s *settings) checkOwnSecrets(h *Handler, look lookup) error {
 	var known []secret
 	for i, a := range s.Apps {
